@@ -1,0 +1,17 @@
+"""The errors a user can cause. Each says in one line what is wrong and what to do about it."""
+
+
+class TruepairError(Exception):
+    """Base of every error this package raises on purpose; the command line prints it as one line, without a traceback."""
+
+
+class DataError(TruepairError):
+    """Input data that cannot be used as it is: a missing file, a broken image, an unknown format."""
+
+
+class ConfigError(TruepairError):
+    """A recipe or an option that contradicts itself, or names something that does not exist."""
+
+
+class CheckpointError(TruepairError):
+    """A checkpoint that is missing, damaged, or belongs to another model."""
