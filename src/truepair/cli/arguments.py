@@ -1,0 +1,132 @@
+"""Recipes and command-line overrides, read into typed dataclasses by jsonargparse."""
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from jsonargparse import ArgumentParser, Namespace
+
+from truepair.errors import ConfigError
+
+Recipe = TypeVar("Recipe")
+
+
+def nearest(word: str, words: Iterable[str]) -> str:
+    """Return " (did you mean 'x'?)" for the nearest known word, or nothing."""
+    found = difflib.get_close_matches(word, list(words), n=1, cutoff=0.5)
+    return f" (did you mean '{found[0]}'?)" if found else ""
+
+
+def read_recipe(kind: type[Recipe], path: Path | None, overrides: Sequence[str], *, command: str) -> Recipe:
+    """Read a recipe file and the overrides of its fields into a dataclass.
+
+    Args:
+        kind: the dataclass.
+        path: YAML file with any of its fields; all defaults when absent.
+        overrides: ``--any.field value`` words, which win over the file.
+        command: the words that lead to this parser, for its help.
+
+    Raises:
+        ConfigError: an unknown field (the nearest is named), a value of the wrong type, an unreadable file.
+    """
+    parser = _Parser(prog=command, exit_on_error=False, default_env=False)
+    parser.add_class_arguments(kind, None)
+    fields = field_names(kind)
+    for word in overrides:
+        if word.startswith("--") and word != "--help":
+            _check_name(word[2:].split("=")[0], fields, f"{command}: there is no option --")
+    values = _read_yaml(path) if path is not None else {}
+    for name in _leaf_names(values):
+        _check_name(name, fields, f"{path}: there is no field ")
+    try:
+        parsed = parser.parse_object(values, defaults=True) if values else parser.get_defaults()
+        parsed = parser.parse_args(list(overrides), namespace=parsed)
+        return typing.cast(Recipe, kind(**_instances(parser, parsed)))
+    except (SystemExit, ConfigError):
+        raise
+    except Exception as error:  # jsonargparse raises many kinds; each is a mistake in the recipe or the command
+        where = f"{path}: " if path is not None else ""
+        raise ConfigError(where + _one_line(str(error))) from error
+
+
+def _check_name(name: str, fields: dict[str, bool], complaint: str) -> None:
+    """Raise unless the name is a field, or lies inside a field that holds free keys."""
+    parents = {name[:end] for end, letter in enumerate(name) if letter == "."}
+    if name not in fields and not any(fields.get(parent) is False for parent in parents):
+        raise ConfigError(f"{complaint}{name}{nearest(name, fields)}")
+
+
+def to_yaml(recipe: Any) -> str:
+    """Write a recipe out in full, as the YAML that :func:`read_recipe` reads back."""
+    return yaml.safe_dump(_plain(dataclasses.asdict(recipe)), sort_keys=False)
+
+
+def field_names(kind: type, prefix: str = "") -> dict[str, bool]:
+    """Map the dotted name of every field of a dataclass to whether it is a group of further fields."""
+    names: dict[str, bool] = {}
+    hints = typing.get_type_hints(kind)
+    for field in dataclasses.fields(kind):
+        name = prefix + field.name
+        parts = _dataclasses_in(hints[field.name])
+        names[name] = bool(parts)
+        for part in parts:
+            names |= field_names(part, name + ".")
+    return names
+
+
+def _dataclasses_in(hint: Any) -> list[type]:
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return [hint]
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return [part for option in typing.get_args(hint) for part in _dataclasses_in(option)]
+    return []
+
+
+def _leaf_names(values: dict[str, Any], prefix: str = "") -> list[str]:
+    names = []
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        names += _leaf_names(value, name + ".") if isinstance(value, dict) and value else [name]
+    return names
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read the recipe {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid YAML: {_one_line(str(error))}") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} must hold fields and values, not a {type(values).__name__}")
+    return values
+
+
+class _Parser(ArgumentParser):
+    """An ArgumentParser whose mistakes come as exceptions."""
+
+    def error(self, message: str, ex: Exception | None = None) -> typing.NoReturn:
+        raise ConfigError(_one_line(message))
+
+
+def _instances(parser: ArgumentParser, parsed: Namespace) -> dict[str, Any]:
+    return dict(vars(parser.instantiate(parsed)))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,55 @@
+"""``truepair COMMAND``: finds the command's module and turns a user's mistake into one line."""
+
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+
+from truepair import __version__
+from truepair.errors import TruepairError
+
+# Command: (module with ``run(arguments)``, help line). A module is imported only when its command is called.
+COMMANDS = {
+    "demo": ("truepair.cli.demo", "train a small model on the bundled pairs and show what it found"),
+    "pretrain": ("truepair.cli.pretrain", "pre-train from a recipe: truepair pretrain RECIPE.yaml [--any.field value]"),
+    "evaluate": ("truepair.cli.evaluate", "retrieval figures of a trained model"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command; exits with status 2 and one line on a user's mistake."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help"):
+        print(_help())
+        return
+    if words[0] == "--version":
+        print(f"truepair {__version__}")
+        return
+    try:
+        _command(words[0])(words[1:])
+    except TruepairError as error:
+        sys.exit(_fail(str(error)))
+    except KeyboardInterrupt:
+        sys.exit(_fail("stopped; run the same command again to go on from the last checkpoint", status=130))
+
+
+def _command(name: str) -> Callable[[list[str]], None]:
+    if name not in COMMANDS:
+        from truepair.cli.arguments import nearest
+
+        raise TruepairError(f"there is no command '{name}'{nearest(name, COMMANDS)}; see truepair --help")
+    run: Callable[[list[str]], None] = importlib.import_module(COMMANDS[name][0]).run
+    return run
+
+
+def _help() -> str:
+    rows = "\n".join(f"  {name:<10} {line}" for name, (_, line) in COMMANDS.items())
+    return (
+        "truepair: train vision-language models on image-text pairs\n"
+        "without punishing the matches hiding among the negatives\n\n"
+        f"usage: truepair COMMAND [options]\n\n{rows}\n\n'truepair COMMAND --help' lists the options of a command."
+    )
+
+
+def _fail(line: str, status: int = 2) -> int:
+    print(f"truepair: {line}", file=sys.stderr)
+    return status

@@ -1,0 +1,1 @@
+"""Who meets in a batch. Needs nothing but torch and numpy."""

@@ -1,0 +1,1 @@
+"""The pre-training run: recipe, step, loop, checkpoints and log."""

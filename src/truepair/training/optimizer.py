@@ -1,0 +1,85 @@
+"""AdamW with the field's parameter groups, and the warm-up + cosine schedule."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from truepair.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """How the weights move. Defaults are ALBEF's (learning rate 1e-4, weight decay 0.02, cosine to 1e-5).
+
+    Attributes:
+        learning_rate: peak learning rate of every trainable part but the image encoder.
+        image_learning_rate: peak learning rate of the image encoder; ``learning_rate`` when absent (SRCL: 1e-5).
+        final_learning_rate: learning rate at the last step, as a share of the peak.
+        weight_decay: decoupled weight decay; never applied to biases, norms and other 0-d or 1-d parameters.
+        betas: AdamW's running-average coefficients.
+        warmup_steps: steps of linear warm-up from ``warmup_start`` times the peak.
+        warmup_start: share of the peak at the first step.
+        clip_norm: largest gradient norm, 0 for no clipping.
+    """
+
+    learning_rate: float = 1e-4
+    image_learning_rate: float | None = None
+    final_learning_rate: float = 0.1
+    weight_decay: float = 0.02
+    betas: tuple[float, float] = (0.9, 0.999)
+    warmup_steps: int = 2000
+    warmup_start: float = 0.1
+    clip_norm: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.learning_rate <= 0:
+            raise ConfigError(f"optimizer.learning_rate is {self.learning_rate}; give a positive number")
+        if self.warmup_steps < 0:
+            raise ConfigError(f"optimizer.warmup_steps is {self.warmup_steps}; give 0 or more")
+
+
+def build_optimizer(named_parameters: Iterable[tuple[str, nn.Parameter]], config: OptimizerConfig) -> torch.optim.AdamW:
+    """Build AdamW over the trainable parameters, in up to four groups (image encoder or not, decayed or not).
+
+    Each group carries ``peak``, the learning rate that :func:`learning_rate_at` scales.
+
+    Raises:
+        ConfigError: nothing is trainable.
+    """
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in named_parameters:
+        if parameter.requires_grad:
+            key = ("image_encoder." in name, parameter.ndim >= 2)
+            groups.setdefault(key, []).append(parameter)
+    if not groups:
+        raise ConfigError("every parameter is frozen; leave something to train (model.freeze_image, model.freeze_text)")
+    image_peak = config.learning_rate if config.image_learning_rate is None else config.image_learning_rate
+    settings = [
+        {
+            "params": parameters,
+            "peak": image_peak if in_image_encoder else config.learning_rate,
+            "lr": 0.0,
+            "weight_decay": config.weight_decay if decayed else 0.0,
+        }
+        for (in_image_encoder, decayed), parameters in sorted(groups.items())
+    ]
+    return torch.optim.AdamW(settings, betas=config.betas)
+
+
+def learning_rate_at(step: int, total_steps: int, config: OptimizerConfig) -> float:
+    """Return the learning rate of a step (counted from 0) as a share of the peak: linear warm-up, then cosine."""
+    if step < config.warmup_steps:
+        return config.warmup_start + (1 - config.warmup_start) * step / config.warmup_steps
+    span = max(1, total_steps - config.warmup_steps)
+    progress = min(1.0, (step - config.warmup_steps) / span)
+    floor = config.final_learning_rate
+    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, share: float) -> None:
+    """Set every group's learning rate to ``share`` of its peak."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak"] * share

@@ -1,0 +1,52 @@
+"""The progress bar of a run: losses, pairs a second and the time left."""
+
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+
+class RunProgress:
+    """A rich progress bar over the steps of a run; silent on all ranks but the first.
+
+    Args:
+        total_steps: steps of the whole run.
+        enabled: draw it at all.
+    """
+
+    def __init__(self, total_steps: int, *, enabled: bool = True) -> None:
+        self._bar = Progress(
+            TextColumn("[bold]epoch {task.fields[epoch]}"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[speed]:>5.0f} pairs/s"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(elapsed_when_finished=True),
+            TextColumn("{task.fields[losses]}"),
+            console=Console(stderr=True),
+            disable=not enabled,
+        )
+        self._task = self._bar.add_task("train", total=total_steps, epoch=0, speed=0.0, losses="")
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def show(self, step: int, *, epoch: int, speed: float) -> None:
+        """Move the bar to a number of finished steps."""
+        self._bar.update(self._task, completed=step, epoch=epoch, speed=speed)
+
+    def show_losses(self, losses: dict[str, float]) -> None:
+        """Show the losses beside the bar."""
+        self._bar.update(self._task, losses="  ".join(f"{name} {value:.3f}" for name, value in losses.items()))
+
+    def say(self, line: str) -> None:
+        """Print a line above the bar."""
+        self._bar.console.print(line)

@@ -1,0 +1,56 @@
+"""The run's diary: one JSON object a line, appended as the run goes."""
+
+import json
+from pathlib import Path
+from typing import Any, Self
+
+
+class RunLog:
+    """Append-only JSONL log of a run.
+
+    A resumed run first forgets what was written after the checkpoint it starts from, so that the file reads as if the
+    run had never been interrupted.
+
+    Args:
+        path: the file, created with its folder when missing.
+    """
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path = path
+        self._file = path.open("a", encoding="utf-8")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def write(self, kind: str, step: int, **values: Any) -> None:
+        """Write one record: what it is (``kind``), the number of finished steps, and any JSON values."""
+        self._file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
+        self._file.flush()
+
+    def rewind(self, step: int) -> None:
+        """Forget every record of a step later than ``step``, and a half-written last line."""
+        kept = [record for record in read_log(self.path) if record["step"] <= step]
+        self._file.close()
+        aside = self.path.with_suffix(".tmp")
+        aside.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
+        aside.replace(self.path)
+        self._file = self.path.open("a", encoding="utf-8")
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """Read the records of a log; a last line cut short by a crash is left out."""
+    if not path.exists():
+        return []
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        if line.endswith("\n"):
+            records.append(json.loads(line))
+    return records

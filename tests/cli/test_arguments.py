@@ -1,0 +1,86 @@
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from truepair.cli.arguments import read_recipe, to_yaml
+from truepair.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inner:
+    """A group.
+
+    Attributes:
+        depth: how deep.
+        span: from, to.
+        extra: free keys.
+    """
+
+    depth: int = 3
+    span: tuple[float, float] = (0.1, 0.2)
+    extra: dict[str, int | str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A recipe.
+
+    Attributes:
+        rate: a number.
+        inner: a group.
+        names: a list.
+    """
+
+    rate: float = 1.0
+    inner: Inner = field(default_factory=Inner)
+    names: list[str] = field(default_factory=lambda: ["u"])
+
+
+def read(text: str, words: list[str], tmp_path: Path) -> Recipe:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text, encoding="utf-8")
+    return read_recipe(Recipe, path, words, command="test")
+
+
+def test_file_then_command_line(tmp_path: Path) -> None:
+    recipe = read(
+        "inner: {depth: 5, extra: {k: 3, z: hi}}\nnames: [m, n]\n", ["--rate", "1e-3", "--inner.depth=7"], tmp_path
+    )
+    assert recipe == Recipe(rate=1e-3, inner=Inner(depth=7, extra={"k": 3, "z": "hi"}), names=["m", "n"])
+
+
+def test_defaults_and_round_trip(tmp_path: Path) -> None:
+    assert read_recipe(Recipe, None, [], command="test") == Recipe()
+    recipe = Recipe(rate=0.5, inner=Inner(span=(0.3, 0.4)))
+    assert read(to_yaml(recipe), [], tmp_path) == recipe
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "message"),
+    [
+        ("inner: {dept: 5}", [], r"no field inner\.dept \(did you mean 'inner\.depth'\?\)"),
+        ("rat: 5", [], r"no field rat \(did you mean 'rate'\?\)"),
+        ("", ["--inner.dpth", "3"], r"no option --inner\.dpth \(did you mean 'inner\.depth'\?\)"),
+        ("", ["--rate", "quick"], "rate.*quick"),
+        ("inner: {depth: deep}", [], "inner.depth.*deep"),
+        ("", ["stray"], "stray"),
+        ("[1, 2]", [], "must hold fields and values"),
+        ("a: [", [], "not valid YAML"),
+    ],
+)
+def test_a_mistake_is_one_line(text: str, words: list[str], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        read(text, words, tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"cannot read the recipe .*none\.yaml"):
+        read_recipe(Recipe, tmp_path / "none.yaml", [], command="test")
+
+
+def test_values_are_never_python_objects(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="not valid YAML"):
+        read("rate: !!python/object/apply:os.system ['touch hacked']", [], tmp_path)
+    assert not (tmp_path / "hacked").exists()

@@ -1,0 +1,99 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from truepair.errors import CheckpointError
+from truepair.training.checkpoint import CheckpointStore, find_fault, load_optimizer, save_optimizer
+
+
+def write_two(folder: Path) -> None:
+    (folder / "a.bin").write_bytes(b"abc")
+    (folder / "b.bin").write_bytes(b"def")
+
+
+def refuse(line: str) -> None:
+    raise AssertionError(line)
+
+
+def test_newest_is_found_and_old_ones_go(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path, keep=2)
+    for step in (1, 2, 3):
+        store.save(step, write_two, {"epoch": step})
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["step-00000002", "step-00000003"]
+    found = store.newest(refuse)
+    assert found is not None
+    assert found[0].name == "step-00000003"
+    assert found[1] == {"step": 3, "epoch": 3}
+
+
+def test_nothing_there(tmp_path: Path) -> None:
+    assert CheckpointStore(tmp_path / "none").newest(refuse) is None
+
+
+@pytest.mark.parametrize("damage", ["truncate", "remove", "manifest"])
+def test_damaged_one_is_named_and_passed_over(tmp_path: Path, damage: str) -> None:
+    store = CheckpointStore(tmp_path)
+    store.save(1, write_two, {})
+    last = store.save(2, write_two, {})
+    target = last / ("manifest.json" if damage == "manifest" else "b.bin")
+    if damage == "remove":
+        target.unlink()
+    else:
+        target.write_bytes(target.read_bytes()[:-1])
+    said: list[str] = []
+    found = store.newest(said.append)
+    assert found is not None
+    assert found[1]["step"] == 1
+    assert len(said) == 1
+    assert str(last) in said[0]
+
+
+def test_crash_while_writing_leaves_the_former(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path)
+    store.save(1, write_two, {})
+
+    def crash(folder: Path) -> None:
+        write_two(folder)
+        raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError):
+        store.save(2, crash, {})
+    found = store.newest(refuse)
+    assert found is not None
+    assert found[1]["step"] == 1
+    store.save(2, write_two, {})
+    assert find_fault(tmp_path / "step-00000002") is None
+
+
+def test_full_disk_is_one_line_and_leaves_the_former(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path)
+    store.save(1, write_two, {})
+
+    def full(folder: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(CheckpointError, match="No space left on device; free some space"):
+        store.save(2, full, {})
+    assert [p.name for p in tmp_path.iterdir()] == ["step-00000001"]
+
+
+def test_manifest_lists_every_file(tmp_path: Path) -> None:
+    folder = CheckpointStore(tmp_path).save(1, write_two, {})
+    assert set(json.loads((folder / "manifest.json").read_text())) == {"a.bin", "b.bin", "state.json"}
+
+
+def test_optimizer_round_trip_and_mismatch(tmp_path: Path) -> None:
+    weight = torch.nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.AdamW([weight], lr=0.1)
+    weight.grad = torch.arange(3.0)
+    optimizer.step()
+    save_optimizer(optimizer, tmp_path)
+    fresh = torch.optim.AdamW([torch.nn.Parameter(torch.ones(3))], lr=0.3)
+    load_optimizer(fresh, tmp_path)
+    assert torch.equal(fresh.state_dict()["state"][0]["exp_avg"], optimizer.state_dict()["state"][0]["exp_avg"])
+    with pytest.raises(CheckpointError, match="other trainable parameters"):
+        load_optimizer(
+            torch.optim.AdamW([torch.nn.Parameter(torch.ones(3)), torch.nn.Parameter(torch.ones(3))]), tmp_path
+        )
