@@ -1,0 +1,43 @@
+"""Log-sum-exp that stays finite in value and gradient when a row has nothing to sum."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from truepair.relations.pairs import PairSet
+
+
+@dataclass(frozen=True)
+class DirectionSums:
+    """What one pass over the logits leaves behind for one direction.
+
+    Attributes:
+        log_sum: ``log sum_k u_k exp(s_k)`` over the free candidates of each anchor; -inf where there is none [A].
+        log_mean_weight: ``log mean_k u_k`` over the same candidates, without gradient [A]. None: all u are 1.
+    """
+
+    log_sum: Tensor  # [A]
+    log_mean_weight: Tensor | None = None  # [A]
+
+    def normalised(self) -> Tensor:
+        """Log-sum-exp with weights of mean 1 [A]."""
+        return self.log_sum if self.log_mean_weight is None else self.log_sum - self.log_mean_weight
+
+
+def safe_logsumexp(values: Tensor, dim: int) -> Tensor:
+    """Log-sum-exp along a dimension: -inf, with gradient 0, where every value is -inf."""
+    largest = values.detach().amax(dim=dim, keepdim=True).clamp(min=torch.finfo(values.dtype).min)
+    total = (values - largest).exp().sum(dim=dim)
+    empty = total == 0
+    return torch.where(empty, -torch.inf, largest.squeeze(dim) + (total + empty).log())
+
+
+def row_logsumexp(scores: Tensor, pairs: PairSet) -> Tensor:
+    """Log-sum-exp of scores [P] over the cells of each row of a pair set; -inf for rows without a cell [R]."""
+    lowest = torch.finfo(scores.dtype).min
+    largest = torch.full((pairs.shape[0],), lowest, dtype=scores.dtype, device=scores.device)
+    largest = largest.scatter_reduce(0, pairs.rows, scores.detach(), "amax").clamp(min=lowest)
+    total = torch.zeros_like(largest).index_add(0, pairs.rows, (scores - largest[pairs.rows]).exp())
+    empty = total == 0
+    return torch.where(empty, -torch.inf, largest + (total + empty).log())

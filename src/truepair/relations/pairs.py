@@ -1,0 +1,127 @@
+"""A sparse set of (row, column) cells of a batch matrix, with a value each."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class PairSet:
+    """Cells of a [rows, columns] matrix: what is known about a few pairs of a batch, without the B x B matrix.
+
+    What a value means is the business of whoever holds the set: a share of the target, a weight, a score.
+
+    Attributes:
+        rows: Row of each cell, int64 [P].
+        columns: Column of each cell, int64 [P].
+        values: Value of each cell, floating point [P].
+        shape: Number of rows and columns of the matrix.
+    """
+
+    rows: Tensor  # [P]
+    columns: Tensor  # [P]
+    values: Tensor  # [P]
+    shape: tuple[int, int]
+
+    def __post_init__(self) -> None:
+        if not self.rows.shape == self.columns.shape == self.values.shape or self.rows.dim() != 1:
+            raise ValueError("rows, columns and values of a PairSet must be vectors of one length.")
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @classmethod
+    def diagonal(
+        cls, rows: int, columns: int, offset: int = 0, *, device: torch.device | str | None = None
+    ) -> "PairSet":
+        """Each row's own pair: cell (i, i + offset) with value 1.
+
+        Args:
+            rows: Number of rows; each has a cell.
+            columns: Number of columns.
+            offset: Column of row 0, for a rank whose rows meet columns gathered over all ranks.
+            device: Where the tensors live.
+
+        Raises:
+            ValueError: If a row's own column would lie outside the matrix.
+        """
+        if offset < 0 or rows + offset > columns:
+            raise ValueError(f"{rows} rows at offset {offset} have no own column among {columns}; check the offset.")
+        index = torch.arange(rows, device=device)
+        return cls(index, index + offset, torch.ones(rows, device=device), (rows, columns))
+
+    @classmethod
+    def from_dense(cls, matrix: Tensor, where: Tensor | None = None) -> "PairSet":
+        """The cells of a dense matrix [R, C] that are True, non-zero, or chosen by the mask ``where`` [R, C]."""
+        rows, columns = torch.nonzero(matrix if where is None else where, as_tuple=True)
+        values = matrix[rows, columns]
+        return cls(rows, columns, values if values.is_floating_point() else values.float(), _shape(matrix))
+
+    @classmethod
+    def union(cls, *sets: "PairSet") -> "PairSet":
+        """All cells of several sets of one shape; where a cell is in more than one, the first set's value stays."""
+        rows = torch.cat([s.rows for s in sets])
+        columns = torch.cat([s.columns for s in sets])
+        values = torch.cat([s.values.to(sets[0].values.dtype) for s in sets])
+        return cls(rows, columns, values, sets[0].shape).distinct()
+
+    @property
+    def linear(self) -> Tensor:
+        """Position of each cell in the flattened matrix, int64 [P]."""
+        return self.rows * self.shape[1] + self.columns
+
+    @property
+    def T(self) -> "PairSet":  # noqa: N802 - the name tensors use
+        """The transposed set."""
+        return PairSet(self.columns, self.rows, self.values, (self.shape[1], self.shape[0]))
+
+    def to(self, device: torch.device | str) -> "PairSet":
+        """The same set on another device."""
+        return PairSet(self.rows.to(device), self.columns.to(device), self.values.to(device), self.shape)
+
+    def with_values(self, values: Tensor) -> "PairSet":
+        """The same cells with other values [P]."""
+        return PairSet(self.rows, self.columns, values, self.shape)
+
+    def where(self, keep: Tensor) -> "PairSet":
+        """The cells chosen by a bool mask or an index [P]."""
+        return PairSet(self.rows[keep], self.columns[keep], self.values[keep], self.shape)
+
+    def distinct(self) -> "PairSet":
+        """Each cell once, ordered by row and column; the first value of a repeated cell stays."""
+        linear, order = torch.sort(self.linear, stable=True)
+        first = torch.ones_like(linear, dtype=torch.bool)
+        first[1:] = linear[1:] != linear[:-1]
+        return self.where(order[first])
+
+    def contains(self, other: "PairSet") -> Tensor:
+        """Which cells of another set of the same shape are in this one, bool [len(other)]."""
+        return torch.isin(other.linear, self.linear)
+
+    def row_sums(self) -> Tensor:
+        """Sum of the values of each row [R]."""
+        zeros = torch.zeros(self.shape[0], dtype=self.values.dtype, device=self.values.device)
+        return zeros.index_add(0, self.rows, self.values)
+
+    def normalised(self) -> "PairSet":
+        """Values divided by the sum of their row; rows without a cell stay empty."""
+        sums = self.row_sums()[self.rows]
+        return self.with_values(self.values / sums.masked_fill(sums == 0, 1.0))
+
+    def dense(self, fill: float = 0.0) -> Tensor:
+        """The matrix [R, C], with ``fill`` elsewhere."""
+        matrix = torch.full(self.shape, fill, dtype=self.values.dtype, device=self.values.device)
+        matrix[self.rows, self.columns] = self.values
+        return matrix
+
+    def mask(self) -> Tensor:
+        """True at the cells of the set, bool [R, C]."""
+        matrix = torch.zeros(self.shape, dtype=torch.bool, device=self.rows.device)
+        matrix[self.rows, self.columns] = True
+        return matrix
+
+
+def _shape(matrix: Tensor) -> tuple[int, int]:
+    rows, columns = matrix.shape
+    return rows, columns
