@@ -1,4 +1,4 @@
-"""The contrastive loss of the whole line: InfoNCE, S-ITC, multi-positives, masked and regulated negatives, soft targets.
+"""The contrastive loss of the whole line: InfoNCE, S-ITC, many positives, masked or regulated negatives, soft targets.
 
 For queries q_i, keys k_j and logits s_ij = q_i . k_j / temperature::
 
@@ -76,14 +76,14 @@ def contrastive_loss(
 
     Args:
         queries: Features, L2-normalised as a rule (images, as a rule) [Bq, D].
-        keys: Features of the candidates (texts) [Bk, D]. They may be more than the queries: gathered over ranks, or with a
-            queue behind them.
+        keys: Features of the candidates (texts) [Bk, D]. They may be more than the queries: gathered over ranks, or
+            with a queue behind them.
         temperature: Positive scalar; as a tensor it gets a gradient.
         rows: Targets and weights of the queries; each query's own pair when absent.
         columns: Targets and weights of the keys, as [Bk, Bq]; ``rows`` transposed when absent.
         regulation: Similarity weights of all candidates that are not positives and have no weight of their own (SRCL).
         symmetric: Whether the keys are anchors too. Off for candidates that are not anchors here (queue, other ranks).
-        key_gradient: Whether an anchor's candidates get a gradient too. GRIT-VLP, MAFA and the momentum features of ALBEF: no.
+        key_gradient: Whether an anchor's candidates get a gradient too. GRIT-VLP, MAFA, ALBEF's momentum features: no.
         implementation: "dense" holds the B x B logits; "tiled" needs O(B D) memory; "auto" decides by size.
 
     Returns:
@@ -127,7 +127,7 @@ class _Side:
         self.fixed = self._fixed(regulated)
 
     def _fixed(self, regulated: bool) -> PairSet | None:
-        """Cells whose weight is given: 1 on positives, then the direction's weights. None: every candidate has weight 1."""
+        """Cells whose weight is given: 1 on positives, then the direction's weights. None: all candidates weigh 1."""
         ones = self.positives.with_values(torch.ones_like(self.positives.values))
         if self.direction.weights is not None:
             return PairSet.union(ones, self.direction.weights)

@@ -12,16 +12,16 @@ from truepair.relations.pairs import PairSet
 class Direction:
     """Targets y and candidate weights w of one direction (rows are anchors, columns are candidates).
 
-    The target row of anchor i is ``(1 - smoothing) * positives_i + smoothing * uniform``. The positives are normalised to
-    sum to 1; the uniform part spreads over the candidates that take part (weight above 0). A positive always has weight 1.
-    A row without a positive has no target: its loss is 0 and it does not count in the mean.
+    The target row of anchor i is ``(1 - smoothing) * positives_i + smoothing * uniform``. The positives are normalised
+    to sum to 1; the uniform part spreads over the candidates that take part (weight above 0). A positive always has
+    weight 1. A row without a positive has no target: its loss is 0 and it does not count in the mean.
 
     Attributes:
         positives: Positive pairs with their shares before normalisation [A, C]. None: each anchor's own pair.
         smoothing: Share of the uniform part, 0 to 1. S-ITC (MAFA): 0.5.
         soft: Dense target rows instead of the positives, each summing to 1 [A, C]: momentum distillation, consistency.
-        weights: Weights >= 0 of single candidates in the denominator; 0 leaves a candidate out; all others have weight 1,
-            or what the regulation gives them. Each cell at most once.
+        weights: Weights >= 0 of single candidates in the denominator; 0 leaves a candidate out; all others have
+            weight 1, or what the regulation gives them. Each cell at most once.
         offset: Column of anchor 0's own pair, when the candidates were gathered over ranks.
     """
 

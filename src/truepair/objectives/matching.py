@@ -22,8 +22,8 @@ class MatchingConfig:
     """How ITM negatives are drawn.
 
     Attributes:
-        sampling: "top1" takes the most similar candidate (GRIT-VLP, MAFA); "multinomial" draws candidates in proportion
-            to the softmax of the scores (ALBEF).
+        sampling: "top1" takes the most similar candidate (GRIT-VLP, MAFA); "multinomial" draws candidates in
+            proportion to the softmax of the scores (ALBEF).
         hard_fraction: Share of anchors whose negative is hard; the others get a random allowed one. ITM that sees only
             top-1 negatives does not start from random weights: begin below 1 or warm-start from ITC.
     """
@@ -55,7 +55,7 @@ class HardNegatives:
 class MatchingPairs:
     """The (image row, text row) pairs that ITM reads, in one fixed shape [R].
 
-    Rows without a pair have ``valid`` False and point at an existing pair, so that they can be gathered without a branch.
+    Rows without a pair have ``valid`` False and point at an existing pair, so that gathering them needs no branch.
 
     Attributes:
         images: Image row of each pair, int64 [R].
@@ -78,7 +78,7 @@ def choose_candidates(
 ) -> Tensor:
     """Hardest and second-hardest allowed candidate of every anchor (one direction; batches may differ in size).
 
-    Multinomial draws are without replacement, by the Gumbel trick: one noise tensor, no loop and no wait for the device.
+    Multinomial draws are without replacement, by the Gumbel trick: one noise tensor, no loop, no wait for the device.
     Ties go to the lower index.
 
     Args:
@@ -180,9 +180,8 @@ def _ranking_keys(scores: Tensor, config: MatchingConfig, generator: torch.Gener
         return keys
     if generator is None:
         raise ValueError("Random negatives need a generator; pass generator=torch.Generator().manual_seed(...).")
-    uniform = torch.rand(keys.shape, dtype=keys.dtype, device=keys.device, generator=generator)
-    tiny = torch.finfo(keys.dtype).tiny
-    gumbel = -torch.log(-torch.log(uniform.clamp(min=tiny)).clamp(min=tiny))  # [A, C]
+    exponential = torch.empty_like(keys).exponential_(generator=generator)
+    gumbel = -exponential.clamp(min=torch.finfo(keys.dtype).tiny).log()  # [A, C]
     hard = keys + gumbel if config.sampling == "multinomial" else keys
     coin = torch.rand(len(keys), 1, dtype=keys.dtype, device=keys.device, generator=generator)
     return torch.where(coin < config.hard_fraction, hard, gumbel)

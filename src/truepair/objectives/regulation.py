@@ -20,10 +20,11 @@ class RegulationConfig:
     ``s = alpha * exp(seed / tau_w) + (1 - alpha) * exp(current / tau_w)``.
 
     Attributes:
-        form: "literal" is equation 9 as written, with the mean as Norm and no temperature: ``w = (1/s) / mean(1/s)``. Delta
-            cancels in it, and it cannot reach the weights the paper reports (a false negative at cosine 0.6 keeps 0.57).
-            "softmax" makes delta count: ``w = n * softmax(delta / s)``. "tempered" sharpens s: ``w = (1/s) / mean(1/s)``
-            with tau_w below 1. Both can be calibrated to the paper's statistic, about 20 % of negatives below 0.7.
+        form: "literal" is equation 9 as written, with the mean as Norm and no temperature: ``w = (1/s) / mean(1/s)``.
+            Delta cancels in it, and it cannot reach the weights the paper reports: a false negative at cosine 0.6
+            keeps 0.57. "softmax" makes delta count: ``w = n * softmax(delta / s)``. "tempered" sharpens s:
+            ``w = (1/s) / mean(1/s)`` with tau_w below 1. Both can be calibrated to the paper's statistic, about 20 %
+            of negatives below 0.7.
         delta: Scaling factor of the softmax form.
         tau_w: Temperature of the tempered form.
     """
@@ -86,7 +87,7 @@ class Regulation:
         """Equation 8 [R, C]."""
         if self.alpha == 0:
             return (similarity / self.config.temperature).exp_()
-        assert self.seed_queries is not None and self.seed_keys is not None  # noqa: S101 - checked above
+        assert self.seed_queries is not None and self.seed_keys is not None
         seed = self.seed_queries[rows].detach() @ self.seed_keys[columns].detach().T
         seed = seed.to(similarity.dtype).div_(self.config.temperature).exp_()
         if self.alpha == 1:

@@ -1,4 +1,4 @@
-"""The numerator of the contrastive loss: the score of the target row, ``sum_j y_ij s_ij``, without the target matrix."""
+"""The numerator of the contrastive loss: ``sum_j y_ij s_ij``, without the matrix of targets."""
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ def target_score(
 ) -> tuple[Tensor, Tensor]:
     """Score of each anchor's target row under y = (1 - smoothing) * positives + smoothing * uniform.
 
-    The uniform part has a closed form, the anchor's score with the sum of the candidates, so that no dense row is built.
+    The uniform part has a closed form, the anchor's score with the sum of the candidates: no dense row is built.
 
     Args:
         anchors: Features [A, D].
