@@ -1,0 +1,101 @@
+"""The two blocks that BERT is made of: attention and feed-forward, each with residual and LayerNorm after it."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers.activations import ACT2FN
+
+from truepair.models.config import AlbefConfig
+from truepair.models.row_groups import RowGroups
+
+
+class AttentionBlock(nn.Module):
+    """Multi-head attention, output projection, dropout, residual, LayerNorm (BERT's post-norm order).
+
+    The source of keys and values may be of another width and may be shared: `keys_values` is a step of its own, so that
+    its result can be computed once and used by many rows.
+
+    Args:
+        config: Width, heads, dropout and LayerNorm epsilon.
+        source_width: Width of the states that keys and values are made of; None means `config.hidden_size`.
+    """
+
+    def __init__(self, config: AlbefConfig, source_width: int | None = None) -> None:
+        super().__init__()
+        width = config.hidden_size
+        self.heads = config.num_attention_heads
+        self.attention_dropout = config.attention_probs_dropout_prob
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(source_width or width, width)
+        self.value = nn.Linear(source_width or width, width)
+        self.output = nn.Linear(width, width)
+        self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def keys_values(self, source: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of some states.
+
+        Args:
+            source: States [S, N, W].
+
+        Returns:
+            Keys and values, each [S, N, D], not yet split into heads.
+        """
+        return self.key(source), self.value(source)
+
+    def forward(
+        self, states: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None, groups: RowGroups | None = None
+    ) -> Tensor:
+        """Attend from each row to its own source.
+
+        Args:
+            states: Rows [R, L, D].
+            keys: Keys [R, N, D]; with `groups`, [I, N, D] for the I shared sources.
+            values: As `keys`.
+            mask: True where a key may be seen; it must broadcast to [R, heads, L, N]. Not with `groups`.
+            groups: Which row uses which source; None means row r uses source r.
+
+        Returns:
+            New states [R, L, D].
+        """
+        queries = self.query(states)  # [R, L, D]
+        if groups is not None:
+            queries = groups.pack(queries)  # [S, G * L, D]
+            keys, values = groups.expand(keys), groups.expand(values)  # [S, N, D]
+        context = F.scaled_dot_product_attention(
+            self._split(queries),
+            self._split(keys),
+            self._split(values),
+            attn_mask=mask,
+            dropout_p=self.attention_dropout if self.training else 0.0,
+        )
+        context = context.transpose(1, 2).flatten(2)  # [R or S, L or G * L, D]
+        if groups is not None:
+            context = groups.unpack(context)  # [R, L, D]
+        attended: Tensor = self.norm(self.dropout(self.output(context)) + states)
+        return attended
+
+    def _split(self, states: Tensor) -> Tensor:
+        return states.view(*states.shape[:2], self.heads, -1).transpose(1, 2)  # [R, L, D] -> [R, heads, L, D / heads]
+
+
+class FeedForwardBlock(nn.Module):
+    """Two linear layers with an activation between, dropout, residual, LayerNorm (BERT's post-norm order)."""
+
+    def __init__(self, config: AlbefConfig) -> None:
+        super().__init__()
+        self.expand = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.activation = ACT2FN[config.hidden_act]
+        self.contract = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """States [..., D] to states [..., D]."""
+        out: Tensor = self.norm(self.dropout(self.contract(self.activation(self.expand(states)))) + states)
+        return out
+
+
+def visible_keys(attention_mask: Tensor) -> Tensor:
+    """A mask over tokens [R, L] (1 = token, 0 = padding) as the boolean mask over keys that attention takes."""
+    return attention_mask.to(torch.bool)[:, None, None, :]  # [R, 1, 1, L]
