@@ -1,0 +1,157 @@
+"""Retrieval figures: any true match counts, beside the naive protocol where only the own pair does."""
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from torch import Tensor
+
+from truepair.errors import DataError
+from truepair.evaluation.ranking import QueryOutcomes, rank_queries
+from truepair.evaluation.scores import ScoreSource, as_source
+from truepair.evaluation.truth import QuerySet, RetrievalTruth
+
+RECALL_DEPTHS = (1, 5, 10)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure with its 95 % bootstrap interval over queries.
+
+    Attributes:
+        value: the figure itself.
+        low: 2.5 % point of the bootstrap; equals ``value`` where no bootstrap was asked for.
+        high: 97.5 % point.
+    """
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class DirectionMetrics:
+    """The figures of one direction under one notion of truth. Shares are between 0 and 1.
+
+    Attributes:
+        queries: number of queries that count.
+        left_out: rows without any right candidate, which ask nothing.
+        recall_at_1: share of queries with a match in the first place.
+        recall_at_5: the same for the first five places.
+        recall_at_10: the same for the first ten places.
+        map_at_r: mean average precision at R, R = number of matches of the query.
+        r_precision: mean share of matches among the first R places.
+        median_rank: median rank of the best match, from 1.
+        chance_recall_at_1: what random scores would earn as ``recall_at_1``.
+    """
+
+    queries: int
+    left_out: int
+    recall_at_1: Estimate
+    recall_at_5: Estimate
+    recall_at_10: Estimate
+    map_at_r: Estimate
+    r_precision: Estimate
+    median_rank: Estimate
+    chance_recall_at_1: float
+
+
+@dataclass(frozen=True)
+class RetrievalMetrics:
+    """Both directions, under the known truth and naively.
+
+    Attributes:
+        i2t: image to text; any true caption counts.
+        t2i: text to image; any true image counts.
+        naive_i2t: image to text; only its own captions count.
+        naive_t2i: text to image, one query an own pair; only that image counts.
+    """
+
+    i2t: DirectionMetrics
+    t2i: DirectionMetrics
+    naive_i2t: DirectionMetrics
+    naive_t2i: DirectionMetrics
+
+    @property
+    def mean_recall_at_1(self) -> float:
+        """R@1 under the known truth, mean of both directions."""
+        return (self.i2t.recall_at_1.value + self.t2i.recall_at_1.value) / 2
+
+    @property
+    def mean_map_at_r(self) -> float:
+        """mAP@R under the known truth, mean of both directions."""
+        return (self.i2t.map_at_r.value + self.t2i.map_at_r.value) / 2
+
+    def as_dict(self) -> dict[str, object]:
+        """Plain nested dictionaries, ready for JSON."""
+        return asdict(self)
+
+
+def evaluate_retrieval(
+    scores: ScoreSource | Tensor, truth: RetrievalTruth, *, block_size: int = 512, resamples: int = 1000, seed: int = 0
+) -> RetrievalMetrics:
+    """Score a retrieval run in both directions.
+
+    Memory is a few slices of ``block_size`` rows, never the whole matrix unless the scores are one. Ties count
+    against the match (see ``ranking``). Queries are resampled as if independent; captions of one image are not quite,
+    so the true intervals are a little wider.
+
+    Args:
+        scores: matrix [I, T], or a source of its slices; higher is a better match.
+        truth: what is true, own and ignored.
+        block_size: rows of scores read at once.
+        resamples: bootstrap rounds; 0 gives no intervals.
+        seed: of the bootstrap.
+
+    Raises:
+        DataError: if a score is NaN, the matrix has the wrong shape, or no query has a match.
+    """
+    source = as_source(scores)
+    if isinstance(scores, Tensor) and scores.shape != (truth.images, truth.captions):
+        shape = tuple(scores.shape)
+        raise DataError(
+            f"score matrix is {shape}, but the truth has {truth.images} images and {truth.captions} captions"
+        )
+    i2t = [truth.queries("i2t"), truth.naive_queries("i2t")]
+    t2i = [truth.queries("t2i"), truth.naive_queries("t2i")]
+    from_images = rank_queries(source.image_rows, truth.images, i2t, block_size)
+    from_captions = rank_queries(source.caption_rows, truth.captions, t2i, block_size)
+
+    bootstrap = (resamples, seed)
+    return RetrievalMetrics(
+        i2t=_summarise(i2t[0], from_images[0], truth.captions, bootstrap),
+        t2i=_summarise(t2i[0], from_captions[0], truth.images, bootstrap),
+        naive_i2t=_summarise(i2t[1], from_images[1], truth.captions, bootstrap),
+        naive_t2i=_summarise(t2i[1], from_captions[1], truth.images, bootstrap),
+    )
+
+
+def _summarise(
+    queries: QuerySet, outcomes: QueryOutcomes, candidates: int, bootstrap: tuple[int, int]
+) -> DirectionMetrics:
+    """Means, median and their intervals."""
+    resamples, seed = bootstrap
+    ranks = outcomes.best_rank.numpy()
+    if not len(ranks):
+        raise DataError("no query has a true match; check that the truth names captions of these images")
+    hits = [ranks <= depth for depth in RECALL_DEPTHS]
+    columns = [*hits, outcomes.average_precision.numpy(), outcomes.r_precision.numpy()]
+    values = np.stack(columns, axis=1).astype(np.float64)  # [Q, 5]
+    rows = [[*values.mean(axis=0), np.median(ranks)]]
+    generator = np.random.default_rng(seed)
+    for _ in range(resamples):
+        drawn = generator.integers(len(ranks), size=len(ranks))
+        rows.append([*values[drawn].mean(axis=0), np.median(ranks[drawn])])
+    low, high = np.percentile(rows[1:] or rows, [2.5, 97.5], axis=0)  # each [6]
+    figures = [Estimate(float(v), float(a), float(b)) for v, a, b in zip(rows[0], low, high, strict=True)]
+    chance = queries.answers.sizes.double() / (candidates - queries.ignored.sizes)
+    return DirectionMetrics(
+        queries=len(ranks),
+        left_out=queries.left_out,
+        recall_at_1=figures[0],
+        recall_at_5=figures[1],
+        recall_at_10=figures[2],
+        map_at_r=figures[3],
+        r_precision=figures[4],
+        median_rank=figures[5],
+        chance_recall_at_1=float(chance.mean()),
+    )

@@ -1,0 +1,43 @@
+import pytest
+
+from truepair.errors import DataError
+from truepair.evaluation import CaptionGallery
+
+
+def test_equal_text_is_one_candidate_true_of_all_its_images():
+    gallery = CaptionGallery.from_names([["A red car!"], ["dog"], ["a  red car"]])
+    assert gallery.texts == ["A red car!", "dog"]
+    assert gallery.truth.own.tolist() == [[0, 0], [1, 1], [2, 0]]
+    assert gallery.truth.true.tolist() == gallery.truth.own.tolist()
+
+
+def test_names_are_true_but_not_own():
+    gallery = CaptionGallery.from_names([["dog"], ["hound"]], names=[["dog", "hound"], ["dog", "puppy"]])
+    assert gallery.texts == ["dog", "hound", "puppy"]
+    assert gallery.truth.own.tolist() == [[0, 0], [1, 1]]
+    assert gallery.truth.true.tolist() == [[0, 0], [0, 1], [1, 0], [1, 1], [1, 2]]
+
+
+def test_a_group_shares_its_captions():
+    gallery = CaptionGallery.from_names([["dog"], ["hound"], ["cat"], ["kitten"]], groups=["d", "d", None, None])
+    assert gallery.truth.true.tolist() == [[0, 0], [0, 1], [1, 0], [1, 1], [2, 2], [3, 3]]
+
+
+def test_a_family_is_ignored_unless_true():
+    gallery = CaptionGallery.from_names(
+        [["man running"], ["woman running"], ["tree"]],
+        names=[["runner"], ["runner"], []],
+        families=["running", "running", None],
+    )
+    assert gallery.texts == ["man running", "woman running", "tree", "runner"]
+    assert gallery.truth.ignored.tolist() == [[0, 1], [1, 0]]
+
+
+def test_lengths_must_agree():
+    with pytest.raises(DataError, match="names has 1 entries for 2 images"):
+        CaptionGallery.from_names([["a"], ["b"]], names=[["a"]])
+
+
+def test_blank_captions_are_refused():
+    with pytest.raises(DataError, match="blank"):
+        CaptionGallery.from_names([["a"], [" "]])
