@@ -51,7 +51,7 @@ def rank_queries(
     parts: list[list[QueryOutcomes]] = [[] for _ in query_sets]
     for start in range(0, count, block_size):
         stop = min(start + block_size, count)
-        block = _clean(rows(start, stop), start, stop)
+        block = _floats(rows(start, stop), start, stop)
         for queries, part in zip(query_sets, parts, strict=True):
             first, last = torch.searchsorted(queries.rows, torch.tensor([start, stop])).tolist()
             # A row may serve several queries; slices of queries keep memory at a block, whatever their number.
@@ -62,18 +62,19 @@ def rank_queries(
     return [_join(part) for part in parts]
 
 
-def _clean(block: Tensor, start: int, stop: int) -> Tensor:
-    """Scores as floats above -inf, so that -inf can mark what is taken out of a ranking."""
-    if block.isnan().any():
-        raise DataError(f"scores of rows {start} to {stop - 1} contain NaN; a ranking of them would mean nothing")
+def _floats(block: Tensor, start: int, stop: int) -> Tensor:
+    """Scores as float32, or float64 if they are; no copy where none is needed."""
     block = block.detach().cpu()
     if block.dtype != torch.float64:
         block = block.float()
-    return block.clamp_min(torch.finfo(block.dtype).min)
+    if block.amax().isnan():  # a maximum passes NaN on, and reads faster than isnan
+        raise DataError(f"scores of rows {start} to {stop - 1} contain NaN; a ranking of them would mean nothing")
+    return block
 
 
 def _rank(scores: Tensor, answers: MatchLists, ignored: MatchLists) -> QueryOutcomes:
     """Outcomes of some queries. Overwrites ``scores`` [q, N]."""
+    scores.clamp_min_(torch.finfo(scores.dtype).min)  # from here on -inf marks what is taken out of a ranking
     sizes = answers.sizes  # [q], R of each query
     longest = int(sizes.max())
     query, position, candidate = answers.entries()
@@ -84,7 +85,7 @@ def _rank(scores: Tensor, answers: MatchLists, ignored: MatchLists) -> QueryOutc
     ignored_query, _, ignored_candidate = ignored.entries()
     scores[ignored_query, ignored_candidate] = -torch.inf
 
-    best_rank = 1 + (scores >= matches[:, :1]).sum(dim=1)
+    best_rank = 1 + (scores >= matches[:, :1]).sum(dim=1, dtype=torch.int32).long()
     # Only ranks up to R earn precision, so the R best of the rest are all that need be compared.
     rivals = scores.topk(min(longest, scores.shape[1]), dim=1).values.flip(1).contiguous()  # [q, K] ascending
     ahead = rivals.shape[1] - torch.searchsorted(rivals, matches)  # [q, R], rivals scoring at least the match
