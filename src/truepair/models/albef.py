@@ -36,7 +36,7 @@ class AlbefOutput:
     """Text states [B, L, D] and features [B, E]."""
     fused: Tensor
     """Fused states of each pair [B, L, D]."""
-    match_logits: Tensor
+    itm_logits: Tensor
     """ITM logits of each pair [B, 2]; index 1 says match."""
 
 
@@ -61,6 +61,7 @@ class AlbefModel(PreTrainedModel):
     def __init__(self, config: AlbefConfig) -> None:
         super().__init__(config)
         self.image_encoder = build_image_encoder(config.image_encoder)
+        config.image_encoder = self.image_encoder.config  # without a source of weights: they are saved with this model
         _mark_initialised(self.image_encoder)
         self.text_encoder = TextEncoder(config)
         self.fusion_encoder = FusionEncoder(config, self.image_encoder.width)

@@ -2,12 +2,12 @@
 
 import copy
 import dataclasses
-import difflib
 from typing import Any, ClassVar, Self
 
 from transformers import PretrainedConfig
 
 from truepair.errors import ConfigError
+from truepair.models.encoder_base import nearest_name, require_known_fields
 from truepair.models.sizes import SIZES
 
 
@@ -98,10 +98,9 @@ class AlbefConfig(PretrainedConfig):
         Raises:
             ConfigError: for a size or a field that does not exist, naming the nearest one that does.
         """
-        _require_known(size, SIZES, "model size")
-        fields = {field.name for field in dataclasses.fields(cls)}
-        for name in overrides:
-            _require_known(name, fields, "model field")
+        if size not in SIZES:
+            raise ConfigError(f"there is no model size {size!r}; did you mean {nearest_name(size, SIZES)!r}?")
+        require_known_fields(overrides, (field.name for field in dataclasses.fields(cls)), "the model")
         return cls(**{**copy.deepcopy(dict(SIZES[size])), **overrides})
 
     @classmethod
@@ -118,10 +117,3 @@ class AlbefConfig(PretrainedConfig):
     def base(cls, **overrides: Any) -> Self:
         """The published size: ViT-B/16 at 256 px, BERT-base as 6 text and 6 fusion layers."""
         return cls.of_size("base", **overrides)
-
-
-def _require_known(name: str, known: Any, what: str) -> None:
-    if name in known:
-        return
-    nearest = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.0)
-    raise ConfigError(f"there is no {what} {name!r}; did you mean {nearest[0]!r}?")
