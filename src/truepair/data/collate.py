@@ -1,0 +1,111 @@
+"""Samples into batches."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from truepair.data.dataset import PairSample
+from truepair.data.tokenizer import encode_captions
+from truepair.relations.text import normalise_caption
+
+
+@dataclass(frozen=True)
+class PairBatch:
+    """A batch of B pairs.
+
+    Attributes:
+        pixel_values: images, float32 [B, 3, H, W]; None if the dataset has no transform.
+        input_ids: caption tokens, int64 [B, L], padded on the right.
+        attention_mask: 1 at tokens and 0 at padding, int64 [B, L].
+        index: rows that were asked for, int64 [B].
+        source_index: rows that were delivered, int64 [B]; differs from ``index`` where a sample could not be read.
+        image_id: int64 [B].
+        caption_id: int64 [B].
+        caption_key: key of the normalised caption text, int64 [B].
+        captions: the captions as their source states them.
+        reasons: why a row was substituted; empty where it was not.
+    """
+
+    pixel_values: Tensor | None  # [B, 3, H, W]
+    input_ids: Tensor  # [B, L]
+    attention_mask: Tensor  # [B, L]
+    index: Tensor  # [B]
+    source_index: Tensor  # [B]
+    image_id: Tensor  # [B]
+    caption_id: Tensor  # [B]
+    caption_key: Tensor  # [B]
+    captions: list[str]
+    reasons: list[str]
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+    @property
+    def substituted(self) -> Tensor:
+        """Where another row was delivered than asked for, bool [B]."""
+        return self.index != self.source_index
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "PairBatch":
+        """The same batch with its tensors on another device."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> "PairBatch":
+        """The same batch in page-locked memory; a DataLoader with ``pin_memory=True`` calls this."""
+        return self._map(lambda tensor: tensor.pin_memory())
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> "PairBatch":
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(self, **{name: change(value) for name, value in values.items() if isinstance(value, Tensor)})
+
+
+class PairCollator:
+    """Makes a ``PairBatch`` of samples: stacks images, tokenizes captions, pads to the longest of the batch.
+
+    Args:
+        tokenizer: any transformers tokenizer with a padding token.
+        max_length: most tokens of a caption, special tokens included; longer ones are cut.
+        add_sep: end captions with the tokenizer's end token ([SEP]). ALBEF's captions have none.
+        normalise: lower-case and strip punctuation before tokenizing, as ALBEF does. ``captions`` stay as they are.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int = 30,
+        *,
+        add_sep: bool = True,
+        normalise: bool = False,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+        self.add_sep = add_sep
+        self.normalise = normalise
+
+    def __call__(self, samples: Sequence[PairSample]) -> PairBatch:
+        """Collate the samples of one batch; all have pixel values, or none has."""
+        captions = [sample["caption"] for sample in samples]
+        texts = [normalise_caption(caption) for caption in captions] if self.normalise else captions
+        input_ids, attention_mask = encode_captions(
+            self.tokenizer, texts, max_length=self.max_length, add_sep=self.add_sep
+        )
+        has_pixels = "pixel_values" in samples[0]
+        return PairBatch(
+            pixel_values=torch.stack([sample["pixel_values"] for sample in samples]) if has_pixels else None,
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            index=_column(samples, "index"),
+            source_index=_column(samples, "source_index"),
+            image_id=_column(samples, "image_id"),
+            caption_id=_column(samples, "caption_id"),
+            caption_key=_column(samples, "caption_key"),
+            captions=captions,
+            reasons=[sample["reason"] for sample in samples],
+        )
+
+
+def _column(samples: Sequence[Any], name: str) -> Tensor:
+    return torch.tensor([sample[name] for sample in samples], dtype=torch.int64)  # [B]

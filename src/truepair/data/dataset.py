@@ -1,0 +1,130 @@
+"""A torch dataset of image-text pairs whose samples depend on (seed, epoch, sample) and on nothing else."""
+
+from typing import Any, NamedTuple, NotRequired, TypedDict
+
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from truepair.data.images import DEFAULT_MAX_PIXELS, BadImageError, load_image
+from truepair.data.randomness import isolated_rng, stable_hash
+from truepair.data.table import PairTable
+from truepair.data.transforms import ImageTransform
+from truepair.errors import ConfigError, DataError
+from truepair.relations.text import caption_key
+
+
+class Visit(NamedTuple):
+    """One visit of a sample. Samplers yield visits, so that the epoch reaches worker processes."""
+
+    epoch: int
+    index: int
+
+
+class PairSample(TypedDict):
+    """One sample. ``index`` is the row asked for; the other fields are those of ``source_index``, the row delivered."""
+
+    index: int
+    source_index: int
+    image_id: int
+    caption_id: int
+    caption: str
+    caption_key: int
+    substituted: bool
+    reason: str
+    pixel_values: NotRequired[Tensor]  # float32 [3, H, W]
+
+
+class PairDataset(Dataset[PairSample]):
+    """The samples of a ``PairTable``: one image and one of its captions.
+
+    ``dataset[Visit(epoch, index)]`` and ``dataset[index]`` (epoch 0) are pure functions of the seed, the epoch and the
+    sample's ids: the worker count, the order of visits and the caller's random state do not matter, nor where the row
+    stands in the table.
+
+    An image that cannot be read is replaced by the next readable row in index order, as that row would be at its own
+    visit; the order of all other visits stays. The sample says so in ``substituted``, ``source_index`` and ``reason``.
+
+    Args:
+        table: the pairs.
+        transform: image to tensor; None leaves images undecoded, for text alone.
+        captions: "draw" draws one caption per visit, "first" takes the first. For all, use ``table.as_pairs()``.
+        seed: seed of the run.
+        substitutes: how many following rows may be tried in place of an unreadable one; 0 raises its error.
+        max_pixels: largest width x height that is decoded.
+
+    Raises:
+        ConfigError: unknown value of ``captions``.
+        DataError: the table is empty.
+    """
+
+    def __init__(
+        self,
+        table: PairTable,
+        transform: ImageTransform | None = None,
+        *,
+        captions: str = "draw",
+        seed: int = 0,
+        substitutes: int = 16,
+        max_pixels: int = DEFAULT_MAX_PIXELS,
+    ) -> None:
+        if captions not in ("draw", "first"):
+            raise ConfigError(f"captions is '{captions}'; give draw or first, or use table.as_pairs() for all captions")
+        if not len(table):
+            raise DataError(f"{table.name} holds no pairs; check its split and what was skipped (table.skipped)")
+        self.table = table
+        self.transform = transform
+        self.captions = captions
+        self.seed = seed
+        self.substitutes = substitutes
+        self.max_pixels = max_pixels
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __getitem__(self, visit: Visit | int) -> PairSample:
+        """Read one sample.
+
+        Raises:
+            IndexError: no such row.
+            BadImageError: the image cannot be read and ``substitutes`` is 0.
+            DataError: none of the rows tried can be read.
+        """
+        epoch, index = visit if isinstance(visit, Visit) else (0, int(visit))
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"row {index} of {len(self)}")
+        index %= len(self)
+        reason = ""
+        for step in range(min(self.substitutes + 1, len(self))):
+            row = (index + step) % len(self)
+            try:
+                return self._sample(epoch, index, row, reason)
+            except BadImageError as error:
+                if not self.substitutes:
+                    raise
+                reason = reason or str(error)
+        raise DataError(f"row {index} of {self.table.name} and the {step} after it cannot be read: {reason}")
+
+    def _sample(self, epoch: int, index: int, source_index: int, reason: str) -> PairSample:
+        row = self.table.rows[source_index]
+        # The first caption's id is part of the key: rows that share an image are augmented apart.
+        keys = (self.seed, epoch, row["image_id"], row["caption_ids"][0])
+        drawn = stable_hash(*keys, "caption") % len(row["captions"]) if self.captions == "draw" else 0
+        sample = PairSample(
+            index=index,
+            source_index=source_index,
+            image_id=row["image_id"],
+            caption_id=row["caption_ids"][drawn],
+            caption=row["captions"][drawn],
+            caption_key=caption_key(row["captions"][drawn]),
+            substituted=index != source_index,
+            reason=reason,
+        )
+        if self.transform is not None:
+            sample["pixel_values"] = self._pixels(row["image"], keys)
+        return sample
+
+    def _pixels(self, stored: dict[str, Any], keys: tuple[int, ...]) -> Tensor:
+        assert self.transform is not None
+        image = load_image(stored, min_side=self.transform.min_side, max_pixels=self.max_pixels)
+        with isolated_rng(*keys, "augment"):
+            return self.transform(image)  # [3, H, W]

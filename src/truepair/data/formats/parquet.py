@@ -1,0 +1,90 @@
+"""Parquet files, with images embedded or as paths."""
+
+from collections.abc import Iterator
+from functools import cached_property
+from importlib.resources import files
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from truepair.data.columns import CAPTION_NAMES, IMAGE_NAMES, find_column, split_in_name
+from truepair.data.entry import TABLE_FIELDS, record_of_entry
+from truepair.data.record import Reader, Record, Skips
+from truepair.data.shards import expand
+from truepair.data.source import SourceConfig
+from truepair.errors import DataError
+
+_BATCH_ROWS = 256
+
+
+class ParquetReader(Reader):
+    """Reads Parquet files: a file, a folder of them, or a pattern.
+
+    The image column holds paths, bytes, or a struct of ``bytes`` and ``path``; the caption column text or lists of
+    text. Columns with a table's own names are taken over; further scalar columns become text. A file named for a split
+    sets the split of its rows.
+    """
+
+    def __init__(self, config: SourceConfig) -> None:
+        self.config = config
+        self.files = expand(config.path, ".parquet")
+        self.folder = self.files[0].parent
+
+    @cached_property
+    def extra(self) -> tuple[str, ...]:
+        """Names of the further scalar columns of the first file."""
+        schema = self._open(self.files[0]).schema_arrow
+        known = {*TABLE_FIELDS, *self._columns(self.files[0], schema)}
+        return tuple(field.name for field in schema if field.name not in known and not pa.types.is_nested(field.type))
+
+    def records(self, skips: Skips) -> Iterator[Record]:
+        """Read the rows in order.
+
+        Raises:
+            DataError: a file is not Parquet, or has no image or caption column.
+        """
+        for file in self.files:
+            parquet = self._open(file)
+            image_name, caption_name = self._columns(file, parquet.schema_arrow)
+            wanted = [image_name, caption_name, *TABLE_FIELDS, *self.extra]
+            split = split_in_name(file.stem)
+            rows = (row for batch in parquet.iter_batches(_BATCH_ROWS, columns=wanted) for row in batch.to_pylist())
+            for number, entry in enumerate(rows):
+                record = record_of_entry(
+                    entry,
+                    f"{file.name} row {number}",
+                    image_name=image_name,
+                    caption_name=caption_name,
+                    key=f"{file.name}:{number}",
+                    extra=self.extra,
+                )
+                if split is not None and entry.get("split") is None:
+                    record.split = split
+                yield record
+
+    def _columns(self, file: Path, schema: pa.Schema) -> tuple[str, str]:
+        return (
+            find_column(schema.names, self.config.image_column, IMAGE_NAMES, "image", file.name),
+            find_column(schema.names, self.config.caption_column, CAPTION_NAMES, "caption", file.name),
+        )
+
+    @staticmethod
+    def _open(file: Path) -> pq.ParquetFile:
+        try:
+            return pq.ParquetFile(file)
+        except (pa.ArrowInvalid, OSError) as error:
+            reason = str(error).partition("\n")[0]
+            raise DataError(f"{file} is not a readable Parquet file ({reason}); fetch it again") from None
+
+
+class SampleReader(ParquetReader):
+    """Reads the pairs bundled with the package."""
+
+    def __init__(self, config: SourceConfig) -> None:
+        self.config = config
+        file = Path(str(files("truepair.data") / "sample" / "emoji.parquet"))
+        if not file.is_file():
+            raise DataError(f"the bundled sample {file} is missing; install the package again")
+        self.files = [file]
+        self.folder = file.parent

@@ -1,0 +1,157 @@
+"""Images from bytes to 8-bit RGB, with a typed error for each way they can be bad."""
+
+import io
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from truepair.errors import DataError
+
+DEFAULT_MAX_PIXELS = 89_478_485
+"""Largest width x height that is decoded: 256 MiB as 8-bit RGB, the limit at which Pillow itself starts to warn."""
+
+# What Pillow may try. Its list of formats is longer; EPS, for one, starts an outside program.
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "MPO", "JPEG2000", "AVIF")
+_ORIENTATION = 0x0112
+# Everything Pillow's decoders are known to raise on damaged input.
+_DECODER_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, ArithmeticError)
+
+
+class BadImageError(DataError):
+    """An image that cannot be read: missing, empty, not an image, damaged, too large, or without a meaning in RGB."""
+
+
+def load_image(
+    stored: Mapping[str, Any], *, min_side: int | None = None, max_pixels: int = DEFAULT_MAX_PIXELS
+) -> Image.Image:
+    """Decode an image of a ``PairTable`` to 8-bit RGB.
+
+    Rotated as its EXIF says; transparent parts over white; the first frame of an animation; 16-bit grey scaled, not
+    clipped; CMYK, palette, grey and the like converted.
+
+    Args:
+        stored: the ``image`` cell of a row: ``bytes``, or ``path`` of a file, with ``offset`` and ``size`` if the image
+            is a part of that file.
+        min_side: a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, as long as both sides keep this many pixels.
+            None: full size.
+        max_pixels: largest width x height, read from the header before anything is decoded.
+
+    Raises:
+        BadImageError: the image cannot be read.
+    """
+    where = describe(stored)
+    with open_stored(stored) as stream:
+        try:
+            with Image.open(stream, formats=_FORMATS) as image:
+                _check_size(image, max_pixels, where)
+                if min_side is not None:
+                    image.draft(None, (min_side, min_side))
+                return _upright(image, to_rgb(image, where))
+        except (UnidentifiedImageError, Image.DecompressionBombError) as error:
+            raise BadImageError(_unreadable(error, where)) from None
+        except _DECODER_ERRORS as error:
+            raise BadImageError(f"{where} is damaged ({_one_line(error)}); fetch it again or leave it out") from None
+
+
+def read_bytes(stored: Mapping[str, Any]) -> bytes:
+    """The encoded bytes of an image cell, for those who copy or embed it.
+
+    Raises:
+        BadImageError: the file is missing, unreadable or empty.
+    """
+    with open_stored(stored) as stream:
+        return stream.read()
+
+
+def open_stored(stored: Mapping[str, Any]) -> BinaryIO:
+    """Open the encoded bytes of an image cell as a stream.
+
+    Raises:
+        BadImageError: the file is missing, unreadable or empty.
+    """
+    data = stored.get("bytes")
+    if data is None:
+        data = _read_file(stored)
+    if not data:
+        raise BadImageError(f"{describe(stored)} is empty (0 bytes); fetch it again or leave it out")
+    return io.BytesIO(data)
+
+
+def describe(stored: Mapping[str, Any]) -> str:
+    """Name an image cell in a message."""
+    path, offset = stored.get("path"), stored.get("offset")
+    if path is None:
+        return "embedded image"
+    return f"image {path}" if offset is None else f"image at byte {offset} of {path}"
+
+
+def to_rgb(image: Image.Image, where: str = "image") -> Image.Image:
+    """Convert any Pillow image to 8-bit RGB: 16-bit grey is scaled, transparency goes over white.
+
+    Raises:
+        BadImageError: floating-point pixels, or integers beyond 16 bits: nothing says which value is white.
+    """
+    if image.mode.startswith("I") or image.mode == "F":
+        return _scaled_grey(image, where)
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, layer).convert("RGB")
+    return image.convert("RGB")
+
+
+def _read_file(stored: Mapping[str, Any]) -> bytes:
+    path = stored.get("path")
+    if path is None:
+        raise BadImageError("a row has neither image bytes nor an image path; rebuild the source")
+    try:
+        with Path(path).open("rb") as file:
+            if stored.get("offset") is None:
+                return file.read()
+            file.seek(stored["offset"])
+            data = file.read(stored["size"])
+    except FileNotFoundError:
+        raise BadImageError(f"image {path} is missing; check image_root, or fetch the file") from None
+    except OSError as error:
+        raise BadImageError(f"image {path} cannot be read ({_one_line(error)}); check the file") from None
+    if len(data) < stored["size"]:
+        raise BadImageError(f"{describe(stored)} ends early; the archive has changed since it was opened")
+    return data
+
+
+def _check_size(image: Image.Image, max_pixels: int, where: str) -> None:
+    if math.prod(image.size) > max_pixels:
+        width, height = image.size
+        raise BadImageError(f"{where} has {width} x {height} pixels; shrink it, or raise max_pixels ({max_pixels})")
+
+
+def _upright(opened: Image.Image, decoded: Image.Image) -> Image.Image:
+    """Turn the decoded pixels as the EXIF block of the opened file says."""
+    orientation = opened.getexif().get(_ORIENTATION, 1)
+    if orientation == 1:
+        return decoded
+    exif = Image.Exif()
+    exif[_ORIENTATION] = orientation
+    decoded.info["exif"] = exif.tobytes()
+    return ImageOps.exif_transpose(decoded)
+
+
+def _scaled_grey(image: Image.Image, where: str) -> Image.Image:
+    values = np.asarray(image)  # [H, W]
+    if not np.issubdtype(values.dtype, np.integer) or values.min() < 0 or values.max() > 0xFFFF:
+        raise BadImageError(f"{where} has {image.mode} pixels beyond 16 bits; save it as 8-bit RGB")
+    return Image.fromarray(np.round(values / 257).astype(np.uint8)).convert("RGB")
+
+
+def _unreadable(error: Exception, where: str) -> str:
+    if isinstance(error, Image.DecompressionBombError):
+        return f"{where} is too large to decode safely ({_one_line(error)}); shrink it"
+    return f"{where} is not an image of a known format ({', '.join(_FORMATS)}); replace it or leave it out"
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

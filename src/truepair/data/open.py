@@ -1,0 +1,80 @@
+"""One function that opens image-text pairs in any known format."""
+
+import difflib
+from collections.abc import Callable
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from truepair.data.cache import cached_rows
+from truepair.data.formats.jsonl import JsonlReader
+from truepair.data.formats.parquet import ParquetReader, SampleReader
+from truepair.data.record import Reader
+from truepair.data.source import SourceConfig
+from truepair.data.table import PairTable
+from truepair.errors import ConfigError, DataError
+
+READERS: dict[str, Callable[[SourceConfig], Reader]] = {
+    "sample": SampleReader,
+    "jsonl": JsonlReader,
+    "parquet": ParquetReader,
+}
+"""Reader of each format, by the name that ``SourceConfig.format`` takes."""
+
+
+def open_pairs(source: str | Path | SourceConfig, **options: Any) -> PairTable:
+    """Open image-text pairs.
+
+    The source is read once into an Arrow file and memory-mapped; the next time, unless its files have changed, at once.
+
+    Args:
+        source: "sample" for the bundled pairs; the path of a file or folder; a pattern of shards; a data set on the
+            hub; or a ``SourceConfig``.
+        **options: fields of ``SourceConfig``, such as ``split="train"`` or ``image_root="photos"``.
+
+    Returns:
+        The table; ``table.skipped`` lists what was left out.
+
+    Raises:
+        ConfigError: an unknown option or format.
+        DataError: the source cannot be read as pairs.
+    """
+    config = _config(source, options)
+    reader = READERS[_format(config)](config)
+    rows, skipped = cached_rows(reader, config)
+    table = PairTable(rows, config.name or config.path.stem or config.source, skipped)
+    return table if config.split is None else table.split(config.split)
+
+
+def _config(source: str | Path | SourceConfig, options: dict[str, Any]) -> SourceConfig:
+    known = [field.name for field in fields(SourceConfig)]
+    for name in options:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+            raise ConfigError(f"open_pairs has no option '{name}'; {hint}")
+    if isinstance(source, SourceConfig):
+        return replace(source, **options)
+    return SourceConfig(source=str(source), **options)
+
+
+def _format(config: SourceConfig) -> str:
+    if config.format == "auto":
+        return detect_format(config)
+    if config.format not in READERS:
+        raise ConfigError(f"unknown format '{config.format}'; give auto, {', '.join(READERS)}")
+    return config.format
+
+
+def detect_format(config: SourceConfig) -> str:
+    """Format of a source, by its name and first bytes.
+
+    Raises:
+        DataError: no format fits.
+    """
+    if config.source == "sample":
+        return "sample"
+    path = config.path
+    if path.suffix in (".jsonl", ".parquet"):
+        return path.suffix[1:]
+    raise DataError(f"cannot tell the format of {config.source}; give format")

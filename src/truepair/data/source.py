@@ -1,0 +1,71 @@
+"""Where image-text pairs come from, and how to read them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from datasets import config as datasets_config
+
+from truepair.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceConfig:
+    """One source of image-text pairs.
+
+    Attributes:
+        source: "sample" (bundled), the path of a file or folder, a pattern of shards ("cc3m-{000..331}.tar"), or the
+            name of a data set on the hub ("owner/name" or "owner/name:configuration").
+        format: "auto", or albef, karpathy, coco, jsonl, delimited, webdataset, parquet, folder, hub.
+        name: name of the table; by default that of the source.
+        split: keep this split alone.
+        image_root: folder that image paths start from; by default the folder of the file, or ``images`` in it.
+        strip_prefix: beginning to take off image paths first, such as "/export/share/datasets/".
+        allow_outside_root: accept image paths that leave ``image_root``. Only for files you trust.
+        image_column: column of the image or its path; detected by default.
+        caption_column: column of the caption or captions; detected by default.
+        delimiter: separator of a delimited file; detected by default.
+        columns: names of the columns of a delimited file without a header line.
+        derive_ids: ignore the ids of the source and derive them from paths and texts.
+        repeats: rows that share an image id: "keep" leaves them, "merge" makes one row of them, with all captions.
+        on_bad: a row whose captions cannot be used is left out and listed ("skip"), or is an error ("error").
+        max_skipped: largest share of rows that may be left out.
+        max_caption_length: characters of the longest caption that is taken.
+        cache_dir: where the Arrow files go; by default ``truepair`` in the cache of the ``datasets`` library.
+    """
+
+    source: str
+    format: str = "auto"
+    name: str | None = None
+    split: str | None = None
+    image_root: str | None = None
+    strip_prefix: str = ""
+    allow_outside_root: bool = False
+    image_column: str | None = None
+    caption_column: str | None = None
+    delimiter: str | None = None
+    columns: tuple[str, ...] | None = None
+    derive_ids: bool = False
+    repeats: str = "keep"
+    on_bad: str = "skip"
+    max_skipped: float = 0.1
+    max_caption_length: int = 10_000
+    cache_dir: str | None = None
+
+    def __post_init__(self) -> None:
+        for name, choices in (("repeats", ("keep", "merge")), ("on_bad", ("skip", "error"))):
+            if getattr(self, name) not in choices:
+                raise ConfigError(f"{name} is '{getattr(self, name)}'; give {' or '.join(choices)}")
+        if not 0 <= self.max_skipped <= 1:
+            raise ConfigError(f"max_skipped is {self.max_skipped}; give a share between 0 and 1")
+
+    @property
+    def path(self) -> Path:
+        """The source as a path, with ``~`` filled in."""
+        return Path(self.source).expanduser()
+
+    @property
+    def cache_folder(self) -> Path:
+        """Folder of the Arrow files."""
+        if self.cache_dir is not None:
+            return Path(self.cache_dir).expanduser()
+        return Path(datasets_config.HF_DATASETS_CACHE) / "truepair"

@@ -1,0 +1,182 @@
+"""The table of image-text pairs that everything above is built on."""
+
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import Dataset, concatenate_datasets
+from numpy.typing import NDArray
+from PIL import Image
+
+from truepair.data.images import load_image
+from truepair.data.randomness import stable_hash
+from truepair.errors import DataError
+
+
+class PairTable:
+    """Image-text pairs in Arrow, memory-mapped, with random access by row. Images stay encoded until they are read.
+
+    Columns of ``rows``:
+
+    * ``image``: ``bytes``, or ``path`` of a file; with ``offset`` and ``size`` if the image is a part of that file.
+    * ``image_id`` int64, ``captions`` list of text, ``caption_ids`` list of int64, ``split`` text.
+    * known truth, where the source has it, for evaluation alone: ``group`` (every caption of a group is true of all its
+      images), ``family`` (within it, truth is unclear), ``names`` (all captions known to be true of the image, over all
+      splits).
+    * further columns of the source, as text.
+
+    Attributes:
+        name: name of the source.
+        skipped: (where, why) of everything the source holds that did not become part of a row.
+    """
+
+    def __init__(
+        self,
+        rows: Dataset,
+        name: str = "pairs",
+        skipped: Sequence[tuple[str, str]] = (),
+        *,
+        chosen: NDArray[np.int64] | None = None,
+    ) -> None:
+        """Wrap rows that have the columns above.
+
+        Args:
+            rows: the rows.
+            name: name of the source.
+            skipped: what was left out.
+            chosen: numbers of the rows that belong to the table, in order; None for all.
+
+        Raises:
+            DataError: a column is missing.
+        """
+        missing = {"image", "image_id", "captions", "caption_ids", "split"} - set(rows.column_names)
+        if missing:
+            raise DataError(f"{name} lacks the columns {', '.join(sorted(missing))}; open it with open_pairs")
+        self.name = name
+        self.skipped = list(skipped)
+        # Stored rows and the choice among them are kept apart, so that tables can be concatenated without a copy.
+        self._stored = rows
+        self._chosen = chosen
+
+    @cached_property
+    def rows(self) -> Dataset:
+        """The rows of the table."""
+        return self._stored if self._chosen is None else self._stored.select(self._chosen)
+
+    def __len__(self) -> int:
+        return len(self._stored) if self._chosen is None else len(self._chosen)
+
+    def __repr__(self) -> str:
+        return f"PairTable({self.name!r}, {len(self)} rows, columns {', '.join(self._stored.column_names)})"
+
+    @property
+    def image_ids(self) -> NDArray[np.int64]:
+        """Image id of each row [N]."""
+        return self._column("image_id").to_numpy()
+
+    @property
+    def splits(self) -> dict[str, int]:
+        """Names of the splits, and how many rows each has."""
+        names, counts = np.unique(self._column("split").to_numpy(zero_copy_only=False), return_counts=True)
+        return {str(name): int(count) for name, count in zip(names, counts, strict=True)}
+
+    def image(self, index: int) -> Image.Image:
+        """Decode the image of a row to 8-bit RGB.
+
+        Raises:
+            BadImageError: it cannot be read.
+        """
+        return load_image(self.rows[index]["image"])
+
+    def select(self, indices: Iterable[int]) -> "PairTable":
+        """The rows with these numbers, in this order; nothing is copied.
+
+        Raises:
+            DataError: a number is out of range.
+        """
+        chosen = np.asarray(indices if isinstance(indices, np.ndarray) else list(indices), dtype=np.int64)
+        if len(chosen) and not 0 <= chosen.min() <= chosen.max() < len(self):
+            raise DataError(f"rows {chosen.min()} to {chosen.max()} of {self.name} are asked for; it has {len(self)}")
+        return self._with(self._stored, chosen if self._chosen is None else self._chosen[chosen])
+
+    def split(self, name: str) -> "PairTable":
+        """The rows of one split.
+
+        Raises:
+            DataError: there is no such split.
+        """
+        indices = np.flatnonzero(pc.equal(self._column("split"), name).to_numpy())
+        if not len(indices):
+            raise DataError(f"{self.name} has no split '{name}'; it has {', '.join(self.splits)}")
+        return self.select(indices)
+
+    def as_pairs(self) -> "PairTable":
+        """One row per caption. Files are not copied; embedded images are, in memory, once per further caption."""
+        captions = self._column("captions")
+        counts = pc.list_value_length(captions).to_numpy()  # [N]
+        if (counts == 1).all():
+            return self
+        repeated = np.repeat(np.arange(len(self)), counts)  # [number of captions]
+        columns = {name: self._column(name).take(pa.array(repeated)) for name in self._stored.column_names}
+        for name in ("captions", "caption_ids"):
+            columns[name] = _lists_of_one(pc.list_flatten(self._column(name)))
+        return self._with(Dataset(pa.table(columns)), None)
+
+    @classmethod
+    def concat(cls, tables: Sequence["PairTable"]) -> "PairTable":
+        """Several tables as one. Ids of two or more are made distinct by hashing them with the name of their source.
+
+        A column that only some tables have is null in the rows of the others.
+
+        Raises:
+            DataError: no tables, or two of one name.
+        """
+        names = [table.name for table in tables]
+        if len(set(names)) < len(names) or not tables:
+            raise DataError(f"cannot concatenate the tables {names}; give at least one, and each a name of its own")
+        if len(tables) == 1:
+            return tables[0]
+        stored = concatenate_datasets([_with_distinct_ids(table._stored, table.name) for table in tables])
+        starts = np.cumsum([0, *(len(table._stored) for table in tables)])
+        chosen = np.concatenate([start + table._positions() for start, table in zip(starts, tables, strict=False)])
+        skipped = [(f"{table.name}: {where}", why) for table in tables for where, why in table.skipped]
+        whole = len(chosen) == len(stored) and all(table._chosen is None for table in tables)
+        return cls(stored, "+".join(names), skipped, chosen=None if whole else chosen)
+
+    def _with(self, stored: Dataset, chosen: NDArray[np.int64] | None) -> "PairTable":
+        return PairTable(stored, self.name, self.skipped, chosen=chosen)
+
+    def _positions(self) -> NDArray[np.int64]:
+        return np.arange(len(self)) if self._chosen is None else self._chosen
+
+    def _column(self, name: str) -> Any:
+        """One column as an Arrow array [N]."""
+        column = self._stored.select_columns([name]).with_format("arrow")[:].column(name)
+        return column if self._chosen is None else column.take(pa.array(self._chosen))
+
+
+def _lists_of_one(values: Any) -> pa.ListArray:
+    values = values.combine_chunks()
+    return pa.ListArray.from_arrays(pa.array(np.arange(len(values) + 1, dtype=np.int32)), values)
+
+
+def _with_distinct_ids(rows: Dataset, source: str) -> Dataset:
+    """The rows with all ids hashed together with the name of their source."""
+    salt = stable_hash("source", source)
+    ids = rows.select_columns(["image_id", "caption_ids"]).with_format("arrow")[:]
+    lists = ids["caption_ids"].combine_chunks()
+    offsets = np.concatenate([[0], np.cumsum(pc.list_value_length(lists).to_numpy())]).astype(np.int32)
+    hashed = pa.ListArray.from_arrays(pa.array(offsets), pa.array(_hash_ids(lists.flatten().to_numpy(), salt)))
+    columns = pa.table({"image_id": _hash_ids(ids["image_id"].to_numpy(), salt), "caption_ids": hashed})
+    return concatenate_datasets([rows.remove_columns(columns.column_names), Dataset(columns)], axis=1)
+
+
+def _hash_ids(ids: NDArray[np.int64], salt: int) -> NDArray[np.int64]:
+    """Mix ids with a salt to 63 bits (SplitMix64, Steele et al. 2014); one to one but for the last shift."""
+    mixed = ids.astype(np.uint64) + np.uint64(salt)
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return ((mixed ^ (mixed >> np.uint64(31))) >> np.uint64(1)).astype(np.int64)
