@@ -16,13 +16,14 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
+from transformers import ViTConfig
 
 from truepair.errors import CheckpointError, ConfigError
 from truepair.models.albef import AlbefModel
 from truepair.models.bert_names import text_names, vocabulary_names
 from truepair.models.config import AlbefConfig
 
-_IMAGE = "image_encoder.backbone"
+_IMAGE = "image_encoder.model"
 _VISION = {"norm": "layernorm", "patch_embed.proj": "embeddings.patch_embeddings.projection"}
 _VISION_LAYER = {
     "norm1": "layernorm_before",
@@ -38,19 +39,14 @@ _IGNORABLE = re.compile(
 )
 
 
-def load_official(
-    source: str | Path | Mapping[str, Tensor],
-    *,
-    image_attention_heads: int | None = None,
-    **config_fields: Any,
-) -> AlbefModel:
+def load_official(source: str | Path | Mapping[str, Tensor], **config_fields: Any) -> AlbefModel:
     """A model from a checkpoint under the official names. Sizes are read off the tensors, and every name must be used.
 
     Args:
         source: A `.safetensors` or official `.pth` file, a folder that holds `model.safetensors`, or the state dict.
-        image_attention_heads: Heads of the ViT; tensors do not tell. None means 64 channels a head, as in every ViT-B.
-        **config_fields: Fields of `AlbefConfig` that tensors do not tell, such as `num_attention_heads` (None given: 64
-            channels a head) or dropout probabilities.
+        **config_fields: Fields of `AlbefConfig` that tensors do not tell, such as dropout probabilities. Without
+            `num_attention_heads`, here or in a dict `image_encoder`, a head has 64 channels, as in every BERT-base and
+            ViT-B.
 
     Returns:
         The model, in evaluation mode. Without a vocabulary head or projections if the checkpoint has none.
@@ -60,13 +56,13 @@ def load_official(
     """
     state = dict(source) if isinstance(source, Mapping) else _read(Path(source))
     state = {name: tensor for name, tensor in state.items() if not _IGNORABLE.fullmatch(name)}
-    config = _infer_config(state, image_attention_heads, config_fields)
-    names = _official_names(config)
+    config = _infer_config(state, config_fields)
+    names = official_names(config)
     _require_same_names(state, names)
     model = AlbefModel(config)
     ours: dict[str, Tensor] = {}
     for name, targets in names.items():
-        pieces = state[name].chunk(len(targets)) if len(targets) > 1 else (state[name],)
+        pieces = state[name].tensor_split(len(targets)) if len(targets) > 1 else (state[name],)
         for target, piece in zip(targets, pieces, strict=True):
             if target in ours and not torch.equal(ours[target], piece):
                 raise CheckpointError(f"{name} differs from its twin in this checkpoint; both name one parameter.")
@@ -85,16 +81,15 @@ def to_official_names(model: AlbefModel) -> dict[str, Tensor]:
         ConfigError: when the model has parts that the official architecture has not.
     """
     config = model.config
-    vision = config.image_encoder["model_type"]
-    if vision != "vit" or config.projection != "linear" or config.itm_product:
-        raise ConfigError(
-            "only a model with a ViT image encoder, linear projections and no itm_product has official names; "
-            f"this one has {vision}, {config.projection} projections and itm_product {config.itm_product}."
-        )
+    if config.itm_product or (config.image_pooling, config.text_pooling) != ("cls", "cls"):
+        raise ConfigError("a model with itm_product or mean pooling has no official form: ALBEF reads [CLS] alone.")
     own = model.state_dict()
+    names = official_names(config)
+    if nameless := sorted(set(own) ^ {target for targets in names.values() for target in targets}):
+        raise ConfigError(f"only a ViT and linear projections have official names; {nameless[0]} has none.")
     official = {
         name: torch.cat([own[target] for target in targets]) if len(targets) > 1 else own[targets[0]].clone()
-        for name, targets in _official_names(config).items()
+        for name, targets in names.items()
     }
     positions = torch.arange(config.max_position_embeddings)[None]  # [1, P]
     official[f"{_text_prefix(config.mlm_head)}embeddings.position_ids"] = positions
@@ -105,15 +100,22 @@ def _text_prefix(wrapped: bool) -> str:
     return "text_encoder.bert." if wrapped else "text_encoder."
 
 
-def _official_names(config: AlbefConfig) -> dict[str, tuple[str, ...]]:
-    """Official name to ours; the fused query, key and value to three of ours."""
+def official_names(config: AlbefConfig) -> dict[str, tuple[str, ...]]:
+    """What each official name is called here.
+
+    Args:
+        config: A model with a ViT as image encoder and linear projections.
+
+    Returns:
+        Official name to ours. The fused query, key and value map to three of ours, to be joined along dimension 0; the
+        two names of the vocabulary head's bias map to one.
+    """
     names = {
         f"visual_encoder.{name}": (f"{_IMAGE}.{ours}",)
         for name, ours in (("cls_token", "embeddings.cls_token"), ("pos_embed", "embeddings.position_embeddings"))
     }
-    assert config.image_encoder is not None
     modules = {f"visual_encoder.{name}": (f"{_IMAGE}.{ours}",) for name, ours in _VISION.items()}
-    for number in range(config.image_encoder["num_hidden_layers"]):
+    for number in range(_image_layers(config)):
         block, layer = f"visual_encoder.blocks.{number}", f"{_IMAGE}.layers.{number}"
         modules |= {f"{block}.{name}": (f"{layer}.{ours}",) for name, ours in _VISION_LAYER.items()}
         modules[f"{block}.attn.qkv"] = tuple(f"{layer}.attention.{part}_proj" for part in "qkv")
@@ -131,6 +133,12 @@ def _official_names(config: AlbefConfig) -> dict[str, tuple[str, ...]]:
     return names
 
 
+def _image_layers(config: AlbefConfig) -> int:
+    assert config.image_encoder is not None
+    # The config of a built encoder leaves out what equals the default.
+    return int(config.image_encoder.get("num_hidden_layers", ViTConfig().num_hidden_layers))
+
+
 def _require_same_names(state: Mapping[str, Tensor], names: Mapping[str, tuple[str, ...]]) -> None:
     if unknown := sorted(set(state) - set(names)):
         raise CheckpointError(f"the checkpoint has {len(unknown)} names that ALBEF has not, the first is {unknown[0]}.")
@@ -138,7 +146,7 @@ def _require_same_names(state: Mapping[str, Tensor], names: Mapping[str, tuple[s
         raise CheckpointError(f"the checkpoint lacks {len(missing)} names of ALBEF, the first is {missing[0]}.")
 
 
-def _infer_config(state: Mapping[str, Tensor], image_heads: int | None, fields: Mapping[str, Any]) -> AlbefConfig:
+def _infer_config(state: Mapping[str, Tensor], fields: Mapping[str, Any]) -> AlbefConfig:
     """The config whose sizes the tensors show."""
     mlm_head = any(name.startswith("text_encoder.bert.") for name in state)
     bert = _text_prefix(mlm_head)
@@ -150,6 +158,7 @@ def _infer_config(state: Mapping[str, Tensor], image_heads: int | None, fields: 
             raise CheckpointError(f"{name} has {state[name].dim()} dimensions in this checkpoint, not {dimensions}.")
         return state[name].shape
 
+    image_fields = fields.get("image_encoder") or {}
     vocabulary, width = shape(f"{bert}embeddings.word_embeddings.weight")
     image_width, _, patch, _ = shape("visual_encoder.patch_embed.proj.weight", 4)
     patches = shape("visual_encoder.pos_embed", 3)[1] - 1
@@ -163,13 +172,14 @@ def _infer_config(state: Mapping[str, Tensor], image_heads: int | None, fields: 
             "patch_size": patch,
             "hidden_size": image_width,
             "num_hidden_layers": _count(state, r"visual_encoder\.blocks\.(\d+)\..*"),
-            "num_attention_heads": _heads(image_width, image_heads, "image_attention_heads"),
+            "num_attention_heads": _heads(image_width, image_fields),
             "intermediate_size": shape("visual_encoder.blocks.0.mlp.fc1.weight")[0],
             "layer_norm_eps": 1e-6,
+            **image_fields,
         },
         "vocab_size": vocabulary,
         "hidden_size": width,
-        "num_attention_heads": _heads(width, fields.get("num_attention_heads"), "num_attention_heads"),
+        "num_attention_heads": _heads(width, fields),
         "intermediate_size": shape(f"{bert}encoder.layer.0.intermediate.dense.weight")[0],
         "text_layers": layers - fusion_layers,
         "fusion_layers": fusion_layers,
@@ -181,7 +191,7 @@ def _infer_config(state: Mapping[str, Tensor], image_heads: int | None, fields: 
     }
     if inferred["contrastive_head"]:
         inferred["embed_dim"] = shape("vision_proj.weight")[0]
-    return AlbefConfig(**{**inferred, **fields})
+    return AlbefConfig(**{**inferred, **{name: value for name, value in fields.items() if name != "image_encoder"}})
 
 
 def _count(state: Mapping[str, Tensor], pattern: str) -> int:
@@ -189,11 +199,11 @@ def _count(state: Mapping[str, Tensor], pattern: str) -> int:
     return len({found[1] for name in state if (found := re.fullmatch(pattern, name))})
 
 
-def _heads(width: int, given: int | None, field: str) -> int:
-    if given is not None:
-        return given
+def _heads(width: int, fields: Mapping[str, Any]) -> int:
+    if "num_attention_heads" in fields:
+        return int(fields["num_attention_heads"])
     if width % 64:
-        raise CheckpointError(f"{width} channels do not split into heads of 64: state {field}.")
+        raise CheckpointError(f"{width} channels do not split into heads of 64: state num_attention_heads.")
     return width // 64
 
 
