@@ -8,6 +8,7 @@ y is a row distribution (who is a match), w weighs the candidates of the denomin
 InfoNCE is y = identity and w = 1; what the methods differ in is who fills y and w.
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,9 +20,13 @@ from truepair.objectives.direction import Direction
 from truepair.objectives.logsumexp import DirectionSums, row_logsumexp, safe_logsumexp
 from truepair.objectives.regulation import Regulation
 from truepair.objectives.targets import pair_scores, target_score
+from truepair.objectives.tiled import tiled_sums
 from truepair.relations.pairs import PairSet
 
 Implementation = Literal["auto", "dense", "tiled"]
+
+DENSE_LIMIT = 1 << 20
+"""Number of logits up to which "auto" takes the dense form."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +107,7 @@ def contrastive_loss(
         if symmetric:
             columns = columns or rows.transposed()
             sides.append(_Side(keys, queries if key_gradient else queries.detach(), columns, regulation is not None))
-        sums = dense_sums(
+        sums = _chosen(implementation, len(queries) * len(keys))(
             queries,
             keys,
             scale,
@@ -143,6 +148,18 @@ class _Side:
         score, has_target = target_score(self.anchors, self.candidates, scale, self.direction, self.positives)
         losses = torch.where(has_target, log_denominator - score, 0.0)
         return DirectionLosses(losses, has_target, log_denominator)
+
+
+_SUMS: Mapping[str, Callable[..., tuple[DirectionSums, DirectionSums | None]]] = {
+    "dense": dense_sums,
+    "tiled": tiled_sums,
+}
+
+
+def _chosen(implementation: Implementation, logits: int) -> Callable[..., tuple[DirectionSums, DirectionSums | None]]:
+    if implementation == "auto":
+        return dense_sums if logits <= DENSE_LIMIT else tiled_sums
+    return _SUMS[implementation]
 
 
 def _check(queries: Tensor, keys: Tensor, rows: Direction | None, symmetric: bool) -> None:

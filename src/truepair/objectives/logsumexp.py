@@ -41,3 +41,31 @@ def row_logsumexp(scores: Tensor, pairs: PairSet) -> Tensor:
     total = torch.zeros_like(largest).index_add(0, pairs.rows, (scores - largest[pairs.rows]).exp())
     empty = total == 0
     return torch.where(empty, -torch.inf, largest + (total + empty).log())
+
+
+class RunningLogSumExp:
+    """Log-sum-exp along one dimension of a matrix that arrives in tiles."""
+
+    def __init__(self, length: int, dim: int, like: Tensor) -> None:
+        """Start empty.
+
+        Args:
+            length: How many results there will be.
+            dim: The dimension of the tiles that is summed over.
+            like: Tensor whose dtype and device the results have.
+        """
+        self.dim = dim
+        self.largest = like.new_full((length,), torch.finfo(like.dtype).min)
+        self.total = like.new_zeros(length)
+
+    def add(self, tile: Tensor, where: slice) -> None:
+        """Take in a tile [R, C]; ``where`` says which results it belongs to."""
+        largest = torch.maximum(self.largest[where], tile.amax(dim=self.dim))
+        self.total[where].mul_((self.largest[where] - largest).exp_())
+        self.total[where].add_((tile - largest.unsqueeze(self.dim)).exp_().sum(dim=self.dim))
+        self.largest[where] = largest
+
+    def result(self) -> Tensor:
+        """The log-sum-exp; -inf where nothing, or nothing but -inf, was added [length]."""
+        empty = self.total == 0
+        return torch.where(empty, -torch.inf, self.largest + (self.total + empty).log())
