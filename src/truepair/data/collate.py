@@ -88,10 +88,7 @@ class PairCollator:
     def __call__(self, samples: Sequence[PairSample]) -> PairBatch:
         """Collate the samples of one batch; all have pixel values, or none has."""
         captions = [sample["caption"] for sample in samples]
-        texts = [normalise_caption(caption) for caption in captions] if self.normalise else captions
-        input_ids, attention_mask = encode_captions(
-            self.tokenizer, texts, max_length=self.max_length, add_sep=self.add_sep
-        )
+        input_ids, attention_mask = self.encode(captions)
         has_pixels = "pixel_values" in samples[0]
         return PairBatch(
             pixel_values=torch.stack([sample["pixel_values"] for sample in samples]) if has_pixels else None,
@@ -105,6 +102,11 @@ class PairCollator:
             captions=captions,
             reasons=[sample["reason"] for sample in samples],
         )
+
+    def encode(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Tokenize captions as in a batch; ``input_ids`` and ``attention_mask``, both int64 [T, L]."""
+        texts = [normalise_caption(caption) for caption in captions] if self.normalise else captions
+        return encode_captions(self.tokenizer, texts, max_length=self.max_length, add_sep=self.add_sep)
 
 
 def _column(samples: Sequence[Any], name: str) -> Tensor:

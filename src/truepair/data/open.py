@@ -6,18 +6,34 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from truepair.data.cache import cached_rows
+from truepair.data.detect import detect_format
+from truepair.data.formats.albef import AlbefReader
+from truepair.data.formats.coco import CocoReader
+from truepair.data.formats.delimited import DelimitedReader
+from truepair.data.formats.folder import FolderReader
+from truepair.data.formats.hub import HubReader
 from truepair.data.formats.jsonl import JsonlReader
+from truepair.data.formats.karpathy import KarpathyReader
 from truepair.data.formats.parquet import ParquetReader, SampleReader
-from truepair.data.record import Reader
+from truepair.data.formats.record import Reader
+from truepair.data.formats.shards import is_pattern
+from truepair.data.formats.webdataset import WebDatasetReader
 from truepair.data.source import SourceConfig
+from truepair.data.store.cache import cached_rows
 from truepair.data.table import PairTable
 from truepair.errors import ConfigError, DataError
 
 READERS: dict[str, Callable[[SourceConfig], Reader]] = {
     "sample": SampleReader,
+    "albef": AlbefReader,
+    "karpathy": KarpathyReader,
+    "coco": CocoReader,
     "jsonl": JsonlReader,
+    "delimited": DelimitedReader,
+    "webdataset": WebDatasetReader,
     "parquet": ParquetReader,
+    "folder": FolderReader,
+    "hub": HubReader,
 }
 """Reader of each format, by the name that ``SourceConfig.format`` takes."""
 
@@ -60,21 +76,10 @@ def _config(source: str | Path | SourceConfig, options: dict[str, Any]) -> Sourc
 
 def _format(config: SourceConfig) -> str:
     if config.format == "auto":
-        return detect_format(config)
+        return detect_format(config.source, config.path)
     if config.format not in READERS:
         raise ConfigError(f"unknown format '{config.format}'; give auto, {', '.join(READERS)}")
-    return config.format
-
-
-def detect_format(config: SourceConfig) -> str:
-    """Format of a source, by its name and first bytes.
-
-    Raises:
-        DataError: no format fits.
-    """
-    if config.source == "sample":
-        return "sample"
     path = config.path
-    if path.suffix in (".jsonl", ".parquet"):
-        return path.suffix[1:]
-    raise DataError(f"cannot tell the format of {config.source}; give format")
+    if config.format not in ("sample", "hub") and not path.exists() and not is_pattern(path):
+        raise DataError(f"no such file or folder: {config.source}; check the path")
+    return config.format

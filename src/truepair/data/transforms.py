@@ -1,7 +1,7 @@
 """From a decoded image to the tensor a model reads: augmented for training, plain for evaluation."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +12,7 @@ from torchvision.transforms import InterpolationMode, v2
 from truepair.data.augment import AlbefRandAugment
 from truepair.errors import ConfigError
 
-NORMALISATIONS: dict[str, tuple[list[float], list[float]]] = {
+NORMALISATIONS: dict[str, tuple[Sequence[float], Sequence[float]]] = {
     "clip": ([0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]),
     "imagenet": ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
     "none": ([0.0, 0.0, 0.0], [1.0, 1.0, 1.0]),
@@ -29,10 +29,10 @@ class TransformConfig:
 
     Attributes:
         size: side of the square image the model reads, in pixels.
-        normalisation: "clip", "imagenet" or "none" (pixels in 0..1).
+        normalisation: "clip", "imagenet", "none" (pixels in 0..1), or "encoder": what the image encoder was trained with.
         interpolation: "bicubic" or "bilinear".
         crop_scale: training: least and largest share of the area that RandomResizedCrop keeps; (1, 1) crops nothing.
-        flip: training: probability of a horizontal flip. Set 0 where left and right carry meaning: arrows, flags, text.
+        flip: training: probability of a horizontal flip; 0 where left and right carry meaning: arrows, flags, text.
         rand_augment_ops: training: operations of RandAugment per image; 0 for none.
         rand_augment_level: training: their strength, 0 to 10.
         evaluation_resize: "squash" scales both sides to ``size``; "crop" scales the shorter side and takes the centre.
@@ -48,7 +48,7 @@ class TransformConfig:
     evaluation_resize: str = "squash"
 
     def __post_init__(self) -> None:
-        _check_choice("normalisation", self.normalisation, NORMALISATIONS)
+        _check_choice("normalisation", self.normalisation, [*NORMALISATIONS, "encoder"])
         _check_choice("interpolation", self.interpolation, _INTERPOLATIONS)
         _check_choice("evaluation_resize", self.evaluation_resize, ("squash", "crop"))
         smallest, largest = self.crop_scale
@@ -77,17 +77,26 @@ class ImageTransform:
         return self.steps(image)
 
 
-def build_transform(config: TransformConfig, *, train: bool) -> ImageTransform:
+def build_transform(
+    config: TransformConfig, *, train: bool, encoder_statistics: tuple[Sequence[float], Sequence[float]] | None = None
+) -> ImageTransform:
     """Build the training transform (crop, flip, RandAugment) or the evaluation transform (resize); both end normalised.
 
     Args:
         config: what to do.
         train: augment. The evaluation transform draws nothing.
+        encoder_statistics: mean and standard deviation of each channel that the image encoder expects; for "encoder".
 
     Returns:
         A transform to float32 [3, size, size].
+
+    Raises:
+        ConfigError: "encoder" normalisation without the encoder's statistics.
     """
-    mean, std = NORMALISATIONS[config.normalisation]
+    statistics = NORMALISATIONS | ({} if encoder_statistics is None else {"encoder": encoder_statistics})
+    if config.normalisation not in statistics:
+        raise ConfigError("normalisation is 'encoder', but no image encoder is given here; give clip, imagenet or none")
+    mean, std = statistics[config.normalisation]
     to_tensor = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std), v2.ToPureTensor()]
     front = _training_steps(config) if train else _evaluation_steps(config)
     smallest = config.crop_scale[0] * _ASPECTS[0] if train else 1.0

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from functools import cached_property
 from typing import Any
 
-from truepair.data.columns import CAPTION_NAMES, IMAGE_NAMES, find_column
-from truepair.data.entry import extra_fields, record_of_entry
-from truepair.data.record import Reader, Record, Skips
+from truepair.data.formats.columns import CAPTION_NAMES, IMAGE_NAMES, find_column
+from truepair.data.formats.entry import extra_fields, record_of_entry
+from truepair.data.formats.record import Reader, Record, Skips, beside
 from truepair.data.source import SourceConfig
 from truepair.errors import DataError
 
@@ -21,7 +21,7 @@ class JsonlReader(Reader):
     def __init__(self, config: SourceConfig) -> None:
         self.config = config
         self.files = [config.path]
-        self.folder = config.path.parent
+        self.roots = beside(config.path)
 
     @cached_property
     def extra(self) -> tuple[str, ...]:

@@ -8,10 +8,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from truepair.data.columns import CAPTION_NAMES, IMAGE_NAMES, find_column, split_in_name
-from truepair.data.entry import TABLE_FIELDS, record_of_entry
-from truepair.data.record import Reader, Record, Skips
-from truepair.data.shards import expand
+from truepair.data.formats.columns import CAPTION_NAMES, IMAGE_NAMES, find_column, split_in_name
+from truepair.data.formats.entry import STATED_FIELDS, record_of_entry
+from truepair.data.formats.record import Reader, Record, Skips, beside
+from truepair.data.formats.shards import expand
 from truepair.data.source import SourceConfig
 from truepair.errors import DataError
 
@@ -29,13 +29,13 @@ class ParquetReader(Reader):
     def __init__(self, config: SourceConfig) -> None:
         self.config = config
         self.files = expand(config.path, ".parquet")
-        self.folder = self.files[0].parent
+        self.roots = beside(self.files[0])
 
     @cached_property
     def extra(self) -> tuple[str, ...]:
         """Names of the further scalar columns of the first file."""
         schema = self._open(self.files[0]).schema_arrow
-        known = {*TABLE_FIELDS, *self._columns(self.files[0], schema)}
+        known = {*STATED_FIELDS, "image", "captions", *self._columns(self.files[0], schema)}
         return tuple(field.name for field in schema if field.name not in known and not pa.types.is_nested(field.type))
 
     def records(self, skips: Skips) -> Iterator[Record]:
@@ -47,7 +47,7 @@ class ParquetReader(Reader):
         for file in self.files:
             parquet = self._open(file)
             image_name, caption_name = self._columns(file, parquet.schema_arrow)
-            wanted = [image_name, caption_name, *TABLE_FIELDS, *self.extra]
+            wanted = [image_name, caption_name, *STATED_FIELDS, *self.extra]
             split = split_in_name(file.stem)
             rows = (row for batch in parquet.iter_batches(_BATCH_ROWS, columns=wanted) for row in batch.to_pylist())
             for number, entry in enumerate(rows):
@@ -87,4 +87,4 @@ class SampleReader(ParquetReader):
         if not file.is_file():
             raise DataError(f"the bundled sample {file} is missing; install the package again")
         self.files = [file]
-        self.folder = file.parent
+        self.roots = beside(file)

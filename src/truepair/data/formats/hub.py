@@ -1,0 +1,91 @@
+"""Data sets of the ``datasets`` library: on the hub, in a folder laid out for it, or written by ``save_to_disk``."""
+
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+
+from datasets import Dataset, DatasetDict, Features, Image, Value, config, load_dataset, load_from_disk
+from datasets.exceptions import DatasetsError
+
+from truepair.data.formats.columns import CAPTION_NAMES, IMAGE_NAMES, find_column, split_in_name
+from truepair.data.formats.entry import STATED_FIELDS, record_of_entry
+from truepair.data.formats.record import Reader, Record, Skips
+from truepair.data.source import SourceConfig
+from truepair.errors import DataError
+
+
+class HubReader(Reader):
+    """Reads all splits of a data set; "validation" is called "val" as everywhere here. Code on the hub is never run.
+
+    The image column is the one of type Image, or one with a usual name that holds paths or bytes. Columns with a
+    table's own names are taken over; further scalar columns become text.
+    """
+
+    def __init__(self, source: SourceConfig) -> None:
+        self.config = source
+        self._splits = _load(source)
+        caches = [file["filename"] for rows in self._splits.values() for file in rows.cache_files]
+        self.files = [Path(name) for name in caches]
+        self.roots = (
+            [source.path] if source.path.is_dir() else [Path(config.HF_DATASETS_CACHE), Path(config.HF_HUB_CACHE)]
+        )
+
+    @cached_property
+    def extra(self) -> tuple[str, ...]:
+        """Names of the further scalar columns of the first split."""
+        features = next(iter(self._splits.values())).features
+        known = {*STATED_FIELDS, "image", "captions", *self._columns(features)}
+        return tuple(name for name, kind in features.items() if name not in known and isinstance(kind, Value))
+
+    def records(self, skips: Skips) -> Iterator[Record]:
+        """Read the rows of all splits in order.
+
+        Raises:
+            DataError: there is no image or caption column.
+        """
+        for split, rows in self._splits.items():
+            image_name, caption_name = self._columns(rows.features)
+            encoded = rows.features[image_name]
+            if isinstance(encoded, Image):
+                rows = rows.cast_column(image_name, Image(decode=False))
+            wanted = [
+                name for name in rows.column_names if name in {image_name, caption_name, *STATED_FIELDS, *self.extra}
+            ]
+            for number, entry in enumerate(rows.select_columns(wanted)):
+                record = record_of_entry(
+                    entry,
+                    f"{split} row {number}",
+                    image_name=image_name,
+                    caption_name=caption_name,
+                    key=f"{split}:{number}",
+                    extra=self.extra,
+                )
+                if entry.get("split") is None:
+                    record.split = split_in_name(split) or split
+                yield record
+
+    def _columns(self, features: Features) -> tuple[str, str]:
+        images = tuple(name for name, kind in features.items() if isinstance(kind, Image))
+        return (
+            find_column(features, self.config.image_column, (*images, *IMAGE_NAMES), "image", self.config.source),
+            find_column(features, self.config.caption_column, CAPTION_NAMES, "caption", self.config.source),
+        )
+
+
+def _load(source: SourceConfig) -> dict[str, Dataset]:
+    """Splits by name."""
+    try:
+        if any((source.path / name).is_file() for name in ("state.json", "dataset_dict.json")):
+            loaded = load_from_disk(str(source.path))
+        elif source.path.is_dir():
+            loaded = load_dataset(str(source.path))
+        else:
+            name, _, configuration = source.source.partition(":")
+            loaded = load_dataset(name, configuration or None)
+    except (DatasetsError, OSError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(
+            f"no file {source.source} here, and the datasets library cannot load it ({reason:.200}); check the name "
+            "and the network, or give the path of a local copy"
+        ) from None
+    return dict(loaded) if isinstance(loaded, DatasetDict) else {str(loaded.split or "train"): loaded}

@@ -1,0 +1,60 @@
+"""Several files named by one path: a folder, a glob pattern, or a range of shard numbers."""
+
+import re
+from pathlib import Path
+
+from truepair.errors import DataError
+
+_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+_PATTERN = re.compile(r"[*?\[]")
+_MOST_FILES = 1_000_000
+
+
+def is_pattern(path: Path) -> bool:
+    """Whether a path stands for several files by pattern."""
+    return bool(_RANGE.search(str(path)) or _PATTERN.search(str(path)))
+
+
+def expand(path: Path, suffix: str) -> list[Path]:
+    """Files that a path stands for, sorted by name (ranges in their own order).
+
+    Args:
+        path: a file; a folder, for all files below it that end in ``suffix``; a glob pattern; or a range such as
+            ``shard-{000..331}.tar``.
+        suffix: ending of the files of a folder.
+
+    Raises:
+        DataError: there is no such file, or a shard of a range is missing.
+    """
+    if _RANGE.search(str(path)):
+        return _range(path)
+    if path.is_dir():
+        found = sorted(path.rglob(f"*{suffix}"))
+    elif not path.is_file() and _PATTERN.search(str(path)):
+        pattern = path.relative_to(path.anchor) if path.anchor else path
+        found = sorted(Path(path.anchor or ".").glob(str(pattern)))
+    else:
+        found = [path] if path.is_file() else []
+    if not found:
+        raise DataError(f"no {suffix} file at {path}; check the path")
+    return found
+
+
+def _range(path: Path) -> list[Path]:
+    found = [str(path)]
+    while match := _RANGE.search(found[0]):
+        first, last = int(match[1]), int(match[2])
+        if not first <= last or (last - first + 1) * len(found) > _MOST_FILES:
+            raise DataError(
+                f"the range {match[0]} of {path} does not count upwards, or names too many files; correct it"
+            )
+        width = len(match[1])
+        start, end = match.span()
+        found = [f"{name[:start]}{number:0{width}}{name[end:]}" for name in found for number in range(first, last + 1)]
+    files = [Path(name) for name in found]
+    missing = [file for file in files if not file.is_file()]
+    if missing:
+        raise DataError(
+            f"{len(missing)} of {len(files)} shards of {path} are missing, the first {missing[0]}; correct the range"
+        )
+    return files

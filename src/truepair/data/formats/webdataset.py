@@ -1,0 +1,147 @@
+"""WebDataset: tar shards in which the files of one sample share a name."""
+
+import json
+import tarfile
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO
+
+from truepair.data.formats.columns import CAPTION_NAMES, split_in_name
+from truepair.data.formats.entry import state_fields
+from truepair.data.formats.record import IMAGE_SUFFIXES, Reader, Record, Skips
+from truepair.data.formats.shards import expand
+from truepair.data.source import SourceConfig
+from truepair.errors import DataError
+
+_PICKLES = frozenset((".pkl", ".pickle", ".pyd", ".pt", ".pth"))
+_LARGEST_TEXT = 16 << 20  # bytes
+_BLOCK = tarfile.BLOCKSIZE
+
+
+@dataclass
+class _Sample:
+    """Members of a shard that share a key: place and size of each, by suffix."""
+
+    image: tuple[int, int] | None = None
+    texts: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+
+class WebDatasetReader(Reader):
+    """Reads tars with the caption of an image in ``.txt``, or else in the caption field of ``.json``.
+
+    The source is a tar, a folder, a pattern or a range of tars. Nothing is extracted: the table keeps the byte range of
+    each image in its shard. Pickled members are never opened. ``.json`` may state image_id, caption_ids, split, group,
+    family and names as well.
+    """
+
+    def __init__(self, config: SourceConfig) -> None:
+        self.config = config
+        self.files = expand(config.path, ".tar")
+        self.roots = [self.files[0].parent]
+
+    def records(self, skips: Skips) -> Iterator[Record]:
+        """Read the samples of the shards in order.
+
+        Raises:
+            DataError: a shard is damaged, compressed or no tar.
+        """
+        for shard in self.files:
+            samples = _index(shard, skips)
+            with shard.open("rb") as file:
+                for key, sample in samples.items():
+                    record = self._record(shard, file, key, sample, skips)
+                    if record is not None:
+                        yield record
+
+    def _record(self, shard: Path, file: BinaryIO, key: str, sample: _Sample, skips: Skips) -> Record | None:
+        where = f"{shard.name}: {key}"
+        if sample.image is None:
+            skips.row(where, "it has no image")
+            return None
+        if any(size > _LARGEST_TEXT for _, size in sample.texts.values()):
+            skips.row(where, f"its text is larger than {_LARGEST_TEXT} bytes")
+            return None
+        texts = {suffix: _text(file, place) for suffix, place in sample.texts.items()}
+        try:
+            entry = json.loads(texts.get(".json", "{}"))
+        except (ValueError, RecursionError):
+            entry = None
+        if not isinstance(entry, dict):
+            skips.row(where, "its .json is not a JSON object")
+            return None
+        offset, size = sample.image
+        record = Record(
+            where=where,
+            key=f"{shard.name}/{key}",
+            captions=[texts[".txt"]] if ".txt" in texts else self._captions(entry),
+            image={"path": str(shard.absolute()), "offset": offset, "size": size},
+            split=split_in_name(shard.stem) or "train",
+        )
+        state_fields(record, entry)
+        return record
+
+    def _captions(self, entry: dict[str, Any]) -> list[Any]:
+        wanted = CAPTION_NAMES if self.config.caption_column is None else (self.config.caption_column,)
+        found = next((entry[name] for name in wanted if name in entry), [])
+        return found if isinstance(found, list) else [found]
+
+
+def _index(shard: Path, skips: Skips) -> dict[str, _Sample]:
+    """Samples of a shard by key, from the headers of its members alone."""
+    samples: dict[str, _Sample] = {}
+    unused: Counter[str] = Counter()
+    for member in _members(shard):
+        path = PurePosixPath(member.name)
+        stem, dot, ending = path.name.partition(".")
+        suffix, place = dot + ending.lower(), (member.offset_data, member.size)
+        if member.isdir():
+            continue
+        if not member.isreg() or not stem:
+            unused["that are links or hidden"] += 1
+        elif suffix in IMAGE_SUFFIXES:
+            samples.setdefault(str(path.with_name(stem)), _Sample()).image = place
+        elif suffix in (".txt", ".json"):
+            samples.setdefault(str(path.with_name(stem)), _Sample()).texts[suffix] = place
+        else:
+            unused[suffix] += 1
+    for what, count in sorted(unused.items()):
+        why = "pickles are never opened" if what in _PICKLES else "not used"
+        skips.note(shard.name, f"{count} members {what or 'without an ending'}: {why}")
+    return samples
+
+
+def _members(shard: Path) -> Iterator[tarfile.TarInfo]:
+    """Headers of a tar; the bodies are skipped over."""
+    size = shard.stat().st_size
+    try:
+        with tarfile.open(shard, "r:") as archive:
+            for member in archive:
+                if member.offset_data + member.size > size:
+                    raise DataError(f"{shard} ends within {member.name}; fetch it again")
+                yield member
+            _check_end(shard, archive.offset)
+    except tarfile.TarError as error:
+        hint = "unpack it with gunzip" if _is_compressed(shard) else "fetch it again"
+        raise DataError(f"{shard} is not a readable tar ({error}); {hint}") from None
+
+
+def _check_end(shard: Path, offset: int) -> None:
+    """A damaged header ends Python's iteration without an error, like the zero blocks of a proper end."""
+    with shard.open("rb") as file:
+        file.seek(offset)
+        while block := file.read(_BLOCK * 64):
+            if block.strip(b"\0"):
+                raise DataError(f"{shard} is damaged after byte {offset}, or several tars in one; fetch or split it")
+
+
+def _is_compressed(shard: Path) -> bool:
+    with shard.open("rb") as file:
+        return file.read(2) == b"\x1f\x8b"
+
+
+def _text(file: BinaryIO, place: tuple[int, int]) -> str:
+    offset, size = place
+    file.seek(offset)
+    return file.read(size).decode("utf-8-sig", "surrogateescape")
