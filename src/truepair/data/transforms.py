@@ -29,7 +29,7 @@ class TransformConfig:
 
     Attributes:
         size: side of the square image the model reads, in pixels.
-        normalisation: "clip", "imagenet", "none" (pixels in 0..1), or "encoder": what the image encoder was trained with.
+        normalisation: "clip", "imagenet", "none" (pixels in 0..1), or "encoder": as the image encoder was trained.
         interpolation: "bicubic" or "bilinear".
         crop_scale: training: least and largest share of the area that RandomResizedCrop keeps; (1, 1) crops nothing.
         flip: training: probability of a horizontal flip; 0 where left and right carry meaning: arrows, flags, text.
