@@ -34,7 +34,7 @@ def srcl_weights(
 
 
 def direction_loss(logits: Tensor, positives: Tensor, weights: Tensor, smoothing: float) -> Tensor:
-    """Loss of every anchor: - sum_j y_ij (s_ij - log sum_k w_ik exp(s_ik)); positives [A, C] are shares, weights [A, C]."""
+    """Loss of every anchor: - sum_j y_ij (s_ij - log sum_k w_ik exp(s_ik)); positives are shares; all [A, C]."""
     losses = []
     for i in range(logits.shape[0]):
         if positives[i].sum() == 0:

@@ -14,8 +14,10 @@ from truepair.objectives.matching import (
     matching_pairs,
 )
 from truepair.objectives.regulation import Regulation, RegulationConfig
+from truepair.objectives.zones import Connections, Zone, ZoneConfig, connect, zones_of
 
 __all__ = [
+    "Connections",
     "ContrastiveOutput",
     "Direction",
     "DirectionLosses",
@@ -26,7 +28,10 @@ __all__ = [
     "Regulation",
     "RegulationConfig",
     "TokenMasker",
+    "Zone",
+    "ZoneConfig",
     "choose_candidates",
+    "connect",
     "contrastive_loss",
     "hardest_negatives",
     "itm_loss",
@@ -34,4 +39,5 @@ __all__ = [
     "matching_pairs",
     "mlm_loss",
     "sample_keys",
+    "zones_of",
 ]
