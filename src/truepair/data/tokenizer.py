@@ -1,6 +1,7 @@
-"""Tokenizers: any of transformers', or a WordPiece trained on the captions at hand."""
+"""Captions to token ids: with any tokenizer of transformers, or a WordPiece trained on the captions at hand."""
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -11,6 +12,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 from truepair.errors import ConfigError, DataError
 
 _SPECIAL = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
+_PREFIX = "##"
+# Stand-ins for characters inside a word come from here, a private area of Unicode.
+_PRIVATE = 0xF0000
 
 
 def load_tokenizer(name_or_folder: str | Path) -> PreTrainedTokenizerBase:
@@ -31,14 +35,14 @@ def load_tokenizer(name_or_folder: str | Path) -> PreTrainedTokenizerBase:
 def train_wordpiece(
     captions: Iterable[str], vocab_size: int = 8192, *, min_frequency: int = 2, lowercase: bool = True
 ) -> PreTrainedTokenizerFast:
-    """Train a BERT-style WordPiece tokenizer on captions; the same captions give the same tokenizer.
+    """Train a BERT-style WordPiece tokenizer on captions; the same captions give the same tokenizer, in any order.
 
-    Token ids: [PAD] 0, [UNK] 1, [CLS] 2, [SEP] 3, [MASK] 4, then the vocabulary.
+    Token ids: [PAD] 0, [UNK] 1, [CLS] 2, [SEP] 3, [MASK] 4, then the characters, then the merged pieces.
 
     Args:
-        captions: the corpus; train on the training split alone.
-        vocab_size: most entries of the vocabulary, special tokens included.
-        min_frequency: a piece that occurs less often is not merged.
+        captions: the corpus; take the training split alone.
+        vocab_size: most entries of the vocabulary, special tokens included; all characters are kept even so.
+        min_frequency: two pieces that meet less often are not merged.
         lowercase: lower-case and strip accents, as bert-base-uncased does.
 
     Raises:
@@ -47,25 +51,21 @@ def train_wordpiece(
     """
     if vocab_size <= len(_SPECIAL):
         raise ConfigError(f"vocab_size is {vocab_size}; give more than the {len(_SPECIAL)} special tokens")
-    # Sorting makes the result independent of row order.
-    corpus = sorted(captions)
-    if not any(caption.strip() for caption in corpus):
+    normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+    splitter = pre_tokenizers.BertPreTokenizer()
+    words = Counter(word for text in captions for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text)))
+    if not words:
         raise DataError("no caption to train a tokenizer on; check the split")
-    tokenizer = Tokenizer(models.WordPiece(unk_token=_SPECIAL["unk"]))  # type: ignore[call-arg]
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.decoder = decoders.WordPiece(prefix="##")
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=vocab_size,
-        min_frequency=min_frequency,
-        special_tokens=list(_SPECIAL.values()),
-        continuing_subword_prefix="##",
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(corpus, trainer)
-    ends = [(_SPECIAL[name], tokenizer.token_to_id(_SPECIAL[name])) for name in ("cls", "sep")]
+    pieces = [*_SPECIAL.values(), *_train_pieces(words, vocab_size - len(_SPECIAL), min_frequency)]
+    vocabulary = {piece: number for number, piece in enumerate(pieces)}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token=_SPECIAL["unk"]))
+    tokenizer.normalizer = normalizer
+    tokenizer.pre_tokenizer = splitter
+    tokenizer.decoder = decoders.WordPiece(prefix=_PREFIX)
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=ends
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[(_SPECIAL[name], vocabulary[_SPECIAL[name]]) for name in ("cls", "sep")],
     )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, **{f"{name}_token": token for name, token in _SPECIAL.items()}
@@ -108,6 +108,31 @@ def encode_captions(
         input_ids[position, : len(row)] = torch.tensor(row)
     attention_mask = (torch.arange(input_ids.shape[1]) < lengths[:, None]).long()  # [B, L]
     return input_ids, attention_mask
+
+
+def _train_pieces(words: Mapping[str, int], size: int, min_frequency: int) -> list[str]:
+    """Pieces of the vocabulary, in order of their ids.
+
+    The library's WordPiece trainer numbers the ``##`` pieces in the order of a hash map that differs from process to
+    process, and equal counts are settled by number. Its BPE trainer sorts its alphabet. So characters inside a word are
+    written as characters of their own, BPE is trained on that, and the pieces are written back.
+    """
+    characters = sorted({character for word in words for character in word[1:]})
+    inner = {ord(character): chr(_PRIVATE + number) for number, character in enumerate(characters)}
+    outer = {ord(stand_in): chr(code) for code, stand_in in inner.items()}
+
+    def corpus() -> Iterator[list[str]]:
+        for word, count in words.items():
+            yield [word[0] + word[1:].translate(inner)] * count
+
+    bpe = Tokenizer(models.BPE())
+    trainer = trainers.BpeTrainer(vocab_size=size, min_frequency=min_frequency, show_progress=False)
+    bpe.train_from_iterator(corpus(), trainer)
+    vocabulary = bpe.get_vocab()
+    return [
+        (_PREFIX if ord(piece[0]) in outer else "") + piece.translate(outer)
+        for piece in sorted(vocabulary, key=vocabulary.__getitem__)
+    ]
 
 
 def _first(*ids: int | None) -> int | None:
