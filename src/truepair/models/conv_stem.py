@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -47,8 +48,8 @@ class ConvStemConfig:
 class ConvStem(ImageEncoder):
     """Three 3x3 convolutions of stride 2, position embeddings, pre-norm ViT blocks; N = (H / 8) * (W / 8) states.
 
-    Convolutions see edges and colours from the first steps, where a ViT must first learn that neighbouring pixels belong
-    together ("Early convolutions help transformers see better", Xiao et al., NeurIPS 2021).
+    Convolutions see edges and colours from the first steps, where a ViT must first learn that neighbouring pixels
+    belong together ("Early convolutions help transformers see better", Xiao et al., NeurIPS 2021).
     """
 
     def __init__(self, config: ConvStemConfig) -> None:
@@ -57,9 +58,7 @@ class ConvStem(ImageEncoder):
         self.width = config.hidden_size
         self.image_size = config.image_size
         widths = (3, config.hidden_size // 4, config.hidden_size // 2, config.hidden_size)
-        self.stem = nn.Sequential(
-            *(_stem_layer(inputs, outputs) for inputs, outputs in zip(widths[:-1], widths[1:], strict=True))
-        )
+        self.stem = nn.Sequential(*(_stem_layer(inputs, outputs) for inputs, outputs in pairwise(widths)))
         side = config.image_size // _STRIDE
         self.position_embedding = nn.Parameter(torch.randn(1, config.hidden_size, side, side) * 0.02)
         # Built one by one: nn.TransformerEncoder would start every block from the same weights.
@@ -72,9 +71,9 @@ class ConvStem(ImageEncoder):
         return cls(parse_config(ConvStemConfig, config))
 
     def forward(self, pixel_values: Tensor) -> Tensor:
-        """Images [B, 3, H, W] to states [B, N, W]; position embeddings are interpolated when H or W is not ``image_size``."""
+        """Images [B, 3, H, W] to states [B, N, W]; for another size, position embeddings are interpolated."""
         maps = self.stem(pixel_values)  # [B, W, h, w]
-        positions = self.position_embedding
+        positions: Tensor = self.position_embedding
         if maps.shape[2:] != positions.shape[2:]:
             positions = F.interpolate(positions, maps.shape[2:], mode="bicubic", align_corners=False)
         states: Tensor = self.norm(self.blocks((maps + positions).flatten(2).transpose(1, 2)))

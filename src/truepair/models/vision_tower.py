@@ -56,9 +56,9 @@ _COMMON_TYPES = (
 class VisionTower(ImageEncoder):
     """A vision model of transformers without its pooling layer, so that every weight takes part in training.
 
-    States are the last hidden states, normalised: CLIP and ConvNeXt give them out before the final LayerNorm, so it is applied here.
-    Feature maps [B, C, h, w] (ResNet, ConvNeXt) become h * w states. Images of another size than the model was made for
-    get interpolated position embeddings where transformers can do that.
+    States are the last hidden states, normalised: CLIP and ConvNeXt give them out before the final LayerNorm, so it is
+    applied here. Feature maps [B, C, h, w] (ResNet, ConvNeXt) become h * w states. Images of another size than the
+    model was made for get interpolated position embeddings where transformers can do that.
 
     Args:
         model: the vision model.
@@ -86,7 +86,7 @@ class VisionTower(ImageEncoder):
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "VisionTower":
-        """Build with random weights from ``model_type``, fields of that transformers config, and optional pixel statistics.
+        """Build with random weights from ``model_type``, fields of its transformers config, and pixel statistics.
 
         Raises:
             ConfigError: not an image encoder, an unknown field, or values that transformers refuses.
@@ -118,20 +118,18 @@ class VisionTower(ImageEncoder):
         tower = VisionTower.from_config({**self.config, "image_size": image_size})
         target = tower.state_dict()
         state = {
-            name: value
-            if name not in target or value.shape == target[name].shape
-            else self._resize(name, value, target[name])
+            name: value if value.shape == target[name].shape else self._resize(name, value, target[name])
             for name, value in self.state_dict().items()
         }
         tower.load_state_dict(state)
         return tower
 
     def _resize(self, name: str, table: Tensor, target: Tensor) -> Tensor:
-        """Bicubic interpolation of a table of positions [..., prefix + side^2, D]; the prefix ([CLS] and the like) stays."""
+        """Bicubic interpolation of positions [..., prefix + side^2, D]; the prefix ([CLS] and the like) stays."""
         patch = _single(getattr(self.model.config, "patch_size", None))
         if "position_embedding" not in name or patch is None:
             raise ConfigError(
-                f"'{self.config['model_type']}' cannot take images of another size than {self.image_size} px ({name} depends on it)"
+                f"'{self.config['model_type']}' takes images of {self.image_size} px only ({name} depends on it)"
             )
         prefix = table.shape[-2] - (self.image_size // patch) ** 2
         side, new_side = self.image_size // patch, math.isqrt(target.shape[-2] - prefix)
@@ -182,15 +180,15 @@ def _tower_of(config: PretrainedConfig) -> PreTrainedModel:
 
 
 def _without_pooling(model: PreTrainedModel) -> PreTrainedModel:
-    """Take away the layers after the states, and the mask token of self-supervised training: they would get no gradient."""
+    """Take away what would get no gradient: layers after the states, the mask token of self-supervised training."""
     if isinstance(getattr(model, "pooler", None), nn.Module) and any(True for _ in model.pooler.parameters()):
         model.pooler = None
     if getattr(model, "use_head", False):
         model.use_head = False
         del model.head
-    embeddings = getattr(model, "embeddings", None)
-    if isinstance(getattr(embeddings, "mask_token", None), nn.Parameter):
-        embeddings.mask_token.requires_grad_(False)
+    mask_token = getattr(getattr(model, "embeddings", None), "mask_token", None)
+    if isinstance(mask_token, nn.Parameter):
+        mask_token.requires_grad_(False)
     return model
 
 
