@@ -1,8 +1,8 @@
 """Efficient connection mining (ECM, COSMO/MAFA): what a discriminator's scores make of the hardest pairs of a batch.
 
-The student picks the hardest candidates, the discriminator (con-D) scores them, and each candidate falls in one of three
-zones: below ``low`` it is a true negative; above ``high`` it is a match that nobody declared, and becomes a positive of
-ITC, ITM and MLM; in between nobody can say, so the second-hardest takes its place in ITM.
+The student picks the hardest candidates, the discriminator (con-D) scores them, and each candidate falls in one of
+three zones: below ``low`` it is a true negative; above ``high`` it is a match that nobody declared, and becomes a
+positive of ITC, ITM and MLM; in between nobody can say, so the second-hardest takes its place in ITM.
 """
 
 from dataclasses import dataclass
@@ -35,8 +35,8 @@ class ZoneConfig:
         symmetric: A match is a positive of both ITC directions, whoever found it.
         judge_second: Put the second-hardest through the zones too, instead of calling it a negative unseen.
         once: Count a match found from both sides once in ITM and MLM.
-        closed: A score equal to ``high`` is a match and one equal to ``low`` is in between; otherwise such candidates are
-            dropped, as strict inequalities on both sides do.
+        closed: A score equal to ``high`` is a match and one equal to ``low`` is in between; otherwise such candidates
+            are dropped, as strict inequalities on both sides do.
     """
 
     low: float = 0.5
@@ -62,8 +62,8 @@ class Connections:
 
     Attributes:
         pairs: ITM rows: the pairs, then one row per text, then one row per image; R = 3B.
-        groups: Which part of the official row order each ITM row belongs to, int64 [R]: 0 pairs; 1, 2 negatives of the text
-            and image side; 3, 4 conversions; 5, 6 second-hardest; 7 no row.
+        groups: Which part of the official row order each ITM row belongs to, int64 [R]: 0 pairs; 1, 2 negatives of the
+            text and image side; 3, 4 conversions; 5, 6 second-hardest; 7 no row.
         i2t_positives: Positives of the image-to-text direction, own pairs included [B, B].
         t2i_positives: Positives of the text-to-image direction, as [texts, images] [B, B].
         converted: The new matches as (image, text) cells, those found per image first; values are con-D's scores.
@@ -131,7 +131,7 @@ def connect(candidates: HardNegatives, i2t_scores: Tensor, t2i_scores: Tensor, c
         groups=torch.where(valid, groups, 7),
         i2t_positives=_with_own(both[0]),
         t2i_positives=_with_own(both[1]),
-        converted=_once(converted) if config.once else converted,
+        converted=converted.where(converted.first_of_each().sort().values) if config.once else converted,
         counts={**text_side.counts("t2i"), **image_side.counts("i2t")},
     )
 
@@ -203,11 +203,3 @@ def _with_own(found: PairSet) -> PairSet:
     """New matches and own pairs, each with value 1, each cell once."""
     own = PairSet.diagonal(*found.shape, device=found.rows.device)
     return PairSet.union(own, found.with_values(torch.ones_like(found.values)))
-
-
-def _once(cells: PairSet) -> PairSet:
-    """Each cell once, first occurrences in their order."""
-    linear, order = torch.sort(cells.linear, stable=True)
-    first = torch.ones_like(linear, dtype=torch.bool)
-    first[1:] = linear[1:] != linear[:-1]
-    return cells.where(order[first].sort().values)

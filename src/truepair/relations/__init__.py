@@ -1,6 +1,48 @@
 """What we know about the pairs of a batch: who is a match although nobody declared it."""
 
+from truepair.relations.actions import Action, ItmRole, Keep, Mask, Relabel, Reweight, Smooth, Swap
+from truepair.relations.batch import BatchRelations, Finding, Rule
+from truepair.relations.detection import Detection
+from truepair.relations.detectors import (
+    Detector,
+    GuideSimilarity,
+    JudgedScore,
+    MomentumSimilarity,
+    RecordedVerdict,
+    SameCaption,
+    SameImage,
+)
+from truepair.relations.evidence import Evidence
 from truepair.relations.identity import same_pair
+from truepair.relations.ledger import Ledger, merge_ledger, read_ledger
 from truepair.relations.pairs import PairSet
+from truepair.relations.verdict_index import VerdictIndex
 
-__all__ = ["PairSet", "same_pair"]
+__all__ = [
+    "Action",
+    "BatchRelations",
+    "Detection",
+    "Detector",
+    "Evidence",
+    "Finding",
+    "GuideSimilarity",
+    "ItmRole",
+    "JudgedScore",
+    "Keep",
+    "Ledger",
+    "Mask",
+    "MomentumSimilarity",
+    "PairSet",
+    "RecordedVerdict",
+    "Relabel",
+    "Reweight",
+    "Rule",
+    "SameCaption",
+    "SameImage",
+    "Smooth",
+    "Swap",
+    "VerdictIndex",
+    "merge_ledger",
+    "read_ledger",
+    "same_pair",
+]

@@ -88,12 +88,16 @@ class PairSet:
         """The cells chosen by a bool mask or an index [P]."""
         return PairSet(self.rows[keep], self.columns[keep], self.values[keep], self.shape)
 
-    def distinct(self) -> "PairSet":
-        """Each cell once, ordered by row and column; the first value of a repeated cell stays."""
+    def first_of_each(self) -> Tensor:
+        """Index of the first occurrence of each cell, ordered by row and column, int64 [<= P]."""
         linear, order = torch.sort(self.linear, stable=True)
         first = torch.ones_like(linear, dtype=torch.bool)
         first[1:] = linear[1:] != linear[:-1]
-        return self.where(order[first])
+        return order[first]
+
+    def distinct(self) -> "PairSet":
+        """Each cell once, ordered by row and column; the first value of a repeated cell stays."""
+        return self.where(self.first_of_each())
 
     def contains(self, other: "PairSet") -> Tensor:
         """Which cells of another set of the same shape are in this one, bool [len(other)]."""

@@ -1,0 +1,191 @@
+"""The ledger: every verdict on disk, in Parquet."""
+
+import os
+import re
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from torch import Tensor
+
+from truepair.errors import DataError
+
+SCHEMA = pa.schema(
+    [
+        ("image_id", pa.int64()),
+        ("caption_id", pa.int64()),
+        ("detector", pa.string()),
+        ("score", pa.float32()),
+        ("action", pa.string()),
+        ("epoch", pa.int32()),
+    ]
+)
+"""Columns of every part file."""
+
+_PART = re.compile(r"verdicts-r(\d{5})-(\d{6})\.parquet")
+
+
+class Ledger:
+    """Appends verdicts to a folder of part files, safely while training.
+
+    A part is written aside, brought to disk, and renamed: a reader never sees half of one, and a crash loses at most what
+    was not flushed. Each rank writes parts of its own; :func:`read_ledger` merges them. Any Parquet reader works too::
+
+        duckdb.sql("select * from 'runs/a/ledger/*.parquet'")
+    """
+
+    def __init__(self, folder: str | Path, *, rank: int = 0, rows_per_part: int = 200_000) -> None:
+        """Open or create a ledger; parts that are there already stay.
+
+        Args:
+            folder: Where the part files are.
+            rank: Rank of this process.
+            rows_per_part: A part is written once so many verdicts wait.
+        """
+        self.folder = Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.rank = rank
+        self.rows_per_part = rows_per_part
+        self._waiting: list[pa.RecordBatch] = []
+        self._rows_waiting = 0
+        self._next_part = max((number for _, number in self._own_parts()), default=-1) + 1
+
+    def record(
+        self, image_ids: Tensor, caption_ids: Tensor, scores: Tensor, *, detector: str, action: str, epoch: int
+    ) -> None:
+        """Append verdicts of one detector; they reach the disk with the next flush.
+
+        Args:
+            image_ids: int64 [P].
+            caption_ids: int64 [P].
+            scores: How sure the detector is [P].
+            detector: Its name.
+            action: What was done.
+            epoch: When.
+        """
+        count = len(image_ids)
+        if count == 0:
+            return
+        columns = [
+            pa.array(image_ids.cpu().numpy(), pa.int64()),
+            pa.array(caption_ids.cpu().numpy(), pa.int64()),
+            pa.repeat(detector, count),
+            pa.array(scores.detach().float().cpu().numpy(), pa.float32()),
+            pa.repeat(action, count),
+            pa.array(np.full(count, epoch, dtype=np.int32)),
+        ]
+        self._waiting.append(pa.record_batch(columns, schema=SCHEMA))
+        self._rows_waiting += count
+        if self._rows_waiting >= self.rows_per_part:
+            self.flush()
+
+    def flush(self) -> None:
+        """Bring all verdicts to disk."""
+        if not self._waiting:
+            return
+        target = self.folder / f"verdicts-r{self.rank:05d}-{self._next_part:06d}.parquet"
+        _write_aside(pa.Table.from_batches(self._waiting, SCHEMA), target)
+        self._waiting, self._rows_waiting = [], 0
+        self._next_part += 1
+
+    def state_dict(self) -> dict[str, int]:
+        """Flush, and say how many parts there are: enough to come back to this point."""
+        self.flush()
+        return {"parts": self._next_part}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go back to a saved point: this rank's later parts, written by a run that crashed since, are removed.
+
+        Raises:
+            DataError: If parts that the saved point knows are gone.
+        """
+        own = dict((number, path) for path, number in self._own_parts())
+        missing = [number for number in range(state["parts"]) if number not in own]
+        if missing:
+            raise DataError(f"The ledger {self.folder} lacks part {missing[0]} of rank {self.rank}; restore it.")
+        for number, path in own.items():
+            if number >= state["parts"]:
+                path.unlink()
+        self._waiting, self._rows_waiting = [], 0
+        self._next_part = state["parts"]
+
+    def __enter__(self) -> "Ledger":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.flush()
+
+    def _own_parts(self) -> list[tuple[Path, int]]:
+        return [(path, number) for path, rank, number in _parts(self.folder) if rank == self.rank]
+
+
+def read_ledger(folder: str | Path) -> pa.Table:
+    """All verdicts of a ledger, merged over parts and ranks: of each (image, caption, detector) the latest.
+
+    The latest is the one of the highest epoch; within an epoch that of the last part, then of the highest rank.
+
+    Args:
+        folder: Folder of a :class:`Ledger`, or a single Parquet file with its columns.
+
+    Returns:
+        A table with the columns of :data:`SCHEMA`, ordered by image, caption and detector.
+
+    Raises:
+        DataError: If there is no ledger, or a part cannot be read.
+    """
+    folder = Path(folder)
+    files = (
+        [folder] if folder.is_file() else [p for p, _, _ in sorted(_parts(folder), key=lambda part: (part[2], part[1]))]
+    )
+    if not files:
+        raise DataError(f"There is no ledger in {folder}; give the folder that holds its verdicts-*.parquet files.")
+    table = pa.concat_tables([_read(file) for file in files])
+    detector = table["detector"].combine_chunks().dictionary_encode().indices.to_numpy()
+    image, caption, epoch = (table[name].to_numpy() for name in ("image_id", "caption_id", "epoch"))
+    order = np.lexsort((epoch, detector, caption, image))  # stable: later parts after earlier ones
+    last = np.ones(len(order), dtype=bool)
+    keys = [column[order] for column in (image, caption, detector)]
+    last[:-1] = np.any([key[1:] != key[:-1] for key in keys], axis=0)
+    return table.take(pa.array(order[last]))
+
+
+def merge_ledger(folder: str | Path, target: str | Path) -> None:
+    """Write the merged verdicts of a ledger to one Parquet file."""
+    _write_aside(read_ledger(folder), Path(target))
+
+
+def _parts(folder: Path) -> list[tuple[Path, int, int]]:
+    """Path, rank and number of every part file."""
+    if not folder.is_dir():
+        return []
+    found = ((path, _PART.fullmatch(path.name)) for path in sorted(folder.iterdir()))
+    return [(path, int(match[1]), int(match[2])) for path, match in found if match]
+
+
+def _read(file: Path) -> pa.Table:
+    try:
+        return pq.read_table(file, columns=SCHEMA.names).cast(SCHEMA)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{file} is not a part of a ledger ({error}); remove it or restore it.") from error
+
+
+def _write_aside(table: pa.Table, target: Path) -> None:
+    """Write a file so that it is there as a whole or not at all."""
+    aside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        with aside.open("wb") as file:
+            pq.write_table(table, file, compression="zstd")
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(target)
+    finally:
+        aside.unlink(missing_ok=True)
+    handle = os.open(target.parent, os.O_RDONLY)  # the rename itself has to reach the disk
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
