@@ -18,6 +18,11 @@ def test_names_are_true_but_not_own():
     assert gallery.truth.true.tolist() == [[0, 0], [0, 1], [1, 0], [1, 1], [1, 2]]
 
 
+def test_names_may_be_unknown_for_some_images():
+    gallery = CaptionGallery.from_names([["dog"], ["hound"]], names=[None, ["dog"]])
+    assert gallery.truth.true.tolist() == [[0, 0], [1, 0], [1, 1]]
+
+
 def test_a_group_shares_its_captions():
     gallery = CaptionGallery.from_names([["dog"], ["hound"], ["cat"], ["kitten"]], groups=["d", "d", None, None])
     assert gallery.truth.true.tolist() == [[0, 0], [0, 1], [1, 0], [1, 1], [2, 2], [3, 3]]

@@ -10,7 +10,6 @@ from truepair.errors import DataError
 from truepair.evaluation.truth import RetrievalTruth
 from truepair.relations.text import normalise_caption
 
-Texts = Sequence[Sequence[str]]
 Labels = Sequence[str | None]
 
 
@@ -28,13 +27,18 @@ class CaptionGallery:
 
     @classmethod
     def from_names(
-        cls, own: Texts, names: Texts | None = None, groups: Labels | None = None, families: Labels | None = None
+        cls,
+        own: Sequence[Sequence[str]],
+        names: Sequence[Sequence[str] | None] | None = None,
+        groups: Labels | None = None,
+        families: Labels | None = None,
     ) -> "CaptionGallery":
         """Build the gallery; texts that are equal after normalisation are one candidate, true of all their images.
 
         Args:
             own: for each image, the captions the data set declares as its own.
-            names: for each image, all captions known to be true of it (the own ones need not be repeated).
+            names: for each image, all captions known to be true of it (the own ones need not be repeated);
+                None for an image: no more than its own.
             groups: for each image, what it shows: a caption true of one image of a group is true of all of them. None
                 for an image: it stands alone.
             families: for each image, a wider class. A caption true of another image of the same family, but not of
@@ -51,7 +55,9 @@ class CaptionGallery:
         own_numbers = [_number(captions, texts, written) for captions in own]
         true_numbers = own_numbers
         if names is not None:
-            true_numbers = [mine | _number(also, texts, written) for mine, also in zip(own_numbers, names, strict=True)]
+            true_numbers = [
+                mine | _number(also or (), texts, written) for mine, also in zip(own_numbers, names, strict=True)
+            ]
         if groups is not None:
             true_numbers = _widen(true_numbers, groups)
         ignored: list[set[int]] = []

@@ -1,0 +1,79 @@
+"""The table of results and the key figures, from retrieval metrics."""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from truepair.evaluation import DirectionMetrics, Estimate, RetrievalMetrics, SuspectPrecision
+from truepair.reports.data import KeyFigure, ResultBlock, ResultColumn, ResultRow, ResultTable
+
+Kind = Literal["share", "rank", "count"]
+
+
+def result_table(arms: Mapping[str, Mapping[str, RetrievalMetrics]]) -> ResultTable:
+    """Lay out metrics as rows by direction and columns by arm, way of ranking and protocol.
+
+    Args:
+        arms: name of each training run -> name of each way of ranking -> its metrics.
+    """
+    flat = [(arm, way, metrics) for arm, ways in arms.items() for way, metrics in ways.items()]
+    columns = [ResultColumn(arm=arm, way=way, naive=naive) for arm, way, _ in flat for naive in (False, True)]
+    i2t = [table for _, _, metrics in flat for table in (metrics.i2t, metrics.naive_i2t)]
+    t2i = [table for _, _, metrics in flat for table in (metrics.t2i, metrics.naive_t2i)]
+    blocks = [
+        ResultBlock(title="Image to text", rows=_rows(i2t)),
+        ResultBlock(title="Text to image", rows=_rows(t2i)),
+    ]
+    return ResultTable(columns=columns, blocks=blocks)
+
+
+def _rows(tables: Sequence[DirectionMetrics]) -> list[ResultRow]:
+    """One row for each metric, one cell for each column."""
+
+    def row(metric: str, kind: Kind, cells: list[Estimate]) -> ResultRow:
+        """A row of the table."""
+        return ResultRow(metric=metric, kind=kind, cells=cells)
+
+    return [
+        row("R@1", "share", [table.recall_at_1 for table in tables]),
+        row("R@5", "share", [table.recall_at_5 for table in tables]),
+        row("R@10", "share", [table.recall_at_10 for table in tables]),
+        row("mAP@R", "share", [table.map_at_r for table in tables]),
+        row("R-Precision", "share", [table.r_precision for table in tables]),
+        row("Median rank", "rank", [table.median_rank for table in tables]),
+        row("R@1 by chance", "share", [_exact(table.chance_recall_at_1) for table in tables]),
+        row("Queries", "count", [_exact(table.queries) for table in tables]),
+    ]
+
+
+def _exact(value: float) -> Estimate:
+    """A figure that is known, not estimated."""
+    return Estimate(value, value, value)
+
+
+def key_figures(metrics: RetrievalMetrics, precision: Sequence[SuspectPrecision] = ()) -> list[KeyFigure]:
+    """The numbers for the top of the page: R@1 both ways, mAP@R, and the precision of the first suspects.
+
+    Args:
+        metrics: of the arm and way to put forward.
+        precision: of the suspects; the first one judged is shown.
+    """
+    i2t, t2i = metrics.i2t, metrics.t2i
+    chance = percent(max(i2t.chance_recall_at_1, t2i.chance_recall_at_1), 2)
+    figures = [
+        KeyFigure(label="Image to text R@1", value=percent(i2t.recall_at_1.value), note="any true caption counts"),
+        KeyFigure(label="Text to image R@1", value=percent(t2i.recall_at_1.value), note="any true picture counts"),
+        KeyFigure(
+            label="mAP@R", value=percent(metrics.mean_map_at_r), note=f"mean of both ways; chance R@1 is {chance}"
+        ),
+    ]
+    for found in precision:
+        if found.value is not None:
+            note = f"of the suspected false negatives, {found.true} of {found.judged} judged are true"
+            figures.append(KeyFigure(label=f"Precision at {found.depth}", value=percent(found.value), note=note))
+            break
+    return figures
+
+
+def percent(share: float, digits: int = 1) -> str:
+    """A share between 0 and 1 in per cent."""
+    return f"{100 * share:.{digits}f}\N{NO-BREAK SPACE}%"
