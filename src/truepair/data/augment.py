@@ -3,16 +3,14 @@
 from collections.abc import Callable
 
 import torch
-from PIL import Image
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2 import functional as F
+from PIL import Image, ImageEnhance, ImageOps
 
 from truepair.errors import ConfigError
 
-_GREY = [128.0, 128.0, 128.0]
+_GREY = (128, 128, 128)
 _MAX_LEVEL = 10
 _MAX_TRANSLATION = 10  # pixels
-_MAX_SHEAR_DEGREES = 16.699244  # arctan(0.3)
+_MAX_SHEAR = 0.3  # tangent of the angle
 _MAX_ROTATION = 30.0  # degrees
 
 
@@ -54,55 +52,50 @@ def _identity(image: Image.Image, strength: float) -> Image.Image:
 
 
 def _auto_contrast(image: Image.Image, strength: float) -> Image.Image:
-    return F.autocontrast(image)
+    return ImageOps.autocontrast(image)
 
 
 def _equalise(image: Image.Image, strength: float) -> Image.Image:
-    return F.equalize(image)
+    return ImageOps.equalize(image)
 
 
 def _brightness(image: Image.Image, strength: float) -> Image.Image:
-    return F.adjust_brightness(image, _enhancement(strength))
+    return ImageEnhance.Brightness(image).enhance(_enhancement(strength))
 
 
 def _sharpness(image: Image.Image, strength: float) -> Image.Image:
-    return F.adjust_sharpness(image, _enhancement(strength))
+    return ImageEnhance.Sharpness(image).enhance(_enhancement(strength))
 
 
 def _shear_x(image: Image.Image, strength: float) -> Image.Image:
-    return _affine(image, shear=[strength * _MAX_SHEAR_DEGREES, 0.0])
+    return _affine(image, (1.0, strength * _MAX_SHEAR, 0.0, 0.0, 1.0, 0.0))
 
 
 def _shear_y(image: Image.Image, strength: float) -> Image.Image:
-    return _affine(image, shear=[0.0, strength * _MAX_SHEAR_DEGREES])
+    return _affine(image, (1.0, 0.0, 0.0, strength * _MAX_SHEAR, 1.0, 0.0))
 
 
 def _translate_x(image: Image.Image, strength: float) -> Image.Image:
-    return _affine(image, translate=[round(strength * _MAX_TRANSLATION), 0])
+    return _affine(image, (1.0, 0.0, strength * _MAX_TRANSLATION, 0.0, 1.0, 0.0))
 
 
 def _translate_y(image: Image.Image, strength: float) -> Image.Image:
-    return _affine(image, translate=[0, round(strength * _MAX_TRANSLATION)])
+    return _affine(image, (1.0, 0.0, 0.0, 0.0, 1.0, strength * _MAX_TRANSLATION))
 
 
 def _rotate(image: Image.Image, strength: float) -> Image.Image:
-    return F.rotate(image, strength * _MAX_ROTATION, interpolation=InterpolationMode.BILINEAR, fill=_GREY)
+    return image.rotate(strength * _MAX_ROTATION, Image.Resampling.BILINEAR, fillcolor=_GREY)
 
 
 def _enhancement(strength: float) -> float:
-    """Factor of an enhancement; it has no sign, so the drawn one is not used. Level 0 is 0.1, level 10 is 1.9."""
+    """Factor of an enhancement, which has no sign: 0.1 at level 0, 1.9 at level 10."""
     return 1.8 * abs(strength) + 0.1
 
 
-def _affine(image: Image.Image, *, shear: list[float] | None = None, translate: list[int] | None = None) -> Image.Image:
-    return F.affine(
-        image,
-        angle=0.0,
-        translate=translate or [0, 0],
-        scale=1.0,
-        shear=shear or [0.0, 0.0],
-        interpolation=InterpolationMode.BILINEAR,
-        fill=_GREY,
+def _affine(image: Image.Image, matrix: tuple[float, ...]) -> Image.Image:
+    """Map output (x, y) to input (ax + by + c, dx + ey + f)."""
+    return image.transform(
+        image.size, Image.Transform.AFFINE, matrix, resample=Image.Resampling.BILINEAR, fillcolor=_GREY
     )
 
 

@@ -59,7 +59,8 @@ class PairBatch:
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> "PairBatch":
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return replace(self, **{name: change(value) for name, value in values.items() if isinstance(value, Tensor)})
+        changed: dict[str, Any] = {n: change(value) for n, value in values.items() if isinstance(value, Tensor)}
+        return replace(self, **changed)
 
 
 class PairCollator:

@@ -17,7 +17,7 @@ class Visit(NamedTuple):
     """One visit of a sample. Samplers yield visits, so that the epoch reaches worker processes."""
 
     epoch: int
-    index: int
+    index: int  # type: ignore[assignment]  # a row number, not the method of tuples
 
 
 class PairSample(TypedDict):

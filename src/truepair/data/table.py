@@ -75,7 +75,7 @@ class PairTable:
     @property
     def image_ids(self) -> NDArray[np.int64]:
         """Image id of each row [N]."""
-        return self._column("image_id").to_numpy()
+        return np.asarray(self._column("image_id").to_numpy(), dtype=np.int64)
 
     @property
     def splits(self) -> dict[str, int]:

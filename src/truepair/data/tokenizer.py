@@ -121,13 +121,13 @@ def _train_pieces(words: Mapping[str, int], size: int, min_frequency: int) -> li
     inner = {ord(character): chr(_PRIVATE + number) for number, character in enumerate(characters)}
     outer = {ord(stand_in): chr(code) for code, stand_in in inner.items()}
 
-    def corpus() -> Iterator[list[str]]:
+    def _corpus() -> Iterator[list[str]]:
         for word, count in words.items():
             yield [word[0] + word[1:].translate(inner)] * count
 
     bpe = Tokenizer(models.BPE())
     trainer = trainers.BpeTrainer(vocab_size=size, min_frequency=min_frequency, show_progress=False)
-    bpe.train_from_iterator(corpus(), trainer)
+    bpe.train_from_iterator(_corpus(), trainer)
     vocabulary = bpe.get_vocab()
     return [
         (_PREFIX if ord(piece[0]) in outer else "") + piece.translate(outer)

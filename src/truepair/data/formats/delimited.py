@@ -79,10 +79,15 @@ class DelimitedReader(Reader):
     def _lines(self) -> Iterator[tuple[int, list[str]]]:
         """Cells of each line after the header, with its number."""
         headerless = self.config.columns is not None
-        quoting = csv.QUOTE_NONE if headerless and self._delimiter == "\t" else csv.QUOTE_MINIMAL
+        unquoted = headerless and self._delimiter == "\t"
         # Bytes that are not UTF-8 become lone surrogates, and are found when captions are checked.
         with self.config.path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-            reader = csv.reader(file, delimiter=self._delimiter, quoting=quoting, strict=True)
+            reader = csv.reader(
+                file,
+                delimiter=self._delimiter,
+                quoting=csv.QUOTE_NONE if unquoted else csv.QUOTE_MINIMAL,
+                strict=True,
+            )
             try:
                 for number, cells in enumerate(reader):
                     if cells and (headerless or number):

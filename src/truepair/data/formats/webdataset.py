@@ -84,7 +84,7 @@ class WebDatasetReader(Reader):
 
     def _captions(self, entry: dict[str, Any]) -> list[Any]:
         wanted = CAPTION_NAMES if self.config.caption_column is None else (self.config.caption_column,)
-        found = next((entry[name] for name in wanted if name in entry), [])
+        found: Any = next((entry[name] for name in wanted if name in entry), [])
         return found if isinstance(found, list) else [found]
 
 

@@ -52,17 +52,21 @@ def _rewrite(file: Path, batches: Iterator[pa.RecordBatch]) -> None:
 
 
 def _check_image_ids(table: pa.Table) -> None:
+    for row, first in _conflicts(table):
+        raise DataError(
+            f"image id {table['image_id'][row]} stands for {_image_name(table, first)} (row {first}) and for "
+            f"{_image_name(table, row)} (row {row}); repair it, or set derive_ids, or repeats='merge' to keep the first "
+            "image"
+        )
+
+
+def _conflicts(table: pa.Table) -> Iterator[tuple[int, int]]:
+    """Rows whose image is not that of the first row with their image id, each with that first row."""
     rows, firsts = _repeats(table["image_id"].to_numpy())
     for start in range(0, len(rows), _COMPARED_ROWS):
         block = slice(start, start + _COMPARED_ROWS)
-        different = np.flatnonzero(~_same_image(table, rows[block], firsts[block]))
-        if len(different):
-            row, first = int(rows[block][different[0]]), int(firsts[block][different[0]])
-            raise DataError(
-                f"image id {table['image_id'][row]} stands for {_image_name(table, first)} (row {first}) and for "
-                f"{_image_name(table, row)} (row {row}); repair it, or set derive_ids, or repeats='merge' to keep the "
-                "first image"
-            )
+        for position in np.flatnonzero(~_same_image(table, rows[block], firsts[block])):
+            yield int(rows[start + position]), int(firsts[start + position])
 
 
 def _check_caption_ids(table: pa.Table) -> None:
@@ -98,15 +102,17 @@ def _parent_rows(table: pa.Table) -> NDArray[np.int64]:
 
 def _same_image(table: pa.Table, rows: NDArray[np.int64], others: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Whether two lists of rows hold the same image, by bytes where they are embedded and by place where not."""
+    left, right = table["image"].take(pa.array(rows)), table["image"].take(pa.array(others))
+    embedded = np.asarray(pc.is_valid(pc.struct_field(left, "bytes")), dtype=bool)
+    same_place = _same_field(left, right, "path") & _same_field(left, right, "offset")
+    return _same_field(left, right, "bytes") & (embedded | same_place)
 
-    def equal(name: str) -> NDArray[np.bool_]:
-        column = pc.struct_field(table["image"], name)
-        left, right = column.take(pa.array(rows)), column.take(pa.array(others))
-        both_null = pc.and_(pc.is_null(left), pc.is_null(right))
-        return pc.or_(pc.fill_null(pc.equal(left, right), False), both_null).to_numpy()
 
-    embedded = pc.is_valid(pc.struct_field(table["image"], "bytes").take(pa.array(rows))).to_numpy()
-    return equal("bytes") & (embedded | (equal("path") & equal("offset")))
+def _same_field(left: pa.ChunkedArray, right: pa.ChunkedArray, name: str) -> NDArray[np.bool_]:
+    """Whether a field of two columns of structs is equal; null equals null."""
+    one, other = pc.struct_field(left, name), pc.struct_field(right, name)
+    both_null = pc.and_(pc.is_null(one), pc.is_null(other))
+    return np.asarray(pc.or_(pc.fill_null(pc.equal(one, other), False), both_null), dtype=bool)
 
 
 def _image_name(table: pa.Table, row: int) -> str:
@@ -125,22 +131,21 @@ def _merged(table: pa.Table, skips: Skips) -> Iterator[pa.RecordBatch]:
         if first is values:
             row_of[key] = row
             continue
-        if not _same_image(table, np.array([row]), np.array([row_of[key]]))[0]:
-            skips.note(
-                _image_name(table, row),
-                f"it shares its image id with {_image_name(table, row_of[key])}: captions merged, image left out",
-            )
         _add_captions(first, values)
     first_rows = set(row_of.values())
+    for row, first_row in _conflicts(table):
+        if row not in first_rows:
+            why = f"it shares its image id with {_image_name(table, first_row)}: captions merged, image left out"
+            skips.note(_image_name(table, row), why)
     merged = iter(kept.values())
     start = 0
     for batch in table.to_batches():
         mask = pa.array([row in first_rows for row in range(start, start + len(batch))])
         start += len(batch)
         part = batch.filter(mask)
-        values = [next(merged) for _ in range(len(part))]
+        new = [next(merged) for _ in range(len(part))]
         for name in lists:
-            column = pa.array([value[name] for value in values], part.schema.field(name).type)
+            column = pa.array([row[name] for row in new], part.schema.field(name).type)
             part = part.set_column(part.schema.get_field_index(name), part.schema.field(name), column)
         yield part
 
@@ -162,16 +167,16 @@ def _with_names(table: pa.Table) -> Iterator[pa.RecordBatch]:
         if row["group"] is not None:
             names.setdefault(row["group"], {}).update(dict.fromkeys(row["names"] or row["captions"]))
 
-    def of(row: dict[str, Any]) -> list[str]:
-        if row["names"] is not None:
-            return row["names"]
-        return row["captions"] if row["group"] is None else list(names[row["group"]])
-
     for batch in table.to_batches():
         position = batch.schema.get_field_index("names")
         rows = batch.select(["group", "captions", "names"]).to_pylist()
-        column = pa.array([of(row) for row in rows], batch.schema.field(position).type)
+        column = pa.array([_names_of(row, names) for row in rows], batch.schema.field(position).type)
         yield batch.set_column(position, batch.schema.field(position), column)
+
+
+def _names_of(row: dict[str, Any], by_group: dict[str, dict[str, None]]) -> list[str]:
+    stated: list[str] = row["names"] or row["captions"]
+    return stated if row["names"] is not None or row["group"] is None else list(by_group[row["group"]])
 
 
 def _iterate(table: pa.Table) -> Iterator[dict[str, Any]]:
