@@ -101,3 +101,20 @@ _FORMS: Mapping[str, Callable[[Tensor, RegulationConfig], Tensor]] = {
     "tempered": lambda mixed, _: mixed.log_().neg_(),
     "softmax": lambda mixed, config: mixed.reciprocal_().mul_(config.delta),
 }
+
+
+def normalised_weights(log_weights: Tensor, negatives: Tensor) -> Tensor:
+    """Weights of mean 1 over each anchor's negatives (condition 2), 0 elsewhere.
+
+    Args:
+        log_weights: From :meth:`Regulation.log_weights` for whole rows [A, C].
+        negatives: Which candidates are negatives, bool [A, C].
+
+    Returns:
+        Weights [A, C].
+    """
+    masked = log_weights.masked_fill(~negatives, -torch.inf)
+    largest = masked.amax(dim=1, keepdim=True).clamp(min=torch.finfo(masked.dtype).min)
+    weights = (masked - largest).exp()
+    count = negatives.sum(dim=1, keepdim=True)
+    return weights * count / weights.sum(dim=1, keepdim=True).clamp(min=torch.finfo(masked.dtype).tiny)

@@ -53,7 +53,5 @@ class Evidence:
         """
         value = getattr(self, name)
         if value is None:
-            raise ConfigError(
-                f"Detector {asked_by!r} needs {name}, which this run does not compute; drop the detector."
-            )
+            raise ConfigError(f"Detector {asked_by!r} needs {name}, which this run lacks; drop the detector.")
         return value
