@@ -61,7 +61,8 @@ def load_minilm() -> MiniLM:
         ConfigError: the package is not installed.
     """
     folder = minilm_folder()
-    model = BertModel.from_pretrained(folder, add_pooling_layer=False, local_files_only=True)
+    model = BertModel.from_pretrained(folder, local_files_only=True)
+    model.pooler = None  # the file has one, which sentence vectors do not use
     return MiniLM(model.eval(), AutoTokenizer.from_pretrained(folder, local_files_only=True))
 
 
