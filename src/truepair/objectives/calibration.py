@@ -1,8 +1,8 @@
 """Sharpness of the SRCL weights, set to what the paper reports instead of to a constant.
 
-The paper gives no delta, but two statistics of the weights it trained with: about 20 % of the negatives are below 0.7, and
-false negatives are at or below 0.2 (section 4.3, appendix F). How sharp the weights must be for that depends on how far the
-cosines of the model spread, so it is measured on batches of that model.
+The paper gives no delta, but two statistics of the weights it trained with: about 20 % of the negatives are below 0.7,
+and false negatives are at or below 0.2 (section 4.3, appendix F). How sharp the weights must be for that depends on how
+far the cosines of the model spread, so it is measured on batches of that model.
 """
 
 import math

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from truepair.relations.batch import BatchRelations, Side
 from truepair.relations.pairs import PairSet
 
 
@@ -34,6 +35,11 @@ class Direction:
     def __post_init__(self) -> None:
         if not 0.0 <= self.smoothing <= 1.0:
             raise ValueError(f"smoothing is {self.smoothing}; use a number from 0 to 1.")
+
+    @classmethod
+    def of_relations(cls, relations: BatchRelations, side: Side, smoothing: float = 0.0) -> "Direction":
+        """Targets and weights that the relations of a batch ask for in one direction."""
+        return cls(positives=relations.positives(side), smoothing=smoothing, weights=relations.weights(side))
 
     def transposed(self) -> "Direction":
         """The other direction under symmetric relations: the same cells, read from the other side.

@@ -33,8 +33,8 @@ def momentum_targets(
 def consistency_loss(queries: Tensor, keys: Tensor, temperature: Tensor | float) -> ContrastiveOutput:
     """Consistency loss of GRIT-VLP: each direction's target is the other direction's distribution, without gradient.
 
-    Row b of image-to-text (image b over the texts) is drawn to row b of text-to-image (text b over the images). GRIT-VLP
-    adds 0.2 of it to the contrastive loss; keys have no gradient in both.
+    Row b of image-to-text (image b over the texts) is drawn to row b of text-to-image (text b over the images).
+    GRIT-VLP adds 0.2 of it to the contrastive loss; keys have no gradient in both.
 
     Args:
         queries: Features, L2-normalised [B, D].

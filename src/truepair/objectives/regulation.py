@@ -11,6 +11,8 @@ from truepair.errors import ConfigError
 
 Form = Literal["literal", "softmax", "tempered"]
 
+_LEAST_TAU_W = 0.02
+
 
 @dataclass(frozen=True)
 class RegulationConfig:
@@ -36,8 +38,12 @@ class RegulationConfig:
     def __post_init__(self) -> None:
         if self.form not in _FORMS:
             raise ConfigError(f"srcl.form is {self.form!r}; use one of {', '.join(_FORMS)}.")
-        if self.delta <= 0 or self.tau_w <= 0:
-            raise ConfigError("srcl.delta and srcl.tau_w must be above 0.")
+        if self.delta <= 0:
+            raise ConfigError(f"srcl.delta is {self.delta}; use a number above 0.")
+        if self.tau_w < _LEAST_TAU_W:
+            raise ConfigError(
+                f"srcl.tau_w is {self.tau_w}; use {_LEAST_TAU_W} or more: exp(1 / tau_w) must stay finite."
+            )
 
     @property
     def temperature(self) -> float:

@@ -30,8 +30,8 @@ _PART = re.compile(r"verdicts-r(\d{5})-(\d{6})\.parquet")
 class Ledger:
     """Appends verdicts to a folder of part files, safely while training.
 
-    A part is written aside, brought to disk, and renamed: a reader never sees half of one, and a crash loses at most what
-    was not flushed. Each rank writes parts of its own; :func:`read_ledger` merges them. Any Parquet reader works too::
+    A part is written aside, brought to disk, and renamed: a reader never sees half of one, and a crash loses at most
+    what was not flushed. Each rank writes parts of its own; :func:`read_ledger` merges them. Any Parquet reader works::
 
         duckdb.sql("select * from 'runs/a/ledger/*.parquet'")
     """
@@ -101,7 +101,7 @@ class Ledger:
         Raises:
             DataError: If parts that the saved point knows are gone.
         """
-        own = dict((number, path) for path, number in self._own_parts())
+        own = {number: path for path, number in self._own_parts()}
         missing = [number for number in range(state["parts"]) if number not in own]
         if missing:
             raise DataError(f"The ledger {self.folder} lacks part {missing[0]} of rank {self.rank}; restore it.")
@@ -138,9 +138,8 @@ def read_ledger(folder: str | Path) -> pa.Table:
         DataError: If there is no ledger, or a part cannot be read.
     """
     folder = Path(folder)
-    files = (
-        [folder] if folder.is_file() else [p for p, _, _ in sorted(_parts(folder), key=lambda part: (part[2], part[1]))]
-    )
+    parts = sorted(_parts(folder), key=lambda part: (part[2], part[1]))
+    files = [folder] if folder.is_file() else [path for path, _, _ in parts]
     if not files:
         raise DataError(f"There is no ledger in {folder}; give the folder that holds its verdicts-*.parquet files.")
     table = pa.concat_tables([_read(file) for file in files])
