@@ -3,7 +3,9 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -59,22 +61,25 @@ class TransformConfig:
 
 
 class ImageTransform:
-    """A callable from an 8-bit RGB image to float32 [3, H, W], with the least size it needs to be decoded at.
+    """From an 8-bit RGB image to float32 [3, H, W], in steps, with the least size the image must be decoded at.
 
     Any random draws must come from torch's global CPU generator: ``PairDataset`` keys that by sample.
 
-    Attributes:
-        steps: the callable.
+    Args:
+        steps: callables, applied in order; the last returns the tensor.
         min_side: JPEGs may be decoded smaller as long as both sides keep this many pixels; None decodes at full size.
     """
 
-    def __init__(self, steps: Callable[[Image.Image], Tensor], min_side: int | None = None) -> None:
+    def __init__(self, *steps: Callable[[Any], Any], min_side: int | None = None) -> None:
         self.steps = steps
         self.min_side = min_side
 
     def __call__(self, image: Image.Image) -> Tensor:
         """Transform an image into float32 [3, H, W]."""
-        return self.steps(image)
+        value: Any = image
+        for step in self.steps:
+            value = step(value)
+        return cast(Tensor, value)
 
 
 def build_transform(
@@ -97,11 +102,23 @@ def build_transform(
     if config.normalisation not in statistics:
         raise ConfigError("normalisation is 'encoder', but no image encoder is given here; give clip, imagenet or none")
     mean, std = statistics[config.normalisation]
-    to_tensor = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std), v2.ToPureTensor()]
-    front = _training_steps(config) if train else _evaluation_steps(config)
+    steps = _training_steps(config) if train else _evaluation_steps(config)
     smallest = config.crop_scale[0] * _ASPECTS[0] if train else 1.0
     # A crop keeps at least sqrt(smallest) of the shorter side; that part must still hold `size` pixels.
-    return ImageTransform(v2.Compose([*front, *to_tensor]), math.ceil(config.size / math.sqrt(smallest)))
+    min_side = math.ceil(config.size / math.sqrt(smallest))
+    return ImageTransform(*steps, _Normalise(mean, std), min_side=min_side)
+
+
+class _Normalise:
+    """8-bit RGB image to normalised float32 [3, H, W]; in one pass, where v2's three steps take four times as long."""
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        self.scale = (1 / (255 * torch.tensor(std)))[:, None, None]  # [3, 1, 1]
+        self.shift = (-torch.tensor(mean) / torch.tensor(std))[:, None, None]  # [3, 1, 1]
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)  # [3, H, W]
+        return pixels.to(torch.float32, memory_format=torch.contiguous_format).mul_(self.scale).add_(self.shift)
 
 
 def _training_steps(config: TransformConfig) -> list[Callable[[Image.Image], Image.Image]]:

@@ -55,8 +55,8 @@ def _check_image_ids(table: pa.Table) -> None:
     for row, first in _conflicts(table):
         raise DataError(
             f"image id {table['image_id'][row]} stands for {_image_name(table, first)} (row {first}) and for "
-            f"{_image_name(table, row)} (row {row}); repair it, or set derive_ids, or repeats='merge' to keep the first "
-            "image"
+            f"{_image_name(table, row)} (row {row}); repair it, or set derive_ids, or repeats='merge' to keep the "
+            "first image"
         )
 
 
