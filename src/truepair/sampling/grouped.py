@@ -1,0 +1,300 @@
+"""Batches of samples that are hard negatives of each other, planned from features that training computes anyway."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Sampler
+
+from truepair.errors import CheckpointError, ConfigError
+from truepair.sampling.config import GroupedConfig
+from truepair.sampling.hardness import Hardness, HardnessSchedule
+from truepair.sampling.known import KnownMatches
+from truepair.sampling.plan import PlanFolder, checksum, lay_out, step_bounds
+from truepair.sampling.queue import FeatureQueue
+from truepair.sampling.random import random_batches
+from truepair.sampling.ranks import Ranks
+from truepair.sampling.separate import separate
+from truepair.sampling.spaces import cut_spaces, walk_spaces
+
+Indices = NDArray[np.int64]
+
+# What a random generator is for; together with seed and epoch it makes the key of its numbers.
+_WINDOW, _LAYOUT, _LEFT_OUT, _SEPARATE = 1, 2, 3, 4
+_SETTINGS = ("count", "global_batch", "drop_last", "seed", "queue_size", "search_space", "group_size")
+
+
+class GroupedBatchSampler(Sampler[list[int]]):
+    """Yields this rank's batches: random in epoch 0, grouped by GRIT in every later epoch.
+
+    Give it to a ``DataLoader`` as ``batch_sampler``, and call :meth:`collect` after each training step with the
+    features of the step. The last ``collect`` of an epoch plans the next one. Every sample comes exactly once an epoch
+    (or is left out, at random, by ``drop_last``), on any number of ranks; the order of the global batches is the same
+    for any number of ranks with the same global batch, and does not depend on loader workers. After
+    :meth:`load_state_dict` the iterator goes on with the step that follows the last one collected.
+
+    Samples that were never collected (skipped steps, those left out) take random places in the next epoch.
+
+    Example:
+        >>> sampler = GroupedBatchSampler(len(dataset), 128)  # doctest: +SKIP
+        >>> loader = DataLoader(dataset, batch_sampler=sampler)  # doctest: +SKIP
+        >>> for _ in range(epochs):  # doctest: +SKIP
+        ...     for batch in loader:
+        ...         image, text = train_step(batch)  # normalised features [B, D]
+        ...         sampler.collect(batch["index"], image, text)
+
+    Args:
+        count: Samples of the data set.
+        batch_size: Samples of a batch on one rank.
+        config: Sizes; see :meth:`GroupedConfig.scaled` for small data.
+        seed: Seed of the run, 0 or more.
+        ranks: This process among all; by default those of torch.distributed.
+        drop_last: Leave out the samples that do not fill a step, others each epoch. Otherwise the last two steps share
+            what is left, and are smaller.
+        known: Matches to keep out of one step, in every epoch; may be replaced at any time, alike on all ranks.
+        hardness: The dial, if not that of ``config``.
+        plan_folder: Where rank 0 writes the plan of each grouped epoch. Without it, the plan is part of the state.
+        all_ranks: Yield the batches of all ranks in turn, for a loader that shares them out itself
+            (``accelerate.Accelerator.prepare``).
+
+    Raises:
+        ConfigError: There are too few samples for one step, or the seed or batch size is out of range.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        batch_size: int,
+        *,
+        config: GroupedConfig | None = None,
+        seed: int = 0,
+        ranks: Ranks | None = None,
+        drop_last: bool = True,
+        known: KnownMatches | None = None,
+        hardness: Hardness | None = None,
+        plan_folder: Path | None = None,
+        all_ranks: bool = False,
+    ) -> None:
+        if seed < 0 or batch_size < 1:
+            raise ConfigError(f"the sampler's seed is {seed} and its batch_size {batch_size}; give at least 0 and 1")
+        self.config = config or GroupedConfig()
+        self.ranks = ranks or Ranks.current()
+        self.count = count
+        self.global_batch = batch_size * self.ranks.count
+        self.group_size = self.config.group_size or self.global_batch
+        self.seed = seed
+        self.drop_last = drop_last
+        self.known = known
+        self.hardness = hardness or HardnessSchedule(self.config.hardness)
+        self.all_ranks = all_ranks
+        self._bounds = step_bounds(count, self.global_batch, self.ranks.count, drop_last=drop_last)
+        self._plans = PlanFolder(plan_folder) if plan_folder else None
+        capacity = min(self.config.queue_size, count) + 2 * self.global_batch
+        self._queue = FeatureQueue(capacity, getattr(torch, self.config.storage))
+        first = random_batches(count, self.global_batch, seed=seed, epoch=0, drop_last=False)
+        self.clashes = 0
+        self._yielded = False
+        self._windows = 0  # of this epoch, grouped so far
+        self._walks: list[Indices] = []  # their search spaces in walking order, for the next epoch
+        self._seen = np.zeros(count, np.bool_)  # [count]: in one of the walks
+        self._begin(0, self._separated(np.concatenate(first), epoch=0))
+
+    def __len__(self) -> int:
+        """Batches of an epoch, as yielded to this process."""
+        return (len(self._bounds) - 1) * (self.ranks.count if self.all_ranks else 1)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """Yield the batches of the epoch that are not done yet.
+
+        Raises:
+            ConfigError: The epoch has been yielded to its end, but not all of its steps have been collected.
+        """
+        if self._yielded:
+            raise ConfigError(
+                f"epoch {self.epoch} has been read to its end, but only {self.step} of its {self.steps} steps were "
+                "collected; call collect() or skip() after each step, or end_epoch()"
+            )
+        order = self.order
+        for step in range(self.step, self.steps):
+            batch = order[self._bounds[step] : self._bounds[step + 1]]
+            shares = np.array_split(batch, self.ranks.count)
+            for share in shares if self.all_ranks else [shares[self.ranks.rank]]:
+                yield share.tolist()
+        if self.order is order:  # else the epoch was ended early
+            self._yielded = True
+
+    def step_samples(self, step: int) -> Indices:
+        """Return the dataset indices of one step of this epoch, over all ranks, int64 [global batch]."""
+        return self.order[self._bounds[step] : self._bounds[step + 1]]
+
+    @property
+    def steps(self) -> int:
+        """Steps of an epoch; the same on every rank."""
+        return len(self._bounds) - 1
+
+    def collect(self, indices: Tensor, image_features: Tensor, text_features: Tensor) -> None:
+        """Keep the features of the step just trained; all ranks call it together, once a step, in order.
+
+        The last step of an epoch plans the next epoch.
+
+        Args:
+            indices: Dataset indices of this rank's batch, int64 [B].
+            image_features: Their L2-normalised image features [B, D].
+            text_features: Their L2-normalised text features [B, D].
+
+        Raises:
+            ConfigError: The step does not have the size that this epoch's plan gives it.
+        """
+        sizes = [len(share) for share in np.array_split(self.step_samples(self.step), self.ranks.count)]
+        expected = sizes[self.ranks.rank]
+        if not len(indices) == len(image_features) == len(text_features) == expected:
+            raise ConfigError(
+                f"collect got {len(indices)} samples at step {self.step} of epoch {self.epoch}, which has {expected}; "
+                "call it once for each batch, in order"
+            )
+        image, text = (part.detach().to(self._queue.storage) for part in (image_features, text_features))
+        index = indices.to(device=image.device, dtype=torch.int64)
+        self._queue.add(*(self.ranks.gather(part, sizes) for part in (index, image, text)))
+        if len(self._queue) >= self.config.queue_size:
+            self._group()
+        self.skip()
+
+    def skip(self) -> None:
+        """Count a step as done without features; its samples get random places in the next epoch."""
+        self.step += 1
+        if self.step == self.steps:
+            self.end_epoch()
+
+    def end_epoch(self) -> None:
+        """Plan the next epoch from what has been collected, and begin it; called by the last :meth:`collect`."""
+        self._group(final=True)
+        epoch = self.epoch + 1
+        order = np.empty(self.count, np.int64)
+        if self.ranks.rank == 0:
+            missing = ~self._seen
+            missing[self._left_out] = False
+            others = np.flatnonzero(missing)
+            order = lay_out(self._walks, others, self._left_out, self.group_size, self._rng(epoch, _LAYOUT))
+            order = self._separated(order, epoch)
+        self._begin(epoch, self.ranks.broadcast(torch.from_numpy(order)).numpy())
+        if self._plans and self.ranks.rank == 0:
+            self._plans.write(epoch, self.order)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Say which epoch comes, as some loops do; the next one ends the present one early.
+
+        Raises:
+            ConfigError: It is neither the present epoch nor the next.
+        """
+        if epoch == self.epoch + 1:
+            self.end_epoch()
+        elif epoch != self.epoch:
+            raise ConfigError(f"the sampler is in epoch {self.epoch}, not {epoch}; load the state of that epoch")
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Everything that :meth:`load_state_dict` needs, as CPU tensors; the same on every rank.
+
+        The collected features are part of it: at most ``queue_size`` and two steps of samples. So is the plan of the
+        epoch, unless a plan folder holds it.
+        """
+        state = {
+            "progress": torch.tensor([self.epoch, self.step, self._windows]),
+            "settings": torch.tensor(self._settings()),
+            "walk_lengths": torch.tensor([len(walk) for walk in self._walks], dtype=torch.int64),
+            "walks": torch.from_numpy(np.concatenate([np.empty(0, np.int64), *self._walks])),
+            **{f"queue_{name}": value for name, value in self._queue.state_dict().items()},
+        }
+        if self._plans and self.epoch:
+            return state | {"plan_checksum": torch.tensor([checksum(self.order)])}
+        return state | {"plan": torch.from_numpy(self.order.copy())}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Go on from where another sampler was, on any number of ranks with the same global batch.
+
+        Raises:
+            CheckpointError: The state belongs to other settings, or its plan cannot be read.
+        """
+        theirs = state["settings"].tolist()
+        for name, old, new in zip(_SETTINGS, theirs, self._settings(), strict=True):
+            if old != new:
+                raise CheckpointError(f"the sampler's state has {name} {old}, this run has {new}; give the old value")
+        epoch, step, windows = state["progress"].tolist()
+        self._begin(epoch, self._saved_plan(epoch, state))
+        self.step, self._windows = step, windows
+        lengths = state["walk_lengths"].tolist()
+        self._walks = [part.numpy().copy() for part in state["walks"].split(lengths)]
+        self._seen[state["walks"].numpy()] = True
+        self._queue.load_state_dict({name: state[f"queue_{name}"] for name in ("index", "image", "text")})
+
+    def _begin(self, epoch: int, order: Indices) -> None:
+        self.epoch = epoch
+        self.step = 0
+        self.order = order  # [count]: all samples; those from the last bound on are left out
+        self._yielded = False
+        self._windows = 0
+        self._walks = []
+        self._seen = np.zeros(self.count, np.bool_)
+        visited = order[: self._bounds[-1]]
+        # The next epoch leaves out samples that this one visits, so that none is left out twice in a row.
+        self._left_out = self._rng(epoch, _LEFT_OUT).choice(visited, self.count - len(visited), replace=False)
+
+    def _group(self, *, final: bool = False) -> None:
+        """Walk the whole search spaces that the queue holds; at the end of an epoch, what is left over as well."""
+        index = self._queue.index.cpu().numpy()  # [n]
+        rng = self._rng(self.epoch, _WINDOW, self._windows)
+        self._windows += 1
+        shuffled = rng.permutation(self._wanted(index))
+        size = self.config.search_space
+        end = len(shuffled) if final else len(shuffled) - len(shuffled) % size
+        spaces = cut_spaces(shuffled[:end], size)
+        starts = [int(rng.integers(len(space))) for space in spaces]
+        walks = walk_spaces(
+            spaces,
+            starts,
+            self._queue.image,
+            self._queue.text,
+            samples=index,
+            group_size=self.group_size,
+            hardness=self.hardness,
+            epoch=self.epoch + 1,
+            known=self.known,
+            ranks=self.ranks,
+        )
+        self._walks += [index[walk] for walk in walks]
+        self._seen[index[shuffled[:end]]] = True
+        self._queue.keep(torch.from_numpy(shuffled[end:]).to(self._queue.index.device))
+
+    def _wanted(self, index: Indices) -> Indices:
+        """Positions in the queue of samples to walk: no sample twice, none that the next epoch leaves out."""
+        if len(index) and not 0 <= index.min() <= index.max() < self.count:
+            raise ConfigError(f"collect got dataset index {index.max()} of {self.count}; give indices of the data set")
+        _, first = np.unique(index, return_index=True)
+        fresh = first[~self._seen[index[first]]]
+        return fresh[~np.isin(index[fresh], self._left_out)]
+
+    def _separated(self, order: Indices, epoch: int) -> Indices:
+        """The order with known matches in different steps; :attr:`clashes` counts those that could not be parted."""
+        self.clashes = 0
+        if self.known is not None:
+            order, self.clashes = separate(order, self._bounds, self.known, self._rng(epoch, _SEPARATE))
+        return order
+
+    def _saved_plan(self, epoch: int, state: dict[str, Tensor]) -> Indices:
+        if "plan" in state:
+            return np.asarray(state["plan"].numpy().copy(), np.int64)
+        if self._plans is None:
+            raise CheckpointError("the sampler's state keeps its plan in a file; give the plan folder of that run")
+        order = self._plans.read(epoch)
+        if checksum(order) != int(state["plan_checksum"]):
+            raise CheckpointError(f"{self._plans.path(epoch)} is the plan of another run; give the folder of this one")
+        return order
+
+    def _settings(self) -> list[int]:
+        sizes = (self.config.queue_size, self.config.search_space, self.group_size)
+        return [self.count, self.global_batch, int(self.drop_last), self.seed, *sizes]
+
+    def _rng(self, epoch: int, purpose: int, number: int = 0) -> np.random.Generator:
+        return np.random.default_rng([self.seed, epoch, purpose, number])

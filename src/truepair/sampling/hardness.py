@@ -1,0 +1,66 @@
+"""How hard the negatives of a grouped batch are: the quantile at which the walk takes its next sample."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from truepair.errors import ConfigError
+
+
+class Hardness(Protocol):
+    """Chooses the quantile of each step of a walk; a fixed dial, a schedule, or something learned (FALCON)."""
+
+    def __call__(self, image: Tensor, text: Tensor, epoch: int) -> Tensor | float:
+        """Return the quantiles of some search spaces.
+
+        Args:
+            image: Normalised image features [S, M, D].
+            text: Normalised text features [S, M, D].
+            epoch: Epoch that the walk is planned for, counted from 0.
+
+        Returns:
+            From 0 (the least similar candidate) to 1 (the most similar): one number, or [S, M] for each sample.
+        """
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class HardnessConfig:
+    """A fixed quantile, or a straight line over epochs.
+
+    Attributes:
+        quantile: Quantile of the first grouped epoch; 1 is GRIT, 0 the easiest negatives.
+        final_quantile: Quantile at the end of the line; left out, the quantile stays as it is.
+        over_epochs: Epochs from the first grouped one until ``final_quantile`` is reached.
+    """
+
+    quantile: float = 1.0
+    final_quantile: float | None = None
+    over_epochs: int = 10
+
+    def __post_init__(self) -> None:
+        for name in ("quantile", "final_quantile"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                raise ConfigError(f"hardness.{name} is {value}; give a number from 0 (easiest) to 1 (hardest)")
+        if self.over_epochs < 1:
+            raise ConfigError(f"hardness.over_epochs is {self.over_epochs}; give 1 or more")
+
+
+class HardnessSchedule:
+    """The dial of a config: the same quantile for every sample, moving over epochs on a straight line.
+
+    FALCON (arXiv 2505.11192) finds that a high quantile early and a lower one later does best.
+    """
+
+    def __init__(self, config: HardnessConfig | None = None) -> None:
+        self.config = config or HardnessConfig()
+
+    def __call__(self, image: Tensor, text: Tensor, epoch: int) -> float:
+        """Return the quantile of an epoch; epoch 1 is the first that is grouped."""
+        first, final = self.config.quantile, self.config.final_quantile
+        if final is None:
+            return first
+        share = min(max(epoch - 1, 0) / self.config.over_epochs, 1.0)
+        return first + (final - first) * share
