@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import resvg_py
 from PIL import Image
@@ -40,7 +40,8 @@ def draw(data: Mapping[str, Any], icon: str) -> bytes:
 
 def is_blank(picture: Image.Image) -> bool:
     """Whether no channel of the RGB picture varies visibly."""
-    return all(isinstance(low, int) and high - low < 8 for low, high in picture.getextrema())
+    extrema = cast("tuple[tuple[int, int], ...]", picture.getextrema())
+    return all(high - low < 8 for low, high in extrema)
 
 
 def _centred(picture: Image.Image) -> Image.Image:
