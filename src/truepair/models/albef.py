@@ -1,5 +1,6 @@
 """ALBEF: image encoder, text encoder and fusion encoder with the heads for ITC, ITM and MLM."""
 
+import copy
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -59,9 +60,10 @@ class AlbefModel(PreTrainedModel):
     }
 
     def __init__(self, config: AlbefConfig) -> None:
-        super().__init__(config)
+        super().__init__(copy.deepcopy(config))
         self.image_encoder = build_image_encoder(config.image_encoder)
-        config.image_encoder = self.image_encoder.config  # without a source of weights: they are saved with this model
+        # The encoder's own config names no source of weights: they are saved with this model. The caller's config keeps it.
+        self.config.image_encoder = self.image_encoder.config
         _mark_initialised(self.image_encoder)
         self.text_encoder = TextEncoder(config)
         self.fusion_encoder = FusionEncoder(config, self.image_encoder.width)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoConfig, BertForMaskedLM
 
@@ -120,7 +121,7 @@ def _bert_weights(source: str | Path) -> dict[str, Tensor]:
     config = _bert_config(source)
     try:
         bert, info = BertForMaskedLM.from_pretrained(str(source), config=config, output_loading_info=True)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"{source} cannot be loaded as a BERT: {_first_line(error)}") from error
     missing = set(info["missing_keys"])
     return {name.removeprefix("bert."): tensor for name, tensor in bert.state_dict().items() if name not in missing}

@@ -23,8 +23,8 @@ class AlbefConfig(PretrainedConfig):
 
     model_type: ClassVar[str] = "truepair-albef"
 
-    image_encoder: dict[str, Any] | None = None
-    """`model_type` and the fields of that image encoder; None means ViT-B/16 at 256 px. See `build_image_encoder`."""
+    image_encoder: dict[str, Any] = dataclasses.field(default_factory=lambda: dict(SIZES["base"]["image_encoder"]))
+    """`model_type` and the fields of that image encoder (see `build_image_encoder`); by default ViT-B/16 at 256 px."""
     vocab_size: int = 30522
     hidden_size: int = 768
     """Width of text and fusion states."""
@@ -63,8 +63,6 @@ class AlbefConfig(PretrainedConfig):
     """The vocabulary head shares its matrix with the word embeddings, as in BERT."""
 
     def __post_init__(self, **kwargs: Any) -> None:
-        if self.image_encoder is None:
-            self.image_encoder = copy.deepcopy(dict(SIZES["base"]["image_encoder"]))
         super().__post_init__(**kwargs)
         self._check()
 

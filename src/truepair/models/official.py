@@ -71,7 +71,8 @@ def load_official(source: str | Path | Mapping[str, Tensor], **config_fields: An
         model.load_state_dict(ours)
     except RuntimeError as error:
         raise CheckpointError(f"the checkpoint does not fit its own sizes: {_one_line(error)}") from error
-    return model.eval()
+    model.eval()
+    return model
 
 
 def to_official_names(model: AlbefModel) -> dict[str, Tensor]:
@@ -110,11 +111,13 @@ def official_names(config: AlbefConfig) -> dict[str, tuple[str, ...]]:
         Official name to ours. The fused query, key and value map to three of ours, to be joined along dimension 0; the
         two names of the vocabulary head's bias map to one.
     """
-    names = {
+    names: dict[str, tuple[str, ...]] = {
         f"visual_encoder.{name}": (f"{_IMAGE}.{ours}",)
         for name, ours in (("cls_token", "embeddings.cls_token"), ("pos_embed", "embeddings.position_embeddings"))
     }
-    modules = {f"visual_encoder.{name}": (f"{_IMAGE}.{ours}",) for name, ours in _VISION.items()}
+    modules: dict[str, tuple[str, ...]] = {
+        f"visual_encoder.{name}": (f"{_IMAGE}.{ours}",) for name, ours in _VISION.items()
+    }
     for number in range(_image_layers(config)):
         block, layer = f"visual_encoder.blocks.{number}", f"{_IMAGE}.layers.{number}"
         modules |= {f"{block}.{name}": (f"{layer}.{ours}",) for name, ours in _VISION_LAYER.items()}
@@ -134,7 +137,6 @@ def official_names(config: AlbefConfig) -> dict[str, tuple[str, ...]]:
 
 
 def _image_layers(config: AlbefConfig) -> int:
-    assert config.image_encoder is not None
     # The config of a built encoder leaves out what equals the default.
     return int(config.image_encoder.get("num_hidden_layers", ViTConfig().num_hidden_layers))
 
@@ -150,18 +152,10 @@ def _infer_config(state: Mapping[str, Tensor], fields: Mapping[str, Any]) -> Alb
     """The config whose sizes the tensors show."""
     mlm_head = any(name.startswith("text_encoder.bert.") for name in state)
     bert = _text_prefix(mlm_head)
-
-    def shape(name: str, dimensions: int = 2) -> torch.Size:
-        if name not in state:
-            raise CheckpointError(f"the checkpoint has no {name}: it is not an official ALBEF checkpoint.")
-        if state[name].dim() != dimensions:
-            raise CheckpointError(f"{name} has {state[name].dim()} dimensions in this checkpoint, not {dimensions}.")
-        return state[name].shape
-
     image_fields = fields.get("image_encoder") or {}
-    vocabulary, width = shape(f"{bert}embeddings.word_embeddings.weight")
-    image_width, _, patch, _ = shape("visual_encoder.patch_embed.proj.weight", 4)
-    patches = shape("visual_encoder.pos_embed", 3)[1] - 1
+    vocabulary, width = _shape(state, f"{bert}embeddings.word_embeddings.weight")
+    image_width, _, patch, _ = _shape(state, "visual_encoder.patch_embed.proj.weight", 4)
+    patches = _shape(state, "visual_encoder.pos_embed", 3)[1] - 1
     layers = _count(state, rf"{re.escape(bert)}encoder\.layer\.(\d+)\.attention\..*")
     fusion_layers = _count(state, rf"{re.escape(bert)}encoder\.layer\.(\d+)\.crossattention\..*")
     word, decoder = f"{bert}embeddings.word_embeddings.weight", "text_encoder.cls.predictions.decoder.weight"
@@ -173,25 +167,33 @@ def _infer_config(state: Mapping[str, Tensor], fields: Mapping[str, Any]) -> Alb
             "hidden_size": image_width,
             "num_hidden_layers": _count(state, r"visual_encoder\.blocks\.(\d+)\..*"),
             "num_attention_heads": _heads(image_width, image_fields),
-            "intermediate_size": shape("visual_encoder.blocks.0.mlp.fc1.weight")[0],
+            "intermediate_size": _shape(state, "visual_encoder.blocks.0.mlp.fc1.weight")[0],
             "layer_norm_eps": 1e-6,
             **image_fields,
         },
         "vocab_size": vocabulary,
         "hidden_size": width,
         "num_attention_heads": _heads(width, fields),
-        "intermediate_size": shape(f"{bert}encoder.layer.0.intermediate.dense.weight")[0],
+        "intermediate_size": _shape(state, f"{bert}encoder.layer.0.intermediate.dense.weight")[0],
         "text_layers": layers - fusion_layers,
         "fusion_layers": fusion_layers,
-        "max_position_embeddings": shape(f"{bert}embeddings.position_embeddings.weight")[0],
-        "type_vocab_size": shape(f"{bert}embeddings.token_type_embeddings.weight")[0],
+        "max_position_embeddings": _shape(state, f"{bert}embeddings.position_embeddings.weight")[0],
+        "type_vocab_size": _shape(state, f"{bert}embeddings.token_type_embeddings.weight")[0],
         "mlm_head": mlm_head,
         "contrastive_head": "vision_proj.weight" in state,
         "tie_word_embeddings": decoder in state and torch.equal(state[word], state[decoder]),
     }
     if inferred["contrastive_head"]:
-        inferred["embed_dim"] = shape("vision_proj.weight")[0]
+        inferred["embed_dim"] = _shape(state, "vision_proj.weight")[0]
     return AlbefConfig(**{**inferred, **{name: value for name, value in fields.items() if name != "image_encoder"}})
+
+
+def _shape(state: Mapping[str, Tensor], name: str, dimensions: int = 2) -> torch.Size:
+    if name not in state:
+        raise CheckpointError(f"the checkpoint has no {name}: it is not an official ALBEF checkpoint.")
+    if state[name].dim() != dimensions:
+        raise CheckpointError(f"{name} has {state[name].dim()} dimensions in this checkpoint, not {dimensions}.")
+    return state[name].shape
 
 
 def _count(state: Mapping[str, Tensor], pattern: str) -> int:
@@ -214,8 +216,9 @@ def _read(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{file} does not exist: name a .safetensors or .pth file, or a folder with the former.")
     try:
         if file.suffix == ".safetensors":
-            return load_file(file)
-        loaded = torch.load(file, map_location="cpu", weights_only=True)
+            loaded: Any = load_file(file)
+        else:
+            loaded = torch.load(file, map_location="cpu", weights_only=True)
     except (SafetensorError, OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise CheckpointError(f"{file} cannot be read as a checkpoint of plain tensors: {_one_line(error)}") from error
     state = loaded.get("model", loaded) if isinstance(loaded, dict) else None
