@@ -46,7 +46,7 @@ def read_recipe(kind: type[Recipe], path: Path | None, overrides: Sequence[str],
     try:
         parsed = parser.parse_object(values, defaults=True) if values else parser.get_defaults()
         parsed = parser.parse_args(list(overrides), namespace=parsed)
-        return typing.cast(Recipe, kind(**_instances(parser, parsed)))
+        return kind(**_instances(parser, parsed))
     except (SystemExit, ConfigError):
         raise
     except Exception as error:  # jsonargparse raises many kinds; each is a mistake in the recipe or the command

@@ -27,9 +27,14 @@ class Substitution:
 class _Delivered(Protocol):
     """What the log reads of a ``PairBatch``."""
 
-    index: Tensor
-    source_index: Tensor
-    reasons: Sequence[str]
+    @property
+    def index(self) -> Tensor: ...
+
+    @property
+    def source_index(self) -> Tensor: ...
+
+    @property
+    def reasons(self) -> Sequence[str]: ...
 
 
 class SubstitutionLog:

@@ -18,8 +18,8 @@ MANIFEST = "manifest.json"
 class CheckpointStore:
     """The checkpoints of one run: ``step-00001200/`` folders, the newest ``keep`` of them.
 
-    A checkpoint is a folder with the model and tokenizer (as ``save_pretrained`` writes them), ``optimizer.pt`` (tensors,
-    read with ``weights_only``), ``state.json`` and ``manifest.json`` (SHA-256 of every file, written last).
+    A checkpoint is a folder with the model and tokenizer (as ``save_pretrained`` writes them), ``optimizer.pt``
+    (tensors, read with ``weights_only``), ``state.json`` and ``manifest.json`` (SHA-256 of every file, written last).
 
     Args:
         folder: where the checkpoints lie.

@@ -1,0 +1,53 @@
+"""``truepair pretrain RECIPE.yaml [--any.field value]``."""
+
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from truepair.cli.arguments import read_recipe, to_yaml
+from truepair.cli.recipes import bundled_recipes, find_recipe, take_option
+from truepair.cli.tables import retrieval_table
+from truepair.errors import ConfigError
+
+HELP = """usage: truepair pretrain RECIPE.yaml [--run-folder FOLDER] [--any.field value ...]
+
+RECIPE.yaml is a file, or the name of a bundled recipe: {names}.
+A run that was stopped goes on from its last checkpoint when the same command is given again.
+
+'truepair pretrain RECIPE.yaml --help' lists every field of a recipe."""
+
+
+def run(arguments: list[str]) -> None:
+    """Run the command.
+
+    Raises:
+        ConfigError: no recipe is given, or it cannot be used.
+    """
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(HELP.format(names=", ".join(bundled_recipes())))
+        return
+    if arguments[0].startswith("--"):
+        raise ConfigError("give the recipe first: truepair pretrain RECIPE.yaml [--any.field value]")
+    path = find_recipe(arguments[0])
+    options = arguments[1:]
+    chosen = take_option(options, "run-folder")
+
+    from truepair.training.recipe import PretrainRecipe
+
+    recipe = read_recipe(PretrainRecipe, path, options, command=f"truepair pretrain {arguments[0]}")
+    folder = Path(chosen) if chosen is not None else Path("runs") / path.stem
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "recipe.yaml").write_text(to_yaml(recipe), encoding="utf-8")
+
+    from truepair.tasks.pretraining import pretrain
+
+    console = Console(stderr=True)
+    started = time.perf_counter()
+    outcome = pretrain(recipe, folder, console.print)
+    console.print(
+        f"{outcome.run.steps} steps in {time.perf_counter() - started:.0f} s "
+        f"({outcome.run.pairs_per_second:.0f} pairs/s in training); model in {outcome.run.model_folder}"
+    )
+    if outcome.retrieval is not None:
+        Console().print(retrieval_table(outcome.retrieval))

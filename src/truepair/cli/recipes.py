@@ -1,0 +1,57 @@
+"""Finding recipes, and the options a command has beside them."""
+
+from importlib.resources import files
+from pathlib import Path
+
+from truepair.cli.arguments import nearest
+from truepair.errors import ConfigError
+
+_FOLDER = Path(str(files("truepair") / "recipes"))
+
+
+def bundled_recipes() -> list[str]:
+    """Names of the recipes that come with the package."""
+    return sorted(path.stem for path in _FOLDER.glob("*.yaml"))
+
+
+def find_recipe(name: str) -> Path:
+    """Return the path of a recipe, given as a file or as the name of a bundled one.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    bundled = _FOLDER / f"{path.stem}.yaml"
+    if path.suffix in ("", ".yaml") and path.parent.name in ("", "recipes") and bundled.is_file():
+        return bundled
+    names = bundled_recipes()
+    raise ConfigError(f"there is no recipe {name}{nearest(path.stem, names)}; give a file or one of {', '.join(names)}")
+
+
+def take_option(arguments: list[str], name: str) -> str | None:
+    """Take ``--name value`` or ``--name=value`` out of the arguments, and return the value.
+
+    Raises:
+        ConfigError: the option stands without a value.
+    """
+    for place, word in enumerate(arguments):
+        if word.startswith(f"--{name}="):
+            del arguments[place]
+            return word.split("=", 1)[1]
+        if word == f"--{name}":
+            if place + 1 == len(arguments) or arguments[place + 1].startswith("--"):
+                raise ConfigError(f"--{name} needs a value")
+            value = arguments[place + 1]
+            del arguments[place : place + 2]
+            return value
+    return None
+
+
+def take_flag(arguments: list[str], name: str) -> bool:
+    """Take ``--name`` out of the arguments; whether it was there."""
+    if f"--{name}" in arguments:
+        arguments.remove(f"--{name}")
+        return True
+    return False

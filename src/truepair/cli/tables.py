@@ -1,0 +1,38 @@
+"""Tables for the terminal."""
+
+from rich.table import Table
+
+from truepair.evaluation.metrics import DirectionMetrics, RetrievalMetrics
+from truepair.tasks.retrieval import RetrievalResult
+
+
+def retrieval_table(result: RetrievalResult) -> Table:
+    """Truth-aware figures beside the naive ones, for every way of ranking."""
+    table = Table(title=f"Retrieval: {result.images} pictures, {result.captions} captions", title_justify="left")
+    table.add_column("ranking by")
+    table.add_column("query")
+    for name in ("R@1", "R@5", "R@10", "mAP@R", "R-Precision", "naive R@1", "naive R@5", "naive R@10"):
+        table.add_column(name, justify="right")
+    for way, metrics in result.ways().items():
+        for name, direction, naive in _directions(metrics):
+            table.add_row(way, name, *_figures(direction), *_figures(naive)[:3])
+        table.add_section()
+    return table
+
+
+def _directions(metrics: RetrievalMetrics) -> list[tuple[str, DirectionMetrics, DirectionMetrics]]:
+    return [
+        ("picture", metrics.i2t, metrics.naive_i2t),
+        ("caption", metrics.t2i, metrics.naive_t2i),
+    ]
+
+
+def _figures(metrics: DirectionMetrics) -> list[str]:
+    estimates = (
+        metrics.recall_at_1,
+        metrics.recall_at_5,
+        metrics.recall_at_10,
+        metrics.map_at_r,
+        metrics.r_precision,
+    )
+    return [f"{estimate.value:.1%}" for estimate in estimates]

@@ -1,0 +1,63 @@
+"""Suspected false negatives of a data set: pairs nobody declared that the model takes for matches."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from truepair.evaluation.candidates import find_candidates, score_candidates
+from truepair.evaluation.scores import FeatureScores
+from truepair.models.gallery import PairJudge
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """One suspected false negative.
+
+    Attributes:
+        image: row of the picture.
+        caption: row of the pair whose caption is suspected to be true of the picture.
+        probability: ITM probability that they match.
+        similarity: cosine of their features.
+    """
+
+    image: int
+    caption: int
+    probability: float
+    similarity: float
+
+
+def find_suspects(
+    judge: PairJudge, image_ids: Sequence[int], caption_keys: Sequence[int], *, candidates: int = 16, limit: int = 1000
+) -> list[Suspect]:
+    """Rank the undeclared pairs of a data set by the model's ITM probability.
+
+    Similarity search proposes the nearest captions of every picture and the nearest pictures of every caption; ITM
+    reads each proposed pair once. Pairs of one image id or one caption text are declared, and left out; so is a text
+    already suspected of the same picture.
+
+    Args:
+        judge: pictures and captions of the data set, row by row: row r is pair r, n rows.
+        image_ids: image id of each row.
+        caption_keys: key of each row's normalised caption.
+        candidates: how many neighbours of each row are read, in each direction.
+        limit: how many suspects to return at most.
+
+    Returns:
+        Suspects, the most probable first.
+    """
+    declared = set(zip(image_ids, caption_keys, strict=True))
+    similarity = FeatureScores(judge.images.features, judge.captions.features)
+    pairs = find_candidates(similarity, len(image_ids), len(caption_keys), candidates)
+    log_odds = score_candidates(pairs, judge)  # [P]
+    suspects: list[Suspect] = []
+    for place in torch.argsort(log_odds, descending=True, stable=True).tolist():
+        image, caption = int(pairs.images[place]), int(pairs.captions[place])
+        text_of_image = (image_ids[image], caption_keys[caption])
+        if text_of_image in declared:
+            continue
+        declared.add(text_of_image)  # once is enough
+        suspects.append(Suspect(image, caption, float(log_odds[place].sigmoid()), float(pairs.similarity[place])))
+        if len(suspects) == limit:
+            break
+    return suspects

@@ -1,0 +1,1 @@
+"""Downstream tasks, one file each, on a pre-trained model."""

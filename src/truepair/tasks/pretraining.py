@@ -1,0 +1,122 @@
+"""A whole pre-training run: from a recipe to a trained model and its retrieval figures."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from truepair.data.collate import PairCollator
+from truepair.data.dataset import PairDataset
+from truepair.data.table import PairTable
+from truepair.models.albef import AlbefModel
+from truepair.objectives.masking import TokenMasker
+from truepair.tasks.images import ImageSource
+from truepair.tasks.retrieval import RetrievalResult, RetrievalTask
+from truepair.training.build import (
+    Say,
+    build_image_transform,
+    build_model,
+    build_preprocessing,
+    build_tables,
+    build_tokenizer,
+)
+from truepair.training.caches import cached_captions, cached_images
+from truepair.training.pretrain import PretrainLoop, RunResult
+from truepair.training.recipe import PretrainRecipe
+from truepair.training.step import PretrainStep
+from truepair.training.towers import Towers
+
+
+@dataclass(frozen=True)
+class PretrainOutcome:
+    """What a run leaves behind, still in memory.
+
+    Attributes:
+        run: steps, speed, and where the model lies.
+        retrieval: figures on the test split; None where the data has none.
+        model: the trained model.
+        collator: its tokenization.
+        train_images: the training pictures, for an audit.
+        test_images: the test pictures; None where the data has none.
+    """
+
+    run: RunResult
+    retrieval: RetrievalResult | None
+    model: AlbefModel
+    collator: PairCollator
+    train_images: ImageSource
+    test_images: ImageSource | None
+
+
+def pretrain(recipe: PretrainRecipe, run_folder: Path, say: Say) -> PretrainOutcome:
+    """Run a recipe to its end, or go on with it where it was stopped.
+
+    Args:
+        recipe: everything the run depends on.
+        run_folder: where checkpoints, logs, the model and ``retrieval.json`` go.
+        say: prints a line.
+
+    Raises:
+        TruepairError: anything in data, recipe or run folder that does not fit, in one line.
+    """
+    tables = build_tables(recipe.data)
+    for where, why in tables.train.skipped[:5]:
+        say(f"left out: {where}: {why}")
+    say(f"{len(tables.train):,} training pairs from {tables.train.name}")
+    tokenizer = build_tokenizer(recipe.text, tables.train)
+    preprocessing = build_preprocessing(recipe, tokenizer)
+    collator = preprocessing.collator()
+    model = build_model(recipe.model, recipe.text, tokenizer, say)
+
+    def images(table: PairTable, views: int = 1) -> ImageSource:
+        table, cache = cached_images(recipe, model, table, say, views=views)
+        transform = build_image_transform(recipe.data.transform, model, train=False)
+        size = recipe.evaluation.batch_size
+        return ImageSource(table, collator, transform=transform, cache=cache, batch_size=size)
+
+    def task(table: PairTable | None) -> RetrievalTask | None:
+        return None if table is None else RetrievalTask(collator, images(table), recipe.evaluation)
+
+    train_images = images(tables.train, recipe.model.image_views)
+    validation, test = task(tables.validation), task(tables.test)
+    step = _step(recipe, model, collator, train_images)
+    loop = PretrainLoop(
+        step,
+        _dataset(recipe, train_images, model),
+        preprocessing,
+        loop=recipe.loop,
+        optimizer=recipe.optimizer,
+        run_folder=run_folder,
+        max_bad_fraction=recipe.data.max_bad_fraction,
+        evaluator=None if validation is None else validation.figures,
+    )
+    run = loop.run()
+    model = loop.model
+    retrieval = None
+    if test is not None and loop.accelerator.is_main_process:
+        combination = None if validation is None else validation.choose_combination(model)
+        retrieval = test.evaluate(model, combination)
+        (run_folder / "retrieval.json").write_text(json.dumps(retrieval.as_dict(), indent=1), encoding="utf-8")
+    return PretrainOutcome(run, retrieval, model, collator, train_images, None if test is None else test.images)
+
+
+def _step(recipe: PretrainRecipe, model: AlbefModel, collator: PairCollator, images: ImageSource) -> PretrainStep:
+    tokenizer = collator.tokenizer
+    captions = [caption for captions in images.table.rows["captions"] for caption in captions]
+    towers = Towers(
+        model,
+        freeze_image=recipe.model.freeze_image,
+        freeze_text=recipe.model.freeze_text,
+        image_cache=images.cache,
+        caption_cache=cached_captions(recipe.model, model, captions, collator.encode),
+        seed=recipe.loop.seed,
+    )
+    masker = TokenMasker(
+        tokenizer.mask_token_id, tokenizer.all_special_ids, model.config.vocab_size, recipe.objectives.masking
+    )
+    return PretrainStep(model, towers, masker, recipe.objectives, seed=recipe.loop.seed)
+
+
+def _dataset(recipe: PretrainRecipe, images: ImageSource, model: AlbefModel) -> PairDataset:
+    transform = None if images.are_states else build_image_transform(recipe.data.transform, model, train=True)
+    captions = "first" if recipe.data.captions == "pairs" else recipe.data.captions
+    return PairDataset(images.table, transform, captions=captions, seed=recipe.loop.seed)

@@ -1,0 +1,135 @@
+"""From a recipe to the things a run is made of: tables, tokenizer, model, caches."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError
+from transformers import PreTrainedTokenizerBase
+
+from truepair.data.open import open_pairs
+from truepair.data.table import PairTable
+from truepair.data.tokenizer import load_tokenizer, train_wordpiece
+from truepair.data.transforms import ImageTransform, TransformConfig, build_transform
+from truepair.errors import CheckpointError, ConfigError
+from truepair.models.albef import AlbefModel
+from truepair.models.bert_checkpoint import albef_from_bert
+from truepair.models.config import AlbefConfig
+from truepair.models.image_encoder import load_image_encoder
+from truepair.models.minilm import load_minilm, minilm_folder
+from truepair.relations.text import normalise_caption
+from truepair.training.preprocessing import Preprocessing
+from truepair.training.recipe import DataConfig, ModelConfig, PretrainRecipe, TextConfig
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Tables:
+    """The pairs of a run, by split; None where the recipe names no split or the data has no such rows."""
+
+    train: PairTable
+    validation: PairTable | None
+    test: PairTable | None
+
+
+def build_tables(config: DataConfig) -> Tables:
+    """Open the sources and take their splits apart.
+
+    Raises:
+        DataError: a source cannot be read, or nothing is left to train on.
+        ConfigError: ``min_group_size`` without a ``group`` column.
+    """
+    opened = [open_pairs(source) for source in config.sources]
+    table = opened[0] if len(opened) == 1 else PairTable.concat(opened)
+    if config.min_group_size:
+        table = _large_groups(table, config.min_group_size)
+    present = table.splits
+
+    def part(split: str) -> PairTable | None:
+        return table.split(split) if split and split in present else None
+
+    train = table.split(config.train_split) if config.train_split else table
+    if config.captions == "pairs":
+        train = train.as_pairs()
+    return Tables(train, part(config.validation_split), part(config.test_split))
+
+
+def _large_groups(table: PairTable, least: int) -> PairTable:
+    if "group" not in table.rows.column_names:
+        raise ConfigError(f"data.min_group_size needs a group column, which {table.name} has not; set it to 0")
+    groups = list(table.rows["group"])
+    sizes: dict[str | None, int] = {}
+    for group in groups:
+        sizes[group] = sizes.get(group, 0) + 1
+    kept = [row for row, group in enumerate(groups) if group is not None and sizes[group] >= least]
+    if not kept:
+        raise ConfigError(f"no group of {table.name} has {least} rows; lower data.min_group_size")
+    return table.select(kept)
+
+
+def build_tokenizer(config: TextConfig, train: PairTable) -> PreTrainedTokenizerBase:
+    """Train a tokenizer on the training captions, or load one."""
+    if config.tokenizer == "train":
+        texts = [caption for captions in train.rows["captions"] for caption in captions]
+        if config.normalise:
+            texts = [normalise_caption(text) for text in texts]
+        return train_wordpiece(texts, config.vocab_size)
+    if config.tokenizer == "minilm":
+        return load_minilm().tokenizer
+    return load_tokenizer(config.tokenizer)
+
+
+def build_preprocessing(recipe: PretrainRecipe, tokenizer: PreTrainedTokenizerBase) -> Preprocessing:
+    """The recipe's tokenization and image settings."""
+    text = recipe.text
+    return Preprocessing(tokenizer, text.max_length, text.add_sep, text.normalise, recipe.data.transform)
+
+
+def build_model(config: ModelConfig, text: TextConfig, tokenizer: PreTrainedTokenizerBase, say: Say) -> AlbefModel:
+    """Build the model of a recipe; what is loaded and what starts fresh is said aloud.
+
+    Raises:
+        ConfigError: options that do not exist or do not fit.
+        CheckpointError: a checkpoint that is missing or does not fit.
+    """
+    if config.checkpoint is not None:
+        return load_albef(config.checkpoint)
+    options = dict(config.options)
+    if config.image_checkpoint is not None:
+        encoder = load_image_encoder(config.image_checkpoint)
+        options["image_encoder"] = encoder.config
+    if config.text_checkpoint is not None:
+        source = minilm_folder() if config.text_checkpoint == "minilm" else config.text_checkpoint
+        model, report = albef_from_bert(source, **options)
+        say(str(report))
+    else:
+        model = AlbefModel(AlbefConfig.of_size(config.size, vocab_size=len(tokenizer), **options))
+    if config.image_checkpoint is not None:
+        model.image_encoder.load_state_dict(encoder.state_dict())
+    if len(tokenizer) > model.config.vocab_size or text.max_length > model.config.max_position_embeddings:
+        raise ConfigError(
+            f"the tokenizer has {len(tokenizer)} entries and captions up to {text.max_length} tokens, but the model "
+            f"{model.config.vocab_size} and {model.config.max_position_embeddings}; make text and model fit"
+        )
+    return model
+
+
+def build_image_transform(config: TransformConfig, model: AlbefModel, *, train: bool) -> ImageTransform:
+    """The transform of a recipe; "encoder" normalisation takes the pixel statistics of the model's image encoder."""
+    encoder = model.image_encoder
+    return build_transform(config, train=train, encoder_statistics=(encoder.pixel_mean, encoder.pixel_std))
+
+
+def load_albef(name_or_folder: str | Path) -> AlbefModel:
+    """Load a trained model.
+
+    Raises:
+        CheckpointError: there is none, or it is damaged.
+    """
+    try:
+        model: AlbefModel = AlbefModel.from_pretrained(name_or_folder)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"no model could be loaded from {name_or_folder}: {reason}") from error
+    return model

@@ -1,0 +1,80 @@
+"""Frozen states of a run's images and captions, computed once and kept for the next run."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from truepair.data.dataset import PairDataset
+from truepair.data.table import PairTable
+from truepair.errors import DataError
+from truepair.models.albef import AlbefModel
+from truepair.models.frozen_captions import CaptionStates, EncodeCaptions, cache_caption_states
+from truepair.models.frozen_images import ImageStates, cache_image_states
+from truepair.training.build import Say, build_image_transform
+from truepair.training.progress import counting
+from truepair.training.recipe import ModelConfig, PretrainRecipe
+
+
+def cache_folder(config: ModelConfig) -> Path:
+    """The recipe's cache folder, or ``truepair/states`` in the user's cache."""
+    if config.cache_folder is not None:
+        return Path(config.cache_folder)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "truepair" / "states"
+
+
+def cached_images(
+    recipe: PretrainRecipe, model: AlbefModel, table: PairTable, say: Say, *, views: int = 1
+) -> tuple[PairTable, ImageStates | None]:
+    """States of a table's images, if the recipe asks for a cache; rows whose image cannot be read are left out, aloud.
+
+    Args:
+        recipe: says whether, and how images are transformed.
+        model: holds the frozen image encoder.
+        table: the images.
+        say: prints a line.
+        views: how many views of each image: the plain one, then augmented ones.
+
+    Returns:
+        The table without unreadable rows, and the states of its rows; or the table as it is and None.
+
+    Raises:
+        DataError: more rows are unreadable than the recipe puts up with.
+    """
+    if not recipe.model.cache_images:
+        return table, None
+    transform = recipe.data.transform
+    plain = PairDataset(table, build_image_transform(transform, model, train=False), captions="first")
+    augmented = PairDataset(table, build_image_transform(transform, model, train=True), captions="first")
+    with counting(f"image states of {table.name}, {len(table):,} rows") as progress:
+        states = cache_image_states(
+            model.image_encoder,
+            plain,
+            cache_folder(recipe.model),
+            augmented=augmented,
+            views=views,
+            preprocessing=asdict(transform),
+            workers=min(1, recipe.loop.workers),
+            progress=progress,
+        )
+    unreadable = states.unreadable
+    if not unreadable:
+        return table, states
+    row, reason = next(iter(unreadable.items()))
+    line = (
+        f"{len(unreadable)} of {len(table)} rows of {table.name} have unreadable images; the first: row {row}: {reason}"
+    )
+    if len(unreadable) > recipe.data.max_bad_fraction * len(table):
+        raise DataError(f"{line}; repair them or raise data.max_bad_fraction")
+    say(f"left out: {line}")
+    return table.select(states.readable), replace(states, image_rows=states.image_rows[states.readable])
+
+
+def cached_captions(
+    config: ModelConfig, model: AlbefModel, captions: Sequence[str], encode: EncodeCaptions
+) -> CaptionStates | None:
+    """Token states of captions from the frozen text encoder, if the recipe asks for a cache."""
+    if not config.cache_captions:
+        return None
+    with counting("caption states") as progress:
+        return cache_caption_states(model.text_encoder, captions, encode, cache_folder(config), progress=progress)

@@ -1,0 +1,130 @@
+"""A pre-training recipe: everything a run depends on, as data."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from truepair.data.source import SourceConfig
+from truepair.data.transforms import TransformConfig
+from truepair.errors import ConfigError
+from truepair.evaluation.protocol import RetrievalProtocol
+from truepair.training.optimizer import OptimizerConfig
+from truepair.training.pretrain import LoopConfig
+from truepair.training.step import ObjectivesConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Where the pairs come from.
+
+    Attributes:
+        sources: files, folders or hub names, concatenated; "sample" is the bundled sample. Instead of a name, the
+            fields of ``SourceConfig`` say how a source is to be read.
+        train_split: split to train on; empty for all rows.
+        validation_split: split for validation figures and for choosing how to combine scores; empty for none.
+        test_split: split for the final figures; empty for none.
+        captions: "draw" draws one of an image's captions per visit, "first" takes the first, "pairs" visits every one.
+        min_group_size: keep only rows whose group has this many rows over all splits (needs a ``group`` column); 0 for
+            all.
+        transform: image size and augmentation.
+        max_bad_fraction: largest share of unreadable images that a run puts up with.
+    """
+
+    sources: list[str | SourceConfig] = field(default_factory=lambda: ["sample"])
+    train_split: str = "train"
+    validation_split: str = "val"
+    test_split: str = "test"
+    captions: str = "draw"
+    min_group_size: int = 0
+    transform: TransformConfig = field(default_factory=TransformConfig)
+    max_bad_fraction: float = 0.05
+
+    def __post_init__(self) -> None:
+        if self.captions not in ("draw", "first", "pairs"):
+            raise ConfigError(f"data.captions is '{self.captions}'; give draw, first or pairs")
+        if not self.sources:
+            raise ConfigError("data.sources is empty; name at least one file, folder or hub name")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextConfig:
+    """How captions become tokens.
+
+    Attributes:
+        tokenizer: "train" trains a WordPiece on the training captions, "minilm" takes MiniLM-L6's; else a name or a
+            folder.
+        vocab_size: largest vocabulary of a trained tokenizer.
+        max_length: most tokens of a caption, special tokens included (ALBEF: 25 in pre-training).
+        add_sep: end captions with [SEP]; ALBEF's have none.
+        normalise: lower-case and strip punctuation first, as ALBEF does.
+    """
+
+    tokenizer: str = "train"
+    vocab_size: int = 8192
+    max_length: int = 25
+    add_sep: bool = False
+    normalise: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Which model is trained.
+
+    Attributes:
+        size: named size to start from: tiny, small or base.
+        options: fields of ``AlbefConfig`` that replace the size's, among them ``image_encoder``.
+        checkpoint: folder or name of a whole model to start from; size and options are not used then.
+        image_checkpoint: folder or name of pre-trained image encoder weights, "efficientnet_lite0" for the small one.
+        text_checkpoint: folder or name of a BERT whose layers start text and fusion encoder, "minilm" for MiniLM-L6.
+        freeze_image: do not train the image encoder.
+        freeze_text: do not train the text encoder (the fusion encoder is trained).
+        cache_images: compute the frozen image encoder's states once and train on them.
+        image_views: how many views of each image the cache holds: the plain one, then augmented ones.
+        cache_captions: compute the frozen text encoder's states once per caption. MLM still runs it, on masked
+            captions.
+        cache_folder: where caches are kept; a folder of the user's cache when absent.
+    """
+
+    size: str = "tiny"
+    options: dict[str, Any] = field(default_factory=dict)
+    checkpoint: str | None = None
+    image_checkpoint: str | None = None
+    text_checkpoint: str | None = None
+    freeze_image: bool = False
+    freeze_text: bool = False
+    cache_images: bool = False
+    image_views: int = 1
+    cache_captions: bool = False
+    cache_folder: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.cache_images and not self.freeze_image:
+            raise ConfigError("model.cache_images needs model.freeze_image: states of a moving encoder go stale")
+        if self.cache_captions and not self.freeze_text:
+            raise ConfigError("model.cache_captions needs model.freeze_text: states of a moving encoder go stale")
+        if self.image_views > 1 and not self.cache_images:
+            raise ConfigError(
+                "model.image_views is for model.cache_images; images that are read anew are augmented anew"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainRecipe:
+    """A pre-training run.
+
+    Attributes:
+        data: where the pairs come from.
+        text: how captions become tokens.
+        model: which model is trained.
+        objectives: what a step trains.
+        optimizer: how the weights move.
+        loop: how long and how.
+        evaluation: how the figures are measured.
+    """
+
+    data: DataConfig = field(default_factory=DataConfig)
+    text: TextConfig = field(default_factory=TextConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    objectives: ObjectivesConfig = field(default_factory=ObjectivesConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    loop: LoopConfig = field(default_factory=LoopConfig)
+    evaluation: RetrievalProtocol = field(default_factory=RetrievalProtocol)
