@@ -1,6 +1,5 @@
 import json
 
-import oracle
 import pytest
 import torch
 from hypothesis import given, settings
@@ -8,6 +7,8 @@ from hypothesis import strategies as st
 
 from truepair.errors import DataError
 from truepair.evaluation import FeatureScores, RetrievalTruth, evaluate_retrieval
+
+from . import oracle
 
 FIGURES = ("recall_at_1", "recall_at_5", "recall_at_10", "map_at_r", "r_precision", "median_rank")
 

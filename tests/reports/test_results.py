@@ -1,0 +1,34 @@
+from truepair.evaluation import precision_at
+from truepair.reports import key_figures, result_table
+
+from .samples import metrics
+
+
+def test_columns_nest_arm_way_and_protocol():
+    table = result_table({"a": {"similarity": metrics(0.4), "ITM": metrics(0.5)}, "b": {"similarity": metrics(0.6)}})
+    assert [(c.arm, c.way, c.naive) for c in table.columns] == [
+        ("a", "similarity", False),
+        ("a", "similarity", True),
+        ("a", "ITM", False),
+        ("a", "ITM", True),
+        ("b", "similarity", False),
+        ("b", "similarity", True),
+    ]
+
+
+def test_cells_are_those_of_the_metrics():
+    given = metrics(0.6)
+    table = result_table({"a": {"similarity": given}})
+    images, captions = ({row.metric: row.cells for row in block.rows} for block in table.blocks)
+    assert images["R@1"] == [given.i2t.recall_at_1, given.naive_i2t.recall_at_1]
+    assert captions["mAP@R"] == [given.t2i.map_at_r, given.naive_t2i.map_at_r]
+    assert [cell.value for cell in captions["Queries"]] == [400, 400]
+    assert images["R@1 by chance"][0].value == given.i2t.chance_recall_at_1
+
+
+def test_key_figures_name_the_first_judged_precision():
+    figures = key_figures(metrics(0.5), precision_at([None, True, False, True], depths=(1, 4)))
+    assert [figure.label for figure in figures] == ["Image to text R@1", "Text to image R@1", "mAP@R", "Precision at 4"]
+    assert figures[0].value == "50.0\N{NO-BREAK SPACE}%"
+    assert figures[3].value == "66.7\N{NO-BREAK SPACE}%"
+    assert len(key_figures(metrics(0.5))) == 3
