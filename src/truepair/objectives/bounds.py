@@ -1,8 +1,8 @@
 """Bounds on mutual information (SRCL, equations 2, 3, 22 and 36), estimated from a batch to be logged during training.
 
-The score f_ij = exp(s_ij) models the density ratio r_ij = p(t_j | v_i) / p(t_j) up to a factor of the anchor. The factor
-is taken so that the mean ratio over the N candidates is 1: ``log r_ij = s_ij - log mean_k exp(s_ik)``. InfoNCE drives
-the information with all negatives towards none, false negatives too; SRCL keeps some of it.
+The score f_ij = exp(s_ij) models the density ratio r_ij = p(t_j | v_i) / p(t_j) up to a factor of the anchor. That
+factor is chosen so that the mean ratio over the N candidates is 1: ``log r_ij = s_ij - log mean_k exp(s_ik)``. InfoNCE
+drives the information with all negatives towards none, false negatives too; SRCL keeps some of it.
 """
 
 from dataclasses import dataclass

@@ -42,7 +42,7 @@ class RegulationConfig:
             raise ConfigError(f"srcl.delta is {self.delta}; use a number above 0.")
         if self.tau_w < _LEAST_TAU_W:
             raise ConfigError(
-                f"srcl.tau_w is {self.tau_w}; use {_LEAST_TAU_W} or more: exp(1 / tau_w) must stay finite."
+                f"srcl.tau_w is {self.tau_w}; use {_LEAST_TAU_W} or more, to keep exp(1 / tau_w) finite."
             )
 
     @property
