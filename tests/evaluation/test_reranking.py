@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from truepair.errors import ConfigError, DataError
+from truepair.errors import ConfigError
 from truepair.evaluation import (
     ITM_ALONE,
     Combination,
@@ -18,21 +18,7 @@ from truepair.evaluation import (
     score_candidates,
 )
 
-
-def random_matrix(images, captions, seed):
-    return torch.randn(images, captions, generator=torch.Generator().manual_seed(seed))
-
-
-class Judge:
-    """Reads pairs off a matrix and remembers the calls."""
-
-    def __init__(self, matrix):
-        self.matrix = matrix
-        self.calls = []
-
-    def __call__(self, images, captions):
-        self.calls.append(list(zip(images.tolist(), captions.tolist(), strict=True)))
-        return self.matrix[images, captions]
+from .judge import Judge, random_matrix
 
 
 def slow_ranking(similarity, judged, k):
@@ -79,16 +65,6 @@ def test_slices_are_those_of_the_whole():
     assert whole.equal(reranked.image_rows(0, 12))
     whole = torch.cat([reranked.caption_rows(start, start + 5) for start in range(0, 20, 5)])
     assert whole.equal(reranked.caption_rows(0, 20))
-
-
-def test_chunks_keep_the_pairs_of_an_image_together():
-    judge = Judge(random_matrix(6, 10, 0))
-    candidates = find_candidates(MatrixScores(random_matrix(6, 10, 1)), 6, 10, 3)
-    largest = int(torch.bincount(candidates.images).max())
-    score_candidates(candidates, judge, chunk_size=largest)
-    images_of_calls = [{image for image, _ in call} for call in judge.calls]
-    assert len(judge.calls) > 1
-    assert sum(len(images) for images in images_of_calls) == 6  # no image is in two calls
 
 
 def test_a_tie_of_the_judge_stays_a_tie():
@@ -158,18 +134,8 @@ def test_choice_leans_on_similarity_when_itm_adds_nothing():
     assert chosen == Combination(10.0, 0.0)
 
 
-def test_faults_of_the_judge_are_named():
-    candidates = find_candidates(MatrixScores(torch.eye(3)), 3, 3, 2)
-    with pytest.raises(DataError, match="NaN"):
-        score_candidates(candidates, lambda images, captions: torch.full((len(images),), torch.nan))
-    with pytest.raises(DataError, match=r"returned \(1,\) scores"):
-        score_candidates(candidates, lambda images, captions: torch.zeros(1))
-
-
 def test_bad_settings():
     source = MatrixScores(torch.eye(3))
-    with pytest.raises(ConfigError, match="k = 0"):
-        find_candidates(source, 3, 3, 0)
     candidates = find_candidates(source, 3, 3, 1)
     with pytest.raises(ConfigError, match="candidate pairs"):
         RerankedScores(source, candidates, torch.zeros(1))

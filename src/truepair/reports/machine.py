@@ -3,6 +3,7 @@
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 import torch
 
@@ -14,7 +15,8 @@ PACKAGES = ("truepair", "torch", "torchvision", "transformers", "datasets", "acc
 def machine_facts() -> FactGroup:
     """Processor, accelerator, operating system and the versions of the packages that make a run what it is."""
     facts = {
-        "Processor": f"{_processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads used",
+        "Processor": f"{_processor()}, {os.cpu_count()} cores",
+        "Threads": str(torch.get_num_threads()),
         "Accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
         "System": f"{platform.system()} {platform.release()}, {platform.machine()}",
         "Python": platform.python_version(),
@@ -23,8 +25,11 @@ def machine_facts() -> FactGroup:
 
 
 def _processor() -> str:
-    """The processor's name, as far as Python knows it."""
-    return platform.processor() or platform.machine() or "unknown processor"
+    """The processor's name; Linux keeps it in a file, where Python does not look."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine() or "unknown"
 
 
 def _versions() -> dict[str, str]:
