@@ -167,9 +167,11 @@ class _Walk:
             scores += self.blocked
         if self.quantiles is None:
             return scores.argmax(1)
-        candidates = ((self.used == 0) & (self.blocked == 0)).sum(1).clip(min=1)  # [S]
-        from_top = (1 - self.quantiles[self.space, current]) * (candidates - 1)
-        rank = _native(torch.as_tensor(from_top).round().long())  # [S], 0 is the most similar
+        left = self.used == 0  # [S, M]
+        free = (left & (self.blocked == 0)).sum(1)  # [S]
+        candidates = free + left.sum(1) * (free == 0)  # [S]
+        ease = torch.as_tensor(1 - self.quantiles[self.space, current])  # [S]
+        rank = _native((ease * torch.as_tensor(candidates - 1)).round().long())  # [S], 0 is the most similar
         value = _ascending(scores)[self.space, -1 - rank]
         return abs(scores - value[:, None]).argmin(1)
 

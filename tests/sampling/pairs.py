@@ -1,0 +1,28 @@
+"""Made-up features and obvious references for the tests of this room."""
+
+import torch
+from torch import Tensor
+
+from truepair.sampling.grouped import GroupedBatchSampler
+
+
+def make_features(count: int, *, dimension: int = 8, clusters: int = 5, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Normalised image and text features [count, dimension] of samples that fall into clusters."""
+    generator = torch.Generator().manual_seed(seed)
+    centres = torch.randn(clusters, dimension, generator=generator)
+    shown = centres[torch.randint(clusters, (count,), generator=generator)]
+    sides = [shown + torch.randn(count, dimension, generator=generator) for _ in range(2)]
+    return torch.nn.functional.normalize(sides[0], dim=1), torch.nn.functional.normalize(sides[1], dim=1)
+
+
+def run_epochs(sampler: GroupedBatchSampler, image: Tensor, text: Tensor, epochs: int) -> list[list[list[int]]]:
+    """Train on nothing for some epochs; returns the batches of each."""
+    seen = []
+    for _ in range(epochs):
+        batches = []
+        for batch in sampler:
+            batches.append(batch)
+            index = torch.tensor(batch)
+            sampler.collect(index, image[index], text[index])
+        seen.append(batches)
+    return seen
