@@ -1,5 +1,6 @@
 """What a report page shows, as plain typed data."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -231,14 +232,14 @@ class ReportData:
 
     title: str
     summary: str
-    key_figures: list[KeyFigure] = field(default_factory=list)
+    key_figures: Sequence[KeyFigure] = ()
     results: ResultTable | None = None
-    plots: list[Plot] = field(default_factory=list)
-    caption_queries: list[CaptionQuery] = field(default_factory=list)
-    picture_queries: list[PictureQuery] = field(default_factory=list)
-    suspects: list[SuspectCard] = field(default_factory=list)
-    precision: list[SuspectPrecision] = field(default_factory=list)
-    facts: list[FactGroup] = field(default_factory=list)
+    plots: Sequence[Plot] = ()
+    caption_queries: Sequence[CaptionQuery] = ()
+    picture_queries: Sequence[PictureQuery] = ()
+    suspects: Sequence[SuspectCard] = ()
+    precision: Sequence[SuspectPrecision] = ()
+    facts: Sequence[FactGroup] = ()
     pictures: dict[str, str] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
