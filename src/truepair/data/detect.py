@@ -18,7 +18,7 @@ _SUFFIXES = {
     ".tar": "webdataset",
     ".parquet": "parquet",
 }
-_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?")
+_HUB_NAME = re.compile(r"\w[\w.-]*(/[\w.-]+)?(:[\w.-]+)?")
 # Files that mark a folder as laid out for the `datasets` library.
 _HUB_FILES = ("README.md", "dataset_dict.json", "state.json", "metadata.jsonl", "metadata.csv", "metadata.parquet")
 _FOLDER_FILES = 10_000
@@ -40,12 +40,14 @@ def detect_format(source: str, path: Path) -> str:
     if path.is_dir():
         return _of_folder(path)
     suffix = path.suffix.lower()
-    if path.is_file() or is_pattern(path):
+    if path.is_file():
         if suffix == ".json":
             return _of_json(path)
         if suffix in _SUFFIXES:
             return _SUFFIXES[suffix]
         raise DataError(f"the ending of {source} does not tell its format; give format")
+    if is_pattern(path) and suffix in (".tar", ".parquet"):
+        return _SUFFIXES[suffix]
     if _HUB_NAME.fullmatch(source) and suffix not in {*_SUFFIXES, ".json"}:
         return "hub"
     raise DataError(f"no such file or folder: {source}; check the path")

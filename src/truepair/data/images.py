@@ -15,7 +15,9 @@ DEFAULT_MAX_PIXELS = 89_478_485
 """Largest width x height that is decoded: 256 MiB as 8-bit RGB, the limit at which Pillow itself starts to warn."""
 
 # What Pillow may try. Its list of formats is longer; EPS, for one, starts an outside program.
-_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "MPO", "JPEG2000", "AVIF")
+_WANTED = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
+Image.init()  # Pillow loads some of these only when asked to.
+_FORMATS = tuple(name for name in _WANTED if name in Image.OPEN)
 _ORIENTATION = 0x0112
 # Everything Pillow's decoders are known to raise on damaged input.
 _DECODER_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, ArithmeticError)

@@ -16,7 +16,6 @@ from truepair.data.formats.jsonl import JsonlReader
 from truepair.data.formats.karpathy import KarpathyReader
 from truepair.data.formats.parquet import ParquetReader, SampleReader
 from truepair.data.formats.record import Reader
-from truepair.data.formats.shards import is_pattern
 from truepair.data.formats.webdataset import WebDatasetReader
 from truepair.data.source import SourceConfig
 from truepair.data.store.cache import cached_rows
@@ -69,9 +68,10 @@ def _config(source: str | Path | SourceConfig, options: dict[str, Any]) -> Sourc
             near = difflib.get_close_matches(name, known, 1)
             hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
             raise ConfigError(f"open_pairs has no option '{name}'; {hint}")
+    plain = {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
     if isinstance(source, SourceConfig):
-        return replace(source, **options)
-    return SourceConfig(source=str(source), **options)
+        return replace(source, **plain)
+    return SourceConfig(source=str(source), **plain)
 
 
 def _format(config: SourceConfig) -> str:
@@ -80,6 +80,6 @@ def _format(config: SourceConfig) -> str:
     if config.format not in READERS:
         raise ConfigError(f"unknown format '{config.format}'; give auto, {', '.join(READERS)}")
     path = config.path
-    if config.format not in ("sample", "hub") and not path.exists() and not is_pattern(path):
+    if config.format not in ("sample", "hub", "webdataset", "parquet") and not path.exists():
         raise DataError(f"no such file or folder: {config.source}; check the path")
     return config.format

@@ -1,0 +1,122 @@
+import io
+import json
+import pickle
+import tarfile
+
+import pytest
+
+from data.makers import encoded, picture, put
+from truepair.data import open_pairs
+from truepair.errors import DataError
+
+
+def shard(path, members, mode="w"):
+    with tarfile.open(path, mode) as archive:
+        for name, content in members:
+            info = tarfile.TarInfo(name)
+            data = content.encode() if isinstance(content, str) else content
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return path
+
+
+def sample(key, colour, caption):
+    return [(f"{key}.jpg", encoded(picture(colour), "JPEG")), (f"{key}.txt", caption)]
+
+
+def test_images_are_read_from_their_place_in_the_shard(tmp_path):
+    shard(tmp_path / "s-000.tar", [*sample("00/a", "red", "one"), *sample("00/b", "blue", "two")])
+    shard(tmp_path / "s-001.tar", sample("00/a", "green", "three"))
+
+    table = open_pairs(tmp_path / "s-{000..001}.tar")
+
+    assert table.rows["captions"][:] == [["one"], ["two"], ["three"]]
+    assert len(set(table.image_ids.tolist())) == 3
+    assert [max(range(3), key=table.image(i).getpixel((0, 0)).__getitem__) for i in range(3)] == [0, 2, 1]
+    assert table.rows["image"][0]["bytes"] is None
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["s-000.tar", "s-001.tar"]
+
+
+@pytest.mark.parametrize("pattern", ["s-*.tar", "s-00[01].tar", "s-{000..001}.tar", "."])
+def test_shards_are_named_by_pattern_range_or_folder(tmp_path, pattern):
+    shard(tmp_path / "s-000.tar", sample("a", "red", "one"))
+    shard(tmp_path / "s-001.tar", sample("a", "red", "two"))
+
+    assert open_pairs(tmp_path / pattern).rows["captions"][:] == [["one"], ["two"]]
+
+
+def test_captions_and_ids_may_come_from_json(tmp_path):
+    entry = {"caption": "from json", "image_id": 12, "group": "g", "split": "test", "width": 3}
+    members = [("a.png", encoded(picture())), ("a.json", json.dumps(entry))]
+
+    row = open_pairs(shard(tmp_path / "x.tar", members)).rows[0]
+
+    assert (row["captions"], row["image_id"], row["split"], row["names"]) == (["from json"], 12, "test", ["from json"])
+
+
+def test_pickles_are_never_opened_and_unused_members_listed(tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return (put, (tmp_path / "sprung", "by unpickling"))
+
+    trap = pickle.dumps(Trap())
+    members = [*sample("a", "red", "one"), ("a.pkl", trap), ("a.pyd", trap), ("b.cls", "3"), (".hidden", "x")]
+
+    table = open_pairs(shard(tmp_path / "x.tar", members))
+
+    assert len(table) == 1
+    assert not (tmp_path / "sprung").exists()
+    assert sorted(table.skipped) == [
+        ("x.tar", "1 members .cls: not used"),
+        ("x.tar", "1 members .pkl: pickles are never opened"),
+        ("x.tar", "1 members .pyd: pickles are never opened"),
+        ("x.tar", "1 members that are links or hidden: not used"),
+    ]
+
+
+def test_samples_without_image_caption_or_valid_json_are_listed(tmp_path):
+    image = encoded(picture())
+    members = [("a.txt", "no image"), ("b.png", image), ("c.png", image), ("c.json", "{"), *sample("d", "red", "good")]
+
+    table = open_pairs(shard(tmp_path / "x.tar", members), max_skipped=0.8)
+
+    assert table.rows["captions"][:] == [["good"]]
+    assert sorted(table.skipped) == [
+        ("x.tar: a", "it has no image"),
+        ("x.tar: b", "it has no caption"),
+        ("x.tar: c", "its .json is not a JSON object"),
+    ]
+
+
+def test_a_truncated_shard_is_an_error(tmp_path):
+    path = shard(tmp_path / "x.tar", [("a.txt", "one"), ("a.bmp", encoded(picture("red", (64, 64)), "BMP"))])
+
+    put(path, path.read_bytes()[:4096])
+
+    with pytest.raises(DataError, match=r"x\.tar ends within a\.bmp"):
+        open_pairs(path)
+
+
+def test_a_damaged_header_is_an_error_and_not_an_early_end(tmp_path):
+    path = shard(tmp_path / "x.tar", [*sample("a", "red", "one"), *sample("b", "red", "two")])
+    data = bytearray(path.read_bytes())
+    place = data.index(b"b.jpg")
+    data[place : place + 5] = b"\xff\xfe\xfd\xfc\xfb"
+    put(path, bytes(data))
+
+    with pytest.raises(DataError, match=f"is damaged after byte {place}"):
+        open_pairs(path)
+
+
+def test_a_compressed_shard_is_an_error_with_a_remedy(tmp_path):
+    path = shard(tmp_path / "x.tar", sample("a", "red", "one"), "w:gz")
+
+    with pytest.raises(DataError, match="unpack it with gunzip"):
+        open_pairs(path)
+
+
+def test_a_shard_missing_from_a_range_is_an_error(tmp_path):
+    shard(tmp_path / "s-0.tar", sample("a", "red", "one"))
+
+    with pytest.raises(DataError, match=r"1 of 2 shards of .* are missing, the first .*s-1\.tar"):
+        open_pairs(tmp_path / "s-{0..1}.tar")

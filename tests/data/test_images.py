@@ -1,0 +1,202 @@
+"""Bad and odd images, each through open_pairs and PairDataset."""
+
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data.makers import encoded, mean_colour, noise, picture, put, put_jsonl
+from truepair.data import BadImageError, ImageTransform, PairDataset, load_image, open_pairs
+from truepair.errors import DataError
+
+
+def opened(tmp_path, content, name="odd.png", **options):
+    """The image of a row whose file has this content, as the dataset reads it."""
+    put(tmp_path / "good.png", picture("green"))
+    put(tmp_path / name, content)
+    source = put_jsonl(tmp_path / "x.jsonl", [{"image": f, "caption": "x"} for f in (name, "good.png")])
+    images = []
+    dataset = PairDataset(open_pairs(source), ImageTransform(images.append), substitutes=0, **options)
+    dataset[0]
+    return images[0]
+
+
+def png_header(width, height):
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"\0" * 10)) + chunk(b"IEND", b"")
+
+
+class TestUnreadable:
+    def test_missing(self, tmp_path):
+        put(tmp_path / "good.png", picture())
+        entries = [{"image": name, "caption": "x"} for name in ("gone.png", "good.png")]
+        dataset = PairDataset(open_pairs(put_jsonl(tmp_path / "x.jsonl", entries)), ImageTransform(abs), substitutes=0)
+
+        with pytest.raises(BadImageError, match=r"gone\.png is missing; check image_root"):
+            dataset[0]
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            (b"", r"odd\.png is empty \(0 bytes\)"),
+            (b"<html>404</html>", "is not an image of a known format"),
+            (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n", "is not an image of a known format"),
+            (encoded(noise(0))[:-200], "is damaged"),
+            (encoded(noise(0), "JPEG")[:-300], "is damaged"),
+            (encoded(noise(0), "WEBP")[:-100], "is damaged|is not an image"),
+            (encoded(noise(0), "GIF")[:-500], "is damaged"),
+            (encoded(noise(0))[:20], "is damaged|is not an image"),
+            (encoded(Image.new("F", (4, 4), 0.5), "TIFF"), "has F pixels beyond 16 bits"),
+        ],
+    )
+    def test_each_is_a_typed_error(self, tmp_path, content, message):
+        with pytest.raises(BadImageError, match=message) as error:
+            opened(tmp_path, content)
+        assert isinstance(error.value, DataError) and "\n" not in str(error.value)
+
+    def test_a_folder_in_place_of_a_file(self, tmp_path):
+        (tmp_path / "odd").mkdir()
+
+        with pytest.raises(BadImageError, match="cannot be read"):
+            load_image({"path": str(tmp_path / "odd")})
+
+    @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+    def test_huge_by_the_header_alone(self, tmp_path):
+        # The file has 70 bytes.
+        with pytest.raises(BadImageError, match="has 10000 x 9000 pixels; shrink it"):
+            opened(tmp_path, png_header(10_000, 9_000))
+
+    def test_far_beyond_huge(self, tmp_path):
+        with pytest.raises(BadImageError, match="is too large to decode safely"):
+            opened(tmp_path, png_header(60_000, 60_000))
+
+    def test_the_limit_is_an_option(self, tmp_path):
+        assert opened(tmp_path, encoded(noise(0, (10, 10))), max_pixels=100).size == (10, 10)
+        with pytest.raises(BadImageError, match=r"raise max_pixels \(99\)"):
+            opened(tmp_path, encoded(noise(0, (10, 10))), max_pixels=99)
+
+
+class TestModes:
+    def test_cmyk(self, tmp_path):
+        image = opened(tmp_path, encoded(Image.new("CMYK", (16, 16), (0, 255, 255, 0)), "JPEG"), "odd.jpg")
+
+        assert image.mode == "RGB"
+        assert np.abs(np.subtract(image.getpixel((5, 5)), (255, 0, 0))).max() <= 2
+
+    def test_sixteen_bits_are_scaled_and_not_clipped(self, tmp_path):
+        levels = np.array([[0, 257, 128 * 257, 65535]], dtype=np.uint16)
+
+        image = opened(tmp_path, encoded(Image.fromarray(levels)))
+
+        assert [image.getpixel((x, 0)) for x in range(4)] == [(v, v, v) for v in (0, 1, 128, 255)]
+
+    def test_thirtytwo_bits_within_sixteen(self, tmp_path):
+        image = opened(tmp_path, encoded(Image.new("I", (4, 4), 65535), "TIFF"))
+
+        assert image.getpixel((0, 0)) == (255, 255, 255)
+
+    def test_palette(self, tmp_path):
+        image = opened(tmp_path, encoded(picture("blue").convert("P", palette=Image.Palette.ADAPTIVE)))
+
+        assert (image.mode, image.getpixel((0, 0))) == ("RGB", (30, 30, 220))
+
+    @pytest.mark.parametrize("mode", ["RGBA", "LA", "WebP", "P"])
+    def test_transparent_parts_lie_over_white(self, tmp_path, mode):
+        drawn = Image.new("RGBA", (8, 8), (10, 10, 10, 255))
+        drawn.paste((10, 10, 10, 0), (0, 0, 4, 8))
+        if mode == "P":
+            paletted = Image.new("P", (8, 8), 0)
+            paletted.putpalette([10, 10, 10, 60, 60, 60])
+            paletted.putpixel((0, 0), 1)
+            data = encoded(paletted, transparency=1)
+        elif mode == "WebP":
+            data = encoded(drawn, "WEBP", lossless=True)
+        else:
+            data = encoded(drawn.convert(mode))
+
+        image = opened(tmp_path, data)
+
+        assert image.mode == "RGB"
+        assert image.getpixel((0, 0)) == (255, 255, 255)
+        assert image.getpixel((7, 7)) == (10, 10, 10)
+
+    def test_half_transparent(self, tmp_path):
+        image = opened(tmp_path, encoded(Image.new("RGBA", (4, 4), (0, 0, 0, 128))))
+
+        assert image.getpixel((0, 0)) == (127, 127, 127)
+
+    def test_grey_and_one_bit(self, tmp_path):
+        assert opened(tmp_path, encoded(Image.new("L", (4, 4), 99))).getpixel((0, 0)) == (99, 99, 99)
+        assert opened(tmp_path, encoded(Image.new("1", (4, 4), 1))).getpixel((0, 0)) == (255, 255, 255)
+
+    @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG"])
+    def test_the_first_frame_of_an_animation(self, tmp_path, kind):
+        options = {"lossless": True} if kind == "WEBP" else {}
+        frames = encoded(picture("red"), kind, save_all=True, append_images=[picture("blue")], **options)
+
+        assert opened(tmp_path, frames).getpixel((0, 0)) == (220, 30, 30)
+
+    @pytest.mark.parametrize("orientation", range(1, 9))
+    def test_rotated_as_exif_says(self, tmp_path, orientation):
+        upright = Image.new("RGB", (32, 16), (250, 250, 250))
+        upright.paste((220, 30, 30), (0, 0, 16, 8))
+        undo = {2: [0], 3: [3], 4: [1], 5: [5], 6: [2], 7: [6], 8: [4]}
+        stored = upright
+        for step in undo.get(orientation, []):
+            stored = stored.transpose(Image.Transpose(step))
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+
+        image = opened(tmp_path, encoded(stored, "JPEG", exif=exif, quality=95), "odd.jpg")
+
+        assert image.size == (32, 16)
+        assert np.abs(np.array(image, float) - np.array(upright, float)).mean() < 4
+
+
+class TestReducedScale:
+    def test_a_jpeg_is_decoded_smaller_but_not_too_small(self, tmp_path):
+        path = put(tmp_path / "big.jpg", encoded(noise(3, (400, 320)).resize((800, 640)), "JPEG"))
+
+        sizes = [load_image({"path": str(path)}, min_side=side).size for side in (50, 80, 160, 161, 640, 700)]
+
+        assert sizes == [(100, 80), (100, 80), (200, 160), (400, 320), (800, 640), (800, 640)]
+
+    def test_it_looks_the_same(self, tmp_path):
+        smooth = noise(3, (10, 8)).resize((800, 640), Image.Resampling.BICUBIC)
+        stored = {"bytes": encoded(smooth, "JPEG", quality=95)}
+
+        reduced = np.array(load_image(stored, min_side=100).resize((100, 80), Image.Resampling.BICUBIC), float)
+        full = np.array(load_image(stored).resize((100, 80), Image.Resampling.BICUBIC), float)
+
+        assert np.abs(reduced - full).mean() < 2
+
+    def test_a_rotated_one(self, tmp_path):
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        stored = {"bytes": encoded(noise(3, (800, 640)), "JPEG", exif=exif)}
+
+        assert load_image(stored, min_side=100).size == (160, 200)
+
+    def test_other_formats_are_decoded_in_full(self):
+        assert load_image({"bytes": encoded(noise(3, (80, 64)))}, min_side=8).size == (80, 64)
+
+
+def test_a_changed_archive_is_noticed(tmp_path):
+    path = put(tmp_path / "x.tar", encoded(picture()))
+
+    with pytest.raises(BadImageError, match=r"image at byte 10 of .*x\.tar ends early"):
+        load_image({"path": str(path), "offset": 10, "size": 10_000})
+
+
+def test_a_row_without_an_image():
+    with pytest.raises(BadImageError, match="neither image bytes nor an image path"):
+        load_image({"bytes": None, "path": None})
+
+
+def test_colours_survive(tmp_path):
+    assert mean_colour(opened(tmp_path, encoded(picture("green")))) == (30, 200, 30)
