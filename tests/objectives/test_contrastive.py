@@ -37,6 +37,7 @@ class Case:
     columns: Direction
     regulation: Regulation | None
     key_gradient: bool
+    trained: str = "all"  # which inputs have a gradient
 
 
 def features(count: int, dim: int, generator: torch.Generator) -> Tensor:
@@ -75,14 +76,27 @@ def cases(draw: st.DrawFn, largest: int) -> Case:
         columns=draw(st.sampled_from([plain, rich[1]])),
         regulation=regulation,
         key_gradient=draw(st.booleans()),
+        trained=draw(st.sampled_from(["all", "queries", "keys", "temperature"])),
     )
+
+
+def inputs(case: Case, dtype: torch.dtype) -> list[Tensor]:
+    """Queries, keys and temperature, those that are trained with a gradient."""
+    temperature = torch.tensor(case.temperature, dtype=torch.float64)
+    tensors = {"queries": case.queries, "keys": case.keys, "temperature": temperature}
+    return [x.to(dtype, copy=True).requires_grad_(case.trained in (name, "all")) for name, x in tensors.items()]
+
+
+def gradients(case: Case, loss: Tensor, *tensors: Tensor) -> list[Tensor]:
+    """Gradients of queries, keys and temperature; 0 for those that are not trained."""
+    found = torch.autograd.grad(loss, [x for x in tensors if x.requires_grad])
+    of = iter(found)
+    return [next(of) if x.requires_grad else torch.zeros_like(x) for x in tensors]
 
 
 def run(case: Case, implementation: str, dtype: torch.dtype = torch.float64) -> tuple[ContrastiveOutput, list[Tensor]]:
     """The loss, its parts, and the gradients of queries, keys and temperature."""
-    queries = case.queries.to(dtype).requires_grad_()
-    keys = case.keys.to(dtype).requires_grad_()
-    temperature = torch.tensor(case.temperature, dtype=dtype, requires_grad=True)
+    queries, keys, temperature = inputs(case, dtype)
     output = contrastive_loss(
         queries,
         keys,
@@ -93,14 +107,12 @@ def run(case: Case, implementation: str, dtype: torch.dtype = torch.float64) -> 
         key_gradient=case.key_gradient,
         implementation=implementation,
     )
-    grads = torch.autograd.grad(output.loss, [queries, keys, temperature])
-    return output, list(grads)
+    return output, gradients(case, output.loss, queries, keys, temperature)
 
 
 def brute_force(case: Case) -> tuple[list[Tensor], list[Tensor]]:
     """The same with loops: losses of both directions, and gradients."""
-    queries, keys = case.queries.clone().requires_grad_(), case.keys.clone().requires_grad_()
-    temperature = torch.tensor(case.temperature, dtype=torch.float64, requires_grad=True)
+    queries, keys, temperature = inputs(case, torch.float64)
     size = len(queries)
     losses = []
     for anchors, candidates, direction, flip in (
@@ -131,7 +143,7 @@ def brute_force(case: Case) -> tuple[list[Tensor], list[Tensor]]:
         weights[positives > 0] = 1.0
         losses.append(direction_loss(anchors @ candidates.T / temperature, positives, weights, direction.smoothing))
     loss = (losses[0].mean() + losses[1].mean()) / 2
-    return losses, list(torch.autograd.grad(loss, [queries, keys, temperature]))
+    return losses, gradients(case, loss, queries, keys, temperature)
 
 
 def assert_same(case: Case, got: list[Tensor], wanted: list[Tensor], tolerance: float) -> None:

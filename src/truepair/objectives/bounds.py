@@ -73,12 +73,12 @@ def information_bounds(
         similarity = queries[rows] @ keys.T  # [R, N]
         sums.append(_anchor_terms(similarity, similarity / temperature, rows, regulation))
     log_mean_f = torch.cat([part[:, 0] for part in sums])  # [N]
-    terms = torch.cat([part[:, 1:] for part in sums]).double().mean(dim=0)
+    terms = torch.cat([part[:, 1:] for part in sums]).double().mean(dim=0).tolist()
     found = float("nan")
     if suspects is not None and len(suspects):
         scores = (queries[suspects.rows] * keys[suspects.columns]).sum(dim=1) / temperature
         found = float((scores - log_mean_f[suspects.rows]).mean())
-    return InformationBounds(*terms.tolist(), suspects=found)
+    return InformationBounds(*terms, found)
 
 
 def _anchor_terms(similarity: Tensor, logits: Tensor, rows: slice, regulation: Regulation | None) -> Tensor:

@@ -6,15 +6,32 @@ far the cosines of the model spread, so it is measured on batches of that model.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from truepair.errors import ConfigError
-from truepair.objectives.regulation import Regulation, normalised_weights
+from truepair.objectives.regulation import Regulation, RegulationConfig, normalised_weights
 
 _HALVINGS = 40
+
+
+class _Knob(NamedTuple):
+    """The constant that sharpens a form: a value at which all weights are about 1, and the sharpest one."""
+
+    name: str
+    mild: float
+    sharp: float
+    turned: Callable[[RegulationConfig, float], RegulationConfig]
+
+
+_KNOBS = {
+    "softmax": _Knob("delta", 1e-3, 1e3, lambda config, value: replace(config, delta=value)),
+    "tempered": _Knob("tau_w", 1e3, 0.02, lambda config, value: replace(config, tau_w=value)),
+}
 
 
 @dataclass(frozen=True)
@@ -54,27 +71,24 @@ def calibrated(
     config = config or CalibrationConfig()
     if regulation.config.form not in _KNOBS:
         raise ConfigError("srcl.form 'literal' has nothing to calibrate; use 'softmax' or 'tempered'.")
-    knob, mild, sharp = _KNOBS[regulation.config.form]
-
-    def with_value(value: float) -> Regulation:
-        return replace(regulation, config=replace(regulation.config, **{knob: value}))
+    knob = _KNOBS[regulation.config.form]
 
     def reaches(value: float) -> bool:
-        weights = normalised_weights(
-            with_value(value).log_weights(slice(None), slice(None), similarity.detach().float()), negatives
-        )
-        return float((weights[negatives] < config.below).float().mean()) >= config.share
+        candidate = replace(regulation, config=knob.turned(regulation.config, value))
+        log_weights = candidate.log_weights(slice(None), slice(None), similarity.detach().float())
+        weights = normalised_weights(log_weights, negatives)[negatives]
+        return float((weights < config.below).float().mean()) >= config.share
 
-    if not reaches(sharp):
+    if not reaches(knob.sharp):
         raise ConfigError(
-            f"No srcl.{knob} puts {config.share:.0%} of the negatives below {config.below}: "
+            f"No srcl.{knob.name} puts {config.share:.0%} of the negatives below {config.below}: "
             "their similarities hardly differ; train the seed model longer."
         )
-    low, high = math.log(mild), math.log(sharp)
+    low, high = math.log(knob.mild), math.log(knob.sharp)
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
         low, high = (low, middle) if reaches(math.exp(middle)) else (middle, high)
-    return with_value(math.exp(high))
+    return replace(regulation, config=knob.turned(regulation.config, math.exp(high)))
 
 
 @dataclass(frozen=True)
@@ -108,7 +122,3 @@ def weight_histogram(weights: Tensor, negatives: Tensor, bins: int = 20, upper: 
     counts = torch.bincount(torch.bucketize(values, edges[1:], right=True), minlength=bins + 1)
     total = max(len(values), 1)
     return WeightHistogram(counts, edges, float((values <= 0.2).sum()) / total, float((values < 0.7).sum()) / total)
-
-
-# The field that sharpens a form, a mild value of it, and the sharpest one.
-_KNOBS = {"softmax": ("delta", 1e-3, 1e3), "tempered": ("tau_w", 1e3, 0.02)}

@@ -41,9 +41,7 @@ class RegulationConfig:
         if self.delta <= 0:
             raise ConfigError(f"srcl.delta is {self.delta}; use a number above 0.")
         if self.tau_w < _LEAST_TAU_W:
-            raise ConfigError(
-                f"srcl.tau_w is {self.tau_w}; use {_LEAST_TAU_W} or more, to keep exp(1 / tau_w) finite."
-            )
+            raise ConfigError(f"srcl.tau_w is {self.tau_w}; use {_LEAST_TAU_W} or more, to keep exp(1 / tau_w) finite.")
 
     @property
     def temperature(self) -> float:

@@ -204,7 +204,7 @@ class _TiledSums(torch.autograd.Function):
     def backward(ctx: Any, row_grad: Tensor, _: Tensor, column_grad: Tensor, __: Tensor) -> tuple[Tensor | None, ...]:
         queries, keys, scale, row_sum, column_sum = ctx.saved_tensors
         with torch.autocast(queries.device.type, enabled=False):
-            gradients = _Gradients(queries, keys, scale, ctx.plan, ctx.needs_input_grad[1])
+            gradients = _Gradients(queries, keys, scale, ctx.plan, ctx.needs_input_grad)
             gradients.run((row_sum, row_grad), (column_sum, column_grad))
         return *gradients.result(), None
 
@@ -212,11 +212,13 @@ class _TiledSums(torch.autograd.Function):
 class _Gradients:
     """Gradients of the sums, gathered over the tiles: G_ij = g_i exp(z_ij - lse_i), and the same for the columns."""
 
-    def __init__(self, queries: Tensor, keys: Tensor, scale: Tensor, plan: _Plan, for_keys: bool) -> None:
+    def __init__(self, queries: Tensor, keys: Tensor, scale: Tensor, plan: _Plan, needed: tuple[bool, ...]) -> None:
         self.queries, self.keys, self.scale, self.plan = queries, keys, scale, plan
         self.of_queries = torch.zeros_like(queries)
-        self.for_keys = for_keys and (plan.symmetric or plan.key_gradient)
-        self.of_keys = torch.zeros_like(keys) if self.for_keys else None
+        # Where keys are anchors whose candidates have no gradient, the scale's gradient has a part that only they see.
+        for_scale = needed[2] and plan.symmetric and not plan.key_gradient
+        for_keys = needed[1] and (plan.symmetric or plan.key_gradient)
+        self.of_keys = torch.zeros_like(keys) if for_keys or for_scale else None
         self.work = queries.new_empty(min(plan.tile, len(queries)) * min(plan.tile, len(keys)))
 
     def run(self, row: tuple[Tensor, Tensor], column: tuple[Tensor, Tensor]) -> None:

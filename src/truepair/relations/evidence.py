@@ -51,7 +51,7 @@ class Evidence:
         Raises:
             ConfigError: If the batch does not carry it.
         """
-        value = getattr(self, name)
+        value: Tensor | None = getattr(self, name)
         if value is None:
             raise ConfigError(f"Detector {asked_by!r} needs {name}, which this run lacks; drop the detector.")
         return value
