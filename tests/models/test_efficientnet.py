@@ -5,7 +5,11 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 
+from truepair.data.dataset import PairDataset
+from truepair.data.open import open_pairs
+from truepair.data.transforms import TransformConfig, build_transform
 from truepair.errors import ConfigError
 from truepair.models import efficientnet
 from truepair.models.efficientnet import EfficientNetLite0, EfficientNetLite0Config
@@ -80,6 +84,31 @@ def test_preprocessing_is_that_of_the_lite_models() -> None:
         encoder.pixel_std
     )
     torch.testing.assert_close(grey[:, 0], torch.tensor([-127 / 128, 0.0, 1.0]))
+
+
+@needs_small
+def test_drawings_of_one_concept_are_close() -> None:
+    sample = open_pairs("sample")
+    # Rows are sorted by concept: six neighbours here and there.
+    table = sample.select([row + offset for row in range(0, len(sample) - 6, 240) for offset in range(6)])
+    encoder = load_image_encoder("efficientnet_lite0", image_size=64).freeze()
+    transform = build_transform(
+        TransformConfig(size=64, normalisation="encoder"),
+        train=False,
+        encoder_statistics=(encoder.pixel_mean, encoder.pixel_std),
+    )
+    dataset = PairDataset(table, transform)
+    pixels = torch.stack([dataset[row]["pixel_values"] for row in range(len(dataset))])
+    with torch.inference_mode():
+        features = torch.cat([encoder(part).mean(dim=1) for part in pixels.split(32)])
+    features = F.normalize(features, dim=1)
+    similarity = features @ features.T  # [T, T]
+    groups, own = table.rows["group"], torch.eye(len(features), dtype=torch.bool)
+    same = torch.tensor([[a == b for a in groups] for b in groups])
+    assert similarity[same & ~own].mean() > similarity[~same].mean() + 0.2
+    nearest = similarity.masked_fill(own, -1).argmax(dim=1)
+    found = same[torch.arange(len(nearest)), nearest]
+    assert found.float().mean() > 0.5  # 0.03 by chance
 
 
 def test_rebuilding_from_a_checkpoint_needs_no_weights_file(monkeypatch: pytest.MonkeyPatch) -> None:
