@@ -1,0 +1,119 @@
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from truepair.errors import ConfigError
+from truepair.relations import detectors
+from truepair.relations.detectors import (
+    Detector,
+    GuideSimilarity,
+    JudgedScore,
+    MomentumSimilarity,
+    RecordedVerdict,
+    SameCaption,
+    SameImage,
+)
+from truepair.relations.evidence import Evidence
+from truepair.relations.identity import same_pair
+from truepair.relations.pairs import PairSet
+from truepair.relations.verdict_index import VerdictIndex
+
+
+def cells(pairs: PairSet) -> list[tuple[int, int]]:
+    return sorted(zip(pairs.rows.tolist(), pairs.columns.tolist(), strict=True))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=9), st.integers(0, 2**20))
+def test_same_image_and_same_caption(ids: list[int], seed: int) -> None:
+    size = len(ids)
+    keys = torch.randint(0, 4, (size,), generator=torch.Generator().manual_seed(seed))
+    evidence = Evidence(image_ids=torch.tensor(ids), caption_ids=torch.arange(size), caption_keys=keys)
+    for detector, values in ((SameImage(), ids), (SameCaption(), keys.tolist())):
+        found = detector.detect(evidence)
+        wanted = [(i, j) for i in range(size) for j in range(size) if i != j and values[i] == values[j]]
+        assert cells(found.pairs) == wanted
+        assert found.by_image.all() and found.by_text.all() and (found.pairs.values == 1).all()
+    both = SameImage().detect(evidence).pairs.mask() | SameCaption().detect(evidence).pairs.mask()
+    assert torch.equal(both | torch.eye(size, dtype=torch.bool), same_pair(evidence.image_ids, keys))
+
+
+@pytest.mark.parametrize("detector_class", [GuideSimilarity, MomentumSimilarity])
+@pytest.mark.parametrize(("strategy", "margin"), [("absolute", 0.1), ("absolute", 0.02), ("relative", 0.2)])
+def test_similarity_margin(
+    detector_class: type[GuideSimilarity], strategy: str, margin: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(detectors, "_CHUNK", 5)
+    generator = torch.Generator().manual_seed(0)
+    images, texts = (F.normalize(torch.randn(13, 3, generator=generator), dim=1) for _ in range(2))
+    kind = detector_class.name
+    evidence = Evidence(
+        image_ids=torch.arange(13), caption_ids=torch.arange(13), **{f"{kind}_images": images, f"{kind}_texts": texts}
+    )
+    found = detector_class(margin, strategy).detect(evidence)
+    similarity = images @ texts.T
+    own = similarity.diagonal()
+    bar = own - margin if strategy == "absolute" else own * (1 - margin)
+    by_image, by_text = PairSet.union(found.pairs).mask() & False, PairSet.union(found.pairs).mask() & False
+    by_image[found.pairs.rows, found.pairs.columns] = found.by_image
+    by_text[found.pairs.rows, found.pairs.columns] = found.by_text
+    assert torch.equal(by_image, similarity > bar[:, None])
+    assert torch.equal(by_text, similarity > bar[None, :])
+    torch.testing.assert_close(found.pairs.values, similarity[found.pairs.rows, found.pairs.columns])
+
+
+def test_judged_scores_within_bounds() -> None:
+    scores = torch.tensor([0.1, 0.5, 0.79, 0.8, 1.0])
+    judged = PairSet(torch.arange(5), torch.tensor([1, 2, 3, 4, 0]), scores, (5, 5))
+    evidence = Evidence(image_ids=torch.arange(5), caption_ids=torch.arange(5), judged=judged)
+    assert cells(JudgedScore(0.8).detect(evidence).pairs) == [(3, 4), (4, 0)]
+    assert cells(JudgedScore(0.5, 0.8).detect(evidence).pairs) == [(1, 2), (2, 3)]
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.integers(0, 2**20), st.integers(0, 25), st.integers(1, 7))
+def test_recorded_verdicts_of_a_batch(seed: int, recorded: int, size: int) -> None:
+    rng = np.random.default_rng(seed)
+    images, captions = rng.integers(0, 5, recorded), rng.integers(0, 5, recorded)
+    scores = rng.random(recorded).astype(np.float32)
+    index = VerdictIndex(images, captions, scores)
+    latest = dict(zip(zip(images.tolist(), captions.tolist(), strict=True), scores.tolist(), strict=True))
+    assert len(index) == len(latest)
+    image_ids = torch.from_numpy(rng.integers(0, 6, size))
+    caption_ids = torch.from_numpy(rng.integers(0, 6, size))
+    found = RecordedVerdict(index).detect(Evidence(image_ids=image_ids, caption_ids=caption_ids))
+    got = dict(
+        zip(
+            zip(found.pairs.rows.tolist(), found.pairs.columns.tolist(), strict=True),
+            found.pairs.values.tolist(),
+            strict=True,
+        )
+    )
+    wanted = {
+        (i, j): latest[int(image_ids[i]), int(caption_ids[j])]
+        for i in range(size)
+        for j in range(size)
+        if (int(image_ids[i]), int(caption_ids[j])) in latest
+    }
+    assert got == wanted and len(found.pairs) == len(wanted)
+
+
+@pytest.mark.parametrize("detector", [SameCaption(), GuideSimilarity(), MomentumSimilarity(), JudgedScore()])
+def test_missing_evidence_says_so(detector: Detector) -> None:
+    with pytest.raises(ConfigError, match=detector.name):
+        detector.detect(Evidence(image_ids=torch.arange(2), caption_ids=torch.arange(2)))
+
+
+def test_wrong_strategy_says_so() -> None:
+    with pytest.raises(ConfigError, match=r"guide\.strategy"):
+        GuideSimilarity(0.1, "percent")
+
+
+def test_evidence_of_another_batch_says_so() -> None:
+    with pytest.raises(ValueError, match="3 rows"):
+        Evidence(image_ids=torch.arange(2), caption_ids=torch.arange(3))
+    with pytest.raises(ValueError, match="judged"):
+        Evidence(image_ids=torch.arange(2), caption_ids=torch.arange(2), judged=PairSet.diagonal(3, 3))
