@@ -5,9 +5,9 @@ Three ways to give each row the keys and values of its image:
   gather     keys and values are computed once per image, then copied to each row;
   packed     keys and values are computed once per image, and read by all its rows together (`RowGroups`; what is used).
 
-Rows are those of a MAFA step: the positives, two negatives and one masked row for each of B pairs. "skewed" negatives lets
-a few popular images be the negative of most texts. One fusion layer, without dropout. Times are CPU seconds of one
-thread, so that other programs on the machine disturb them little.
+Rows are those of a MAFA step: the positives, two negatives and one masked row for each of B pairs. With "skewed"
+negatives a few popular images are the negative of most texts. One fusion layer, without dropout. Times are CPU seconds
+of one thread, so that other programs on the machine disturb them little.
 """
 
 import argparse

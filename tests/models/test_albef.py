@@ -4,8 +4,8 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny_albef import batch, tiny_config, tiny_model
 
+from models.tiny_albef import batch, tiny_config, tiny_model
 from truepair.models.albef import AlbefModel
 from truepair.models.config import AlbefConfig
 

@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_albef import VIT, batch, tiny_config, tiny_model
 from transformers import BertConfig, BertForMaskedLM, BertModel, ViTConfig, ViTModel
 
+from models.tiny_albef import VIT, batch, tiny_config, tiny_model
 from truepair.errors import CheckpointError
 from truepair.models.albef import AlbefModel
 from truepair.models.bert_checkpoint import albef_from_bert, load_bert

@@ -2,11 +2,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_albef import batch, tiny_config, tiny_model
 from torch import Tensor
 from transformers import BertConfig
 from transformers.models.bert.modeling_bert import BertEncoder
 
+from models.tiny_albef import batch, tiny_config, tiny_model
 from truepair.models.albef import AlbefModel
 from truepair.models.bert_names import text_names
 from truepair.models.fusion import FusionEncoder

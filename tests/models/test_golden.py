@@ -2,17 +2,15 @@
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-TESTS = Path(__file__).parents[1]
-RECORDING = TESTS / "data" / "golden" / "albef_step_1"
-sys.path.insert(0, str(TESTS))
+import golden
 
-import golden  # noqa: E402
+RECORDINGS = Path(__file__).parents[1] / "data" / "golden"
+RECORDING = RECORDINGS / "albef_step_1"
 
 
 def test_the_recorded_step_is_reproduced() -> None:
@@ -38,6 +36,11 @@ def test_a_folder_without_a_recording_is_named(tmp_path: Path, capsys: pytest.Ca
     out = capsys.readouterr().out
     assert "expected.json" in out
     assert "37 checks, 0 failed" in out
+
+
+def test_a_recorded_walk_is_checked_too(capsys: pytest.CaptureFixture[str]) -> None:
+    assert golden.main([str(RECORDINGS / "grit_order_1_64.safetensors")]) == 0
+    assert "PASS" in capsys.readouterr().out
 
 
 def test_errors_are_relative_and_nothing_slips_through() -> None:

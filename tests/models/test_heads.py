@@ -3,10 +3,10 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny_albef import tiny_model
 from transformers import BertConfig
 from transformers.models.bert.modeling_bert import BertOnlyMLMHead
 
+from models.tiny_albef import tiny_model
 from truepair.errors import ConfigError
 from truepair.models.bert_names import vocabulary_names
 

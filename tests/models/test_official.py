@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_albef import tiny_model
 from torch import Tensor
 
+from models.tiny_albef import tiny_model
 from truepair.errors import CheckpointError, ConfigError
 from truepair.models.official import load_official, official_names, to_official_names
 

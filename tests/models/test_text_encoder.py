@@ -1,7 +1,7 @@
 import torch
-from tiny_albef import batch, tiny_config
 from transformers import BertConfig, BertModel
 
+from models.tiny_albef import batch, tiny_config
 from truepair.models.bert_names import text_names
 from truepair.models.text_encoder import TextEncoder
 
