@@ -62,7 +62,7 @@ class AlbefModel(PreTrainedModel):
     def __init__(self, config: AlbefConfig) -> None:
         super().__init__(copy.deepcopy(config))
         self.image_encoder = build_image_encoder(config.image_encoder)
-        # The encoder's own config names no source of weights: they are saved with this model. The caller's config keeps it.
+        # As the encoder states it, with what it was not told (pixel statistics). The caller's config is left as it was.
         self.config.image_encoder = self.image_encoder.config
         _mark_initialised(self.image_encoder)
         self.text_encoder = TextEncoder(config)
