@@ -157,7 +157,7 @@ class GroupedBatchSampler(Sampler[list[int]]):
             )
         image, text = (part.detach().to(self._queue.storage) for part in (image_features, text_features))
         index = indices.to(device=image.device, dtype=torch.int64)
-        self._queue.add(*(self.ranks.gather(part, sizes) for part in (index, image, text)))
+        self._queue.add(*self.ranks.gather(sizes, index, image, text))
         if len(self._queue) >= self.config.queue_size:
             self._group()
         self.skip()

@@ -34,31 +34,35 @@ class Ranks:
             return cls(dist.get_rank(), dist.get_world_size())
         return cls()
 
-    def gather(self, rows: Tensor, sizes: Sequence[int]) -> Tensor:
-        """Put the rows of all ranks together, in rank order.
+    def gather(self, sizes: Sequence[int], *parts: Tensor) -> tuple[Tensor, ...]:
+        """Put the rows of all ranks together, in rank order and in one message.
 
         Args:
-            rows: This rank's rows [sizes[rank], ...], of one type on all ranks.
             sizes: Number of rows of each rank.
+            parts: This rank's rows [sizes[rank], ...] of one or more tensors on one device; types and shapes of a row
+                are the same on all ranks.
 
         Returns:
-            All rows [sum of sizes, ...], the same on every rank.
+            All rows [sum of sizes, ...] of each tensor, the same on every rank.
 
         Raises:
             ConfigError: There are several ranks but no process group.
         """
         if self.count == 1:
-            return rows
+            return parts
         self._require_group()
-        flat = rows.reshape(len(rows), math.prod(rows.shape[1:])).contiguous()
-        flat = flat.view(torch.uint8)  # bytes: every backend can send them
-        sent = flat.new_zeros(max(sizes), flat.shape[1])
-        sent[: len(flat)] = flat
+        rows = torch.cat([_as_bytes(part) for part in parts], dim=1)
+        sent = rows.new_zeros(max(sizes), rows.shape[1])
+        sent[: len(rows)] = rows
         sent = sent.to(_device(sent))
         received = [torch.empty_like(sent) for _ in sizes]
         dist.all_gather(received, sent)
-        joined = torch.cat([part[:size] for part, size in zip(received, sizes, strict=True)]).to(rows.device)
-        return joined.view(rows.dtype).view(-1, *rows.shape[1:])
+        joined = torch.cat([block[:size] for block, size in zip(received, sizes, strict=True)]).to(rows.device)
+        columns = joined.split([_as_bytes(part).shape[1] for part in parts], dim=1)
+        return tuple(
+            column.contiguous().view(part.dtype).view(len(joined), *part.shape[1:])
+            for column, part in zip(columns, parts, strict=True)
+        )
 
     def broadcast(self, tensor: Tensor) -> Tensor:
         """Return rank 0's tensor; all ranks give one of the same shape and type."""
@@ -72,6 +76,11 @@ class Ranks:
     def _require_group(self) -> None:
         if not (dist.is_available() and dist.is_initialized()):
             raise ConfigError(f"there are {self.count} ranks but no process group; call init_process_group first")
+
+
+def _as_bytes(rows: Tensor) -> Tensor:
+    """Rows as uint8 [b, bytes of a row], which every backend can send."""
+    return rows.reshape(len(rows), math.prod(rows.shape[1:])).contiguous().view(torch.uint8)
 
 
 def _device(tensor: Tensor) -> torch.device:

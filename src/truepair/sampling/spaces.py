@@ -84,5 +84,6 @@ def _exchange(own: list[Indices], lengths: list[int], ranks: Ranks) -> list[Indi
     numbers = [number for rank in range(ranks.count) for number in range(rank, len(lengths), ranks.count)]
     sizes = [sum(lengths[rank :: ranks.count]) for rank in range(ranks.count)]
     ends = np.cumsum([lengths[number] for number in numbers])
-    walks = np.split(ranks.gather(joined, sizes).numpy(), ends[:-1])
+    (gathered,) = ranks.gather(sizes, joined)
+    walks = np.split(gathered.numpy(), ends[:-1])
     return [walk for _, walk in sorted(zip(numbers, walks, strict=True), key=lambda pair: pair[0])]

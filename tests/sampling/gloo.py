@@ -1,0 +1,83 @@
+"""A pool of processes that form gloo groups of 1, 2 or 4 ranks; started once, because starting them is slow."""
+
+import multiprocessing
+import multiprocessing.connection
+import multiprocessing.process
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+
+
+def _work(connection: multiprocessing.connection.Connection) -> None:
+    torch.set_num_threads(1)
+    while True:
+        job = connection.recv()
+        if job is None:
+            return
+        task, argument, rank, world, meeting = job
+        dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=world)
+        try:
+            connection.send((task(argument), None))
+        except Exception as error:
+            connection.send((None, repr(error)))
+        dist.destroy_process_group()
+
+
+class GlooPool:
+    """Runs a function of a test module on several ranks.
+
+    Args:
+        folder: an empty folder where ranks meet.
+        size: the most ranks.
+    """
+
+    def __init__(self, folder: Path, size: int = 4) -> None:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+        self.folder = folder
+        self.runs = 0
+        self.workers = [_start() for _ in range(size)]
+
+    def run(self, task: Callable[[Any], Any], argument: Any, world: int) -> list[Any]:
+        """Call a function on each rank; returns what each rank returned."""
+        self.runs += 1
+        meeting = self.folder / f"meeting-{self.runs}"
+        for rank in range(world):
+            if not self.workers[rank].process.is_alive():
+                self.workers[rank] = _start()
+            self.workers[rank].pipe.send((task, argument, rank, world, meeting))
+        answers = []
+        for rank in range(world):
+            if not self.workers[rank].pipe.poll(120):
+                raise TimeoutError(f"rank {rank} of {world} does not answer")
+            answers.append(self.workers[rank].pipe.recv())
+        for _, error in answers:
+            if error is not None:
+                raise RuntimeError(error)
+        return [answer for answer, _ in answers]
+
+    def close(self) -> None:
+        """End the processes."""
+        for worker in self.workers:
+            if worker.process.is_alive():
+                worker.pipe.send(None)
+        for worker in self.workers:
+            worker.process.join(10)
+
+
+class _Worker(NamedTuple):
+    process: multiprocessing.process.BaseProcess
+    pipe: multiprocessing.connection.Connection
+
+
+def _start() -> _Worker:
+    context = multiprocessing.get_context("forkserver")  # imports torch once for all of them
+    context.set_forkserver_preload(["truepair.sampling.grouped"])
+    here, there = context.Pipe()
+    process = context.Process(target=_work, args=(there,), daemon=True)
+    process.start()
+    there.close()  # so that a process that dies is noticed here
+    return _Worker(process, here)
