@@ -23,8 +23,9 @@ def normalise_caption(text: str) -> str:
         The normalised text; empty only if ``text`` is blank.
     """
     composed = unicodedata.normalize("NFC", text.lower())
-    stripped = " ".join("".join(map(_strip, composed)).split())
-    return stripped or " ".join(composed.split())
+    # Stripping can bring a letter and an accent together.
+    stripped = unicodedata.normalize("NFC", "".join(map(_strip, composed)))
+    return " ".join(stripped.split()) or " ".join(composed.split())
 
 
 def caption_key(text: str) -> int:

@@ -1,0 +1,151 @@
+import datasets
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data.makers import encoded, photos, picture, put_jsonl
+from truepair.data import PairTable, open_pairs
+from truepair.errors import DataError
+
+
+def table_of(captions, name="made", splits=None, **columns):
+    """A table in memory: one row for each list of captions."""
+    ids = iter(range(1000))
+    count = len(captions)
+    content = {
+        "image": [
+            {"bytes": encoded(picture()), "path": f"{n}.png", "offset": None, "size": None} for n in range(count)
+        ],
+        "image_id": list(range(count)),
+        "captions": captions,
+        "caption_ids": [[next(ids) for _ in row] for row in captions],
+        "split": splits or ["train"] * count,
+        **columns,
+    }
+    return PairTable(datasets.Dataset.from_dict(content), name)
+
+
+@pytest.fixture
+def table():
+    return table_of([["a"], ["b", "c"], ["d"], ["e", "f"]], splits=["train", "test", "test", "train"])
+
+
+def test_splits(table):
+    assert table.splits == {"test": 2, "train": 2}
+    assert table.split("test").rows["captions"][:] == [["b", "c"], ["d"]]
+    with pytest.raises(DataError, match="made has no split 'val'; it has test, train"):
+        table.split("val")
+
+
+def test_select_of_select(table):
+    chosen = table.select([3, 1, 0]).select(np.array([2, 0]))
+
+    assert len(chosen) == 2
+    assert chosen.rows["captions"][:] == [["a"], ["e", "f"]]
+    assert chosen.image_ids.tolist() == [0, 3]
+    assert chosen.split("train").image_ids.tolist() == [0, 3]
+
+
+@pytest.mark.parametrize("indices", [[4], [-1], [0, 9]])
+def test_rows_out_of_range_are_errors(table, indices):
+    with pytest.raises(DataError, match="of made are asked for; it has 4"):
+        table.select(indices)
+
+
+def test_all_captions_as_pairs(table):
+    pairs = table.select([3, 2, 1]).as_pairs()
+
+    assert pairs.rows["captions"][:] == [["e"], ["f"], ["d"], ["b"], ["c"]]
+    assert pairs.rows["caption_ids"][:] == [[4], [5], [3], [1], [2]]
+    assert pairs.image_ids.tolist() == [3, 3, 2, 1, 1]
+    assert pairs.as_pairs() is pairs
+    assert pairs.image(0).size == (12, 8)
+
+
+@settings(max_examples=30, deadline=None)
+@given(data=st.data())
+def test_choosing_and_unfolding_against_plain_lists(data):
+    captions = data.draw(st.lists(st.lists(st.text(max_size=3), min_size=1, max_size=3), min_size=1, max_size=6))
+    indices = data.draw(st.lists(st.integers(0, len(captions) - 1), min_size=1, max_size=8))
+    table = table_of([[str(text.encode("utf-8", "replace")) for text in row] for row in captions])
+
+    expected = [(i, text) for i in indices for text in table.rows[i]["captions"]]
+
+    pairs = table.select(indices).as_pairs().rows
+    assert list(zip(pairs["image_id"], (row[0] for row in pairs["captions"]), strict=True)) == expected
+
+
+def test_a_table_must_have_its_columns():
+    with pytest.raises(DataError, match="tiny lacks the columns caption_ids, captions, image, split"):
+        PairTable(datasets.Dataset.from_dict({"image_id": [1]}), "tiny")
+
+
+class TestConcat:
+    def test_rows_follow_each_other_with_ids_made_distinct(self, table):
+        other = table_of([["x", "y"], ["z"]], "other", splits=["val", "train"])
+
+        both = PairTable.concat([table, other])
+
+        assert both.name == "made+other"
+        assert both.rows["captions"][:] == [["a"], ["b", "c"], ["d"], ["e", "f"], ["x", "y"], ["z"]]
+        assert both.splits == {"test": 2, "train": 3, "val": 1}
+        assert len(set(both.image_ids.tolist())) == 6
+        caption_ids = [number for row in both.rows["caption_ids"] for number in row]
+        assert len(set(caption_ids)) == 9
+        assert all(0 <= number < 2**63 for number in [*caption_ids, *both.image_ids.tolist()])
+
+    def test_ids_depend_on_the_source_and_not_on_the_company(self, table):
+        other, third = table_of([["x"]], "other"), table_of([["y"]], "third")
+
+        first = PairTable.concat([table, other])
+        second = PairTable.concat([third, other.select([0]), table.split("test")])
+
+        assert first.image_ids[4] == second.image_ids[1]
+        assert first.image_ids[1:3].tolist() == second.image_ids[2:].tolist()
+        assert first.rows[1]["caption_ids"] == second.rows[2]["caption_ids"]
+
+    def test_chosen_rows_stay_chosen(self, table):
+        other = table_of([["x"], ["y"], ["z"]], "other")
+
+        both = PairTable.concat([table.split("test"), other.select([2, 0])])
+
+        assert both.rows["captions"][:] == [["b", "c"], ["d"], ["z"], ["x"]]
+        assert both.select([3, 0]).rows["captions"][:] == [["x"], ["b", "c"]]
+        assert len(both.as_pairs()) == 5
+
+    def test_equal_images_of_one_source_stay_equal(self):
+        repeated = table_of([["a"], ["b"]]).select([0, 0, 1])
+
+        ids = PairTable.concat([repeated, table_of([["x"]], "other")]).image_ids
+
+        assert ids[0] == ids[1] != ids[2]
+
+    def test_columns_that_one_table_lacks_are_null(self, table):
+        other = table_of([["x"]], "other", group=["g"], names=[["x", "y"]])
+
+        both = PairTable.concat([table, other])
+
+        assert both.rows["group"][:] == [None] * 4 + ["g"]
+        assert both.rows["names"][4] == ["x", "y"]
+
+    def test_memory_mapped_tables(self, tmp_path):
+        tables = [open_pairs(photos(tmp_path / name, 3), name=name) for name in ("one", "two")]
+        put_jsonl(tmp_path / "extra.jsonl", [{"image": "one/images/0.png", "caption": "", "group": "g"}] * 2)
+        left_out = open_pairs(
+            put_jsonl(tmp_path / "x.jsonl", [{"image": "one/images/0.png", "caption": c} for c in ("w", "")]),
+            max_skipped=0.5,
+        )
+
+        together = PairTable.concat([*tables, left_out])
+
+        assert len(together) == 7
+        assert together.image(5).size == (40, 30)
+        assert together.skipped == [("x: x.jsonl line 2", "its caption is empty")]
+
+    def test_tables_of_one_name_are_an_error(self, table):
+        with pytest.raises(DataError, match="give at least one, and each a name of its own"):
+            PairTable.concat([table, table])
+        with pytest.raises(DataError, match="give at least one"):
+            PairTable.concat([])
+        assert PairTable.concat([table]) is table
