@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -113,8 +114,9 @@ def cache_image_states(
             delivers in epoch v.
         views: V, how many views of each image to store; each takes as much time and disk as the first.
         preprocessing: what else the pixels depend on, of JSON types; the settings of the transform, say.
-        batch_size: images encoded at once. 16 is fastest on a CPU at 128 px, where larger activations leave its caches.
-        workers: processes that read images. With 0 the main process reads between batches.
+        batch_size: images encoded at once. 16 is fastest on a CPU at 128 px: more leave its caches.
+        workers: processes that read images, and encode them if the encoder is on the CPU: give the number of cores.
+            With 0 the main process does both.
         progress: called with (images done, images in all) after each batch of a view.
 
     Raises:
@@ -168,6 +170,9 @@ class _ViewSource:
 
     def compute(self, encoder: ImageEncoder) -> Callable[[int], Iterator[StateBlock]]:
         """What ``FrozenStates`` calls with the first row that is missing."""
+        # Several processes with one thread each keep all cores busy; the threads of one process wait for each other.
+        in_workers = next(encoder.parameters()).device.type == "cpu"
+        collate = partial(_encoded, encoder) if in_workers else _collate
 
         def blocks(start: int) -> Iterator[StateBlock]:
             loader: DataLoader[Any] = DataLoader(
@@ -175,10 +180,10 @@ class _ViewSource:
                 sampler=self.visits[start:],
                 batch_size=self.batch_size,
                 num_workers=self.workers,
-                collate_fn=_collate,
+                collate_fn=collate,
             )
-            for pixels, reasons in loader:
-                yield StateBlock(_encode(encoder, pixels), reasons)
+            for states_or_pixels, reasons in loader:
+                yield StateBlock(states_or_pixels if in_workers else _encode(encoder, states_or_pixels), reasons)
 
         return blocks
 
@@ -191,6 +196,11 @@ def _encode(encoder: ImageEncoder, pixels: Tensor) -> Tensor:
     states: Tensor = encoder(pixels.to(next(encoder.parameters()).device))
     encoder.train(training)
     return states
+
+
+def _encoded(encoder: ImageEncoder, samples: Sequence[PairSample]) -> tuple[Tensor, list[str]]:
+    pixels, reasons = _collate(samples)
+    return _encode(encoder, pixels).half(), reasons
 
 
 def _collate(samples: Sequence[PairSample]) -> tuple[Tensor, list[str]]:
