@@ -86,7 +86,7 @@ def test_the_vocabulary_stays_tied(bert: BertForMaskedLM, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"text_layers": 3}, "fewer layers"),
+        ({"text_layers": 5}, "fewer layers"),
         ({"vocab_size": 61}, "sizes of the checkpoint"),
         ({"hidden_size": 36, "intermediate_size": 64}, "sizes of the checkpoint"),
     ],
@@ -104,3 +104,12 @@ def test_what_is_no_bert_is_refused(bert: BertForMaskedLM, tmp_path: Path) -> No
         with pytest.raises(CheckpointError, match=message) as caught:
             load_bert(tiny_model(), tmp_path / source)
         assert "\n" not in str(caught.value)
+
+
+def test_fusion_layers_beyond_the_bert_start_from_its_last_ones(bert: BertForMaskedLM, tmp_path: Path) -> None:
+    model, report = albef_from_bert(tmp_path / "bert", image_encoder=VIT, text_layers=4, fusion_layers=2)
+    for number, layer in enumerate((2, 3)):
+        weight = bert.bert.encoder.layer[layer].intermediate.dense.weight
+        assert torch.equal(model.fusion_encoder.layers[number].feed_forward.expand.weight, weight)
+        assert torch.equal(model.text_encoder.layers[layer].feed_forward.expand.weight, weight)
+    assert report.unused == ()

@@ -132,3 +132,22 @@ def test_gradient_checkpointing_changes_memory_alone(dropout: float) -> None:
         gradients.append([parameter.grad for parameter in model.fusion_encoder.parameters()])
     for plain, checkpointed in zip(*gradients, strict=True):
         torch.testing.assert_close(plain, checkpointed)
+
+
+@pytest.mark.parametrize("rows", [1, 5, 200])
+def test_cls_alone_equals_cls_of_all_in_value_and_gradient(rows: int) -> None:
+    model = tiny_model().double()
+    generator = torch.Generator().manual_seed(rows)
+    lengths = torch.randint(1, 8, (rows,), generator=generator)
+    mask = (torch.arange(7) < lengths[:, None]).long()  # [R, 7]
+    image_rows = torch.randint(0, 4, (rows,), generator=generator)
+    results = []
+    for cls_only in (True, False):
+        model.zero_grad()
+        text, image = states(rows, 7, WIDTH, 1).requires_grad_(), states(4, 6, IMAGE_WIDTH, 2).requires_grad_()
+        fused = model.fuse(text, mask, model.image_keys_values(image), image_rows, cls_only=cls_only)[:, :1]
+        (fused * states(rows, 1, WIDTH, 3)).sum().backward()
+        gradients = [parameter.grad for parameter in model.fusion_encoder.parameters()]
+        results.append([fused.detach(), text.grad, image.grad, *gradients])
+    for found, expected in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-11)

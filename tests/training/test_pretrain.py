@@ -94,8 +94,8 @@ def test_it_learns_and_leaves_a_usable_folder(squares: Path, tmp_path: Path) -> 
     assert sum(record["itc"] for record in steps[-8:]) < 0.7 * sum(record["itc"] for record in steps[:8])
     assert [record["epoch"] for record in records if record["kind"] == "validation"] == list(range(25))
     assert outcome.retrieval is not None
-    assert outcome.retrieval.similarity.mean_recall_at_1 > 3 / 12
-    assert outcome.retrieval.combined is not None
+    assert outcome.retrieval.ways["similarity"].mean_recall_at_1 > 3 / 12
+    assert list(outcome.retrieval.ways) == ["similarity", "ITM", "similarity + ITM"]
     assert json.loads((tmp_path / "retrieval.json").read_text())["images"] == 12
     assert {path.name for path in (tmp_path / "model").iterdir()} >= {"model.safetensors", "preprocessing.json"}
 

@@ -7,7 +7,6 @@ from rich.console import Console
 
 from truepair.cli.arguments import read_recipe, to_yaml
 from truepair.cli.recipes import bundled_recipes, find_recipe, take_option
-from truepair.cli.tables import retrieval_table
 from truepair.errors import ConfigError
 
 HELP = """usage: truepair pretrain RECIPE.yaml [--run-folder FOLDER] [--any.field value ...]
@@ -40,8 +39,11 @@ def run(arguments: list[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "recipe.yaml").write_text(to_yaml(recipe), encoding="utf-8")
 
+    from truepair.cli.quiet import quiet_libraries
+    from truepair.cli.tables import retrieval_table
     from truepair.tasks.pretraining import pretrain
 
+    quiet_libraries()
     console = Console(stderr=True)
     started = time.perf_counter()
     outcome = pretrain(recipe, folder, console.print)

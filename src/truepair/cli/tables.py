@@ -1,8 +1,11 @@
 """Tables for the terminal."""
 
+from collections.abc import Sequence
+
 from rich.table import Table
 
 from truepair.evaluation.metrics import DirectionMetrics, RetrievalMetrics
+from truepair.evaluation.suspects import SuspectPrecision
 from truepair.tasks.retrieval import RetrievalResult
 
 
@@ -13,7 +16,7 @@ def retrieval_table(result: RetrievalResult) -> Table:
     table.add_column("query")
     for name in ("R@1", "R@5", "R@10", "mAP@R", "R-Precision", "naive R@1", "naive R@5", "naive R@10"):
         table.add_column(name, justify="right")
-    for way, metrics in result.ways().items():
+    for way, metrics in result.ways.items():
         for name, direction, naive in _directions(metrics):
             table.add_row(way, name, *_figures(direction), *_figures(naive)[:3])
         table.add_section()
@@ -36,3 +39,14 @@ def _figures(metrics: DirectionMetrics) -> list[str]:
         metrics.r_precision,
     )
     return [f"{estimate.value:.1%}" for estimate in estimates]
+
+
+def precision_table(precision: Sequence[SuspectPrecision]) -> Table:
+    """How many of the strongest suspected false negatives are true matches."""
+    table = Table(title="Suspected false negatives of the training set, ranked by ITM", title_justify="left")
+    for name in ("first", "judged", "truly match", "precision"):
+        table.add_column(name, justify="right")
+    for found in precision:
+        value = "unknown" if found.value is None else f"{found.value:.1%}"
+        table.add_row(str(found.depth), str(found.judged), str(found.true), value)
+    return table

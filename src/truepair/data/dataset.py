@@ -1,7 +1,9 @@
 """A torch dataset of image-text pairs whose samples depend on (seed, epoch, sample) and on nothing else."""
 
+from functools import cached_property
 from typing import Any, NamedTuple, NotRequired, TypedDict
 
+import datasets
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -104,8 +106,14 @@ class PairDataset(Dataset[PairSample]):
                 reason = reason or str(error)
         raise DataError(f"row {index} of {self.table.name} and the {step} after it cannot be read: {reason}")
 
+    @cached_property
+    def _rows(self) -> datasets.Dataset:
+        """The columns that samples are made of; reading a row costs by the column, and by the bytes of its image."""
+        image = [] if self.transform is None else ["image"]
+        return self.table.rows.select_columns(["image_id", "captions", "caption_ids", *image])
+
     def _sample(self, epoch: int, index: int, source_index: int, reason: str) -> PairSample:
-        row = self.table.rows[source_index]
+        row = self._rows[source_index]
         # The first caption's id is part of the key: rows that share an image are augmented apart.
         keys = (self.seed, epoch, row["image_id"], row["caption_ids"][0])
         drawn = stable_hash(*keys, "caption") % len(row["captions"]) if self.captions == "draw" else 0

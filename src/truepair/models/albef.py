@@ -140,6 +140,8 @@ class AlbefModel(PreTrainedModel):
         attention_mask: Tensor,
         keys_values: ImageKeysValues,
         image_rows: Tensor | None = None,
+        *,
+        cls_only: bool = False,
     ) -> Tensor:
         """Fuse each row of text with its image.
 
@@ -148,11 +150,12 @@ class AlbefModel(PreTrainedModel):
             attention_mask: 1 for tokens and 0 for padding, [R, L].
             keys_values: From `image_keys_values`, for I images.
             image_rows: The image of each row, [R] int64; None means row r uses image r.
+            cls_only: Compute no more than `match` needs.
 
         Returns:
-            Fused states [R, L, D].
+            Fused states [R, L, D], or those of [CLS] alone [R, 1, D] with `cls_only`.
         """
-        fused: Tensor = self.fusion_encoder(text_states, attention_mask, keys_values, image_rows)
+        fused: Tensor = self.fusion_encoder(text_states, attention_mask, keys_values, image_rows, cls_only=cls_only)
         return fused
 
     def match(self, fused: Tensor, image_feature: Tensor | None = None, text_feature: Tensor | None = None) -> Tensor:

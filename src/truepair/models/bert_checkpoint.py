@@ -76,7 +76,9 @@ def albef_from_bert(source: str | Path, **config_fields: Any) -> tuple[AlbefMode
 def load_bert(model: AlbefModel, source: str | Path) -> BertReport:
     """Copy a BERT's embeddings, layers and (if both have one) vocabulary head into a model of the same sizes.
 
-    The cross-attention has no counterpart in a BERT and keeps its initial values; the report lists all such parameters.
+    The first layers go to the text encoder, the following ones to the fusion encoder. Where the BERT has fewer layers
+    than both together, the fusion encoder starts from its last ones, so some start both. The cross-attention has no
+    counterpart in a BERT and keeps its initial values; the report lists all such parameters.
 
     Args:
         model: Changed in place.
@@ -87,13 +89,16 @@ def load_bert(model: AlbefModel, source: str | Path) -> BertReport:
     """
     config = model.config
     found = _bert_weights(source)
-    names = text_names(config.text_layers, config.fusion_layers, cross_attention=False)
-    if absent := sorted(set(names) - set(found)):
-        layers = config.text_layers + config.fusion_layers
-        raise CheckpointError(f"{source} has no {absent[0]}, which a BERT of {layers} layers has: use fewer layers.")
+    names = _our_names(config, _bert_config(source).num_hidden_layers)
+    needed = {bert for bert, _ in names}
+    if absent := sorted(needed - set(found)):
+        raise CheckpointError(
+            f"{source} has no {absent[0]}, which {config.text_layers} text and {config.fusion_layers} fusion layers "
+            "need: use fewer layers."
+        )
     if config.mlm_head:
-        names |= vocabulary_names()
-    ours = {names[name]: tensor for name, tensor in found.items() if name in names}
+        names += vocabulary_names().items()
+    ours = {our: found[bert] for bert, our in names if bert in found}
     own = model.state_dict()
     for name, tensor in ours.items():
         if own[name].shape != tensor.shape:
@@ -104,7 +109,16 @@ def load_bert(model: AlbefModel, source: str | Path) -> BertReport:
     model.load_state_dict(ours, strict=False)
     rooms = ("text_encoder.", "fusion_encoder.", "mlm_head.")
     fresh = tuple(name for name in own if name.startswith(rooms) and name not in ours)
-    return BertReport(str(source), tuple(ours), fresh, tuple(name for name in found if name not in names))
+    return BertReport(str(source), tuple(ours), fresh, tuple(sorted(set(found) - {bert for bert, _ in names})))
+
+
+def _our_names(config: AlbefConfig, bert_layers: int) -> list[tuple[str, str]]:
+    """BERT names of embeddings and layers with our names; a layer that starts two of ours is there twice."""
+    text = text_names(config.text_layers, 0, cross_attention=False)
+    first = min(config.text_layers, max(0, bert_layers - config.fusion_layers))
+    following = text_names(first, config.fusion_layers, cross_attention=False)
+    fusion = {bert: our for bert, our in following.items() if our.startswith("fusion_encoder.")}
+    return [*text.items(), *fusion.items()]
 
 
 def _bert_config(source: str | Path) -> Any:

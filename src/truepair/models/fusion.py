@@ -2,6 +2,7 @@
 
 from typing import NamedTuple, cast
 
+import torch
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -38,11 +39,17 @@ class FusionLayer(GradientCheckpointingLayer):
         return self.cross_attention.keys_values(image_states)
 
     def forward(
-        self, states: Tensor, mask: Tensor, image_keys: Tensor, image_values: Tensor, groups: RowGroups | None
+        self,
+        states: Tensor,
+        mask: Tensor,
+        image_keys: Tensor,
+        image_values: Tensor,
+        groups: RowGroups | None,
+        cls_only: bool = False,
     ) -> Tensor:
-        """Text states [R, L, D] and image keys and values [I, N, D] to fused states [R, L, D]."""
+        """Text states [R, L, D] and image keys and values [I, N, D] to fused states [R, L, D], [R, 1, D] of [CLS]."""
         keys, values = self.self_attention.keys_values(states)
-        states = self.self_attention(states, keys, values, mask)
+        states = self.self_attention(states[:, :1] if cls_only else states, keys, values, mask)
         states = self.cross_attention(states, image_keys, image_values, groups=groups)
         out: Tensor = self.feed_forward(states)
         return out
@@ -72,21 +79,54 @@ class FusionEncoder(nn.Module):
         attention_mask: Tensor,
         keys_values: ImageKeysValues,
         image_rows: Tensor | None = None,
+        *,
+        cls_only: bool = False,
     ) -> Tensor:
         """Fuse each row of text with its image.
 
         Args:
             text_states: States of the text encoder [R, L, D].
-            attention_mask: 1 for tokens and 0 for padding, [R, L].
+            attention_mask: 1 for tokens, then 0 for padding, [R, L].
             keys_values: From `image_keys_values`, for I images.
             image_rows: The image of each row, [R] int64; None means row r uses image r.
+            cls_only: Only [CLS] is wanted, as for ITM: the last layer computes nothing else, and rows of like length go
+                together, so that little padding is computed.
 
         Returns:
-            Fused states [R, L, D].
+            Fused states [R, L, D], or [R, 1, D] with `cls_only`.
         """
+        if not cls_only:
+            return self._layers(text_states, attention_mask, keys_values, image_rows)
+        if image_rows is None:
+            image_rows = torch.arange(len(text_states), device=text_states.device)
+        lengths = attention_mask.sum(dim=1)  # [R]
+        order = torch.argsort(lengths, stable=True)
+        parts = []
+        for rows in order.chunk(_length_groups(lengths)):
+            longest = int(lengths[rows[-1:]].sum())  # 0 of no rows at all
+            states, mask = text_states[rows, :longest], attention_mask[rows, :longest]
+            parts.append(self._layers(states, mask, keys_values, image_rows[rows], cls_only=True))
+        return torch.cat(parts)[torch.argsort(order)]  # [R, 1, D]
+
+    def _layers(
+        self,
+        text_states: Tensor,
+        attention_mask: Tensor,
+        keys_values: ImageKeysValues,
+        image_rows: Tensor | None,
+        *,
+        cls_only: bool = False,
+    ) -> Tensor:
+        """All layers over all rows at once."""
         groups = None if image_rows is None else RowGroups.of(image_rows, keys_values.images)
         mask = visible_keys(attention_mask)
         states = text_states
-        for layer, keys, values in zip(self.layers, *keys_values, strict=True):
-            states = layer(states, mask, keys, values, groups)
+        last = len(self.layers) - 1
+        for number, (layer, keys, values) in enumerate(zip(self.layers, *keys_values, strict=True)):
+            states = layer(states, mask, keys, values, groups, cls_only and number == last)
         return states
+
+
+def _length_groups(lengths: Tensor) -> int:
+    """How many groups of rows to make; one on accelerators, where a group would cost a wait for the host."""
+    return max(1, min(4, len(lengths) // 32)) if lengths.device.type == "cpu" else 1

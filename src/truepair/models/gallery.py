@@ -112,7 +112,7 @@ class PairJudge:
         length = int(mask.sum(dim=1).max())  # the longest caption of this chunk; padding costs as much as words
         mask = mask[:, :length].to(device)
         states = self.captions.states[captions, :length].float().to(device)
-        fused = self.model.fuse(states, mask, keys_values, image_rows.to(device))
+        fused = self.model.fuse(states, mask, keys_values, image_rows.to(device), cls_only=True)
         logits = self.model.match(
             fused, self.images.features[images].to(device), self.captions.features[captions].to(device)
         )  # [P, 2]

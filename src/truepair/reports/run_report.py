@@ -136,8 +136,8 @@ def _summary(pairs: int, result: RetrievalResult | None, audit: Audit) -> str:
     if result is not None:
         best = result.best
         parts.append(
-            f"it finds a right caption first for {percent(best.i2t.recall_at_1.value)} of {result.images:,} pictures it "
-            f"never saw, and a right picture first for {percent(best.t2i.recall_at_1.value)} of the captions"
+            f"it finds a right caption for {percent(best.i2t.recall_at_1.value)} of {result.images:,} pictures it "
+            f"never saw, and a right picture for {percent(best.t2i.recall_at_1.value)} of the captions"
         )
     judged = [found for found in audit.precision if found.value is not None]
     if judged:

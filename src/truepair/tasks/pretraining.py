@@ -36,7 +36,7 @@ class PretrainOutcome:
         model: the trained model.
         collator: its tokenization.
         train_images: the training pictures, for an audit.
-        test_images: the test pictures; None where the data has none.
+        test: the test pictures and their truth; None where the data has none.
     """
 
     run: RunResult
@@ -44,7 +44,7 @@ class PretrainOutcome:
     model: AlbefModel
     collator: PairCollator
     train_images: ImageSource
-    test_images: ImageSource | None
+    test: RetrievalTask | None
 
 
 def pretrain(recipe: PretrainRecipe, run_folder: Path, say: Say) -> PretrainOutcome:
@@ -96,7 +96,7 @@ def pretrain(recipe: PretrainRecipe, run_folder: Path, say: Say) -> PretrainOutc
         combination = None if validation is None else validation.choose_combination(model)
         retrieval = test.evaluate(model, combination)
         (run_folder / "retrieval.json").write_text(json.dumps(retrieval.as_dict(), indent=1), encoding="utf-8")
-    return PretrainOutcome(run, retrieval, model, collator, train_images, None if test is None else test.images)
+    return PretrainOutcome(run, retrieval, model, collator, train_images, test)
 
 
 def _step(recipe: PretrainRecipe, model: AlbefModel, collator: PairCollator, images: ImageSource) -> PretrainStep:

@@ -12,7 +12,7 @@ from truepair.evaluation.gallery import CaptionGallery
 from truepair.evaluation.metrics import RetrievalMetrics, evaluate_retrieval
 from truepair.evaluation.protocol import RetrievalProtocol
 from truepair.evaluation.reranking import ITM_ALONE, Combination, RerankedScores, choose_combination
-from truepair.evaluation.scores import FeatureScores
+from truepair.evaluation.scores import FeatureScores, ScoreSource
 from truepair.models.albef import AlbefModel
 from truepair.models.gallery import PairJudge, encode_captions, encode_images
 from truepair.tasks.images import ImageSource
@@ -20,20 +20,17 @@ from truepair.tasks.images import ImageSource
 
 @dataclass(frozen=True)
 class RetrievalResult:
-    """Figures of one model on one set, by way of ranking.
+    """Figures of one model on one set.
 
     Attributes:
-        similarity: features alone.
-        itm: the top candidates re-ranked by the ITM head alone; None when nothing was re-ranked.
-        combined: re-ranked by similarity and ITM together; None when nothing was re-ranked.
-        combination: the weights of ``combined``.
+        ways: metrics by way of ranking: "similarity" alone, the top candidates re-ranked by "ITM" alone, and by
+            "similarity + ITM" together, as far as they were measured.
+        combination: the weights of the last; None when they were not combined.
         images: how many pictures were asked for.
         captions: how many distinct caption texts.
     """
 
-    similarity: RetrievalMetrics
-    itm: RetrievalMetrics | None
-    combined: RetrievalMetrics | None
+    ways: dict[str, RetrievalMetrics]
     combination: Combination | None
     images: int
     captions: int
@@ -42,10 +39,10 @@ class RetrievalResult:
         """Plain nested dictionaries, ready for JSON."""
         return asdict(self)
 
-    def ways(self) -> dict[str, RetrievalMetrics]:
-        """The ways of ranking that were measured, by name."""
-        named = {"similarity": self.similarity, "ITM": self.itm, "similarity + ITM": self.combined}
-        return {name: metrics for name, metrics in named.items() if metrics is not None}
+    @property
+    def best(self) -> RetrievalMetrics:
+        """Metrics of the last way measured, which uses the most of the model."""
+        return list(self.ways.values())[-1]
 
 
 class RetrievalTask:
@@ -67,12 +64,14 @@ class RetrievalTask:
         self.collator = collator
         self.images = images
         self.protocol = protocol or RetrievalProtocol()
-        self.gallery = build_gallery(images.table, leave_out_families=self.protocol.leave_out_families)
+        strict = build_gallery(images.table, leave_out_families=True)
+        self.gallery = strict if self.protocol.leave_out_families else build_gallery(images.table)
+        self.near = strict.truth.ignored  # [N, 2]
 
     def figures(self, model: AlbefModel) -> dict[str, float]:
         """Quick figures for the log of a run, similarity alone: R@1 and mAP@R both ways, truth-aware and naive."""
         judge = self.encode(model)
-        metrics = evaluate_retrieval(_similarity(judge), self.gallery.truth, resamples=0)
+        metrics = evaluate_retrieval(similarity_of(judge), self.gallery.truth, resamples=0)
         return {
             "i2t_r@1": metrics.i2t.recall_at_1.value,
             "t2i_r@1": metrics.t2i.recall_at_1.value,
@@ -90,7 +89,7 @@ class RetrievalTask:
         candidates, log_odds = self._judged(judge)
         temperature = float(model.temperature.detach())
         return choose_combination(
-            _similarity(judge), self.gallery.truth, candidates, log_odds, temperature=temperature
+            similarity_of(judge), self.gallery.truth, candidates, log_odds, temperature=temperature
         )[0]
 
     def evaluate(self, model: AlbefModel, combination: Combination | None = None) -> RetrievalResult:
@@ -100,22 +99,21 @@ class RetrievalTask:
             model: what to evaluate; put into evaluation mode.
             combination: weights chosen on validation pictures; without, similarity and ITM are not combined.
         """
-        judge = self.encode(model)
-        similarity = _similarity(judge)
-        truth = self.gallery.truth
-        itm = combined = None
+        rankings = self.rankings(self.encode(model), combination)
+        metrics = {way: evaluate_retrieval(scores, self.gallery.truth) for way, scores in rankings.items()}
+        return RetrievalResult(metrics, combination, self.gallery.truth.images, self.gallery.truth.captions)
+
+    def rankings(self, judge: PairJudge, combination: Combination | None = None) -> dict[str, ScoreSource]:
+        """Scores of every way of ranking: "similarity", and with re-ranking "ITM" and "similarity + ITM"."""
+        similarity = similarity_of(judge)
+        ways: dict[str, ScoreSource] = {"similarity": similarity}
         if self.protocol.rerank:
             candidates, log_odds = self._judged(judge)
-            scores = {way: way.apply(candidates, log_odds) for way in (ITM_ALONE, combination) if way is not None}
-            measured = {
-                way: evaluate_retrieval(RerankedScores(similarity, candidates, score), truth)
-                for way, score in scores.items()
-            }
-            itm = measured[ITM_ALONE]
-            combined = measured[combination] if combination is not None else None
-        return RetrievalResult(
-            evaluate_retrieval(similarity, truth), itm, combined, combination, truth.images, truth.captions
-        )
+            ways["ITM"] = RerankedScores(similarity, candidates, ITM_ALONE.apply(candidates, log_odds))
+            if combination is not None:
+                scores = combination.apply(candidates, log_odds)
+                ways["similarity + ITM"] = RerankedScores(similarity, candidates, scores)
+        return ways
 
     def encode(self, model: AlbefModel) -> PairJudge:
         """Encode the table's pictures and captions."""
@@ -125,7 +123,7 @@ class RetrievalTask:
 
     def _judged(self, judge: PairJudge) -> tuple[CandidatePairs, Tensor]:
         truth = self.gallery.truth
-        candidates = find_candidates(_similarity(judge), truth.images, truth.captions, self.protocol.rerank)
+        candidates = find_candidates(similarity_of(judge), truth.images, truth.captions, self.protocol.rerank)
         return candidates, score_candidates(candidates, judge)
 
 
@@ -140,5 +138,6 @@ def build_gallery(table: PairTable, *, leave_out_families: bool = False) -> Capt
     return CaptionGallery.from_names(list(table.rows["captions"]), column("names"), column("group"), families)
 
 
-def _similarity(judge: PairJudge) -> FeatureScores:
+def similarity_of(judge: PairJudge) -> FeatureScores:
+    """Cosine similarity of all pictures and captions."""
     return FeatureScores(judge.images.features, judge.captions.features)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from truepair.data.collate import PairBatch
 from truepair.models.albef import AlbefModel, Encoded
+from truepair.models.fusion import ImageKeysValues
 from truepair.objectives.contrastive import contrastive_loss
 from truepair.objectives.counter import sample_keys
 from truepair.objectives.direction import Direction
@@ -39,21 +40,6 @@ class ObjectivesConfig:
     mlm_weight: float = 1.0
     mlm_start_epoch: int = 0
     masking: MaskingConfig = field(default_factory=MaskingConfig)
-
-
-@dataclass(frozen=True)
-class FusionRows:
-    """Rows for the fusion encoder; all objectives of a step go through it together.
-
-    Attributes:
-        states: text states [R, L, D].
-        mask: 1 on tokens [R, L].
-        images: image of each row, int64 [R].
-    """
-
-    states: Tensor
-    mask: Tensor
-    images: Tensor
 
 
 class PretrainStep(nn.Module):
@@ -106,40 +92,42 @@ class PretrainStep(nn.Module):
     def _fused_losses(
         self, batch: PairBatch, epoch: int, image: Encoded, text: Encoded, logits: Tensor, known: Tensor
     ) -> dict[str, Tensor]:
-        """ITM and MLM, from one pass of the fusion encoder over the rows of both."""
+        """ITM and MLM; image keys and values are computed once per image for the rows of both."""
         with_itm = self.config.itm_weight > 0 and epoch >= self.config.itm_start_epoch
         with_mlm = self.config.mlm_weight > 0 and epoch >= self.config.mlm_start_epoch
         if not with_itm and not with_mlm:
             return {}
-        rows = []
-        if with_itm:
-            pairs = matching_pairs(hardest_negatives(logits, ~known, self.config.matching, self._generator(logits)))
-            rows.append(FusionRows(text.states[pairs.texts], batch.attention_mask[pairs.texts], pairs.images))
-        if with_mlm:
-            keys = sample_keys(self.seed, epoch, batch.caption_id)
-            masked_ids, labels = self.masker(batch.input_ids, batch.attention_mask, keys)
-            states = self.towers.text_states(masked_ids, batch.attention_mask)
-            own = torch.arange(len(states), device=states.device)
-            rows.append(FusionRows(states, batch.attention_mask, own))
-        fused = self._fuse(rows, image.states)
+        keys_values = self.model.image_keys_values(image.states)
         losses = {}
         if with_itm:
-            matched = self.model.match(fused[0], image.feature[pairs.images], text.feature[pairs.texts])
-            losses["itm"] = itm_loss(matched, pairs.labels, pairs.valid)
+            losses["itm"] = self._matching_loss(batch, image, text, logits, known, keys_values)
         if with_mlm:
-            predicted = labels != IGNORED  # [B, L]
-            losses["mlm"] = mlm_loss(self.model.predict_tokens(fused[-1], predicted), labels[predicted])
+            losses["mlm"] = self._masking_loss(batch, epoch, keys_values)
         return losses
 
-    def _fuse(self, rows: list[FusionRows], image_states: Tensor) -> list[Tensor]:
-        """Fuse all rows at once, image keys and values computed once per image; returns the states of each part."""
+    def _matching_loss(
+        self,
+        batch: PairBatch,
+        image: Encoded,
+        text: Encoded,
+        logits: Tensor,
+        known: Tensor,
+        keys_values: ImageKeysValues,
+    ) -> Tensor:
+        pairs = matching_pairs(hardest_negatives(logits, ~known, self.config.matching, self._generator(logits)))
         fused = self.model.fuse(
-            torch.cat([part.states for part in rows]),
-            torch.cat([part.mask for part in rows]),
-            self.model.image_keys_values(image_states),
-            torch.cat([part.images for part in rows]),
-        )
-        return list(fused.split([len(part.images) for part in rows]))
+            text.states[pairs.texts], batch.attention_mask[pairs.texts], keys_values, pairs.images, cls_only=True
+        )  # [3B, 1, D]
+        matched = self.model.match(fused, image.feature[pairs.images], text.feature[pairs.texts])  # [3B, 2]
+        return itm_loss(matched, pairs.labels, pairs.valid)
+
+    def _masking_loss(self, batch: PairBatch, epoch: int, keys_values: ImageKeysValues) -> Tensor:
+        keys = sample_keys(self.seed, epoch, batch.caption_id)
+        masked_ids, labels = self.masker(batch.input_ids, batch.attention_mask, keys)
+        states = self.towers.text_states(masked_ids, batch.attention_mask)
+        fused = self.model.fuse(states, batch.attention_mask, keys_values)  # [B, L, D]
+        predicted = labels != IGNORED  # [B, L]
+        return mlm_loss(self.model.predict_tokens(fused, predicted), labels[predicted])
 
     def _generator(self, like: Tensor) -> torch.Generator:
         """A generator on the batch's device, seeded from the global one, which the loop seeds by the step."""
