@@ -53,7 +53,7 @@ class GlooPool:
         for rank in range(world):
             if not self.workers[rank].pipe.poll(120):
                 raise TimeoutError(f"rank {rank} of {world} does not answer")
-            answers.append(self.workers[rank].pipe.recv())
+            answers.append(self.workers[rank].receive())
         for _, error in answers:
             if error is not None:
                 raise RuntimeError(error)
@@ -71,6 +71,14 @@ class GlooPool:
 class _Worker(NamedTuple):
     process: multiprocessing.process.BaseProcess
     pipe: multiprocessing.connection.Connection
+
+    def receive(self) -> Any:
+        """The answer of a job; a process that died is waited for, so that it is known to be dead from now on."""
+        try:
+            return self.pipe.recv()
+        except (EOFError, ConnectionResetError):
+            self.process.join(10)
+            raise
 
 
 def _start() -> _Worker:

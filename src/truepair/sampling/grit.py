@@ -7,9 +7,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# Added to a forbidden candidate: far below any cosine, yet above the -inf of a used one, so it is taken at the end.
-_FORBIDDEN = -1e4
-
 
 @torch.no_grad()
 def grit_order(
@@ -137,7 +134,7 @@ class _Walk:
         self.forbidden = None if forbidden is None else _native(forbidden)  # [S, M, M]
         self.space = _native(torch.arange(spaces, device=tables.device))  # [S]
         self.used = _native(tables.new_zeros(spaces, samples))  # [S, M]: 0, and -inf for used samples
-        self.blocked = _native(tables.new_zeros(spaces, samples))  # [S, M]: 0, and _FORBIDDEN in the current batch
+        self.blocked = _native(torch.zeros_like(tables[0, :, 0], dtype=torch.bool))  # [S, M]: not in this batch
 
     def run(self, start: Tensor) -> Tensor:
         """Walk from the given samples [S] until all are used; returns the order [S, M]."""
@@ -155,25 +152,30 @@ class _Walk:
         if self.forbidden is None:
             return
         if starts_batch:
-            self.blocked[:] = 0
+            self.blocked[:] = False
         else:
-            self.blocked[self.forbidden[self.space, current]] = _FORBIDDEN
+            self.blocked |= self.forbidden[self.space, current]
 
     def _next(self, current: Any, table: Any) -> Any:
         """The samples [S] to go to, by one table of cosines [S, M, M]."""
         scores = table[self.space, current]  # [S, M], a copy
         scores += self.used
-        if self.forbidden is not None:
-            scores += self.blocked
+        if self.forbidden is None and self.quantiles is None:
+            return scores.argmax(1)
+        candidates = self._candidates()
+        scores[~candidates] = -math.inf
         if self.quantiles is None:
             return scores.argmax(1)
-        left = self.used == 0  # [S, M]
-        free = (left & (self.blocked == 0)).sum(1)  # [S]
-        candidates = free + left.sum(1) * (free == 0)  # [S]
         ease = torch.as_tensor(1 - self.quantiles[self.space, current])  # [S]
-        rank = _native((ease * torch.as_tensor(candidates - 1)).round().long())  # [S], 0 is the most similar
+        rank = _native((ease * torch.as_tensor(candidates.sum(1) - 1)).round().long())  # [S], 0 is the most similar
         value = _ascending(scores)[self.space, -1 - rank]
         return abs(scores - value[:, None]).argmin(1)
+
+    def _candidates(self) -> Any:
+        """Samples that may come next, bool [S, M]: unused ones that are not blocked or, where none is left, any."""
+        unused = self.used == 0
+        free = unused & ~self.blocked
+        return free | (unused & ~free.any(1)[:, None])
 
 
 def _native(tensor: Tensor) -> Any:
