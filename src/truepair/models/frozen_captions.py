@@ -91,6 +91,7 @@ def cache_caption_states(
         return _encode(encoder, input_ids[part, :longest], mask)[mask.bool()]
 
     def blocks(start: int) -> Iterator[StateBlock]:
+        """The blocks from row ``start`` on."""
         caption = int((first < start).sum())  # blocks end with a caption, so `start` is the first row of one
         for begin in range(caption, len(distinct), batch_size):
             yield StateBlock(states_of(slice(begin, begin + batch_size)))

@@ -175,6 +175,7 @@ class _ViewSource:
         collate = partial(_encoded, encoder) if in_workers else _collate
 
         def blocks(start: int) -> Iterator[StateBlock]:
+            """The blocks from row ``start`` on."""
             loader: DataLoader[Any] = DataLoader(
                 self.dataset,
                 sampler=self.visits[start:],
