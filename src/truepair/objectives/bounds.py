@@ -78,7 +78,8 @@ def information_bounds(
     if suspects is not None and len(suspects):
         scores = (queries[suspects.rows] * keys[suspects.columns]).sum(dim=1) / temperature
         found = float((scores - log_mean_f[suspects.rows]).mean())
-    return InformationBounds(*terms, found)
+    positive, negative, log_mean_ratio, regulated, bound = terms
+    return InformationBounds(positive, negative, log_mean_ratio, regulated, bound, found)
 
 
 def _anchor_terms(similarity: Tensor, logits: Tensor, rows: slice, regulation: Regulation | None) -> Tensor:

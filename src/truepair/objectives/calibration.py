@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from truepair.errors import ConfigError
-from truepair.objectives.regulation import Regulation, RegulationConfig, normalised_weights
+from truepair.objectives.regulation import LEAST_TAU_W, MOST_DELTA, Regulation, RegulationConfig, normalised_weights
 
 _HALVINGS = 40
 
@@ -29,8 +29,8 @@ class _Knob(NamedTuple):
 
 
 _KNOBS = {
-    "softmax": _Knob("delta", 1e-3, 1e3, lambda config, value: replace(config, delta=value)),
-    "tempered": _Knob("tau_w", 1e3, 0.02, lambda config, value: replace(config, tau_w=value)),
+    "softmax": _Knob("delta", 1e-3, MOST_DELTA, lambda config, value: replace(config, delta=value)),
+    "tempered": _Knob("tau_w", 1e3, LEAST_TAU_W, lambda config, value: replace(config, tau_w=value)),
 }
 
 
@@ -74,6 +74,7 @@ def calibrated(
     knob = _KNOBS[regulation.config.form]
 
     def reaches(value: float) -> bool:
+        """Whether enough weights are below the mark."""
         candidate = replace(regulation, config=knob.turned(regulation.config, value))
         log_weights = candidate.log_weights(slice(None), slice(None), similarity.detach().float())
         weights = normalised_weights(log_weights, negatives)[negatives]

@@ -58,11 +58,11 @@ class RunningLogSumExp:
         self.largest = like.new_full((length,), torch.finfo(like.dtype).min)
         self.total = like.new_zeros(length)
 
-    def add(self, tile: Tensor, where: slice) -> None:
-        """Take in a tile [R, C]; ``where`` says which results it belongs to."""
+    def add(self, tile: Tensor, where: slice, work: Tensor) -> None:
+        """Take in a tile [R, C]; ``where`` says which results it belongs to, ``work`` is overwritten [R, C]."""
         largest = torch.maximum(self.largest[where], tile.amax(dim=self.dim))
         self.total[where].mul_((self.largest[where] - largest).exp_())
-        self.total[where].add_((tile - largest.unsqueeze(self.dim)).exp_().sum(dim=self.dim))
+        self.total[where].add_(torch.sub(tile, largest.unsqueeze(self.dim), out=work).exp_().sum(dim=self.dim))
         self.largest[where] = largest
 
     def result(self) -> Tensor:

@@ -11,7 +11,9 @@ from truepair.errors import ConfigError
 
 Form = Literal["literal", "softmax", "tempered"]
 
-_LEAST_TAU_W = 0.02
+LEAST_TAU_W = 0.02
+MOST_DELTA = 40.0
+"""Sharpest constants: up to them every weight of cosines is a number in float32, and they are far beyond use."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +40,10 @@ class RegulationConfig:
     def __post_init__(self) -> None:
         if self.form not in _FORMS:
             raise ConfigError(f"srcl.form is {self.form!r}; use one of {', '.join(_FORMS)}.")
-        if self.delta <= 0:
-            raise ConfigError(f"srcl.delta is {self.delta}; use a number above 0.")
-        if self.tau_w < _LEAST_TAU_W:
-            raise ConfigError(f"srcl.tau_w is {self.tau_w}; use {_LEAST_TAU_W} or more, to keep exp(1 / tau_w) finite.")
+        if not 0.0 < self.delta <= MOST_DELTA:
+            raise ConfigError(f"srcl.delta is {self.delta}; use a number above 0, up to {MOST_DELTA}.")
+        if self.tau_w < LEAST_TAU_W:
+            raise ConfigError(f"srcl.tau_w is {self.tau_w}; use {LEAST_TAU_W} or more.")
 
     @property
     def temperature(self) -> float:
@@ -76,6 +78,8 @@ class Regulation:
     def log_weights(self, rows: slice, columns: slice, similarity: Tensor) -> Tensor:
         """Logarithm of the weights of a tile, before they are normalised to mean 1 per anchor.
 
+        For cosines it lies within -80 and 80: its exponential needs no shift in float32.
+
         Args:
             rows: Rows of the tile.
             columns: Columns of the tile.
@@ -88,22 +92,28 @@ class Regulation:
         return _FORMS[self.config.form](mixed, self.config)
 
     def _mixed(self, rows: slice, columns: slice, similarity: Tensor) -> Tensor:
-        """Equation 8 [R, C]."""
-        if self.alpha == 0:
-            return (similarity / self.config.temperature).exp_()
-        assert self.seed_queries is not None and self.seed_keys is not None
-        seed = self.seed_queries[rows].detach() @ self.seed_keys[columns].detach().T
-        seed = seed.to(similarity.dtype).div_(self.config.temperature).exp_()
+        """Equation 8, in a tensor of its own [R, C]."""
+        if self.seed_queries is None or self.seed_keys is None or self.alpha == 0:
+            return self._exponential(similarity, similarity.clone())
+        seed = self.seed_queries[rows].detach().to(similarity.dtype) @ self.seed_keys[columns].detach().to(similarity).T
+        seed = self._exponential(seed, seed)
         if self.alpha == 1:
             return seed
-        current = (similarity / self.config.temperature).exp_()
+        current = self._exponential(similarity, torch.empty_like(similarity))
         return torch.lerp(current, seed, self.alpha, out=seed)
+
+    def _exponential(self, similarity: Tensor, out: Tensor) -> Tensor:
+        """``exp(similarity / tau_w)``, written to ``out``; the plain forms are spared a pass for the division."""
+        if self.config.temperature == 1.0:
+            return torch.exp(similarity, out=out)
+        return torch.div(similarity, self.config.temperature, out=out).exp_()
 
 
 _FORMS: Mapping[str, Callable[[Tensor, RegulationConfig], Tensor]] = {
     "literal": lambda mixed, _: mixed.log_().neg_(),
     "tempered": lambda mixed, _: mixed.log_().neg_(),
-    "softmax": lambda mixed, config: mixed.reciprocal_().mul_(config.delta),
+    # less delta, the value at cosine 0: a constant that the Norm takes out again, but the exponential might not bear
+    "softmax": lambda mixed, config: mixed.reciprocal_().sub_(1.0).mul_(config.delta),
 }
 
 

@@ -74,6 +74,7 @@ class _Cells:
 
     @classmethod
     def bucketed(cls, cells: PairSet | None, shape: tuple[int, int], tile: int) -> "_Cells | None":
+        """Sort cells into tiles; None where there are none."""
         if cells is None or len(cells) == 0:
             return None
         across = -(-shape[1] // tile)
@@ -119,7 +120,7 @@ class _Tile:
 def _tiles(queries: Tensor, keys: Tensor, scale: Tensor, plan: _Plan) -> Iterator[_Tile]:
     """All tiles, row by row; the logits of one are overwritten by the next."""
     size = plan.tile
-    buffer = queries.new_empty(min(size, len(queries)) * min(size, len(keys)))
+    buffer = _scratch(queries, keys, plan)
     number = 0
     for top in range(0, len(queries), size):
         rows = slice(top, min(top + size, len(queries)))
@@ -127,26 +128,33 @@ def _tiles(queries: Tensor, keys: Tensor, scale: Tensor, plan: _Plan) -> Iterato
             columns = slice(left, min(left + size, len(keys)))
             height, width = rows.stop - top, columns.stop - left
             logits = torch.mm(queries[rows], keys[columns].T, out=buffer[: height * width].view(height, width))
-            log_weights = None if plan.regulation is None else plan.regulation.log_weights(rows, columns, logits)
-            logits.mul_(scale)
-            if log_weights is not None:
-                logits.add_(log_weights)
+            log_weights = None
+            if plan.regulation is None:
+                logits.mul_(scale)
+            else:
+                log_weights = plan.regulation.log_weights(rows, columns, logits)
+                torch.addcmul(log_weights, logits, scale, out=logits)
             row_fixed = plan.row_fixed.inside(number) if plan.row_fixed else None
             column_fixed = plan.column_fixed.inside(number) if plan.column_fixed else None
             yield _Tile(rows, columns, logits, log_weights, row_fixed, column_fixed)
             number += 1
 
 
-class _without:  # noqa: N801 - reads as a clause: with _without(values, cells): ...
-    """Within the block, the cells of a tile are -inf; afterwards they are what they were."""
+def _scratch(queries: Tensor, keys: Tensor, plan: _Plan) -> Tensor:
+    """Room for one tile."""
+    return queries.new_empty(min(plan.tile, len(queries)) * min(plan.tile, len(keys)))
 
-    def __init__(self, values: Tensor, cells: tuple[Tensor, Tensor] | None) -> None:
-        self.values, self.cells = values, cells
+
+class _without:  # noqa: N801 - reads as a clause: with _without(values, cells): ...
+    """Within the block, the cells of a tile hold ``nothing``; afterwards they are what they were."""
+
+    def __init__(self, values: Tensor, cells: tuple[Tensor, Tensor] | None, nothing: float = -torch.inf) -> None:
+        self.values, self.cells, self.nothing = values, cells, nothing
 
     def __enter__(self) -> Tensor:
         if self.cells is not None:
             self.kept = self.values[self.cells]
-            self.values[self.cells] = -torch.inf
+            self.values[self.cells] = self.nothing
         return self.values
 
     def __exit__(self, *_: object) -> None:
@@ -157,26 +165,26 @@ class _without:  # noqa: N801 - reads as a clause: with _without(values, cells):
 class _Sums:
     """Running sums of one direction: the weighted logits, and the weights themselves when there is a regulation."""
 
-    def __init__(self, length: int, dim: int, like: Tensor, regulated: bool) -> None:
+    def __init__(self, length: int, dim: int, like: Tensor) -> None:
         self.dim = dim
         self.logits = RunningLogSumExp(length, dim, like)
-        self.weights = RunningLogSumExp(length, dim, like) if regulated else None
+        self.weights = like.new_zeros(length)
 
-    def add(self, tile: _Tile, where: slice, fixed: tuple[Tensor, Tensor] | None) -> None:
+    def add(self, tile: _Tile, weights: Tensor | None, work: Tensor) -> None:
+        """Take in a tile and its weights, without the cells that are fixed in this direction; ``work`` is scratch."""
+        where, fixed = (tile.rows, tile.row_fixed) if self.dim == 1 else (tile.columns, tile.column_fixed)
         with _without(tile.logits, fixed) as logits:
-            self.logits.add(logits, where)
-        if self.weights is not None and tile.log_weights is not None:
-            with _without(tile.log_weights, fixed) as log_weights:
-                self.weights.add(log_weights, where)
+            self.logits.add(logits, where, work)
+        if weights is not None:
+            with _without(weights, fixed, nothing=0.0):
+                self.weights[where] += weights.sum(dim=self.dim)
 
     def log_mean_weight(self, candidates: int, cells: _Cells | None) -> Tensor:
-        """Log of the mean weight; 0 for anchors without a free candidate, and without a regulation [A]."""
-        if self.weights is None:
-            return torch.zeros_like(self.logits.total)
-        count = torch.full_like(self.logits.total, candidates)
+        """Log of the mean weight; 0 for anchors without a free candidate [A]."""
+        count = torch.full_like(self.weights, candidates)
         if cells is not None:
             count = count - cells.counts[self.dim == 0]
-        return torch.where(count == 0, 0.0, self.weights.result() - count.clamp(min=1).log())
+        return torch.where(count == 0, 0.0, (self.weights / count.clamp(min=1)).log())
 
 
 class _TiledSums(torch.autograd.Function):
@@ -184,13 +192,15 @@ class _TiledSums(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, queries: Tensor, keys: Tensor, scale: Tensor, plan: _Plan) -> tuple[Tensor, ...]:
-        regulated = plan.regulation is not None
-        rows = _Sums(len(queries), 1, queries, regulated)
-        columns = _Sums(len(keys), 0, keys, regulated)
+        """Log-sums and log-mean-weights of the rows, then of the columns."""
+        rows, columns = _Sums(len(queries), 1, queries), _Sums(len(keys), 0, keys)
+        scratch = _scratch(queries, keys, plan)
         for tile in _tiles(queries, keys, scale, plan):
-            rows.add(tile, tile.rows, tile.row_fixed)
+            weights = None if tile.log_weights is None else tile.log_weights.exp_()
+            work = scratch[: tile.logits.numel()].view(tile.logits.shape)
+            rows.add(tile, weights, work)
             if plan.symmetric:
-                columns.add(tile, tile.columns, tile.column_fixed)
+                columns.add(tile, weights, work)
         row_mean = rows.log_mean_weight(len(keys), plan.row_fixed)
         column_mean = columns.log_mean_weight(len(queries), plan.column_fixed)
         row_sum, column_sum = rows.logits.result(), columns.logits.result()
@@ -202,6 +212,7 @@ class _TiledSums(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, row_grad: Tensor, _: Tensor, column_grad: Tensor, __: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of queries, keys and scale."""
         queries, keys, scale, row_sum, column_sum = ctx.saved_tensors
         with torch.autocast(queries.device.type, enabled=False):
             gradients = _Gradients(queries, keys, scale, ctx.plan, ctx.needs_input_grad)
@@ -219,14 +230,15 @@ class _Gradients:
         for_scale = needed[2] and plan.symmetric and not plan.key_gradient
         for_keys = needed[1] and (plan.symmetric or plan.key_gradient)
         self.of_keys = torch.zeros_like(keys) if for_keys or for_scale else None
-        self.work = queries.new_empty(min(plan.tile, len(queries)) * min(plan.tile, len(keys)))
+        self.scratch = _scratch(queries, keys, plan)
 
     def run(self, row: tuple[Tensor, Tensor], column: tuple[Tensor, Tensor]) -> None:
+        """Go over the tiles; each direction gives its log-sums and their gradients."""
         # An anchor without candidates has no gradient: exp(-inf - 0) is 0, where exp(-inf + inf) would be NaN.
         row_sum, column_sum = (lse.masked_fill(lse == -torch.inf, 0.0) for lse, _ in (row, column))
         for tile in _tiles(self.queries, self.keys, self.scale, self.plan):
             with _without(tile.logits, tile.row_fixed) as logits:
-                work = self.work[: logits.numel()].view(logits.shape)
+                work = self.scratch[: logits.numel()].view(logits.shape)
                 by_rows = torch.sub(logits, row_sum[tile.rows, None], out=work).exp_().mul_(row[1][tile.rows, None])
             if not self.plan.symmetric:
                 self._add(tile, by_rows, by_rows if self.plan.key_gradient else None)

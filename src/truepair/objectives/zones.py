@@ -149,6 +149,7 @@ class _Side:
 
     @classmethod
     def judged(cls, candidates: Tensor, scores: Tensor, config: ZoneConfig) -> "_Side":
+        """Choose between the hardest and the second-hardest by their zones."""
         if scores.dim() == 1:
             scores = torch.stack([scores, torch.full_like(scores, torch.nan)], dim=1)
         zones = torch.where(candidates < 0, int(Zone.NONE), zones_of(scores, config))  # [B, 2]
