@@ -1,5 +1,6 @@
 """A torch dataset of image-text pairs whose samples depend on (seed, epoch, sample) and on nothing else."""
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, NamedTuple, NotRequired, TypedDict
 
@@ -74,6 +75,8 @@ class PairDataset(Dataset[PairSample]):
         if not len(table):
             raise DataError(f"{table.name} holds no pairs; check its split and what was skipped (table.skipped)")
         self.table = table
+        # Without the other columns a row is read faster.
+        self._rows = table.rows.select_columns(["image", "image_id", "captions", "caption_ids"])
         self.transform = transform
         self.captions = captions
         self.seed = seed
@@ -91,15 +94,28 @@ class PairDataset(Dataset[PairSample]):
             BadImageError: the image cannot be read and ``substitutes`` is 0.
             DataError: none of the rows tried can be read.
         """
+        return self.__getitems__([visit])[0]
+
+    def __getitems__(self, visits: Sequence[Visit | int]) -> list[PairSample]:
+        """Read the samples of a batch; a DataLoader calls this, and the table is asked once instead of once a row."""
+        places = [self._place(visit) for visit in visits]
+        columns = self._rows[[index for _, index in places]]
+        rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+        return [self._readable(epoch, index, row) for (epoch, index), row in zip(places, rows, strict=True)]
+
+    def _place(self, visit: Visit | int) -> tuple[int, int]:
         epoch, index = visit if isinstance(visit, Visit) else (0, int(visit))
         if not -len(self) <= index < len(self):
             raise IndexError(f"row {index} of {len(self)}")
-        index %= len(self)
+        return epoch, index % len(self)
+
+    def _readable(self, epoch: int, index: int, row: dict[str, Any]) -> PairSample:
+        """The sample of a row, or that of the next row that can be read."""
         reason = ""
         for step in range(min(self.substitutes + 1, len(self))):
-            row = (index + step) % len(self)
+            source_index = (index + step) % len(self)
             try:
-                return self._sample(epoch, index, row, reason)
+                return self._sample(epoch, index, source_index, row if step == 0 else self._rows[source_index], reason)
             except BadImageError as error:
                 if not self.substitutes:
                     raise
@@ -112,8 +128,7 @@ class PairDataset(Dataset[PairSample]):
         image = [] if self.transform is None else ["image"]
         return self.table.rows.select_columns(["image_id", "captions", "caption_ids", *image])
 
-    def _sample(self, epoch: int, index: int, source_index: int, reason: str) -> PairSample:
-        row = self._rows[source_index]
+    def _sample(self, epoch: int, index: int, source_index: int, row: dict[str, Any], reason: str) -> PairSample:
         # The first caption's id is part of the key: rows that share an image are augmented apart.
         keys = (self.seed, epoch, row["image_id"], row["caption_ids"][0])
         drawn = stable_hash(*keys, "caption") % len(row["captions"]) if self.captions == "draw" else 0

@@ -9,6 +9,21 @@ _MEANINGFUL = frozenset("#*&@%")
 _WITHIN_WORDS = frozenset(".'`\u2018\u2019\u02bc")
 
 
+class _Stripped(dict[int, str]):
+    """What becomes of a character, by its code point; looked up once for each that occurs (``str.translate``)."""
+
+    def __missing__(self, code: int) -> str:
+        character = chr(code)
+        if character in _WITHIN_WORDS:
+            character = ""
+        elif unicodedata.category(character).startswith("P") and character not in _MEANINGFUL:
+            character = " "
+        return self.setdefault(code, character)
+
+
+_STRIPPED = _Stripped()
+
+
 def normalise_caption(text: str) -> str:
     """Lower-case a caption, strip its punctuation, squeeze its spaces.
 
@@ -24,7 +39,7 @@ def normalise_caption(text: str) -> str:
     """
     composed = unicodedata.normalize("NFC", text.lower())
     # Stripping can bring a letter and an accent together.
-    stripped = unicodedata.normalize("NFC", "".join(map(_strip, composed)))
+    stripped = unicodedata.normalize("NFC", composed.translate(_STRIPPED))
     return " ".join(stripped.split()) or " ".join(composed.split())
 
 
@@ -37,11 +52,3 @@ def caption_key(text: str) -> int:
     """
     digest = hashlib.blake2b(normalise_caption(text).encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
-
-
-def _strip(character: str) -> str:
-    if character in _WITHIN_WORDS:
-        return ""
-    if unicodedata.category(character).startswith("P") and character not in _MEANINGFUL:
-        return " "
-    return character
