@@ -8,8 +8,18 @@ import torch
 from torch import nn
 
 _SIMPLE = (bool, int, float, str, tuple, type(None))
-# These change without changing what an encoder computes.
-_IGNORED = {"training", "frozen"}
+# Attributes and config fields that do not change what an encoder computes; some tell a loaded one from one just built.
+_IGNORED = {
+    "_is_hf_initialized",
+    "_name_or_path",
+    "architectures",
+    "dtype",
+    "frozen",
+    "gradient_checkpointing",
+    "name_or_path",
+    "training",
+    "transformers_version",
+}
 
 
 def encoder_fingerprint(encoder: nn.Module) -> str:
@@ -27,11 +37,10 @@ def encoder_fingerprint(encoder: nn.Module) -> str:
         own = vars(module)
         simple = {key: own[key] for key in sorted(own) if isinstance(own[key], _SIMPLE) and key not in _IGNORED}
         state.update(f"{name} {type(module).__qualname__} {simple}".encode())
-    config: Any = getattr(encoder, "config", None)
-    if isinstance(config, dict):
-        state.update(json.dumps(config, sort_keys=True, default=str).encode())
-    elif hasattr(config, "to_json_string"):
-        state.update(config.to_json_string().encode())
+    config: Any = getattr(encoder, "config", {})
+    fields = config if isinstance(config, dict) else config.to_dict()
+    fields = {key: value for key, value in fields.items() if key not in _IGNORED}
+    state.update(json.dumps(fields, sort_keys=True, default=str).encode())
     for name, tensor in encoder.state_dict().items():
         plain = tensor.detach().cpu().contiguous()
         state.update(f"{name} {plain.dtype} {list(plain.shape)}".encode())

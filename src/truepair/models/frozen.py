@@ -18,6 +18,7 @@ from truepair.models.frozen_build import FORMAT, MANIFEST, STATES, FrozenBuild, 
 
 _VERIFIED_BYTES = 2 << 30
 _READ = 16 << 20
+_FIELDS = {"format", "key", "rows", "shape", "crc32", "unreadable"}
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         manifest: dict[str, Any] = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"cache {path} is damaged (no readable {MANIFEST}); delete it") from error
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+    if not isinstance(manifest, dict) or not manifest.keys() >= _FIELDS or manifest["format"] != FORMAT:
         raise CheckpointError(f"cache {path} is of another version of this package; delete it")
     return manifest
 

@@ -61,7 +61,7 @@ class ImageStates:
         states = torch.empty(len(images), *self.views[0].shape)
         for number, view in enumerate(self.views):
             at = (chosen == number).nonzero()[:, 0]
-            states[at] = view.gather(images[at])
+            states.index_copy_(0, at, view.gather(images[at]))
         return states
 
     @property
