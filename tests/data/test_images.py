@@ -5,6 +5,8 @@ import zlib
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from data.makers import encoded, mean_colour, noise, picture, put, put_jsonl
@@ -200,3 +202,20 @@ def test_a_row_without_an_image():
 
 def test_colours_survive(tmp_path):
     assert mean_colour(opened(tmp_path, encoded(picture("green")))) == (30, 200, 30)
+
+
+@pytest.mark.filterwarnings("ignore")
+@settings(max_examples=150, deadline=None)
+@given(kind=st.sampled_from(["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "JPEG2000"]), data=st.data())
+def test_damage_of_any_kind_is_a_typed_error_or_harmless(kind, data):
+    content = bytearray(encoded(noise(1, (12, 9)), kind))
+    for _ in range(data.draw(st.integers(1, 4))):
+        place = data.draw(st.integers(0, len(content) - 1))
+        content[place : place + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=3))
+
+    try:
+        image = load_image({"bytes": bytes(content)}, max_pixels=10_000_000)
+    except BadImageError as error:
+        assert "\n" not in str(error)
+    else:
+        assert image.mode == "RGB"

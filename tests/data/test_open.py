@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from data.makers import encoded, noise, photos, picture, put, put_json, put_jsonl
 from truepair.data import SourceConfig, open_pairs
+from truepair.data.store.finish import finish_rows
 from truepair.data.store.paths import ImagePaths
 from truepair.errors import ConfigError, DataError
 
@@ -78,6 +79,14 @@ def test_a_folder_without_pairs(tmp_path):
 
     with pytest.raises(DataError, match="holds no tar, Parquet or image files"):
         open_pairs(tmp_path)
+
+
+def test_a_folder_of_images_may_have_a_plain_readme(tmp_path):
+    put(tmp_path / "README.md", "# My pictures")
+    put(tmp_path / "a.png", picture())
+    put(tmp_path / "a.txt", "a")
+
+    assert len(open_pairs(tmp_path)) == 1
 
 
 def test_json_of_no_known_layout(tmp_path):
@@ -304,6 +313,21 @@ class TestCache:
             open_pairs(put(folder / "x.jsonl", '{"image": "a.png", "caption": "x"}\n{'))
 
         assert list((own_cache / "truepair").iterdir()) == []
+
+    def test_two_processes_may_read_a_source_at_once(self, folder, monkeypatch, own_cache):
+        source = lines(folder, {"image": "a.png", "caption": "x"})
+        meanwhile = []
+
+        def slowly(*arguments, **options):
+            if not meanwhile:
+                meanwhile.append(None)
+                meanwhile.append(open_pairs(source))
+            finish_rows(*arguments, **options)
+
+        monkeypatch.setattr("truepair.data.store.cache.finish_rows", slowly)
+
+        assert open_pairs(source).rows[:] == meanwhile[1].rows[:]
+        assert len(list((own_cache / "truepair").iterdir())) == 1
 
     def test_a_folder_that_cannot_be_written_is_an_error(self, folder):
         source = lines(folder, {"image": "a.png", "caption": "x"})

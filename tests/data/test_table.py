@@ -34,6 +34,7 @@ def table():
 def test_splits(table):
     assert table.splits == {"test": 2, "train": 2}
     assert table.split("test").rows["captions"][:] == [["b", "c"], ["d"]]
+    assert table.split("test+train").image_ids.tolist() == [0, 1, 2, 3]
     with pytest.raises(DataError, match="made has no split 'val'; it has test, train"):
         table.split("val")
 

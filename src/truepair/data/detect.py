@@ -19,8 +19,9 @@ _SUFFIXES = {
     ".parquet": "parquet",
 }
 _HUB_NAME = re.compile(r"\w[\w.-]*(/[\w.-]+)?(:[\w.-]+)?")
-# Files that mark a folder as laid out for the `datasets` library.
-_HUB_FILES = ("README.md", "dataset_dict.json", "state.json", "metadata.jsonl", "metadata.csv", "metadata.parquet")
+# Files that mark a folder as laid out for the `datasets` library: written by it, or its own list of captions.
+_SAVED = ("dataset_dict.json", "state.json")
+_METADATA = frozenset(("metadata.jsonl", "metadata.csv", "metadata.parquet"))
 _FOLDER_FILES = 10_000
 _CHUNK = 1 << 20
 
@@ -54,10 +55,10 @@ def detect_format(source: str, path: Path) -> str:
 
 
 def _of_folder(path: Path) -> str:
-    if any((path / name).is_file() for name in _HUB_FILES):
+    names = set(islice((name for _, _, names in os.walk(path) for name in names), _FOLDER_FILES))
+    if _METADATA & names or any((path / name).is_file() for name in _SAVED) or _has_card(path):
         return "hub"
-    names = (name for _, _, names in os.walk(path) for name in names)
-    suffixes = {Path(name).suffix.lower() for name in islice(names, _FOLDER_FILES)}
+    suffixes = {Path(name).suffix.lower() for name in names}
     for suffix in (".tar", ".parquet"):
         if suffix in suffixes:
             return _SUFFIXES[suffix]
@@ -66,6 +67,12 @@ def _of_folder(path: Path) -> str:
     raise DataError(
         f"the folder {path} holds no tar, Parquet or image files; give the path of the file with the captions"
     )
+
+
+def _has_card(path: Path) -> bool:
+    """Whether the folder has a data card as on the hub, which starts with a block of YAML."""
+    card = path / "README.md"
+    return card.is_file() and card.read_bytes()[:4].strip() == b"---"
 
 
 def _of_json(path: Path) -> str:

@@ -2,6 +2,8 @@
 
 import io
 import math
+import struct
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -19,8 +21,11 @@ _WANTED = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF
 Image.init()  # Pillow loads some of these only when asked to.
 _FORMATS = tuple(name for name in _WANTED if name in Image.OPEN)
 _ORIENTATION = 0x0112
-# Everything Pillow's decoders are known to raise on damaged input.
-_DECODER_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, ArithmeticError)
+# What Pillow and its decoders raise on damaged input, found by feeding them damaged images.
+_DECODER_ERRORS = (
+    OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, ArithmeticError, RuntimeError,
+    struct.error, zlib.error,
+)  # fmt: skip
 
 
 class BadImageError(DataError):

@@ -68,7 +68,7 @@ def _config(source: str | Path | SourceConfig, options: dict[str, Any]) -> Sourc
             near = difflib.get_close_matches(name, known, 1)
             hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
             raise ConfigError(f"open_pairs has no option '{name}'; {hint}")
-    plain = {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
+    plain: dict[str, Any] = {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
     if isinstance(source, SourceConfig):
         return replace(source, **plain)
     return SourceConfig(source=str(source), **plain)

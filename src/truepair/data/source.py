@@ -17,7 +17,7 @@ class SourceConfig:
             name of a data set on the hub ("owner/name" or "owner/name:configuration").
         format: "auto", or albef, karpathy, coco, jsonl, delimited, webdataset, parquet, folder, hub.
         name: name of the table; by default that of the source.
-        split: keep this split alone.
+        split: keep this split alone; "train+restval" keeps both.
         image_root: folder that image paths start from; by default the folder of the file, or ``images`` in it.
         strip_prefix: beginning to take off image paths first, such as "/export/share/datasets/".
         allow_outside_root: accept image paths that leave ``image_root``. Only for files you trust.

@@ -28,13 +28,19 @@ class _Delivered(Protocol):
     """What the log reads of a ``PairBatch``."""
 
     @property
-    def index(self) -> Tensor: ...
+    def index(self) -> Tensor:
+        """Rows that were asked for [B]."""
+        ...
 
     @property
-    def source_index(self) -> Tensor: ...
+    def source_index(self) -> Tensor:
+        """Rows that were delivered [B]."""
+        ...
 
     @property
-    def reasons(self) -> Sequence[str]: ...
+    def reasons(self) -> Sequence[str]:
+        """Why a row was substituted, or empty [B]."""
+        ...
 
 
 class SubstitutionLog:

@@ -80,8 +80,8 @@ class PairTable:
     @property
     def splits(self) -> dict[str, int]:
         """Names of the splits, and how many rows each has."""
-        names, counts = np.unique(self._column("split").to_numpy(zero_copy_only=False), return_counts=True)
-        return {str(name): int(count) for name, count in zip(names, counts, strict=True)}
+        counts = pc.value_counts(self._column("split")).to_pylist()
+        return {entry["values"]: entry["counts"] for entry in sorted(counts, key=lambda entry: entry["values"])}
 
     def image(self, index: int) -> Image.Image:
         """Decode the image of a row to 8-bit RGB.
@@ -103,15 +103,17 @@ class PairTable:
         return self._with(self._stored, chosen if self._chosen is None else self._chosen[chosen])
 
     def split(self, name: str) -> "PairTable":
-        """The rows of one split.
+        """The rows of one split, or of several: "train+restval".
 
         Raises:
             DataError: there is no such split.
         """
-        indices = np.flatnonzero(pc.equal(self._column("split"), name).to_numpy())
-        if not len(indices):
-            raise DataError(f"{self.name} has no split '{name}'; it has {', '.join(self.splits)}")
-        return self.select(indices)
+        wanted = name.split("+")
+        missing = set(wanted) - set(self.splits)
+        if missing:
+            raise DataError(f"{self.name} has no split '{min(missing)}'; it has {', '.join(self.splits)}")
+        chosen = pc.is_in(self._column("split"), value_set=pa.array(wanted)).to_numpy()
+        return self.select(np.flatnonzero(chosen))
 
     def as_pairs(self) -> "PairTable":
         """One row per caption. Files are not copied; embedded images are, in memory, once per further caption."""
