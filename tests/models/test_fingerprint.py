@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import BertConfig, BertModel
+from transformers import BertConfig, BertModel, ViTConfig, ViTModel
 
 from truepair.models.albef import AlbefModel
 from truepair.models.config import AlbefConfig
 from truepair.models.fingerprint import combined_key, encoder_fingerprint
-from truepair.models.image_encoder import build_image_encoder
+from truepair.models.image_encoder import build_image_encoder, load_image_encoder
 
 VIT: dict[str, Any] = {
     "model_type": "clip_vision_model",
@@ -46,6 +46,15 @@ def test_saved_and_loaded_bert_keeps_its_key(tmp_path: Path) -> None:
     )
     model.save_pretrained(tmp_path)
     assert encoder_fingerprint(BertModel.from_pretrained(tmp_path)) == encoder_fingerprint(model)
+
+
+def test_checkpoint_and_its_rebuilt_encoder_have_one_key(tmp_path: Path) -> None:
+    sizes = {key: VIT[key] for key in VIT if key != "model_type"}
+    ViTModel(ViTConfig(**sizes)).save_pretrained(tmp_path)
+    encoder = load_image_encoder(tmp_path)
+    rebuilt = build_image_encoder(encoder.config)
+    rebuilt.load_state_dict(encoder.state_dict())
+    assert encoder_fingerprint(rebuilt) == encoder_fingerprint(encoder)
 
 
 def test_training_state_does_not_count_but_weights_do() -> None:

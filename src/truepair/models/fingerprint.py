@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 _SIMPLE = (bool, int, float, str, tuple, type(None))
 # Attributes and config fields that do not change what an encoder computes; some tell a loaded one from one just built.
@@ -25,27 +26,31 @@ _IGNORED = {
 def encoder_fingerprint(encoder: nn.Module) -> str:
     """A key of everything that decides what an encoder in evaluation mode computes.
 
-    That is its weights and buffers (names, types, shapes, bytes), its config if it has one, and the simple attributes
-    of its
-    modules: heads, strides, epsilons, which weights do not tell. About a second per gigabyte.
+    That is its weights and buffers (names, types, shapes, bytes), its configs, and the simple attributes of its modules:
+    heads, strides, epsilons, which weights do not tell. About a second per gigabyte.
 
     Returns:
         32 hexadecimal digits.
     """
     state = hashlib.blake2b(digest_size=16)
     for name, module in encoder.named_modules():
-        own = vars(module)
-        simple = {key: own[key] for key in sorted(own) if isinstance(own[key], _SIMPLE) and key not in _IGNORED}
-        state.update(f"{name} {type(module).__qualname__} {simple}".encode())
-    config: Any = getattr(encoder, "config", {})
-    fields = config if isinstance(config, dict) else config.to_dict()
-    fields = {key: value for key, value in fields.items() if key not in _IGNORED}
-    state.update(json.dumps(fields, sort_keys=True, default=str).encode())
+        state.update(f"{name} {type(module).__qualname__} {json.dumps(_settings(module), default=str)}".encode())
     for name, tensor in encoder.state_dict().items():
         plain = tensor.detach().cpu().contiguous()
         state.update(f"{name} {plain.dtype} {list(plain.shape)}".encode())
         state.update(plain.flatten().view(torch.uint8).numpy())
     return state.hexdigest()
+
+
+def _settings(module: nn.Module) -> dict[str, Any]:
+    """The config of a model of transformers, whose own attributes tell how it was loaded; else the simple attributes."""
+    if isinstance(module, PreTrainedModel):
+        found = module.config.to_dict()
+    else:
+        found = {key: value for key, value in vars(module).items() if isinstance(value, _SIMPLE)}
+        if isinstance(config := getattr(module, "config", None), dict):
+            found["config"] = config
+    return {key: found[key] for key in sorted(found) if key not in _IGNORED}
 
 
 def combined_key(**parts: Any) -> str:
