@@ -128,8 +128,12 @@ def load_albef(name_or_folder: str | Path) -> AlbefModel:
         CheckpointError: there is none, or it is damaged.
     """
     try:
-        model: AlbefModel = AlbefModel.from_pretrained(name_or_folder)
+        model, loading = AlbefModel.from_pretrained(name_or_folder, output_loading_info=True)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(f"no model could be loaded from {name_or_folder}: {reason}") from error
-    return model
+    if loading["missing_keys"]:
+        first = sorted(loading["missing_keys"])[0]
+        raise CheckpointError(f"{name_or_folder} lacks weights of the model ({first}, ...); give a whole model")
+    albef: AlbefModel = model
+    return albef

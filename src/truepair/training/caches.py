@@ -54,7 +54,7 @@ def cached_images(
             augmented=augmented,
             views=views,
             preprocessing=asdict(transform),
-            workers=min(1, recipe.loop.workers),
+            workers=recipe.loop.workers if model.device.type != "cpu" else os.cpu_count() or 1,
             progress=progress,
         )
     unreadable = states.unreadable
