@@ -26,7 +26,7 @@ _IGNORED = {
 def encoder_fingerprint(encoder: nn.Module) -> str:
     """A key of everything that decides what an encoder in evaluation mode computes.
 
-    That is its weights and buffers (names, types, shapes, bytes), its configs, and the simple attributes of its modules:
+    That is its weights and buffers (names, types, shapes, bytes), its config, and the simple attributes of its modules:
     heads, strides, epsilons, which weights do not tell. About a second per gigabyte.
 
     Returns:
@@ -43,7 +43,7 @@ def encoder_fingerprint(encoder: nn.Module) -> str:
 
 
 def _settings(module: nn.Module) -> dict[str, Any]:
-    """The config of a model of transformers, whose own attributes tell how it was loaded; else the simple attributes."""
+    """The config of a transformers model (its attributes tell how it was loaded); else the simple attributes."""
     if isinstance(module, PreTrainedModel):
         found = module.config.to_dict()
     else:
