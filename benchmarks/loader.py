@@ -15,15 +15,18 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from PIL import Image
 from torchvision.transforms import InterpolationMode, v2
 
-from truepair.data import PairDataset, TransformConfig, Visit, build_transform, open_pairs
+from truepair.data import PairDataset, PairSample, TransformConfig, Visit, build_transform, open_pairs
 from truepair.data.augment import AlbefRandAugment
 from truepair.data.images import read_bytes
 from truepair.data.transforms import NORMALISATIONS
+
+BATCH = 50
 
 
 def plain_transform(config: TransformConfig) -> v2.Compose:
@@ -40,10 +43,10 @@ def plain_transform(config: TransformConfig) -> v2.Compose:
     )
 
 
-def images_per_second(read: Callable[[int], object], count: int) -> float:
+def images_per_second(read: Callable[[range], object], count: int) -> float:
     start = time.process_time()
-    for index in range(count):
-        read(index)
+    for first in range(0, count, BATCH):
+        read(range(first, min(first + BATCH, count)))
     return count / (time.process_time() - start)
 
 
@@ -64,14 +67,17 @@ def main() -> None:
     # Both read files from the page cache; the plain side gets them as bytes, which is in its favour.
     encoded = [read_bytes(table.rows[index]["image"]) for index in range(count)]
 
-    def read_plain(index: int) -> torch.Tensor:
-        return plain(Image.open(io.BytesIO(encoded[index])).convert("RGB"))
+    def read_plain(rows: range) -> list[torch.Tensor]:
+        return [plain(Image.open(io.BytesIO(encoded[row])).convert("RGB")) for row in rows]
 
-    images_per_second(dataset.__getitem__, count)
+    def read_ours(rows: range, epoch: int = 0) -> list[PairSample]:
+        return dataset.__getitems__([Visit(epoch, row) for row in rows])
+
+    images_per_second(read_ours, count)
     images_per_second(read_plain, count)
     ratios = []
     for number in range(arguments.rounds):
-        ours = images_per_second(lambda index, epoch=number: dataset[Visit(epoch, index)], count)
+        ours = images_per_second(partial(read_ours, epoch=number), count)
         theirs = images_per_second(read_plain, count)
         ratios.append(ours / theirs)
         print(json.dumps({"round": number, "ours": round(ours), "plain": round(theirs), "ratio": round(ratios[-1], 3)}))
