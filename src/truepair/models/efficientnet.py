@@ -59,7 +59,7 @@ class EfficientNetLite0(ImageEncoder):
     TensorFlow, where these weights come from, pads a convolution of stride 2 by one pixel more at the bottom and
     right. PyTorch pads all sides alike and leaves out what is too much at the bottom and right, so that the top and
     left get more. On an image turned by 180 degrees, with kernels turned likewise, the two are the same; and no padded
-    copy of the activations has to be made. With folding and the channels-last layout that is 2.8 times as fast on a CPU
+    copy of the activations is made. With folding and the channels-last layout it is 2 to 3 times as fast on a CPU
     as the published network (``benchmarks/frozen_encoder.py``).
     """
 
