@@ -2,7 +2,7 @@
 
 
 class TruepairError(Exception):
-    """Base of every error this package raises on purpose; the command line prints it as one line, without a traceback."""
+    """Base of the errors raised on purpose; the command line prints them as one line, without a traceback."""
 
 
 class DataError(TruepairError):

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file
 
 from truepair.data.open import open_pairs
@@ -19,30 +18,6 @@ from truepair.training.pretrain import LoopConfig
 from truepair.training.recipe import DataConfig, ModelConfig, PretrainRecipe, TextConfig
 from truepair.training.run_log import read_log
 from truepair.training.step import ObjectivesConfig
-
-COLOURS = {"red": (200, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 200), "white": (250, 250, 250)}
-SIZES = {"small": 4, "middle": 8, "large": 14}
-
-
-@pytest.fixture(scope="module")
-def squares(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """48 pictures of 12 kinds of squares, four shades each; the last shade is for validation and test."""
-    folder = tmp_path_factory.mktemp("squares")
-    lines = []
-    for colour, rgb in COLOURS.items():
-        for size, side in SIZES.items():
-            for shade in range(4):
-                picture = Image.new("RGB", (16, 16), "black")
-                dark = tuple(value * (20 - shade) // 20 for value in rgb)
-                picture.paste(dark, (1, 1, 1 + side, 1 + side))
-                name = f"{colour}-{size}-{shade}.png"
-                picture.save(folder / name)
-                caption = f"a {size} {colour} square" if shade % 2 else f"{colour} square, {size}"
-                split = "test" if shade == 3 else "train"
-                row = {"image": name, "captions": [caption], "split": split, "group": f"{colour} {size}"}
-                lines.append(json.dumps(row))
-    (folder / "pairs.jsonl").write_text("\n".join(lines))
-    return folder
 
 
 def recipe_for(squares: Path, **loop: object) -> PretrainRecipe:

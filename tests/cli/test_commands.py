@@ -1,0 +1,91 @@
+"""The real commands, in their own process, as a user calls them."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+MODEL = {
+    "image_encoder": {"model_type": "conv_stem", "image_size": 16, "hidden_size": 32, "num_hidden_layers": 1},
+    "hidden_size": 32,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "text_layers": 1,
+    "fusion_layers": 1,
+    "embed_dim": 16,
+    "image_pooling": "mean",
+    "text_pooling": "mean",
+}
+
+
+def truepair(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    call = [sys.executable, "-c", "from truepair.cli.main import main; main()", *words]
+    return subprocess.run(call, cwd=folder, capture_output=True, text=True, timeout=240)
+
+
+@pytest.fixture(scope="module")
+def recipe(squares: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("recipe") / "squares.yaml"
+    settings = {
+        "data": {
+            "sources": [str(squares / "pairs.jsonl")],
+            "validation_split": "test",
+            "transform": {"size": 16, "rand_augment_ops": 0},
+        },
+        "text": {"vocab_size": 100, "max_length": 10},
+        "model": {"options": MODEL},
+        "optimizer": {"learning_rate": 0.003, "warmup_steps": 2},
+        "loop": {"epochs": 2, "batch_size": 8, "workers": 0, "log_every": 2, "cpu": True},
+    }
+    path.write_text(json.dumps(settings))  # JSON is YAML
+    return path
+
+
+def test_pretrain_then_evaluate(recipe: Path, squares: Path, tmp_path: Path) -> None:
+    done = truepair("pretrain", str(recipe), "--loop.epochs", "3", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "12 steps in" in done.stderr
+    assert "naive R@1" in done.stdout
+    run = tmp_path / "runs" / "squares"
+    assert "epochs: 3" in (run / "recipe.yaml").read_text()
+    again = truepair("pretrain", str(run / "recipe.yaml"), "--run-folder", str(run), folder=tmp_path)
+    assert "going on from" in again.stderr
+    assert again.returncode == 0
+    measured = truepair("evaluate", str(run / "model"), "--data", str(squares / "pairs.jsonl"), folder=tmp_path)
+    assert measured.returncode == 0, measured.stderr
+    assert "12 pictures, 24 captions" in measured.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["pretrian"], "there is no command 'pretrian' (did you mean 'pretrain'?)"),
+        (["pretrain", "nothing.yaml"], "there is no recipe nothing.yaml"),
+        (["pretrain", "demmo"], "there is no recipe demmo (did you mean 'demo'?)"),
+        (["pretrain", "--loop.epochs", "3"], "give the recipe first"),
+        (["pretrain", "RECIPE", "--loop.epoch", "3"], "no option --loop.epoch (did you mean 'loop.epochs'?)"),
+        (["pretrain", "RECIPE", "--loop.epochs", "0"], "loop.epochs is 0; give 1 or more"),
+        (["pretrain", "RECIPE", "--loop.epochs", "many"], "loop.epochs"),
+        (["pretrain", "RECIPE", "--data.sources", "[missing.jsonl]"], "missing.jsonl"),
+        (["pretrain", "RECIPE", "--model.options.text_layer", "2"], "did you mean 'text_layers'?"),
+        (["pretrain", "RECIPE", "--run-folder"], "--run-folder needs a value"),
+        (["evaluate", "nowhere"], "nowhere has no usable preprocessing.json"),
+        (["evaluate"], ""),
+        (["--help"], ""),
+        (["--version"], ""),
+        (["pretrain", "RECIPE", "--help"], ""),
+    ],
+)
+def test_a_mistake_is_one_line(words: list[str], message: str, recipe: Path, tmp_path: Path) -> None:
+    done = truepair(*[str(recipe) if word == "RECIPE" else word for word in words], folder=tmp_path)
+    if not message:
+        assert done.returncode == 0
+        assert done.stdout
+        return
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("truepair: ")
+    assert message in last

@@ -1,0 +1,31 @@
+"""A tiny data set whose truth is known, shared by the tests of whole runs."""
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+COLOURS = {"red": (200, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 200), "white": (250, 250, 250)}
+SIDES = {"small": 4, "middle": 8, "large": 14}
+
+
+@pytest.fixture(scope="session")
+def squares(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """48 pictures: 12 kinds of squares in four shades; the last shade is the test split. Each kind has two captions."""
+    folder = tmp_path_factory.mktemp("squares")
+    lines = []
+    for colour, rgb in COLOURS.items():
+        for size, side in SIDES.items():
+            for shade in range(4):
+                picture = Image.new("RGB", (16, 16), "black")
+                dark = tuple(value * (20 - shade) // 20 for value in rgb)
+                picture.paste(dark, (1, 1, 1 + side, 1 + side))
+                name = f"{colour}-{size}-{shade}.png"
+                picture.save(folder / name)
+                caption = f"a {size} {colour} square" if shade % 2 else f"{colour} square, {size}"
+                split = "test" if shade == 3 else "train"
+                row = {"image": name, "captions": [caption], "split": split, "group": f"{colour} {size}"}
+                lines.append(json.dumps(row))
+    (folder / "pairs.jsonl").write_text("\n".join(lines))
+    return folder

@@ -1,0 +1,110 @@
+"""The retrieval task, the audit and the page on a run of the tiny data set."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from training.test_pretrain import recipe_for, silent
+from truepair.data.dataset import PairDataset
+from truepair.errors import DataError
+from truepair.reports.run_report import report_run
+from truepair.tasks.audit import audit_pairs
+from truepair.tasks.evaluation import EvaluateConfig, evaluate_model
+from truepair.tasks.examples import draw_examples
+from truepair.tasks.images import ImageSource
+from truepair.tasks.pretraining import PretrainOutcome, pretrain
+from truepair.tasks.retrieval import similarity_of
+
+
+@pytest.fixture(scope="module")
+def finished(squares: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[PretrainOutcome, Path]:
+    folder = tmp_path_factory.mktemp("run")
+    return pretrain(recipe_for(squares, epochs=6), folder, silent), folder
+
+
+def test_judge_agrees_with_the_model_on_each_pair(finished: tuple[PretrainOutcome, Path]) -> None:
+    outcome = finished[0]
+    assert outcome.test is not None
+    judge = outcome.test.encode(outcome.model)
+    images, captions = torch.tensor([3, 0, 3, 7]), torch.tensor([1, 5, 0, 11])
+    found = judge(images, captions)
+    dataset = PairDataset(outcome.test.images.table, outcome.test.images.transform)
+    for image, caption, log_odds in zip(images, captions, found, strict=True):
+        pixels = dataset[int(image)]["pixel_values"][None]
+        ids, mask = outcome.collator.encode([outcome.test.gallery.texts[int(caption)]])
+        with torch.no_grad():
+            logits = outcome.model(pixels, ids, mask).itm_logits[0]
+        assert float(log_odds) == pytest.approx(float(logits[1] - logits[0]), abs=5e-3)  # float16 states
+
+
+def test_truth_comes_from_the_groups(finished: tuple[PretrainOutcome, Path]) -> None:
+    outcome = finished[0]
+    assert outcome.test is not None
+    truth = outcome.test.gallery.truth
+    assert (truth.images, truth.captions) == (12, 24)  # both descriptions of each kind
+    assert len(truth.own) == 12
+    assert len(truth.true) == 24
+
+
+def test_evaluate_gives_the_figures_of_the_run(finished: tuple[PretrainOutcome, Path], squares: Path) -> None:
+    outcome, folder = finished
+    config = EvaluateConfig(data=str(squares / "pairs.jsonl"), validation_split="test", output=str(folder / "out.json"))
+    result = evaluate_model(folder / "model", config)
+    assert outcome.retrieval is not None
+    assert result == outcome.retrieval
+    assert (folder / "out.json").exists()
+
+
+def test_audit_checks_suspects_against_the_truth(finished: tuple[PretrainOutcome, Path]) -> None:
+    outcome = finished[0]
+    audit = audit_pairs(outcome.model, outcome.collator, outcome.train_images, candidates=36)
+    groups = list(outcome.train_images.table.rows["group"])
+    texts = list(outcome.train_images.table.rows["captions"])
+    assert {item.verdict for item in audit.suspects} == {"true", "false"}
+    for item in audit.suspects:
+        image, caption = item.suspect.image, item.suspect.caption
+        assert texts[image] != texts[caption]
+        assert (item.verdict == "true") == (groups[image] == groups[caption])
+    probabilities = [item.suspect.probability for item in audit.suspects]
+    assert probabilities == sorted(probabilities, reverse=True)
+
+
+def test_examples_are_marked_by_the_truth(finished: tuple[PretrainOutcome, Path]) -> None:
+    outcome = finished[0]
+    assert outcome.test is not None
+    judge = outcome.test.encode(outcome.model)
+    similarity = similarity_of(judge)
+    drawn = draw_examples(outcome.test, similarity, similarity, count=4, depth=24)
+    true = set(map(tuple, outcome.test.gallery.truth.true.tolist()))
+    own = set(map(tuple, outcome.test.gallery.truth.own.tolist()))
+    assert len(drawn.pictures) == len(drawn.captions) == 4
+    for example in drawn.pictures:
+        assert sorted(answer.number for answer in example.answers) == list(range(24))
+        for answer in example.answers:
+            pair = (example.query, answer.number)
+            assert answer.mark == ("own" if pair in own else "true" if pair in true else "wrong")
+
+
+def test_the_page_tells_of_the_run(finished: tuple[PretrainOutcome, Path]) -> None:
+    outcome, folder = finished
+    report = report_run(outcome, folder, command="truepair pretrain squares.yaml")
+    page = report.page.read_text(encoding="utf-8")
+    assert report.page == folder / "report.html"
+    for word in ("truepair pretrain squares.yaml", "Image to text", "ITM loss", "a small red square", "36 from"):
+        assert word in page, word
+
+
+def test_an_unreadable_test_picture_is_an_error(
+    finished: tuple[PretrainOutcome, Path], squares: Path, tmp_path: Path
+) -> None:
+    outcome = finished[0]
+    assert outcome.test is not None
+    for path in squares.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes() if path.name != "red-small-3.png" else b"")
+    from truepair.data.open import open_pairs
+
+    table = open_pairs(tmp_path / "pairs.jsonl", split="test")
+    images = ImageSource(table, outcome.collator, transform=outcome.test.images.transform)
+    with pytest.raises(DataError, match=r"red-small-3\.png"):
+        list(images.batches())
