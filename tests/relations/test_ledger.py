@@ -95,6 +95,7 @@ def test_going_back_to_a_checkpoint_removes_later_verdicts(tmp_path: Path) -> No
     write(ledger, [3], [0])  # lost with the process
     resumed = Ledger(tmp_path)
     resumed.load_state_dict(state)
+    assert read_ledger(tmp_path)["image_id"].to_pylist() == [1, 50]
     write(resumed, [4], [0])
     resumed.flush()
     assert read_ledger(tmp_path)["image_id"].to_pylist() == [1, 4, 50]
