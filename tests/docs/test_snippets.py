@@ -1,0 +1,35 @@
+"""The snippets of README and docs that need no training run."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_data_snippet_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    text = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
+    code = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(code) == 1
+    names: dict[str, object] = {}
+    exec(code[0], names)
+    assert "5627" in capsys.readouterr().out
+    assert names["sample"]["pixel_values"].shape == (3, 64, 64)  # type: ignore[index]
+
+
+def test_every_format_is_in_the_table() -> None:
+    from truepair.data.open import READERS
+
+    text = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
+    for name in READERS:
+        assert f"| `{name}` |" in text, name
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/data.md"])
+def test_links_lead_somewhere(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)#]+)\)|src=\"([^\"]+)\"", text):
+        path = target[0] or target[1]
+        if not path.startswith("http"):
+            assert ((ROOT / page).parent / path).exists(), path
