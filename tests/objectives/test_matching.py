@@ -16,6 +16,7 @@ from truepair.objectives.matching import (
     matching_pairs,
 )
 from truepair.relations.identity import same_pair
+from truepair.relations.pairs import PairSet
 
 
 @settings(max_examples=80, deadline=None)
@@ -101,6 +102,14 @@ def test_rows_of_itm() -> None:
     pairs = matching_pairs(HardNegatives(i2t=torch.tensor([[1, 2], [2, 0], [0, 1]]), t2i=torch.tensor([[2, 1]] * 3)))
     rows = list(zip(pairs.images.tolist(), pairs.texts.tolist(), pairs.labels.tolist(), strict=True))
     assert rows == [(0, 0, 1), (1, 1, 1), (2, 2, 1), (2, 0, 0), (2, 1, 0), (2, 2, 0), (0, 1, 0), (1, 2, 0), (2, 0, 0)]
+
+
+def test_known_matches_are_further_rows() -> None:
+    matches = PairSet(torch.tensor([0, 2]), torch.tensor([2, 1]), torch.ones(2), (3, 3))
+    pairs = matching_pairs(hardest_negatives(torch.zeros(3, 3), ~matches.mask()), matches)
+    assert len(pairs.images) == len(pairs.valid) == 11
+    assert pairs.images[9:].tolist() == [0, 2] and pairs.texts[9:].tolist() == [2, 1]
+    assert pairs.labels[9:].tolist() == [1, 1] and pairs.valid[9:].all()
 
 
 def test_multinomial_draws_in_proportion_to_the_softmax() -> None:

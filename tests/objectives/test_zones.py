@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 from truepair.errors import ConfigError
 from truepair.objectives.matching import HardNegatives, hardest_negatives
 from truepair.objectives.zones import Connections, Zone, ZoneConfig, connect, zones_of
+from truepair.relations.actions import Relabel
+from truepair.relations.batch import BatchRelations
 
 
 def rows(connections: Connections) -> list[tuple[int, int, int]]:
@@ -115,6 +117,16 @@ def test_a_match_is_never_also_a_negative(size: int, seed: int, symmetric: bool,
     if symmetric:
         assert torch.equal(found.i2t_positives.dense(), found.t2i_positives.dense().T)
         assert all(found.i2t_positives.dense()[pair] == 1 for pair in listed)
+
+
+@pytest.mark.parametrize("config", [ZoneConfig(), ZoneConfig.official()])
+def test_relations_give_the_same_targets(config: ZoneConfig) -> None:
+    found = connect(CANDIDATES, I2T, T2I, config)
+    relations = BatchRelations(torch.arange(4), torch.arange(4), symmetric=config.symmetric)
+    relations = relations.adding(found.detection, Relabel())
+    assert torch.equal(relations.positives("i2t").dense(), found.i2t_positives.dense())
+    assert torch.equal(relations.positives("t2i").dense(), found.t2i_positives.dense())
+    assert torch.equal(relations.matches().dense(), found.converted.dense())
 
 
 def test_wrong_thresholds_say_so() -> None:

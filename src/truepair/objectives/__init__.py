@@ -19,9 +19,10 @@ from truepair.objectives.matching import (
 from truepair.objectives.queue import FeatureQueue
 from truepair.objectives.regulation import Regulation, RegulationConfig, normalised_weights
 from truepair.objectives.schedules import Schedule
-from truepair.objectives.zones import Connections, Zone, ZoneConfig, connect, zones_of
+from truepair.objectives.zones import ZONE_ACTIONS, Connections, Zone, ZoneConfig, connect, zones_of
 
 __all__ = [
+    "ZONE_ACTIONS",
     "CalibrationConfig",
     "Connections",
     "ContrastiveOutput",

@@ -25,8 +25,8 @@ from truepair.relations.pairs import PairSet
 
 Implementation = Literal["auto", "dense", "tiled"]
 
-DENSE_LIMIT = 1 << 20
-"""Number of logits up to which "auto" takes the dense form."""
+DENSE_LIMIT = 1 << 22
+"""Number of logits up to which "auto" takes the dense form: those of one tile."""
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from truepair.errors import ConfigError
+from truepair.relations.pairs import PairSet
 
 Sampling = Literal["top1", "multinomial"]
 
@@ -135,23 +136,26 @@ def hardest_negatives(
     )
 
 
-def matching_pairs(negatives: HardNegatives) -> MatchingPairs:
+def matching_pairs(negatives: HardNegatives, matches: PairSet | None = None) -> MatchingPairs:
     """The 3B rows of ALBEF's ITM: every pair, a negative image for every text, a negative text for every image.
 
     Args:
         negatives: From :func:`hardest_negatives`; the first column is used.
+        matches: Undeclared pairs known to match, as (image row, text row) cells [B, B]: further rows with label 1.
 
     Returns:
-        Pairs in the order positives, text side, image side; R = 3B.
+        Pairs in the order positives, text side, image side, matches; R = 3B + number of matches.
     """
     hardest_image, hardest_text = negatives.t2i[:, 0], negatives.i2t[:, 0]  # [B], [B]
     own = torch.arange(len(hardest_image), device=hardest_image.device)
     no_image, no_text = hardest_image < 0, hardest_text < 0
+    more_images, more_texts = (own[:0], own[:0]) if matches is None else (matches.rows, matches.columns)
+    match, no_match = torch.ones_like(own), torch.zeros_like(own)
     return MatchingPairs(
-        images=torch.cat([own, torch.where(no_image, own, hardest_image), own]),
-        texts=torch.cat([own, own, torch.where(no_text, own, hardest_text)]),
-        labels=torch.cat([torch.ones_like(own), torch.zeros_like(own), torch.zeros_like(own)]),
-        valid=torch.cat([torch.ones_like(no_image), ~no_image, ~no_text]),
+        images=torch.cat([own, torch.where(no_image, own, hardest_image), own, more_images]),
+        texts=torch.cat([own, own, torch.where(no_text, own, hardest_text), more_texts]),
+        labels=torch.cat([match, no_match, no_match, torch.ones_like(more_images)]),
+        valid=torch.cat([match.bool(), ~no_image, ~no_text, torch.ones_like(more_images).bool()]),
     )
 
 

@@ -13,6 +13,9 @@ from torch import Tensor
 
 from truepair.errors import ConfigError
 from truepair.objectives.matching import HardNegatives, MatchingPairs
+from truepair.relations.actions import Action, Keep, Relabel, Swap
+from truepair.relations.detection import Detection
+from truepair.relations.detectors import JudgedScore
 from truepair.relations.pairs import PairSet
 
 
@@ -23,6 +26,10 @@ class Zone(IntEnum):
     BELOW = 0
     BETWEEN = 1
     ABOVE = 2
+
+
+ZONE_ACTIONS: dict[Zone, Action] = {Zone.BELOW: Keep(), Zone.BETWEEN: Swap(), Zone.ABOVE: Relabel()}
+"""What ECM does in each zone, for the ledger."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +74,9 @@ class Connections:
         i2t_positives: Positives of the image-to-text direction, own pairs included [B, B].
         t2i_positives: Positives of the text-to-image direction, as [texts, images] [B, B].
         converted: The new matches as (image, text) cells, those found per image first; values are con-D's scores.
+        detection: The new matches with the sides that found them, for the relations of the batch::
+
+            relations = relations.adding(connections.detection, Relabel())
         counts: Candidates per direction and zone, for example ``"t2i/above"``; scalars on the device, int64.
     """
 
@@ -75,6 +85,7 @@ class Connections:
     i2t_positives: PairSet
     t2i_positives: PairSet
     converted: PairSet
+    detection: Detection
     counts: dict[str, Tensor]
 
     def official_order(self) -> Tensor:
@@ -118,6 +129,7 @@ def connect(candidates: HardNegatives, i2t_scores: Tensor, t2i_scores: Tensor, c
         torch.cat([by_image.values, by_text.values]),
         (size, size),
     )
+    from_image = torch.arange(len(converted), device=own.device) < len(by_image)
     both = (converted, converted.T) if config.symmetric else (by_image, by_text)
     valid = torch.cat([own >= 0, text_side.valid, image_side.valid & ~twice])
     groups = torch.cat([torch.zeros_like(own), text_side.groups(1), image_side.groups(2)])
@@ -132,6 +144,7 @@ def connect(candidates: HardNegatives, i2t_scores: Tensor, t2i_scores: Tensor, c
         i2t_positives=_with_own(both[0]),
         t2i_positives=_with_own(both[1]),
         converted=converted.where(converted.first_of_each().sort().values) if config.once else converted,
+        detection=Detection(JudgedScore.name, converted, from_image, ~from_image),
         counts={**text_side.counts("t2i"), **image_side.counts("i2t")},
     )
 
