@@ -1,11 +1,14 @@
 """The real commands, in their own process, as a user calls them."""
 
+import contextlib
 import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from truepair.cli.main import main
 
 MODEL = {
     "image_encoder": {"model_type": "conv_stem", "image_size": 16, "hidden_size": 32, "num_hidden_layers": 1},
@@ -72,20 +75,55 @@ def test_pretrain_then_evaluate(recipe: Path, squares: Path, tmp_path: Path) -> 
         (["pretrain", "RECIPE", "--model.options.text_layer", "2"], "did you mean 'text_layers'?"),
         (["pretrain", "RECIPE", "--run-folder"], "--run-folder needs a value"),
         (["evaluate", "nowhere"], "nowhere has no usable preprocessing.json"),
-        (["evaluate"], ""),
-        (["--help"], ""),
-        (["--version"], ""),
-        (["pretrain", "RECIPE", "--help"], ""),
     ],
 )
-def test_a_mistake_is_one_line(words: list[str], message: str, recipe: Path, tmp_path: Path) -> None:
-    done = truepair(*[str(recipe) if word == "RECIPE" else word for word in words], folder=tmp_path)
-    if not message:
-        assert done.returncode == 0
-        assert done.stdout
-        return
-    assert done.returncode == 2
-    assert "Traceback" not in done.stderr
-    last = done.stderr.strip().splitlines()[-1]
+def test_a_mistake_is_one_line(
+    words: list[str],
+    message: str,
+    recipe: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        main([str(recipe) if word == "RECIPE" else word for word in words])
+    assert stopped.value.code == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
     assert last.startswith("truepair: ")
     assert message in last
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["--help"], "pretrain"),
+        (["--version"], "truepair 0."),
+        (["pretrain", "--help"], "demo"),
+        (["pretrain", "RECIPE", "--help"], "--loop.epochs"),
+        (["evaluate", "--help"], "MODEL"),
+        (["evaluate"], "MODEL"),
+        (["demo", "--help"], "--full"),
+    ],
+)
+def test_help(words: list[str], text: str, recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with contextlib.suppress(SystemExit):
+        main([str(recipe) if word == "RECIPE" else word for word in words])
+    assert text in capsys.readouterr().out
+
+
+def test_two_ranks_train_one_model(recipe: Path, tmp_path: Path) -> None:
+    script = tmp_path / "run.py"
+    script.write_text("from truepair.cli.main import main\nmain()\n")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29671", str(script)]
+    words = ["pretrain", str(recipe), "--loop.batch_size", "4", "--run-folder", "run"]
+    done = subprocess.run([*launch, *words], cwd=tmp_path, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-3000:]
+    records = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in records if record["kind"] == "step"] == [
+        2,
+        4,
+        6,
+        8,
+    ]  # 4 global batches of 8 an epoch
+    assert json.loads((tmp_path / "run" / "retrieval.json").read_text())["images"] == 12

@@ -152,7 +152,7 @@ def test_captions_of_one_image_are_parted() -> None:
 
 
 def test_tensors_walk_as_arrays_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A GPU takes the way of tensors; here it is taken on the CPU."""
+    """A GPU takes the way of tensors in lock-step; here it is taken on the CPU."""
     image, text = (part.view(3, 30, 8) for part in make_features(90))
     forbidden = torch.arange(30)[:, None] % 10 == torch.arange(30) % 10
     options: list[dict[str, Any]] = [
@@ -164,7 +164,7 @@ def test_tensors_walk_as_arrays_do(monkeypatch: pytest.MonkeyPatch) -> None:
     arrays = [grit_order(image, text, **option) for option in options]
     monkeypatch.setattr(grit, "_native", lambda tensor: tensor)
     for option, order in zip(options, arrays, strict=True):
-        assert torch.equal(grit_order(image, text, **option), order)
+        assert torch.equal(grit_order(image, text, at_once=3, **option), order)
 
 
 class CountWaits(TorchDispatchMode):
@@ -190,7 +190,7 @@ def test_no_step_waits_for_the_device(monkeypatch: pytest.MonkeyPatch, options: 
         image, text = (part.view(2, samples, 8) for part in make_features(2 * samples))
         relations = {"forbidden": torch.zeros(2, samples, samples, dtype=torch.bool)} if "batch_size" in options else {}
         with CountWaits() as counter:
-            grit_order(image, text, start=torch.tensor([0, 1]), **options, **relations)
+            grit_order(image, text, start=torch.tensor([0, 1]), at_once=2, **options, **relations)
         return counter
 
     short, long = count(10), count(50)

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -25,7 +26,7 @@ def grit_order(
     From the image of a sample the walk goes to the most similar text of the samples not yet used, from that text to the
     most similar image left, and so on (GRIT-VLP, arXiv 2208.04060). Similarity is the plain cosine: a softmax over a
     row would not change its order. The result is a permutation for any input; features that are not finite count as
-    zeros. The walks go in lock-step on the device of the features and wait for the host at no step.
+    zeros. Walks go in lock-step on the device of the features and wait for the host at no step.
 
     Args:
         image: L2-normalised image features, floating point [S, M, D] for S search spaces, or [M, D] for one.
@@ -37,8 +38,8 @@ def grit_order(
         forbidden: True where two samples should not share a batch, bool [S, M, M] or [M, M], symmetric. A forbidden
             candidate is taken only when no other is left.
         batch_size: Length of the slices of the order that become batches; needed with ``forbidden``.
-        at_once: Search spaces that walk in lock-step, each with ``8 * M * M`` bytes of similarities. By default 4 on
-            the CPU, where more save little, and 32 elsewhere.
+        at_once: Search spaces that walk in lock-step, each with ``8 * M * M`` bytes of similarities. By default 32, but
+            on the CPU 1, or 4 with ``quantile`` or ``forbidden``: more gain nothing there.
 
     Returns:
         Positions in walking order, int64 [S, M] or [M]; each row is a permutation of 0 .. M - 1.
@@ -46,10 +47,7 @@ def grit_order(
     Raises:
         ValueError: The shapes do not fit, a start or quantile is out of range, or ``forbidden`` lacks ``batch_size``.
     """
-    if image.shape != text.shape or image.dim() not in (2, 3):
-        raise ValueError(f"image {tuple(image.shape)} and text {tuple(text.shape)} must both be [S, M, D] or [M, D].")
-    if forbidden is not None and not batch_size:
-        raise ValueError("forbidden needs batch_size: it keeps samples out of one batch.")
+    _check(image, text, forbidden, batch_size)
     shape = image.shape[:-1]  # [S, M] or [M]
     if not shape.numel():
         return torch.empty(shape, dtype=torch.int64, device=image.device)
@@ -58,17 +56,26 @@ def grit_order(
     starts = _starts(start, generator, spaces, samples).to(image.device)
     quantiles = _quantiles(quantile, spaces, samples, image.device)
     blocks = None if forbidden is None else forbidden.view(spaces, samples, samples)
-    at_once = min(spaces, at_once or (4 if image.device.type == "cpu" else 32))
+    plain = image.device.type == "cpu" and quantiles is None and blocks is None
+    at_once = min(spaces, at_once or (1 if plain else 4 if image.device.type == "cpu" else 32))
     # Kept over the chunks: the first touch of fresh memory costs as much as the product itself.
     tables = image.new_empty(2, at_once, samples, samples, dtype=_wide(image.dtype))
     orders = []
-    for first in range(0, spaces, at_once):
-        chunk = slice(first, first + at_once)
-        table = tables[:, : len(image[chunk])]
-        _fill(table, image[chunk], text[chunk])
-        walk = _Walk(table, _part(quantiles, chunk), _part(blocks, chunk), batch_size or samples)
-        orders.append(walk.run(starts[chunk]))
+    for chunk in (slice(first, first + at_once) for first in range(0, spaces, at_once)):
+        table = _fill(tables, image[chunk], text[chunk])
+        if plain and at_once == 1:
+            orders.append(_walk_alone(table[:, 0].numpy(), int(starts[chunk])))
+        else:
+            walk = _Walk(table, _part(quantiles, chunk), _part(blocks, chunk), batch_size or samples)
+            orders.append(walk.run(starts[chunk]))
     return torch.cat(orders).view(shape)
+
+
+def _check(image: Tensor, text: Tensor, forbidden: Tensor | None, batch_size: int | None) -> None:
+    if image.shape != text.shape or image.dim() not in (2, 3):
+        raise ValueError(f"image {tuple(image.shape)} and text {tuple(text.shape)} must both be [S, M, D] or [M, D].")
+    if forbidden is not None and not batch_size:
+        raise ValueError("forbidden needs batch_size: it keeps samples out of one batch.")
 
 
 def _part(tensor: Tensor | None, chunk: slice) -> Tensor | None:
@@ -107,8 +114,8 @@ def _quantiles(quantile: Tensor | float, spaces: int, samples: int, device: torc
     return quantiles
 
 
-def _fill(tables: Tensor, image: Tensor, text: Tensor) -> None:
-    """Write the cosines of images with texts, and of texts with images, into ``tables`` [2, S, M, M].
+def _fill(tables: Tensor, image: Tensor, text: Tensor) -> Tensor:
+    """Write the cosines of images with texts, and of texts with images, into the first S of ``tables`` [2, >= S, M, M].
 
     One product a search space, so that a result does not depend on how many spaces share a call. The transposed copy
     costs a fifth of a second product, and to read columns instead would cost more than both.
@@ -117,6 +124,24 @@ def _fill(tables: Tensor, image: Tensor, text: Tensor) -> None:
         pair = [_finite(features[space], tables.dtype) for features in (image, text)]
         torch.mm(pair[0], pair[1].T, out=tables[0, space])
         tables[1, space].copy_(tables[0, space].T)
+    return tables[:, : len(image)]
+
+
+def _walk_alone(tables: NDArray[Any], start: int) -> Tensor:
+    """Walk one search space [2, M, M] on the CPU, where lock-step gains nothing; returns the order [1, M].
+
+    With many spaces in lock-step the similarities leave the cache, which costs more than the calls that are saved.
+    """
+    used = np.zeros(tables.shape[1], tables.dtype)  # [M]: 0, and -inf for used samples
+    scores = np.empty_like(used)
+    order = np.empty(len(used), np.int64)
+    order[0] = current = start
+    for place in range(1, len(order)):
+        used[current] = -np.inf
+        np.add(tables[(place - 1) % 2, current], used, out=scores)
+        current = int(scores.argmax())
+        order[place] = current
+    return torch.from_numpy(order)[None]
 
 
 class _Walk:
@@ -160,26 +185,30 @@ class _Walk:
         """The samples [S] to go to, by one table of cosines [S, M, M]."""
         scores = table[self.space, current]  # [S, M], a copy
         scores += self.used
-        if self.forbidden is None and self.quantiles is None:
-            return scores.argmax(1)
-        candidates = self._candidates()
-        scores[~candidates] = -math.inf
+        if self.forbidden is not None:
+            scores[self._avoided()] = -math.inf
         if self.quantiles is None:
             return scores.argmax(1)
-        ease = torch.as_tensor(1 - self.quantiles[self.space, current])  # [S]
-        rank = _native((ease * torch.as_tensor(candidates.sum(1) - 1)).round().long())  # [S], 0 is the most similar
+        candidates = (scores > -math.inf).sum(1)  # [S]
+        rank = _rank(1 - self.quantiles[self.space, current], candidates)  # [S]
         value = _ascending(scores)[self.space, -1 - rank]
         return abs(scores - value[:, None]).argmin(1)
 
-    def _candidates(self) -> Any:
-        """Samples that may come next, bool [S, M]: unused ones that are not blocked or, where none is left, any."""
-        unused = self.used == 0
-        free = unused & ~self.blocked
-        return free | (unused & ~free.any(1)[:, None])
+    def _avoided(self) -> Any:
+        """Samples that must not come next, bool [S, M]: the blocked ones, unless no other is left."""
+        free = (self.used == 0) & ~self.blocked
+        return self.blocked & free.any(1)[:, None]
 
 
 def _native(tensor: Tensor) -> Any:
     return tensor.numpy() if tensor.device.type == "cpu" else tensor
+
+
+def _rank(ease: Any, candidates: Any) -> Any:
+    """How far from the most similar candidate to go, int64 [S], for 1 - quantile [S] and numbers of candidates [S]."""
+    if isinstance(ease, np.ndarray):
+        return (ease * (candidates - 1).astype(ease.dtype)).round().astype(np.int64)
+    return (ease * (candidates - 1)).round().long()
 
 
 def _ascending(scores: Any) -> Any:

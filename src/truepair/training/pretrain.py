@@ -143,8 +143,8 @@ class PretrainLoop:
         """Train to the end and save the final model."""
         main = self.accelerator.is_main_process
         with (
-            RunLog(self.run_folder / "log.jsonl") as log,
-            RunLog(self.run_folder / "timing.jsonl") as timing,
+            RunLog(self.run_folder / "log.jsonl", enabled=main) as log,
+            RunLog(self.run_folder / "timing.jsonl", enabled=main) as timing,
             RunProgress(self.total_steps, enabled=main) as progress,
         ):
             self._resume(log, timing, progress)
@@ -168,15 +168,14 @@ class PretrainLoop:
             self.seconds += seconds
             pairs = len(batch.index) * self.accelerator.num_processes
             self.trained_pairs += pairs
-            if main and self.done % self.config.log_every == 0:
+            if self.done % self.config.log_every == 0:
                 values = {name: float(value) for name, value in losses.items()}
                 log.write("step", self.done, epoch=epoch, **values)
                 timing.write("step", self.done, pairs_per_second=pairs / seconds, data_wait=waited / seconds)
                 progress.show_losses(values)
             progress.show(self.done, epoch=epoch, speed=pairs / seconds)
-            if (
-                self.done % self.batches.per_epoch == 0
-            ):  # before the checkpoint, so that a resumed run need not repeat it
+            # Before the checkpoint, so that a resumed run need not repeat it.
+            if self.done % self.batches.per_epoch == 0:
                 self._evaluate(epoch, log, progress)
             if main and self._checkpoint_due():
                 self._save()

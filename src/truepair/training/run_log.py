@@ -13,12 +13,15 @@ class RunLog:
 
     Args:
         path: the file, created with its folder when missing.
+        enabled: write at all; on for one rank of a run.
     """
 
-    def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    def __init__(self, path: Path, *, enabled: bool = True) -> None:
         self.path = path
-        self._file = path.open("a", encoding="utf-8")
+        self.enabled = enabled
+        if enabled:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("a", encoding="utf-8")
 
     def __enter__(self) -> Self:
         return self
@@ -28,11 +31,14 @@ class RunLog:
 
     def write(self, kind: str, step: int, **values: Any) -> None:
         """Write one record: what it is (``kind``), the number of finished steps, and any JSON values."""
-        self._file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
-        self._file.flush()
+        if self.enabled:
+            self._file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
+            self._file.flush()
 
     def rewind(self, step: int) -> None:
         """Forget every record of a step later than ``step``, and a half-written last line."""
+        if not self.enabled:
+            return
         kept = [record for record in read_log(self.path) if record["step"] <= step]
         self._file.close()
         aside = self.path.with_suffix(".tmp")
@@ -42,7 +48,8 @@ class RunLog:
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        if self.enabled:
+            self._file.close()
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
