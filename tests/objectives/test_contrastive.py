@@ -13,6 +13,7 @@ from torch import Tensor
 from truepair.objectives import contrastive
 from truepair.objectives.contrastive import ContrastiveOutput, contrastive_loss
 from truepair.objectives.direction import Direction
+from truepair.objectives.exponentials import Shifted, exponentials_for
 from truepair.objectives.regulation import Regulation, RegulationConfig
 from truepair.objectives.tiled import tiled_sums
 from truepair.relations.pairs import PairSet
@@ -287,6 +288,22 @@ def test_rows_without_a_target_do_not_count(implementation: str) -> None:
     torch.testing.assert_close(output.loss, output.rows.losses[[0, 2]].mean())
     output.loss.backward()
     assert queries.grad[[1, 3]].abs().max() == 0
+
+
+def test_both_ways_of_exponentials_are_under_test() -> None:
+    """The temperatures of the random cases lie on both sides of the limit, in both precisions."""
+    chosen = {
+        (dtype, temperature): type(exponentials_for(*unit_rows(dtype), torch.tensor(1 / temperature), None)).__name__
+        for dtype in (torch.float32, torch.float64)
+        for temperature in (1e-3, 0.01, 0.07)
+    }
+    assert list(chosen.values()) == ["Shifted", "Shifted", "Moderate", "Shifted", "Moderate", "Moderate"]
+    srcl = Regulation(RegulationConfig("softmax", delta=25.0))
+    assert isinstance(exponentials_for(*unit_rows(torch.float32), torch.tensor(10.0), srcl), Shifted)
+
+
+def unit_rows(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    return torch.eye(3, dtype=dtype), torch.eye(3, dtype=dtype)
 
 
 EXTREMES = {

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from truepair.objectives.logsumexp import RunningLogSumExp, row_logsumexp, safe_logsumexp
+from truepair.objectives.logsumexp import RunningLogSumExp, RunningSum, row_logsumexp, safe_logsumexp
 from truepair.relations.pairs import PairSet
 
 
@@ -30,6 +30,10 @@ def test_all_ways_equal_torch(rows: int, columns: int, seed: int, scale: float, 
             where = slice(top, top + 3) if dim == 1 else slice(left, left + 2)
             running.add(tile, where, torch.empty_like(tile))
     torch.testing.assert_close(running.result(), wanted)
+    if scale == 1.0:
+        plain = RunningSum(len(wanted), dim, values)
+        plain.add(values.exp(), slice(None), values)
+        torch.testing.assert_close(plain.result(), wanted)
     finite = values.isfinite()
     pairs = PairSet.from_dense(values, where=finite)
     torch.testing.assert_close(row_logsumexp(values[finite], pairs), torch.logsumexp(values, dim=1))

@@ -69,3 +69,20 @@ class RunningLogSumExp:
         """The log-sum-exp; -inf where nothing, or nothing but -inf, was added [length]."""
         empty = self.total == 0
         return torch.where(empty, -torch.inf, self.largest + (self.total + empty).log())
+
+
+class RunningSum:
+    """The same of a matrix whose exponentials arrive, not the logits; they must not overflow or vanish."""
+
+    def __init__(self, length: int, dim: int, like: Tensor) -> None:
+        """Start empty; arguments as of :class:`RunningLogSumExp`."""
+        self.dim = dim
+        self.total = like.new_zeros(length)
+
+    def add(self, tile: Tensor, where: slice, work: Tensor) -> None:
+        """Take in a tile of exponentials [R, C]; ``where`` says which results it belongs to."""
+        self.total[where] += tile.sum(dim=self.dim)
+
+    def result(self) -> Tensor:
+        """The log-sum-exp; -inf where nothing, or nothing but 0, was added [length]."""
+        return self.total.log()

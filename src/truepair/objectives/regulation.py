@@ -1,5 +1,6 @@
 """Weights of the negatives from cross-modal similarity (SRCL, ACL 2023, equations 6-9)."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -12,7 +13,7 @@ from truepair.errors import ConfigError
 Form = Literal["literal", "softmax", "tempered"]
 
 LEAST_TAU_W = 0.02
-MOST_DELTA = 40.0
+MOST_DELTA = 25.0
 """Sharpest constants: up to them every weight of cosines is a number in float32, and they are far beyond use."""
 
 
@@ -50,6 +51,11 @@ class RegulationConfig:
         """Temperature inside the exponentials: 1 except in the tempered form."""
         return self.tau_w if self.form == "tempered" else 1.0
 
+    @property
+    def largest_log_weight(self) -> float:
+        """Bound of the magnitude of log weights, for cosines."""
+        return math.e * self.delta if self.form == "softmax" else 1.0 / self.temperature
+
 
 @dataclass(frozen=True)
 class Regulation:
@@ -75,7 +81,9 @@ class Regulation:
                 "alpha above 0 needs seed_queries and seed_keys; give the seed model's features or alpha=0."
             )
 
-    def log_weights(self, rows: slice, columns: slice, similarity: Tensor) -> Tensor:
+    def log_weights(
+        self, rows: slice, columns: slice, similarity: Tensor, room: tuple[Tensor, Tensor] | None = None
+    ) -> Tensor:
         """Logarithm of the weights of a tile, before they are normalised to mean 1 per anchor.
 
         For cosines it lies within -80 and 80: its exponential needs no shift in float32.
@@ -84,23 +92,24 @@ class Regulation:
             rows: Rows of the tile.
             columns: Columns of the tile.
             similarity: Cosines of the current model in the tile [R, C].
+            room: Two tensors to work in, of the shape and type of ``similarity``; the result is the first.
 
         Returns:
-            A tensor of its own [R, C].
+            A tensor of its own, or the first of ``room`` [R, C].
         """
-        mixed = self._mixed(rows, columns, similarity.detach())
+        first, second = room or (torch.empty_like(similarity), torch.empty_like(similarity))
+        mixed = self._mixed(rows, columns, similarity.detach(), first, second)
         return _FORMS[self.config.form](mixed, self.config)
 
-    def _mixed(self, rows: slice, columns: slice, similarity: Tensor) -> Tensor:
-        """Equation 8, in a tensor of its own [R, C]."""
+    def _mixed(self, rows: slice, columns: slice, similarity: Tensor, out: Tensor, work: Tensor) -> Tensor:
+        """Equation 8, written to ``out`` [R, C]."""
         if self.seed_queries is None or self.seed_keys is None or self.alpha == 0:
-            return self._exponential(similarity, similarity.clone())
-        seed = self.seed_queries[rows].detach().to(similarity.dtype) @ self.seed_keys[columns].detach().to(similarity).T
-        seed = self._exponential(seed, seed)
+            return self._exponential(similarity, out)
+        queries, keys = (seed.detach().to(out.dtype) for seed in (self.seed_queries[rows], self.seed_keys[columns]))
+        seed = self._exponential(torch.mm(queries, keys.T, out=out), out)
         if self.alpha == 1:
             return seed
-        current = self._exponential(similarity, torch.empty_like(similarity))
-        return torch.lerp(current, seed, self.alpha, out=seed)
+        return torch.lerp(self._exponential(similarity, work), seed, self.alpha, out=out)
 
     def _exponential(self, similarity: Tensor, out: Tensor) -> Tensor:
         """``exp(similarity / tau_w)``, written to ``out``; the plain forms are spared a pass for the division."""
@@ -112,8 +121,7 @@ class Regulation:
 _FORMS: Mapping[str, Callable[[Tensor, RegulationConfig], Tensor]] = {
     "literal": lambda mixed, _: mixed.log_().neg_(),
     "tempered": lambda mixed, _: mixed.log_().neg_(),
-    # less delta, the value at cosine 0: a constant that the Norm takes out again, but the exponential might not bear
-    "softmax": lambda mixed, config: mixed.reciprocal_().sub_(1.0).mul_(config.delta),
+    "softmax": lambda mixed, config: torch.div(mixed.new_tensor(config.delta), mixed, out=mixed),
 }
 
 
