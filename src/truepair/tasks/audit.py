@@ -42,7 +42,7 @@ class Audit:
 
 
 def audit_pairs(
-    model: AlbefModel, collator: PairCollator, images: ImageSource, *, candidates: int = 16, limit: int = 1000
+    model: AlbefModel, collator: PairCollator, images: ImageSource, *, candidates: int = 8, limit: int = 1000
 ) -> Audit:
     """Find and check the suspected false negatives of a table; each row counts with its first caption.
 
