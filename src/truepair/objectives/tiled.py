@@ -85,11 +85,11 @@ class _Sums:
             with without(weights, fixed, 0.0):
                 self.weights.add(weights, where, tile.work)
 
-    def log_mean_weight(self, candidates: int, fixed: Tensor | None) -> Tensor:
-        """Log of the mean weight; 0 for anchors without a free candidate [A]. ``fixed``: cells left out [A]."""
+    def log_mean_weight(self, candidates: int, fixed: FixedCells | None) -> Tensor:
+        """Log of the mean weight; 0 for anchors without a free candidate [A]."""
         count = torch.full_like(self.weights.total, candidates)
         if fixed is not None:
-            count = count - fixed
+            count = count - (fixed.per_row if self.dim == 1 else fixed.per_column)
         return torch.where(count == 0, 0.0, self.weights.result() - count.clamp(min=1).log())
 
 
@@ -106,8 +106,8 @@ class _TiledSums(torch.autograd.Function):
             rows.add(tile, weights)
             if task.symmetric:
                 columns.add(tile, weights)
-        row_mean = rows.log_mean_weight(len(keys), plan.row_fixed and plan.row_fixed.per_row)
-        column_mean = columns.log_mean_weight(len(queries), plan.column_fixed and plan.column_fixed.per_column)
+        row_mean = rows.log_mean_weight(len(keys), plan.row_fixed)
+        column_mean = columns.log_mean_weight(len(queries), plan.column_fixed)
         row_sum, column_sum = rows.logits.result(), columns.logits.result()
         ctx.save_for_backward(queries, keys, scale, row_sum, column_sum)
         ctx.task = task
