@@ -360,6 +360,34 @@ def test_nan_features_are_not_hidden() -> None:
         assert contrastive_loss(queries, queries, 0.07, implementation=implementation).loss.isnan()
 
 
+@pytest.mark.parametrize("regulation", [None, Regulation(RegulationConfig("softmax"))])
+@pytest.mark.parametrize("smoothing", [0.0, 0.5])
+def test_tiled_keeps_no_tile_for_the_backward_pass(regulation: Regulation | None, smoothing: float) -> None:
+    generator = torch.Generator().manual_seed(9)
+    queries, keys = (features(512, 4, generator).requires_grad_() for _ in range(2))
+    kept: dict[str, int] = {}
+    for implementation in ("dense", "tiled"):
+        sizes: list[int] = []
+        hooks = torch.autograd.graph.saved_tensors_hooks(lambda x, s=sizes: s.append(x.nbytes) or x, lambda x: x)
+        with hooks:
+            contrastive_loss(
+                queries,
+                keys,
+                0.07,
+                rows=Direction(smoothing=smoothing),
+                regulation=regulation,
+                implementation=implementation,
+            )
+        kept[implementation] = max(sizes)
+    assert kept["dense"] >= 512 * 512 * 8
+    assert kept["tiled"] <= 512 * 4 * 8
+
+
+def test_auto_decides_by_the_number_of_logits() -> None:
+    assert contrastive._chosen("auto", contrastive.DENSE_LIMIT) is contrastive.dense_sums
+    assert contrastive._chosen("auto", contrastive.DENSE_LIMIT + 1) is contrastive.tiled_sums
+
+
 def test_symmetric_default_reads_the_same_cells_from_the_other_side() -> None:
     generator = torch.Generator().manual_seed(8)
     queries, keys = features(20, 8, generator), features(20, 8, generator)
@@ -375,6 +403,7 @@ def test_symmetric_default_reads_the_same_cells_from_the_other_side() -> None:
         ({"rows": Direction(PairSet.diagonal(3, 3))}, "matrix"),
         ({"rows": Direction(soft=torch.full((4, 4), 0.25))}, "other direction explicitly"),
         ({"rows": Direction(offset=1), "symmetric": False}, "offset"),
+        ({"implementation": "fast"}, "'dense' or 'tiled'"),
     ],
 )
 def test_wrong_use_says_so(arguments: dict, message: str) -> None:

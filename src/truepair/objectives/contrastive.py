@@ -159,6 +159,8 @@ _SUMS: Mapping[str, Callable[..., tuple[DirectionSums, DirectionSums | None]]] =
 def _chosen(implementation: Implementation, logits: int) -> Callable[..., tuple[DirectionSums, DirectionSums | None]]:
     if implementation == "auto":
         return dense_sums if logits <= DENSE_LIMIT else tiled_sums
+    if implementation not in _SUMS:
+        raise ValueError(f"implementation is {implementation!r}; use 'auto', 'dense' or 'tiled'.")
     return _SUMS[implementation]
 
 
