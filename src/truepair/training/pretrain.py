@@ -172,7 +172,6 @@ class PretrainLoop:
                 values = {name: float(value) for name, value in losses.items()}
                 log.write("step", self.done, epoch=epoch, **values)
                 timing.write("step", self.done, pairs_per_second=pairs / seconds, data_wait=waited / seconds)
-                progress.show_losses(values)
             progress.show(self.done, epoch=epoch, speed=pairs / seconds)
             # Before the checkpoint, so that a resumed run need not repeat it.
             if self.done % self.batches.per_epoch == 0:
@@ -222,8 +221,9 @@ class PretrainLoop:
         figures = self.evaluator(self.model)
         self.step.train()
         log.write("validation", self.done, epoch=epoch, **figures)
-        text = "  ".join(f"{name} {value:.1%}" for name, value in figures.items() if name.endswith("r@1"))
-        progress.say(f"epoch {epoch + 1}/{self.config.epochs}  {text}")
+        shown = {name: value for name, value in figures.items() if name.endswith("r@1") and "naive" not in name}
+        text = ", ".join(f"{name.replace('_r@1', ' R@1')} {value:.1%}" for name, value in shown.items())
+        progress.say(f"epoch {epoch + 1} of {self.config.epochs}: validation {text}")
 
     def _checkpoint_due(self) -> bool:
         every = self.config.checkpoint_every or self.batches.per_epoch

@@ -1,4 +1,4 @@
-"""The progress bar of a run: losses, pairs a second and the time left."""
+"""The progress bars of a run: steps, pairs a second and the time left."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 
 @contextmanager
@@ -34,18 +34,15 @@ class RunProgress:
 
     def __init__(self, total_steps: int, *, enabled: bool = True) -> None:
         self._bar = Progress(
-            TextColumn("[bold]epoch {task.fields[epoch]}"),
-            BarColumn(bar_width=None),
+            TextColumn("epoch {task.fields[epoch]}"),
+            BarColumn(bar_width=24),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[speed]:>5.0f} pairs/s"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
+            TextColumn("{task.fields[speed]:.0f} pairs/s"),
             TimeRemainingColumn(elapsed_when_finished=True),
-            TextColumn("{task.fields[losses]}"),
             console=Console(stderr=True),
             disable=not enabled,
         )
-        self._task = self._bar.add_task("train", total=total_steps, epoch=0, speed=0.0, losses="")
+        self._task = self._bar.add_task("train", total=total_steps, epoch=1, speed=0.0)
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -57,12 +54,8 @@ class RunProgress:
         self._bar.stop()
 
     def show(self, step: int, *, epoch: int, speed: float) -> None:
-        """Move the bar to a number of finished steps."""
-        self._bar.update(self._task, completed=step, epoch=epoch, speed=speed)
-
-    def show_losses(self, losses: dict[str, float]) -> None:
-        """Show the losses beside the bar."""
-        self._bar.update(self._task, losses="  ".join(f"{name} {value:.3f}" for name, value in losses.items()))
+        """Move the bar to a number of finished steps; epochs are shown from 1."""
+        self._bar.update(self._task, completed=step, epoch=epoch + 1, speed=speed)
 
     def say(self, line: str) -> None:
         """Print a line above the bar."""
