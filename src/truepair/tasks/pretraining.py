@@ -4,8 +4,11 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from truepair.data.collate import PairCollator
 from truepair.data.dataset import PairDataset
+from truepair.data.randomness import stable_hash
 from truepair.data.table import PairTable
 from truepair.models.albef import AlbefModel
 from truepair.objectives.masking import TokenMasker
@@ -65,6 +68,8 @@ def pretrain(recipe: PretrainRecipe, run_folder: Path, say: Say) -> PretrainOutc
     tokenizer = build_tokenizer(recipe.text, tables.train)
     preprocessing = build_preprocessing(recipe, tokenizer)
     collator = preprocessing.collator()
+    # Initial weights are drawn from the global generator.
+    torch.manual_seed(stable_hash(recipe.loop.seed, "initial weights"))
     model = build_model(recipe.model, recipe.text, tokenizer, say)
 
     def images(table: PairTable, views: int = 1) -> ImageSource:
