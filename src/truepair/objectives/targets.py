@@ -9,7 +9,8 @@ from truepair.relations.pairs import PairSet
 
 def pair_scores(anchors: Tensor, candidates: Tensor, scale: Tensor, pairs: PairSet) -> Tensor:
     """Logits of single cells [P]; anchors [A, D], candidates [C, D]."""
-    return (anchors[pairs.rows] * candidates[pairs.columns]).sum(dim=1) * scale
+    # index_select: the gradient of plain indexing is three times slower.
+    return (anchors.index_select(0, pairs.rows) * candidates.index_select(0, pairs.columns)).sum(dim=1) * scale
 
 
 def target_score(
