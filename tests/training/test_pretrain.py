@@ -132,7 +132,7 @@ def test_too_many_unreadable_pictures_stop_the_run(squares: Path, tmp_path: Path
         (tmp_path / name).write_bytes(b"" if broken else (squares / name).read_bytes())
     (tmp_path / "pairs.jsonl").write_text("\n".join(lines))
     recipe = recipe_for(tmp_path, epochs=10)
-    with pytest.raises(DataError, match="could not be read, over the limit of 5.0%"):
+    with pytest.raises(DataError, match=r"could not be read, over the limit of 5\.0%"):
         pretrain(recipe, tmp_path / "run", silent)
     patient = replace(recipe, data=replace(recipe.data, max_bad_fraction=0.9), loop=replace(recipe.loop, epochs=1))
     assert pretrain(patient, tmp_path / "patient", silent).run.substituted > 0

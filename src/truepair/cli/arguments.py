@@ -113,6 +113,7 @@ class _Parser(ArgumentParser):
     """An ArgumentParser whose mistakes come as exceptions."""
 
     def error(self, message: str, ex: Exception | None = None) -> typing.NoReturn:
+        """Raise the mistake instead of ending the process."""
         raise ConfigError(_one_line(message))
 
 

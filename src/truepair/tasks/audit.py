@@ -79,6 +79,7 @@ class _Truth:
         self.texts = [normalise_caption(caption) for caption in captions]
 
     def verdict(self, suspect: Suspect) -> Verdict:
+        """What is known of a suspect."""
         if self.names is None or self.names[suspect.image] is None:
             return "unknown"
         if self.texts[suspect.caption] in {normalise_caption(name) for name in self.names[suspect.image]}:

@@ -116,6 +116,7 @@ class _Marks:
         self.near = set(map(tuple, near.tolist()))
 
     def of(self, image: int, caption: int) -> Mark:
+        """How a picture and a caption relate."""
         pair = (image, caption)
         if pair in self.own:
             return "own"
