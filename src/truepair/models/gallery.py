@@ -1,15 +1,13 @@
 """Images and captions encoded once, so that any of their pairs can be compared, or read by the fusion encoder."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from truepair.models.albef import AlbefModel
-
-EncodeCaptions = Callable[[Sequence[str]], tuple[Tensor, Tensor]]
-"""Captions to token ids and attention mask, both int64 [T, L]."""
+from truepair.models.frozen_captions import EncodeCaptions
 
 
 @dataclass(frozen=True)
