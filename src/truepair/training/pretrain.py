@@ -19,11 +19,12 @@ from truepair.errors import ConfigError
 from truepair.models.albef import AlbefModel
 from truepair.training.batches import VisitBatches
 from truepair.training.checkpoint import CheckpointStore, load_optimizer, save_optimizer
+from truepair.training.moment import Moment
 from truepair.training.optimizer import OptimizerConfig, build_optimizer, learning_rate_at, set_learning_rate
 from truepair.training.preprocessing import Preprocessing
 from truepair.training.progress import RunProgress
 from truepair.training.run_log import RunLog
-from truepair.training.step import PretrainStep
+from truepair.training.step import PretrainStep, StepOutput
 
 Evaluator = Callable[[AlbefModel], dict[str, float]]
 
@@ -183,15 +184,16 @@ class PretrainLoop:
         """One optimizer step; the global generator is seeded by the step, so that dropout repeats after a resume."""
         torch.manual_seed(stable_hash(self.config.seed, self.done, self.accelerator.process_index, "step"))
         set_learning_rate(self.optimizer, learning_rate_at(self.done, self.total_steps, self.optimizer_config))
+        moment = Moment(epoch, self.done, self.total_steps, self.batches.per_epoch)
         with self.accelerator.autocast():
-            losses: dict[str, Tensor] = self.step(batch.to(self.accelerator.device), epoch)
-        self.accelerator.backward(losses["loss"])
+            output: StepOutput = self.step(batch.to(self.accelerator.device), moment)
+        self.accelerator.backward(output.losses["loss"])
         if self.optimizer_config.clip_norm:
             self.accelerator.clip_grad_norm_(self.step.parameters(), self.optimizer_config.clip_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.model.clamp_temperature_()
-        return {name: value.detach() for name, value in losses.items()}
+        return {name: value.detach() for name, value in output.losses.items()}
 
     def _loader(self, epoch: int) -> Iterator[tuple[PairBatch, float]]:
         """Yield the epoch's remaining batches, each with the seconds spent waiting for it."""

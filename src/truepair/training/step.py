@@ -1,6 +1,7 @@
 """One pre-training step: a batch in, the weighted sum of ITC, ITM and MLM out."""
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from truepair.objectives.masking import IGNORED, MaskingConfig, TokenMasker, mlm
 from truepair.objectives.matching import MatchingConfig, hardest_negatives, itm_loss, matching_pairs
 from truepair.relations.identity import same_pair
 from truepair.relations.pairs import PairSet
+from truepair.training.moment import Moment
 from truepair.training.towers import Towers
 
 
@@ -42,6 +44,20 @@ class ObjectivesConfig:
     masking: MaskingConfig = field(default_factory=MaskingConfig)
 
 
+class StepOutput(NamedTuple):
+    """What a step hands to the loop.
+
+    Attributes:
+        losses: Scalars: ``loss`` (to be minimised), its parts, and whatever else is worth a line in the log.
+        image_feature: L2-normalised image features of this rank's pairs, for the sampler's queue [B, E].
+        text_feature: Text features of the same pairs [B, E].
+    """
+
+    losses: dict[str, Tensor]
+    image_feature: Tensor  # [B, E]
+    text_feature: Tensor  # [B, E]
+
+
 class PretrainStep(nn.Module):
     """Losses of one batch of pairs.
 
@@ -66,17 +82,14 @@ class PretrainStep(nn.Module):
         self.config = config
         self.seed = seed
 
-    def forward(self, batch: PairBatch, epoch: int) -> dict[str, Tensor]:
-        """Compute the losses of a batch.
+    def forward(self, batch: PairBatch, moment: Moment) -> StepOutput:
+        """Compute the losses of a batch: ``itc``, and ``itm`` and ``mlm`` once they started.
 
         Args:
             batch: B pairs.
-            epoch: epoch, counted from 0.
-
-        Returns:
-            Scalars: ``loss`` (to be minimised), and what it is made of: ``itc``, and ``itm`` and ``mlm`` once they
-                started.
+            moment: Where the run stands.
         """
+        epoch = moment.epoch
         image = self.towers.encode_image(batch, epoch)
         text = self.towers.encode_text(batch)
         known = same_pair(batch.image_id, batch.caption_key)  # [B, B]
@@ -87,7 +100,8 @@ class PretrainStep(nn.Module):
         losses |= self._fused_losses(batch, epoch, image, text, logits, known)
         weights = {"itc": self.config.itc_weight, "itm": self.config.itm_weight, "mlm": self.config.mlm_weight}
         total = sum((weights[name] * loss for name, loss in losses.items()), torch.zeros((), device=logits.device))
-        return {"loss": total, **losses, "temperature": temperature}
+        losses = {"loss": total, **losses, "temperature": temperature}
+        return StepOutput(losses, image.feature.detach(), text.feature.detach())
 
     def _fused_losses(
         self, batch: PairBatch, epoch: int, image: Encoded, text: Encoded, logits: Tensor, known: Tensor
