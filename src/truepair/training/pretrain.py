@@ -24,7 +24,8 @@ from truepair.training.optimizer import OptimizerConfig, build_optimizer, learni
 from truepair.training.preprocessing import Preprocessing
 from truepair.training.progress import RunProgress
 from truepair.training.run_log import RunLog
-from truepair.training.step import PretrainStep, StepOutput
+from truepair.training.step import PretrainStep
+from truepair.training.training_step import StepOutput
 
 Evaluator = Callable[[AlbefModel], dict[str, float]]
 
@@ -192,7 +193,7 @@ class PretrainLoop:
             self.accelerator.clip_grad_norm_(self.step.parameters(), self.optimizer_config.clip_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        self.model.clamp_temperature_()
+        self.accelerator.unwrap_model(self.step).after_update(moment)
         return {name: value.detach() for name, value in output.losses.items()}
 
     def _loader(self, epoch: int) -> Iterator[tuple[PairBatch, float]]:

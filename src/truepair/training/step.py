@@ -1,10 +1,9 @@
 """One pre-training step: a batch in, the weighted sum of ITC, ITM and MLM out."""
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from truepair.data.collate import PairBatch
 from truepair.models.albef import AlbefModel, Encoded
@@ -18,6 +17,7 @@ from truepair.relations.identity import same_pair
 from truepair.relations.pairs import PairSet
 from truepair.training.moment import Moment
 from truepair.training.towers import Towers
+from truepair.training.training_step import StepOutput, TrainingStep
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,21 +44,7 @@ class ObjectivesConfig:
     masking: MaskingConfig = field(default_factory=MaskingConfig)
 
 
-class StepOutput(NamedTuple):
-    """What a step hands to the loop.
-
-    Attributes:
-        losses: Scalars: ``loss`` (to be minimised), its parts, and whatever else is worth a line in the log.
-        image_feature: L2-normalised image features of this rank's pairs, for the sampler's queue [B, E].
-        text_feature: Text features of the same pairs [B, E].
-    """
-
-    losses: dict[str, Tensor]
-    image_feature: Tensor  # [B, E]
-    text_feature: Tensor  # [B, E]
-
-
-class PretrainStep(nn.Module):
+class PretrainStep(TrainingStep):
     """Losses of one batch of pairs.
 
     Pairs of one image id or one caption text are never negatives of each other: extra positives in ITC, left out of
@@ -75,8 +61,7 @@ class PretrainStep(nn.Module):
     def __init__(
         self, model: AlbefModel, towers: Towers, masker: TokenMasker, config: ObjectivesConfig, *, seed: int
     ) -> None:
-        super().__init__()
-        self.model = model
+        super().__init__(model)
         self.towers = towers
         self.masker = masker
         self.config = config
@@ -102,6 +87,10 @@ class PretrainStep(nn.Module):
         total = sum((weights[name] * loss for name, loss in losses.items()), torch.zeros((), device=logits.device))
         losses = {"loss": total, **losses, "temperature": temperature}
         return StepOutput(losses, image.feature.detach(), text.feature.detach())
+
+    def after_update(self, moment: Moment) -> None:
+        """Keep the temperature in its range."""
+        self.model.clamp_temperature_()
 
     def _fused_losses(
         self, batch: PairBatch, epoch: int, image: Encoded, text: Encoded, logits: Tensor, known: Tensor
