@@ -7,9 +7,10 @@ from pathlib import Path
 from truepair.data.source import SourceConfig
 from truepair.data.table import PairTable
 from truepair.evaluation.protocol import RetrievalProtocol
+from truepair.models.albef_checkpoint import load_albef
 from truepair.tasks.images import ImageSource
 from truepair.tasks.retrieval import RetrievalResult, RetrievalTask
-from truepair.training.build import build_image_transform, build_tables, load_albef
+from truepair.training.build import build_image_transform, build_tables
 from truepair.training.preprocessing import Preprocessing
 from truepair.training.recipe import DataConfig
 

@@ -2,17 +2,16 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
-from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerBase
 
 from truepair.data.open import open_pairs
 from truepair.data.table import PairTable
 from truepair.data.tokenizer import load_tokenizer, train_wordpiece
 from truepair.data.transforms import ImageTransform, TransformConfig, build_transform
-from truepair.errors import CheckpointError, ConfigError
+from truepair.errors import ConfigError
 from truepair.models.albef import AlbefModel
+from truepair.models.albef_checkpoint import load_albef
 from truepair.models.bert_checkpoint import albef_from_bert
 from truepair.models.config import AlbefConfig
 from truepair.models.image_encoder import load_image_encoder
@@ -119,21 +118,3 @@ def build_image_transform(config: TransformConfig, model: AlbefModel, *, train: 
     """The transform of a recipe; "encoder" normalisation takes the pixel statistics of the model's image encoder."""
     encoder = model.image_encoder
     return build_transform(config, train=train, encoder_statistics=(encoder.pixel_mean, encoder.pixel_std))
-
-
-def load_albef(name_or_folder: str | Path) -> AlbefModel:
-    """Load a trained model.
-
-    Raises:
-        CheckpointError: there is none, or it is damaged.
-    """
-    try:
-        model, loading = AlbefModel.from_pretrained(name_or_folder, output_loading_info=True)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise CheckpointError(f"no model could be loaded from {name_or_folder}: {reason}") from error
-    if loading["missing_keys"]:
-        first = sorted(loading["missing_keys"])[0]
-        raise CheckpointError(f"{name_or_folder} lacks weights of the model ({first}, ...); give a whole model")
-    albef: AlbefModel = model
-    return albef
