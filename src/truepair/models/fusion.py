@@ -8,6 +8,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from truepair.models.bert_layers import AttentionBlock, FeedForwardBlock, visible_keys
 from truepair.models.config import AlbefConfig
+from truepair.models.length_groups import apply_by_length
 from truepair.models.row_groups import RowGroups
 
 
@@ -89,44 +90,34 @@ class FusionEncoder(nn.Module):
             attention_mask: 1 for tokens, then 0 for padding, [R, L].
             keys_values: From `image_keys_values`, for I images.
             image_rows: The image of each row, [R] int64; None means row r uses image r.
-            cls_only: Only [CLS] is wanted, as for ITM: the last layer computes nothing else, and rows of like length go
-                together, so that little padding is computed.
+            cls_only: Only [CLS] is wanted, as for ITM: the last layer computes nothing else.
 
         Returns:
             Fused states [R, L, D], or [R, 1, D] with `cls_only`.
         """
-        if not cls_only:
-            return self._layers(text_states, attention_mask, keys_values, image_rows)
         if image_rows is None:
             image_rows = torch.arange(len(text_states), device=text_states.device)
-        lengths = attention_mask.sum(dim=1)  # [R]
-        order = torch.argsort(lengths, stable=True)
-        parts = []
-        for rows in order.chunk(_length_groups(lengths)):
-            longest = int(lengths[rows[-1:]].sum())  # 0 of no rows at all
-            states, mask = text_states[rows, :longest], attention_mask[rows, :longest]
-            parts.append(self._layers(states, mask, keys_values, image_rows[rows], cls_only=True))
-        return torch.cat(parts)[torch.argsort(order)]  # [R, 1, D]
+        images = image_rows
+
+        def fuse(rows: Tensor, states: Tensor, mask: Tensor) -> Tensor:
+            """All layers over some rows."""
+            return self._layers(states, mask, keys_values, images[rows], cls_only)
+
+        return apply_by_length(text_states, attention_mask, fuse, cls_only=cls_only)
 
     def _layers(
         self,
         text_states: Tensor,
         attention_mask: Tensor,
         keys_values: ImageKeysValues,
-        image_rows: Tensor | None,
-        *,
-        cls_only: bool = False,
+        image_rows: Tensor,
+        cls_only: bool,
     ) -> Tensor:
         """All layers over all rows at once."""
-        groups = None if image_rows is None else RowGroups.of(image_rows, keys_values.images)
+        groups = RowGroups.of(image_rows, keys_values.images)
         mask = visible_keys(attention_mask)
         states = text_states
         last = len(self.layers) - 1
         for number, (layer, keys, values) in enumerate(zip(self.layers, *keys_values, strict=True)):
             states = layer(states, mask, keys, values, groups, cls_only and number == last)
         return states
-
-
-def _length_groups(lengths: Tensor) -> int:
-    """How many groups of rows to make; one on accelerators, where a group would cost a wait for the host."""
-    return max(1, min(4, len(lengths) // 32)) if lengths.device.type == "cpu" else 1

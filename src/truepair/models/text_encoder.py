@@ -6,6 +6,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from truepair.models.bert_layers import AttentionBlock, FeedForwardBlock, visible_keys
 from truepair.models.config import AlbefConfig
+from truepair.models.length_groups import apply_by_length
 
 
 class TokenEmbeddings(nn.Module):
@@ -52,6 +53,10 @@ class TextEncoder(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Token ids and mask (1 = token, 0 = padding), both [R, L], to states [R, L, D]."""
+        return apply_by_length(input_ids, attention_mask, self._encode)
+
+    def _encode(self, _: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Embeddings and all layers over some rows."""
         states: Tensor = self.embeddings(input_ids)
         mask = visible_keys(attention_mask)
         for layer in self.layers:
