@@ -1,3 +1,4 @@
+import itertools
 from pathlib import Path
 
 import pytest
@@ -54,7 +55,7 @@ def test_runs_stay_few_and_long_ones_are_seldom_moved() -> None:
     lengths = [len(keys) for keys, _ in memory._runs]
     assert sum(lengths) == len(memory) == 10_000
     assert len(lengths) <= 9
-    assert all(longer > 2 * shorter for longer, shorter in zip(lengths, lengths[1:], strict=False))
+    assert all(longer > 2 * shorter for longer, shorter in itertools.pairwise(lengths))
     assert memory.find(torch.tensor([0, 9999, 5]), torch.tensor([1, 10_000, 5])).nan_to_num(-1).tolist() == [0, 49, -1]
 
 

@@ -1,0 +1,53 @@
+"""What a table's truth columns say about undeclared pairs of its rows."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from truepair.data.table import PairTable
+from truepair.evaluation.gallery import CaptionGallery
+from truepair.relations.text import caption_key
+
+
+class PairTruth:
+    """Whether a caption text is known to be true of the image of a row.
+
+    It serves measurement, and the fitting of judges on clean data; training never sees it.
+
+    Args:
+        rows: row of each known match, int64 [M].
+        keys: caption key of each known match, int64 [M].
+    """
+
+    def __init__(self, rows: NDArray[np.int64], keys: NDArray[np.int64]) -> None:
+        self._keys = np.unique(keys)  # [K]
+        self._matches = np.unique(rows * len(self._keys) + np.searchsorted(self._keys, keys))  # [M], row-major
+
+    @classmethod
+    def from_table(cls, table: PairTable) -> "PairTruth | None":
+        """The truth of a table: its ``names``, widened to all rows of a ``group``; None if it has neither column."""
+        columns = set(table.rows.column_names)
+        if not columns & {"names", "group"}:
+            return None
+        names, groups = (list(table.rows[name]) if name in columns else None for name in ("names", "group"))
+        gallery = CaptionGallery.from_names(list(table.rows["captions"]), names, groups)
+        keys = np.array([caption_key(text) for text in gallery.texts], dtype=np.int64)
+        rows, texts = gallery.truth.true.numpy().T
+        return cls(rows, keys[texts])
+
+    def matches(self, rows: Tensor, caption_keys: Tensor) -> Tensor:
+        """Whether captions are true of the images of rows.
+
+        Args:
+            rows: rows of the table, int64 [P].
+            caption_keys: keys of the captions' normalised texts, int64 [P].
+
+        Returns:
+            bool [P], on the device of ``rows``.
+        """
+        keys = caption_keys.cpu().numpy()
+        number = np.minimum(np.searchsorted(self._keys, keys), len(self._keys) - 1)  # [P]
+        cells = rows.cpu().numpy() * len(self._keys) + number
+        place = np.minimum(np.searchsorted(self._matches, cells), len(self._matches) - 1)
+        return torch.from_numpy((self._matches[place] == cells) & (self._keys[number] == keys)).to(rows.device)
