@@ -13,8 +13,8 @@ from truepair.data.transforms import TransformConfig
 from truepair.errors import ConfigError, DataError
 from truepair.objectives.matching import MatchingConfig
 from truepair.tasks.pretraining import pretrain
+from truepair.training.loop_config import LoopConfig
 from truepair.training.optimizer import OptimizerConfig
-from truepair.training.pretrain import LoopConfig
 from truepair.training.recipe import DataConfig, ModelConfig, PretrainRecipe, TextConfig
 from truepair.training.run_log import read_log
 from truepair.training.step import ObjectivesConfig
@@ -82,17 +82,17 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     recipe = recipe_for(squares, checkpoint_every=2)
     pretrain(recipe, tmp_path / "whole", silent)
 
-    from truepair.training import pretrain as loop
+    from truepair.training import loop
 
-    original = loop.PretrainLoop._train_step
+    original = loop.TrainingLoop._take_step
 
-    def stop(self: loop.PretrainLoop, *arguments: object) -> object:
+    def stop(self: loop.TrainingLoop, *arguments: object) -> object:
         if self.done == stop_at:
             raise StoppedError
         return original(self, *arguments)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop.PretrainLoop, "_train_step", stop)
+        patch.setattr(loop.TrainingLoop, "_take_step", stop)
         with pytest.raises(StoppedError):
             pretrain(recipe, tmp_path / "broken", silent)
     pretrain(recipe, tmp_path / "broken", silent)

@@ -23,7 +23,8 @@ from truepair.training.build import (
     build_tokenizer,
 )
 from truepair.training.caches import cached_captions, cached_images
-from truepair.training.pretrain import PretrainLoop, RunResult
+from truepair.training.loop import RunResult, TrainingLoop
+from truepair.training.match_keys import concept_labels, match_keys
 from truepair.training.recipe import PretrainRecipe
 from truepair.training.step import PretrainStep
 from truepair.training.towers import Towers
@@ -84,13 +85,17 @@ def pretrain(recipe: PretrainRecipe, run_folder: Path, say: Say) -> PretrainOutc
     train_images = images(tables.train, recipe.model.image_views)
     validation, test = task(tables.validation), task(tables.test)
     step = _step(recipe, model, collator, train_images)
-    loop = PretrainLoop(
+    loop = TrainingLoop(
         step,
         _dataset(recipe, train_images, model),
         preprocessing,
+        collator,
         loop=recipe.loop,
         optimizer=recipe.optimizer,
         run_folder=run_folder,
+        sampler=recipe.sampler,
+        keys=match_keys(train_images.table, recipe.data.captions),
+        labels=concept_labels(train_images.table),
         max_bad_fraction=recipe.data.max_bad_fraction,
         evaluator=None if validation is None else validation.figures,
     )

@@ -1,40 +1,286 @@
-"""The visits of an epoch, cut into one rank's batches."""
+"""Who meets in a batch: random batches, or GRIT's hard ones, as one rank's visits of an epoch."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Sampler
 
 from truepair.data.dataset import Visit
 from truepair.errors import ConfigError
+from truepair.sampling.config import GroupedConfig
+from truepair.sampling.grouped import GroupedBatchSampler
+from truepair.sampling.hardness import HardnessConfig
+from truepair.sampling.known import KnownMatches
 from truepair.sampling.random import random_batches, rank_share
+from truepair.sampling.ranks import Ranks
+from truepair.sampling.statistics import shared_label_rate
+from truepair.training.training_step import StepOutput
+
+Indices = NDArray[np.int64]
 
 
-class VisitBatches:
-    """Random batches of an epoch for one rank, from any point on.
+@dataclass(frozen=True, kw_only=True)
+class SamplerConfig:
+    """Who meets in a batch.
+
+    Attributes:
+        kind: "random", or "grit": hard batches from the features of the epoch before (GRIT-VLP, MAFA).
+        queue_size: samples (of all ranks together) whose features are collected before they are grouped.
+        search_space: samples among which a walk looks for the next one; scaled down to small data, aloud.
+        group_size: samples of one slice of a walk; those of one batch over all ranks when absent.
+        storage: type the collected features are kept in: float32, float16 or bfloat16.
+        hardness: which candidate a walk takes; the most similar by default.
+        separate_known: keep samples of one image or one caption out of each other's batch.
+    """
+
+    kind: str = "random"
+    queue_size: int = 48_000
+    search_space: int = 1_920
+    group_size: int | None = None
+    storage: str = "float32"
+    hardness: HardnessConfig = field(default_factory=HardnessConfig)
+    separate_known: bool = True
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("random", "grit"):
+            raise ConfigError(f"sampler.kind is '{self.kind}'; give random or grit")
+        self.grouped()
+
+    def grouped(self) -> GroupedConfig:
+        """The sizes of grouped sampling.
+
+        Raises:
+            ConfigError: they contradict each other.
+        """
+        return GroupedConfig(
+            queue_size=self.queue_size,
+            search_space=self.search_space,
+            group_size=self.group_size,
+            storage=self.storage,
+            hardness=self.hardness,
+        )
+
+
+class VisitSampler(Sampler[list[Visit]]):
+    """A DataLoader's ``batch_sampler``: batches of indices, as visits of an epoch."""
+
+    def __init__(self, epoch: int, batches: Iterable[Sequence[int] | Indices], count: int) -> None:
+        self.epoch = epoch
+        self.batches = batches
+        self.count = count
+
+    def __len__(self) -> int:
+        """How many batches there are."""
+        return self.count
+
+    def __iter__(self) -> Iterator[list[Visit]]:
+        """Yield the batches."""
+        for batch in self.batches:
+            yield [Visit(self.epoch, int(index)) for index in batch]
+
+
+class EpochBatches:
+    """The batches of each epoch for one rank, from any point on.
 
     Args:
         count: training pairs.
         batch_size: pairs of one batch on one rank.
-        seed: seed of the run.
-        rank: this process.
-        ranks: how many processes there are.
+        ranks: this process among all.
+        labels: what each pair shows, int64 [count], negative where that is not known; for the log alone.
 
     Raises:
         ConfigError: the pairs do not fill one global batch.
     """
 
-    def __init__(self, count: int, batch_size: int, *, seed: int, rank: int = 0, ranks: int = 1) -> None:
+    def __init__(self, count: int, batch_size: int, ranks: Ranks, labels: Indices | None) -> None:
         self.count = count
-        self.global_batch = batch_size * ranks
-        self.seed = seed
-        self.rank = rank
+        self.global_batch = batch_size * ranks.count
         self.ranks = ranks
+        self.labels = labels
         self.per_epoch = count // self.global_batch
         if not self.per_epoch:
             raise ConfigError(
                 f"{count} training pairs do not fill one batch of {self.global_batch}; lower loop.batch_size"
             )
 
-    def visits(self, epoch: int, *, start: int = 0) -> list[list[Visit]]:
-        """List this rank's batches of an epoch, from batch ``start`` on; a DataLoader's ``batch_sampler``."""
-        batches = random_batches(self.count, self.global_batch, seed=self.seed, epoch=epoch)
-        return [
-            [Visit(epoch, int(index)) for index in rank_share(batch, self.rank, self.ranks)]
-            for batch in batches[start:]
-        ]
+    @property
+    def grouping(self) -> GroupedConfig | None:
+        """The sizes of grouped sampling as used; None for random batches."""
+        return None
+
+    def visits(self, epoch: int, start: int) -> VisitSampler:
+        """This rank's batches of an epoch from batch ``start`` on."""
+        raise NotImplementedError
+
+    def global_batches(self, epoch: int) -> list[Indices]:
+        """All batches of an epoch over all ranks: dataset indices [global batch] each."""
+        raise NotImplementedError
+
+    def trained(self, index: Tensor, output: StepOutput) -> None:
+        """Take note of a batch that has been trained on; all ranks call this together.
+
+        Args:
+            index: dataset indices of this rank's batch [B].
+            output: what the step computed.
+        """
+
+    def skipped(self) -> None:
+        """Take note of a batch that was not trained on."""
+
+    def figures(self, epoch: int) -> dict[str, float]:
+        """Figures of an epoch's batches that are known before it is trained: how many partners show the same.
+
+        ``random_false_negative_rate`` is what random batches have on average.
+        """
+        if self.labels is None:
+            return {}
+        actual = shared_label_rate(self.global_batches(epoch), self.labels)
+        return {"false_negative_rate": actual, "random_false_negative_rate": self._random_rate}
+
+    @cached_property
+    def _random_rate(self) -> float:
+        assert self.labels is not None
+        return shared_label_rate([np.arange(self.count)], self.labels)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What :meth:`load_state_dict` needs."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Go on from a saved state."""
+
+
+class RandomBatches(EpochBatches):
+    """A fresh permutation each epoch: a pure function of seed and epoch, for any number of ranks."""
+
+    def __init__(
+        self, count: int, batch_size: int, *, seed: int, ranks: Ranks | None = None, labels: Indices | None = None
+    ) -> None:
+        super().__init__(count, batch_size, ranks or Ranks(), labels)
+        self.seed = seed
+
+    def global_batches(self, epoch: int) -> list[Indices]:
+        """All batches of an epoch over all ranks."""
+        return random_batches(self.count, self.global_batch, seed=self.seed, epoch=epoch)
+
+    def visits(self, epoch: int, start: int = 0) -> VisitSampler:
+        """This rank's batches of an epoch from batch ``start`` on."""
+        batches = self.global_batches(epoch)[start:]
+        shares = [rank_share(batch, self.ranks.rank, self.ranks.count) for batch in batches]
+        return VisitSampler(epoch, shares, len(shares))
+
+
+class GritBatches(EpochBatches):
+    """Random in epoch 0, then grouped by the features that training computes anyway."""
+
+    def __init__(
+        self,
+        count: int,
+        batch_size: int,
+        *,
+        config: GroupedConfig,
+        seed: int,
+        ranks: Ranks | None = None,
+        labels: Indices | None = None,
+        known: KnownMatches | None = None,
+        plan_folder: Path | None = None,
+    ) -> None:
+        super().__init__(count, batch_size, ranks or Ranks(), labels)
+        self.sampler = GroupedBatchSampler(
+            count, batch_size, config=config, seed=seed, ranks=self.ranks, known=known, plan_folder=plan_folder
+        )
+
+    @property
+    def grouping(self) -> GroupedConfig:
+        """The sizes, scaled to the data."""
+        return self.sampler.config
+
+    def global_batches(self, epoch: int) -> list[Indices]:
+        """All batches of the present epoch over all ranks."""
+        self._require(epoch, self.sampler.step)
+        return [self.sampler.step_samples(step) for step in range(self.per_epoch)]
+
+    def visits(self, epoch: int, start: int) -> VisitSampler:
+        """This rank's batches of the present epoch, from the one that follows the last that was trained on."""
+        self._require(epoch, start)
+        return VisitSampler(epoch, self.sampler, self.per_epoch - start)
+
+    def trained(self, index: Tensor, output: StepOutput) -> None:
+        """Collect the features; after the last batch of an epoch, plan the next.
+
+        Raises:
+            ConfigError: the step computes no features.
+        """
+        if output.image_feature is None or output.text_feature is None:
+            raise ConfigError("sampler.kind is 'grit', but this training step has no features to go by; give random")
+        self.sampler.collect(index, output.image_feature, output.text_feature)
+
+    def skipped(self) -> None:
+        """The samples of this batch take random places in the next epoch."""
+        self.sampler.skip()
+
+    def figures(self, epoch: int) -> dict[str, float]:
+        """The rates of an epoch's batches, and how many samples share a batch with a known match of theirs."""
+        figures = super().figures(epoch)
+        if self.sampler.known is not None:
+            samples = np.concatenate(self.global_batches(epoch))
+            batch = np.repeat(np.arange(self.per_epoch), self.global_batch)
+            figures["clashes"] = float(len(self.sampler.known.clashes(samples, batch)))
+        return figures
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Features collected, walks, and where the epoch stands."""
+        return self.sampler.state_dict()
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Go on from a saved state."""
+        self.sampler.load_state_dict(state)
+
+    def _require(self, epoch: int, start: int) -> None:
+        if (epoch, start) != (self.sampler.epoch, self.sampler.step):
+            raise ConfigError(
+                f"the sampler stands at batch {self.sampler.step} of epoch {self.sampler.epoch}, not at {start} of "
+                f"{epoch}; each batch must be trained on once, in order"
+            )
+
+
+def build_batches(
+    config: SamplerConfig,
+    count: int,
+    batch_size: int,
+    *,
+    seed: int,
+    ranks: Ranks,
+    keys: Indices | None = None,
+    labels: Indices | None = None,
+    plan_folder: Path | None = None,
+) -> EpochBatches:
+    """Build the batches of a run.
+
+    Args:
+        config: which kind.
+        count: training pairs.
+        batch_size: pairs of one batch on one rank.
+        seed: seed of the run.
+        ranks: this process among all.
+        keys: pairs with the same key in a column match each other, int64 [count, K]; see ``KnownMatches``.
+        labels: what each pair shows, int64 [count], for the log.
+        plan_folder: where plans of grouped epochs go.
+    """
+    if config.kind == "random":
+        return RandomBatches(count, batch_size, seed=seed, ranks=ranks, labels=labels)
+    return GritBatches(
+        count,
+        batch_size,
+        config=config.grouped().scaled(count, batch_size * ranks.count),
+        seed=seed,
+        ranks=ranks,
+        labels=labels,
+        known=KnownMatches(keys) if config.separate_known and keys is not None else None,
+        plan_folder=plan_folder,
+    )

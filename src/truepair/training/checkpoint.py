@@ -3,12 +3,15 @@
 import hashlib
 import json
 import os
+import pickle
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from truepair.errors import CheckpointError
 
@@ -16,51 +19,66 @@ MANIFEST = "manifest.json"
 
 
 class CheckpointStore:
-    """The checkpoints of one run: ``step-00001200/`` folders, the newest ``keep`` of them.
+    """The checkpoints of one run: ``step-00001200/`` folders, the newest ``keep`` of them and the best one.
 
     A checkpoint is a folder with the model and tokenizer (as ``save_pretrained`` writes them), ``optimizer.pt``
-    (tensors, read with ``weights_only``), ``state.json`` and ``manifest.json`` (SHA-256 of every file, written last).
+    (tensors, read with ``weights_only``), what the training step and the sampler keep, ``state.json`` and
+    ``manifest.json`` (SHA-256 of every file, written last).
 
     Args:
-        folder: where the checkpoints lie.
+        folder: where the checkpoints lie; all ranks see it.
         keep: how many of the newest to keep.
+        main: whether this rank makes and prunes folders; one rank does.
+        meet: waits until all ranks have called it.
     """
 
-    def __init__(self, folder: Path, keep: int = 2) -> None:
+    def __init__(
+        self, folder: Path, keep: int = 2, *, main: bool = True, meet: Callable[[], None] = lambda: None
+    ) -> None:
         self.folder = folder
         self.keep = keep
+        self.main = main
+        self.meet = meet
+        self.best: int | None = None
 
     def save(self, step: int, write: Callable[[Path], None], state: dict[str, Any]) -> Path:
-        """Write the checkpoint of a step.
+        """Write the checkpoint of a step; all ranks call this together.
 
         Args:
             step: finished optimizer steps.
-            write: writes the tensors into the folder it is given.
+            write: writes this rank's files into the folder it is given.
             state: JSON values to keep beside them.
 
         Returns:
             The finished folder.
+
+        Raises:
+            CheckpointError: the disk is full, say. Earlier checkpoints stay as they are.
         """
-        final = self.folder / f"step-{step:08d}"
+        final = self.path(step)
         aside = self.folder / f".{final.name}.partial"
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
-        try:
+        with _one_line_errors(final, aside):
+            if self.main:
+                self._clear_leftovers()
+                aside.mkdir(parents=True)
+            self.meet()
             write(aside)
-            (aside / "state.json").write_text(json.dumps({"step": step, **state}, indent=1), encoding="utf-8")
-            _seal(aside)
-        except OSError as error:
-            shutil.rmtree(aside, ignore_errors=True)
-            raise CheckpointError(
-                f"could not write {final}: {error.strerror or error}; free some space and run the same command again, "
-                "earlier checkpoints are untouched"
-            ) from error
-        shutil.rmtree(final, ignore_errors=True)
-        aside.rename(final)
-        _sync(self.folder)
-        for old in self._folders()[: -self.keep]:
-            shutil.rmtree(old, ignore_errors=True)
+            self.meet()
+            if self.main:
+                (aside / "state.json").write_text(json.dumps({"step": step, **state}, indent=1), encoding="utf-8")
+                _seal(aside)
+                _move(aside, final)
+        self.prune()
+        self.meet()
         return final
+
+    def prune(self) -> None:
+        """Remove all but the newest checkpoints and the ``best`` one."""
+        if not self.main:
+            return
+        for old in self._folders()[: -self.keep]:
+            if _step_of(old) != self.best:
+                _remove(old)
 
     def newest(self, on_damage: Callable[[str], None]) -> tuple[Path, dict[str, Any]] | None:
         """Find the newest whole checkpoint and its state; name each damaged one to ``on_damage`` and pass over it."""
@@ -71,8 +89,63 @@ class CheckpointStore:
             on_damage(f"checkpoint {folder} is damaged ({fault}); going back to the one before it")
         return None
 
+    def path(self, step: int) -> Path:
+        """The folder of a step's checkpoint."""
+        return self.folder / f"step-{step:08d}"
+
     def _folders(self) -> list[Path]:
         return sorted(self.folder.glob("step-*"))
+
+    def _clear_leftovers(self) -> None:
+        """Remove what a process that was killed left half-written or half-removed."""
+        for leftover in self.folder.glob(".step-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def write_folder(final: Path, write: Callable[[Path], None]) -> None:
+    """Write a folder that is either whole or not there, or still the former one.
+
+    Raises:
+        CheckpointError: the disk is full, say.
+    """
+    aside = final.with_name(f".{final.name}.partial")
+    shutil.rmtree(aside, ignore_errors=True)
+    with _one_line_errors(final, aside):
+        aside.mkdir(parents=True)
+        write(aside)
+        for path in aside.rglob("*"):
+            _sync(path)
+        _move(aside, final)
+
+
+@contextmanager
+def _one_line_errors(final: Path, aside: Path) -> Iterator[None]:
+    """Turn what the disk refuses into one line, and remove what was half-written."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise CheckpointError(
+            f"could not write {final}: {getattr(error, 'strerror', None) or error}; free some space and run the same "
+            "command again, earlier checkpoints are untouched"
+        ) from error
+
+
+def _move(aside: Path, final: Path) -> None:
+    shutil.rmtree(final, ignore_errors=True)
+    aside.rename(final)
+    _sync(final.parent)
+
+
+def _step_of(folder: Path) -> int:
+    return int(folder.name.removeprefix("step-"))
+
+
+def _remove(folder: Path) -> None:
+    """Remove a checkpoint; under its name it is whole until it is gone."""
+    aside = folder.with_name(f".{folder.name}.removed")
+    folder.rename(aside)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def find_fault(folder: Path) -> str | None:
@@ -90,24 +163,38 @@ def find_fault(folder: Path) -> str | None:
     return None
 
 
-def save_optimizer(optimizer: torch.optim.Optimizer, folder: Path) -> None:
-    """Write the optimizer's state into a checkpoint folder."""
-    torch.save(optimizer.state_dict(), folder / "optimizer.pt")
-
-
-def load_optimizer(optimizer: torch.optim.Optimizer, folder: Path) -> None:
-    """Read the optimizer's state back; only tensors and plain values are ever unpickled.
+def save_optimizer(optimizer: torch.optim.Optimizer, folder: Path, scaler: torch.amp.GradScaler | None = None) -> None:
+    """Write the state of the optimizer, and of the loss scaler of fp16, into a checkpoint folder.
 
     Raises:
-        CheckpointError: the state belongs to other parameters.
+        OSError: the disk is full, say.
     """
-    state = torch.load(folder / "optimizer.pt", weights_only=True, map_location="cpu")
+    state = {"optimizer": optimizer.state_dict(), "scaler": None if scaler is None else scaler.state_dict()}
+    with (folder / "optimizer.pt").open("wb") as file:
+        try:
+            torch.save(state, file)
+        except RuntimeError as error:  # what torch makes of an OSError
+            raise OSError(f"optimizer.pt: {error.__cause__ or error.__context__ or error}") from error
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, folder: Path, scaler: torch.amp.GradScaler | None = None) -> None:
+    """Read the state back; only tensors and plain values are ever unpickled.
+
+    Raises:
+        CheckpointError: the state belongs to other parameters, or holds anything but tensors and plain values.
+    """
     try:
-        optimizer.load_state_dict(state)
+        state = torch.load(folder / "optimizer.pt", weights_only=True, map_location="cpu")
+        optimizer.load_state_dict(state["optimizer"])
     except ValueError as error:
         raise CheckpointError(
             f"{folder} was written by a run with other trainable parameters; give another run folder"
         ) from error
+    except (pickle.UnpicklingError, RuntimeError, KeyError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"{folder / 'optimizer.pt'} was not written by truepair ({reason}); remove it") from error
+    if scaler is not None and state["scaler"] is not None:
+        scaler.load_state_dict(state["scaler"])
 
 
 def _seal(folder: Path) -> None:

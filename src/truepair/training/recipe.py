@@ -7,8 +7,9 @@ from truepair.data.source import SourceConfig
 from truepair.data.transforms import TransformConfig
 from truepair.errors import ConfigError
 from truepair.evaluation.protocol import RetrievalProtocol
+from truepair.training.batches import SamplerConfig
+from truepair.training.loop_config import LoopConfig
 from truepair.training.optimizer import OptimizerConfig
-from truepair.training.pretrain import LoopConfig
 from truepair.training.step import ObjectivesConfig
 
 
@@ -115,6 +116,7 @@ class PretrainRecipe:
         data: where the pairs come from.
         text: how captions become tokens.
         model: which model is trained.
+        sampler: who meets in a batch.
         objectives: what a step trains.
         optimizer: how the weights move.
         loop: how long and how.
@@ -124,6 +126,7 @@ class PretrainRecipe:
     data: DataConfig = field(default_factory=DataConfig)
     text: TextConfig = field(default_factory=TextConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
     objectives: ObjectivesConfig = field(default_factory=ObjectivesConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)

@@ -1,8 +1,12 @@
 """The run's diary: one JSON object a line, appended as the run goes."""
 
+import contextlib
 import json
+import os
 from pathlib import Path
 from typing import Any, Self
+
+from truepair.errors import CheckpointError
 
 
 class RunLog:
@@ -30,10 +34,18 @@ class RunLog:
         self.close()
 
     def write(self, kind: str, step: int, **values: Any) -> None:
-        """Write one record: what it is (``kind``), the number of finished steps, and any JSON values."""
-        if self.enabled:
+        """Write one record: what it is (``kind``), the number of finished steps, and any JSON values.
+
+        Raises:
+            CheckpointError: the disk is full, say.
+        """
+        if not self.enabled:
+            return
+        try:
             self._file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
             self._file.flush()
+        except OSError as error:
+            raise _unwritable(self.path, error) from error
 
     def rewind(self, step: int) -> None:
         """Forget every record of a step later than ``step``, and a half-written last line."""
@@ -42,14 +54,29 @@ class RunLog:
         kept = [record for record in read_log(self.path) if record["step"] <= step]
         self._file.close()
         aside = self.path.with_suffix(".tmp")
-        aside.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
-        aside.replace(self.path)
-        self._file = self.path.open("a", encoding="utf-8")
+        try:
+            aside.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
+            aside.replace(self.path)
+            self._file = self.path.open("a", encoding="utf-8")
+        except OSError as error:
+            raise _unwritable(self.path, error) from error
+
+    def sync(self) -> None:
+        """Bring what was written to the disk."""
+        if self.enabled:
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Close the file."""
         if self.enabled:
-            self._file.close()
+            with contextlib.suppress(OSError):  # what could not be flushed has been reported
+                self._file.close()
+
+
+def _unwritable(path: Path, error: OSError) -> CheckpointError:
+    return CheckpointError(
+        f"could not write {path}: {error.strerror or error}; free some space and run the same command again"
+    )
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

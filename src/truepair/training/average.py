@@ -1,0 +1,62 @@
+"""An exponential moving average of the weights (EMA)."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+FILE = "average.safetensors"
+
+
+class WeightAverage:
+    """A moving average of a model's trainable weights; frozen weights and buffers are the model's own.
+
+    After t updates the decay is the smaller of ``decay`` and (1 + t) / (10 + t), so that the first weights are soon
+    forgotten.
+
+    Args:
+        model: the model that is trained.
+        decay: share of the average that an update keeps.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.updates = 0
+        self._weights = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+        self._average = {name: weight.detach().float().clone() for name, weight in self._weights.items()}
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Move the average towards the weights."""
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        self.updates += 1
+        for name, weight in self._weights.items():
+            self._average[name].lerp_(weight.float(), 1 - decay)
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Inside, the model has the averaged weights."""
+        trained = {name: weight.detach().clone() for name, weight in self._weights.items()}
+        try:
+            self._put(self._average)
+            yield
+        finally:
+            self._put(trained)
+
+    def save(self, folder: Path) -> None:
+        """Write the average into a checkpoint folder."""
+        save_file({name: value.contiguous() for name, value in self._average.items()}, folder / FILE)
+
+    def load(self, folder: Path, updates: int) -> None:
+        """Read the average from a checkpoint folder; the count of updates is part of the run's state."""
+        self.updates = updates
+        for name, value in load_file(folder / FILE).items():
+            self._average[name].copy_(value)
+
+    @torch.no_grad()
+    def _put(self, values: dict[str, Tensor]) -> None:
+        for name, weight in self._weights.items():
+            weight.copy_(values[name])

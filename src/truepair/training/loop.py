@@ -1,0 +1,339 @@
+"""The training loop: batches in, checkpoints, log and a trained model out, for any training step."""
+
+import contextlib
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from signal import SIGTERM
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from truepair.data.randomness import stable_hash
+from truepair.data.substitution import SubstitutionLog
+from truepair.errors import ConfigError
+from truepair.sampling.ranks import Ranks
+from truepair.training.agreement import sum_over_ranks
+from truepair.training.average import WeightAverage
+from truepair.training.batches import Indices, SamplerConfig, build_batches
+from truepair.training.checkpoint import CheckpointStore, write_folder
+from truepair.training.engine import build_accelerator, checkpoint_activations
+from truepair.training.loader import VisitedDataset, read_groups
+from truepair.training.loop_config import LoopConfig
+from truepair.training.measure import Stopwatch
+from truepair.training.moment import Moment
+from truepair.training.non_finite import BadBatches
+from truepair.training.optimizer import OptimizerConfig, build_optimizer
+from truepair.training.profile import profiled
+from truepair.training.progress import RunProgress
+from truepair.training.records import RunRecords
+from truepair.training.signals import RunStopped, StopSignals
+from truepair.training.snapshot import Saved, Snapshot
+from truepair.training.training_step import TrainingBatch, TrainingStep
+from truepair.training.update import Update, Updater
+from truepair.training.validation import Evaluator, Validation
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a finished run leaves.
+
+    Attributes:
+        model_folder: the trained model and its tokenizer, as ``save_pretrained`` writes them.
+        steps: optimizer steps of the whole run.
+        seconds: wall time of this process's training steps (evaluation and checkpoints left out).
+        pairs_per_second: training speed over that time.
+        substituted: how many unreadable samples were replaced.
+        best_folder: the checkpoint with the best validation figure, where ``loop.best_figure`` names one.
+    """
+
+    model_folder: Path
+    steps: int
+    seconds: float
+    pairs_per_second: float
+    substituted: int
+    best_folder: Path | None = None
+
+
+class TrainingLoop:
+    """Runs a training step over a data set, from the first batch or from the newest checkpoint in the run folder.
+
+    Args:
+        step: the losses of one batch, a module that holds the model.
+        dataset: the training pairs.
+        preprocessing: written beside the model.
+        collate: makes batches of samples.
+        loop: how long and how.
+        optimizer: how the weights move.
+        run_folder: where checkpoints, logs and the final model go; all ranks see it.
+        sampler: who meets in a batch.
+        keys: which pairs match each other, int64 [N, K], for grouped sampling; see ``match_keys``.
+        labels: what each pair shows, int64 [N], for the false-negative rate in the log; see ``concept_labels``.
+        max_bad_fraction: largest share of unreadable samples that the run puts up with.
+        evaluator: returns validation figures of the model; called every ``loop.evaluate_every`` epochs.
+    """
+
+    def __init__(
+        self,
+        step: TrainingStep,
+        dataset: VisitedDataset,
+        preprocessing: Saved,
+        collate: Callable[[Any], TrainingBatch],
+        *,
+        loop: LoopConfig,
+        optimizer: OptimizerConfig,
+        run_folder: Path,
+        sampler: SamplerConfig | None = None,
+        keys: Indices | None = None,
+        labels: Indices | None = None,
+        max_bad_fraction: float = 0.05,
+        evaluator: Evaluator | None = None,
+    ) -> None:
+        self.config = loop
+        self.run_folder = run_folder
+        self.dataset = dataset
+        self.collate = collate
+        self.sampler_config = sampler or SamplerConfig()
+        self.accelerator = build_accelerator(loop, run_folder)
+        main = self.accelerator.is_main_process
+        self.batches = build_batches(
+            self.sampler_config,
+            len(dataset),
+            loop.batch_size,
+            seed=loop.seed,
+            ranks=Ranks(self.accelerator.process_index, self.accelerator.num_processes),
+            keys=keys,
+            labels=labels,
+            plan_folder=run_folder / "plans",
+        )
+        self.steps_per_epoch = -(-self.batches.per_epoch // loop.accumulate)
+        self.model: PreTrainedModel = step.model
+        if loop.gradient_checkpointing:
+            checkpoint_activations(self.model)
+        self.bare_step = step
+        self.step, prepared = self.accelerator.prepare(step, build_optimizer(step.named_parameters(), optimizer))
+        self.average = WeightAverage(self.model, loop.average_decay) if loop.average_decay else None
+        self.updater = Updater(self.step, prepared, self.accelerator, optimizer, self.average)
+        self.snapshot = Snapshot(
+            step, preprocessing, prepared, self.batches, self.average, self.accelerator.scaler, main=main
+        )
+        meet = self.accelerator.wait_for_everyone
+        self.store = CheckpointStore(run_folder / "checkpoints", loop.keep_checkpoints, main=main, meet=meet)
+        self.validation = Validation(
+            evaluator, every=loop.evaluate_every, epochs=loop.epochs, best_figure=loop.best_figure
+        )
+        self.bad_batches = BadBatches(
+            run_folder, self.accelerator.process_index, policy=loop.on_non_finite, cap=loop.max_skipped
+        )
+        self.substitutions = SubstitutionLog(max_bad_fraction)
+        self.watch = Stopwatch()
+        self.done = 0
+        self.saved_at = (-1, time.monotonic())
+        self.hardest = (0.0, 0)  # sum and count of this epoch's steps
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        return self.config.epochs * self.steps_per_epoch
+
+    def run(self) -> RunResult:
+        """Train to the end and save the final model.
+
+        Raises:
+            RunStopped: SIGTERM or SIGINT came; a checkpoint has been written.
+            NonFiniteError: a loss or gradient is not finite, and the recipe says to stop.
+        """
+        main = self.accelerator.is_main_process
+        with (
+            contextlib.closing(self.bare_step),
+            StopSignals() as self.signals,
+            RunRecords(self.run_folder, self.accelerator) as self.records,
+            RunProgress(self.total_steps, enabled=main) as self.progress,
+        ):
+            self._say_scaling()
+            self._resume()
+            while self.done < self.total_steps:
+                self._run_epoch(self.done // self.steps_per_epoch)
+            folder = self.run_folder / "model"
+            if main:
+                with self._averaged():
+                    write_folder(folder, self.snapshot.write_model)
+            self.accelerator.wait_for_everyone()
+            self._stop_if_asked(self.signals.number)
+        speed = self.watch.pairs_per_second
+        return RunResult(
+            folder, self.total_steps, self.watch.seconds, speed, self.substitutions.count, self._best_folder()
+        )
+
+    def _run_epoch(self, epoch: int) -> None:
+        figures = self.batches.figures(epoch)
+        self.step.train()
+        groups = read_groups(
+            self.dataset,
+            self.collate,
+            self.batches.visits(epoch, self.done % self.steps_per_epoch * self.config.accumulate),
+            self.config.accumulate,
+            workers=self.config.workers,
+            pin_memory=self.accelerator.device.type == "cuda",
+            substitutions=self.substitutions,
+        )
+        for group, waited in groups:
+            started = time.perf_counter()
+            update = self._take_step(group, epoch)
+            seconds = time.perf_counter() - started + waited
+            self.watch.add(seconds, waited, len(group) * self.batches.global_batch)
+            self._log_step(update, epoch)
+            self.progress.show(self.done, epoch=epoch, speed=len(group) * self.batches.global_batch / seconds)
+            ended = self.done % self.steps_per_epoch == 0
+            if ended:
+                self._log_epoch(epoch, figures)
+            if update.wishes["stop"] or update.wishes["due"] or self._checkpoint_due():
+                self._save()
+            self._stop_if_asked(update.wishes["stop"])
+            if ended:
+                self._evaluate(epoch)
+
+    def _take_step(self, group: list[TrainingBatch], epoch: int) -> Update:
+        """One optimizer step; the global generator is seeded by the step, so that dropout repeats after a resume."""
+        torch.manual_seed(stable_hash(self.config.seed, self.done, self.accelerator.process_index, "step"))
+        moment = Moment(epoch, self.done, self.total_steps, self.steps_per_epoch)
+        wishes = {"stop": float(self.signals.number > 0), "due": float(self._minutes_are_over())}
+        watched = self.config.profile == self.done + 1 and self.accelerator.is_main_process
+        with profiled(self.run_folder, self.done + 1) if watched else contextlib.nullcontext():
+            update = self.updater.take(group, moment, wishes)
+        self.done += 1
+        if not update.finite:
+            losses = [output.losses for output in update.outputs]
+            self.bad_batches.record(self.done, group, losses, update.gradient_norm)
+        for batch, output in zip(group, update.outputs, strict=True):
+            if update.finite:
+                self.batches.trained(batch.index, output)
+            else:
+                self.batches.skipped()
+        return update
+
+    def _log_step(self, update: Update, epoch: int) -> None:
+        if not update.finite:
+            self.records.write("skipped", self.done, epoch=epoch)
+            return
+        if not math.isnan(update.hardest_similarity):
+            self.hardest = (self.hardest[0] + update.hardest_similarity, self.hardest[1] + 1)
+        if self.done % self.config.log_every:
+            return
+        ranks = self.accelerator.num_processes
+        mine = {name: float(value) / ranks for name, value in update.losses.items()}
+        values = sum_over_ranks(mine, self.accelerator.device) | {"gradient_norm": update.gradient_norm}
+        if self.hardest[1]:
+            values["hardest_similarity"] = update.hardest_similarity
+        self.records.write("step", self.done, epoch=epoch, **values)
+        self.records.write_timing(self.done, self.watch.lap())
+
+    def _log_epoch(self, epoch: int, figures: dict[str, float]) -> None:
+        if self.hardest[1]:
+            figures["hardest_similarity"] = self.hardest[0] / self.hardest[1]
+        self.hardest = (0.0, 0)
+        figures |= self.bare_step.epoch_figures(epoch)
+        if figures:
+            self.records.write("epoch", self.done, epoch=epoch, **figures)
+
+    def _evaluate(self, epoch: int) -> None:
+        """Evaluate on the first process; the others wait, and all learn of a signal that came meanwhile."""
+        if not self.validation.due(epoch):
+            return
+        if self.accelerator.is_main_process:
+            self.step.eval()
+            with self._averaged():
+                self.validation.run(self.model, self.done, epoch, self.records, self.progress, self.signals)
+            self.step.train()
+            self.store.best = self.validation.best_step
+            self.store.prune()
+        stop = sum_over_ranks({"stop": float(self.signals.number > 0)}, self.accelerator.device)["stop"]
+        if stop:
+            self._save()
+        self._stop_if_asked(stop)
+
+    def _checkpoint_due(self) -> bool:
+        every = self.config.checkpoint_every or self.steps_per_epoch
+        before_evaluation = (
+            self.done % self.steps_per_epoch == 0
+            and bool(self.config.best_figure)
+            and self.validation.due(self.done // self.steps_per_epoch - 1)
+        )
+        return self.done % every == 0 or self.done == self.total_steps or before_evaluation
+
+    def _minutes_are_over(self) -> bool:
+        minutes = self.config.checkpoint_minutes
+        over = time.monotonic() - self.saved_at[1] >= 60 * minutes
+        return bool(minutes) and over and self.accelerator.is_main_process
+
+    def _stop_if_asked(self, stop: float) -> None:
+        if stop:
+            self.progress.say(f"stopped by a signal after step {self.done}; the same command goes on from there")
+            raise RunStopped(self.signals.number or SIGTERM)
+
+    def _save(self) -> None:
+        if self.saved_at[0] == self.done:
+            return
+        self.records.sync()
+        state = {
+            "run": self._identity(),
+            "substitutions": self.substitutions.state(),
+            "skipped": self.bad_batches.skipped,
+            "average_updates": self.average.updates if self.average else 0,
+            "hardest": self.hardest,
+        }
+        self.store.save(self.done, self.snapshot.write, state)
+        self.saved_at = (self.done, time.monotonic())
+
+    def _resume(self) -> None:
+        found = self.store.newest(self.progress.say)
+        folder, state = found or (None, {"step": -1})
+        if folder is not None:
+            if state["run"] != self._identity():
+                raise ConfigError(
+                    f"{self.run_folder} holds a run of another plan ({state['run']}, now {self._identity()}); "
+                    "give another --run-folder, or the old settings"
+                )
+            self.snapshot.read(folder, state)
+            self.substitutions.load_state(state["substitutions"])
+            self.bad_batches.skipped = state["skipped"]
+            self.hardest = tuple(state["hardest"])
+            self.done = state["step"]
+            self.saved_at = (self.done, time.monotonic())
+            self.progress.say(f"going on from {folder}")
+        self.records.rewind(state["step"])
+        self.bad_batches.rewind(state["step"])
+        self.validation.recall(self.records.validations())
+        self.store.best = self.validation.best_step
+        if self.done and self.done % self.steps_per_epoch == 0:
+            self._evaluate(self.done // self.steps_per_epoch - 1)
+
+    def _identity(self) -> dict[str, Any]:
+        """What must not change between a run and its resumption."""
+        return {
+            "pairs": len(self.dataset),
+            "global_batch": self.batches.global_batch,
+            "accumulate": self.config.accumulate,
+            "seed": self.config.seed,
+            "epochs": self.config.epochs,
+            "sampler": self.sampler_config.kind,
+        }
+
+    def _averaged(self) -> contextlib.AbstractContextManager[None]:
+        """The averaged weights in the model, where there is an average."""
+        return self.average.applied() if self.average else contextlib.nullcontext()
+
+    def _best_folder(self) -> Path | None:
+        best = self.validation.best_step
+        return None if best is None else self.store.path(best)
+
+    def _say_scaling(self) -> None:
+        wanted, used = self.sampler_config.grouped(), self.batches.grouping
+        if used is not None and used != wanted:
+            self.progress.say(
+                f"for {len(self.dataset):,} pairs, search_space {wanted.search_space:,} -> {used.search_space:,} and "
+                f"queue_size {wanted.queue_size:,} -> {used.queue_size:,}"
+            )

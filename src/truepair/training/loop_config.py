@@ -1,0 +1,69 @@
+"""How long and how a run goes."""
+
+from dataclasses import dataclass, field
+
+from truepair.errors import ConfigError
+
+TRACKERS = ("tensorboard", "wandb", "trackio")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopConfig:
+    """How long and how a run goes.
+
+    Attributes:
+        epochs: passes over the training pairs.
+        batch_size: pairs of one batch on one rank; losses contrast the pairs of a batch.
+        accumulate: batches whose gradients make one optimizer step. The last step of an epoch has what is left.
+        seed: seed of everything random in the run.
+        workers: data loading processes; the run is the same for any number.
+        precision: "no" (float32), "bf16" or "fp16".
+        cpu: stay on the CPU even where a GPU is present.
+        gradient_checkpointing: recompute activations in the backward pass; less memory, more time, same gradients.
+        average_decay: decay of an exponential moving average of the weights, which is then what is evaluated and what
+            the run leaves; 0 for none.
+        on_non_finite: what a loss or gradient that is not finite does: "abort" the run, or "skip" the step.
+        max_skipped: how many steps may be skipped in all before the run is aborted.
+        log_every: steps between two log records.
+        checkpoint_every: steps between two checkpoints; 0 for one at the end of each epoch.
+        checkpoint_minutes: minutes after which a checkpoint is written between the regular ones; 0 for never.
+        keep_checkpoints: how many of the newest checkpoints stay on disk.
+        best_figure: validation figure whose highest value keeps its checkpoint on disk as well; empty for none.
+        evaluate_every: epochs between two evaluations on the validation pairs; 0 for never.
+        trackers: where the log goes beside its file: tensorboard, wandb, trackio.
+        profile: step whose profile is written to the run folder, counted from 1; 0 for none.
+    """
+
+    epochs: int = 30
+    batch_size: int = 128
+    accumulate: int = 1
+    seed: int = 0
+    workers: int = 2
+    precision: str = "no"
+    cpu: bool = False
+    gradient_checkpointing: bool = False
+    average_decay: float = 0.0
+    on_non_finite: str = "abort"
+    max_skipped: int = 20
+    log_every: int = 20
+    checkpoint_every: int = 0
+    checkpoint_minutes: float = 0.0
+    keep_checkpoints: int = 2
+    best_figure: str = ""
+    evaluate_every: int = 1
+    trackers: list[str] = field(default_factory=list)
+    profile: int = 0
+
+    def __post_init__(self) -> None:
+        if self.precision not in ("no", "bf16", "fp16"):
+            raise ConfigError(f"loop.precision is '{self.precision}'; give no, bf16 or fp16")
+        if self.on_non_finite not in ("abort", "skip"):
+            raise ConfigError(f"loop.on_non_finite is '{self.on_non_finite}'; give abort or skip")
+        if not 0 <= self.average_decay < 1:
+            raise ConfigError(f"loop.average_decay is {self.average_decay}; give a number from 0 to below 1")
+        for name in ("epochs", "batch_size", "accumulate", "log_every", "keep_checkpoints"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"loop.{name} is {getattr(self, name)}; give 1 or more")
+        for tracker in self.trackers:
+            if tracker not in TRACKERS:
+                raise ConfigError(f"loop.trackers has '{tracker}'; give {', '.join(TRACKERS[:-1])} or {TRACKERS[-1]}")

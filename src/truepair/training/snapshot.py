@@ -1,0 +1,109 @@
+"""What a checkpoint holds, beside the model: all that a run needs to go on as if it had never stopped."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import PreTrainedModel
+
+from truepair.errors import CheckpointError
+from truepair.training.average import WeightAverage
+from truepair.training.batches import EpochBatches
+from truepair.training.checkpoint import load_optimizer, save_optimizer
+from truepair.training.training_step import TrainingStep
+
+SAMPLER_FILE = "sampler.safetensors"
+STEP_FOLDER = "step"
+
+
+class Saved(Protocol):
+    """What is written beside a model so that it can be used again, such as ``Preprocessing``."""
+
+    def save(self, folder: Path) -> None:
+        """Write it into a folder."""
+        ...
+
+
+class Snapshot:
+    """Writes and reads the tensors of a run.
+
+    Args:
+        step: the losses, not wrapped for ranks, with the model.
+        preprocessing: written beside the model.
+        optimizer: its running averages.
+        batches: the sampler.
+        average: the moving average of the weights, if there is one.
+        scaler: the loss scaler of fp16, if there is one.
+        main: whether this rank writes what all ranks have alike.
+    """
+
+    def __init__(
+        self,
+        step: TrainingStep,
+        preprocessing: Saved,
+        optimizer: torch.optim.Optimizer,
+        batches: EpochBatches,
+        average: WeightAverage | None,
+        scaler: torch.amp.GradScaler | None,
+        *,
+        main: bool,
+    ) -> None:
+        self.step = step
+        self.preprocessing = preprocessing
+        self.optimizer = optimizer
+        self.batches = batches
+        self.average = average
+        self.scaler = scaler
+        self.main = main
+
+    def write(self, folder: Path) -> None:
+        """Write into a checkpoint folder; all ranks call this."""
+        if self.main:
+            self.write_model(folder)
+            save_optimizer(self.optimizer, folder, self.scaler)
+            sampler = self.batches.state_dict()
+            if sampler:
+                save_file({name: value.contiguous() for name, value in sampler.items()}, folder / SAMPLER_FILE)
+            if self.average is not None:
+                self.average.save(folder)
+        (folder / STEP_FOLDER).mkdir(exist_ok=True)
+        self.step.save_state(folder / STEP_FOLDER)
+
+    def read(self, folder: Path, state: Mapping[str, Any]) -> None:
+        """Read a checkpoint folder; all ranks call this.
+
+        Args:
+            folder: the checkpoint.
+            state: its ``state.json``.
+
+        Raises:
+            CheckpointError: it belongs to a run with other settings.
+        """
+        load_weights(self.step.model, folder)
+        load_optimizer(self.optimizer, folder, self.scaler)
+        if (folder / SAMPLER_FILE).exists():
+            self.batches.load_state_dict(load_file(folder / SAMPLER_FILE))
+        if self.average is not None:
+            self.average.load(folder, state["average_updates"])
+        self.step.load_state(folder / STEP_FOLDER)
+
+    def write_model(self, folder: Path) -> None:
+        """Write the model and what it needs to be used again."""
+        self.step.model.save_pretrained(folder)
+        self.preprocessing.save(folder)
+
+
+def load_weights(model: PreTrainedModel, folder: Path) -> None:
+    """Read the weights that ``save_pretrained`` wrote into a model of the same kind; safetensors alone.
+
+    Raises:
+        CheckpointError: they do not fit.
+    """
+    try:
+        saved = type(model).from_pretrained(folder, use_safetensors=True, local_files_only=True)
+        model.load_state_dict(saved.state_dict())
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"{folder} holds another model ({reason}); give another run folder") from error

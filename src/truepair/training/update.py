@@ -1,0 +1,114 @@
+"""One optimizer step: forward, backward, a look at what came out on all ranks, and the update."""
+
+import contextlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
+from torch import Tensor, nn
+
+from truepair.sampling.statistics import hardest_similarity
+from truepair.training.agreement import sum_over_ranks
+from truepair.training.average import WeightAverage
+from truepair.training.moment import Moment
+from truepair.training.optimizer import OptimizerConfig, learning_rate_at, set_learning_rate
+from truepair.training.training_step import StepOutput, TrainingBatch, TrainingStep
+
+
+@dataclass(frozen=True)
+class Update:
+    """What an optimizer step leaves.
+
+    Attributes:
+        outputs: what the step computed, batch by batch.
+        finite: whether loss and gradients were finite on all ranks; otherwise nothing was updated.
+        gradient_norm: over all trainable weights, before clipping.
+        hardest_similarity: of the hardest negative in a batch, mean over pairs and ranks; NaN without features.
+        wishes: the loop's own numbers, summed over ranks.
+    """
+
+    outputs: list[StepOutput]
+    finite: bool
+    gradient_norm: float
+    hardest_similarity: float
+    wishes: dict[str, float]
+
+    @property
+    def losses(self) -> dict[str, Tensor]:
+        """Losses of this rank, mean over the batches."""
+        parts = [output.losses for output in self.outputs]
+        return {name: torch.stack([part[name].detach() for part in parts]).mean() for name in parts[0]}
+
+
+class Updater:
+    """Takes optimizer steps.
+
+    Args:
+        step: the losses, as prepared by ``accelerator``.
+        optimizer: as prepared by ``accelerator``.
+        accelerator: device, precision and ranks.
+        config: learning rate and clipping.
+        average: follows the weights, if there is one.
+    """
+
+    def __init__(
+        self,
+        step: nn.Module,
+        optimizer: AcceleratedOptimizer,
+        accelerator: Accelerator,
+        config: OptimizerConfig,
+        average: WeightAverage | None,
+    ) -> None:
+        self.step = step
+        self.bare_step: TrainingStep = accelerator.unwrap_model(step)
+        self.optimizer = optimizer
+        self.accelerator = accelerator
+        self.config = config
+        self.average = average
+
+    def take(self, batches: Sequence[TrainingBatch], moment: Moment, wishes: dict[str, float]) -> Update:
+        """Take one step on some batches, unless a loss or gradient is not finite on any rank.
+
+        Args:
+            batches: this rank's batches; their losses are averaged.
+            moment: where the run stands.
+            wishes: numbers to be summed over all ranks on the way.
+        """
+        set_learning_rate(self.optimizer, learning_rate_at(moment.step, moment.total_steps, self.config))
+        outputs = [self._differentiate(batch, moment, len(batches), last=batch is batches[-1]) for batch in batches]
+        norm = float(self.accelerator.clip_grad_norm_(self.step.parameters(), self.config.clip_norm or math.inf))
+        loss = sum(float(output.losses["loss"].detach()) for output in outputs)
+        # With fp16 the scaler skips steps whose gradients overflow, and lowers the scale.
+        sound = math.isfinite(loss) and (math.isfinite(norm) or self.accelerator.scaler is not None)
+        hardest = _hardest(outputs) / self.accelerator.num_processes
+        total = sum_over_ranks({"bad": float(not sound), "hardest": hardest, **wishes}, self.accelerator.device)
+        finite = not total.pop("bad")
+        if finite:
+            self.optimizer.step()
+            self.bare_step.after_update(moment)
+            if self.average is not None:
+                self.average.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        return Update(outputs, finite, norm, total.pop("hardest"), total)
+
+    def _differentiate(self, batch: TrainingBatch, moment: Moment, count: int, *, last: bool) -> StepOutput:
+        """Add the gradient of one of ``count`` batches; ranks exchange gradients after the last."""
+        quiet = contextlib.nullcontext() if last else self.accelerator.no_sync(self.step)
+        with quiet:
+            with self.accelerator.autocast():
+                output: StepOutput = self.step(batch.to(self.accelerator.device), moment)
+            self.accelerator.backward(output.losses["loss"] / count)
+        return output
+
+
+def _hardest(outputs: Sequence[StepOutput]) -> float:
+    """Mean similarity of the hardest negatives of some batches."""
+    means = []
+    for output in outputs:
+        if output.image_feature is None or output.text_feature is None:
+            return math.nan
+        means.append(hardest_similarity(output.image_feature.float(), output.text_feature.float()).mean())
+    return float(torch.stack(means).mean())
