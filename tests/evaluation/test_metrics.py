@@ -147,6 +147,14 @@ def test_ignored_pairs_leave_the_ranking_of_the_truth_but_not_of_the_naive_proto
     assert found.naive_i2t.recall_at_1.value == 0
 
 
+def test_the_scores_of_the_caller_stay_as_they_are():
+    scores = torch.randn(6, 8, generator=torch.Generator().manual_seed(0))
+    before = scores.clone()
+    truth = RetrievalTruth(6, 8, pairs(*((i, i) for i in range(6)), (0, 6), (1, 7)), ignored=pairs((2, 3)))
+    evaluate_retrieval(scores, truth, resamples=0)
+    assert torch.equal(scores, before)
+
+
 def test_minus_infinity_ranks_below_the_rest_but_above_what_is_ignored():
     scores = torch.tensor([[-torch.inf, -torch.inf, 1.0]])
     truth = RetrievalTruth(1, 3, own=pairs((0, 0)), ignored=pairs((0, 1)))

@@ -118,17 +118,27 @@ def evaluate_retrieval(
 
     bootstrap = (resamples, seed)
     return RetrievalMetrics(
-        i2t=_summarise(i2t[0], from_images[0], truth.captions, bootstrap),
-        t2i=_summarise(t2i[0], from_captions[0], truth.images, bootstrap),
-        naive_i2t=_summarise(i2t[1], from_images[1], truth.captions, bootstrap),
-        naive_t2i=_summarise(t2i[1], from_captions[1], truth.images, bootstrap),
+        i2t=summarise(i2t[0], from_images[0], truth.captions, bootstrap),
+        t2i=summarise(t2i[0], from_captions[0], truth.images, bootstrap),
+        naive_i2t=summarise(i2t[1], from_images[1], truth.captions, bootstrap),
+        naive_t2i=summarise(t2i[1], from_captions[1], truth.images, bootstrap),
     )
 
 
-def _summarise(
-    queries: QuerySet, outcomes: QueryOutcomes, candidates: int, bootstrap: tuple[int, int]
+def summarise(
+    queries: QuerySet, outcomes: QueryOutcomes, candidates: int, bootstrap: tuple[int, int] = (0, 0)
 ) -> DirectionMetrics:
-    """Means, median and their intervals."""
+    """Means, median and their intervals.
+
+    Args:
+        queries: what was asked.
+        outcomes: what became of each query.
+        candidates: size of the gallery.
+        bootstrap: resamples (0 gives no intervals) and seed.
+
+    Raises:
+        DataError: if there are no queries.
+    """
     resamples, seed = bootstrap
     ranks = outcomes.best_rank.numpy()
     if not len(ranks):

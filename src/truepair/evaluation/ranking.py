@@ -57,7 +57,7 @@ def rank_queries(
             # A row may serve several queries; slices of queries keep memory at a block, whatever their number.
             for begin in range(first, last, block_size):
                 chosen = torch.arange(begin, min(begin + block_size, last))
-                scores = block[queries.rows[chosen] - start]  # [q, N], a copy
+                scores = _take_rows(block, queries.rows[chosen] - start)  # [q, N]
                 part.append(_rank(scores, queries.answers.select(chosen), queries.ignored.select(chosen)))
     return [_join(part) for part in parts]
 
@@ -72,32 +72,63 @@ def _floats(block: Tensor, start: int, stop: int) -> Tensor:
     return block
 
 
+def _take_rows(block: Tensor, rows: Tensor) -> Tensor:
+    """Some rows of a block; a view where they follow each other, as they do when every row asks once."""
+    first, last = int(rows[0]), int(rows[-1])
+    if last - first + 1 == len(rows) and bool((rows.diff() == 1).all()):
+        return block[first : last + 1]
+    return block[rows]
+
+
 def _rank(scores: Tensor, answers: MatchLists, ignored: MatchLists) -> QueryOutcomes:
-    """Outcomes of some queries. Overwrites ``scores`` [q, N]."""
-    scores.clamp_min_(torch.finfo(scores.dtype).min)  # from here on -inf marks what is taken out of a ranking
+    """Outcomes of some queries; ``scores`` [q, N] stay as they are."""
     sizes = answers.sizes  # [q], R of each query
-    longest = int(sizes.max())
     query, position, candidate = answers.entries()
-    matches = scores.new_full((len(sizes), longest), -torch.inf)  # [q, R]
+    matches = scores.new_full((len(sizes), int(sizes.max())), -torch.inf)  # [q, R]
     matches[query, position] = scores[query, candidate]
     matches = matches.sort(dim=1, descending=True).values
-    scores[query, candidate] = -torch.inf
-    ignored_query, _, ignored_candidate = ignored.entries()
-    scores[ignored_query, ignored_candidate] = -torch.inf
+    best_rank = 1 + _rivals_ahead(scores, matches[:, :1], answers, ignored)
+    # A query whose best match comes after place R earns no precision; with one match, its rank says it all.
+    precision = (best_rank <= sizes).double()
+    share = precision.clone()
+    several = ((best_rank <= sizes) & (sizes > 1)).nonzero().flatten()  # [p]
+    if len(several):
+        rows = scores[several]  # a copy
+        precision[several], share[several] = _precision(
+            rows, matches[several], answers.select(several), ignored.select(several)
+        )
+    return QueryOutcomes(best_rank=best_rank, average_precision=precision, r_precision=share)
 
-    best_rank = 1 + (scores >= matches[:, :1]).sum(dim=1, dtype=torch.int32).long()
+
+def _rivals_ahead(scores: Tensor, best: Tensor, answers: MatchLists, ignored: MatchLists) -> Tensor:
+    """How many candidates that are neither right nor ignored score at least the best match [q, 1]; int64 [q]."""
+    # Counted over whole rows, then corrected. Ones as floats add up several times as fast as booleans, and exactly: to
+    # 2^24 candidates in float32.
+    ahead = torch.ge(scores, best, out=torch.empty_like(scores)).sum(dim=1).long()  # [q]
+    for lists in (answers, ignored):
+        query, _, candidate = lists.entries()
+        counted = scores[query, candidate] >= best[query, 0]
+        ahead.index_add_(0, query, -counted.long())
+    return ahead
+
+
+def _precision(scores: Tensor, matches: Tensor, answers: MatchLists, ignored: MatchLists) -> tuple[Tensor, Tensor]:
+    """AP@R and R-Precision, float64 [q] each. Overwrites ``scores`` [q, N]; ``matches`` [q, R] are sorted."""
+    scores.clamp_min_(torch.finfo(scores.dtype).min)  # from here on -inf marks what is taken out of a ranking
+    matches = matches.clamp_min(torch.finfo(scores.dtype).min)
+    sizes, longest = answers.sizes, int(answers.sizes.max())
+    matches = matches[:, :longest]
+    for lists in (answers, ignored):
+        query, _, candidate = lists.entries()
+        scores[query, candidate] = -torch.inf
     # Only ranks up to R earn precision, so the R best of the rest are all that need be compared.
     rivals = scores.topk(min(longest, scores.shape[1]), dim=1).values.flip(1).contiguous()  # [q, K] ascending
-    ahead = rivals.shape[1] - torch.searchsorted(rivals, matches)  # [q, R], rivals scoring at least the match
+    ahead = rivals.shape[1] - torch.searchsorted(rivals, matches.contiguous())  # [q, R], rivals at least as high
     place = torch.arange(1, longest + 1)  # [R]
     ranks = place + ahead
     earned = (ranks <= sizes[:, None]) & (place <= sizes[:, None])
     precision = torch.where(earned, place / ranks.double(), 0.0)
-    return QueryOutcomes(
-        best_rank=best_rank,
-        average_precision=precision.sum(dim=1) / sizes,
-        r_precision=earned.sum(dim=1).double() / sizes,
-    )
+    return precision.sum(dim=1) / sizes, earned.sum(dim=1).double() / sizes
 
 
 def _join(parts: list[QueryOutcomes]) -> QueryOutcomes:
