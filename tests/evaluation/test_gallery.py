@@ -38,6 +38,15 @@ def test_a_family_is_ignored_unless_true():
     assert gallery.truth.ignored.tolist() == [[0, 1], [1, 0]]
 
 
+def test_near_captions_are_ignored_unless_true():
+    gallery = CaptionGallery.from_names(
+        [["dog"], ["hound"]], names=[["dog", "puppy"], None], near=[["hound", "Puppy"], None]
+    )
+    assert gallery.texts == ["dog", "puppy", "hound"]
+    assert gallery.truth.true.tolist() == [[0, 0], [0, 1], [1, 2]]
+    assert gallery.truth.ignored.tolist() == [[0, 2]]
+
+
 def test_lengths_must_agree():
     with pytest.raises(DataError, match="names has 1 entries for 2 images"):
         CaptionGallery.from_names([["a"], ["b"]], names=[["a"]])

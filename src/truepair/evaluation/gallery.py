@@ -32,6 +32,7 @@ class CaptionGallery:
         names: Sequence[Sequence[str] | None] | None = None,
         groups: Labels | None = None,
         families: Labels | None = None,
+        near: Sequence[Sequence[str] | None] | None = None,
     ) -> "CaptionGallery":
         """Build the gallery; texts that are equal after normalisation are one candidate, true of all their images.
 
@@ -43,11 +44,12 @@ class CaptionGallery:
                 for an image: it stands alone.
             families: for each image, a wider class. A caption true of another image of the same family, but not of
                 this one, is ignored: a near-match. None for an image: nothing is ignored.
+            near: for each image, captions judged to match it nearly; ignored, too, unless they are true.
 
         Raises:
             DataError: if the sequences differ in length, or a caption is blank.
         """
-        for title, given in (("names", names), ("groups", groups), ("families", families)):
+        for title, given in (("names", names), ("groups", groups), ("families", families), ("near", near)):
             if given is not None and len(given) != len(own):
                 raise DataError(f"{title} has {len(given)} entries for {len(own)} images; give one entry an image")
         texts: dict[str, int] = {}
@@ -60,10 +62,11 @@ class CaptionGallery:
             ]
         if groups is not None:
             true_numbers = _widen(true_numbers, groups)
-        ignored: list[set[int]] = []
+        ignored = [_number(captions or (), texts, written) for captions in near or [()] * len(own)]
         if families is not None:
             wider = _widen(true_numbers, families)
-            ignored = [near - true for near, true in zip(wider, true_numbers, strict=True)]
+            ignored = [judged | alike for judged, alike in zip(ignored, wider, strict=True)]
+        ignored = [nearly - true for nearly, true in zip(ignored, true_numbers, strict=True)]
         truth = RetrievalTruth(len(own), len(written), _pairs(own_numbers), _pairs(true_numbers), _pairs(ignored))
         return cls(texts=written, truth=truth)
 
