@@ -47,7 +47,7 @@ def test_broken_lines_are_named(tmp_path: Path, line: str, message: str) -> None
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="nothing.jsonl"):
+    with pytest.raises(DataError, match="cannot be read from"):
         read_judgements(tmp_path / "nothing.jsonl")
 
 

@@ -42,9 +42,9 @@ def test_near_captions_are_ignored_unless_true():
     gallery = CaptionGallery.from_names(
         [["dog"], ["hound"]], names=[["dog", "puppy"], None], near=[["hound", "Puppy"], None]
     )
-    assert gallery.texts == ["dog", "puppy", "hound"]
-    assert gallery.truth.true.tolist() == [[0, 0], [0, 1], [1, 2]]
-    assert gallery.truth.ignored.tolist() == [[0, 2]]
+    assert gallery.texts == ["dog", "hound", "puppy"]
+    assert gallery.truth.true.tolist() == [[0, 0], [0, 2], [1, 1]]
+    assert gallery.truth.ignored.tolist() == [[0, 1]]
 
 
 def test_lengths_must_agree():

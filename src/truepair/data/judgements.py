@@ -77,9 +77,7 @@ def judged_captions(table: PairTable, judgements: Iterable[Judgement]) -> Judged
         rows.setdefault(image_id, []).append(row)
     of_table = [item for item in judgements if item.image_id in rows and item.caption_id in texts]
     if not of_table:
-        raise DataError(
-            f"no judged pair is of {table.name}; check that image_id and caption_id are those of its source"
-        )
+        raise DataError(f"no judged pair is of {table.name}; are image_id and caption_id those of its source?")
     found: dict[Label, list[list[str]]] = {label: [[] for _ in captions] for label in get_args(Label)}
     for item in of_table:
         for row in rows[item.image_id]:
