@@ -199,7 +199,8 @@ class TrainingLoop:
     def _take_step(self, group: list[TrainingBatch], epoch: int) -> Update:
         """One optimizer step; the global generator is seeded by the step, so that dropout repeats after a resume."""
         torch.manual_seed(stable_hash(self.config.seed, self.done, self.accelerator.process_index, "step"))
-        moment = Moment(epoch, self.done, self.total_steps, self.steps_per_epoch)
+        logged = (self.done + 1) % self.config.log_every == 0
+        moment = Moment(epoch, self.done, self.total_steps, self.steps_per_epoch, logged)
         wishes = {"stop": float(self.signals.number > 0), "due": float(self._minutes_are_over())}
         watched = self.config.profile == self.done + 1 and self.accelerator.is_main_process
         with profiled(self.run_folder, self.done + 1) if watched else contextlib.nullcontext():

@@ -11,12 +11,14 @@ class Moment(NamedTuple):
         step: Finished optimizer steps.
         total_steps: Optimizer steps of the whole run.
         steps_per_epoch: Optimizer steps of an epoch.
+        logged: Whether figures of this step go to the log, so that costly ones are worth computing.
     """
 
     epoch: int
     step: int
     total_steps: int
     steps_per_epoch: int
+    logged: bool = False
 
     @property
     def progress(self) -> float:
