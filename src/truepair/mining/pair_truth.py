@@ -1,5 +1,7 @@
 """What a table's truth columns say about undeclared pairs of its rows."""
 
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -26,11 +28,13 @@ class PairTruth:
 
     @classmethod
     def from_table(cls, table: PairTable) -> "PairTruth | None":
-        """The truth of a table: its ``names``, widened to all rows of a ``group``; None if it has neither column."""
-        columns = set(table.rows.column_names)
-        if not columns & {"names", "group"}:
+        """The truth of a table: its ``names``, widened to all rows of a ``group``; None if it states neither.
+
+        Of a row that states neither, only its own captions are true.
+        """
+        names, groups = _column(table, "names"), _column(table, "group")
+        if names is None and groups is None:
             return None
-        names, groups = (list(table.rows[name]) if name in columns else None for name in ("names", "group"))
         gallery = CaptionGallery.from_names(list(table.rows["captions"]), names, groups)
         keys = np.array([caption_key(text) for text in gallery.texts], dtype=np.int64)
         rows, texts = gallery.truth.true.numpy().T
@@ -51,3 +55,9 @@ class PairTruth:
         cells = rows.cpu().numpy() * len(self._keys) + number
         place = np.minimum(np.searchsorted(self._matches, cells), len(self._matches) - 1)
         return torch.from_numpy((self._matches[place] == cells) & (self._keys[number] == keys)).to(rows.device)
+
+
+def _column(table: PairTable, name: str) -> list[Any] | None:
+    """A column of the table; None if it is absent or empty."""
+    values = list(table.rows[name]) if name in table.rows.column_names else []
+    return values if any(value is not None for value in values) else None

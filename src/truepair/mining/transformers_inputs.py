@@ -1,0 +1,48 @@
+"""Models of transformers and their own preprocessing, by name or folder."""
+
+from typing import Any
+
+from safetensors import SafetensorError
+from transformers import BaseImageProcessor, PreTrainedTokenizerBase
+
+from truepair.data.transforms import ImageTransform
+from truepair.errors import CheckpointError
+from truepair.models.fingerprint import combined_key
+
+
+def load_part(kind: Any, name_or_folder: str, **options: Any) -> Any:
+    """``kind.from_pretrained``, with errors of one line.
+
+    Raises:
+        CheckpointError: there is no such thing, or it is damaged.
+    """
+    try:
+        return kind.from_pretrained(name_or_folder, **options)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(
+            f"no {kind.__name__} could be loaded from {name_or_folder}: {reason}; give a folder or a hub name"
+        ) from error
+
+
+def load_model(kind: Any, name_or_folder: str) -> Any:
+    """``kind.from_pretrained``, none of its weights left at random.
+
+    Raises:
+        CheckpointError: there is no such model, it is damaged, or it is of another kind.
+    """
+    model, loading = load_part(kind, name_or_folder, output_loading_info=True)
+    if loading["missing_keys"]:
+        first = sorted(loading["missing_keys"])[0]
+        raise CheckpointError(f"{name_or_folder} lacks weights of {type(model).__name__} ({first}, ...); give another")
+    return model
+
+
+def processor_transform(processor: BaseImageProcessor) -> ImageTransform:
+    """An image processor as a transform of one image to float32 [3, H, W]."""
+    return ImageTransform(lambda image: processor(images=image, return_tensors="pt")["pixel_values"][0].float())
+
+
+def processor_key(processor: BaseImageProcessor, tokenizer: PreTrainedTokenizerBase) -> str:
+    """Equal keys, equal inputs of a model."""
+    return combined_key(images=processor.to_dict(), captions=tokenizer.get_vocab())
