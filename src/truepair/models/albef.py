@@ -64,7 +64,7 @@ class AlbefModel(PreTrainedModel):
         self.image_encoder = build_image_encoder(config.image_encoder)
         # As the encoder states it, with what it was not told (pixel statistics). The caller's config is left as it was.
         self.config.image_encoder = self.image_encoder.config
-        _mark_initialised(self.image_encoder)
+        mark_initialised(self.image_encoder)
         self.text_encoder = TextEncoder(config)
         self.fusion_encoder = FusionEncoder(config, self.image_encoder.width)
         self.itm_head = MatchHead(config)
@@ -210,9 +210,11 @@ def _masked_mean(states: Tensor, attention_mask: Tensor) -> Tensor:
     return (states * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
 
 
-def _mark_initialised(encoder: nn.Module) -> None:
-    # The image encoder initialises itself. Without this mark transformers would do it again, by its own rule for
-    # convolutions. On the meta device there are no values yet: `from_pretrained` must initialise what it does not find.
+def mark_initialised(encoder: nn.Module) -> None:
+    """Keep transformers from initialising an image encoder, which has done so itself, by its own rule for convolutions.
+
+    On the meta device there are no values yet: `from_pretrained` must initialise what it does not find.
+    """
     if not any(parameter.is_meta for parameter in encoder.parameters()):
         for module in encoder.modules():
             module._is_hf_initialized = True  # type: ignore[assignment]

@@ -52,7 +52,8 @@ class AttentionBlock(nn.Module):
             states: Rows [R, L, D].
             keys: Keys [R, N, D]; with `groups`, [I, N, D] for the I shared sources.
             values: As `keys`.
-            mask: True where a key may be seen; it must broadcast to [R, heads, L, N]. Not with `groups`.
+            mask: True where a key may be seen; it must broadcast to [R, heads, L, N]. With `groups`, one row per slot,
+                [S, 1, 1, N].
             groups: Which row uses which source; None means row r uses source r.
 
         Returns:

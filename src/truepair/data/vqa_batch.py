@@ -1,0 +1,55 @@
+"""Questions about images as a batch."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class VqaBatch:
+    """Q questions about I distinct images, with A answers. An image that several questions are about is there once.
+
+    Attributes:
+        pixel_values: images, float32 [I, 3, H, W]; None where the dataset has no transform.
+        image_index: rows of the images in the dataset's table of images, int64 [I].
+        image_rows: the image of each question among the I, int64 [Q].
+        input_ids: tokens of the questions, int64 [Q, L], padded on the right.
+        attention_mask: 1 at tokens and 0 at padding, int64 [Q, L].
+        question_id: int64 [Q].
+        answer_ids: tokens of the answers, from start to end token, int64 [A, T].
+        answer_mask: as ``attention_mask``, int64 [A, T].
+        answer_rows: the question of each answer, int64 [A].
+        answer_weights: of each answer, float32 [A].
+        questions: the questions as their source states them.
+    """
+
+    pixel_values: Tensor | None  # [I, 3, H, W]
+    image_index: Tensor  # [I]
+    image_rows: Tensor  # [Q]
+    input_ids: Tensor  # [Q, L]
+    attention_mask: Tensor  # [Q, L]
+    question_id: Tensor  # [Q]
+    answer_ids: Tensor  # [A, T]
+    answer_mask: Tensor  # [A, T]
+    answer_rows: Tensor  # [A]
+    answer_weights: Tensor  # [A]
+    questions: list[str]
+
+    def __len__(self) -> int:
+        return len(self.questions)
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "VqaBatch":
+        """The same batch with its tensors on another device."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> "VqaBatch":
+        """The same batch in page-locked memory; a DataLoader with ``pin_memory=True`` calls this."""
+        return self._map(lambda tensor: tensor.pin_memory())
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> "VqaBatch":
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        changed: dict[str, Any] = {n: change(value) for n, value in values.items() if isinstance(value, Tensor)}
+        return replace(self, **changed)

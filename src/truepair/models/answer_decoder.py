@@ -1,0 +1,150 @@
+"""The answer decoder of VQA: BERT layers with causal self-attention, and cross-attention to the question states."""
+
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from truepair.models.albef import AlbefModel
+from truepair.models.bert_layers import AttentionBlock, FeedForwardBlock
+from truepair.models.config import AlbefConfig
+from truepair.models.fusion import FusionLayer
+from truepair.models.heads import VocabularyHead
+from truepair.models.row_groups import RowGroups
+from truepair.models.text_encoder import TokenEmbeddings
+
+Past = tuple[tuple[Tensor, Tensor], ...]
+"""Per layer, the self-attention's keys and values [R, P, D] of the tokens before."""
+
+
+class QuestionKeysValues(NamedTuple):
+    """What the decoder layers need to know of Q questions, computed once for all their answers."""
+
+    keys: tuple[Tensor, ...]
+    """One [Q, N, D] per layer."""
+    values: tuple[Tensor, ...]
+    """One [Q, N, D] per layer."""
+    mask: Tensor
+    """True at the tokens of the questions, bool [Q, N]."""
+
+
+class Decoded(NamedTuple):
+    """What the decoder makes of some tokens."""
+
+    states: Tensor
+    """[R, L, D]."""
+    past: Past
+    """Keys and values of these tokens and of those before, to go on from."""
+
+
+class DecoderLayer(GradientCheckpointingLayer):
+    """One BERT layer whose self-attention sees what its mask shows, with cross-attention to a question."""
+
+    def __init__(self, config: AlbefConfig) -> None:
+        super().__init__()
+        self.self_attention = AttentionBlock(config)
+        self.cross_attention = AttentionBlock(config)
+        self.feed_forward = FeedForwardBlock(config)
+
+    def forward(
+        self,
+        states: Tensor,
+        mask: Tensor,
+        before: tuple[Tensor, Tensor] | None,
+        question: tuple[Tensor, Tensor, Tensor],
+        groups: RowGroups | None,
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """States [R, L, D] to new states, and the keys and values [R, P + L, D] of all tokens so far."""
+        keys, values = self.self_attention.keys_values(states)
+        if before is not None:
+            keys, values = torch.cat([before[0], keys], dim=1), torch.cat([before[1], values], dim=1)
+        states = self.self_attention(states, keys, values, mask)
+        source_keys, source_values, source_mask = question
+        states = self.cross_attention(states, source_keys, source_values, source_mask, groups)
+        return self.feed_forward(states), (keys, values)
+
+
+class AnswerDecoder(nn.Module):
+    """As many layers as the fusion encoder has, with token embeddings and a vocabulary head of its own (ALBEF, 3.5).
+
+    Args:
+        config: sizes.
+    """
+
+    def __init__(self, config: AlbefConfig) -> None:
+        super().__init__()
+        self.embeddings = TokenEmbeddings(config)
+        self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.fusion_layers))
+        self.head = VocabularyHead(config)
+
+    def start_from(self, albef: AlbefModel) -> None:
+        """Take over the weights of a pre-trained model's fusion layers, word embeddings and vocabulary head.
+
+        The fusion layers read image states, the decoder question states. Where the two differ in width, keys and values
+        of the cross-attention cannot be taken over and stay as they are; so does the head, where there is none.
+        """
+        self.embeddings.load_state_dict(albef.text_encoder.embeddings.state_dict())
+        for layer, module in zip(self.layers, albef.fusion_encoder.layers, strict=True):
+            fusion = cast(FusionLayer, module)
+            own = layer.state_dict()
+            state = {name: value for name, value in fusion.state_dict().items() if value.shape == own[name].shape}
+            layer.load_state_dict({**own, **state})
+        if albef.mlm_head is not None:
+            self.head.load_state_dict(albef.mlm_head.state_dict())
+
+    def question_keys_values(self, states: Tensor, attention_mask: Tensor) -> QuestionKeysValues:
+        """Keys and values of every layer for questions [Q, N, D] with their mask [Q, N]."""
+        pairs = [cast(DecoderLayer, layer).cross_attention.keys_values(states) for layer in self.layers]
+        keys, values = zip(*pairs, strict=True)
+        return QuestionKeysValues(keys, values, attention_mask.to(torch.bool))
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        questions: QuestionKeysValues,
+        question_rows: Tensor | None = None,
+        *,
+        past: Past | None = None,
+        positions: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Decoded:
+        """Read some tokens of each row.
+
+        Args:
+            input_ids: token ids [R, L].
+            questions: from `question_keys_values`, for Q questions.
+            question_rows: the question of each row, [R] int64; None means row r uses question r.
+            past: what came before, P tokens of each row.
+            positions: place of each token in its answer, [R, L]; by default they follow each other from P on.
+            mask: True where a token may see another, bool [R, 1, L, P + L]; by default it sees itself and what is left
+                of it. Padding on the right is never seen by a token, so it needs no mask.
+        """
+        before = 0 if past is None else past[0][0].shape[1]
+        length = input_ids.shape[1]
+        if positions is None:
+            positions = torch.arange(before, before + length, device=input_ids.device).expand_as(input_ids)
+        if mask is None:
+            mask = causal_mask(length, before, input_ids.device)
+        groups = None if question_rows is None else RowGroups.of(question_rows, len(questions.mask))
+        seen = questions.mask if groups is None else groups.expand(questions.mask)
+        states = self._embed(input_ids, positions)
+        gone: list[tuple[Tensor, Tensor]] = []
+        for number, layer in enumerate(self.layers):
+            source = questions.keys[number], questions.values[number], seen[:, None, None, :]
+            states, keys_values = layer(states, mask, None if past is None else past[number], source, groups)
+            gone.append(keys_values)
+        return Decoded(states, tuple(gone))
+
+    def _embed(self, input_ids: Tensor, positions: Tensor) -> Tensor:
+        """Token ids and places [R, L] to embeddings [R, L, D]."""
+        tables = self.embeddings
+        summed = tables.word_embeddings(input_ids) + tables.position_embeddings(positions)
+        embeddings: Tensor = tables.dropout(tables.norm(summed + tables.token_type_embeddings.weight[0]))
+        return embeddings
+
+
+def causal_mask(length: int, before: int, device: torch.device) -> Tensor:
+    """Which of P + L tokens each of the last L sees: all but those on its right; bool [1, 1, L, P + L]."""
+    full = torch.ones(length, before + length, dtype=torch.bool, device=device)
+    return full.tril(diagonal=before)[None, None]

@@ -1,0 +1,136 @@
+"""Visual question answering: the fused question is read by a decoder that writes, or ranks, answers."""
+
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from truepair.data.vqa_batch import VqaBatch
+from truepair.models.albef import AlbefModel
+from truepair.models.answer_decoder import AnswerDecoder, QuestionKeysValues
+from truepair.models.answer_ranking import RankedAnswers, rank_answers
+from truepair.models.answer_trie import AnswerTrie
+from truepair.models.config import AlbefConfig
+from truepair.models.downstream import DownstreamModel
+from truepair.models.fusion import FusionEncoder
+
+
+class VqaConfig(AlbefConfig):
+    """Sizes and options of `VqaModel`; the answer decoder has as many layers as the fusion encoder."""
+
+    model_type: ClassVar[str] = "truepair-vqa"
+
+
+class VqaModel(DownstreamModel):
+    """Question answering as in ALBEF, section 3.5, and SRCL: image and question are fused, a decoder answers.
+
+    Methods take image states, so that those of a frozen encoder may come from a cache.
+    """
+
+    config_class = VqaConfig
+    config: VqaConfig
+    base_model_prefix = "vqa"
+    _tied_weights_keys: dict[str, str] = {  # noqa: RUF012 - transformers reads it as an attribute of the model
+        "answer_decoder.head.decoder.weight": "answer_decoder.embeddings.word_embeddings.weight"
+    }
+
+    def __init__(self, config: VqaConfig) -> None:
+        super().__init__(config)
+        self.fusion_encoder = FusionEncoder(config, self.image_encoder.width)
+        self.answer_decoder = AnswerDecoder(config)
+        self.post_init()
+
+    def _start_from(self, albef: AlbefModel) -> None:
+        self.fusion_encoder.load_state_dict(albef.fusion_encoder.state_dict())
+        self.answer_decoder.start_from(albef)
+
+    def questions(
+        self, image_states: Tensor, input_ids: Tensor, attention_mask: Tensor, image_rows: Tensor
+    ) -> QuestionKeysValues:
+        """What the decoder needs to know of Q questions about I images.
+
+        Args:
+            image_states: [I, N, W].
+            input_ids: tokens of the questions [Q, L].
+            attention_mask: 1 for tokens and 0 for padding, [Q, L].
+            image_rows: the image of each question, [Q] int64.
+        """
+        states = self.text_states(input_ids, attention_mask)
+        keys_values = self.fusion_encoder.image_keys_values(image_states)
+        fused = self.fusion_encoder(states, attention_mask, keys_values, image_rows)  # [Q, L, D]
+        return self.answer_decoder.question_keys_values(fused, attention_mask)
+
+    def answer_loss(
+        self, questions: QuestionKeysValues, ids: Tensor, mask: Tensor, rows: Tensor, weights: Tensor
+    ) -> Tensor:
+        """Weighted negative log-likelihood of the answers, a scalar: summed over tokens and answers, mean of questions.
+
+        Args:
+            questions: Q of them.
+            ids: tokens of the A answers, from the start to the end token, [A, T].
+            mask: 1 for tokens and 0 for padding, [A, T].
+            rows: the question of each answer, [A] int64.
+            weights: of each answer: the share of people who gave it, [A].
+        """
+        states = self.answer_decoder(ids[:, :-1], questions, rows).states  # [A, T - 1, D]
+        predicted = mask[:, 1:].bool()  # [A, T - 1]
+        logits = self.answer_decoder.head(states[predicted])  # [P, V], only where a token follows
+        losses = F.cross_entropy(logits.float(), ids[:, 1:][predicted], reduction="none")  # [P]
+        answer = predicted.nonzero()[:, 0]  # [P]
+        return (losses * weights[answer]).sum() / len(questions.mask)
+
+    def loss(self, batch: VqaBatch, image_states: Tensor | None = None) -> Tensor:
+        """The loss of a batch, a scalar; ``image_states`` [I, N, W] replace its pixels."""
+        questions = self._questions_of(batch, image_states)
+        return self.answer_loss(questions, batch.answer_ids, batch.answer_mask, batch.answer_rows, batch.answer_weights)
+
+    @torch.inference_mode()
+    def predict(
+        self, batch: VqaBatch, trie: AnswerTrie, image_states: Tensor | None = None, *, candidates: int = 128
+    ) -> RankedAnswers:
+        """Rank an answer list for each question of a batch; call it in evaluation mode.
+
+        Args:
+            batch: Q questions.
+            trie: the answer list, as tokens.
+            image_states: [I, N, W]; they replace the pixels.
+            candidates: answers of each question that are scored in full.
+        """
+        questions = self._questions_of(batch, image_states)
+        return rank_answers(self.answer_decoder, questions, trie, candidates=candidates)
+
+    @torch.inference_mode()
+    def generate_answers(
+        self, batch: VqaBatch, *, start: int, end: int, max_length: int = 10, image_states: Tensor | None = None
+    ) -> list[list[int]]:
+        """Write an answer to each question, always the likeliest token; call it in evaluation mode.
+
+        Args:
+            batch: Q questions.
+            start: start token.
+            end: end token.
+            max_length: most tokens of an answer.
+            image_states: [I, N, W]; they replace the pixels.
+
+        Returns:
+            The tokens of each answer, without start and end.
+        """
+        questions = self._questions_of(batch, image_states)
+        token = torch.full((len(questions.mask), 1), start, device=self.device)
+        written, past = [], None
+        for _ in range(max_length):
+            decoded = self.answer_decoder(token, questions, past=past)
+            past = decoded.past
+            token = self.answer_decoder.head(decoded.states[:, -1]).argmax(dim=1, keepdim=True)  # [Q, 1]
+            written.append(token)
+            if bool((torch.cat(written, dim=1) == end).any(dim=1).all()):
+                break
+        rows = torch.cat(written, dim=1).tolist()
+        return [row[: row.index(end)] if end in row else row for row in rows]
+
+    def _questions_of(self, batch: VqaBatch, image_states: Tensor | None) -> QuestionKeysValues:
+        if image_states is None:
+            assert batch.pixel_values is not None, "a batch without pixels needs image states"
+            image_states = self.image_states(batch.pixel_values)
+        return self.questions(image_states, batch.input_ids, batch.attention_mask, batch.image_rows)
