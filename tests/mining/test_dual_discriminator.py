@@ -123,7 +123,7 @@ def test_mistakes_are_named(table: PairTable, tmp_path: Path) -> None:
     BertModel(BertConfig(**WIDTHS, vocab_size=60)).save_pretrained(tmp_path / "bert")
     with pytest.raises(CheckpointError, match="is a BertModel, not a dual encoder"):
         open_dual_encoder(str(tmp_path / "bert"), table, "cpu")
-    untold = PairTable(table.rows.remove_columns(["group"]), "untold")
+    untold = PairTable(table.rows.remove_columns(["group", "names"]), "untold")
     with pytest.raises(DataError, match="untold states no truth"):
         fit_dual_calibration(KnownFeatures(table, 0.5), untold)
     with pytest.raises(ConfigError, match="prior"):

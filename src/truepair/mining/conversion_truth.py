@@ -17,6 +17,9 @@ class ConversionTruth:
 
     Args:
         truth: of the training table.
+
+    Attributes:
+        counts: pairs converted, those of them that are true, true pairs that were judged, true pairs in all.
     """
 
     def __init__(self, truth: PairTruth) -> None:
@@ -25,7 +28,7 @@ class ConversionTruth:
 
     def reset(self) -> None:
         """Count from zero again."""
-        self._counts = dict.fromkeys(("converted", "right", "judged_true", "batch_true"), 0)
+        self.counts: dict[str, int] = dict.fromkeys(("converted", "right", "judged_true", "batch_true"), 0)
 
     def add(self, batch: PairBatch, converted: PairSet, judged: PairSet | None = None) -> None:
         """Count a batch.
@@ -46,7 +49,7 @@ class ConversionTruth:
             ("judged_true", seen.sum()),
             ("batch_true", hidden.sum()),
         ):
-            self._counts[name] += int(count)
+            self.counts[name] += int(count)
 
     def figures(self) -> dict[str, float]:
         """Figures for the log; a share without anything to count is left out.
@@ -56,7 +59,7 @@ class ConversionTruth:
             true pairs that the judge was asked about, how many were converted. ``conversion_recall``: of all true pairs
             of the batches. And the counts they are made of.
         """
-        counts = self._counts
+        counts = self.counts
         shares = {
             "conversion_precision": ("right", "converted"),
             "conversion_recall_judged": ("right", "judged_true"),

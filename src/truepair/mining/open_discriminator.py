@@ -11,6 +11,7 @@ from truepair.mining.blip_discriminator import open_blip
 from truepair.mining.discriminator import Discriminator
 from truepair.mining.discriminator_config import DiscriminatorConfig
 from truepair.mining.dual_discriminator import open_dual
+from truepair.mining.evidence_discriminator import open_evidence
 from truepair.mining.memorised import MemorisedDiscriminator
 from truepair.mining.run_inputs import RunInputs
 from truepair.mining.verdict_memory import VerdictMemory
@@ -19,6 +20,7 @@ DISCRIMINATORS: dict[str, Callable[[DiscriminatorConfig, RunInputs, torch.device
     "albef": open_albef,
     "blip": open_blip,
     "dual": open_dual,
+    "evidence": open_evidence,
 }
 """What opens a judge of each kind."""
 
