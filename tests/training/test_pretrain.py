@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 from truepair.data.open import open_pairs
 from truepair.data.transforms import TransformConfig
 from truepair.errors import ConfigError, DataError
-from truepair.objectives.matching import MatchingConfig
 from truepair.tasks.pretraining import pretrain
+from truepair.training.itm import ItmConfig
 from truepair.training.loop_config import LoopConfig
 from truepair.training.optimizer import OptimizerConfig
 from truepair.training.recipe import DataConfig, ModelConfig, PretrainRecipe, TextConfig
@@ -35,9 +35,7 @@ def recipe_for(squares: Path, **loop: object) -> PretrainRecipe:
         ),
         text=TextConfig(vocab_size=100, max_length=10),
         model=ModelConfig(options=options),
-        objectives=ObjectivesConfig(
-            matching=MatchingConfig(sampling="multinomial", hard_fraction=0.7), itm_start_epoch=1
-        ),
+        objectives=ObjectivesConfig(itm=ItmConfig(sampling="multinomial", hard_fraction=0.7, start_epoch=1)),
         optimizer=OptimizerConfig(learning_rate=3e-3, warmup_steps=2),
         loop=LoopConfig(**settings),  # type: ignore[arg-type]
     )

@@ -41,6 +41,16 @@ class Direction:
         """Targets and weights that the relations of a batch ask for in one direction."""
         return cls(positives=relations.positives(side), smoothing=smoothing, weights=relations.weights(side))
 
+    def of_rows(self, start: int, stop: int) -> "Direction":
+        """The direction of some anchors only; given targets and weights, or own pairs at their place."""
+        return Direction(
+            positives=None if self.positives is None else self.positives.of_rows(start, stop),
+            smoothing=self.smoothing,
+            soft=None if self.soft is None else self.soft[start:stop],
+            weights=None if self.weights is None else self.weights.of_rows(start, stop),
+            offset=self.offset + start,
+        )
+
     def transposed(self) -> "Direction":
         """The other direction under symmetric relations: the same cells, read from the other side.
 

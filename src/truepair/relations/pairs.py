@@ -88,6 +88,16 @@ class PairSet:
         """The cells chosen by a bool mask or an index [P]."""
         return PairSet(self.rows[keep], self.columns[keep], self.values[keep], self.shape)
 
+    def of_rows(self, start: int, stop: int) -> "PairSet":
+        """The cells of the rows from ``start`` to ``stop``, as a matrix of those rows [stop - start, C]."""
+        inside = (self.rows >= start) & (self.rows < stop)
+        shape = (stop - start, self.shape[1])
+        return PairSet(self.rows[inside] - start, self.columns[inside], self.values[inside], shape)
+
+    def widened(self, columns: int) -> "PairSet":
+        """The same cells in a matrix that has further columns behind these [R, columns]."""
+        return PairSet(self.rows, self.columns, self.values, (self.shape[0], columns))
+
     def first_of_each(self) -> Tensor:
         """Index of the first occurrence of each cell, ordered by row and column, int64 [<= P]."""
         linear, order = torch.sort(self.linear, stable=True)

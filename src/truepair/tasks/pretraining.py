@@ -11,9 +11,9 @@ from truepair.data.dataset import PairDataset
 from truepair.data.randomness import stable_hash
 from truepair.data.table import PairTable
 from truepair.models.albef import AlbefModel
-from truepair.objectives.masking import TokenMasker
 from truepair.tasks.images import ImageSource
 from truepair.tasks.retrieval import RetrievalResult, RetrievalTask
+from truepair.training.assemble import StepBuilder
 from truepair.training.build import (
     Say,
     build_image_transform,
@@ -22,12 +22,10 @@ from truepair.training.build import (
     build_tables,
     build_tokenizer,
 )
-from truepair.training.caches import cached_captions, cached_images
+from truepair.training.caches import cached_images
 from truepair.training.loop import RunResult, TrainingLoop
 from truepair.training.match_keys import concept_labels, match_keys
 from truepair.training.recipe import PretrainRecipe
-from truepair.training.step import PretrainStep
-from truepair.training.towers import Towers
 
 
 @dataclass(frozen=True)
@@ -84,7 +82,7 @@ def pretrain(recipe: PretrainRecipe, run_folder: Path, say: Say) -> PretrainOutc
 
     train_images = images(tables.train, recipe.model.image_views)
     validation, test = task(tables.validation), task(tables.test)
-    step = _step(recipe, model, collator, train_images)
+    step = StepBuilder(recipe, model, collator, train_images.table, train_images.cache, run_folder, say).build()
     loop = TrainingLoop(
         step,
         _dataset(recipe, train_images, model),
@@ -107,23 +105,6 @@ def pretrain(recipe: PretrainRecipe, run_folder: Path, say: Say) -> PretrainOutc
         retrieval = test.evaluate(model, combination)
         (run_folder / "retrieval.json").write_text(json.dumps(retrieval.as_dict(), indent=1), encoding="utf-8")
     return PretrainOutcome(run, retrieval, model, collator, train_images, test)
-
-
-def _step(recipe: PretrainRecipe, model: AlbefModel, collator: PairCollator, images: ImageSource) -> PretrainStep:
-    tokenizer = collator.tokenizer
-    captions = [caption for captions in images.table.rows["captions"] for caption in captions]
-    towers = Towers(
-        model,
-        freeze_image=recipe.model.freeze_image,
-        freeze_text=recipe.model.freeze_text,
-        image_cache=images.cache,
-        caption_cache=cached_captions(recipe.model, model, captions, collator.encode),
-        seed=recipe.loop.seed,
-    )
-    masker = TokenMasker(
-        tokenizer.mask_token_id, tokenizer.all_special_ids, model.config.vocab_size, recipe.objectives.masking
-    )
-    return PretrainStep(model, towers, masker, recipe.objectives, seed=recipe.loop.seed)
 
 
 def _dataset(recipe: PretrainRecipe, images: ImageSource, model: AlbefModel) -> PairDataset:

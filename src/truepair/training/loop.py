@@ -201,10 +201,9 @@ class TrainingLoop:
         torch.manual_seed(stable_hash(self.config.seed, self.done, self.accelerator.process_index, "step"))
         logged = (self.done + 1) % self.config.log_every == 0
         moment = Moment(epoch, self.done, self.total_steps, self.steps_per_epoch, logged)
-        wishes = {"stop": float(self.signals.number > 0), "due": float(self._minutes_are_over())}
         watched = self.config.profile == self.done + 1 and self.accelerator.is_main_process
         with profiled(self.run_folder, self.done + 1) if watched else contextlib.nullcontext():
-            update = self.updater.take(group, moment, wishes)
+            update = self.updater.take(group, moment, self._wishes)
         self.done += 1
         if not update.finite:
             losses = [output.losses for output in update.outputs]
@@ -265,10 +264,11 @@ class TrainingLoop:
         )
         return self.done % every == 0 or self.done == self.total_steps or before_evaluation
 
-    def _minutes_are_over(self) -> bool:
+    def _wishes(self) -> dict[str, float]:
+        """What this process would like to do after the step."""
         minutes = self.config.checkpoint_minutes
-        over = time.monotonic() - self.saved_at[1] >= 60 * minutes
-        return bool(minutes) and over and self.accelerator.is_main_process
+        due = minutes and self.accelerator.is_main_process and time.monotonic() - self.saved_at[1] >= 60 * minutes
+        return {"stop": float(self.signals.number > 0), "due": float(bool(due))}
 
     def _stop_if_asked(self, stop: float) -> None:
         if stop:

@@ -61,7 +61,7 @@ class BadBatches:
             )
         if self.skipped > self.cap:
             raise NonFiniteError(
-                f"{line}, the {self.skipped}th such step; loop.max_skipped is {self.cap}. See {self.path}"
+                f"{line}, number {self.skipped} of its kind; loop.max_skipped is {self.cap}. See {self.path}"
             )
 
     def rewind(self, step: int) -> None:

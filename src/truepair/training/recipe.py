@@ -8,8 +8,12 @@ from truepair.data.transforms import TransformConfig
 from truepair.errors import ConfigError
 from truepair.evaluation.protocol import RetrievalProtocol
 from truepair.training.batches import SamplerConfig
+from truepair.training.connecting import EcmConfig
 from truepair.training.loop_config import LoopConfig
+from truepair.training.momentum import MomentumConfig
 from truepair.training.optimizer import OptimizerConfig
+from truepair.training.regulating import SrclConfig
+from truepair.training.relating import RelationsConfig
 from truepair.training.step import ObjectivesConfig
 
 
@@ -118,6 +122,10 @@ class PretrainRecipe:
         model: which model is trained.
         sampler: who meets in a batch.
         objectives: what a step trains.
+        relations: which pairs are known or suspected to match, and what becomes of them.
+        ecm: conversion of false negatives that a discriminator finds (MAFA); absent for none.
+        srcl: regulation of the negatives by similarity (SRCL); absent for none.
+        momentum: momentum model, queue and distillation (ALBEF); absent for none.
         optimizer: how the weights move.
         loop: how long and how.
         evaluation: how the figures are measured.
@@ -128,6 +136,18 @@ class PretrainRecipe:
     model: ModelConfig = field(default_factory=ModelConfig)
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     objectives: ObjectivesConfig = field(default_factory=ObjectivesConfig)
+    relations: RelationsConfig = field(default_factory=RelationsConfig)
+    ecm: EcmConfig | None = None
+    srcl: SrclConfig | None = None
+    momentum: MomentumConfig | None = None
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
     evaluation: RetrievalProtocol = field(default_factory=RetrievalProtocol)
+
+    def __post_init__(self) -> None:
+        if self.srcl is not None and self.momentum is not None and self.momentum.queue_size:
+            raise ConfigError("srcl weighs pairs of the batch only; set momentum.queue_size to 0, or drop one of both")
+        if self.ecm is not None and self.ecm.discriminator.view == "batch" and self.model.cache_images:
+            raise ConfigError("ecm.discriminator.view 'batch' needs images, which model.cache_images does without")
+        if self.momentum is None and any(rule.detector == "momentum" for rule in self.relations.rules):
+            raise ConfigError("relations.rules: detector 'momentum' needs a momentum section")

@@ -1,21 +1,32 @@
 """One pre-training step: a batch in, the weighted sum of ITC, ITM and MLM out."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from truepair.data.collate import PairBatch
-from truepair.models.albef import AlbefModel, Encoded
-from truepair.models.fusion import ImageKeysValues
-from truepair.objectives.contrastive import contrastive_loss
-from truepair.objectives.counter import sample_keys
-from truepair.objectives.direction import Direction
-from truepair.objectives.masking import IGNORED, MaskingConfig, TokenMasker, mlm_loss
-from truepair.objectives.matching import MatchingConfig, hardest_negatives, itm_loss, matching_pairs
+from truepair.data.randomness import stable_hash
+from truepair.mining.pair_truth import PairTruth
+from truepair.models.albef import AlbefModel
+from truepair.objectives.bounds import information_bounds
+from truepair.objectives.masking import TokenMasker
+from truepair.objectives.matching import MatchingPairs, hardest_negatives, matching_pairs
+from truepair.objectives.regulation import Regulation
+from truepair.relations.batch import BatchRelations
 from truepair.relations.identity import same_pair
 from truepair.relations.pairs import PairSet
+from truepair.sampling.ranks import Ranks
+from truepair.training.itc import ItcConfig, itc_loss
+from truepair.training.itm import ItmConfig, itm_part
+from truepair.training.mlm import MlmConfig, mlm_part
 from truepair.training.moment import Moment
+from truepair.training.momentum import MomentumModel, MomentumView
+from truepair.training.regulating import weight_figures
+from truepair.training.step_parts import StepParts
+from truepair.training.step_state import load_step, save_step
+from truepair.training.step_view import StepView
 from truepair.training.towers import Towers
 from truepair.training.training_step import StepOutput, TrainingStep
 
@@ -25,114 +36,184 @@ class ObjectivesConfig:
     """What a step trains.
 
     Attributes:
-        itc_weight: weight of the contrastive loss.
-        itm_weight: weight of image-text matching.
-        itm_start_epoch: first epoch with ITM; until then the fusion encoder rests, and a step takes a fraction of the
-            time.
-        matching: how ITM negatives are drawn.
-        mlm_weight: weight of masked language modelling.
-        mlm_start_epoch: first epoch with MLM.
-        masking: which tokens are hidden.
+        itc: The contrastive loss.
+        itm: Image-text matching.
+        mlm: Masked language modelling.
     """
 
-    itc_weight: float = 1.0
-    itm_weight: float = 1.0
-    itm_start_epoch: int = 0
-    matching: MatchingConfig = field(default_factory=MatchingConfig)
-    mlm_weight: float = 1.0
-    mlm_start_epoch: int = 0
-    masking: MaskingConfig = field(default_factory=MaskingConfig)
+    itc: ItcConfig = field(default_factory=ItcConfig)
+    itm: ItmConfig = field(default_factory=ItmConfig)
+    mlm: MlmConfig = field(default_factory=MlmConfig)
 
 
 class PretrainStep(TrainingStep):
     """Losses of one batch of pairs.
 
-    Pairs of one image id or one caption text are never negatives of each other: extra positives in ITC, left out of
-    ITM.
+    Over several ranks, ITC contrasts the pairs of all, negatives are chosen among all, and each rank reads the pairs of
+    its own images: losses and gradients are those of one process with the whole batch.
 
     Args:
-        model: the model to train.
-        towers: image and text states of a batch, computed or from a cache of frozen ones.
-        masker: hides tokens for MLM.
-        config: which objectives, and how much of each.
-        seed: seed of the run.
+        model: The model to train.
+        towers: Image and text states of a batch, computed or from a cache of frozen ones.
+        masker: Hides tokens for MLM.
+        config: Which objectives, and how much of each.
+        parts: Relations, judge, regulation, momentum model.
+        seed: Seed of the run.
     """
 
+    model: AlbefModel
+
     def __init__(
-        self, model: AlbefModel, towers: Towers, masker: TokenMasker, config: ObjectivesConfig, *, seed: int
+        self,
+        model: AlbefModel,
+        towers: Towers,
+        masker: TokenMasker,
+        config: ObjectivesConfig,
+        parts: StepParts,
+        *,
+        seed: int,
     ) -> None:
         super().__init__(model)
         self.towers = towers
         self.masker = masker
         self.config = config
+        self.parts = parts
+        self.momentum = parts.momentum  # a submodule, so that it moves to the device with the step
         self.seed = seed
 
     def forward(self, batch: PairBatch, moment: Moment) -> StepOutput:
         """Compute the losses of a batch: ``itc``, and ``itm`` and ``mlm`` once they started.
 
         Args:
-            batch: B pairs.
+            batch: This rank's pairs.
             moment: Where the run stands.
         """
-        epoch = moment.epoch
-        image = self.towers.encode_image(batch, epoch)
-        text = self.towers.encode_text(batch)
-        known = same_pair(batch.image_id, batch.caption_key)  # [B, B]
-        temperature = self.model.temperature
-        positives = Direction(positives=PairSet.from_dense(known))
-        losses = {"itc": contrastive_loss(image.feature, text.feature, temperature, rows=positives).loss}
-        logits = (image.feature @ text.feature.T / temperature).detach()  # [B, B]
-        losses |= self._fused_losses(batch, epoch, image, text, logits, known)
-        weights = {"itc": self.config.itc_weight, "itm": self.config.itm_weight, "mlm": self.config.mlm_weight}
-        total = sum((weights[name] * loss for name, loss in losses.items()), torch.zeros((), device=logits.device))
-        losses = {"loss": total, **losses, "temperature": temperature}
-        return StepOutput(losses, image.feature.detach(), text.feature.detach())
+        parts = self.parts
+        if moment.step == 0 and parts.ledger is not None:
+            parts.ledger.load_state_dict({"parts": 0})  # a run that died before its first checkpoint left some
+        pixels = parts.miner is not None and parts.miner.config.discriminator.view == "batch"
+        view = StepView.of(batch, self.towers, moment, Ranks.current().rank, pixels=pixels)
+        seen = None if self.momentum is None else (self.momentum, self.momentum.see(view))
+        relations, pairs, converted = self._relate(view, None if seen is None else seen[1])
+        regulation = None if parts.regulator is None else parts.regulator.regulation(view)
+        losses = {"itc": itc_loss(view, relations, self.config.itc, regulation=regulation, momentum=seen)}
+        losses |= self._fused_losses(view, pairs, converted, seen)
+        if seen is not None:
+            seen[0].remember(view, seen[1])
+        weights = {"itc": self.config.itc.weight, "itm": self.config.itm.weight, "mlm": self.config.mlm.weight}
+        total = sum(
+            (weights[name] * loss for name, loss in losses.items()), torch.zeros((), device=pairs.images.device)
+        )
+        figures = self._figures(view, regulation) if moment.logged else {}
+        return StepOutput(
+            {"loss": total, **losses, "temperature": view.temperature, **figures},
+            view.image.feature.detach(),
+            view.text_features[view.own].detach(),
+        )
 
     def after_update(self, moment: Moment) -> None:
-        """Keep the temperature in its range."""
+        """Bring the temperature back into its range, and let the momentum model follow."""
         self.model.clamp_temperature_()
+        if self.momentum is not None:
+            self.momentum.follow()
+
+    def epoch_figures(self, epoch: int) -> dict[str, float]:
+        """What the detectors found and con-D decided in the epoch."""
+        counts = self.parts.counts.take()
+        return counts if self.parts.miner is None else counts | self.parts.miner.figures()
+
+    def save_state(self, folder: Path) -> None:
+        """Write momentum model, queue, verdicts, calibration and the place in the ledger."""
+        save_step(folder, self.parts, Ranks.current().rank)
+
+    def load_state(self, folder: Path) -> None:
+        """Read what :meth:`save_state` wrote."""
+        load_step(folder, self.parts, Ranks.current().rank)
+
+    def close(self) -> None:
+        """Bring the ledger to disk."""
+        if self.parts.ledger is not None:
+            self.parts.ledger.flush()
+
+    def _relate(self, view: StepView, seen: MomentumView | None) -> tuple[BatchRelations, MatchingPairs, PairSet]:
+        """Relations of the batch, the pairs that ITM reads, and the undeclared matches that MLM reads too."""
+        parts = self.parts
+        relations = parts.relator.relate(
+            view,
+            guide=None if parts.guide is None else parts.guide.features(view),
+            momentum=None if seen is None else (seen.images, seen.texts),
+        )
+        parts.counts.add({f"relations/{name}": float(count) for name, count in relations.counts().items()})
+        if parts.ledger is not None:
+            relations.record(parts.ledger, view.moment.epoch, parts.relator.recorded)
+        miner = parts.miner
+        if miner is not None and miner.config.judge == "all":
+            relations = miner.connect_all(view, relations, parts.ledger)
+        extra = parts.relator.extra_matches(relations, view, self.seed)
+        candidates = hardest_negatives(
+            view.logits, relations.allowed(), self.config.itm.matching(view.moment.progress), self._generator(view)
+        )
+        if miner is not None and miner.config.judge == "hardest":
+            relations, pairs, converted = miner.connect_hardest(view, candidates, relations, parts.ledger)
+            return relations, _with_matches(pairs, extra), PairSet.union(converted, extra) if len(extra) else converted
+        return relations, matching_pairs(candidates, extra), extra
 
     def _fused_losses(
-        self, batch: PairBatch, epoch: int, image: Encoded, text: Encoded, logits: Tensor, known: Tensor
+        self, view: StepView, pairs: MatchingPairs, converted: PairSet, seen: tuple[MomentumModel, MomentumView] | None
     ) -> dict[str, Tensor]:
         """ITM and MLM; image keys and values are computed once per image for the rows of both."""
-        with_itm = self.config.itm_weight > 0 and epoch >= self.config.itm_start_epoch
-        with_mlm = self.config.mlm_weight > 0 and epoch >= self.config.mlm_start_epoch
+        itm, mlm, epoch = self.config.itm, self.config.mlm, view.moment.epoch
+        with_itm = itm.weight > 0 and epoch >= itm.start_epoch
+        with_mlm = mlm.weight > 0 and epoch >= mlm.start_epoch
         if not with_itm and not with_mlm:
             return {}
-        keys_values = self.model.image_keys_values(image.states)
+        keys_values = self.model.image_keys_values(view.image.states)
         losses = {}
         if with_itm:
-            losses["itm"] = self._matching_loss(batch, image, text, logits, known, keys_values)
+            losses["itm"] = itm_part(view, self.model, pairs, keys_values)
         if with_mlm:
-            losses["mlm"] = self._masking_loss(batch, epoch, keys_values)
+            losses["mlm"] = mlm_part(
+                view, self.towers, self.masker, converted, keys_values, mlm, seed=self.seed, momentum=seen
+            )
         return losses
 
-    def _matching_loss(
-        self,
-        batch: PairBatch,
-        image: Encoded,
-        text: Encoded,
-        logits: Tensor,
-        known: Tensor,
-        keys_values: ImageKeysValues,
-    ) -> Tensor:
-        pairs = matching_pairs(hardest_negatives(logits, ~known, self.config.matching, self._generator(logits)))
-        fused = self.model.fuse(
-            text.states[pairs.texts], batch.attention_mask[pairs.texts], keys_values, pairs.images, cls_only=True
-        )  # [3B, 1, D]
-        matched = self.model.match(fused, image.feature[pairs.images], text.feature[pairs.texts])  # [3B, 2]
-        return itm_loss(matched, pairs.labels, pairs.valid)
+    @torch.no_grad()
+    def _figures(self, view: StepView, regulation: Regulation | None) -> dict[str, Tensor]:
+        """Bounds on mutual information, and how SRCL's weights are spread."""
+        if view.size < 2:
+            return {}
+        suspects = None if self.parts.truth is None else self._hidden_matches(view, self.parts.truth)
+        bounds = information_bounds(
+            view.image_features, view.text_features, view.temperature, regulation=regulation, suspects=suspects
+        )
+        figures = {"mi_positive": bounds.positive, "mi_negative": bounds.negative, "mi_bound": bounds.bound}
+        if suspects is not None and len(suspects):
+            figures["mi_false_negative"] = bounds.suspects
+        tensors = {name: torch.tensor(value) for name, value in figures.items()}
+        if regulation is None:
+            return tensors
+        weights, histogram = weight_figures(regulation, view)
+        self.parts.counts.add({f"srcl_weights/{number:02d}": count for number, count in enumerate(histogram)})
+        return tensors | weights
 
-    def _masking_loss(self, batch: PairBatch, epoch: int, keys_values: ImageKeysValues) -> Tensor:
-        keys = sample_keys(self.seed, epoch, batch.caption_id)
-        masked_ids, labels = self.masker(batch.input_ids, batch.attention_mask, keys)
-        states = self.towers.text_states(masked_ids, batch.attention_mask)
-        fused = self.model.fuse(states, batch.attention_mask, keys_values)  # [B, L, D]
-        predicted = labels != IGNORED  # [B, L]
-        return mlm_loss(self.model.predict_tokens(fused, predicted), labels[predicted])
+    def _hidden_matches(self, view: StepView, truth: PairTruth) -> PairSet:
+        """The false negatives of the batch, as far as they are known [B, B]."""
+        rows = view.batch.source_index[:, None].expand(view.size, view.size)
+        keys = view.batch.caption_key[None, :].expand(view.size, view.size)
+        true = truth.matches(rows.flatten(), keys.flatten()).view(view.size, view.size)
+        return PairSet.from_dense(true & ~same_pair(view.batch.image_id, view.batch.caption_key))
 
-    def _generator(self, like: Tensor) -> torch.Generator:
-        """A generator on the batch's device, seeded from the global one, which the loop seeds by the step."""
-        seed = int(torch.randint(2**62, ()))
-        return torch.Generator(like.device).manual_seed(seed)
+    def _generator(self, view: StepView) -> torch.Generator:
+        """Randomness of the choice of negatives: the same on all ranks, another for each batch."""
+        seed = stable_hash(self.seed, view.moment.step, int(view.batch.index[0]), "negatives")
+        return torch.Generator(view.image_features.device).manual_seed(seed)
+
+
+def _with_matches(pairs: MatchingPairs, extra: PairSet) -> MatchingPairs:
+    """ITM rows, and further matches behind them."""
+    return MatchingPairs(
+        images=torch.cat([pairs.images, extra.rows]),
+        texts=torch.cat([pairs.texts, extra.columns]),
+        labels=torch.cat([pairs.labels, torch.ones_like(extra.rows)]),
+        valid=torch.cat([pairs.valid, torch.ones_like(extra.rows, dtype=torch.bool)]),
+    )

@@ -40,6 +40,17 @@ class Towers:
         model.image_encoder.requires_grad_(not freeze_image)
         model.text_encoder.requires_grad_(not freeze_text)
 
+    def of_copy(self, model: AlbefModel) -> "Towers":
+        """The same sources of states for a copy of the model that is not trained itself."""
+        return Towers(
+            model,
+            freeze_image=True,
+            freeze_text=True,
+            image_cache=self.image_cache,
+            caption_cache=self.caption_cache,
+            seed=self.seed,
+        )
+
     def encode_image(self, batch: PairBatch, epoch: int) -> Encoded:
         """States [B, N, W] and features [B, E] of the batch's images."""
         if self.image_cache is not None:

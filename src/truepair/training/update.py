@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -69,13 +69,13 @@ class Updater:
         self.config = config
         self.average = average
 
-    def take(self, batches: Sequence[TrainingBatch], moment: Moment, wishes: dict[str, float]) -> Update:
+    def take(self, batches: Sequence[TrainingBatch], moment: Moment, wishes: Callable[[], dict[str, float]]) -> Update:
         """Take one step on some batches, unless a loss or gradient is not finite on any rank.
 
         Args:
             batches: this rank's batches; their losses are averaged.
             moment: where the run stands.
-            wishes: numbers to be summed over all ranks on the way.
+            wishes: returns numbers to be summed over all ranks on the way; asked as late as can be.
         """
         set_learning_rate(self.optimizer, learning_rate_at(moment.step, moment.total_steps, self.config))
         outputs = [self._differentiate(batch, moment, len(batches), last=batch is batches[-1]) for batch in batches]
@@ -84,7 +84,7 @@ class Updater:
         # With fp16 the scaler skips steps whose gradients overflow, and lowers the scale.
         sound = math.isfinite(loss) and (math.isfinite(norm) or self.accelerator.scaler is not None)
         hardest = _hardest(outputs) / self.accelerator.num_processes
-        total = sum_over_ranks({"bad": float(not sound), "hardest": hardest, **wishes}, self.accelerator.device)
+        total = sum_over_ranks({"bad": float(not sound), "hardest": hardest, **wishes()}, self.accelerator.device)
         finite = not total.pop("bad")
         if finite:
             self.optimizer.step()

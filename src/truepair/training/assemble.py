@@ -1,0 +1,138 @@
+"""From a recipe to the training step it describes."""
+
+from pathlib import Path
+
+from accelerate import PartialState
+
+from truepair.data.collate import PairCollator
+from truepair.data.table import PairTable
+from truepair.errors import CheckpointError
+from truepair.mining.conversion_truth import ConversionTruth
+from truepair.mining.dual_encoder import open_dual_encoder
+from truepair.mining.open_discriminator import open_discriminator
+from truepair.mining.pair_truth import PairTruth
+from truepair.mining.run_inputs import RunInputs
+from truepair.models.albef import AlbefModel
+from truepair.models.albef_checkpoint import load_albef
+from truepair.models.frozen_images import ImageStates
+from truepair.objectives.masking import TokenMasker
+from truepair.relations.ledger import Ledger
+from truepair.sampling.ranks import Ranks
+from truepair.training.build import Say, build_preprocessing
+from truepair.training.caches import cached_captions, cached_images
+from truepair.training.connecting import ConnectionMiner
+from truepair.training.momentum import MomentumModel
+from truepair.training.recipe import PretrainRecipe
+from truepair.training.reference import BatchReference, PlainReference, ReferenceModel
+from truepair.training.regulating import Regulator
+from truepair.training.relating import Relator
+from truepair.training.step import PretrainStep
+from truepair.training.step_parts import StepParts
+from truepair.training.towers import Towers
+
+
+class StepBuilder:
+    """Builds the step of a recipe for one training table.
+
+    Args:
+        recipe: What the step is composed of.
+        model: The student.
+        collator: The run's tokenization.
+        table: The training pairs.
+        image_cache: States of their images, where the recipe asks for a cache.
+        run_folder: Where the ledger goes.
+        say: Prints a line.
+    """
+
+    def __init__(
+        self,
+        recipe: PretrainRecipe,
+        model: AlbefModel,
+        collator: PairCollator,
+        table: PairTable,
+        image_cache: ImageStates | None,
+        run_folder: Path,
+        say: Say,
+    ) -> None:
+        self.recipe = recipe
+        self.model = model
+        self.collator = collator
+        self.table = table
+        self.image_cache = image_cache
+        self.run_folder = run_folder
+        self.say = say
+        # Processes meet here already: ledger and judge belong to a rank.
+        state = PartialState(cpu=recipe.loop.cpu)
+        self.device = state.device
+        self.ranks = Ranks(state.process_index, state.num_processes)
+        self.captions = [caption for captions in table.rows["captions"] for caption in captions]
+
+    def build(self) -> PretrainStep:
+        """The step.
+
+        Raises:
+            TruepairError: A model that the recipe names is missing, damaged or does not fit.
+        """
+        tokenizer, objectives = self.collator.tokenizer, self.recipe.objectives
+        towers = self._towers(self.model, self.image_cache)
+        masker = TokenMasker(
+            tokenizer.mask_token_id, tokenizer.all_special_ids, self.model.config.vocab_size, objectives.mlm.masking
+        )
+        return PretrainStep(self.model, towers, masker, objectives, self._parts(towers), seed=self.recipe.loop.seed)
+
+    def _parts(self, towers: Towers) -> StepParts:
+        recipe = self.recipe
+        truth = PairTruth.from_table(self.table)
+        srcl, relations = recipe.srcl, recipe.relations
+        return StepParts(
+            relator=Relator(relations),
+            miner=self._miner(towers, truth),
+            regulator=None if srcl is None else Regulator(srcl, self._reference(srcl.seed_model)),
+            momentum=None if recipe.momentum is None else MomentumModel(towers, recipe.momentum, len(self.table)),
+            guide=self._reference(relations.guide_model),
+            ledger=Ledger(self.run_folder / "ledger", rank=self.ranks.rank) if relations.ledger else None,
+            truth=truth,
+        )
+
+    def _miner(self, towers: Towers, truth: PairTruth | None) -> ConnectionMiner | None:
+        ecm = self.recipe.ecm
+        if ecm is None:
+            return None
+        inputs = RunInputs(
+            table=self.table,
+            preprocessing=build_preprocessing(self.recipe, self.collator.tokenizer),
+            model=self.model,
+            image_cache=towers.image_cache,
+            caption_cache=towers.caption_cache,
+        )
+        judge = open_discriminator(ecm.discriminator, inputs, self.device)
+        counted = None if truth is None else ConversionTruth(truth)
+        return ConnectionMiner(ecm, judge, counted, rank=self.ranks.rank, ranks=self.ranks.count)
+
+    def _reference(self, checkpoint: str | None) -> ReferenceModel | None:
+        """The frozen dual encoder of a checkpoint: one of ours on the student's batches, others on plain images."""
+        if checkpoint is None:
+            return None
+        if not Path(checkpoint, "preprocessing.json").exists():
+            return PlainReference(open_dual_encoder(checkpoint, self.table, self.device))
+        model = load_albef(checkpoint)
+        if model.config.vocab_size != self.model.config.vocab_size:
+            raise CheckpointError(
+                f"{checkpoint} was trained with another tokenizer ({model.config.vocab_size} entries, "
+                f"here {self.model.config.vocab_size}); set text.tokenizer to that folder"
+            )
+        table, states = cached_images(self.recipe, model, self.table, self.say)
+        if len(table) != len(self.table):
+            raise CheckpointError(f"{checkpoint} could not read all training images; see the lines above")
+        return BatchReference(self._towers(model, states))
+
+    def _towers(self, model: AlbefModel, image_cache: ImageStates | None) -> Towers:
+        config = self.recipe.model
+        return Towers(
+            model,
+            freeze_image=config.freeze_image,
+            freeze_text=config.freeze_text,
+            image_cache=image_cache,
+            caption_cache=cached_captions(config, model, self.captions, self.collator.encode),
+            seed=self.recipe.loop.seed,
+        )

@@ -1,0 +1,185 @@
+"""Connection mining (ECM) in training: con-D judges pairs of the batch, and what it takes for a match becomes one."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from truepair.data.collate import PairBatch
+from truepair.errors import ConfigError
+from truepair.mining.candidate_scores import judge_candidates
+from truepair.mining.conversion_truth import ConversionTruth
+from truepair.mining.discriminator import Discriminator, ledger_name
+from truepair.mining.discriminator_config import DiscriminatorConfig
+from truepair.mining.memorised import MemorisedDiscriminator
+from truepair.objectives.matching import HardNegatives, MatchingPairs
+from truepair.objectives.zones import ZONE_ACTIONS, Zone, ZoneConfig, connect, zones_of
+from truepair.relations.actions import Mask, Relabel, Swap
+from truepair.relations.batch import BatchRelations
+from truepair.relations.detection import Detection
+from truepair.relations.ledger import Ledger
+from truepair.relations.pairs import PairSet
+from truepair.training.epoch_counts import EpochCounts
+from truepair.training.gathering import gather, total
+from truepair.training.step_view import StepView
+
+
+@dataclass(frozen=True, kw_only=True)
+class EcmConfig:
+    """Efficient connection mining (COSMO/MAFA).
+
+    Attributes:
+        discriminator: The judge, con-D.
+        zones: Thresholds and rules.
+        judge: "hardest" asks about the hardest candidates, as MAFA does; "all" about every undeclared pair of the
+            batch, for judges that cost next to nothing.
+        mask_between: For "all": leave pairs between the thresholds out of ITC too, not only of ITM.
+    """
+
+    discriminator: DiscriminatorConfig
+    zones: ZoneConfig = field(default_factory=ZoneConfig)
+    judge: str = "hardest"
+    mask_between: bool = False
+
+    def __post_init__(self) -> None:
+        if self.judge not in ("hardest", "all"):
+            raise ConfigError(f"ecm.judge is '{self.judge}'; give hardest or all")
+
+
+class SharedDiscriminator:
+    """A judge whose work is shared out over the ranks; all ask about the same pairs, and all get all answers.
+
+    Args:
+        discriminator: This rank's judge.
+        rank: This process.
+        ranks: How many there are.
+    """
+
+    def __init__(self, discriminator: Discriminator, rank: int, ranks: int) -> None:
+        self.discriminator = discriminator
+        self.rank = rank
+        self.ranks = ranks
+        self.name = discriminator.name
+        self.fingerprint = discriminator.fingerprint
+        self.repeatable = discriminator.repeatable
+
+    def score(self, batch: PairBatch, images: Tensor, texts: Tensor) -> Tensor:
+        """Match probabilities, see ``Discriminator.score``."""
+        if self.ranks == 1:
+            return self.discriminator.score(batch, images, texts)
+        share = -(-len(images) // self.ranks)
+        own = slice(self.rank * share, (self.rank + 1) * share)
+        scores = torch.zeros(share, device=images.device)
+        if len(images[own]):
+            answers = self.discriminator.score(batch, images[own], texts[own])
+            scores[: len(answers)] = answers
+        return gather(scores)[: len(images)]
+
+
+class ConnectionMiner:
+    """Applies ECM to batches, and counts what it does.
+
+    Args:
+        config: Whom to ask about what.
+        discriminator: con-D.
+        truth: Counts how many conversions are right, where that is known.
+        rank: This process.
+        ranks: How many there are.
+    """
+
+    def __init__(
+        self,
+        config: EcmConfig,
+        discriminator: Discriminator,
+        truth: ConversionTruth | None = None,
+        *,
+        rank: int = 0,
+        ranks: int = 1,
+    ) -> None:
+        self.config = config
+        self.own_judge = discriminator
+        self.discriminator = SharedDiscriminator(discriminator, rank, ranks)
+        self.truth = truth
+        self.counts = EpochCounts()
+
+    @property
+    def memory(self) -> MemorisedDiscriminator | None:
+        """The judge with its memory, if it has one."""
+        return self.own_judge if isinstance(self.own_judge, MemorisedDiscriminator) else None
+
+    def connect_hardest(
+        self, view: StepView, candidates: HardNegatives, relations: BatchRelations, ledger: Ledger | None
+    ) -> tuple[BatchRelations, MatchingPairs, PairSet]:
+        """MAFA's way: judge the hardest candidates.
+
+        Returns:
+            Relations with the new matches, the rows of ITM, and the new matches (for MLM).
+        """
+        scores = judge_candidates(candidates, view.batch, self.discriminator, self.config.zones)
+        found = connect(candidates, scores.i2t, scores.t2i, self.config.zones)
+        self.counts.add(found.counts)
+        self._record(scores.judged, view, ledger)
+        if self.truth is not None:
+            self.truth.add(view.batch, found.converted, scores.judged)
+        return relations.adding(found.detection, Relabel()), found.pairs, found.converted
+
+    def connect_all(self, view: StepView, relations: BatchRelations, ledger: Ledger | None) -> BatchRelations:
+        """Judge every undeclared pair of which no rule has spoken; returns the relations with the new matches."""
+        judged = self._judge(view, relations.allowed())
+        zones = zones_of(judged.values, self.config.zones)
+        for zone, action in ((Zone.ABOVE, Relabel()), (Zone.BETWEEN, Mask() if self.config.mask_between else Swap())):
+            relations = relations.adding(Detection.mutual("con_d", judged.where(zones == zone)), action)
+        self.counts.add({f"all/{zone.name.lower()}": (zones == zone).sum() for zone in (Zone.BETWEEN, Zone.ABOVE)})
+        self._record(judged.where(zones >= Zone.BETWEEN), view, ledger)
+        if self.truth is not None:
+            self.truth.add(view.batch, judged.where(zones == Zone.ABOVE), judged)
+        return relations
+
+    def figures(self) -> dict[str, float]:
+        """Counts per zone and direction, hits and misses of the memory, precision and recall; starts counting anew."""
+        figures = {f"ecm/{name}": count for name, count in self.counts.take().items()}
+        if self.memory is not None:
+            memory = self.memory.memory
+            asked = total({"hits": float(memory.hits), "misses": float(memory.misses)})
+            figures |= {f"ecm/memory_{name}": count for name, count in asked.items()}
+            memory.reset_counts()
+        if self.truth is not None:
+            figures |= {f"ecm/{name}": value for name, value in self.truth.figures().items()}
+            self.truth.reset()
+        return figures
+
+    def state(self) -> dict[str, dict[str, float]]:
+        """What was counted in this epoch so far."""
+        truth = {} if self.truth is None else {name: float(count) for name, count in self.truth.counts.items()}
+        return {"counts": self.counts.read(), "truth": truth}
+
+    def load_state(self, state: dict[str, dict[str, float]]) -> None:
+        """Go on from what :meth:`state` gave."""
+        self.counts.load(state["counts"])
+        if self.truth is not None:
+            self.truth.counts = {name: int(count) for name, count in state["truth"].items()}
+
+    def _judge(self, view: StepView, where: Tensor) -> PairSet:
+        rows, columns = torch.nonzero(where, as_tuple=True)
+        return PairSet(rows, columns, self.discriminator.score(view.batch, rows, columns), (view.size, view.size))
+
+    def _record(self, judged: PairSet, view: StepView, ledger: Ledger | None) -> None:
+        if ledger is None:
+            return
+        for cells, action in _by_action(judged, self.config.zones):
+            ledger.record(
+                view.batch.image_id[cells.rows],
+                view.batch.caption_id[cells.columns],
+                cells.values,
+                detector=ledger_name(self.own_judge),
+                action=action,
+                epoch=view.moment.epoch,
+            )
+
+
+def _by_action(judged: PairSet, config: ZoneConfig) -> Iterator[tuple[PairSet, str]]:
+    """Yield the cells of each zone, and the name of what is done with them."""
+    zones = zones_of(judged.values, config)
+    for zone, action in ZONE_ACTIONS.items():
+        yield judged.where(zones == zone), action.name

@@ -1,0 +1,153 @@
+"""The momentum model of ALBEF: a slow copy of the student, its soft targets, and a queue of its features."""
+
+import copy
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from truepair.errors import ConfigError
+from truepair.models.albef import AlbefModel
+from truepair.objectives.contrastive import contrastive_loss
+from truepair.objectives.direction import Direction
+from truepair.objectives.distillation import momentum_targets
+from truepair.objectives.queue import FeatureQueue
+from truepair.relations.batch import SIDES, BatchRelations, Side
+from truepair.relations.pairs import PairSet
+from truepair.training.gathering import gather
+from truepair.training.step_view import StepView
+from truepair.training.towers import Towers
+
+
+@dataclass(frozen=True, kw_only=True)
+class MomentumConfig:
+    """The momentum model (ALBEF, section 3.2 and 3.3).
+
+    Attributes:
+        decay: Share of its weights that it keeps in each step; ALBEF: 0.995.
+        queue_size: Past pairs whose momentum features are further candidates of ITC; ALBEF: 65536, scaled down to the
+            training pairs. 0: none.
+        distillation: Weight of its soft targets in ITC and MLM; ALBEF: 0.4, reached at the end of the first epoch,
+            which ``ramp_epochs`` says.
+        ramp_epochs: Epochs over which the weight rises from 0.
+    """
+
+    decay: float = 0.995
+    queue_size: int = 65_536
+    distillation: float = 0.4
+    ramp_epochs: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.decay < 1.0:
+            raise ConfigError(f"momentum.decay is {self.decay}; give a number from 0 to below 1")
+        if not 0.0 <= self.distillation <= 1.0 or self.queue_size < 0 or self.ramp_epochs < 0:
+            raise ConfigError("momentum.distillation lies between 0 and 1; queue_size and ramp_epochs are not negative")
+
+
+class MomentumView(NamedTuple):
+    """A batch as the momentum model sees it.
+
+    Attributes:
+        image_states: States of this rank's images [b, N, W].
+        images: Image features of all ranks [B, E].
+        texts: Text features of all ranks [B, E].
+    """
+
+    image_states: Tensor  # [b, N, W]
+    images: Tensor  # [B, E]
+    texts: Tensor  # [B, E]
+
+
+class MomentumModel(nn.Module):
+    """A copy of the student that follows it slowly, and the features of the pairs it saw last.
+
+    Parameters that are not trained are shared with the student, not copied.
+
+    Args:
+        towers: The student's; the copy reads the same caches.
+        config: How slow, how large a queue, how much distillation.
+        seen: Training pairs; the queue holds half of them at most, so that no pair meets itself.
+    """
+
+    def __init__(self, towers: Towers, config: MomentumConfig, seen: int) -> None:
+        super().__init__()
+        student = towers.model
+        frozen = {id(parameter): parameter for parameter in student.parameters() if not parameter.requires_grad}
+        self.model: AlbefModel = copy.deepcopy(student, frozen)
+        self.model.requires_grad_(False)
+        # `deepcopy` leaves the shared parameters those of the student; they are frozen there too.
+        self.towers = towers.of_copy(self.model)
+        self.config = config
+        size = min(config.queue_size, seen // 2)
+        self.queue = FeatureQueue(size, student.config.embed_dim) if size else None
+        self._student = (student,)  # in a tuple: not a submodule of this one
+
+    @torch.no_grad()
+    def follow(self) -> None:
+        """Move towards the student: decay * own + (1 - decay) * student."""
+        for own, theirs in zip(self.model.parameters(), self._student[0].parameters(), strict=True):
+            if own is not theirs:
+                own.lerp_(theirs, 1.0 - self.config.decay)
+
+    def alpha(self, view: StepView) -> float:
+        """Weight of the soft targets at this moment."""
+        ramp = self.config.ramp_epochs * view.moment.steps_per_epoch
+        share = min(1.0, view.moment.step / ramp) if ramp else 1.0
+        return self.config.distillation * share
+
+    @torch.no_grad()
+    def see(self, view: StepView) -> MomentumView:
+        """Encode the batch."""
+        image = self.towers.encode_image(view.local, view.moment.epoch)
+        text = self.towers.encode_text(view.local)
+        return MomentumView(image.states, gather(image.feature), gather(text.feature))
+
+    @torch.no_grad()
+    def token_logits(
+        self, seen: MomentumView, masked_ids: Tensor, mask: Tensor, images: Tensor, predicted: Tensor
+    ) -> Tensor:
+        """Vocabulary logits of the predicted tokens [P, V]; masked ids, mask and predicted [R, L], images [R]."""
+        states = self.towers.text_states(masked_ids, mask)
+        keys_values = self.model.image_keys_values(seen.image_states)
+        return self.model.predict_tokens(self.model.fuse(states, mask, keys_values, images), predicted)
+
+    def itc_loss(self, view: StepView, seen: MomentumView, relations: BatchRelations, smoothing: float) -> Tensor:
+        """ALBEF's ITC: this rank's features against the momentum features of the batch and of the queue.
+
+        Targets are ``(1 - alpha) * positives + alpha * momentum model``; an entry of the queue that is the same image
+        or caption is a positive.
+        """
+        halves = [self._side(view, seen, side, relations, smoothing) for side in SIDES]
+        return torch.stack(halves).mean()
+
+    def remember(self, view: StepView, seen: MomentumView) -> None:
+        """Put the batch's momentum features into the queue."""
+        if self.queue is not None:
+            self.queue.enqueue(seen.images, seen.texts, view.batch.image_id, view.batch.caption_key)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What is this model's own: parameters that moved away from the student's, and the queue."""
+        students = {id(parameter) for parameter in self._student[0].parameters()}
+        own: dict[str, Tensor] = {n: value for n, value in self.named_parameters() if id(value) not in students}
+        return own if self.queue is None else own | {f"queue.{name}": v for name, v in self.queue.named_buffers()}
+
+    def _side(
+        self, view: StepView, seen: MomentumView, side: Side, relations: BatchRelations, smoothing: float
+    ) -> Tensor:
+        images_ask = side == "i2t"
+        queries = (view.image_features if images_ask else view.text_features)[view.own]  # [b, E]
+        anchors, keys = (seen.images, seen.texts) if images_ask else (seen.texts, seen.images)  # [B, E]
+        positives, weights = relations.positives(side), relations.weights(side)
+        if self.queue is not None and len(self.queue):
+            keys = torch.cat([keys, self.queue.features("texts" if images_ask else "images")])  # [B + F, E]
+            queued = self.queue.positives(view.batch.image_id, view.batch.caption_key)
+            positives = PairSet.union(positives.widened(len(keys)), queued.where(queued.columns >= view.size))
+            weights = weights.widened(len(keys))
+        rows = (view.own.start, view.own.stop)
+        positives, alpha = positives.of_rows(*rows), self.alpha(view)
+        soft = None
+        if alpha:
+            soft = momentum_targets(anchors[view.own], keys, view.temperature.detach(), positives, alpha)
+        direction = Direction(positives, smoothing, soft, weights.of_rows(*rows))
+        return contrastive_loss(queries, keys, view.temperature, rows=direction, symmetric=False).loss

@@ -1,0 +1,176 @@
+"""Relations of a batch in training: the recipe's rules, applied to what a step knows."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from truepair.errors import ConfigError
+from truepair.objectives.counter import keyed_uniform, sample_keys
+from truepair.relations.actions import Action, Keep, Mask, Relabel, Reweight, Smooth, Swap
+from truepair.relations.batch import BatchRelations, Rule
+from truepair.relations.detectors import (
+    Detector,
+    GuideSimilarity,
+    JudgedScore,
+    MomentumSimilarity,
+    RecordedVerdict,
+    SameCaption,
+    SameImage,
+)
+from truepair.relations.evidence import Evidence
+from truepair.relations.ledger import read_ledger
+from truepair.relations.pairs import PairSet
+from truepair.relations.verdict_index import VerdictIndex
+from truepair.training.step_view import StepView
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuleConfig:
+    """What to look for, and what to do about it. Of several rules that find a pair, the first counts.
+
+    Attributes:
+        detector: same_image, same_caption, recorded (a ledger), guide (another dual encoder), momentum (the momentum
+            model) or con_d (a discriminator that judges all pairs).
+        action: keep (a negative), mask (left out), relabel (a match), reweight, swap (no ITM negative) or smooth (a
+            share of the target).
+        ledger: Folder or file of the verdicts, for "recorded".
+        ledger_actions: Recorded actions that count; all when empty.
+        margin: For "guide" and "momentum": how far below the own pair's similarity still counts.
+        strategy: "absolute" or "relative" margin.
+        low: For "con_d": least score that counts.
+        high: For "con_d": scores from here on do not count.
+        floor: For "reweight": least weight.
+        share: For "smooth": share of the target, where the own pair has 1.
+    """
+
+    detector: str
+    action: str
+    ledger: str | None = None
+    ledger_actions: list[str] = field(default_factory=list)
+    margin: float = 0.05
+    strategy: str = "absolute"
+    low: float = 0.8
+    high: float = 2.0
+    floor: float = 0.0
+    share: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.detector not in _DETECTORS:
+            raise ConfigError(f"relations.rules: no detector '{self.detector}'; give one of {', '.join(_DETECTORS)}")
+        if self.action not in _ACTIONS:
+            raise ConfigError(f"relations.rules: no action '{self.action}'; give one of {', '.join(_ACTIONS)}")
+        if self.detector == "recorded" and self.ledger is None:
+            raise ConfigError(
+                "relations.rules: detector 'recorded' needs ledger, the folder of an earlier run's ledger"
+            )
+
+    def build(self) -> Rule:
+        """The rule; a ledger is read."""
+        return Rule(_DETECTORS[self.detector](self), _ACTIONS[self.action](self))
+
+
+def _same_pairs() -> list[RuleConfig]:
+    return [RuleConfig(detector=name, action="relabel") for name in ("same_image", "same_caption")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RelationsConfig:
+    """Which pairs of a batch are known or suspected to match.
+
+    Attributes:
+        rules: In the order of precedence. The default makes pairs of one image id or one caption text matches.
+        symmetric: A finding holds in both directions of ITC, whichever side found it.
+        guide_model: Folder or name of the model that the detector "guide" asks.
+        extra_rows: Most relabelled pairs that ITM and MLM read as further positives, as a share of the batch; which
+            ones is drawn by lot. Pairs of one caption text are not read again.
+        ledger: Keep every verdict in the run folder, in ``ledger/``.
+    """
+
+    rules: list[RuleConfig] = field(default_factory=_same_pairs)
+    symmetric: bool = True
+    guide_model: str | None = None
+    extra_rows: float = 1.0
+    ledger: bool = True
+
+    def __post_init__(self) -> None:
+        if self.extra_rows < 0:
+            raise ConfigError(f"relations.extra_rows is {self.extra_rows}; give 0 or more")
+        if self.guide_model is None and any(rule.detector == "guide" for rule in self.rules):
+            raise ConfigError("relations.rules: detector 'guide' needs relations.guide_model, a trained model")
+
+
+class Relator:
+    """Applies the recipe's rules.
+
+    Args:
+        config: The rules.
+    """
+
+    def __init__(self, config: RelationsConfig) -> None:
+        self.config = config
+        self.rules = [rule.build() for rule in config.rules]
+        # What came from a ledger does not go back, and con-D's verdicts are recorded where they are asked for.
+        others = (RecordedVerdict.name, JudgedScore.name)
+        self.recorded = {rule.detector.name for rule in self.rules if rule.detector.name not in others}
+
+    def relate(
+        self,
+        view: StepView,
+        *,
+        guide: tuple[Tensor, Tensor] | None = None,
+        momentum: tuple[Tensor, Tensor] | None = None,
+        judged: PairSet | None = None,
+    ) -> BatchRelations:
+        """What is known about the pairs of a batch.
+
+        Args:
+            view: The batch of all ranks.
+            guide: Image and text features of the guide model [B, G].
+            momentum: Those of the momentum model [B, E].
+            judged: con-D's scores of the cells it was asked about [B, B].
+        """
+        evidence = Evidence(
+            image_ids=view.batch.image_id,
+            caption_ids=view.batch.caption_id,
+            caption_keys=view.batch.caption_key,
+            guide_images=None if guide is None else guide[0],
+            guide_texts=None if guide is None else guide[1],
+            momentum_images=None if momentum is None else momentum[0],
+            momentum_texts=None if momentum is None else momentum[1],
+            judged=judged,
+        )
+        return BatchRelations.detect(evidence, self.rules, symmetric=self.config.symmetric)
+
+    def extra_matches(self, relations: BatchRelations, view: StepView, seed: int) -> PairSet:
+        """Relabelled pairs that ITM and MLM read as further positives: those of another text, by lot if too many."""
+        keys = view.batch.caption_key
+        matches = relations.matches()
+        matches = matches.where(keys[matches.rows] != keys[matches.columns])
+        most = round(self.config.extra_rows * view.size)
+        if len(matches) <= most:
+            return matches
+        lots = keyed_uniform(sample_keys(seed, view.moment.step, matches.linear), 1).squeeze(1)  # [P]
+        return matches.where(torch.argsort(lots)[:most].sort().values)
+
+
+_DETECTORS: Mapping[str, Callable[[RuleConfig], Detector]] = {
+    "same_image": lambda _: SameImage(),
+    "same_caption": lambda _: SameCaption(),
+    "recorded": lambda rule: RecordedVerdict(
+        VerdictIndex.from_table(read_ledger(str(rule.ledger)), actions=rule.ledger_actions or None)
+    ),
+    "guide": lambda rule: GuideSimilarity(rule.margin, rule.strategy),  # type: ignore[arg-type]
+    "momentum": lambda rule: MomentumSimilarity(rule.margin, rule.strategy),  # type: ignore[arg-type]
+    "con_d": lambda rule: JudgedScore(rule.low, rule.high),
+}
+
+_ACTIONS: Mapping[str, Callable[[RuleConfig], Action]] = {
+    "keep": lambda _: Keep(),
+    "mask": lambda _: Mask(),
+    "relabel": lambda _: Relabel(),
+    "reweight": lambda rule: Reweight(rule.floor),
+    "swap": lambda _: Swap(),
+    "smooth": lambda rule: Smooth(rule.share),
+}

@@ -1,0 +1,60 @@
+"""What a step must keep beside the student, in a checkpoint: momentum model, queue, verdicts, calibration, ledger."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from truepair.training.step_parts import StepParts
+
+_MOMENTUM = "momentum.safetensors"
+
+
+def save_step(folder: Path, parts: StepParts, rank: int) -> None:
+    """Write the state of a step's parts.
+
+    Args:
+        folder: Of the checkpoint.
+        parts: Of the step.
+        rank: This process; verdicts and ledger are each rank's own, the rest is the same on all and written by the
+            first.
+    """
+    if parts.miner is not None and parts.miner.memory is not None:
+        save_file(parts.miner.memory.memory.state_dict(), folder / f"verdicts-r{rank:05d}.safetensors")
+    state: dict[str, Any] = {"counts": parts.counts.read()}
+    if parts.ledger is not None:
+        state["ledger"] = parts.ledger.state_dict()
+    if parts.miner is not None:
+        state["ecm"] = parts.miner.state()
+    if parts.regulator is not None:
+        state["srcl"] = parts.regulator.state()
+    (folder / f"step-r{rank:05d}.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
+    if parts.momentum is not None and rank == 0:
+        save_file({n: t.contiguous() for n, t in parts.momentum.tensors().items()}, folder / _MOMENTUM)
+
+
+def load_step(folder: Path, parts: StepParts, rank: int) -> None:
+    """Read what :func:`save_step` wrote. A run that goes on with more ranks starts their verdicts and ledgers empty."""
+    verdicts = folder / f"verdicts-r{rank:05d}.safetensors"
+    if parts.miner is not None and parts.miner.memory is not None and verdicts.exists():
+        parts.miner.memory.memory.load_state_dict(load_file(verdicts))
+    own = folder / f"step-r{rank:05d}.json"
+    first = json.loads((folder / "step-r00000.json").read_text(encoding="utf-8"))
+    state = json.loads(own.read_text(encoding="utf-8")) if own.exists() else {}
+    parts.counts.load(state.get("counts", {}))
+    if parts.ledger is not None:
+        parts.ledger.load_state_dict(state.get("ledger", {"parts": 0}))
+    if parts.miner is not None and "ecm" in state:
+        parts.miner.load_state(state["ecm"])
+    if parts.regulator is not None:
+        parts.regulator.load_state(first["srcl"])
+    if parts.momentum is not None:
+        _copy(load_file(folder / _MOMENTUM), parts.momentum.tensors())
+
+
+@torch.no_grad()
+def _copy(saved: dict[str, torch.Tensor], tensors: dict[str, torch.Tensor]) -> None:
+    for name, tensor in tensors.items():
+        tensor.copy_(saved[name])

@@ -1,0 +1,77 @@
+"""What the losses of a step look at."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from truepair.data.collate import PairBatch
+from truepair.models.albef import Encoded
+from truepair.training.gathering import gather, gather_batch, gather_padded
+from truepair.training.moment import Moment
+from truepair.training.towers import Towers
+
+
+@dataclass(frozen=True)
+class StepView:
+    """The B pairs of a step over all ranks, and the b pairs of this rank among them.
+
+    Attributes:
+        batch: The pairs of all ranks; their pixels are there on one rank, or if a judge reads them.
+        local: This rank's pairs.
+        own: Rows of this rank's pairs among all.
+        image: States [b, N, W] and features [b, E] of this rank's images.
+        image_features: Image features of all ranks [B, E].
+        text_features: Text features of all ranks [B, E].
+        text_states: Text states of all ranks [B, L, D].
+        temperature: ITC temperature, with gradient.
+        moment: Where the run stands.
+    """
+
+    batch: PairBatch
+    local: PairBatch
+    own: slice
+    image: Encoded
+    image_features: Tensor  # [B, E]
+    text_features: Tensor  # [B, E]
+    text_states: Tensor  # [B, L, D]
+    temperature: Tensor
+    moment: Moment
+
+    @classmethod
+    def of(cls, local: PairBatch, towers: Towers, moment: Moment, rank: int, *, pixels: bool) -> "StepView":
+        """Encode this rank's pairs, and bring those of all ranks together.
+
+        Args:
+            local: This rank's pairs.
+            towers: Encode them.
+            moment: Where the run stands.
+            rank: This process.
+            pixels: Whether the images of other ranks are needed.
+        """
+        image, text = towers.encode_image(local, moment.epoch), towers.encode_text(local)
+        return cls(
+            batch=gather_batch(local, pixels=pixels),
+            local=local,
+            own=slice(rank * len(local), (rank + 1) * len(local)),
+            image=image,
+            image_features=gather(image.feature),
+            text_features=gather(text.feature),
+            text_states=gather_padded(text.states),
+            temperature=towers.model.temperature,
+            moment=moment,
+        )
+
+    @property
+    def size(self) -> int:
+        """Pairs of all ranks, B."""
+        return len(self.image_features)
+
+    @property
+    def alone(self) -> bool:
+        """Whether there is one rank."""
+        return self.size == len(self.local)
+
+    @property
+    def logits(self) -> Tensor:
+        """Similarity of all images (rows) and texts (columns) over the temperature, without gradient [B, B]."""
+        return (self.image_features.detach() @ self.text_features.detach().T) / self.temperature.detach()
