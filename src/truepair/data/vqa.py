@@ -1,0 +1,132 @@
+"""A torch dataset of questions about images, and their batches."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from transformers import PreTrainedTokenizerBase
+
+from truepair.data.dataset import Visit
+from truepair.data.task_images import TaskImages, stack_images
+from truepair.data.tokenizer import encode_captions
+from truepair.data.transforms import ImageTransform
+from truepair.data.vqa_batch import VqaBatch
+from truepair.data.vqa_source import VqaTable
+from truepair.relations.answer_text import normalise_answer
+
+
+class VqaSample(NamedTuple):
+    """One question.
+
+    Attributes:
+        question_id: of the source.
+        image: row of its image.
+        question: as its source states it.
+        answers: distinct normalised answers, the most frequent first; none where they are unknown.
+        weights: of the answers: the share of people who gave each, times the weight of the source.
+        pixels: of the image [3, H, W]; None without a transform.
+    """
+
+    question_id: int
+    image: int
+    question: str
+    answers: list[str]
+    weights: list[float]
+    pixels: Tensor | None
+
+
+class VqaDataset(Dataset[VqaSample]):
+    """The questions of a table. ``dataset[Visit(epoch, index)]`` is a pure function of seed, epoch and question.
+
+    Args:
+        table: from `open_vqa`.
+        transform: image to tensor; None where image states come from a cache.
+        seed: seed of the run.
+    """
+
+    def __init__(self, table: VqaTable, transform: ImageTransform | None = None, *, seed: int = 0) -> None:
+        self.table = table
+        self._images = TaskImages(table.images, transform, seed=seed)
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __getitem__(self, visit: Visit | int) -> VqaSample:
+        """Read one question.
+
+        Raises:
+            IndexError: no such question.
+            BadImageError: its image cannot be read.
+        """
+        return self.__getitems__([visit])[0]
+
+    def __getitems__(self, visits: Sequence[Visit | int]) -> list[VqaSample]:
+        """Read the questions of a batch, all of one epoch; each image is decoded once."""
+        epochs, indices = zip(*(visit if isinstance(visit, Visit) else (0, visit) for visit in visits), strict=True)
+        rows = [self.table.questions[int(index)] for index in indices]
+        pixels = self._images.read(epochs[0], (row["image"] for row in rows))
+        return [self._sample(row, pixels.get(row["image"])) for row in rows]
+
+    def _sample(self, row: dict[str, object], pixels: Tensor | None) -> VqaSample:
+        given: list[str] = row["answers"]  # type: ignore[assignment]
+        counts = Counter(normalise_answer(answer) or answer.lower().strip() for answer in given)
+        answers = sorted(counts, key=lambda answer: (-counts[answer], answer))
+        weight: float = row["weight"]  # type: ignore[assignment]
+        weights = [weight * counts[answer] / len(given) for answer in answers]
+        return VqaSample(row["question_id"], row["image"], row["question"], answers, weights, pixels)  # type: ignore[arg-type]
+
+
+class VqaCollator:
+    """Makes a `VqaBatch` of samples.
+
+    Args:
+        encode: tokenization of questions: that of the captions the model was trained with.
+        tokenizer: of the model; answers are start token, text, end token.
+        max_answer_length: most tokens of an answer, start and end included.
+    """
+
+    def __init__(
+        self,
+        encode: Callable[[Sequence[str]], tuple[Tensor, Tensor]],
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        max_answer_length: int = 12,
+    ) -> None:
+        self.encode = encode
+        self.tokenizer = tokenizer
+        self.max_answer_length = max_answer_length
+
+    def __call__(self, samples: Sequence[VqaSample]) -> VqaBatch:
+        """Collate the samples of one batch."""
+        pixels = {sample.image: sample.pixels for sample in samples if sample.pixels is not None}
+        image_index, image_rows, pixel_values = stack_images((sample.image for sample in samples), pixels)
+        input_ids, attention_mask = self.encode([sample.question for sample in samples])
+        answers = [answer for sample in samples for answer in sample.answers]
+        answer_ids, answer_mask = self.encode_answers(answers)
+        return VqaBatch(
+            pixel_values=pixel_values,
+            image_index=image_index,
+            image_rows=image_rows,
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            question_id=torch.tensor([sample.question_id for sample in samples]),
+            answer_ids=answer_ids,
+            answer_mask=answer_mask,
+            answer_rows=torch.tensor([row for row, sample in enumerate(samples) for _ in sample.answers]).long(),
+            answer_weights=torch.tensor([weight for sample in samples for weight in sample.weights]),
+            questions=[sample.question for sample in samples],
+        )
+
+    def encode_answers(self, answers: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Tokens and mask of some answers, int64 [A, T] each, from start to end token."""
+        if not answers:
+            return torch.zeros(0, 2, dtype=torch.int64), torch.zeros(0, 2, dtype=torch.int64)
+        return encode_captions(self.tokenizer, answers, max_length=self.max_answer_length)
+
+    def answer_tokens(self, answers: Sequence[str]) -> list[list[int]]:
+        """Tokens of each answer after the start token, the end token last: what an `AnswerTrie` is made of."""
+        ids, mask = self.encode_answers(answers)
+        return [row[1:length] for row, length in zip(ids.tolist(), mask.sum(dim=1).tolist(), strict=True)]
