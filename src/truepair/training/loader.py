@@ -2,7 +2,7 @@
 
 import itertools
 import time
-from collections.abc import Callable, Iterator, Sized
+from collections.abc import Callable, Generator, Iterator, Sized
 from typing import Any, Protocol
 
 from torch.utils.data import DataLoader
@@ -31,8 +31,8 @@ def read_groups(
     workers: int,
     pin_memory: bool,
     substitutions: SubstitutionLog,
-) -> Iterator[tuple[list[TrainingBatch], float]]:
-    """Yield the batches in groups, each group with the seconds spent waiting for it.
+) -> Generator[tuple[list[TrainingBatch], float], None, None]:
+    """Yield the batches in groups, each group with the seconds spent waiting for it; to be closed after use.
 
     Args:
         dataset: where samples come from.
@@ -55,12 +55,18 @@ def read_groups(
         worker_init_fn=ignore_stop_signals,
     )
     batches = iter(loader)
-    for _ in range(0, len(visits), size):
-        asked = time.perf_counter()
-        group = _take(batches, size)
-        for batch in group:
-            substitutions.update(batch)
-        yield group, time.perf_counter() - asked
+    try:
+        for _ in range(0, len(visits), size):
+            asked = time.perf_counter()
+            group = _take(batches, size)
+            for batch in group:
+                substitutions.update(batch)
+            yield group, time.perf_counter() - asked
+    finally:
+        # The traceback of an error keeps the iterator alive, and the program would wait for its processes for ever.
+        end_processes = getattr(batches, "_shutdown_workers", None)
+        if end_processes is not None:
+            end_processes()
 
 
 def _take(batches: Iterator[TrainingBatch], size: int) -> list[TrainingBatch]:

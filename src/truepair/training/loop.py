@@ -180,21 +180,22 @@ class TrainingLoop:
             pin_memory=self.accelerator.device.type == "cuda",
             substitutions=self.substitutions,
         )
-        for group, waited in groups:
-            started = time.perf_counter()
-            update = self._take_step(group, epoch)
-            seconds = time.perf_counter() - started + waited
-            self.watch.add(seconds, waited, len(group) * self.batches.global_batch)
-            self._log_step(update, epoch)
-            self.progress.show(self.done, epoch=epoch, speed=len(group) * self.batches.global_batch / seconds)
-            ended = self.done % self.steps_per_epoch == 0
-            if ended:
-                self._log_epoch(epoch, figures)
-            if update.wishes["stop"] or update.wishes["due"] or self._checkpoint_due():
-                self._save()
-            self._stop_if_asked(update.wishes["stop"])
-            if ended:
-                self._evaluate(epoch)
+        with contextlib.closing(groups):
+            for group, waited in groups:
+                started = time.perf_counter()
+                update = self._take_step(group, epoch)
+                seconds = time.perf_counter() - started + waited
+                self.watch.add(seconds, waited, len(group) * self.batches.global_batch)
+                self._log_step(update, epoch)
+                self.progress.show(self.done, epoch=epoch, speed=len(group) * self.batches.global_batch / seconds)
+                ended = self.done % self.steps_per_epoch == 0
+                if ended:
+                    self._log_epoch(epoch, figures)
+                if update.wishes["stop"] or update.wishes["due"] or self._checkpoint_due():
+                    self._save()
+                self._stop_if_asked(update.wishes["stop"])
+                if ended:
+                    self._evaluate(epoch)
 
     def _take_step(self, group: list[TrainingBatch], epoch: int) -> Update:
         """One optimizer step; the global generator is seeded by the step, so that dropout repeats after a resume."""

@@ -52,7 +52,8 @@ class BadBatches:
                 values = {name: float(value.detach()) for name, value in parts.items()}
                 log.write("bad batch", step, losses=values, gradient_norm=norm, **_ids(batch))
         self.skipped += 1
-        shown = ", ".join(f"{name} {float(value.detach()):g}" for name, value in losses[-1].items())
+        worst = next((parts for parts in losses if not parts["loss"].isfinite()), losses[0])
+        shown = ", ".join(f"{name} {float(value.detach()):g}" for name, value in worst.items())
         line = f"step {step} has a loss or gradient that is not finite ({shown}, gradient norm {norm:g})"
         if self.policy == "abort":
             raise NonFiniteError(
