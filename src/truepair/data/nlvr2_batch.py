@@ -1,0 +1,49 @@
+"""Statements about two images as a batch."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Nlvr2Batch:
+    """B statements about pairs of I distinct images. An image that several statements are about is there once.
+
+    Attributes:
+        pixel_values: images, float32 [I, 3, H, W]; None where the dataset has no transform.
+        image_index: rows of the images in the dataset's table of images, int64 [I].
+        image_rows: left and right image of each statement among the I, int64 [B, 2].
+        input_ids: tokens of the statements, int64 [B, L], padded on the right.
+        attention_mask: 1 at tokens and 0 at padding, int64 [B, L].
+        labels: 1 where the statement is true, 0 where it is false, int64 [B]; -1 where unknown.
+        index: rows of the statements in the dataset, int64 [B].
+        statements: as their source states them.
+    """
+
+    pixel_values: Tensor | None  # [I, 3, H, W]
+    image_index: Tensor  # [I]
+    image_rows: Tensor  # [B, 2]
+    input_ids: Tensor  # [B, L]
+    attention_mask: Tensor  # [B, L]
+    labels: Tensor  # [B]
+    index: Tensor  # [B]
+    statements: list[str]
+
+    def __len__(self) -> int:
+        return len(self.statements)
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "Nlvr2Batch":
+        """The same batch with its tensors on another device."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> "Nlvr2Batch":
+        """The same batch in page-locked memory; a DataLoader with ``pin_memory=True`` calls this."""
+        return self._map(lambda tensor: tensor.pin_memory())
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> "Nlvr2Batch":
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        changed: dict[str, Any] = {n: change(value) for n, value in values.items() if isinstance(value, Tensor)}
+        return replace(self, **changed)
