@@ -77,8 +77,7 @@ class AttentionBlock(nn.Module):
         return attended
 
     def _split(self, states: Tensor) -> Tensor:
-        rows, length, width = states.shape  # [R, L, D] -> [R, heads, L, D / heads]; R may be 0
-        return states.view(rows, length, self.heads, width // self.heads).transpose(1, 2)
+        return states.view(*states.shape[:2], self.heads, -1).transpose(1, 2)  # [R, L, D] -> [R, heads, L, D / heads]
 
 
 class FeedForwardBlock(nn.Module):

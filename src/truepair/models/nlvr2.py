@@ -78,10 +78,11 @@ class Nlvr2Model(DownstreamModel):
         assert self.assignment is not None, "text assignment needs assignment_head: true"
         states = self._states_of(batch.pixel_values, image_states)
         drawn = draw_assignment(~same_pair(batch.image_id, batch.caption_key), generator)
+        if not len(drawn.texts):  # every image may belong to every caption
+            return states.sum() * 0.0
         mask = batch.attention_mask[drawn.texts]
         fused = self.fuse(states, batch.input_ids[drawn.texts], mask, drawn.images)  # [R, D]
-        losses = F.cross_entropy(self.assignment(fused).float(), drawn.labels, reduction="sum")
-        return losses / max(1, len(drawn.labels))
+        return F.cross_entropy(self.assignment(fused).float(), drawn.labels)
 
     def _states_of(self, pixel_values: Tensor | None, image_states: Tensor | None) -> Tensor:
         if image_states is not None:
