@@ -41,10 +41,14 @@ class WeightAverage:
         """Inside, the model has the averaged weights."""
         trained = {name: weight.detach().clone() for name, weight in self._weights.items()}
         try:
-            self._put(self._average)
+            self.put()
             yield
         finally:
             self._put(trained)
+
+    def put(self) -> None:
+        """Give the model the averaged weights for good."""
+        self._put(self._average)
 
     def save(self, folder: Path) -> None:
         """Write the average into a checkpoint folder."""

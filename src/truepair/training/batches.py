@@ -284,3 +284,14 @@ def build_batches(
         known=KnownMatches(keys) if config.separate_known and keys is not None else None,
         plan_folder=plan_folder,
     )
+
+
+def describe_scaling(config: SamplerConfig, batches: EpochBatches) -> list[str]:
+    """Say in a line what was scaled down to the data; no line where nothing was."""
+    wanted, used = config.grouped(), batches.grouping
+    if used is None or used == wanted:
+        return []
+    return [
+        f"GRIT on {batches.count:,} pairs: search_space {wanted.search_space:,} -> {used.search_space:,}, "
+        f"queue_size {wanted.queue_size:,} -> {used.queue_size:,}"
+    ]

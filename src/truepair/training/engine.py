@@ -42,6 +42,9 @@ def checkpoint_activations(model: PreTrainedModel) -> None:
         ConfigError: the model cannot.
     """
     try:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        if hasattr(model, "activation_checkpointing_enable"):  # the name since transformers 5.20
+            model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+        else:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     except ValueError as error:
         raise ConfigError(f"loop.gradient_checkpointing: {error}; leave it out") from error

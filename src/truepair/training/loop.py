@@ -4,7 +4,6 @@ import contextlib
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from signal import SIGTERM
 from typing import Any
@@ -18,44 +17,25 @@ from truepair.errors import ConfigError
 from truepair.sampling.ranks import Ranks
 from truepair.training.agreement import sum_over_ranks
 from truepair.training.average import WeightAverage
-from truepair.training.batches import Indices, SamplerConfig, build_batches
+from truepair.training.batches import Indices, SamplerConfig, build_batches, describe_scaling
 from truepair.training.checkpoint import CheckpointStore, write_folder
+from truepair.training.checkpoint_schedule import CheckpointSchedule
 from truepair.training.engine import build_accelerator, checkpoint_activations
 from truepair.training.loader import VisitedDataset, read_groups
 from truepair.training.loop_config import LoopConfig
-from truepair.training.measure import Stopwatch
+from truepair.training.measure import RunningMean, Stopwatch
 from truepair.training.moment import Moment
 from truepair.training.non_finite import BadBatches
 from truepair.training.optimizer import OptimizerConfig, build_optimizer
 from truepair.training.profile import profiled
 from truepair.training.progress import RunProgress
 from truepair.training.records import RunRecords
+from truepair.training.run_result import RunResult
 from truepair.training.signals import RunStopped, StopSignals
 from truepair.training.snapshot import Saved, Snapshot
 from truepair.training.training_step import TrainingBatch, TrainingStep
 from truepair.training.update import Update, Updater
 from truepair.training.validation import Evaluator, Validation
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """What a finished run leaves.
-
-    Attributes:
-        model_folder: the trained model and its tokenizer, as ``save_pretrained`` writes them.
-        steps: optimizer steps of the whole run.
-        seconds: wall time of this process's training steps (evaluation and checkpoints left out).
-        pairs_per_second: training speed over that time.
-        substituted: how many unreadable samples were replaced.
-        best_folder: the checkpoint with the best validation figure, where ``loop.best_figure`` names one.
-    """
-
-    model_folder: Path
-    steps: int
-    seconds: float
-    pairs_per_second: float
-    substituted: int
-    best_folder: Path | None = None
 
 
 class TrainingLoop:
@@ -131,8 +111,8 @@ class TrainingLoop:
         self.substitutions = SubstitutionLog(max_bad_fraction)
         self.watch = Stopwatch()
         self.done = 0
-        self.saved_at = (-1, time.monotonic())
-        self.hardest = (0.0, 0)  # sum and count of this epoch's steps
+        self.schedule = CheckpointSchedule(loop, self.steps_per_epoch)
+        self.hardest = RunningMean()
 
     @property
     def total_steps(self) -> int:
@@ -153,19 +133,26 @@ class TrainingLoop:
             RunRecords(self.run_folder, self.accelerator) as self.records,
             RunProgress(self.total_steps, enabled=main) as self.progress,
         ):
-            self._say_scaling()
+            for line in describe_scaling(self.sampler_config, self.batches):
+                self.progress.say(line)
             self._resume()
             while self.done < self.total_steps:
                 self._run_epoch(self.done // self.steps_per_epoch)
+            if self.average is not None:
+                self.average.put()  # what the run leaves, in memory too
             folder = self.run_folder / "model"
             if main:
-                with self._averaged():
-                    write_folder(folder, self.snapshot.write_model)
+                write_folder(folder, self.snapshot.write_model)
             self.accelerator.wait_for_everyone()
             self._stop_if_asked(self.signals.number)
-        speed = self.watch.pairs_per_second
+        best = self.validation.best_step
         return RunResult(
-            folder, self.total_steps, self.watch.seconds, speed, self.substitutions.count, self._best_folder()
+            folder,
+            self.total_steps,
+            self.watch.seconds,
+            self.watch.pairs_per_second,
+            self.substitutions.count,
+            None if best is None else self.store.path(best),
         )
 
     def _run_epoch(self, epoch: int) -> None:
@@ -191,7 +178,9 @@ class TrainingLoop:
                 ended = self.done % self.steps_per_epoch == 0
                 if ended:
                     self._log_epoch(epoch, figures)
-                if update.wishes["stop"] or update.wishes["due"] or self._checkpoint_due():
+                # Before an evaluation too: who is stopped in it begins with it, and the best one must be on the disk.
+                due = self.schedule.due(self.done) or (ended and self.validation.due(epoch))
+                if due or any(update.wishes.values()):
                     self._save()
                 self._stop_if_asked(update.wishes["stop"])
                 if ended:
@@ -221,24 +210,21 @@ class TrainingLoop:
             self.records.write("skipped", self.done, epoch=epoch)
             return
         if not math.isnan(update.hardest_similarity):
-            self.hardest = (self.hardest[0] + update.hardest_similarity, self.hardest[1] + 1)
+            self.hardest.add(update.hardest_similarity)
         if self.done % self.config.log_every:
             return
         ranks = self.accelerator.num_processes
         mine = {name: float(value) / ranks for name, value in update.losses.items()}
         values = sum_over_ranks(mine, self.accelerator.device) | {"gradient_norm": update.gradient_norm}
-        if self.hardest[1]:
+        if self.hardest.count:
             values["hardest_similarity"] = update.hardest_similarity
         self.records.write("step", self.done, epoch=epoch, **values)
         self.records.write_timing(self.done, self.watch.lap())
 
     def _log_epoch(self, epoch: int, figures: dict[str, float]) -> None:
-        if self.hardest[1]:
-            figures["hardest_similarity"] = self.hardest[0] / self.hardest[1]
-        self.hardest = (0.0, 0)
-        figures |= self.bare_step.epoch_figures(epoch)
-        if figures:
-            self.records.write("epoch", self.done, epoch=epoch, **figures)
+        if self.hardest.count:
+            figures["hardest_similarity"] = self.hardest.take()
+        self.records.write("epoch", self.done, epoch=epoch, **figures, **self.bare_step.epoch_figures(epoch))
 
     def _evaluate(self, epoch: int) -> None:
         """Evaluate on the first process; the others wait, and all learn of a signal that came meanwhile."""
@@ -246,30 +232,18 @@ class TrainingLoop:
             return
         if self.accelerator.is_main_process:
             self.step.eval()
-            with self._averaged():
+            with self.average.applied() if self.average else contextlib.nullcontext():
                 self.validation.run(self.model, self.done, epoch, self.records, self.progress, self.signals)
             self.step.train()
             self.store.best = self.validation.best_step
             self.store.prune()
         stop = sum_over_ranks({"stop": float(self.signals.number > 0)}, self.accelerator.device)["stop"]
-        if stop:
-            self._save()
         self._stop_if_asked(stop)
-
-    def _checkpoint_due(self) -> bool:
-        every = self.config.checkpoint_every or self.steps_per_epoch
-        before_evaluation = (
-            self.done % self.steps_per_epoch == 0
-            and bool(self.config.best_figure)
-            and self.validation.due(self.done // self.steps_per_epoch - 1)
-        )
-        return self.done % every == 0 or self.done == self.total_steps or before_evaluation
 
     def _wishes(self) -> dict[str, float]:
         """What this process would like to do after the step."""
-        minutes = self.config.checkpoint_minutes
-        due = minutes and self.accelerator.is_main_process and time.monotonic() - self.saved_at[1] >= 60 * minutes
-        return {"stop": float(self.signals.number > 0), "due": float(bool(due))}
+        due = self.accelerator.is_main_process and self.schedule.minutes_are_over()
+        return {"stop": float(self.signals.number > 0), "due": float(due)}
 
     def _stop_if_asked(self, stop: float) -> None:
         if stop:
@@ -277,7 +251,7 @@ class TrainingLoop:
             raise RunStopped(self.signals.number or SIGTERM)
 
     def _save(self) -> None:
-        if self.saved_at[0] == self.done:
+        if self.schedule.step == self.done:
             return
         self.records.sync()
         state = {
@@ -285,10 +259,10 @@ class TrainingLoop:
             "substitutions": self.substitutions.state(),
             "skipped": self.bad_batches.skipped,
             "average_updates": self.average.updates if self.average else 0,
-            "hardest": self.hardest,
+            "hardest": self.hardest.state(),
         }
         self.store.save(self.done, self.snapshot.write, state)
-        self.saved_at = (self.done, time.monotonic())
+        self.schedule.note(self.done)
 
     def _resume(self) -> None:
         found = self.store.newest(self.progress.say)
@@ -302,9 +276,9 @@ class TrainingLoop:
             self.snapshot.read(folder, state)
             self.substitutions.load_state(state["substitutions"])
             self.bad_batches.skipped = state["skipped"]
-            self.hardest = tuple(state["hardest"])
+            self.hardest = RunningMean(*state["hardest"])
             self.done = state["step"]
-            self.saved_at = (self.done, time.monotonic())
+            self.schedule.note(self.done)
             self.progress.say(f"going on from {folder}")
         self.records.rewind(state["step"])
         self.bad_batches.rewind(state["step"])
@@ -323,19 +297,3 @@ class TrainingLoop:
             "epochs": self.config.epochs,
             "sampler": self.sampler_config.kind,
         }
-
-    def _averaged(self) -> contextlib.AbstractContextManager[None]:
-        """The averaged weights in the model, where there is an average."""
-        return self.average.applied() if self.average else contextlib.nullcontext()
-
-    def _best_folder(self) -> Path | None:
-        best = self.validation.best_step
-        return None if best is None else self.store.path(best)
-
-    def _say_scaling(self) -> None:
-        wanted, used = self.sampler_config.grouped(), self.batches.grouping
-        if used is not None and used != wanted:
-            self.progress.say(
-                f"for {len(self.dataset):,} pairs, search_space {wanted.search_space:,} -> {used.search_space:,} and "
-                f"queue_size {wanted.queue_size:,} -> {used.queue_size:,}"
-            )

@@ -45,6 +45,29 @@ class Stopwatch:
         }
 
 
+class RunningMean:
+    """A mean that can be saved and gone on with."""
+
+    def __init__(self, total: float = 0.0, count: int = 0) -> None:
+        self.total = total
+        self.count = count
+
+    def add(self, value: float) -> None:
+        """Take in a value."""
+        self.total += value
+        self.count += 1
+
+    def take(self) -> float:
+        """Return the mean, and start anew."""
+        mean = self.total / self.count
+        self.total, self.count = 0.0, 0
+        return mean
+
+    def state(self) -> tuple[float, int]:
+        """The arguments of one that goes on from here."""
+        return self.total, self.count
+
+
 def peak_memory() -> dict[str, float]:
     """Most memory this process has held, in MiB: resident, and on its GPU where there is one."""
     unit = 1 if sys.platform == "darwin" else 1024  # bytes of ru_maxrss

@@ -42,6 +42,7 @@ class RunProgress:
             console=Console(stderr=True),
             disable=not enabled,
         )
+        self._enabled = enabled
         self._task = self._bar.add_task("train", total=total_steps, epoch=1, speed=0.0)
 
     def __enter__(self) -> Self:
@@ -59,4 +60,5 @@ class RunProgress:
 
     def say(self, line: str) -> None:
         """Print a line above the bar."""
-        self._bar.console.print(line)
+        if self._enabled:
+            self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
