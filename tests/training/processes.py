@@ -36,8 +36,8 @@ class Fault:
     again: bool = False
     group: bool = False
 
-    def arm(self) -> None:
-        """Replace the function in this process."""
+    def arm(self, put: Callable[[Any, str, Any], None] = setattr) -> None:
+        """Replace the function in this process, with ``setattr`` or monkeypatch's."""
         module, path = self.place.split(":")
         owner: Any = importlib.import_module(module)
         *parents, name = path.split(".")
@@ -55,7 +55,7 @@ class Fault:
             self.strike()
             return answer if self.after else original(*arguments, **options)
 
-        setattr(owner, name, faulty)
+        put(owner, name, faulty)
 
     def strike(self) -> None:
         """Let it happen."""

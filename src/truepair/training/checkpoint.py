@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from truepair.errors import CheckpointError
 
 MANIFEST = "manifest.json"
+STATE = "state.json"
 
 
 class CheckpointStore:
@@ -65,7 +66,7 @@ class CheckpointStore:
             write(aside)
             self.meet()
             if self.main:
-                (aside / "state.json").write_text(json.dumps({"step": step, **state}, indent=1), encoding="utf-8")
+                (aside / STATE).write_text(json.dumps({"step": step, **state}, indent=1), encoding="utf-8")
                 _seal(aside)
                 _move(aside, final)
         self.prune()
@@ -85,7 +86,8 @@ class CheckpointStore:
         for folder in reversed(self._folders()):
             fault = find_fault(folder)
             if fault is None:
-                return folder, json.loads((folder / "state.json").read_text(encoding="utf-8"))
+                state: dict[str, Any] = json.loads((folder / STATE).read_text(encoding="utf-8"))
+                return folder, state
             on_damage(f"checkpoint {folder} is damaged ({fault}); going back to the one before it")
         return None
 
@@ -160,6 +162,10 @@ def find_fault(folder: Path) -> str | None:
             return f"{name} is missing"
         if _sha256(path) != digest:
             return f"{name} does not match its hash"
+    try:
+        json.loads((folder / STATE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return f"{STATE} cannot be read"
     return None
 
 

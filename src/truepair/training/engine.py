@@ -42,7 +42,7 @@ def checkpoint_activations(model: PreTrainedModel) -> None:
         ConfigError: the model cannot.
     """
     try:
-        if hasattr(model, "activation_checkpointing_enable"):  # the name since transformers 5.20
+        if hasattr(model, "activation_checkpointing_enable"):  # the newer name
             model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
         else:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
@@ -79,15 +80,20 @@ class Snapshot:
             state: its ``state.json``.
 
         Raises:
-            CheckpointError: it belongs to a run with other settings.
+            CheckpointError: it belongs to a run with other settings, or was not written by truepair.
         """
         load_weights(self.step.model, folder)
         load_optimizer(self.optimizer, folder, self.scaler)
-        if (folder / SAMPLER_FILE).exists():
-            self.batches.load_state_dict(load_file(folder / SAMPLER_FILE))
-        if self.average is not None:
-            self.average.load(folder, state["average_updates"])
-        self.step.load_state(folder / STEP_FOLDER)
+        try:
+            if (folder / SAMPLER_FILE).exists():
+                self.batches.load_state_dict(load_file(folder / SAMPLER_FILE))
+            if self.average is not None:
+                self.average.load(folder, state["average_updates"])
+            self.step.load_state(folder / STEP_FOLDER)
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(
+                f"{folder} does not belong to a run with these settings ({error}); give another run folder"
+            ) from error
 
     def write_model(self, folder: Path) -> None:
         """Write the model and what it needs to be used again."""
@@ -104,6 +110,6 @@ def load_weights(model: PreTrainedModel, folder: Path) -> None:
     try:
         saved = type(model).from_pretrained(folder, use_safetensors=True, local_files_only=True)
         model.load_state_dict(saved.state_dict())
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(f"{folder} holds another model ({reason}); give another run folder") from error
