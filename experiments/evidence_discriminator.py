@@ -28,7 +28,7 @@ from truepair.training.recipe import DataConfig, ModelConfig, PretrainRecipe, Te
 
 RECIPE = PretrainRecipe(
     data=DataConfig(transform=TransformConfig(size=128, normalisation="encoder", rand_augment_ops=0)),
-    text=TextConfig(tokenizer="minilm", max_length=16, add_sep=True),
+    text=TextConfig(tokenizer="minilm", max_length=32, add_sep=True, normalise=False),
     model=ModelConfig(
         image_checkpoint="efficientnet_lite0",
         text_checkpoint="minilm",
@@ -57,7 +57,7 @@ def tables_of(drawings: Callable[[int], bool]) -> tuple[PairTable, EvidenceTable
     return table, EvidenceTables.of_run(run)
 
 
-def report(title: str, scores: Tensor, labels: Tensor) -> None:
+def report(title: str, scores: Tensor, labels: Tensor, *, thresholds: tuple[float, ...] = (0.5, 0.8)) -> None:
     """One line of figures of scores [P] and labels [P]."""
     order = scores.argsort(descending=True)
     places = labels[order].nonzero()[:, 0]  # [M]
@@ -66,7 +66,7 @@ def report(title: str, scores: Tensor, labels: Tensor) -> None:
     auc = 1 - float((places - rising).sum()) / (matches * others)
     precision = float(((rising + 1) / (places + 1)).mean())
     line = f"| {title} | {len(labels):,} | {matches:,} | {auc:.4f} | {precision:.3f} |"
-    for threshold in (0.5, 0.8):
+    for threshold in thresholds:
         above = scores >= threshold
         right = int((above & labels).sum())
         line += f" {right / max(int(above.sum()), 1):.2f} / {right / matches:.2f} |"
@@ -92,7 +92,7 @@ def main() -> None:
     print("| pairs judged by | pairs | matches | AUC | AP | precision / recall at 0.5 | at 0.8 |")
     print("|---|---|---|---|---|---|---|")
     for number, term in enumerate(model.terms):
-        report(f"{term} alone", evidence[..., number][open_], true[open_])
+        report(f"{term} alone", evidence[..., number][open_], true[open_], thresholds=())
     report("all", scores[open_], true[open_])
     in_batches(scores, evidence[..., model.terms.index("image_to_text")], true, open_)
 

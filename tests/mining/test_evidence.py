@@ -109,6 +109,9 @@ def test_scores_follow_the_rows_of_the_batch() -> None:
     images, texts = torch.tensor([0, 1, 2, 0]), torch.tensor([1, 2, 0, 2])
     scores = judge.score(batch_of(rows), images, texts)
     torch.testing.assert_close(scores, judge.score(everything, rows[images], rows[texts]))
+    diagonal = torch.arange(99)  # many rows, few pairs: gathered, not multiplied
+    one_by_one = [judge.score(everything, row[None], row[None] + 1) for row in diagonal]
+    torch.testing.assert_close(judge.score(everything, diagonal, diagonal + 1), torch.cat(one_by_one))
     assert judge.score(everything, images[:0], texts[:0]).shape == (0,) and not judge.repeatable
 
 

@@ -36,9 +36,9 @@ class EvidenceConfig:
 
     image_width: int = 256
     text_width: int = 128
-    shrinkage: float = 0.4
+    shrinkage: float = 0.5
     ridge: float = 1.0
-    l2: float = 1e-4
+    l2: float = 1e-2
     folds: int = 4
     hard: int = 32
     sampled: int = 200_000

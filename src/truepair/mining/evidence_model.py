@@ -26,6 +26,7 @@ TERMS = {
 }
 """Each piece of evidence on (image i, caption j): a cosine of pair i in one space and pair j in another."""
 
+_DENSE = 64  # a cosine out of a matrix product costs so much less than one out of gathered rows
 _SETTINGS = "evidence.json"
 _TENSORS = "evidence.safetensors"
 _LOGISTIC = ("centre", "spread", "weights")
@@ -116,6 +117,11 @@ def terms_of(tables: EvidenceTables) -> tuple[str, ...]:
 def evidence_of(spaces: dict[str, Tensor], terms: tuple[str, ...], left: Tensor, right: Tensor) -> Tensor:
     """The evidence on some (image of pair, caption of pair), float32 [P, number of terms]."""
     pairs = [TERMS[term] for term in terms]
+    left_rows, left_of = left.unique(return_inverse=True)  # [U], [P]
+    right_rows, right_of = right.unique(return_inverse=True)  # [V], [P]
+    if len(left_rows) * len(right_rows) <= _DENSE * len(left):  # many pairs of few rows: products of matrices
+        grids = (spaces[one][left_rows] @ spaces[other][right_rows].T for one, other in pairs)  # [U, V] each
+        return torch.stack([grid[left_of, right_of] for grid in grids], dim=1)
     used = {space for pair in pairs for space in pair}
     at_left, at_right = ({name: spaces[name][rows] for name in used} for rows in (left, right))
     return torch.stack([(at_left[one] * at_right[other]).sum(dim=1) for one, other in pairs], dim=1)
