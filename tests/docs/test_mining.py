@@ -1,0 +1,35 @@
+"""The programs of docs/mining.md run as they stand there."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+PAGE = Path(__file__).parents[2] / "docs" / "mining.md"
+TEXT = PAGE.read_text(encoding="utf-8")
+PROGRAMS = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
+
+
+def run(number: int) -> dict[str, object]:
+    space: dict[str, object] = {"__name__": "docs"}
+    exec(compile(PROGRAMS[number], f"{PAGE.name}: program {number}", "exec"), space)
+    return space
+
+
+def test_the_second_epoch_asks_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    memory = run(0)["judge"].memory  # type: ignore[attr-defined]
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 4 and lines[1].endswith(", 0 remembered")
+    assert memory.hits == memory.misses > 0
+
+
+def test_the_most_suspicious_pairs_are_mostly_true(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(1)["share"] > 0.3  # type: ignore[operator]
+    assert "% of the 50" in capsys.readouterr().out
+
+
+def test_every_program_is_run_and_every_judge_is_listed() -> None:
+    from truepair.mining.open_discriminator import DISCRIMINATORS
+
+    assert len(PROGRAMS) == 2
+    assert all(f"| `{kind}` |" in TEXT for kind in DISCRIMINATORS)
