@@ -40,7 +40,7 @@ class Recipe:
 def read(text: str, words: list[str], tmp_path: Path) -> Recipe:
     path = tmp_path / "recipe.yaml"
     path.write_text(text, encoding="utf-8")
-    return read_recipe(Recipe, path, words, command="test")
+    return read_recipe(Recipe, [path], words, command="test")
 
 
 def test_file_then_command_line(tmp_path: Path) -> None:
@@ -51,7 +51,7 @@ def test_file_then_command_line(tmp_path: Path) -> None:
 
 
 def test_defaults_and_round_trip(tmp_path: Path) -> None:
-    assert read_recipe(Recipe, None, [], command="test") == Recipe()
+    assert read_recipe(Recipe, [], [], command="test") == Recipe()
     recipe = Recipe(rate=0.5, inner=Inner(span=(0.3, 0.4)))
     assert read(to_yaml(recipe), [], tmp_path) == recipe
 
@@ -77,7 +77,7 @@ def test_a_mistake_is_one_line(text: str, words: list[str], message: str, tmp_pa
 
 def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"cannot read the recipe .*none\.yaml"):
-        read_recipe(Recipe, tmp_path / "none.yaml", [], command="test")
+        read_recipe(Recipe, [tmp_path / "none.yaml"], [], command="test")
 
 
 def test_values_are_never_python_objects(tmp_path: Path) -> None:

@@ -1,33 +1,29 @@
 """Recipes and command-line overrides, read into typed dataclasses by jsonargparse."""
 
 import dataclasses
-import difflib
 import types
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 
+from truepair.cli.layers import laid_over, read_layers
 from truepair.errors import ConfigError
+from truepair.spelling import nearest
 
 Recipe = TypeVar("Recipe")
 
 
-def nearest(word: str, words: Iterable[str]) -> str:
-    """Return " (did you mean 'x'?)" for the nearest known word, or nothing."""
-    found = difflib.get_close_matches(word, list(words), n=1, cutoff=0.5)
-    return f" (did you mean '{found[0]}'?)" if found else ""
-
-
-def read_recipe(kind: type[Recipe], path: Path | None, overrides: Sequence[str], *, command: str) -> Recipe:
-    """Read a recipe file and the overrides of its fields into a dataclass.
+def read_recipe(kind: type[Recipe], paths: Sequence[Path], overrides: Sequence[str], *, command: str) -> Recipe:
+    """Read recipe files and the overrides of their fields into a dataclass.
 
     Args:
         kind: the dataclass.
-        path: YAML file with any of its fields; all defaults when absent.
+        paths: YAML files with any of its fields, each laid over the ones before: a field that is not stated stays as it
+            is, a list is replaced whole. A file may name others to lie under it: ``base: [NAME]``.
         overrides: ``--any.field value`` words, which win over the file.
         command: the words that lead to this parser, for its help.
 
@@ -40,9 +36,12 @@ def read_recipe(kind: type[Recipe], path: Path | None, overrides: Sequence[str],
     for word in overrides:
         if word.startswith("--") and word != "--help":
             _check_name(word[2:].split("=")[0], fields, f"{command}: there is no option --")
-    values = _read_yaml(path) if path is not None else {}
-    for name in _leaf_names(values):
-        _check_name(name, fields, f"{path}: there is no field ")
+    values: dict[str, Any] = {}
+    for path in paths:
+        for layer, stated in read_layers(path):
+            for name in _leaf_names(stated):
+                _check_name(name, fields, f"{layer}: there is no field ")
+            values = laid_over(values, stated)
     try:
         parsed = parser.parse_object(values, defaults=True) if values else parser.get_defaults()
         parsed = parser.parse_args(list(overrides), namespace=parsed)
@@ -50,7 +49,7 @@ def read_recipe(kind: type[Recipe], path: Path | None, overrides: Sequence[str],
     except (SystemExit, ConfigError):
         raise
     except Exception as error:  # jsonargparse raises many kinds; each is a mistake in the recipe or the command
-        where = f"{path}: " if path is not None else ""
+        where = f"{', '.join(map(str, paths))}: " if paths else ""
         raise ConfigError(where + _one_line(str(error))) from error
 
 
@@ -93,20 +92,6 @@ def _leaf_names(values: dict[str, Any], prefix: str = "") -> list[str]:
         name = f"{prefix}{key}"
         names += _leaf_names(value, name + ".") if isinstance(value, dict) and value else [name]
     return names
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot read the recipe {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid YAML: {_one_line(str(error))}") from error
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path} must hold fields and values, not a {type(values).__name__}")
-    return values
 
 
 class _Parser(ArgumentParser):

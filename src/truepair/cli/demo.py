@@ -35,7 +35,7 @@ def run(arguments: list[str]) -> None:
 
     from truepair.training.recipe import PretrainRecipe
 
-    recipe = read_recipe(PretrainRecipe, find_recipe("demo"), options, command="truepair demo")
+    recipe = read_recipe(PretrainRecipe, [find_recipe("demo")], options, command="truepair demo")
     if full or source is not None:
         recipe = replace(recipe, data=replace(recipe.data, min_group_size=0))
     if source is not None:

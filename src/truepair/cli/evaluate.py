@@ -31,6 +31,6 @@ def run(arguments: list[str]) -> None:
     from truepair.cli.tables import retrieval_table
     from truepair.tasks.evaluation import EvaluateConfig, evaluate_model
 
-    config = read_recipe(EvaluateConfig, None, arguments[1:], command=f"truepair evaluate {arguments[0]}")
+    config = read_recipe(EvaluateConfig, [], arguments[1:], command=f"truepair evaluate {arguments[0]}")
     quiet_libraries()
     Console().print(retrieval_table(evaluate_model(Path(arguments[0]), config)))

@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _command(name: str) -> Callable[[list[str]], None]:
     if name not in COMMANDS:
-        from truepair.cli.arguments import nearest
+        from truepair.spelling import nearest
 
         raise TruepairError(f"there is no command '{name}'{nearest(name, COMMANDS)}; see truepair --help")
     run: Callable[[list[str]], None] = importlib.import_module(COMMANDS[name][0]).run

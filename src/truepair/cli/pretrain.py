@@ -1,5 +1,6 @@
-"""``truepair pretrain RECIPE.yaml [--any.field value]``."""
+"""``truepair pretrain RECIPE [RECIPE ...] [--any.field value]``."""
 
+import itertools
 import time
 from pathlib import Path
 
@@ -9,12 +10,13 @@ from truepair.cli.arguments import read_recipe, to_yaml
 from truepair.cli.recipes import bundled_recipes, find_recipe, take_option
 from truepair.errors import ConfigError
 
-HELP = """usage: truepair pretrain RECIPE.yaml [--run-folder FOLDER] [--any.field value ...]
+HELP = """usage: truepair pretrain RECIPE [RECIPE ...] [--run-folder FOLDER] [--any.field value ...]
 
-RECIPE.yaml is a file, or the name of a bundled recipe: {names}.
+A RECIPE is a YAML file, or the name of a bundled recipe: {names}.
+Of several, each is laid over the ones before: 'truepair pretrain mafa sample' trains MAFA on the bundled sample.
 A run that was stopped goes on from its last checkpoint when the same command is given again.
 
-'truepair pretrain RECIPE.yaml --help' lists every field of a recipe."""
+'truepair pretrain RECIPE --help' lists every field of a recipe."""
 
 
 def run(arguments: list[str]) -> None:
@@ -26,16 +28,17 @@ def run(arguments: list[str]) -> None:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(HELP.format(names=", ".join(bundled_recipes())))
         return
-    if arguments[0].startswith("--"):
-        raise ConfigError("give the recipe first: truepair pretrain RECIPE.yaml [--any.field value]")
-    path = find_recipe(arguments[0])
-    options = arguments[1:]
+    names = list(itertools.takewhile(lambda word: not word.startswith("-"), arguments))
+    if not names:
+        raise ConfigError("give the recipe first: truepair pretrain RECIPE [--any.field value]")
+    paths = [find_recipe(name) for name in names]
+    options = arguments[len(names) :]
     chosen = take_option(options, "run-folder")
 
     from truepair.training.recipe import PretrainRecipe
 
-    recipe = read_recipe(PretrainRecipe, path, options, command=f"truepair pretrain {arguments[0]}")
-    folder = Path(chosen) if chosen is not None else Path("runs") / path.stem
+    recipe = read_recipe(PretrainRecipe, paths, options, command=f"truepair pretrain {' '.join(names)}")
+    folder = Path(chosen) if chosen is not None else Path("runs") / "-".join(path.stem for path in paths)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "recipe.yaml").write_text(to_yaml(recipe), encoding="utf-8")
 

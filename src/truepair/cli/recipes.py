@@ -3,8 +3,8 @@
 from importlib.resources import files
 from pathlib import Path
 
-from truepair.cli.arguments import nearest
 from truepair.errors import ConfigError
+from truepair.spelling import nearest
 
 _FOLDER = Path(str(files("truepair") / "recipes"))
 

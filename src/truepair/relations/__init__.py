@@ -10,6 +10,7 @@ from truepair.relations.detectors import (
     MomentumSimilarity,
     RecordedVerdict,
     SameCaption,
+    SameGroup,
     SameImage,
 )
 from truepair.relations.evidence import Evidence
@@ -38,6 +39,7 @@ __all__ = [
     "Reweight",
     "Rule",
     "SameCaption",
+    "SameGroup",
     "SameImage",
     "Smooth",
     "Swap",

@@ -49,6 +49,18 @@ class SameCaption(Detector):
 
 
 @dataclass(frozen=True)
+class SameGroup(Detector):
+    """Two pairs that are declared to show the same: clean data, on which judges are trained, and oracles in a study."""
+
+    name: ClassVar[str] = "same_group"
+
+    def detect(self, evidence: Evidence) -> Detection:
+        """Cells whose image is of the text's group; score 1."""
+        found = _equal(self.name, evidence.tensor("groups", self.name))
+        return found.where(evidence.tensor("groups", self.name)[found.pairs.rows] >= 0)
+
+
+@dataclass(frozen=True)
 class RecordedVerdict(Detector):
     """Pairs on which a ledger has a verdict, from an earlier epoch, an earlier run, or a person.
 

@@ -16,6 +16,7 @@ class Evidence:
         image_ids: Image id of each pair, int64 [B].
         caption_ids: Caption id of each pair, int64 [B].
         caption_keys: Key of each normalised caption text, int64 [B].
+        groups: What each pair shows, where that is declared, int64 [B]; below 0 where it is not.
         guide_images: Image features of a frozen dual encoder, L2-normalised [B, G].
         guide_texts: Text features of the same [B, G].
         momentum_images: Image features of the momentum model, L2-normalised [B, E].
@@ -26,6 +27,7 @@ class Evidence:
     image_ids: Tensor  # [B]
     caption_ids: Tensor  # [B]
     caption_keys: Tensor | None = None  # [B]
+    groups: Tensor | None = None  # [B]
     guide_images: Tensor | None = None  # [B, G]
     guide_texts: Tensor | None = None  # [B, G]
     momentum_images: Tensor | None = None  # [B, E]

@@ -1,7 +1,7 @@
 """A whole pre-training run: from a recipe to a trained model and its retrieval figures."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -23,9 +23,10 @@ from truepair.training.build import (
     build_tokenizer,
 )
 from truepair.training.caches import cached_images
-from truepair.training.loop import RunResult, TrainingLoop
+from truepair.training.loop import TrainingLoop
 from truepair.training.match_keys import concept_labels, match_keys
 from truepair.training.recipe import PretrainRecipe
+from truepair.training.run_result import RunResult
 
 
 @dataclass(frozen=True)
@@ -72,13 +73,19 @@ def pretrain(recipe: PretrainRecipe, run_folder: Path, say: Say) -> PretrainOutc
     model = build_model(recipe.model, recipe.text, tokenizer, say)
 
     def images(table: PairTable, views: int = 1) -> ImageSource:
+        """Pictures of a split, or their states."""
         table, cache = cached_images(recipe, model, table, say, views=views)
         transform = build_image_transform(recipe.data.transform, model, train=False)
         size = recipe.evaluation.batch_size
         return ImageSource(table, collator, transform=transform, cache=cache, batch_size=size)
 
+    # ITM that was not trained cannot rank.
+    with_itm = recipe.objectives.itm.weight > 0
+    protocol = recipe.evaluation if with_itm else replace(recipe.evaluation, rerank=0)
+
     def task(table: PairTable | None) -> RetrievalTask | None:
-        return None if table is None else RetrievalTask(collator, images(table), recipe.evaluation)
+        """Retrieval on a split."""
+        return None if table is None else RetrievalTask(collator, images(table), protocol)
 
     train_images = images(tables.train, recipe.model.image_views)
     validation, test = task(tables.validation), task(tables.test)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import torch
 from accelerate import PartialState
 
 from truepair.data.collate import PairCollator
@@ -21,6 +22,7 @@ from truepair.sampling.ranks import Ranks
 from truepair.training.build import Say, build_preprocessing
 from truepair.training.caches import cached_captions, cached_images
 from truepair.training.connecting import ConnectionMiner
+from truepair.training.match_keys import concept_labels
 from truepair.training.momentum import MomentumModel
 from truepair.training.recipe import PretrainRecipe
 from truepair.training.reference import BatchReference, PlainReference, ReferenceModel
@@ -82,10 +84,10 @@ class StepBuilder:
 
     def _parts(self, towers: Towers) -> StepParts:
         recipe = self.recipe
-        truth = PairTruth.from_table(self.table)
+        truth, labels = PairTruth.from_table(self.table), concept_labels(self.table)
         srcl, relations = recipe.srcl, recipe.relations
         return StepParts(
-            relator=Relator(relations),
+            relator=Relator(relations, None if labels is None else torch.from_numpy(labels)),
             miner=self._miner(towers, truth),
             regulator=None if srcl is None else Regulator(srcl, self._reference(srcl.seed_model)),
             momentum=None if recipe.momentum is None else MomentumModel(towers, recipe.momentum, len(self.table)),

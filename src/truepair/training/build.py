@@ -1,5 +1,6 @@
 """From a recipe to the things a run is made of: tables, tokenizer, model, caches."""
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -37,12 +38,12 @@ def build_tables(config: DataConfig) -> Tables:
 
     Raises:
         DataError: a source cannot be read, or nothing is left to train on.
-        ConfigError: ``min_group_size`` without a ``group`` column.
+        ConfigError: a field that needs a ``group`` column, without one.
     """
     opened = [open_pairs(source) for source in config.sources]
     table = opened[0] if len(opened) == 1 else PairTable.concat(opened)
-    if config.min_group_size:
-        table = _large_groups(table, config.min_group_size)
+    if config.min_group_size or config.max_group_size:
+        table = _groups_of_size(table, config.min_group_size, config.max_group_size)
     present = table.splits
 
     def part(split: str) -> PairTable | None:
@@ -54,16 +55,17 @@ def build_tables(config: DataConfig) -> Tables:
     return Tables(train, part(config.validation_split), part(config.test_split))
 
 
-def _large_groups(table: PairTable, least: int) -> PairTable:
+def _groups_of_size(table: PairTable, least: int, most: int) -> PairTable:
+    """The rows whose group has at least, and (unless 0) at most so many rows."""
     if "group" not in table.rows.column_names:
         raise ConfigError(f"data.min_group_size needs a group column, which {table.name} has not; set it to 0")
     groups = list(table.rows["group"])
-    sizes: dict[str | None, int] = {}
-    for group in groups:
-        sizes[group] = sizes.get(group, 0) + 1
-    kept = [row for row, group in enumerate(groups) if group is not None and sizes[group] >= least]
+    sizes = Counter(groups)
+    kept = [
+        row for row, group in enumerate(groups) if group is not None and least <= sizes[group] <= (most or len(groups))
+    ]
     if not kept:
-        raise ConfigError(f"no group of {table.name} has {least} rows; lower data.min_group_size")
+        raise ConfigError(f"no group of {table.name} has {least} to {most or 'any number of'} rows; change the bounds")
     return table.select(kept)
 
 

@@ -30,6 +30,7 @@ class DataConfig:
         captions: "draw" draws one of an image's captions per visit, "first" takes the first, "pairs" visits every one.
         min_group_size: keep only rows whose group has this many rows over all splits (needs a ``group`` column); 0 for
             all.
+        max_group_size: keep only rows whose group has at most this many; 0 for all.
         transform: image size and augmentation.
         max_bad_fraction: largest share of unreadable images that a run puts up with.
     """
@@ -40,6 +41,7 @@ class DataConfig:
     test_split: str = "test"
     captions: str = "draw"
     min_group_size: int = 0
+    max_group_size: int = 0
     transform: TransformConfig = field(default_factory=TransformConfig)
     max_bad_fraction: float = 0.05
 

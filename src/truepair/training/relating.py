@@ -17,6 +17,7 @@ from truepair.relations.detectors import (
     MomentumSimilarity,
     RecordedVerdict,
     SameCaption,
+    SameGroup,
     SameImage,
 )
 from truepair.relations.evidence import Evidence
@@ -31,8 +32,8 @@ class RuleConfig:
     """What to look for, and what to do about it. Of several rules that find a pair, the first counts.
 
     Attributes:
-        detector: same_image, same_caption, recorded (a ledger), guide (another dual encoder), momentum (the momentum
-            model) or con_d (a discriminator that judges all pairs).
+        detector: same_image, same_caption, same_group (what clean data declares), recorded (a ledger), guide (another
+            dual encoder), momentum (the momentum model) or con_d (a discriminator that judges all pairs).
         action: keep (a negative), mask (left out), relabel (a match), reweight, swap (no ITM negative) or smooth (a
             share of the target).
         ledger: Folder or file of the verdicts, for "recorded".
@@ -106,10 +107,18 @@ class Relator:
 
     Args:
         config: The rules.
+        groups: What each row of the training table shows, int64 [N]; for the detector "same_group".
+
+    Raises:
+        ConfigError: A rule asks for groups that the data does not state.
     """
 
-    def __init__(self, config: RelationsConfig) -> None:
+    def __init__(self, config: RelationsConfig, groups: Tensor | None = None) -> None:
         self.config = config
+        by_group = any(rule.detector == SameGroup.name for rule in config.rules)
+        if by_group and groups is None:
+            raise ConfigError("relations.rules: detector 'same_group' needs a group column, which the data has not")
+        self.groups = groups if by_group else None
         self.rules = [rule.build() for rule in config.rules]
         # What came from a ledger does not go back, and con-D's verdicts are recorded where they are asked for.
         others = (RecordedVerdict.name, JudgedScore.name)
@@ -135,6 +144,7 @@ class Relator:
             image_ids=view.batch.image_id,
             caption_ids=view.batch.caption_id,
             caption_keys=view.batch.caption_key,
+            groups=None if self.groups is None else self.groups.to(view.batch.image_id.device)[view.batch.source_index],
             guide_images=None if guide is None else guide[0],
             guide_texts=None if guide is None else guide[1],
             momentum_images=None if momentum is None else momentum[0],
@@ -158,6 +168,7 @@ class Relator:
 _DETECTORS: Mapping[str, Callable[[RuleConfig], Detector]] = {
     "same_image": lambda _: SameImage(),
     "same_caption": lambda _: SameCaption(),
+    "same_group": lambda _: SameGroup(),
     "recorded": lambda rule: RecordedVerdict(
         VerdictIndex.from_table(read_ledger(str(rule.ledger)), actions=rule.ledger_actions or None)
     ),
