@@ -91,6 +91,7 @@ def main() -> None:
     evidence, scores = all_scores(model, spaces, size)
     print("| pairs judged by | pairs | matches | AUC | AP | precision / recall at 0.5 | at 0.8 |")
     print("|---|---|---|---|---|---|---|")
+    report("cosine of images", (tables.images @ tables.images.T)[open_], true[open_], thresholds=())
     for number, term in enumerate(model.terms):
         report(f"{term} alone", evidence[..., number][open_], true[open_], thresholds=())
     report("all", scores[open_], true[open_])
