@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from golden_grit import check_grit_order
+from golden_step import RecordedStep
 from truepair.errors import TruepairError
 from truepair.models.albef import AlbefModel, Encoded
 from truepair.models.fusion import ImageKeysValues
@@ -194,11 +195,26 @@ def loss_checks(step: AlbefStep) -> Iterator[Check]:
             yield compare(f"epoch {epoch}: gradient of {name}", step.grad_norm(name), torch.tensor(norm))
 
 
+def trained_checks(step: AlbefStep) -> Iterator[Check]:
+    """The same numbers from the step that training takes, composed of its parts as a recipe composes it."""
+    trained = RecordedStep(step.student, step.discriminator, step.batch, step.config)
+    for epoch in (0, 1):
+        recorded = step.expected[f"epoch{epoch}"]
+        for name, loss in trained.losses(epoch).items():
+            yield compare(f"step, epoch {epoch}: loss_{name}", loss, torch.tensor(recorded[f"loss_{name}"]))
+        for name, norm in recorded["grad_norms"].items():
+            yield compare(f"step, epoch {epoch}: gradient of {name}", step.grad_norm(name), torch.tensor(norm))
+        # The step reads the pairs in an order of its own.
+        logits = torch.cat(trained.itm_logits).sort(dim=0).values
+        yield compare(f"step, epoch {epoch}: itm_logits", logits, step.batch["itm_logits"].sort(dim=0).values)
+
+
 STEP_CHECKS: tuple[Callable[[AlbefStep], Iterator[Check]], ...] = (
     feature_checks,
     mining_checks,
     pair_checks,
     loss_checks,
+    trained_checks,
 )
 
 
