@@ -30,11 +30,13 @@ class Recipe:
         rate: a number.
         inner: a group.
         names: a list.
+        rarely: a section that may be absent.
     """
 
     rate: float = 1.0
     inner: Inner = field(default_factory=Inner)
     names: list[str] = field(default_factory=lambda: ["u"])
+    rarely: Inner | None = None
 
 
 def read(text: str, words: list[str], tmp_path: Path) -> Recipe:
@@ -84,3 +86,27 @@ def test_values_are_never_python_objects(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="not valid YAML"):
         read("rate: !!python/object/apply:os.system ['touch hacked']", [], tmp_path)
     assert not (tmp_path / "hacked").exists()
+
+
+def test_fields_of_an_absent_section(tmp_path: Path) -> None:
+    words = ["--rarely.depth", "9", "--rate", "2", "--rarely.span=[1e-3, 0.5]"]
+    assert read("", words, tmp_path) == Recipe(rate=2.0, rarely=Inner(depth=9, span=(1e-3, 0.5)))
+    assert read("rarely: {depth: 5}", ["--rarely", "null"], tmp_path) == Recipe()
+    with pytest.raises(ConfigError, match="needs a value"):
+        read("", ["--rarely.depth"], tmp_path)
+
+
+def test_layers_lie_over_each_other(tmp_path: Path) -> None:
+    (tmp_path / "low.yaml").write_text("inner: {depth: 5}\nnames: [low]\nrate: 0.1")
+    (tmp_path / "middle.yaml").write_text("base: low.yaml\ninner: {span: [0.0, 1.0]}\nrarely: {depth: 2}")
+    (tmp_path / "high.yaml").write_text("names: [high]\nrarely: {depth: 4}")
+    paths = [tmp_path / "middle.yaml", tmp_path / "high.yaml"]
+    expected = Recipe(rate=0.1, inner=Inner(depth=5, span=(0.0, 1.0)), names=["high"], rarely=Inner(depth=4))
+    assert read_recipe(Recipe, paths, [], command="test") == expected
+
+
+def test_a_recipe_that_lies_under_itself(tmp_path: Path) -> None:
+    (tmp_path / "one.yaml").write_text("base: two.yaml")
+    (tmp_path / "two.yaml").write_text("base: [one.yaml]")
+    with pytest.raises(ConfigError, match="lies under itself"):
+        read_recipe(Recipe, [tmp_path / "one.yaml"], [], command="test")

@@ -42,9 +42,12 @@ def read_recipe(kind: type[Recipe], paths: Sequence[Path], overrides: Sequence[s
             for name in _leaf_names(stated):
                 _check_name(name, fields, f"{layer}: there is no field ")
             values = laid_over(values, stated)
+    words = list(overrides)
+    for name, value in _take_optional(words, kind):
+        values = laid_over(values, _nested(name, value))
     try:
         parsed = parser.parse_object(values, defaults=True) if values else parser.get_defaults()
-        parsed = parser.parse_args(list(overrides), namespace=parsed)
+        parsed = parser.parse_args(words, namespace=parsed)
         return kind(**_instances(parser, parsed))
     except (SystemExit, ConfigError):
         raise
@@ -58,6 +61,39 @@ def _check_name(name: str, fields: dict[str, bool], complaint: str) -> None:
     parents = {name[:end] for end, letter in enumerate(name) if letter == "."}
     if name not in fields and not any(fields.get(parent) is False for parent in parents):
         raise ConfigError(f"{complaint}{name}{nearest(name, fields)}")
+
+
+def _take_optional(words: list[str], kind: type) -> list[tuple[str, str]]:
+    """Take ``--section.field value`` out of the words where the section may be absent from a recipe.
+
+    jsonargparse cannot lay single fields over such a section; as a layer over the recipe files they can be.
+    """
+    hints = typing.get_type_hints(kind)
+    optional = {name for name, hint in hints.items() if type(None) in typing.get_args(hint) and _dataclasses_in(hint)}
+    taken, place = [], 0
+    while place < len(words):
+        name, given, value = words[place].removeprefix("--").partition("=")
+        if not words[place].startswith("--") or name.split(".")[0] not in optional:
+            place += 1
+            continue
+        if not given and place + 1 == len(words):
+            raise ConfigError(f"--{name} needs a value")
+        taken.append((name, value if given else words[place + 1]))
+        del words[place : place + (1 if given else 2)]
+    return taken
+
+
+def _nested(name: str, value: str) -> dict[str, Any]:
+    """A dotted name and its YAML value as nested groups."""
+    try:
+        read: Any = float(value) if "e" in value.lower() else yaml.safe_load(value)  # YAML takes 1e-3 for a word
+    except ValueError:
+        read = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--{name}: {_one_line(str(error))}") from error
+    for part in reversed(name.split(".")):
+        read = {part: read}
+    return dict(read)
 
 
 def to_yaml(recipe: Any) -> str:

@@ -12,6 +12,7 @@ from truepair.errors import TruepairError
 COMMANDS = {
     "demo": ("truepair.cli.demo", "train a small model on the bundled pairs and show what it found"),
     "pretrain": ("truepair.cli.pretrain", "pre-train from a recipe: truepair pretrain RECIPE.yaml [--any.field value]"),
+    "judge": ("truepair.cli.judge", "fit a judge of undeclared pairs on clean ones"),
     "evaluate": ("truepair.cli.evaluate", "retrieval figures of a trained model"),
 }
 

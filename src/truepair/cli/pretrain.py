@@ -1,14 +1,12 @@
 """``truepair pretrain RECIPE [RECIPE ...] [--any.field value]``."""
 
-import itertools
 import time
 from pathlib import Path
 
 from rich.console import Console
 
 from truepair.cli.arguments import read_recipe, to_yaml
-from truepair.cli.recipes import bundled_recipes, find_recipe, take_option
-from truepair.errors import ConfigError
+from truepair.cli.recipes import bundled_recipes, take_option, take_recipes
 
 HELP = """usage: truepair pretrain RECIPE [RECIPE ...] [--run-folder FOLDER] [--any.field value ...]
 
@@ -28,11 +26,8 @@ def run(arguments: list[str]) -> None:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(HELP.format(names=", ".join(bundled_recipes())))
         return
-    names = list(itertools.takewhile(lambda word: not word.startswith("-"), arguments))
-    if not names:
-        raise ConfigError("give the recipe first: truepair pretrain RECIPE [--any.field value]")
-    paths = [find_recipe(name) for name in names]
-    options = arguments[len(names) :]
+    options = list(arguments)
+    names, paths = take_recipes(options, "truepair pretrain")
     chosen = take_option(options, "run-folder")
 
     from truepair.training.recipe import PretrainRecipe

@@ -1,5 +1,6 @@
 """Finding recipes, and the options a command has beside them."""
 
+import itertools
 from importlib.resources import files
 from pathlib import Path
 
@@ -28,6 +29,19 @@ def find_recipe(name: str) -> Path:
         return bundled
     names = bundled_recipes()
     raise ConfigError(f"there is no recipe {name}{nearest(path.stem, names)}; give a file or one of {', '.join(names)}")
+
+
+def take_recipes(arguments: list[str], command: str) -> tuple[list[str], list[Path]]:
+    """Take the leading words out of the arguments: names of recipes, and their paths.
+
+    Raises:
+        ConfigError: there are none, or one cannot be found.
+    """
+    names = list(itertools.takewhile(lambda word: not word.startswith("-"), arguments))
+    if not names:
+        raise ConfigError(f"give the recipe first: {command} RECIPE [--any.field value]")
+    del arguments[: len(names)]
+    return names, [find_recipe(name) for name in names]
 
 
 def take_option(arguments: list[str], name: str) -> str | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from transformers import PreTrainedTokenizerBase
 
 from truepair.data.open import open_pairs
+from truepair.data.randomness import stable_hash
 from truepair.data.table import PairTable
 from truepair.data.tokenizer import load_tokenizer, train_wordpiece
 from truepair.data.transforms import ImageTransform, TransformConfig, build_transform
@@ -42,8 +43,8 @@ def build_tables(config: DataConfig) -> Tables:
     """
     opened = [open_pairs(source) for source in config.sources]
     table = opened[0] if len(opened) == 1 else PairTable.concat(opened)
-    if config.min_group_size or config.max_group_size:
-        table = _groups_of_size(table, config.min_group_size, config.max_group_size)
+    if config.min_group_size or config.max_group_size or config.group_share < 1.0:
+        table = _chosen_groups(table, config)
     present = table.splits
 
     def part(split: str) -> PairTable | None:
@@ -55,18 +56,26 @@ def build_tables(config: DataConfig) -> Tables:
     return Tables(train, part(config.validation_split), part(config.test_split))
 
 
-def _groups_of_size(table: PairTable, least: int, most: int) -> PairTable:
-    """The rows whose group has at least, and (unless 0) at most so many rows."""
+def _chosen_groups(table: PairTable, config: DataConfig) -> PairTable:
+    """The rows of the groups that a recipe asks for: of some size, and a share of them."""
     if "group" not in table.rows.column_names:
-        raise ConfigError(f"data.min_group_size needs a group column, which {table.name} has not; set it to 0")
+        raise ConfigError(
+            f"data.min_group_size, max_group_size and group_share need a group column, which {table.name} has not; "
+            "leave them out"
+        )
     groups = list(table.rows["group"])
     sizes = Counter(groups)
-    kept = [
-        row for row, group in enumerate(groups) if group is not None and least <= sizes[group] <= (most or len(groups))
-    ]
-    if not kept:
-        raise ConfigError(f"no group of {table.name} has {least} to {most or 'any number of'} rows; change the bounds")
-    return table.select(kept)
+    most = config.max_group_size or len(groups)
+    wanted = {
+        group
+        for group, size in sizes.items()
+        if group is not None
+        and config.min_group_size <= size <= most
+        and stable_hash("group share", group) < config.group_share * 2**63
+    }
+    if not wanted:
+        raise ConfigError(f"no group of {table.name} is left; change data.min_group_size, max_group_size, group_share")
+    return table.select(row for row, group in enumerate(groups) if group in wanted)
 
 
 def build_tokenizer(config: TextConfig, train: PairTable) -> PreTrainedTokenizerBase:

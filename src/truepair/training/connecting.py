@@ -1,9 +1,9 @@
 """Connection mining (ECM) in training: con-D judges pairs of the batch, and what it takes for a match becomes one."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from truepair.data.collate import PairBatch
@@ -18,10 +18,12 @@ from truepair.objectives.zones import ZONE_ACTIONS, Zone, ZoneConfig, connect, z
 from truepair.relations.actions import Mask, Relabel, Swap
 from truepair.relations.batch import BatchRelations
 from truepair.relations.detection import Detection
+from truepair.relations.detectors import JudgedScore
+from truepair.relations.identity import same_pair
 from truepair.relations.ledger import Ledger
 from truepair.relations.pairs import PairSet
 from truepair.training.epoch_counts import EpochCounts
-from truepair.training.gathering import gather, total
+from truepair.training.gathering import total
 from truepair.training.step_view import StepView
 
 
@@ -33,7 +35,8 @@ class EcmConfig:
         discriminator: The judge, con-D.
         zones: Thresholds and rules.
         judge: "hardest" asks about the hardest candidates, as MAFA does; "all" about every undeclared pair of the
-            batch, for judges that cost next to nothing.
+            batch, for judges that cost next to nothing; "rules" about every one too, and leaves it to the rules with
+            detector "con_d" what becomes of it.
         mask_between: For "all": leave pairs between the thresholds out of ITC too, not only of ITM.
     """
 
@@ -43,12 +46,14 @@ class EcmConfig:
     mask_between: bool = False
 
     def __post_init__(self) -> None:
-        if self.judge not in ("hardest", "all"):
-            raise ConfigError(f"ecm.judge is '{self.judge}'; give hardest or all")
+        if self.judge not in ("hardest", "all", "rules"):
+            raise ConfigError(f"ecm.judge is '{self.judge}'; give hardest, all or rules")
 
 
 class SharedDiscriminator:
-    """A judge whose work is shared out over the ranks; all ask about the same pairs, and all get all answers.
+    """A judge whose work is shared out over the ranks by image; all ask about the same pairs, and get all answers.
+
+    So each image is encoded on one rank, and a rank remembers the verdicts of its own images: none is asked for twice.
 
     Args:
         discriminator: This rank's judge.
@@ -68,13 +73,12 @@ class SharedDiscriminator:
         """Match probabilities, see ``Discriminator.score``."""
         if self.ranks == 1:
             return self.discriminator.score(batch, images, texts)
-        share = -(-len(images) // self.ranks)
-        own = slice(self.rank * share, (self.rank + 1) * share)
-        scores = torch.zeros(share, device=images.device)
-        if len(images[own]):
-            answers = self.discriminator.score(batch, images[own], texts[own])
-            scores[: len(answers)] = answers
-        return gather(scores)[: len(images)]
+        scores = torch.zeros(len(images), device=images.device)  # [P]
+        own = batch.image_id[images] % self.ranks == self.rank  # [P]
+        if own.any():
+            scores[own] = self.discriminator.score(batch, images[own], texts[own])
+        dist.all_reduce(scores)
+        return scores
 
 
 class ConnectionMiner:
@@ -102,6 +106,8 @@ class ConnectionMiner:
         self.discriminator = SharedDiscriminator(discriminator, rank, ranks)
         self.truth = truth
         self.counts = EpochCounts()
+        between = Mask() if config.judge == "all" and config.mask_between else Swap()
+        self.actions = {**ZONE_ACTIONS, Zone.BETWEEN: between}
 
     @property
     def memory(self) -> MemorisedDiscriminator | None:
@@ -122,14 +128,25 @@ class ConnectionMiner:
         self._record(scores.judged, view, ledger)
         if self.truth is not None:
             self.truth.add(view.batch, found.converted, scores.judged)
-        return relations.adding(found.detection, Relabel()), found.pairs, found.converted
+        detection = found.detection
+        if self.config.zones.symmetric:
+            detection = Detection.mutual(detection.detector, detection.pairs)
+        return relations.adding(detection, Relabel()), found.pairs, found.converted
 
-    def connect_all(self, view: StepView, relations: BatchRelations, ledger: Ledger | None) -> BatchRelations:
-        """Judge every undeclared pair of which no rule has spoken; returns the relations with the new matches."""
-        judged = self._judge(view, relations.allowed())
+    def judge_all(self, view: StepView) -> PairSet:
+        """Scores of every pair of the batch but the own ones and those of one image or one caption text [B, B]."""
+        known = same_pair(view.batch.image_id, view.batch.caption_key)
+        rows, columns = torch.nonzero(~known, as_tuple=True)
+        return PairSet(rows, columns, self.discriminator.score(view.batch, rows, columns), (view.size, view.size))
+
+    def connect_all(
+        self, view: StepView, judged: PairSet, relations: BatchRelations, ledger: Ledger | None
+    ) -> BatchRelations:
+        """The relations with what the thresholds make of all scores; the rules that spoke before have precedence."""
         zones = zones_of(judged.values, self.config.zones)
-        for zone, action in ((Zone.ABOVE, Relabel()), (Zone.BETWEEN, Mask() if self.config.mask_between else Swap())):
-            relations = relations.adding(Detection.mutual("con_d", judged.where(zones == zone)), action)
+        for zone in (Zone.ABOVE, Zone.BETWEEN):
+            detection = Detection.mutual(JudgedScore.name, judged.where(zones == zone))
+            relations = relations.adding(detection, self.actions[zone])
         self.counts.add({f"all/{zone.name.lower()}": (zones == zone).sum() for zone in (Zone.BETWEEN, Zone.ABOVE)})
         self._record(judged.where(zones >= Zone.BETWEEN), view, ledger)
         if self.truth is not None:
@@ -160,26 +177,17 @@ class ConnectionMiner:
         if self.truth is not None:
             self.truth.counts = {name: int(count) for name, count in state["truth"].items()}
 
-    def _judge(self, view: StepView, where: Tensor) -> PairSet:
-        rows, columns = torch.nonzero(where, as_tuple=True)
-        return PairSet(rows, columns, self.discriminator.score(view.batch, rows, columns), (view.size, view.size))
-
     def _record(self, judged: PairSet, view: StepView, ledger: Ledger | None) -> None:
         if ledger is None:
             return
-        for cells, action in _by_action(judged, self.config.zones):
+        zones = zones_of(judged.values, self.config.zones)
+        for zone, action in self.actions.items():
+            cells = judged.where(zones == zone)
             ledger.record(
                 view.batch.image_id[cells.rows],
                 view.batch.caption_id[cells.columns],
                 cells.values,
                 detector=ledger_name(self.own_judge),
-                action=action,
+                action=action.name,
                 epoch=view.moment.epoch,
             )
-
-
-def _by_action(judged: PairSet, config: ZoneConfig) -> Iterator[tuple[PairSet, str]]:
-    """Yield the cells of each zone, and the name of what is done with them."""
-    zones = zones_of(judged.values, config)
-    for zone, action in ZONE_ACTIONS.items():
-        yield judged.where(zones == zone), action.name

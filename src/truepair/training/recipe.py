@@ -31,6 +31,7 @@ class DataConfig:
         min_group_size: keep only rows whose group has this many rows over all splits (needs a ``group`` column); 0 for
             all.
         max_group_size: keep only rows whose group has at most this many; 0 for all.
+        group_share: keep only this share of the groups, chosen by a hash of their names.
         transform: image size and augmentation.
         max_bad_fraction: largest share of unreadable images that a run puts up with.
     """
@@ -42,12 +43,15 @@ class DataConfig:
     captions: str = "draw"
     min_group_size: int = 0
     max_group_size: int = 0
+    group_share: float = 1.0
     transform: TransformConfig = field(default_factory=TransformConfig)
     max_bad_fraction: float = 0.05
 
     def __post_init__(self) -> None:
         if self.captions not in ("draw", "first", "pairs"):
             raise ConfigError(f"data.captions is '{self.captions}'; give draw, first or pairs")
+        if not 0.0 < self.group_share <= 1.0:
+            raise ConfigError(f"data.group_share is {self.group_share}; give a number above 0, up to 1")
         if not self.sources:
             raise ConfigError("data.sources is empty; name at least one file, folder or hub name")
 
@@ -151,5 +155,8 @@ class PretrainRecipe:
             raise ConfigError("srcl weighs pairs of the batch only; set momentum.queue_size to 0, or drop one of both")
         if self.ecm is not None and self.ecm.discriminator.view == "batch" and self.model.cache_images:
             raise ConfigError("ecm.discriminator.view 'batch' needs images, which model.cache_images does without")
+        by_judge = any(rule.detector == "con_d" for rule in self.relations.rules)
+        if by_judge != (self.ecm is not None and self.ecm.judge == "rules"):
+            raise ConfigError("relations.rules: detector 'con_d' and ecm.judge 'rules' go together; give both or none")
         if self.momentum is None and any(rule.detector == "momentum" for rule in self.relations.rules):
             raise ConfigError("relations.rules: detector 'momentum' needs a momentum section")

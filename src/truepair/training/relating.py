@@ -24,7 +24,7 @@ from truepair.relations.evidence import Evidence
 from truepair.relations.ledger import read_ledger
 from truepair.relations.pairs import PairSet
 from truepair.relations.verdict_index import VerdictIndex
-from truepair.training.step_view import StepView
+from truepair.training.step_view import StepView, full_precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,9 +120,8 @@ class Relator:
             raise ConfigError("relations.rules: detector 'same_group' needs a group column, which the data has not")
         self.groups = groups if by_group else None
         self.rules = [rule.build() for rule in config.rules]
-        # What came from a ledger does not go back, and con-D's verdicts are recorded where they are asked for.
-        others = (RecordedVerdict.name, JudgedScore.name)
-        self.recorded = {rule.detector.name for rule in self.rules if rule.detector.name not in others}
+        # What came from a ledger does not go back.
+        self.recorded = {rule.detector.name for rule in self.rules} - {RecordedVerdict.name}
 
     def relate(
         self,
@@ -140,18 +139,21 @@ class Relator:
             momentum: Those of the momentum model [B, E].
             judged: con-D's scores of the cells it was asked about [B, B].
         """
+        guide_images, guide_texts = _full_precision(guide)
+        momentum_images, momentum_texts = _full_precision(momentum)
         evidence = Evidence(
             image_ids=view.batch.image_id,
             caption_ids=view.batch.caption_id,
             caption_keys=view.batch.caption_key,
             groups=None if self.groups is None else self.groups.to(view.batch.image_id.device)[view.batch.source_index],
-            guide_images=None if guide is None else guide[0],
-            guide_texts=None if guide is None else guide[1],
-            momentum_images=None if momentum is None else momentum[0],
-            momentum_texts=None if momentum is None else momentum[1],
+            guide_images=guide_images,
+            guide_texts=guide_texts,
+            momentum_images=momentum_images,
+            momentum_texts=momentum_texts,
             judged=judged,
         )
-        return BatchRelations.detect(evidence, self.rules, symmetric=self.config.symmetric)
+        with torch.autocast(view.image_features.device.type, enabled=False):
+            return BatchRelations.detect(evidence, self.rules, symmetric=self.config.symmetric)
 
     def extra_matches(self, relations: BatchRelations, view: StepView, seed: int) -> PairSet:
         """Relabelled pairs that ITM and MLM read as further positives: those of another text, by lot if too many."""
@@ -163,6 +165,10 @@ class Relator:
             return matches
         lots = keyed_uniform(sample_keys(seed, view.moment.step, matches.linear), 1).squeeze(1)  # [P]
         return matches.where(torch.argsort(lots)[:most].sort().values)
+
+
+def _full_precision(features: tuple[Tensor, Tensor] | None) -> tuple[Tensor | None, Tensor | None]:
+    return (None, None) if features is None else (full_precision(features[0]), full_precision(features[1]))
 
 
 _DETECTORS: Mapping[str, Callable[[RuleConfig], Detector]] = {

@@ -80,6 +80,7 @@ class PretrainStep(TrainingStep):
         self.parts = parts
         self.momentum = parts.momentum  # a submodule, so that it moves to the device with the step
         self.seed = seed
+        self._fresh = True  # no batch was seen yet
 
     def forward(self, batch: PairBatch, moment: Moment) -> StepOutput:
         """Compute the losses of a batch: ``itc``, and ``itm`` and ``mlm`` once they started.
@@ -89,8 +90,9 @@ class PretrainStep(TrainingStep):
             moment: Where the run stands.
         """
         parts = self.parts
-        if moment.step == 0 and parts.ledger is not None:
+        if self._fresh and moment.step == 0 and parts.ledger is not None:
             parts.ledger.load_state_dict({"parts": 0})  # a run that died before its first checkpoint left some
+        self._fresh = False
         pixels = parts.miner is not None and parts.miner.config.discriminator.view == "batch"
         view = StepView.of(batch, self.towers, moment, Ranks.current().rank, pixels=pixels)
         seen = None if self.momentum is None else (self.momentum, self.momentum.see(view))
@@ -104,7 +106,8 @@ class PretrainStep(TrainingStep):
         total = sum(
             (weights[name] * loss for name, loss in losses.items()), torch.zeros((), device=pairs.images.device)
         )
-        figures = self._figures(view, regulation) if moment.logged else {}
+        with torch.autocast(total.device.type, enabled=False):
+            figures = self._figures(view, regulation) if moment.logged else {}
         return StepOutput(
             {"loss": total, **losses, "temperature": view.temperature, **figures},
             view.image.feature.detach(),
@@ -137,18 +140,19 @@ class PretrainStep(TrainingStep):
 
     def _relate(self, view: StepView, seen: MomentumView | None) -> tuple[BatchRelations, MatchingPairs, PairSet]:
         """Relations of the batch, the pairs that ITM reads, and the undeclared matches that MLM reads too."""
-        parts = self.parts
+        parts, miner = self.parts, self.parts.miner
+        judged = None if miner is None or miner.config.judge == "hardest" else miner.judge_all(view)
         relations = parts.relator.relate(
             view,
             guide=None if parts.guide is None else parts.guide.features(view),
             momentum=None if seen is None else (seen.images, seen.texts),
+            judged=judged,
         )
         parts.counts.add({f"relations/{name}": float(count) for name, count in relations.counts().items()})
         if parts.ledger is not None:
             relations.record(parts.ledger, view.moment.epoch, parts.relator.recorded)
-        miner = parts.miner
-        if miner is not None and miner.config.judge == "all":
-            relations = miner.connect_all(view, relations, parts.ledger)
+        if miner is not None and judged is not None and miner.config.judge == "all":
+            relations = miner.connect_all(view, judged, relations, parts.ledger)
         extra = parts.relator.extra_matches(relations, view, self.seed)
         candidates = hardest_negatives(
             view.logits, relations.allowed(), self.config.itm.matching(view.moment.progress), self._generator(view)
