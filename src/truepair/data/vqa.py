@@ -72,7 +72,9 @@ class VqaDataset(Dataset[VqaSample]):
 
     def _sample(self, row: dict[str, object], pixels: Tensor | None) -> VqaSample:
         given: list[str] = row["answers"]  # type: ignore[assignment]
-        counts = Counter(normalise_answer(answer) or answer.lower().strip() for answer in given)
+        counts: Counter[str] = Counter()
+        for answer, count in Counter(given).items():
+            counts[normalise_answer(answer) or answer.lower().strip()] += count
         answers = sorted(counts, key=lambda answer: (-counts[answer], answer))
         weight: float = row["weight"]  # type: ignore[assignment]
         weights = [weight * counts[answer] / len(given) for answer in answers]
