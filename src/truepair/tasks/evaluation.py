@@ -11,7 +11,7 @@ from truepair.models.albef_checkpoint import load_albef
 from truepair.tasks.images import ImageSource
 from truepair.tasks.retrieval import RetrievalResult, RetrievalTask
 from truepair.training.build import build_image_transform, build_tables
-from truepair.training.preprocessing import Preprocessing
+from truepair.data.preprocessing import Preprocessing
 from truepair.training.recipe import DataConfig
 
 

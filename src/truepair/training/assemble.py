@@ -6,9 +6,12 @@ import torch
 from accelerate import PartialState
 
 from truepair.data.collate import PairCollator
+from truepair.data.dataset import PairDataset
 from truepair.data.table import PairTable
 from truepair.errors import CheckpointError
 from truepair.mining.conversion_truth import ConversionTruth
+from truepair.mining.coverage import check_coverage
+from truepair.mining.discriminator import Discriminator
 from truepair.mining.dual_encoder import open_dual_encoder
 from truepair.mining.open_discriminator import open_discriminator
 from truepair.mining.pair_truth import PairTruth
@@ -19,9 +22,9 @@ from truepair.models.frozen_images import ImageStates
 from truepair.objectives.masking import TokenMasker
 from truepair.relations.ledger import Ledger
 from truepair.sampling.ranks import Ranks
-from truepair.training.build import Say, build_preprocessing
+from truepair.training.build import Say, build_image_transform, build_preprocessing
 from truepair.training.caches import cached_captions, cached_images
-from truepair.training.connecting import ConnectionMiner
+from truepair.training.connecting import ConnectionMiner, EcmConfig
 from truepair.training.match_keys import concept_labels
 from truepair.training.momentum import MomentumModel
 from truepair.training.recipe import PretrainRecipe
@@ -92,7 +95,8 @@ class StepBuilder:
             regulator=None if srcl is None else Regulator(srcl, self._reference(srcl.seed_model)),
             momentum=None if recipe.momentum is None else MomentumModel(towers, recipe.momentum, len(self.table)),
             guide=self._reference(relations.guide_model),
-            ledger=Ledger(self.run_folder / "ledger", rank=self.ranks.rank) if relations.ledger else None,
+            # Every rank knows the verdicts on all pairs; one writes them.
+            ledger=Ledger(self.run_folder / "ledger") if relations.ledger and self.ranks.rank == 0 else None,
             truth=truth,
         )
 
@@ -108,8 +112,22 @@ class StepBuilder:
             caption_cache=towers.caption_cache,
         )
         judge = open_discriminator(ecm.discriminator, inputs, self.device)
+        self._check_coverage(judge, ecm)
         counted = None if truth is None else ConversionTruth(truth)
         return ConnectionMiner(ecm, judge, counted, rank=self.ranks.rank, ranks=self.ranks.count)
+
+    def _check_coverage(self, judge: Discriminator, ecm: EcmConfig) -> None:
+        """Say aloud when a judge would convert next to nothing. The evidence judge knows nothing of own pairs."""
+        config = ecm.discriminator
+        if config.kind == "evidence":
+            return
+        pixels = config.view == "batch"
+        transform = build_image_transform(self.recipe.data.transform, self.model, train=True) if pixels else None
+        dataset = PairDataset(self.table, transform, captions="first")
+        found = check_coverage(
+            judge, dataset, self.collator, high=ecm.zones.high, least=config.least_coverage, sample=256
+        )
+        self.say(found.warning or f"{judge.name} passes {found.share:.0%} of known pairs at {found.high:g}")
 
     def _reference(self, checkpoint: str | None) -> ReferenceModel | None:
         """The frozen dual encoder of a checkpoint: one of ours on the student's batches, others on plain images."""

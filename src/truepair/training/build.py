@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from transformers import PreTrainedTokenizerBase
 
 from truepair.data.open import open_pairs
+from truepair.data.preprocessing import Preprocessing
 from truepair.data.randomness import stable_hash
 from truepair.data.table import PairTable
 from truepair.data.tokenizer import load_tokenizer, train_wordpiece
@@ -19,7 +20,6 @@ from truepair.models.config import AlbefConfig
 from truepair.models.image_encoder import load_image_encoder
 from truepair.models.minilm import load_minilm, minilm_folder
 from truepair.relations.text import normalise_caption
-from truepair.training.preprocessing import Preprocessing
 from truepair.training.recipe import DataConfig, ModelConfig, PretrainRecipe, TextConfig
 
 Say = Callable[[str], None]

@@ -87,7 +87,7 @@ class _Gather(torch.autograd.Function):
     def backward(context: Any, *gradients: Tensor) -> Tensor:
         """This rank's part of the gradients that all ranks have of it."""
         (gradient,) = gradients
-        gradient = gradient.contiguous()
+        gradient = gradient.clone(memory_format=torch.contiguous_format)  # autograd may use it elsewhere too
         dist.all_reduce(gradient)
         start = Ranks.current().rank * context.rows
         return gradient[start : start + context.rows]

@@ -62,7 +62,7 @@ def itc_loss(
     smoothing = config.smoothing if view.moment.epoch >= config.smoothing_start_epoch else 0.0
     if momentum is not None:
         model, seen = momentum
-        loss = model.itc_loss(view, seen, relations, smoothing)
+        loss = model.itc_loss(view, seen, relations, smoothing, regulation)
     else:
         loss = _in_batch(view, relations, smoothing, config.key_gradient, regulation)
     if config.consistency:

@@ -72,12 +72,7 @@ def mlm_part(
     states = towers.text_states(masked_ids, mask)
     fused = towers.model.fuse(states, mask, keys_values, images)  # [R, L, D]
     logits = towers.model.predict_tokens(fused, predicted)  # [P, V]
-    teacher, alpha = None, 0.0
-    if momentum is not None and momentum[0].alpha(view):
-        teacher, alpha = (
-            momentum[0].token_logits(momentum[1], masked_ids, mask, images, predicted),
-            momentum[0].alpha(view),
-        )
+    teacher, alpha = _teacher(view, momentum, masked_ids, mask, images, predicted)
     loss = mlm_loss(logits, labels[predicted], teacher, alpha)
     return loss if view.alone else loss * _share(len(logits), loss.device)
 

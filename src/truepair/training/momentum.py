@@ -2,7 +2,7 @@
 
 import copy
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +13,11 @@ from truepair.objectives.contrastive import contrastive_loss
 from truepair.objectives.direction import Direction
 from truepair.objectives.distillation import momentum_targets
 from truepair.objectives.queue import FeatureQueue
+from truepair.objectives.regulation import Regulation
 from truepair.relations.batch import SIDES, BatchRelations, Side
 from truepair.relations.pairs import PairSet
 from truepair.training.gathering import gather
+from truepair.training.regulating import of_rows
 from truepair.training.step_view import StepView
 from truepair.training.towers import Towers
 
@@ -83,6 +85,10 @@ class MomentumModel(nn.Module):
         self.queue = FeatureQueue(size, student.config.embed_dim) if size else None
         self._student = (student,)  # in a tuple: not a submodule of this one
 
+    def train(self, mode: bool = True) -> Self:
+        """Stay in evaluation mode: a teacher has no dropout."""
+        return super().train(False)
+
     @torch.no_grad()
     def follow(self) -> None:
         """Move towards the student: decay * own + (1 - decay) * student."""
@@ -112,19 +118,38 @@ class MomentumModel(nn.Module):
         keys_values = self.model.image_keys_values(seen.image_states)
         return self.model.predict_tokens(self.model.fuse(states, mask, keys_values, images), predicted)
 
-    def itc_loss(self, view: StepView, seen: MomentumView, relations: BatchRelations, smoothing: float) -> Tensor:
+    def itc_loss(
+        self,
+        view: StepView,
+        seen: MomentumView,
+        relations: BatchRelations,
+        smoothing: float,
+        regulation: Regulation | None = None,
+    ) -> Tensor:
         """ALBEF's ITC: this rank's features against the momentum features of the batch and of the queue.
 
         Targets are ``(1 - alpha) * positives + alpha * momentum model``; an entry of the queue that is the same image
-        or caption is a positive.
+        or caption is a positive. A regulation knows no weights for a queue; there must be none.
         """
-        halves = [self._side(view, seen, side, relations, smoothing) for side in SIDES]
+        halves = []
+        for side in SIDES:
+            direction, keys = self._candidates(view, seen, side, relations, smoothing)
+            half = contrastive_loss(
+                (view.image_features if side == "i2t" else view.text_features)[view.own],  # [b, E]
+                keys,
+                view.temperature,
+                rows=direction,
+                regulation=None if regulation is None else of_rows(regulation, view.own, transposed=side == "t2i"),
+                symmetric=False,
+            )
+            halves.append(half.loss)
         return torch.stack(halves).mean()
 
     def remember(self, view: StepView, seen: MomentumView) -> None:
-        """Put the batch's momentum features into the queue."""
+        """Put the batch's momentum features into the queue; what is not a number (a broken image) becomes 0."""
         if self.queue is not None:
-            self.queue.enqueue(seen.images, seen.texts, view.batch.image_id, view.batch.caption_key)
+            images, texts = seen.images.nan_to_num(), seen.texts.nan_to_num()
+            self.queue.enqueue(images, texts, view.batch.image_id, view.batch.caption_key)
 
     def tensors(self) -> dict[str, Tensor]:
         """What is this model's own: parameters that moved away from the student's, and the queue."""
@@ -132,11 +157,11 @@ class MomentumModel(nn.Module):
         own: dict[str, Tensor] = {n: value for n, value in self.named_parameters() if id(value) not in students}
         return own if self.queue is None else own | {f"queue.{name}": v for name, v in self.queue.named_buffers()}
 
-    def _side(
+    def _candidates(
         self, view: StepView, seen: MomentumView, side: Side, relations: BatchRelations, smoothing: float
-    ) -> Tensor:
+    ) -> tuple[Direction, Tensor]:
+        """Targets and weights of this rank's anchors of one side, and their candidates [B + F, E]."""
         images_ask = side == "i2t"
-        queries = (view.image_features if images_ask else view.text_features)[view.own]  # [b, E]
         anchors, keys = (seen.images, seen.texts) if images_ask else (seen.texts, seen.images)  # [B, E]
         positives, weights = relations.positives(side), relations.weights(side)
         if self.queue is not None and len(self.queue):
@@ -148,6 +173,6 @@ class MomentumModel(nn.Module):
         positives, alpha = positives.of_rows(*rows), self.alpha(view)
         soft = None
         if alpha:
-            soft = momentum_targets(anchors[view.own], keys, view.temperature.detach(), positives, alpha)
-        direction = Direction(positives, smoothing, soft, weights.of_rows(*rows))
-        return contrastive_loss(queries, keys, view.temperature, rows=direction, symmetric=False).loss
+            with torch.autocast(keys.device.type, enabled=False):
+                soft = momentum_targets(anchors[view.own], keys, view.temperature.detach(), positives, alpha)
+        return Direction(positives, smoothing, soft, weights.of_rows(*rows)), keys

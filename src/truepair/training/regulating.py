@@ -60,8 +60,9 @@ class Regulator:
             images, texts = self.seed.features(view)
         regulation = Regulation(self.weights, alpha, images, texts)
         if self.config.calibrate is not None and view.moment.step % view.moment.steps_per_epoch == 0:
-            similarity = view.image_features.detach() @ view.text_features.detach().T  # [B, B]
-            regulation = calibrated(regulation, similarity, _others(similarity), self.config.calibrate)
+            similarity = view.similarity  # [B, B]
+            with torch.autocast(similarity.device.type, enabled=False):
+                regulation = calibrated(regulation, similarity, _others(similarity), self.config.calibrate)
             self.weights = regulation.config
         return regulation
 
@@ -81,7 +82,7 @@ def weight_figures(regulation: Regulation, view: StepView) -> tuple[dict[str, Te
         Scalars for the log: alpha, shares of the weights at or below 0.2 and below 0.7; and the histogram, counts of 20
         bins from 0 to 2 and one above, int64 [21].
     """
-    similarity = view.image_features.detach().float() @ view.text_features.detach().float().T  # [B, B]
+    similarity = view.similarity  # [B, B]
     negatives = _others(similarity)
     weights = normalised_weights(regulation.log_weights(slice(None), slice(None), similarity), negatives)
     histogram = weight_histogram(weights, negatives)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from truepair.data.collate import PairBatch
@@ -74,4 +75,16 @@ class StepView:
     @property
     def logits(self) -> Tensor:
         """Similarity of all images (rows) and texts (columns) over the temperature, without gradient [B, B]."""
-        return (self.image_features.detach() @ self.text_features.detach().T) / self.temperature.detach()
+        return self.similarity / self.temperature.detach()
+
+    @property
+    def similarity(self) -> Tensor:
+        """Cosines of all images (rows) and texts (columns), without gradient, in float32 or wider [B, B]."""
+        images, texts = (full_precision(part.detach()) for part in (self.image_features, self.text_features))
+        with torch.autocast(images.device.type, enabled=False):  # bfloat16 would make ties of the hardest candidates
+            return images @ texts.T
+
+
+def full_precision(features: Tensor) -> Tensor:
+    """Features in float32, or in their own type if that is wider."""
+    return features.to(torch.promote_types(features.dtype, torch.float32))
