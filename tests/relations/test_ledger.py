@@ -15,7 +15,7 @@ from truepair.relations.actions import Mask, Relabel
 from truepair.relations.batch import BatchRelations, Rule
 from truepair.relations.detectors import RecordedVerdict, SameCaption, SameImage
 from truepair.relations.evidence import Evidence
-from truepair.relations.ledger import SCHEMA, Ledger, merge_ledger, read_ledger
+from truepair.relations.ledger import SCHEMA, Ledger, merge_ledger, read_ledger, read_verdicts
 from truepair.relations.verdict_index import VerdictIndex
 
 
@@ -42,6 +42,15 @@ def test_what_goes_in_comes_out(tmp_path: Path) -> None:
         {"image_id": 3, "caption_id": 8, "detector": "con_d", "score": 0.25, "action": "relabel", "epoch": 4},
         {"image_id": 2**62 + 1, "caption_id": 7, "detector": "con_d", "score": 0.25, "action": "relabel", "epoch": 4},
     ]
+
+
+def test_all_verdicts_on_a_pair_can_be_read(tmp_path: Path) -> None:
+    with Ledger(tmp_path) as ledger:
+        for epoch in (0, 3):
+            write(ledger, [1], [2], epoch=epoch)
+            ledger.flush()
+    assert read_verdicts(tmp_path)["epoch"].to_pylist() == [0, 3]
+    assert read_ledger(tmp_path)["epoch"].to_pylist() == [3]
 
 
 def test_pandas_and_duckdb_read_the_parts(tmp_path: Path) -> None:

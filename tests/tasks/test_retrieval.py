@@ -8,13 +8,14 @@ import torch
 from training.test_pretrain import recipe_for, silent
 from truepair.data.dataset import PairDataset
 from truepair.errors import DataError
+from truepair.evaluation.protocol import RetrievalProtocol
 from truepair.reports.run_report import report_run
 from truepair.tasks.audit import audit_pairs
 from truepair.tasks.evaluation import EvaluateConfig, evaluate_model
 from truepair.tasks.examples import draw_examples
 from truepair.tasks.images import ImageSource
 from truepair.tasks.pretraining import PretrainOutcome, pretrain
-from truepair.tasks.retrieval import similarity_of
+from truepair.tasks.retrieval import RetrievalTask, similarity_of
 
 
 @pytest.fixture(scope="module")
@@ -108,3 +109,35 @@ def test_an_unreadable_test_picture_is_an_error(
     images = ImageSource(table, outcome.collator, transform=outcome.test.images.transform)
     with pytest.raises(DataError, match=r"red-small-3\.png"):
         list(images.batches())
+
+
+def test_the_evaluation_keeps_its_rankings_but_not_in_its_figures(finished: tuple[PretrainOutcome, Path]) -> None:
+    outcome = finished[0]
+    assert outcome.test is not None
+    assert outcome.retrieval is not None
+    again = outcome.test.rankings(outcome.test.encode(outcome.model), outcome.retrieval.combination)
+    assert list(again) == list(outcome.retrieval.rankings) == list(outcome.retrieval.ways)
+    for way, scores in again.items():
+        assert torch.equal(scores.image_rows(0, 12), outcome.retrieval.rankings[way].image_rows(0, 12))
+        assert torch.equal(scores.caption_rows(0, 24), outcome.retrieval.rankings[way].caption_rows(0, 24))
+    assert list(outcome.retrieval.as_dict()) == ["ways", "combination", "images", "captions"]
+
+
+def test_one_gallery_serves_strict_and_lenient_scores(tmp_path: Path) -> None:
+    from PIL import Image
+
+    from truepair.data.open import open_pairs
+
+    lines = []
+    for name, group, family in (("a", "dog", "animal"), ("b", "dog", "animal"), ("c", "cat", "animal")):
+        Image.new("RGB", (16, 16)).save(tmp_path / f"{name}.png")
+        lines.append(f'{{"image": "{name}.png", "captions": ["{name}"], "group": "{group}", "family": "{family}"}}')
+    (tmp_path / "pairs.jsonl").write_text("\n".join(lines))
+    table = open_pairs(tmp_path / "pairs.jsonl")
+    near = {(0, 2), (1, 2), (2, 0), (2, 1)}
+    for strict in (False, True):
+        images = ImageSource(table, None, transform=lambda picture: picture)  # type: ignore[arg-type]
+        task = RetrievalTask(None, images, RetrievalProtocol(leave_out_families=strict))  # type: ignore[arg-type]
+        assert set(map(tuple, task.near.tolist())) == near
+        assert set(map(tuple, task.gallery.truth.ignored.tolist())) == (near if strict else set())
+        assert len(task.gallery.truth.true) == 5

@@ -15,7 +15,7 @@ from truepair.relations.detectors import (
 )
 from truepair.relations.evidence import Evidence
 from truepair.relations.identity import same_pair
-from truepair.relations.ledger import Ledger, merge_ledger, read_ledger
+from truepair.relations.ledger import Ledger, merge_ledger, read_ledger, read_verdicts
 from truepair.relations.pairs import PairSet
 from truepair.relations.verdict_index import VerdictIndex
 
@@ -46,5 +46,6 @@ __all__ = [
     "VerdictIndex",
     "merge_ledger",
     "read_ledger",
+    "read_verdicts",
     "same_pair",
 ]

@@ -123,6 +123,23 @@ class Ledger:
         return [(path, number) for path, rank, number in _parts(self.folder) if rank == self.rank]
 
 
+def read_verdicts(folder: str | Path) -> pa.Table:
+    """All verdicts of a ledger as they were written, part by part: a pair may have several, over epochs and detectors.
+
+    Args:
+        folder: Folder of a :class:`Ledger`, or a single Parquet file with its columns.
+
+    Raises:
+        DataError: If there is no ledger, or a part cannot be read.
+    """
+    folder = Path(folder)
+    parts = sorted(_parts(folder), key=lambda part: (part[2], part[1]))
+    files = [folder] if folder.is_file() else [path for path, _, _ in parts]
+    if not files:
+        raise DataError(f"There is no ledger in {folder}; give the folder that holds its verdicts-*.parquet files.")
+    return pa.concat_tables([_read(file) for file in files])
+
+
 def read_ledger(folder: str | Path) -> pa.Table:
     """All verdicts of a ledger, merged over parts and ranks: of each (image, caption, detector) the latest.
 
@@ -137,12 +154,7 @@ def read_ledger(folder: str | Path) -> pa.Table:
     Raises:
         DataError: If there is no ledger, or a part cannot be read.
     """
-    folder = Path(folder)
-    parts = sorted(_parts(folder), key=lambda part: (part[2], part[1]))
-    files = [folder] if folder.is_file() else [path for path, _, _ in parts]
-    if not files:
-        raise DataError(f"There is no ledger in {folder}; give the folder that holds its verdicts-*.parquet files.")
-    table = pa.concat_tables([_read(file) for file in files])
+    table = read_verdicts(folder)
     detector = table["detector"].combine_chunks().dictionary_encode().indices.to_numpy()
     image, caption, epoch = (table[name].to_numpy() for name in ("image_id", "caption_id", "epoch"))
     order = np.lexsort((epoch, detector, caption, image))  # stable: later parts after earlier ones

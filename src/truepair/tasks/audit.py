@@ -1,18 +1,18 @@
 """The audit of a training set: undeclared pairs that the model takes for matches, and what the known truth says."""
 
 from dataclasses import dataclass
-from typing import Literal
+
+import numpy as np
 
 from truepair.data.collate import PairCollator
-from truepair.data.table import PairTable
 from truepair.evaluation.suspects import SuspectPrecision, precision_at
 from truepair.mining.suspects import Suspect, find_suspects
 from truepair.models.albef import AlbefModel
 from truepair.models.gallery import PairJudge, encode_captions, encode_images
-from truepair.relations.text import caption_key, normalise_caption
+from truepair.relations.text import caption_key
 from truepair.tasks.images import ImageSource
-
-Verdict = Literal["true", "near", "false", "unknown"]
+from truepair.tasks.known_truth import KnownTruth
+from truepair.tasks.marks import Verdict
 
 
 @dataclass(frozen=True)
@@ -63,29 +63,9 @@ def audit_pairs(
     )
     keys = [caption_key(caption) for caption in captions]
     found = find_suspects(judge, list(table.rows["image_id"]), keys, candidates=candidates, limit=limit)
-    known = _Truth(table, captions)
-    suspects = [AuditedSuspect(suspect, known.verdict(suspect)) for suspect in found]
+    pictures = np.array([suspect.image for suspect in found], dtype=np.int64)
+    texts = np.array([suspect.caption for suspect in found], dtype=np.int64)
+    verdicts = KnownTruth(table).verdicts(pictures, texts, np.array(keys, dtype=np.int64)[texts])
+    suspects = [AuditedSuspect(suspect, verdict) for suspect, verdict in zip(found, verdicts.tolist(), strict=True)]
     flags = [None if item.verdict == "unknown" else item.verdict == "true" for item in suspects]
     return Audit(suspects, precision_at(flags))
-
-
-class _Truth:
-    """What the table's truth columns say of a pair of its rows."""
-
-    def __init__(self, table: PairTable, captions: list[str]) -> None:
-        columns = set(table.rows.column_names)
-        self.names = list(table.rows["names"]) if "names" in columns else None
-        self.families = list(table.rows["family"]) if "family" in columns else None
-        self.texts = [normalise_caption(caption) for caption in captions]
-
-    def verdict(self, suspect: Suspect) -> Verdict:
-        """What is known of a suspect."""
-        if self.names is None or self.names[suspect.image] is None:
-            return "unknown"
-        if self.texts[suspect.caption] in {normalise_caption(name) for name in self.names[suspect.image]}:
-            return "true"
-        if self.families is not None:
-            family = self.families[suspect.image]
-            if family is not None and family == self.families[suspect.caption]:
-                return "near"
-        return "false"

@@ -1,16 +1,14 @@
 """Retrieval examples to look at: a few queries drawn by lot, with their best answers and what is known of each."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from truepair.evaluation.scores import FeatureScores, ScoreSource
+from truepair.evaluation.scores import ScoreSource
 from truepair.evaluation.truth import RetrievalTruth
+from truepair.tasks.marks import Mark
 from truepair.tasks.retrieval import RetrievalTask
-
-Mark = Literal["own", "true", "near", "wrong"]
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,7 @@ class RetrievalExamples:
 
 def draw_examples(
     task: RetrievalTask,
-    similarity: FeatureScores,
+    similarity: ScoreSource,
     ranking: ScoreSource,
     *,
     count: int = 6,
@@ -67,7 +65,7 @@ def draw_examples(
 
     Args:
         task: the pictures, captions and their truth.
-        similarity: features of both.
+        similarity: cosines of the features of both.
         ranking: the order to show.
         count: queries of each direction.
         depth: answers of each query.
@@ -76,31 +74,19 @@ def draw_examples(
     truth = task.gallery.truth
     marks = _Marks(truth, task.near)
     generator = torch.Generator().manual_seed(seed)
-
-    def answers(order: Tensor, cosines: Tensor, query: int, by_picture: bool) -> list[Answer]:
-        pairs = [(query, other) if by_picture else (other, query) for other in order.tolist()]
-        return [
-            Answer(other, float(cosines[other]), marks.of(*pair))
-            for other, pair in zip(order.tolist(), pairs, strict=True)
-        ]
-
-    pictures = [
-        Example(
-            row,
-            answers(_best(ranking.image_rows(row, row + 1), depth), similarity.image_rows(row, row + 1)[0], row, True),
-        )
-        for row in torch.randperm(truth.images, generator=generator)[:count].tolist()
-    ]
+    pictures = []
+    for row in torch.randperm(truth.images, generator=generator)[:count].tolist():
+        best = _best(ranking.image_rows(row, row + 1), depth)
+        cosines = similarity.image_rows(row, row + 1)[0, best].tolist()
+        answers = [Answer(k, cosine, marks.of(row, k)) for k, cosine in zip(best.tolist(), cosines, strict=True)]
+        pictures.append(Example(row, answers))
+    captions = []
     asked = truth.queries("t2i").rows  # captions that are true of some picture here
-    captions = [
-        Example(
-            row,
-            answers(
-                _best(ranking.caption_rows(row, row + 1), depth), similarity.caption_rows(row, row + 1)[0], row, False
-            ),
-        )
-        for row in asked[torch.randperm(len(asked), generator=generator)[:count]].tolist()
-    ]
+    for row in asked[torch.randperm(len(asked), generator=generator)[:count]].tolist():
+        best = _best(ranking.caption_rows(row, row + 1), depth)
+        cosines = similarity.caption_rows(row, row + 1)[0, best].tolist()
+        answers = [Answer(k, cosine, marks.of(k, row)) for k, cosine in zip(best.tolist(), cosines, strict=True)]
+        captions.append(Example(row, answers))
     return RetrievalExamples(pictures, captions)
 
 
@@ -110,6 +96,8 @@ def _best(scores: Tensor, depth: int) -> Tensor:
 
 
 class _Marks:
+    """How pictures and captions of a task relate."""
+
     def __init__(self, truth: RetrievalTruth, near: Tensor) -> None:
         self.own = set(map(tuple, truth.own.tolist()))
         self.true = set(map(tuple, truth.true.tolist()))

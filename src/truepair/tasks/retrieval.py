@@ -1,6 +1,6 @@
 """Zero-shot retrieval: captions for pictures and pictures for captions that the model was not trained on."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
@@ -13,6 +13,7 @@ from truepair.evaluation.metrics import RetrievalMetrics, evaluate_retrieval
 from truepair.evaluation.protocol import RetrievalProtocol
 from truepair.evaluation.reranking import ITM_ALONE, Combination, RerankedScores, choose_combination
 from truepair.evaluation.scores import FeatureScores, ScoreSource
+from truepair.evaluation.truth import RetrievalTruth
 from truepair.models.albef import AlbefModel
 from truepair.models.gallery import PairJudge, encode_captions, encode_images
 from truepair.tasks.images import ImageSource
@@ -28,16 +29,20 @@ class RetrievalResult:
         combination: the weights of the last; None when they were not combined.
         images: how many pictures were asked for.
         captions: how many distinct caption texts.
+        rankings: the scores behind each of ``ways``, for examples; no part of the figures.
     """
 
     ways: dict[str, RetrievalMetrics]
     combination: Combination | None
     images: int
     captions: int
+    rankings: dict[str, ScoreSource] = field(default_factory=dict, repr=False, compare=False)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain nested dictionaries, ready for JSON."""
-        return asdict(self)
+        """The figures as plain nested dictionaries, ready for JSON."""
+        figures = asdict(replace(self, rankings={}))
+        del figures["rankings"]
+        return figures
 
     @property
     def best(self) -> RetrievalMetrics:
@@ -64,9 +69,12 @@ class RetrievalTask:
         self.collator = collator
         self.images = images
         self.protocol = protocol or RetrievalProtocol()
-        strict = build_gallery(images.table, leave_out_families=True)
-        self.gallery = strict if self.protocol.leave_out_families else build_gallery(images.table)
-        self.near = strict.truth.ignored  # [N, 2]
+        gallery = build_gallery(images.table)
+        truth = gallery.truth
+        self.near = truth.ignored  # [N, 2]
+        if not self.protocol.leave_out_families:
+            gallery = replace(gallery, truth=RetrievalTruth(truth.images, truth.captions, truth.own, truth.true))
+        self.gallery = gallery
 
     def figures(self, model: AlbefModel) -> dict[str, float]:
         """Quick figures for the log of a run, similarity alone: R@1 and mAP@R both ways, truth-aware and naive."""
@@ -101,7 +109,8 @@ class RetrievalTask:
         """
         rankings = self.rankings(self.encode(model), combination)
         metrics = {way: evaluate_retrieval(scores, self.gallery.truth) for way, scores in rankings.items()}
-        return RetrievalResult(metrics, combination, self.gallery.truth.images, self.gallery.truth.captions)
+        truth = self.gallery.truth
+        return RetrievalResult(metrics, combination, truth.images, truth.captions, rankings)
 
     def rankings(self, judge: PairJudge, combination: Combination | None = None) -> dict[str, ScoreSource]:
         """Scores of every way of ranking: "similarity", and with re-ranking "ITM" and "similarity + ITM"."""
@@ -122,20 +131,18 @@ class RetrievalTask:
         return PairJudge(model, images, encode_captions(model, self.gallery.texts, self.collator.encode))
 
     def _judged(self, judge: PairJudge) -> tuple[CandidatePairs, Tensor]:
+        """The candidates that ITM reads, and its log-odds [P]."""
         truth = self.gallery.truth
         candidates = find_candidates(similarity_of(judge), truth.images, truth.captions, self.protocol.rerank)
         return candidates, score_candidates(candidates, judge)
 
 
-def build_gallery(table: PairTable, *, leave_out_families: bool = False) -> CaptionGallery:
-    """Candidate captions of a table's pictures, with what is known to be true of each."""
-    columns = set(table.rows.column_names)
-
-    def column(name: str) -> list[Any] | None:
-        return list(table.rows[name]) if name in columns else None
-
-    families = column("family") if leave_out_families else None
-    return CaptionGallery.from_names(list(table.rows["captions"]), column("names"), column("group"), families)
+def build_gallery(table: PairTable) -> CaptionGallery:
+    """Candidate captions of a table's pictures, with what is known to be true of each; near-matches are ignored."""
+    names, groups, families = (
+        list(table.rows[name]) if name in table.rows.column_names else None for name in ("names", "group", "family")
+    )
+    return CaptionGallery.from_names(list(table.rows["captions"]), names, groups, families)
 
 
 def similarity_of(judge: PairJudge) -> FeatureScores:

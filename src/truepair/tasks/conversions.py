@@ -1,0 +1,145 @@
+"""The pairs that a run's judge (con-D) turned into positives, from the run's ledger, and what the known truth says."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from truepair.data.table import PairTable
+from truepair.errors import DataError
+from truepair.relations.actions import Relabel
+from truepair.relations.detectors import JudgedScore
+from truepair.relations.ledger import read_verdicts
+from truepair.relations.text import caption_key
+from truepair.tasks.known_truth import KnownTruth
+
+Indices = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Conversions:
+    """The converted pairs of a run, each (image id, caption id) once, as its first conversion found it.
+
+    Attributes:
+        images: row of each image in the training table, int64 [P].
+        captions: row that each caption is declared in, int64 [P].
+        places: which of its row's captions each caption is, int64 [P].
+        scores: the judge's match probability, float32 [P].
+        epochs: epoch of the first conversion, from 0, int32 [P].
+        verdicts: what the known truth says, words of :data:`truepair.tasks.marks.Verdict` [P].
+        recall: of the false negatives that met in a batch, the share that was converted, over all epochs of the log;
+            None where the truth is not known.
+    """
+
+    images: Indices
+    captions: Indices
+    places: Indices
+    scores: NDArray[np.float32]
+    epochs: NDArray[np.int32]
+    verdicts: NDArray[np.str_]
+    recall: float | None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def true(self) -> int:
+        """How many are known to match."""
+        return int((self.verdicts == "true").sum())
+
+    @property
+    def judged(self) -> int:
+        """Of how many the truth is known."""
+        return int((self.verdicts != "unknown").sum())
+
+    @property
+    def precision(self) -> float | None:
+        """Share of matches among those whose truth is known, near-matches being none; None if it is known of none."""
+        return self.true / self.judged if self.judged else None
+
+    def draw(self, count: int, seed: int = 0) -> Indices:
+        """Numbers of some pairs, drawn by lot without repeats, int64 [<= count]."""
+        return np.random.default_rng(seed).permutation(len(self))[:count]
+
+
+def read_conversions(run_folder: Path, table: PairTable, log: Iterable[Mapping[str, Any]]) -> Conversions | None:
+    """Read the conversions of a run.
+
+    Args:
+        run_folder: with the run's ``ledger/``.
+        table: the run's training pairs.
+        log: records of the run, as ``read_log`` gives them.
+
+    Returns:
+        The converted pairs; None if no judge spoke in this run, or no ledger was kept.
+
+    Raises:
+        DataError: the ledger cannot be read, or is one of other data.
+    """
+    if not any((run_folder / "ledger").glob("*.parquet")):
+        return None
+    verdicts = read_verdicts(run_folder / "ledger")
+    judged = verdicts.filter(pc.starts_with(verdicts["detector"], JudgedScore.name))
+    if not len(judged):
+        return None
+    converted = _first_of_each(judged.filter(pc.equal(judged["action"], Relabel().name)))
+    images = _rows_of(
+        np.asarray(table.rows["image_id"], np.int64), converted["image_id"].to_numpy(), "image", run_folder
+    )
+    owners, places, ids, keys = _captions(table)
+    numbers = _rows_of(ids, converted["caption_id"].to_numpy(), "caption", run_folder)  # [P]
+    return Conversions(
+        images=images,
+        captions=owners[numbers],
+        places=places[numbers],
+        scores=converted["score"].to_numpy(),
+        epochs=converted["epoch"].to_numpy(),
+        verdicts=KnownTruth(table).verdicts(images, owners[numbers], keys[numbers]),
+        recall=_recall(log),
+    )
+
+
+def _first_of_each(verdicts: pa.Table) -> pa.Table:
+    """Of each (image, caption) the verdict of the earliest epoch, ordered by image and caption."""
+    image, caption, epoch = (verdicts[name].to_numpy() for name in ("image_id", "caption_id", "epoch"))
+    order = np.lexsort((epoch, caption, image))
+    first = np.ones(len(order), dtype=bool)
+    first[1:] = (np.diff(image[order]) != 0) | (np.diff(caption[order]) != 0)
+    return verdicts.take(pa.array(order[first]))
+
+
+def _captions(table: PairTable) -> tuple[Indices, Indices, Indices, Indices]:
+    """Row, place in its row, id and key of every caption of the table, each int64 [number of captions]."""
+    texts: list[list[str]] = list(table.rows["captions"])
+    cells = [(row, place) for row, of_row in enumerate(texts) for place in range(len(of_row))]
+    owners, places = np.array(cells, dtype=np.int64).reshape(-1, 2).T
+    ids = np.array([number for of_row in table.rows["caption_ids"] for number in of_row], dtype=np.int64)
+    keys = np.array([caption_key(text) for of_row in texts for text in of_row], dtype=np.int64)
+    return owners, places, ids, keys
+
+
+def _rows_of(known: Indices, asked: Indices, what: str, run_folder: Path) -> Indices:
+    """Where each id stands first among the known ones.
+
+    Raises:
+        DataError: an id is unknown.
+    """
+    order = np.argsort(known, kind="stable")
+    place = np.minimum(np.searchsorted(known[order], asked), len(known) - 1)
+    rows: Indices = order[place]
+    if not np.array_equal(known[rows], asked):
+        stranger = asked[known[rows] != asked][0]
+        raise DataError(f"{run_folder / 'ledger'} knows {what} id {stranger}, which the pairs lack; give the run's")
+    return rows
+
+
+def _recall(log: Iterable[Mapping[str, Any]]) -> float | None:
+    """Right conversions among all false negatives of the batches, summed over the epochs of a log."""
+    epochs = [record for record in log if record["kind"] == "epoch" and "ecm/conversions_batch_true" in record]
+    met = sum(record["ecm/conversions_batch_true"] for record in epochs)
+    return sum(record["ecm/conversions_right"] for record in epochs) / met if met else None
