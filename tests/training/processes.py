@@ -4,10 +4,12 @@ import importlib
 import multiprocessing
 import os
 import signal
+import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import torch
@@ -68,7 +70,8 @@ class Fault:
                 os.kill(os.getpid(), self.kind)
 
 
-def _work(run: Any, fault: Fault | None) -> None:
+def _work(run: Any, fault: Fault | None, environment: dict[str, str]) -> None:
+    os.environ.update(environment)
     os.setsid()
     multiprocessing.set_start_method("fork", force=True)  # a fork server would import torch for each worker
     torch.set_num_threads(1)
@@ -79,14 +82,36 @@ def _work(run: Any, fault: Fault | None) -> None:
     run.go()
 
 
-def run_in_process(run: Any, fault: Fault | None = None, limit: float = 60) -> tuple[int, float]:
-    """Run in a process of its own; returns its exit code (negative: a signal) and the seconds it took."""
+def _start(run: Any, fault: Fault | None, environment: dict[str, str]) -> BaseProcess:
     CONTEXT.set_forkserver_preload(PRELOAD)
-    process = CONTEXT.Process(target=_work, args=(run, fault))
-    started = time.monotonic()
+    process = CONTEXT.Process(target=_work, args=(run, fault, environment))
     process.start()
+    return process
+
+
+def _status(process: BaseProcess, limit: float) -> int:
     process.join(limit)
     if process.exitcode is None:
         process.kill()
         raise TimeoutError(f"the run did not end within {limit} s")
-    return process.exitcode, time.monotonic() - started
+    return process.exitcode
+
+
+def run_in_process(run: Any, fault: Fault | None = None, limit: float = 60) -> tuple[int, float]:
+    """Run in a process of its own; returns its exit code (negative: a signal) and the seconds it took."""
+    started = time.monotonic()
+    return _status(_start(run, fault, {}), limit), time.monotonic() - started
+
+
+def run_ranks(runs: Sequence[Any], faults: Sequence[Fault | None] | None = None, limit: float = 60) -> list[int]:
+    """Run one process for each rank; returns their exit codes."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": "lo"}
+    common |= {"WORLD_SIZE": str(len(runs)), "LOCAL_WORLD_SIZE": str(len(runs))}
+    processes = [
+        _start(run, fault, {**common, "RANK": str(rank), "LOCAL_RANK": str(rank)})
+        for rank, (run, fault) in enumerate(zip(runs, faults or [None] * len(runs), strict=True))
+    ]
+    return [_status(process, limit) for process in processes]

@@ -1,9 +1,13 @@
 """Devices, precision and ranks of a run, through accelerate."""
 
+import os
 from datetime import timedelta
 from pathlib import Path
 
+import torch
+import torch.distributed as dist
 from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
+from torch.distributed.rendezvous import rendezvous
 from transformers import PreTrainedModel
 
 from truepair.errors import ConfigError
@@ -21,6 +25,7 @@ def build_accelerator(config: LoopConfig, run_folder: Path) -> Accelerator:
         ConfigError: a tracker is not installed, or the precision does not go with the device.
     """
     require_trackers(config.trackers)
+    _meet_after_restart(config)
     # A head gets no gradient in the epochs before its loss starts.
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)
     try:
@@ -33,6 +38,22 @@ def build_accelerator(config: LoopConfig, run_folder: Path) -> Accelerator:
         )
     except ValueError as error:
         raise ConfigError(f"loop.precision is '{config.precision}': {' '.join(str(error).split())[:200]}") from error
+
+
+def _meet_after_restart(config: LoopConfig) -> None:
+    """Give each attempt of torchrun keys of its own in the store where ranks meet.
+
+    torchrun may keep one store for all attempts (``--standalone`` does), and ranks that were started again would find
+    the addresses of those that died.
+    """
+    attempt = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    shared = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    if not attempt or not shared or dist.is_initialized():
+        return
+    store, rank, ranks = next(rendezvous("env://", timeout=PATIENCE))
+    backend = "nccl" if torch.cuda.is_available() and not config.cpu else "gloo"
+    own = dist.PrefixStore(f"attempt-{attempt}", store)
+    dist.init_process_group(backend, store=own, rank=rank, world_size=ranks, timeout=PATIENCE)
 
 
 def checkpoint_activations(model: PreTrainedModel) -> None:
