@@ -3,7 +3,7 @@
 import dataclasses
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -32,22 +32,20 @@ def read_recipe(kind: type[Recipe], paths: Sequence[Path], overrides: Sequence[s
     """
     parser = _Parser(prog=command, exit_on_error=False, default_env=False)
     parser.add_class_arguments(kind, None)
-    fields = field_names(kind)
-    for word in overrides:
-        if word.startswith("--") and word != "--help":
-            _check_name(word[2:].split("=")[0], fields, f"{command}: there is no option --")
+    if "--help" in overrides or "-h" in overrides:
+        parser.parse_args(["--help"])
+    hints = field_hints(kind)
     values: dict[str, Any] = {}
     for path in paths:
         for layer, stated in read_layers(path):
             for name in _leaf_names(stated):
-                _check_name(name, fields, f"{layer}: there is no field ")
+                _check_name(name, hints, f"{layer}: there is no field ")
             values = laid_over(values, stated)
-    words = list(overrides)
-    for name, value in _take_optional(words, kind):
-        values = laid_over(values, _nested(name, value))
+    for name, word in _options(overrides, command):
+        _check_name(name, hints, f"{command}: there is no option --")
+        values = laid_over(values, _nested(name, _read_word(name, word, hints.get(name, Any))))
     try:
         parsed = parser.parse_object(values, defaults=True) if values else parser.get_defaults()
-        parsed = parser.parse_args(words, namespace=parsed)
         return kind(**_instances(parser, parsed))
     except (SystemExit, ConfigError):
         raise
@@ -56,44 +54,49 @@ def read_recipe(kind: type[Recipe], paths: Sequence[Path], overrides: Sequence[s
         raise ConfigError(where + _one_line(str(error))) from error
 
 
-def _check_name(name: str, fields: dict[str, bool], complaint: str) -> None:
-    """Raise unless the name is a field, or lies inside a field that holds free keys."""
-    parents = {name[:end] for end, letter in enumerate(name) if letter == "."}
-    if name not in fields and not any(fields.get(parent) is False for parent in parents):
-        raise ConfigError(f"{complaint}{name}{nearest(name, fields)}")
+def _options(words: Sequence[str], command: str) -> Iterator[tuple[str, str]]:
+    """Yield name and value of every ``--name value`` and ``--name=value``."""
+    rest = iter(words)
+    for word in rest:
+        name, given, value = word.removeprefix("--").partition("=")
+        if not word.startswith("--"):
+            raise ConfigError(f"{command}: '{word}' stands alone; options are --any.field value")
+        if not given:
+            value = next(rest, "--")
+            if value.startswith("--"):
+                raise ConfigError(f"{command}: --{name} needs a value")
+        yield name, value
 
 
-def _take_optional(words: list[str], kind: type) -> list[tuple[str, str]]:
-    """Take ``--section.field value`` out of the words where the section may be absent from a recipe.
+def _read_word(name: str, word: str, hint: Any) -> Any:
+    """The value of an option: text where the field is text, else YAML.
 
-    jsonargparse cannot lay single fields over such a section; as a layer over the recipe files they can be.
+    Raises:
+        ConfigError: it is not valid YAML.
     """
-    hints = typing.get_type_hints(kind)
-    optional = {name for name, hint in hints.items() if type(None) in typing.get_args(hint) and _dataclasses_in(hint)}
-    taken, place = [], 0
-    while place < len(words):
-        name, given, value = words[place].removeprefix("--").partition("=")
-        if not words[place].startswith("--") or name.split(".")[0] not in optional:
-            place += 1
-            continue
-        if not given and place + 1 == len(words):
-            raise ConfigError(f"--{name} needs a value")
-        taken.append((name, value if given else words[place + 1]))
-        del words[place : place + (1 if given else 2)]
-    return taken
-
-
-def _nested(name: str, value: str) -> dict[str, Any]:
-    """A dotted name and its YAML value as nested groups."""
+    kinds = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    if str in kinds:
+        return None if word == "null" and type(None) in kinds else word
     try:
-        read: Any = float(value) if "e" in value.lower() else yaml.safe_load(value)  # YAML takes 1e-3 for a word
+        return float(word) if "e" in word.lower() else yaml.safe_load(word)  # YAML takes 1e-3 for a word
     except ValueError:
-        read = yaml.safe_load(value)
+        return yaml.safe_load(word)
     except yaml.YAMLError as error:
         raise ConfigError(f"--{name}: {_one_line(str(error))}") from error
+
+
+def _nested(name: str, value: Any) -> dict[str, Any]:
+    """A dotted name and its value as nested groups."""
     for part in reversed(name.split(".")):
-        read = {part: read}
-    return dict(read)
+        value = {part: value}
+    return dict(value)
+
+
+def _check_name(name: str, hints: dict[str, Any], complaint: str) -> None:
+    """Raise unless the name is a field, or lies inside a field that holds free keys."""
+    parents = {name[:end] for end, letter in enumerate(name) if letter == "."}
+    if name not in hints and not any(parent in hints and not _dataclasses_in(hints[parent]) for parent in parents):
+        raise ConfigError(f"{complaint}{name}{nearest(name, hints)}")
 
 
 def to_yaml(recipe: Any) -> str:
@@ -101,17 +104,16 @@ def to_yaml(recipe: Any) -> str:
     return yaml.safe_dump(_plain(dataclasses.asdict(recipe)), sort_keys=False)
 
 
-def field_names(kind: type, prefix: str = "") -> dict[str, bool]:
-    """Map the dotted name of every field of a dataclass to whether it is a group of further fields."""
-    names: dict[str, bool] = {}
+def field_hints(kind: type, prefix: str = "") -> dict[str, Any]:
+    """Map the dotted name of every field of a dataclass, groups included, to its type."""
+    found: dict[str, Any] = {}
     hints = typing.get_type_hints(kind)
     for field in dataclasses.fields(kind):
         name = prefix + field.name
-        parts = _dataclasses_in(hints[field.name])
-        names[name] = bool(parts)
-        for part in parts:
-            names |= field_names(part, name + ".")
-    return names
+        found[name] = hints[field.name]
+        for part in _dataclasses_in(hints[field.name]):
+            found |= field_hints(part, name + ".")
+    return found
 
 
 def _dataclasses_in(hint: Any) -> list[type]:

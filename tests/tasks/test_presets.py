@@ -1,0 +1,95 @@
+"""Every preset trains, from the recipe files, on a small set of pairs."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from truepair.cli.arguments import read_recipe
+from truepair.cli.recipes import bundled_recipes, find_recipe
+from truepair.relations.ledger import read_ledger
+from truepair.tasks.pretraining import PretrainOutcome, pretrain
+from truepair.training.recipe import PretrainRecipe
+
+SMALL = """
+data: {sources: [PAIRS], captions: draw, transform: {size: 16, normalisation: none}, validation_split: ''}
+text: {tokenizer: train, vocab_size: 64, max_length: 8}
+model:
+  size: tiny
+  image_checkpoint: null
+  text_checkpoint: null
+  options:
+    image_encoder: {model_type: vit, image_size: 16, patch_size: 4, hidden_size: 16, num_hidden_layers: 1,
+      num_attention_heads: 2, intermediate_size: 16}
+    hidden_size: 16
+    num_attention_heads: 2
+    intermediate_size: 16
+    text_layers: 1
+    fusion_layers: 1
+    embed_dim: 8
+optimizer: {learning_rate: 1.0e-3, warmup_steps: 2}
+loop: {epochs: 2, batch_size: 12, workers: 0, cpu: true, log_every: 1, checkpoint_minutes: 0}
+evaluation: {rerank: 4}
+"""
+
+
+def train(names: list[str], squares: Path, folder: Path, *options: str) -> PretrainOutcome:
+    small = folder / "small.yaml"
+    small.write_text(SMALL.replace("PAIRS", str(squares / "pairs.jsonl")), encoding="utf-8")
+    recipe = read_recipe(PretrainRecipe, [*map(find_recipe, names), small], list(options), command="test")
+    run = folder / "-".join(names)
+    return pretrain(recipe, run, lambda _: None)
+
+
+def records(folder: Path, kind: str) -> list[dict[str, float]]:
+    lines = (json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines())
+    return [line for line in lines if line["kind"] == kind]
+
+
+@pytest.fixture(scope="module")
+def judge(squares: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("judge")
+    return train(["discriminator"], squares, folder).run.model_folder
+
+
+def test_albef(squares: Path, tmp_path: Path) -> None:
+    train(["albef"], squares, tmp_path)
+    assert {"itc", "itm", "mlm"} <= set(records(tmp_path / "albef", "step")[-1])
+
+
+def test_grit(squares: Path, tmp_path: Path) -> None:
+    train(["grit"], squares, tmp_path)
+    epochs = records(tmp_path / "grit", "epoch")
+    assert epochs[-1]["hardest_similarity"] > -1
+    assert 0 <= epochs[-1]["random_false_negative_rate"] < 1
+
+
+@pytest.mark.parametrize("preset", ["mafa", "mafa_official"])
+def test_mafa(preset: str, judge: Path, squares: Path, tmp_path: Path) -> None:
+    options = ["--ecm.discriminator.checkpoint", str(judge), "--text.tokenizer", str(judge)]
+    options += ["--ecm.zones.low", "0.3", "--ecm.zones.high", "0.4"]  # the judge of this test is hardly trained
+    train([preset], squares, tmp_path, *options)
+    epochs = records(tmp_path / preset, "epoch")
+    judged = sum(epochs[-1][f"ecm/{side}/{zone}"] for side in ("i2t", "t2i") for zone in ("below", "between", "above"))
+    assert judged > 0
+    table = read_ledger(tmp_path / preset / "ledger").to_pandas()
+    assert table["detector"].str.startswith("con_d:").any()
+    if preset == "mafa":
+        assert epochs[0]["ecm/memory_misses"] > 0
+
+
+def test_srcl(squares: Path, tmp_path: Path) -> None:
+    seed = train(["seed"], squares, tmp_path).run.model_folder
+    train(["srcl"], squares, tmp_path, "--srcl.seed_model", str(seed), "--text.tokenizer", str(seed))
+    steps = records(tmp_path / "srcl", "step")
+    assert steps[0]["srcl_alpha"] == 1.0 > steps[-1]["srcl_alpha"]
+    assert {"mi_positive", "mi_negative", "mi_bound"} <= set(steps[0])
+    histogram = [value for name, value in records(tmp_path / "srcl", "epoch")[0].items() if name.startswith("srcl_w")]
+    assert sum(histogram) > 0
+
+
+def test_every_bundled_recipe_is_a_recipe() -> None:
+    for name in bundled_recipes():
+        recipe = read_recipe(PretrainRecipe, [find_recipe(name)], [], command="test")
+        assert dataclasses.asdict(recipe)
