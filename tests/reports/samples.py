@@ -6,12 +6,17 @@ from truepair.evaluation import DirectionMetrics, Estimate, RetrievalMetrics, pr
 from truepair.reports import (
     CaptionAnswer,
     CaptionQuery,
+    ConvertedCard,
+    ConvertedPairs,
     FactGroup,
     PictureAnswer,
     PictureBook,
     PictureQuery,
     ReportData,
     SuspectCard,
+    batch_plots,
+    conversion_plots,
+    information_plots,
     key_figures,
     loss_plots,
     recall_plots,
@@ -39,7 +44,12 @@ def log(scale):
     steps = [{"kind": "step", "step": s, "epoch": 0, "loss": scale / (s + 1), "itc": 0.5} for s in range(0, 500, 20)]
     names = ("i2t_r@1", "t2i_r@1", "naive_i2t_r@1")
     checks = [{"kind": "validation", "step": s, "epoch": 0} | dict.fromkeys(names, s / 1000) for s in (100, 300, 500)]
-    return steps + checks
+    for record in steps:
+        record |= {"mi_positive": 4.0, "mi_negative": -9.0, "mi_false_negative": 3.0 - scale / 5}
+    rates = {"false_negative_rate": 0.02, "random_false_negative_rate": 0.001, "hardest_similarity": 0.4}
+    counts = {"ecm/conversions_converted": 50.0 * scale, "ecm/conversions_right": 40.0, "ecm/conversion_precision": 0.8}
+    epochs = [{"kind": "epoch", "step": 100 * e, "epoch": e} | rates | counts for e in range(5)]
+    return steps + checks + epochs
 
 
 def picture(number, side=72):
@@ -64,14 +74,32 @@ def report(text="a red square", arms=("plain", "managed"), suspects=60):
         for number in range(suspects)
     ]
     flags = [{"true": True, "false": False}.get(card.verdict) for card in cards]
+    pairs = [
+        ConvertedCard(
+            picture=keys[(number + 2) % 8],
+            own_caption=text,
+            caption=f"{text} {number}",
+            caption_picture=keys[number % 8],
+            score=0.8 + number / 1000,
+            epoch=number + 1,
+            verdict=verdicts[number % 4],
+        )
+        for number in range(12)
+    ]
+    converted = ConvertedPairs(run=text, count=1234, judged=1000, true=900, recall=0.625, cards=pairs)
     marks = ["own", "true", "near", "wrong", "wrong"]
     table = result_table({arm: {"similarity": metrics(0.4), "ITM": metrics(0.5)} for arm in arms})
     return ReportData(
         title=text,
         summary=text,
-        key_figures=key_figures(metrics(0.5), precision_at(flags)),
+        key_figures=key_figures({arm: metrics(0.5) for arm in arms}, precision_at(flags), {text: pairs}),
         results=table,
-        plots=loss_plots({arm: log(5.0) for arm in arms}) + recall_plots({arm: log(5.0) for arm in arms}),
+        plots=[
+            plot
+            for draw in (recall_plots, loss_plots, information_plots, batch_plots, conversion_plots)
+            for plot in draw({arm: log(5.0) for arm in arms})
+        ],
+        examples_of=text,
         caption_queries=[
             CaptionQuery(
                 caption=text,
@@ -88,8 +116,10 @@ def report(text="a red square", arms=("plain", "managed"), suspects=60):
                 answers=[CaptionAnswer(caption=f"{text} {k}", score=text, mark=mark) for k, mark in enumerate(marks)],
             )
         ],
+        suspects_of=text,
         suspects=cards,
         precision=precision_at(flags),
+        converted=[converted],
         facts=[FactGroup(title=text, facts={"Command": text, text: text})],
         pictures=book.uris,
     )

@@ -1,18 +1,25 @@
 import pytest
 
-from truepair.reports import loss_plots, recall_plots
+from truepair.reports import batch_plots, conversion_plots, information_plots, loss_plots, recall_plots
 
 
 def steps(count, **values):
     return [{"kind": "step", "step": number, "epoch": 0, **values} for number in range(count)]
 
 
+def epochs(*records):
+    return [{"kind": "epoch", "step": 10 * number, "epoch": number, **record} for number, record in enumerate(records)]
+
+
+def shown(plots):
+    return {plot.title: {line.name: (line.x, line.y) for line in plot.lines} for plot in plots}
+
+
 def test_one_plot_for_each_loss_and_one_line_for_each_run():
-    plots = loss_plots({"a": steps(3, itm=0.6, loss=5.0, extra=1.0), "b": steps(3, loss=4.0)})
+    plots = loss_plots({"a": steps(3, itm=0.6, loss=5.0, gradient_norm=1.0, mi_positive=4.0), "b": steps(3, loss=4.0)})
     assert [(plot.title, [line.name for line in plot.lines]) for plot in plots] == [
         ("Total loss", ["a", "b"]),
         ("ITM loss", ["a"]),
-        ("extra", ["a"]),
     ]
     assert plots[0].lines[0].x == [0, 1, 2]
     assert plots[0].lines[1].y == [4.0, 4.0, 4.0]
@@ -47,5 +54,46 @@ def test_recall_by_metric_with_lines_by_run_and_direction():
     assert [line.name for line in double[0].lines][0::2] == ["a, image to text", "b, image to text"]
 
 
-def test_no_records_no_plots():
-    assert loss_plots({"a": []}) == recall_plots({"a": []}) == []
+def test_information_of_each_run_that_logged_it():
+    records = steps(2, mi_positive=4.0, mi_negative=-9.0, mi_bound=4.0)
+    assert shown(information_plots({"a": records, "b": steps(2, loss=1.0)})) == {
+        "Mutual information (nats), a": {"positives": ([0, 1], [4.0, 4.0]), "negatives": ([0, 1], [-9.0, -9.0])}
+    }
+    assert information_plots({"a": records})[0].title == "Mutual information (nats)"
+
+
+def test_numbers_that_are_not_finite_are_left_out():
+    records = [*steps(1, mi_negative=float("-inf")), {"kind": "step", "step": 7, "mi_negative": -2.0}]
+    assert information_plots({"a": records})[0].lines[0].x == [7]
+    assert information_plots({"a": steps(3, mi_negative=float("nan"))}) == []
+
+
+def test_batches_by_epoch_counted_from_one():
+    hard = epochs(*({"hardest_similarity": s, "false_negative_rate": s / 10} for s in (0.3, 0.6)))
+    for record in hard:
+        record["random_false_negative_rate"] = 0.01
+    logs = {"plain": epochs({"random_false_negative_rate": 0.01, "false_negative_rate": 0.011}), "grouped": hard}
+    assert shown(batch_plots(logs)) == {
+        "Hardest in-batch negative: similarity": {"grouped": ([1, 2], [0.3, 0.6])},
+        "False-negative rate of batches, and of random ones": {
+            "plain": ([1], [0.011]),
+            "grouped": ([1, 2], [0.03, 0.06]),
+            "random batches on average": ([1], [0.01]),
+        },
+    }
+
+
+def test_conversions_of_the_runs_that_have_a_judge():
+    known = {"ecm/conversions_converted": 5.0, "ecm/conversions_right": 4.0, "ecm/all/above": 6.0}
+    managed = epochs({**known, "ecm/conversion_precision": 0.8}, known)
+    assert shown(conversion_plots({"plain": epochs({}), "managed": managed})) == {
+        "Conversions in an epoch": {"pairs converted": ([1, 2], [5.0, 5.0]), "of them true": ([1, 2], [4.0, 4.0])},
+        "Conversions: precision and recall": {"precision": ([1], [0.8])},
+    }
+    blind = conversion_plots({"a": epochs({"ecm/i2t/above": 3.0}), "b": managed})
+    assert shown(blind)["Conversions in an epoch, a"] == {"captions of a picture converted": ([1], [3.0])}
+
+
+@pytest.mark.parametrize("plots", [loss_plots, information_plots, recall_plots, batch_plots, conversion_plots])
+def test_no_records_no_plots(plots):
+    assert plots({"a": []}) == []

@@ -16,7 +16,7 @@ from truepair.reports.page import format_figure, format_interval
 
 from .samples import HOSTILE, LONG, report
 
-SECTIONS = ["results", "curves", "examples", "suspects", "facts"]
+SECTIONS = ["results", "curves", "examples", "suspects", "converted", "facts"]
 VOID = {"meta", "link", "img", "br", "input"}
 
 
@@ -112,7 +112,7 @@ def test_ids_are_unique_and_links_lead_somewhere(page):
 def test_each_picture_is_embedded_once_and_described_everywhere(page, source):
     assert source.count("data:image/webp") == len(report().pictures)
     pictures = [a for tag, a in page.elements if tag == "svg" and a.get("class") == "picture"]
-    assert len(pictures) == 5 + 1 + 2 * 60
+    assert len(pictures) == 5 + 1 + 2 * 60 + 2 * 12
     assert all(a["role"] == "img" and a["aria-label"].strip() for a in pictures)
 
 
@@ -144,6 +144,58 @@ def test_marks_are_signs_and_words(source):
 def test_precision_is_stated(page):
     words = " ".join("".join(page.words).split())  # no-break spaces become spaces too
     assert "Precision at 50: 52.0 % (13 of 25 judged)" in words
+
+
+def words_of(data):
+    return " ".join("".join(Page(render_report(data)).words).split())
+
+
+def test_converted_pairs_are_summed_up():
+    data = replace(report("red"), plots=[])
+    words = words_of(data)
+    assert "1,234 distinct pairs converted in the run red" in words
+    assert "Precision 90.0 % (900 of 1,000 judged)" in words
+    assert "Recall 62.5 % of the false negatives that met in a batch" in words
+    assert "12 of them, drawn by lot:" in words
+    assert "✓ true match epoch 1 judge 80.0 %" in words
+    assert "≈ near-match epoch 2 judge 80.1 %" in words
+
+
+def test_converted_pairs_without_truth_and_of_a_judge_that_found_nothing():
+    data = replace(report("red"), plots=[])
+    found = data.converted[0]
+    blind = replace(found, run="", count=12, judged=0, true=0, recall=None)
+    words = words_of(replace(data, converted=[blind]))
+    assert "12 distinct pairs converted truth not known All of them:" in words
+    assert "Recall" not in words
+    nothing = replace(blind, count=0, cards=[])
+    assert "0 distinct pairs converted ✓" not in words_of(replace(data, converted=[nothing], suspects=[]))
+    assert 'id="converted"' in render_report(replace(data, converted=[nothing]))
+
+
+def test_converted_pairs_of_several_runs_have_headings():
+    data = replace(report("red"), plots=[])
+    found = data.converted[0]
+    page = Page(render_report(replace(data, converted=[found, replace(found, run="other judge")])))
+    assert "other judge" in page.words
+    assert [a["id"] for tag, a in page.elements if tag == "section"].count("converted") == 1
+
+
+def test_a_missing_picture_of_a_converted_pair_is_named():
+    data = replace(report(), suspects=[], caption_queries=[], picture_queries=[], plots=[])
+    data.pictures.pop(data.converted[0].cards[0].picture)
+    with pytest.raises(DataError, match="not in the report's pictures"):
+        render_report(data)
+
+
+def test_the_page_says_whose_suspects_and_examples_it_shows():
+    data = replace(report("red"), plots=[], suspects_of="plain", examples_of="managed")
+    words = words_of(data)
+    assert "ranked by the ITM probability of the model of the run plain." in words
+    assert "Queries drawn by lot; the answers are those of the run managed." in words
+    words = words_of(replace(data, suspects_of="", examples_of=""))
+    assert "ranked by the ITM probability of the model. In training" in words
+    assert "Queries drawn by lot." in words
 
 
 def test_suspects_beyond_the_first_are_folded_and_numbered(source):

@@ -27,8 +27,25 @@ def test_cells_are_those_of_the_metrics():
 
 
 def test_key_figures_name_the_first_judged_precision():
-    figures = key_figures(metrics(0.5), precision_at([None, True, False, True], depths=(1, 4)))
+    figures = key_figures({"run": metrics(0.5)}, precision_at([None, True, False, True], depths=(1, 4)))
     assert [figure.label for figure in figures] == ["Image to text R@1", "Text to image R@1", "mAP@R", "Precision at 4"]
     assert figures[0].value == "50.0\N{NO-BREAK SPACE}%"
+    assert figures[0].note == "any true caption counts"
     assert figures[3].value == "66.7\N{NO-BREAK SPACE}%"
-    assert len(key_figures(metrics(0.5))) == 3
+    assert len(key_figures({"run": metrics(0.5)})) == 3
+    assert key_figures({}) == []
+
+
+def test_key_figures_of_the_last_run_stand_beside_those_of_the_others():
+    runs = {"plain": metrics(0.5), "managed": metrics(0.4)}
+    figures = key_figures(runs, conversions={"managed": range(1234)})
+    assert [figure.value for figure in figures] == [
+        "40.0\N{NO-BREAK SPACE}%",
+        "20.0\N{NO-BREAK SPACE}%",
+        "24.0\N{NO-BREAK SPACE}%",
+        "1,234",
+    ]
+    assert figures[0].note == "managed; 50.0\N{NO-BREAK SPACE}% plain; any true caption counts"
+    assert figures[3].label == "Converted pairs"
+    assert figures[3].note.endswith("in the run \N{LEFT DOUBLE QUOTATION MARK}managed\N{RIGHT DOUBLE QUOTATION MARK}")
+    assert key_figures({"run": metrics(0.5)}, conversions={"run": range(2)})[3].note.endswith("became positives")

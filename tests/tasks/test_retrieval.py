@@ -9,7 +9,8 @@ from training.test_pretrain import recipe_for, silent
 from truepair.data.dataset import PairDataset
 from truepair.errors import DataError
 from truepair.evaluation.protocol import RetrievalProtocol
-from truepair.reports.run_report import report_run
+from truepair.relations.ledger import Ledger
+from truepair.reports.run_report import ReportedRun, report_run, report_runs
 from truepair.tasks.audit import audit_pairs
 from truepair.tasks.evaluation import EvaluateConfig, evaluate_model
 from truepair.tasks.examples import draw_examples
@@ -94,6 +95,41 @@ def test_the_page_tells_of_the_run(finished: tuple[PretrainOutcome, Path]) -> No
     assert report.page == folder / "report.html"
     for word in ("truepair pretrain squares.yaml", "Image to text", "ITM loss", "a small red square", "36 from"):
         assert word in page, word
+
+
+def test_the_page_compares_runs_and_shows_what_a_judge_converted(
+    finished: tuple[PretrainOutcome, Path], tmp_path: Path
+) -> None:
+    outcome, folder = finished
+    managed = tmp_path / "managed"
+    managed.mkdir()
+    epoch = '{"kind": "epoch", "step": 9, "epoch": 0, "ecm/conversions_right": 1.0, "ecm/conversions_batch_true": 4.0}'
+    (managed / "log.jsonl").write_text((folder / "log.jsonl").read_text() + epoch + "\n")
+    rows = outcome.train_images.table.rows
+    with Ledger(managed / "ledger") as ledger:  # row 0 shows what row 1 shows, and not what row 3 shows
+        images, captions = ([rows[row]["image_id"] for row in (0, 0)], [rows[row]["caption_ids"][0] for row in (1, 3)])
+        ids = (torch.tensor(images), torch.tensor(captions))
+        ledger.record(*ids, torch.tensor([0.9, 0.85]), detector="con_d:ab", action="relabel", epoch=2)
+    arms = {"without": ReportedRun(outcome, folder), "with": ReportedRun(outcome, managed)}
+    report = report_runs(arms, tmp_path, command="truepair demo")
+    assert report.page == tmp_path / "report.html"
+    assert list(report.conversions) == ["with"]
+    assert report.conversions["with"].verdicts.tolist() == ["true", "false"]
+    page = report.page.read_text(encoding="utf-8")
+    for text in (
+        "(without)",
+        "(with)",
+        "2 distinct pairs",
+        "Precision 50.0\N{NO-BREAK SPACE}%",
+        "Recall 25.0\N{NO-BREAK SPACE}%",
+        "judge 90.0\N{NO-BREAK SPACE}%",
+        "epoch 3",
+        "the model of the run\n  <bdi>without</bdi>",
+        "those of the run <bdi>with</bdi>",
+        "Run: without",
+        "Conversions in an epoch",
+    ):
+        assert text in page, text
 
 
 def test_an_unreadable_test_picture_is_an_error(

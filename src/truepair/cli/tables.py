@@ -1,30 +1,81 @@
-"""Tables for the terminal."""
+"""Tables for the terminal, readable in 80 columns."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.table import Table
 
 from truepair.evaluation.metrics import DirectionMetrics, RetrievalMetrics
 from truepair.evaluation.suspects import SuspectPrecision
+from truepair.tasks.conversions import Conversions
 from truepair.tasks.retrieval import RetrievalResult
+
+FIGURES = ("R@1", "R@5", "R@10", "mAP@R")
 
 
 def retrieval_table(result: RetrievalResult) -> Table:
     """Truth-aware figures beside the naive ones, for every way of ranking."""
-    table = Table(title=f"Retrieval: {result.images} pictures, {result.captions} captions", title_justify="left")
-    table.add_column("ranking by")
-    table.add_column("query")
-    for name in ("R@1", "R@5", "R@10", "mAP@R", "naive R@1"):
-        table.add_column(name, justify="right", no_wrap=True)
+    table = _retrieval_table(result, "ranking by", "naive R@1")
     for way, metrics in result.ways.items():
-        for name, direction, naive in _directions(metrics):
-            figures = (direction.recall_at_1, direction.recall_at_5, direction.recall_at_10, direction.map_at_r)
-            table.add_row(way, name, *(f"{figure.value:.1%}" for figure in (*figures, naive.recall_at_1)))
+        for query, direction, naive in _directions(metrics):
+            table.add_row(way, query, *_figures(direction, naive))
         table.add_section()
     return table
 
 
+def comparison_table(arms: Mapping[str, RetrievalResult | None]) -> Table | None:
+    """The same of several runs on one set, for every way of ranking and query one run under the other.
+
+    Args:
+        arms: name of each run -> its figures; None for a run whose data has no test split.
+
+    Returns:
+        The table; None without any figures.
+    """
+    results = {name: result for name, result in arms.items() if result is not None}
+    if not results:
+        return None
+    # The last heading in two lines leaves 26 of 80 columns for the names of the runs.
+    table = _retrieval_table(next(iter(results.values())), "run", "naive\nR@1")
+    ways = dict.fromkeys(way for result in results.values() for way in result.ways)
+    for way in ways:
+        measured = {name: result.ways[way] for name, result in results.items() if way in result.ways}
+        table.add_row(f"[bold]{way}[/bold]")
+        for query, rows in _by_query(measured).items():
+            for name, direction, naive in rows:
+                table.add_row(name, query, *_figures(direction, naive))
+        table.add_section()
+    return table
+
+
+def _retrieval_table(result: RetrievalResult, first: str, last: str) -> Table:
+    """An empty table for figures; its first column holds what is compared, its last the naive figure."""
+    table = Table(title=f"Retrieval: {result.images} pictures, {result.captions} captions", title_justify="left")
+    table.add_column(first)
+    table.add_column("query")
+    for name in (*FIGURES, last):
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
+def _figures(direction: DirectionMetrics, naive: DirectionMetrics) -> list[str]:
+    """The cells of a row."""
+    figures = (direction.recall_at_1, direction.recall_at_5, direction.recall_at_10, direction.map_at_r)
+    return [f"{figure.value:.1%}" for figure in (*figures, naive.recall_at_1)]
+
+
+def _by_query(
+    measured: Mapping[str, RetrievalMetrics],
+) -> dict[str, list[tuple[str, DirectionMetrics, DirectionMetrics]]]:
+    """Kind of query -> name, truth-aware and naive figures of each run."""
+    rows: dict[str, list[tuple[str, DirectionMetrics, DirectionMetrics]]] = {}
+    for name, metrics in measured.items():
+        for query, direction, naive in _directions(metrics):
+            rows.setdefault(query, []).append((name, direction, naive))
+    return rows
+
+
 def _directions(metrics: RetrievalMetrics) -> list[tuple[str, DirectionMetrics, DirectionMetrics]]:
+    """Kind of query, truth-aware figures, naive figures."""
     return [
         ("picture", metrics.i2t, metrics.naive_i2t),
         ("caption", metrics.t2i, metrics.naive_t2i),
@@ -37,6 +88,26 @@ def precision_table(precision: Sequence[SuspectPrecision]) -> Table:
     for name in ("first", "judged", "truly match", "precision"):
         table.add_column(name, justify="right")
     for found in precision:
-        value = "unknown" if found.value is None else f"{found.value:.1%}"
-        table.add_row(str(found.depth), str(found.judged), str(found.true), value)
+        table.add_row(str(found.depth), str(found.judged), str(found.true), _share(found.value))
     return table
+
+
+def conversion_table(conversions: Mapping[str, Conversions]) -> Table:
+    """How many undeclared pairs became positives, and how many of them truly match.
+
+    Args:
+        conversions: name of each run with a judge -> the pairs it converted.
+    """
+    table = Table(title="Pairs that the judge turned into positives", title_justify="left")
+    table.add_column("run")
+    for name in ("pairs", "judged", "true", "precision", "recall"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for name, found in conversions.items():
+        counts = (f"{count:,}" for count in (len(found), found.judged, found.true))
+        table.add_row(name, *counts, _share(found.precision), _share(found.recall))
+    return table
+
+
+def _share(value: float | None) -> str:
+    """A share in per cent, or that nobody knows it."""
+    return "unknown" if value is None else f"{value:.1%}"

@@ -1,6 +1,7 @@
-"""The report of a run: one HTML page with figures, curves, examples and suspected false negatives."""
+"""The report of runs: one HTML page with figures, curves, examples, suspected false negatives and converted pairs."""
 
-from truepair.reports.curves import loss_plots, recall_plots
+from truepair.reports.converted import ConvertedCard, ConvertedPairs
+from truepair.reports.curves import information_plots, loss_plots, recall_plots
 from truepair.reports.data import (
     CaptionAnswer,
     CaptionQuery,
@@ -17,6 +18,7 @@ from truepair.reports.data import (
     ResultTable,
     SuspectCard,
 )
+from truepair.reports.epoch_curves import batch_plots, conversion_plots
 from truepair.reports.machine import machine_facts
 from truepair.reports.page import render_report, write_report
 from truepair.reports.pictures import PictureBook
@@ -25,6 +27,8 @@ from truepair.reports.results import key_figures, result_table
 __all__ = [
     "CaptionAnswer",
     "CaptionQuery",
+    "ConvertedCard",
+    "ConvertedPairs",
     "FactGroup",
     "KeyFigure",
     "Line",
@@ -38,6 +42,9 @@ __all__ = [
     "ResultRow",
     "ResultTable",
     "SuspectCard",
+    "batch_plots",
+    "conversion_plots",
+    "information_plots",
     "key_figures",
     "loss_plots",
     "machine_facts",

@@ -5,12 +5,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from truepair.evaluation import Estimate, SuspectPrecision
-
-Mark = Literal["own", "true", "near", "wrong"]
-"""How an answer relates to its query: own pair, true match that is not own, near-match, or neither."""
-
-Verdict = Literal["true", "near", "false", "unknown"]
-"""What the known truth says of a suspected pair."""
+from truepair.reports.converted import ConvertedPairs
+from truepair.tasks.marks import Mark, Verdict
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,11 +217,14 @@ class ReportData:
         summary: one sentence on what the run did.
         key_figures: numbers for the top of the page.
         results: the table of results.
-        plots: loss and recall curves.
+        plots: curves of losses, recall, batches and conversions.
+        examples_of: run whose answers the examples show; empty for the only one.
         caption_queries: text-to-image examples.
         picture_queries: image-to-text examples.
+        suspects_of: run whose model suspects them; empty for the only one.
         suspects: suspected false negatives of the training set, strongest first.
         precision: of the suspects.
+        converted: pairs that a judge turned into positives, of each run that had one.
         facts: data, model, machine, command, versions.
         pictures: pictures by key, each as a ``data:`` URI (see ``PictureBook``).
     """
@@ -235,10 +234,13 @@ class ReportData:
     key_figures: Sequence[KeyFigure] = ()
     results: ResultTable | None = None
     plots: Sequence[Plot] = ()
+    examples_of: str = ""
     caption_queries: Sequence[CaptionQuery] = ()
     picture_queries: Sequence[PictureQuery] = ()
+    suspects_of: str = ""
     suspects: Sequence[SuspectCard] = ()
     precision: Sequence[SuspectPrecision] = ()
+    converted: Sequence[ConvertedPairs] = ()
     facts: Sequence[FactGroup] = ()
     pictures: dict[str, str] = field(default_factory=dict)
 

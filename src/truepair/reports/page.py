@@ -130,4 +130,6 @@ def _shown_pictures(data: ReportData) -> list[str]:
     keys = [answer.picture for query in data.caption_queries for answer in query.answers]
     keys += [query.picture for query in data.picture_queries]
     keys += [key for card in data.suspects for key in (card.picture, card.caption_picture)]
+    cards = [card for found in data.converted for card in found.cards]
+    keys += [key for card in cards for key in (card.picture, card.caption_picture)]
     return list(dict.fromkeys(keys))

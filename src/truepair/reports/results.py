@@ -1,6 +1,6 @@
 """The table of results and the key figures, from retrieval metrics."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 from typing import Literal
 
 from truepair.evaluation import DirectionMetrics, Estimate, RetrievalMetrics, SuspectPrecision
@@ -50,28 +50,53 @@ def _exact(value: float) -> Estimate:
     return Estimate(value, value, value)
 
 
-def key_figures(metrics: RetrievalMetrics, precision: Sequence[SuspectPrecision] = ()) -> list[KeyFigure]:
-    """The numbers for the top of the page: R@1 both ways, mAP@R, and the precision of the first suspects.
+def key_figures(
+    metrics: Mapping[str, RetrievalMetrics],
+    precision: Sequence[SuspectPrecision] = (),
+    conversions: Mapping[str, Sized] | None = None,
+) -> list[KeyFigure]:
+    """The numbers for the top of the page.
 
     Args:
-        metrics: of the arm and way to put forward.
+        metrics: name of each run -> the metrics of its best way; the last run is put forward, beside the others.
         precision: of the suspects; the first one judged is shown.
+        conversions: name of each run with a judge -> the pairs it converted.
+
+    Returns:
+        R@1 both ways, mAP@R, the precision of the first suspects, and how many pairs were converted.
     """
-    i2t, t2i = metrics.i2t, metrics.t2i
-    chance = percent(max(i2t.chance_recall_at_1, t2i.chance_recall_at_1), 2)
-    figures = [
-        KeyFigure(label="Image to text R@1", value=percent(i2t.recall_at_1.value), note="any true caption counts"),
-        KeyFigure(label="Text to image R@1", value=percent(t2i.recall_at_1.value), note="any true picture counts"),
-        KeyFigure(
-            label="mAP@R", value=percent(metrics.mean_map_at_r), note=f"mean of both ways; chance R@1 is {chance}"
-        ),
-    ]
+    figures = _retrieval_figures(metrics) if metrics else []
     for found in precision:
         if found.value is not None:
             note = f"of the suspected false negatives, {found.true} of {found.judged} judged are true"
             figures.append(KeyFigure(label=f"Precision at {found.depth}", value=percent(found.value), note=note))
             break
+    for run, converted in (conversions or {}).items():
+        note = f"undeclared pairs that became positives{_of_run(run, metrics)}"
+        figures.append(KeyFigure(label="Converted pairs", value=f"{len(converted):,}", note=note))
     return figures
+
+
+def _retrieval_figures(metrics: Mapping[str, RetrievalMetrics]) -> list[KeyFigure]:
+    """Figures of the last run, with those of the others in their notes."""
+    run, best = list(metrics.items())[-1]
+    chance = percent(max(best.i2t.chance_recall_at_1, best.t2i.chance_recall_at_1), 2)
+    shown: list[tuple[str, str, Callable[[RetrievalMetrics], float]]] = [
+        ("Image to text R@1", "any true caption counts", lambda found: found.i2t.recall_at_1.value),
+        ("Text to image R@1", "any true picture counts", lambda found: found.t2i.recall_at_1.value),
+        ("mAP@R", f"mean of both ways; chance R@1 is {chance}", lambda found: found.mean_map_at_r),
+    ]
+    figures = []
+    for label, note, value in shown:
+        others = [f"{percent(value(found))} {name}" for name, found in list(metrics.items())[:-1]]
+        parts = [run, *others, note] if others else [note]
+        figures.append(KeyFigure(label=label, value=percent(value(best)), note="; ".join(parts)))
+    return figures
+
+
+def _of_run(run: str, runs: Sized) -> str:
+    """The name of a run, where there are several."""
+    return f" in the run \N{LEFT DOUBLE QUOTATION MARK}{run}\N{RIGHT DOUBLE QUOTATION MARK}" if len(runs) > 1 else ""
 
 
 def percent(share: float, digits: int = 1) -> str:

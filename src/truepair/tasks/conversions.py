@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +17,7 @@ from truepair.relations.detectors import JudgedScore
 from truepair.relations.ledger import read_verdicts
 from truepair.relations.text import caption_key
 from truepair.tasks.known_truth import KnownTruth
+from truepair.tasks.marks import Verdict
 
 Indices = NDArray[np.int64]
 
@@ -61,6 +62,10 @@ class Conversions:
     def precision(self) -> float | None:
         """Share of matches among those whose truth is known, near-matches being none; None if it is known of none."""
         return self.true / self.judged if self.judged else None
+
+    def verdict(self, number: int) -> Verdict:
+        """What the known truth says of one pair."""
+        return cast("Verdict", str(self.verdicts[number]))
 
     def draw(self, count: int, seed: int = 0) -> Indices:
         """Numbers of some pairs, drawn by lot without repeats, int64 [<= count]."""

@@ -1,0 +1,80 @@
+"""What runs did, in a sentence and as facts."""
+
+from collections.abc import Mapping
+
+from truepair.evaluation import DirectionMetrics
+from truepair.reports.data import FactGroup
+from truepair.reports.results import percent
+from truepair.tasks.audit import Audit
+from truepair.tasks.conversions import Conversions
+from truepair.tasks.pretraining import PretrainOutcome
+from truepair.tasks.retrieval import RetrievalResult
+
+
+def summarise(
+    pairs: int, results: Mapping[str, RetrievalResult], audit: Audit, conversions: Mapping[str, Conversions]
+) -> str:
+    """One sentence on what the runs found.
+
+    Args:
+        pairs: training pairs.
+        results: name of each run -> its figures; those of a single run go without its name.
+        audit: of the first run.
+        conversions: name of each run with a judge -> the pairs it converted.
+    """
+    parts = [f"A model was trained on {pairs:,} image-text pairs"]
+    if results:
+        best = {run: result.best for run, result in results.items()}
+        images = next(iter(results.values())).images
+        captions = _shares({run: metrics.i2t for run, metrics in best.items()})
+        pictures = _shares({run: metrics.t2i for run, metrics in best.items()})
+        parts.append(
+            f"it finds a right caption for {captions} of {images:,} pictures it never saw, and a right picture for "
+            f"{pictures} of the captions"
+        )
+    judged = [found for found in audit.precision if found.value is not None]
+    if judged:
+        found = judged[0]
+        parts.append(
+            f"of the {found.depth} undeclared training pairs it most takes for matches, {found.true} truly match"
+        )
+    for converted in conversions.values():
+        truly = "" if converted.precision is None else f", {percent(converted.precision)} of them truly matches"
+        parts.append(f"a judge turned {len(converted):,} undeclared pairs into positives{truly}")
+    return "; ".join(parts) + "."
+
+
+def _shares(directions: Mapping[str, DirectionMetrics]) -> str:
+    """R@1 of each run; of several, with their names."""
+    if len(directions) == 1:
+        return percent(next(iter(directions.values())).recall_at_1.value)
+    return ", ".join(f"{percent(metrics.recall_at_1.value)} ({run})" for run, metrics in directions.items())
+
+
+def data_facts(outcome: PretrainOutcome, command: str) -> FactGroup:
+    """What all runs have in common.
+
+    Args:
+        outcome: of any of them.
+        command: what reproduces them.
+    """
+    train = outcome.train_images.table
+    parameters = sum(p.numel() for p in outcome.model.parameters())
+    trained = sum(p.numel() for p in outcome.model.parameters() if p.requires_grad)
+    facts = {
+        "Command": command,
+        "Training pairs": f"{len(train):,} from {train.name}",
+        "Model": f"{parameters / 1e6:.1f} M parameters, {trained / 1e6:.1f} M of them trained",
+    }
+    return FactGroup(title="Data and model", facts=facts)
+
+
+def run_facts(title: str, outcome: PretrainOutcome) -> FactGroup:
+    """What a run took."""
+    run = outcome.run
+    facts = {
+        "Steps": f"{run.steps:,}",
+        "Training time": f"{run.seconds:.0f} s, {run.pairs_per_second:.0f} pairs/s",
+        "Unreadable samples replaced": str(run.substituted),
+    }
+    return FactGroup(title=title, facts=facts)

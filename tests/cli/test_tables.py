@@ -1,0 +1,73 @@
+"""The tables at 80 columns: nothing is cut off, and runs stand under each other."""
+
+import re
+
+import numpy as np
+import pytest
+from rich.console import Console
+from rich.table import Table
+from tests.reports.samples import metrics
+
+from truepair.cli.tables import comparison_table, conversion_table, retrieval_table
+from truepair.tasks.conversions import Conversions
+from truepair.tasks.retrieval import RetrievalResult
+
+WAYS = ("similarity", "ITM", "similarity + ITM")
+
+
+def result(share: float, ways: tuple[str, ...] = WAYS) -> RetrievalResult:
+    return RetrievalResult({way: metrics(share) for way in ways}, None, 137, 222)
+
+
+def lines_of(table: Table) -> list[list[str]]:
+    """The cells of each printed row."""
+    console = Console(width=80, no_color=True)
+    with console.capture() as capture:
+        console.print(table)
+    text = capture.get()
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= 80
+    rows = [re.split("[│┃]", line)[1:-1] for line in text.splitlines() if line.startswith(("│", "┃"))]
+    return [[cell.strip() for cell in row] for row in rows]
+
+
+def test_one_run_has_a_row_for_each_way_and_query() -> None:
+    rows = lines_of(retrieval_table(result(0.5)))
+    assert rows[1] == ["similarity", "picture", "50.0%", "60.0%", "70.0%", "40.0%", "16.7%"]
+    assert [row[0] for row in rows[1:]] == [way for way in WAYS for _ in range(2)]
+
+
+def test_runs_stand_under_each_other() -> None:
+    table = comparison_table({"as declared": result(0.5), "false negatives converted": result(0.4), "untested": None})
+    assert table is not None
+    rows = lines_of(table)
+    names = [row[0] for row in rows]
+    assert names.index("similarity") < names.index("ITM") < names.index("similarity + ITM")
+    declared = [row for row in rows if row[0] == "as declared"]
+    assert [row[1] for row in declared] == ["picture", "caption"] * 3
+    assert declared[0][2:] == ["50.0%", "60.0%", "70.0%", "40.0%", "16.7%"]
+    following = rows[rows.index(declared[0]) + 1]
+    assert following[:3] == ["false negatives converted", "picture", "40.0%"]
+    assert "untested" not in names
+
+
+def test_a_way_that_one_run_lacks() -> None:
+    table = comparison_table({"a": result(0.5), "b": result(0.4, ("similarity",))})
+    assert table is not None
+    assert [row[0] for row in lines_of(table)].count("b") == 2
+
+
+def test_no_figures_no_table() -> None:
+    assert comparison_table({"a": None}) is None
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_conversions(known: bool) -> None:
+    verdicts = np.array(["true", "true", "near", "false"] if known else ["unknown"] * 4)
+    zeros = np.zeros(4, dtype=np.int64)
+    found = Conversions(
+        zeros, zeros, zeros, np.ones(4, np.float32), zeros.astype(np.int32), verdicts, 0.625 if known else None
+    )
+    row = lines_of(conversion_table({"false negatives converted": found}))[-1]
+    expected = ["4", "4", "2", "50.0%", "62.5%"] if known else ["4", "0", "0", "unknown", "unknown"]
+    assert row == ["false negatives converted", *expected]
