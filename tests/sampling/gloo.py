@@ -33,9 +33,11 @@ class GlooPool:
     Args:
         folder: an empty folder where ranks meet.
         size: the most ranks.
+        preload: modules that are imported once for all ranks.
     """
 
-    def __init__(self, folder: Path, size: int = 4) -> None:
+    def __init__(self, folder: Path, size: int = 4, preload: str = "truepair.sampling.grouped") -> None:
+        multiprocessing.get_context("forkserver").set_forkserver_preload([preload])
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
         self.folder = folder
         self.runs = 0
@@ -83,7 +85,6 @@ class _Worker(NamedTuple):
 
 def _start() -> _Worker:
     context = multiprocessing.get_context("forkserver")  # imports torch once for all of them
-    context.set_forkserver_preload(["truepair.sampling.grouped"])
     here, there = context.Pipe()
     process = context.Process(target=_work, args=(there,), daemon=True)
     process.start()

@@ -65,10 +65,10 @@ def mlm_part(
     Returns:
         A scalar; the mean over the ranks is the loss of the whole batch.
     """
-    images, texts, keys = _rows(view, converted, config.row_share, seed)
+    images, texts, keys, counted = _rows(view, converted, config.row_share, seed)
     mask = view.batch.attention_mask[texts]  # [R, L]
     masked_ids, labels = masker(view.batch.input_ids[texts], mask, keys)
-    predicted = labels != IGNORED  # [R, L]
+    predicted = (labels != IGNORED) & counted[:, None]  # [R, L]
     states = towers.text_states(masked_ids, mask)
     fused = towers.model.fuse(states, mask, keys_values, images)  # [R, L, D]
     logits = towers.model.predict_tokens(fused, predicted)  # [P, V]
@@ -92,8 +92,11 @@ def _teacher(
     return model.token_logits(seen, masked_ids, mask, images, predicted), model.alpha(view)
 
 
-def _rows(view: StepView, converted: PairSet, share: float, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Image (counted from this rank's first), text (counted over all ranks) and randomness key of each row [R]."""
+def _rows(view: StepView, converted: PairSet, share: float, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Image (counted from this rank's first), text (counted over all ranks) and randomness key of each row [R].
+
+    And whether it counts: where no row was chosen, one is read all the same, so that all ranks differentiate alike.
+    """
     own = torch.arange(view.own.start, view.own.stop, device=view.image_features.device)
     more = converted.where((converted.rows >= view.own.start) & (converted.rows < view.own.stop))
     epoch, caption_id, image_id = view.moment.epoch, view.batch.caption_id, view.batch.image_id
@@ -104,10 +107,11 @@ def _rows(view: StepView, converted: PairSet, share: float, seed: int) -> tuple[
         ]
     )
     images, texts = torch.cat([own, more.rows]) - view.own.start, torch.cat([own, more.columns])
+    counted = torch.ones_like(keys, dtype=torch.bool)
     if share < 1.0:
-        chosen = keyed_uniform(keys, 1, stream=_CHOICE).squeeze(1) < share
-        images, texts, keys = images[chosen], texts[chosen], keys[chosen]
-    return images, texts, keys
+        counted = keyed_uniform(keys, 1, stream=_CHOICE).squeeze(1) < share
+    read = torch.nonzero(counted).squeeze(1) if counted.any() else torch.zeros_like(keys[:1])  # [R]
+    return images[read], texts[read], keys[read], counted[read]
 
 
 def _share(count: int, device: torch.device) -> float:
