@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from truepair.data.preprocessing import Preprocessing
 from truepair.data.source import SourceConfig
 from truepair.data.table import PairTable
 from truepair.evaluation.protocol import RetrievalProtocol
@@ -11,7 +12,6 @@ from truepair.models.albef_checkpoint import load_albef
 from truepair.tasks.images import ImageSource
 from truepair.tasks.retrieval import RetrievalResult, RetrievalTask
 from truepair.training.build import build_image_transform, build_tables
-from truepair.data.preprocessing import Preprocessing
 from truepair.training.recipe import DataConfig
 
 

@@ -149,9 +149,18 @@ class ConnectionMiner:
             relations = relations.adding(detection, self.actions[zone])
         self.counts.add({f"all/{zone.name.lower()}": (zones == zone).sum() for zone in (Zone.BETWEEN, Zone.ABOVE)})
         self._record(judged.where(zones >= Zone.BETWEEN), view, ledger)
-        if self.truth is not None:
-            self.truth.add(view.batch, judged.where(zones == Zone.ABOVE), judged)
         return relations
+
+    def count_found(self, view: StepView, judged: PairSet, relations: BatchRelations) -> None:
+        """Count how many of the pairs that became positives by the judge, wholly or in part, are true."""
+        if self.truth is None:
+            return
+        found = [
+            finding.detection.pairs.where(finding.action.shares(finding.detection.pairs.values) > 0)
+            for finding in relations.findings
+            if finding.detection.detector == JudgedScore.name
+        ]
+        self.truth.add(view.batch, PairSet.union(*found) if found else judged.where(judged.rows < 0), judged)
 
     def figures(self) -> dict[str, float]:
         """Counts per zone and direction, hits and misses of the memory, precision and recall; starts counting anew."""

@@ -151,8 +151,10 @@ class PretrainStep(TrainingStep):
         parts.counts.add({f"relations/{name}": float(count) for name, count in relations.counts().items()})
         if parts.ledger is not None:
             relations.record(parts.ledger, view.moment.epoch, parts.relator.recorded)
-        if miner is not None and judged is not None and miner.config.judge == "all":
-            relations = miner.connect_all(view, judged, relations, parts.ledger)
+        if miner is not None and judged is not None:
+            if miner.config.judge == "all":
+                relations = miner.connect_all(view, judged, relations, parts.ledger)
+            miner.count_found(view, judged, relations)
         extra = parts.relator.extra_matches(relations, view, self.seed)
         candidates = hardest_negatives(
             view.logits, relations.allowed(), self.config.itm.matching(view.moment.progress), self._generator(view)
