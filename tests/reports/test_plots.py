@@ -57,3 +57,17 @@ def test_a_single_point_can_be_drawn():
 def test_description_gives_both_ends():
     shown = plot(lines=1)
     assert describe_plot(shown) == "R@1 by step: run 0 <b>&$x^2$ from 0.0% to 30.0%."
+
+
+def test_small_rates_can_be_told_apart_on_their_axis():
+    line = Line(name="rate", x=[1, 2], y=[0.001, 0.0072])
+    text = draw_plot(Plot(title="Rate", x_label="epoch", lines=[line], percent=True), "p")
+    ticks = re.findall(r">([\d.]+%)<", text)
+    assert len(set(ticks)) == len(ticks) >= 3
+    assert ">20%<" in draw_plot(plot(), "p")
+
+
+def test_names_stand_above_the_plot_and_hide_no_line():
+    roots = [ElementTree.fromstring(draw_plot(plot(lines=count), "p")) for count in (1, 4)]
+    heights = [float(root.attrib["viewBox"].split()[3]) for root in roots]
+    assert heights[1] - heights[0] > 4 * 10  # a line of text is 10 units high

@@ -4,13 +4,13 @@ from truepair.reports import key_figures, result_table
 from .samples import metrics
 
 
-def test_columns_nest_arm_way_and_protocol():
+def test_columns_nest_way_arm_and_protocol_with_the_last_way_first():
     table = result_table({"a": {"similarity": metrics(0.4), "ITM": metrics(0.5)}, "b": {"similarity": metrics(0.6)}})
     assert [(c.arm, c.way, c.naive) for c in table.columns] == [
-        ("a", "similarity", False),
-        ("a", "similarity", True),
         ("a", "ITM", False),
         ("a", "ITM", True),
+        ("a", "similarity", False),
+        ("a", "similarity", True),
         ("b", "similarity", False),
         ("b", "similarity", True),
     ]

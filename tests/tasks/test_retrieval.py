@@ -119,13 +119,14 @@ def test_the_page_compares_runs_and_shows_what_a_judge_converted(
     for text in (
         "(without)",
         "(with)",
+        "in 2 ways",
         "2 distinct pairs",
         "Precision 50.0\N{NO-BREAK SPACE}%",
         "Recall 25.0\N{NO-BREAK SPACE}%",
         "judge 90.0\N{NO-BREAK SPACE}%",
         "epoch 3",
-        "the model of the run\n  <bdi>without</bdi>",
-        "those of the run <bdi>with</bdi>",
+        "the model of the run\n  “<bdi>without</bdi>”",
+        "those of the run “<bdi>with</bdi>”",
         "Run: without",
         "Conversions in an epoch",
     ):

@@ -72,7 +72,7 @@ class ResultTable:
     """The table of results.
 
     Attributes:
-        columns: arms, ways and protocols, in this order of nesting; columns of one arm stand together.
+        columns: ways, arms and protocols, in this order of nesting; columns of one way stand together.
         blocks: one for each direction.
     """
 

@@ -94,10 +94,11 @@ def format_interval(cell: Estimate, row: ResultRow) -> str:
 
 
 def _spans(columns: list[ResultColumn]) -> list[list[Span]]:
-    """Heading rows over the columns: arms (if there are several), then ways of ranking."""
-    arms: list[tuple[str, ...]] = [(column.arm,) for column in columns]
-    ways: list[tuple[str, ...]] = [(column.arm, column.way) for column in columns]
-    return [_runs(keys) for keys in (arms, ways) if keys is ways or len(set(arms)) > 1]
+    """Heading rows over the columns: ways of ranking, then arms (if there are several)."""
+    ways: list[tuple[str, ...]] = [(column.way,) for column in columns]
+    arms: list[tuple[str, ...]] = [(column.way, column.arm) for column in columns]
+    several = len({column.arm for column in columns}) > 1
+    return [_runs(keys) for keys in ((ways, arms) if several else (ways,))]
 
 
 def _runs(keys: list[tuple[str, ...]]) -> list[Span]:

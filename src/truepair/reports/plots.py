@@ -1,6 +1,7 @@
 """Plots as inline SVG that takes its colours and its font from the page."""
 
 import html
+import math
 import re
 from io import StringIO
 from itertools import cycle
@@ -20,7 +21,8 @@ _CSS = {_INK: "currentColor", _MUTED: "var(--muted)", _RULE: "var(--rule)"} | {
 }
 # Lines differ by dashes too, so that a print in grey can be read.
 _DASHES = ["solid", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)), (0, (10, 2)), (0, (3, 3))]
-_SIZE = (4.7, 2.7)  # inches of 72 units: as wide as a phone, so that text is 10 pixels high there
+_WIDTH, _HEIGHT = 4.7, 2.7  # inches of 72 units: as wide as a phone, so that text is 10 pixels high there
+_NAME_HEIGHT = 0.2  # of a line's name, above the plot, where it hides nothing
 _SETTINGS = {
     "svg.fonttype": "none",
     "font.size": 10,
@@ -41,7 +43,9 @@ def draw_plot(plot: Plot, name: str) -> str:
         An ``svg`` element without size, colour scheme, scripts or links.
     """
     with mpl.rc_context(_SETTINGS | {"svg.hashsalt": name}):
-        figure = Figure(figsize=_SIZE, layout="constrained")
+        named = len(plot.lines) > 1
+        height = _HEIGHT + _NAME_HEIGHT * len(plot.lines) * named
+        figure = Figure(figsize=(_WIDTH, height), layout="constrained")
         figure.patch.set_alpha(0)
         axes = figure.add_subplot()
         axes.patch.set_alpha(0)
@@ -60,9 +64,11 @@ def draw_plot(plot: Plot, name: str) -> str:
         axes.yaxis.set_major_locator(MaxNLocator(5))
         if plot.percent:
             axes.set_ylim(bottom=0)
-            axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-        if len(plot.lines) > 1:
-            axes.legend(drawn, [line.name for line in plot.lines], frameon=False, labelcolor=_INK)
+            decimals = max(0, math.ceil(-math.log10(axes.get_ylim()[1])) - 1)  # rates are far below 1 %
+            axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=decimals))
+        if named:
+            names = [line.name for line in plot.lines]
+            figure.legend(drawn, names, loc="outside upper left", frameon=False, labelcolor=_INK, labelspacing=0.3)
         text = StringIO()
         FigureCanvasSVG(figure).print_svg(text, metadata={"Date": None})
     return _inline(text.getvalue(), describe_plot(plot))

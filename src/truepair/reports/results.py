@@ -10,12 +10,15 @@ Kind = Literal["share", "rank", "count"]
 
 
 def result_table(arms: Mapping[str, Mapping[str, RetrievalMetrics]]) -> ResultTable:
-    """Lay out metrics as rows by direction and columns by arm, way of ranking and protocol.
+    """Lay out metrics as rows by direction and columns by way of ranking, arm and protocol.
+
+    The way that uses the most of the model comes first, so that its arms stand side by side where a reader looks first.
 
     Args:
         arms: name of each training run -> name of each way of ranking -> its metrics.
     """
-    flat = [(arm, way, metrics) for arm, ways in arms.items() for way, metrics in ways.items()]
+    names = reversed(dict.fromkeys(way for ways in arms.values() for way in ways))
+    flat = [(arm, way, ways[way]) for way in names for arm, ways in arms.items() if way in ways]
     columns = [ResultColumn(arm=arm, way=way, naive=naive) for arm, way, _ in flat for naive in (False, True)]
     i2t = [table for _, _, metrics in flat for table in (metrics.i2t, metrics.naive_i2t)]
     t2i = [table for _, _, metrics in flat for table in (metrics.t2i, metrics.naive_t2i)]

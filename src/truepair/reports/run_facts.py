@@ -22,7 +22,8 @@ def summarise(
         audit: of the first run.
         conversions: name of each run with a judge -> the pairs it converted.
     """
-    parts = [f"A model was trained on {pairs:,} image-text pairs"]
+    several = len(results) > 1
+    parts = [f"A model was trained on {pairs:,} image-text pairs{f' in {len(results)} ways' if several else ''}"]
     if results:
         best = {run: result.best for run, result in results.items()}
         images = next(iter(results.values())).images
@@ -35,9 +36,8 @@ def summarise(
     judged = [found for found in audit.precision if found.value is not None]
     if judged:
         found = judged[0]
-        parts.append(
-            f"of the {found.depth} undeclared training pairs it most takes for matches, {found.true} truly match"
-        )
+        taken = f"it most takes for matches{f' ({next(iter(results))})' if several else ''}"
+        parts.append(f"of the {found.depth} undeclared training pairs {taken}, {found.true} truly match")
     for converted in conversions.values():
         truly = "" if converted.precision is None else f", {percent(converted.precision)} of them truly matches"
         parts.append(f"a judge turned {len(converted):,} undeclared pairs into positives{truly}")
