@@ -228,24 +228,24 @@ def test_objectives_begin_at_their_epochs_and_weigh_what_they_weigh() -> None:
 def test_every_verdict_reaches_the_ledger_with_what_was_done(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
     step = Composition(OBJECTIVES, ecm=ecm(), ledger=ledger).build()
-    step(BATCH, moment(0))
+    judge = step.parts.miner.own_judge.discriminator  # type: ignore[union-attr]
+    step(DISTINCT, moment(0))
+    once = set(judge.asked)
     step(BATCH, moment(0))  # a second batch of the same optimizer step
     step(BATCH, moment(10, epoch=1))
     step.close()
     rows = read_ledger(tmp_path).to_pylist()
-    judge = step.parts.miner.own_judge.discriminator  # type: ignore[union-attr]
     of_con_d = {(row["image_id"], row["caption_id"]): row for row in rows if row["detector"].startswith("con_d:")}
     assert set(of_con_d) == set(judge.asked) and len(judge.asked) == len(of_con_d)
     for cell, row in of_con_d.items():
         score = float(verdicts()[cell])
         action = "keep" if score < LOW else "relabel" if score >= HIGH else "swap"
-        assert (row["action"], row["epoch"]) == (action, 1) and row["score"] == pytest.approx(score)
+        assert row["action"] == action and row["score"] == pytest.approx(score)
+        assert row["epoch"] == 1 or cell in once  # of each pair the latest verdict counts
     ids = list(zip(BATCH.image_id.tolist(), BATCH.caption_id.tolist(), strict=True))
     for detector, cells in (("same_image", SAME_IMAGE), ("same_caption", SAME_CAPTION)):
         known = {(row["image_id"], row["caption_id"]) for row in rows if row["detector"] == detector}
         assert known == {(ids[image][0], ids[text][1]) for image, text in cells}
-    parts = [part for path in sorted(tmp_path.glob("*.parquet")) for part in read_ledger(path).to_pylist()]
-    assert {row["epoch"] for row in parts} == {1}  # of each pair and detector the latest verdict counts
 
 
 @pytest.mark.parametrize(("mask_between", "action"), [(False, "swap"), (True, "mask")])
