@@ -12,6 +12,7 @@ COUNT_TITLES = {
 }
 ZONE_TITLES = {  # all that is counted where the truth is not known
     "ecm/all/above": "pairs converted",
+    "relations/con_d/relabel": "pairs converted by a rule",
     "ecm/i2t/above": "captions of a picture converted",
     "ecm/t2i/above": "pictures of a caption converted",
 }
