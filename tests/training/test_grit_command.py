@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from training.processes import Fault, run_in_process
@@ -85,15 +86,16 @@ def test_sigterm_from_outside(recipe: Path, whole: Path, tmp_path: Path) -> None
     assert remains(tmp_path) == remains(whole)
 
 
-def test_grouped_batches_are_harder_and_the_log_says_so(recipe: Path, whole: Path, tmp_path: Path) -> None:
-    words = ("pretrain", str(recipe), "--run-folder", str(tmp_path), "--sampler.kind", "random")
-    assert run_in_process(Command(words))[0] == 0
-    grouped, random = ([r for r in read_log(run / "log.jsonl") if r["kind"] == "epoch"] for run in (whole, tmp_path))
-    assert [record["epoch"] for record in grouped] == [record["epoch"] for record in random] == [0, 1, 2]
-    for figure in ("hardest_similarity", "false_negative_rate"):
-        assert sum(record[figure] for record in grouped[1:]) > sum(record[figure] for record in random[1:])
-    for hard, easy in zip(grouped[1:], random[1:], strict=True):
-        assert hard["random_false_negative_rate"] == easy["random_false_negative_rate"] > 0
-        assert hard["clashes"] == 0
-    assert (whole / "plans" / "plan-00002.npy").exists()
-    assert not (tmp_path / "plans").exists()
+def test_the_log_tells_how_false_the_negatives_are(whole: Path) -> None:
+    records = [record for record in read_log(whole / "log.jsonl") if record["kind"] == "epoch"]
+    assert [record["epoch"] for record in records] == [0, 1, 2]
+    groups = open_pairs("sample", split="train").rows["group"][:ROWS]
+    shared = sum(groups.count(group) - 1 for group in groups) / (ROWS * (ROWS - 1))
+    for record in records:
+        assert record["random_false_negative_rate"] == pytest.approx(shared)
+        assert record["clashes"] == 0
+        assert -1 <= record["hardest_similarity"] <= 1
+    plan = np.load(whole / "plans" / "plan-00001.npy").reshape(-1, 8)
+    partners = [(a, b) for batch in plan for a in batch for b in batch if a != b]
+    rate = sum(groups[a] == groups[b] for a, b in partners) / len(partners)
+    assert records[1]["false_negative_rate"] == pytest.approx(rate)

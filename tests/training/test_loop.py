@@ -13,8 +13,11 @@ from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 from accelerate.utils import LoggerType
 from safetensors.torch import load_file
 
-from training.tiny import COUNT, TinyModel, TinyRun, accuracy
+from training.tiny import COUNT, RANDOM, TinyModel, TinyRun, accuracy
 from truepair.errors import ConfigError
+from truepair.sampling.config import GroupedConfig
+from truepair.sampling.grouped import GroupedBatchSampler
+from truepair.sampling.known import KnownMatches
 from truepair.sampling.random import random_batches
 from truepair.sampling.ranks import Ranks
 from truepair.training.average import WeightAverage
@@ -22,6 +25,7 @@ from truepair.training.batches import SamplerConfig, build_batches, describe_sca
 from truepair.training.loop_config import LoopConfig
 from truepair.training.moment import Moment
 from truepair.training.run_log import read_log
+from truepair.training.training_step import StepOutput
 from truepair.training.update import Updater
 
 
@@ -53,7 +57,7 @@ def test_every_pair_is_visited_once_an_epoch_and_steps_hold_whole_batches(
 
 
 def test_accumulated_gradients_are_the_mean_of_the_batches(tmp_path: Path) -> None:
-    loop = TinyRun(tmp_path, sampler="random").build()
+    loop = TinyRun(tmp_path, sampler=RANDOM).build()
     loop.step.eval()  # dropout off
     batches = [loop.collate([loop.dataset[visit] for visit in visits]) for visits in loop.batches.visits(0, 0)]
     moment = Moment(0, 0, 15, 5)
@@ -103,7 +107,7 @@ def test_the_average_follows_its_formula() -> None:
 
 def test_the_log_tells_how_hard_and_how_false_the_batches_are(tmp_path: Path) -> None:
     TinyRun(tmp_path / "grit").go()
-    TinyRun(tmp_path / "random", sampler="random", loop={"seed": 3}).go()
+    TinyRun(tmp_path / "random", sampler=RANDOM, loop={"seed": 3}).go()
     labels = np.arange(COUNT) // 3
     expected_at_random = 2 / (COUNT - 1)
     for name in ("grit", "random"):
@@ -118,6 +122,26 @@ def test_the_log_tells_how_hard_and_how_false_the_batches_are(tmp_path: Path) ->
     batches = random_batches(COUNT, 4, seed=3, epoch=1)
     shared = [labels[a] == labels[b] for batch in batches for a in batch for b in batch if a < b]
     assert of_kind(tmp_path / "random", "epoch")[1]["false_negative_rate"] == pytest.approx(sum(shared) / len(shared))
+
+
+def test_plans_come_from_the_features_of_the_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    outputs: list[tuple[torch.Tensor, StepOutput]] = []
+    take = Updater.take
+
+    def record(self: Updater, batches: Any, *rest: Any) -> Any:
+        update = take(self, batches, *rest)
+        outputs.extend(zip([batch.index for batch in batches], update.outputs, strict=True))
+        return update
+
+    monkeypatch.setattr(Updater, "take", record)
+    TinyRun(tmp_path).go()
+    config = GroupedConfig(queue_size=20, search_space=12)
+    sampler = GroupedBatchSampler(COUNT, 4, config=config, known=KnownMatches(np.arange(COUNT) // 2))
+    for epoch in range(3):
+        if epoch:
+            assert np.array_equal(np.load(tmp_path / "plans" / f"plan-{epoch:05d}.npy"), sampler.order)
+        for index, output in outputs[9 * epoch : 9 * epoch + 9]:
+            sampler.collect(index, output.image_feature, output.text_feature)
 
 
 def test_scaled_sizes_are_said_aloud(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

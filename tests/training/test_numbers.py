@@ -6,7 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from training.tiny import TinyRun
+from training.tiny import GRIT, RANDOM, TinyRun
+from truepair.training.batches import SamplerConfig
 from truepair.training.non_finite import NonFiniteError
 from truepair.training.run_log import read_log
 
@@ -34,8 +35,8 @@ def test_a_bad_loss_aborts_before_the_update(tmp_path: Path) -> None:
     assert bad["gradient_norm"] != bad["gradient_norm"]
 
 
-@pytest.mark.parametrize("sampler", ["grit", "random"])
-def test_a_bad_step_is_skipped_and_the_rest_goes_on(tmp_path: Path, sampler: str) -> None:
+@pytest.mark.parametrize("sampler", [GRIT, RANDOM])
+def test_a_bad_step_is_skipped_and_the_rest_goes_on(tmp_path: Path, sampler: SamplerConfig) -> None:
     run = TinyRun(tmp_path, loop={"on_non_finite": "skip", "max_skipped": 1}, poisoned_epoch=1, sampler=sampler)
     result = run.go()
     assert result.steps == 15

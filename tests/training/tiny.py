@@ -136,13 +136,17 @@ def accuracy(model: TinyModel) -> dict[str, float]:
     return {"accuracy": float((nearest == batch.index).float().mean())}
 
 
+GRIT = SamplerConfig(kind="grit", queue_size=20, search_space=12)
+RANDOM = SamplerConfig(kind="random")
+
+
 @dataclass(frozen=True)
 class TinyRun:
     """A run: 36 pairs in batches of 4, two batches a step, so 5 steps an epoch."""
 
     folder: Path
     loop: dict[str, Any] = field(default_factory=dict)
-    sampler: str = "grit"
+    sampler: SamplerConfig = GRIT
     poisoned_epoch: int = -1
     learning_rate: float = 0.05
     evaluator: Callable[[TinyModel], dict[str, float]] | None = accuracy
@@ -159,7 +163,7 @@ class TinyRun:
             loop=LoopConfig(**settings | self.loop),
             optimizer=OptimizerConfig(learning_rate=self.learning_rate, warmup_steps=2, clip_norm=1.0),
             run_folder=self.folder,
-            sampler=SamplerConfig(kind=self.sampler, queue_size=20, search_space=12),
+            sampler=self.sampler,
             keys=np.arange(COUNT)[:, None] // 2,
             labels=np.arange(COUNT) // 3,
             evaluator=self.evaluator,

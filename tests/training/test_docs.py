@@ -1,0 +1,22 @@
+"""The example of docs/training.md runs as it stands, and its tables name fields that exist."""
+
+import re
+from dataclasses import fields
+from pathlib import Path
+
+from truepair.training.batches import SamplerConfig
+from truepair.training.loop_config import LoopConfig
+
+PAGE = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
+
+
+def test_examples_run() -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
+    exec(compile(example, "training.md", "exec"), {})
+
+
+def test_fields_exist() -> None:
+    for room, config in (("loop", LoopConfig), ("sampler", SamplerConfig)):
+        named = set(re.findall(rf"\b{room}\.(\w+)", PAGE))
+        assert named
+        assert named <= {field.name for field in fields(config)}
