@@ -1,18 +1,20 @@
 """``truepair pretrain RECIPE [RECIPE ...] [--any.field value]``."""
 
+import shlex
 import time
 from pathlib import Path
 
 from rich.console import Console
 
 from truepair.cli.arguments import read_recipe, to_yaml
-from truepair.cli.recipes import bundled_recipes, take_option, take_recipes
+from truepair.cli.recipes import bundled_recipes, take_flag, take_option, take_recipes
 
-HELP = """usage: truepair pretrain RECIPE [RECIPE ...] [--run-folder FOLDER] [--any.field value ...]
+HELP = """usage: truepair pretrain RECIPE [RECIPE ...] [--run-folder FOLDER] [--report] [--any.field value ...]
 
 A RECIPE is a YAML file, or the name of a bundled recipe: {names}.
 Of several, each is laid over the ones before: 'truepair pretrain mafa sample' trains MAFA on the bundled sample.
 A run that was stopped goes on from its last checkpoint when the same command is given again.
+--report writes FOLDER/report.html at the end: curves, examples, and the suspected false negatives of the training set.
 
 'truepair pretrain RECIPE --help' lists every field of a recipe."""
 
@@ -28,7 +30,7 @@ def run(arguments: list[str]) -> None:
         return
     options = list(arguments)
     names, paths = take_recipes(options, "truepair pretrain")
-    chosen = take_option(options, "run-folder")
+    chosen, with_report = take_option(options, "run-folder"), take_flag(options, "report")
 
     from truepair.training.recipe import PretrainRecipe
 
@@ -51,3 +53,9 @@ def run(arguments: list[str]) -> None:
     )
     if outcome.retrieval is not None:
         Console().print(retrieval_table(outcome.retrieval))
+    if with_report:
+        from truepair.reports.run_report import report_run
+
+        command = shlex.join(["truepair", "pretrain", *arguments])
+        report = report_run(outcome, folder, command=command, title=f"truepair pretrain {' '.join(names)}")
+        console.print(f"the page of what it found: {report.page}")

@@ -15,7 +15,7 @@ from truepair.mining.discriminator_config import DiscriminatorConfig
 from truepair.mining.memorised import MemorisedDiscriminator
 from truepair.objectives.matching import HardNegatives, MatchingPairs
 from truepair.objectives.zones import ZONE_ACTIONS, Zone, ZoneConfig, connect, zones_of
-from truepair.relations.actions import Mask, Relabel, Swap
+from truepair.relations.actions import ItmRole, Mask, Relabel, Swap
 from truepair.relations.batch import BatchRelations
 from truepair.relations.detection import Detection
 from truepair.relations.detectors import JudgedScore
@@ -152,13 +152,13 @@ class ConnectionMiner:
         return relations
 
     def count_found(self, view: StepView, judged: PairSet, relations: BatchRelations) -> None:
-        """Count how many of the pairs that became positives by the judge, wholly or in part, are true."""
+        """Count how many of the pairs that the judge turned into matches are true."""
         if self.truth is None:
             return
         found = [
-            finding.detection.pairs.where(finding.action.shares(finding.detection.pairs.values) > 0)
+            finding.detection.pairs
             for finding in relations.findings
-            if finding.detection.detector == JudgedScore.name
+            if finding.detection.detector == JudgedScore.name and finding.action.itm == ItmRole.MATCH
         ]
         self.truth.add(view.batch, PairSet.union(*found) if found else judged.where(judged.rows < 0), judged)
 
