@@ -59,6 +59,7 @@ def evaluate_model(model_folder: Path, config: EvaluateConfig) -> RetrievalResul
     )
 
     def task(table: PairTable) -> RetrievalTask:
+        """Retrieval on a split."""
         size = config.evaluation.batch_size
         return RetrievalTask(
             collator, ImageSource(table, collator, transform=transform, batch_size=size), config.evaluation

@@ -72,23 +72,9 @@ def pretrain(recipe: PretrainRecipe, run_folder: Path, say: Say) -> PretrainOutc
     torch.manual_seed(stable_hash(recipe.loop.seed, "initial weights"))
     model = build_model(recipe.model, recipe.text, tokenizer, say)
 
-    def images(table: PairTable, views: int = 1) -> ImageSource:
-        """Pictures of a split, or their states."""
-        table, cache = cached_images(recipe, model, table, say, views=views)
-        transform = build_image_transform(recipe.data.transform, model, train=False)
-        size = recipe.evaluation.batch_size
-        return ImageSource(table, collator, transform=transform, cache=cache, batch_size=size)
-
-    # ITM that was not trained cannot rank.
-    with_itm = recipe.objectives.itm.weight > 0
-    protocol = recipe.evaluation if with_itm else replace(recipe.evaluation, rerank=0)
-
-    def task(table: PairTable | None) -> RetrievalTask | None:
-        """Retrieval on a split."""
-        return None if table is None else RetrievalTask(collator, images(table), protocol)
-
-    train_images = images(tables.train, recipe.model.image_views)
-    validation, test = task(tables.validation), task(tables.test)
+    pictures = _Pictures(recipe, model, collator, say)
+    train_images = pictures.of(tables.train, recipe.model.image_views)
+    validation, test = pictures.task(tables.validation), pictures.task(tables.test)
     step = StepBuilder(recipe, model, collator, train_images.table, train_images.cache, run_folder, say).build()
     loop = TrainingLoop(
         step,
@@ -105,13 +91,46 @@ def pretrain(recipe: PretrainRecipe, run_folder: Path, say: Say) -> PretrainOutc
         evaluator=None if validation is None else validation.figures,
     )
     run = loop.run()
-    model = loop.model
     retrieval = None
     if test is not None and loop.accelerator.is_main_process:
-        combination = None if validation is None else validation.choose_combination(model)
-        retrieval = test.evaluate(model, combination)
-        (run_folder / "retrieval.json").write_text(json.dumps(retrieval.as_dict(), indent=1), encoding="utf-8")
-    return PretrainOutcome(run, retrieval, model, collator, train_images, test)
+        retrieval = _evaluate(loop.model, test, validation, run_folder)
+    return PretrainOutcome(run, retrieval, loop.model, collator, train_images, test)
+
+
+class _Pictures:
+    """The pictures of the splits of a run."""
+
+    def __init__(self, recipe: PretrainRecipe, model: AlbefModel, collator: PairCollator, say: Say) -> None:
+        self.recipe = recipe
+        self.model = model
+        self.collator = collator
+        self.say = say
+
+    def of(self, table: PairTable, views: int = 1) -> ImageSource:
+        """Pictures of a split, or their states."""
+        table, cache = cached_images(self.recipe, self.model, table, self.say, views=views)
+        transform = build_image_transform(self.recipe.data.transform, self.model, train=False)
+        size = self.recipe.evaluation.batch_size
+        return ImageSource(table, self.collator, transform=transform, cache=cache, batch_size=size)
+
+    def task(self, table: PairTable | None) -> RetrievalTask | None:
+        """Retrieval on a split; ITM that is not trained does not rank."""
+        if table is None:
+            return None
+        protocol = self.recipe.evaluation
+        if self.recipe.objectives.itm.weight == 0:
+            protocol = replace(protocol, rerank=0)
+        return RetrievalTask(self.collator, self.of(table), protocol)
+
+
+def _evaluate(
+    model: AlbefModel, test: RetrievalTask, validation: RetrievalTask | None, run_folder: Path
+) -> RetrievalResult:
+    """Figures on the test split, also in the run folder."""
+    combination = None if validation is None else validation.choose_combination(model)
+    retrieval = test.evaluate(model, combination)
+    (run_folder / "retrieval.json").write_text(json.dumps(retrieval.as_dict(), indent=1), encoding="utf-8")
+    return retrieval
 
 
 def _dataset(recipe: PretrainRecipe, images: ImageSource, model: AlbefModel) -> PairDataset:

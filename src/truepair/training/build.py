@@ -48,6 +48,7 @@ def build_tables(config: DataConfig) -> Tables:
     present = table.splits
 
     def part(split: str) -> PairTable | None:
+        """A split, if it is asked for and there."""
         return table.split(split) if split and split in present else None
 
     train = table.split(config.train_split) if config.train_split else table
