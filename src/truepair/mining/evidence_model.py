@@ -1,5 +1,6 @@
 """What two pairs have in common, as the probability that the image of one matches the caption of the other."""
 
+import itertools
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,8 +73,42 @@ class EvidenceModel:
 
     def probabilities(self, evidence: Tensor) -> Tensor:
         """Match probabilities [P] of evidence [P, T], in the order of the terms."""
+        return self._log_odds(evidence).sigmoid()
+
+    def edge_log_odds(self, spaces: dict[str, Tensor], rows: Tensor, columns: Tensor) -> Tensor:
+        """Log-odds that (image of pair row, caption of pair column) match [P]; :meth:`score` before the sigmoid."""
+        return self._log_odds(evidence_of(spaces, self.terms, rows, columns))
+
+    def log_odds(self, spaces: dict[str, Tensor], rows: Tensor, columns: Tensor) -> Tensor:
+        """Log-odds that pairs show the same, by products of matrices: the mean of both directions.
+
+        Args:
+            spaces: from ``EvidenceSpaces.project``.
+            rows: some pairs [R].
+            columns: others [M].
+
+        Returns:
+            float32 [R, M].
+        """
+        return (self._grid(spaces, rows, columns) + self._grid(spaces, columns, rows).T) / 2
+
+    def _grid(self, spaces: dict[str, Tensor], rows: Tensor, columns: Tensor) -> Tensor:
+        """Log-odds of images of rows and captions of columns [R, M], term by term: no [R, M, Q] is needed."""
+        slopes = self.weights[:-1] / self.spread  # [Q]
+        count = len(self.terms)
+        products = dict(zip(itertools.combinations_with_replacement(range(count), 2), slopes[count:], strict=True))
+        grids = [spaces[one][rows] @ spaces[other][columns].T for one, other in (TERMS[term] for term in self.terms)]
+        total = (self.weights[-1] - slopes @ self.centre).expand_as(grids[0]).clone()
+        for one, grid in enumerate(grids):
+            factor = slopes[one].expand_as(grid).clone()
+            for other in range(one, count):
+                factor.addcmul_(products[one, other], grids[other])
+            total.addcmul_(grid, factor)
+        return total
+
+    def _log_odds(self, evidence: Tensor) -> Tensor:
         standardised = (with_products(evidence) - self.centre) / self.spread  # [P, Q]
-        return (standardised @ self.weights[:-1] + self.weights[-1]).sigmoid()
+        return standardised @ self.weights[:-1] + self.weights[-1]
 
     def to(self, device: torch.device | str) -> "EvidenceModel":
         """The same model on another device."""
