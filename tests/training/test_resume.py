@@ -9,7 +9,7 @@ from training.processes import Fault, run_in_process
 from training.tiny import TinyRun, remains
 from truepair.training.run_log import read_log
 
-# Where a run of 15 steps, with checkpoints at 3, 6, ..., and a new epoch after 5 and 10, is killed.
+# Where a run of 15 steps, with checkpoints at 3, 5, 6, 9, 10, 12 and 15, and a new epoch after 5 and 10, is killed.
 POINTS = {
     "in the first step": Fault("truepair.training.update:_hardest", 1),
     "in a step, before the update": Fault("truepair.training.update:_hardest", 8),
@@ -23,9 +23,9 @@ POINTS = {
     "while planning an epoch": Fault("truepair.sampling.grouped:lay_out", 2),
     "before the plan is written": Fault("truepair.sampling.plan:PlanFolder.write", 2),
     "after the plan is written": Fault("truepair.sampling.plan:PlanFolder.write", 2, after=True),
-    "in an evaluation": Fault("training.tiny:normalize", 2 * 2 * 5 + 2),
+    "in an evaluation": Fault("training.tiny:normalize", 2 * 9 + 2),
     "in the last evaluation": Fault("truepair.training.validation:Validation._score", 3),
-    "while writing the final model": Fault("truepair.training.checkpoint:_move", 6),
+    "while writing the final model": Fault("truepair.training.checkpoint:_move", 8),
 }
 
 

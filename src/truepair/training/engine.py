@@ -52,7 +52,7 @@ def _meet_after_restart(config: LoopConfig) -> None:
         return
     store, rank, ranks = next(rendezvous("env://", timeout=PATIENCE))
     backend = "nccl" if torch.cuda.is_available() and not config.cpu else "gloo"
-    own = dist.PrefixStore(f"attempt-{attempt}", store)
+    own = dist.PrefixStore(f"attempt-{attempt}", store)  # type: ignore[attr-defined]
     dist.init_process_group(backend, store=own, rank=rank, world_size=ranks, timeout=PATIENCE)
 
 
