@@ -1,0 +1,65 @@
+"""How hard and how false the negatives of random and of grouped batches are, for one trained model.
+
+Usage: python experiments/grit_batches.py MODEL_FOLDER [--seeds 5]
+
+MODEL_FOLDER is the ``model`` folder of a run on the bundled sample (``truepair pretrain sample``). Its features of the
+training drawings are collected as in a random epoch; then the batches of that epoch and those of the next, grouped one
+are compared. One JSON line a row.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from truepair.cli.arguments import read_recipe
+from truepair.cli.recipes import find_recipe
+from truepair.data.preprocessing import Preprocessing
+from truepair.models.albef_checkpoint import load_albef
+from truepair.models.gallery import encode_captions, encode_images
+from truepair.sampling.config import GroupedConfig
+from truepair.sampling.grouped import GroupedBatchSampler
+from truepair.sampling.known import KnownMatches
+from truepair.sampling.statistics import hardest_similarity, shared_label_rate
+from truepair.training.build import build_tables
+from truepair.training.caches import cached_images
+from truepair.training.match_keys import concept_labels, match_keys
+from truepair.training.recipe import PretrainRecipe
+
+BATCH = 128
+
+
+def main() -> None:
+    """Print the comparison."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--seeds", type=int, default=5)
+    arguments = parser.parse_args()
+    recipe = read_recipe(PretrainRecipe, [find_recipe("sample")], [], command="grit_batches")
+    model = load_albef(arguments.model).eval()
+    table, cache = cached_images(recipe, model, build_tables(recipe.data).train, print)
+    assert cache is not None, "the recipe 'sample' caches image states"
+    images = encode_images(model, (cache[i : i + 256] for i in range(0, len(table), 256)), are_states=True).features
+    collator = Preprocessing.load(arguments.model).collator()
+    texts = encode_captions(model, [captions[0] for captions in table.rows["captions"]], collator.encode).features
+    labels, keys = concept_labels(table), match_keys(table, recipe.data.captions)
+    assert labels is not None, "the bundled sample states its concepts"
+    config = GroupedConfig().scaled(len(table), BATCH)
+    for known in (False, True):
+        for seed in range(arguments.seeds):
+            matches = KnownMatches(keys) if known else None
+            sampler = GroupedBatchSampler(len(table), BATCH, config=config, seed=seed, known=matches)
+            for kind in ("random", "grouped"):
+                batches = [torch.tensor(batch) for batch in sampler]
+                hardest = torch.cat([hardest_similarity(images[batch], texts[batch]) for batch in batches]).mean()
+                false = shared_label_rate([batch.numpy().astype(np.int64) for batch in batches], labels)
+                row = {"batches": kind, "known_apart": known, "seed": seed, "search_space": config.search_space}
+                print(json.dumps(row | {"hardest_similarity": round(float(hardest), 4), "false_negative_rate": false}))
+                for batch in batches:
+                    sampler.collect(batch, images[batch], texts[batch])
+
+
+if __name__ == "__main__":
+    main()
