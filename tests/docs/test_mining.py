@@ -10,8 +10,8 @@ TEXT = PAGE.read_text(encoding="utf-8")
 PROGRAMS = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
 
 
-def run(number: int) -> dict[str, object]:
-    space: dict[str, object] = {"__name__": "docs"}
+def run(number: int, space: dict[str, object] | None = None) -> dict[str, object]:
+    space = {"__name__": "docs"} if space is None else space
     exec(compile(PROGRAMS[number], f"{PAGE.name}: program {number}", "exec"), space)
     return space
 
@@ -23,13 +23,17 @@ def test_the_second_epoch_asks_nothing(capsys: pytest.CaptureFixture[str]) -> No
     assert memory.hits == memory.misses > 0
 
 
-def test_the_most_suspicious_pairs_are_mostly_true(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(1)["share"] > 0.3  # type: ignore[operator]
+def test_the_most_suspicious_pairs_are_mostly_true_and_mining_finds_more(capsys: pytest.CaptureFixture[str]) -> None:
+    space = run(1)
+    assert space["share"] > 0.3  # type: ignore[operator]
     assert "% of the 50" in capsys.readouterr().out
+    run(2, space)
+    assert len(space["mined"]) > 100  # type: ignore[arg-type]
+    assert float(space["right"].float().mean()) > 0.5  # type: ignore[attr-defined]
 
 
 def test_every_program_is_run_and_every_judge_is_listed() -> None:
     from truepair.mining.open_discriminator import DISCRIMINATORS
 
-    assert len(PROGRAMS) == 2
+    assert len(PROGRAMS) == 3
     assert all(f"| `{kind}` |" in TEXT for kind in DISCRIMINATORS)

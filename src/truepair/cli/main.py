@@ -13,7 +13,9 @@ COMMANDS = {
     "demo": ("truepair.cli.demo", "train a small model on the bundled pairs and show what it found"),
     "pretrain": ("truepair.cli.pretrain", "pre-train from a recipe: truepair pretrain RECIPE.yaml [--any.field value]"),
     "judge": ("truepair.cli.judge", "fit a judge of undeclared pairs on clean ones"),
-    "evaluate": ("truepair.cli.evaluate", "retrieval figures of a trained model"),
+    "mine": ("truepair.cli.mine", "find the false negatives of a whole training set, once, into a ledger"),
+    "finetune": ("truepair.cli.finetune", "fine-tune on retrieval, vqa or nlvr2: truepair finetune TASK RECIPE"),
+    "evaluate": ("truepair.cli.evaluate", "figures of a trained model: truepair evaluate [TASK] MODEL"),
 }
 
 

@@ -2,25 +2,22 @@
 
 from pathlib import Path
 
-import torch
-
-from truepair.data.randomness import stable_hash
-from truepair.errors import ConfigError
 from truepair.mining.evidence_fit import EvidenceConfig, fit_evidence
 from truepair.mining.evidence_model import EvidenceModel
 from truepair.mining.evidence_tables import EvidenceTables
-from truepair.mining.run_inputs import RunInputs
-from truepair.training.build import Say, build_model, build_preprocessing, build_tables, build_tokenizer
-from truepair.training.caches import cached_captions, cached_images
+from truepair.mining.refinement_fit import fit_refinement
+from truepair.tasks.frozen_inputs import frozen_inputs
+from truepair.training.build import Say
 from truepair.training.recipe import PretrainRecipe
 
 
 def fit_judge(recipe: PretrainRecipe, folder: Path, say: Say, config: EvidenceConfig | None = None) -> EvidenceModel:
-    """Fit the evidence judge on the training pairs of a recipe.
+    """Fit the evidence judge on the training pairs of a recipe, and the refinement that mining a whole table needs.
 
     Args:
         recipe: names clean data with a ``group`` column, and the frozen encoders that the judge compares.
-        folder: where the judge goes; ``ecm.discriminator`` asks for it with kind "evidence" and this checkpoint.
+        folder: where the judge goes; ``ecm.discriminator`` asks for it with kind "evidence" and this checkpoint;
+            :func:`truepair.tasks.mining.mine` reads it too.
         say: prints a line.
         config: how it is fitted.
 
@@ -28,18 +25,11 @@ def fit_judge(recipe: PretrainRecipe, folder: Path, say: Say, config: EvidenceCo
         ConfigError: the recipe caches no frozen features.
         DataError: the pairs declare no groups, or too few.
     """
-    if not recipe.model.cache_images or not recipe.model.cache_captions:
-        raise ConfigError("a judge is fitted on frozen features; set model.cache_images and model.cache_captions")
-    table = build_tables(recipe.data).train
-    tokenizer = build_tokenizer(recipe.text, table)
-    preprocessing = build_preprocessing(recipe, tokenizer)
-    torch.manual_seed(stable_hash(recipe.loop.seed, "initial weights"))
-    model = build_model(recipe.model, recipe.text, tokenizer, lambda _: None)
-    table, images = cached_images(recipe, model, table, say)
-    captions = [caption for captions in table.rows["captions"] for caption in captions]
-    states = cached_captions(recipe.model, model, captions, preprocessing.collator().encode)
-    inputs = RunInputs(table=table, preprocessing=preprocessing, model=model, image_cache=images, caption_cache=states)
-    judge = fit_evidence(EvidenceTables.of_run(inputs), table, config)
+    inputs = frozen_inputs(recipe, say)
+    table, tables = inputs.table, EvidenceTables.of_run(inputs)
+    judge = fit_evidence(tables, table, config)
+    refinement = fit_refinement(judge, tables, table, evidence=config)
     judge.save(folder)
+    refinement.save(folder)
     say(f"a judge was fitted on {len(table):,} clean pairs from {table.name}: {folder}")
     return judge

@@ -1,0 +1,89 @@
+"""`truepair judge`, `mine`, and a run that reads the ledger, from end to end on made-up squares."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from truepair.cli.main import main
+from truepair.relations.ledger import read_ledger
+from truepair.training.run_log import read_log
+
+MODEL = {
+    "image_encoder": {"model_type": "conv_stem", "image_size": 16, "hidden_size": 32, "num_hidden_layers": 1},
+    "hidden_size": 32,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "text_layers": 1,
+    "fusion_layers": 1,
+    "embed_dim": 16,
+    "image_pooling": "mean",
+    "text_pooling": "mean",
+}
+
+
+def recipe_of(squares: Path, folder: Path) -> Path:
+    path = folder / "squares.yaml"
+    settings = {
+        "data": {
+            "sources": [str(squares / "pairs.jsonl")],
+            "captions": "first",
+            "transform": {"size": 16, "rand_augment_ops": 0},
+        },
+        "text": {"vocab_size": 100, "max_length": 10},
+        "model": {
+            "options": MODEL,
+            "freeze_image": True,
+            "freeze_text": True,
+            "cache_images": True,
+            "cache_captions": True,
+            "cache_folder": str(folder / "states"),
+        },
+        "objectives": {"itm": {"weight": 0.0}, "mlm": {"weight": 0.0}},
+        "loop": {"epochs": 1, "batch_size": 8, "workers": 0, "log_every": 1, "cpu": True},
+    }
+    path.write_text(json.dumps(settings))  # JSON is YAML
+    return path
+
+
+def test_a_run_reads_what_was_mined(
+    squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    recipe = str(recipe_of(squares, tmp_path))
+    main(["judge", recipe])
+    for _ in range(2):  # the second call replaces what the first found
+        main(["mine", recipe, "--high", "0.4", "--low", "0.1"])
+    said = " ".join(capsys.readouterr().err.split())
+    assert "by the known truth, from 0.4 on" in said
+    ledger = read_ledger("runs/mined/ledger")
+    assert len(list(Path("runs/mined/ledger").glob("*.parquet"))) == 1
+    scores, actions = ledger["score"].to_numpy(), np.array(ledger["action"].to_pylist())
+    assert 0 < len(ledger) <= 36 * 35 and float(scores.min()) >= 0.1
+    assert (actions == np.where(scores >= 0.4, "relabel", "swap")).all() and (actions == "relabel").any()
+    assert len(set(ledger["detector"].to_pylist())) == 1 and ledger["detector"][0].as_py().startswith("mined:")
+
+    rules = "[{detector: recorded, ledger: runs/mined/ledger, ledger_actions: [relabel], action: relabel}]"
+    main(["pretrain", recipe, "--relations.rules", rules, "--run-folder", "runs/recorded"])
+    epochs = [record for record in read_log(Path("runs/recorded/log.jsonl")) if record["kind"] == "epoch"]
+    assert epochs[0]["relations/recorded/relabel"] > 0
+
+
+def test_mistakes_are_one_line(
+    squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    recipe = str(recipe_of(squares, tmp_path))
+    for words, message in (
+        ([], "give the recipe first"),
+        ([recipe, "--high", "much"], "--high is 'much'"),
+        ([recipe, "--low", "0.9"], "0 < low <= high"),
+        ([recipe], "runs/judge holds no evidence model"),
+    ):
+        with pytest.raises(SystemExit):
+            main(["mine", *(words or ["--high", "0.9"])])
+        assert message in " ".join(capsys.readouterr().err.split())
+    with pytest.raises(SystemExit):
+        main(["judge", recipe, "--model.cache_images", "false", "--model.cache_captions", "false"])
+    assert "compares frozen features" in " ".join(capsys.readouterr().err.split())
