@@ -27,7 +27,8 @@ def build_accelerator(config: LoopConfig, run_folder: Path) -> Accelerator:
     require_trackers(config.trackers)
     _meet_after_restart(config)
     # A head gets no gradient in the epochs before its loss starts.
-    unused = DistributedDataParallelKwargs(find_unused_parameters=True)
+    # Buffers (momentum queue, running statistics of frozen encoders) are the same on all ranks already.
+    unused = DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)
     try:
         return Accelerator(
             mixed_precision=config.precision,
