@@ -17,10 +17,11 @@ if TYPE_CHECKING:
 HELP = """usage: truepair demo [--full] [--data PAIRS] [--judge FOLDER] [--run-folder FOLDER] [--any.field value ...]
 
 Trains a small ALBEF (ITC + ITM + MLM) on the bundled drawings in minutes on two cores, once as the field does and once
-with the false negatives of its batches turned into matches; prints retrieval figures of both, and writes
-FOLDER/report.html (runs/demo/report.html) with curves, examples, suspected false negatives and converted pairs.
+with the false negatives that a judge found in the training set turned into matches; prints retrieval figures of both,
+and writes FOLDER/report.html (runs/demo/report.html) with curves, examples, suspected false negatives and converted
+pairs.
 
-The judge that converts is fitted on clean pairs of other concepts; no truth about a training pair is ever used.
+The judge is fitted on clean pairs of a hundred other concepts; no truth about a training pair is ever used.
 
   --full         all concepts of the sample, those of the judge included; so there is no managed run
   --data PAIRS   your own pairs (any format of `truepair pretrain`), with train and test splits
@@ -28,6 +29,9 @@ The judge that converts is fitted on clean pairs of other concepts; no truth abo
   --run-folder   where everything goes; an interrupted demo goes on from there
 
 It needs the small pre-trained encoders: pip install "truepair[small]"."""
+
+CLEAN = 0.2
+"""Share of the clean concepts (those that the runs leave out) that the judge is fitted on."""
 
 PLAIN, MANAGED = "as declared", "false negatives managed"
 
@@ -55,16 +59,20 @@ def run(arguments: list[str]) -> None:
 
     from truepair.cli.quiet import quiet_libraries
     from truepair.cli.tables import comparison_table, conversion_table, precision_table
+    from truepair.mining.offline import MiningConfig
     from truepair.reports.run_report import ReportedRun, report_runs
     from truepair.tasks.judge import fit_judge
+    from truepair.tasks.mining import mine
     from truepair.tasks.pretraining import pretrain
 
     quiet_libraries()
     if judge is None and source is None and not full:
-        fit_judge(read("demo", "clean"), folder / "judge", console.print)
+        clean = read("demo", "clean")
+        fit_judge(replace(clean, data=replace(clean.data, group_share=CLEAN)), folder / "judge", console.print)
         judge = str(folder / "judge")
     if judge is not None:
-        arms[MANAGED] = _managed(plain, read("demo", "graded"), judge)
+        mine(plain, Path(judge), folder / "mined", console.print, MiningConfig(low=0.1, high=0.5))
+        arms[MANAGED] = _managed(plain, read("demo", "mined"), folder / "mined" / "ledger")
     runs = {}
     for name, recipe in arms.items():
         console.print(f"training: {name}")
@@ -86,11 +94,10 @@ def run(arguments: list[str]) -> None:
     console.print(f"the page of what it found: {report.page} ({time.perf_counter() - started:.0f} s in all)")
 
 
-def _managed(plain: "PretrainRecipe", graded: "PretrainRecipe", judge: str) -> "PretrainRecipe":
-    """The plain recipe with the rules of ``graded``, and a judge to ask."""
-    assert graded.ecm is not None, "the recipe 'graded' states an ecm section"
-    discriminator = replace(graded.ecm.discriminator, checkpoint=judge)
-    return replace(plain, relations=graded.relations, ecm=replace(graded.ecm, discriminator=discriminator))
+def _managed(plain: "PretrainRecipe", mined: "PretrainRecipe", ledger: Path) -> "PretrainRecipe":
+    """The plain recipe with the rules of ``mined``, on another ledger."""
+    rules = [rule if rule.ledger is None else replace(rule, ledger=str(ledger)) for rule in mined.relations.rules]
+    return replace(plain, relations=replace(mined.relations, rules=rules))
 
 
 def _on_data(recipe: "PretrainRecipe", source: str | None, full: bool) -> "PretrainRecipe":

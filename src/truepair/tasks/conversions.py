@@ -1,4 +1,4 @@
-"""The pairs that a run's judge (con-D) turned into positives, from the run's ledger, and what the known truth says."""
+"""The pairs that a judge or an earlier ledger turned into positives in a run, and what the known truth says."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from truepair.data.table import PairTable
 from truepair.errors import DataError
 from truepair.relations.actions import Relabel
-from truepair.relations.detectors import JudgedScore
+from truepair.relations.detectors import JudgedScore, RecordedVerdict
 from truepair.relations.ledger import read_verdicts
 from truepair.relations.text import caption_key
 from truepair.tasks.known_truth import KnownTruth
@@ -89,7 +89,8 @@ def read_conversions(run_folder: Path, table: PairTable, log: Iterable[Mapping[s
     if not any((run_folder / "ledger").glob("*.parquet")):
         return None
     verdicts = read_verdicts(run_folder / "ledger")
-    judged = verdicts.filter(pc.starts_with(verdicts["detector"], JudgedScore.name))
+    by_judge = pc.starts_with(verdicts["detector"], JudgedScore.name)
+    judged = verdicts.filter(pc.or_(by_judge, pc.equal(verdicts["detector"], RecordedVerdict.name)))
     if not len(judged):
         return None
     converted = _first_of_each(judged.filter(pc.equal(judged["action"], Relabel().name)))

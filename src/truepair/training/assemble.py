@@ -98,6 +98,7 @@ class StepBuilder:
             # Every rank knows the verdicts on all pairs; one writes them.
             ledger=Ledger(self.run_folder / "ledger") if relations.ledger and self.ranks.rank == 0 else None,
             truth=truth,
+            found=ConversionTruth(truth) if truth is not None and recipe.ecm is None and relations.finds else None,
         )
 
     def _miner(self, towers: Towers, truth: PairTruth | None) -> ConnectionMiner | None:

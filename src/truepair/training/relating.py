@@ -101,6 +101,11 @@ class RelationsConfig:
         if self.guide_model is None and any(rule.detector == "guide" for rule in self.rules):
             raise ConfigError("relations.rules: detector 'guide' needs relations.guide_model, a trained model")
 
+    @property
+    def finds(self) -> bool:
+        """Whether a rule speaks of pairs that their ids and texts do not already declare."""
+        return any(rule.detector not in ("same_image", "same_caption", "same_group") for rule in self.rules)
+
 
 class Relator:
     """Applies the recipe's rules.
@@ -120,8 +125,6 @@ class Relator:
             raise ConfigError("relations.rules: detector 'same_group' needs a group column, which the data has not")
         self.groups = groups if by_group else None
         self.rules = [rule.build() for rule in config.rules]
-        # What came from a ledger does not go back.
-        self.recorded = {rule.detector.name for rule in self.rules} - {RecordedVerdict.name}
 
     def relate(
         self,

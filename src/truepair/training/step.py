@@ -122,8 +122,11 @@ class PretrainStep(TrainingStep):
 
     def epoch_figures(self, epoch: int) -> dict[str, float]:
         """What the detectors found and con-D decided in the epoch."""
-        counts = self.parts.counts.take()
-        return counts if self.parts.miner is None else counts | self.parts.miner.figures()
+        figures, found = self.parts.counts.take(), self.parts.found
+        if found is not None:
+            figures |= {f"ecm/{name}": value for name, value in found.figures().items()}
+            found.reset()
+        return figures if self.parts.miner is None else figures | self.parts.miner.figures()
 
     def save_state(self, folder: Path) -> None:
         """Write momentum model, queue, verdicts, calibration and the place in the ledger."""
@@ -150,11 +153,13 @@ class PretrainStep(TrainingStep):
         )
         parts.counts.add({f"relations/{name}": float(count) for name, count in relations.counts().items()})
         if parts.ledger is not None:
-            relations.record(parts.ledger, view.moment.epoch, parts.relator.recorded)
+            relations.record(parts.ledger, view.moment.epoch)
         if miner is not None and judged is not None:
             if miner.config.judge == "all":
                 relations = miner.connect_all(view, judged, relations, parts.ledger)
             miner.count_found(view, judged, relations)
+        if parts.found is not None:
+            parts.found.add(view.batch, relations.matches())
         extra = parts.relator.extra_matches(relations, view, self.seed)
         candidates = hardest_negatives(
             view.logits, relations.allowed(), self.config.itm.matching(view.moment.progress), self._generator(view)

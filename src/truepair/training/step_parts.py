@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from truepair.mining.conversion_truth import ConversionTruth
 from truepair.mining.pair_truth import PairTruth
 from truepair.relations.ledger import Ledger
 from truepair.training.connecting import ConnectionMiner
@@ -24,6 +25,7 @@ class StepParts:
         guide: The dual encoder that the detector "guide" asks.
         ledger: Keeps the verdicts.
         truth: What is known about undeclared pairs, for figures only.
+        found: Counts how many matches found by rules are right; a miner counts its own.
         counts: What is counted over an epoch.
     """
 
@@ -34,4 +36,5 @@ class StepParts:
     guide: ReferenceModel | None = None
     ledger: Ledger | None = None
     truth: PairTruth | None = None
+    found: ConversionTruth | None = None
     counts: EpochCounts = field(default_factory=EpochCounts)

@@ -31,6 +31,8 @@ def save_step(folder: Path, parts: StepParts, rank: int) -> None:
         state["ledger"] = parts.ledger.state_dict()
     if parts.miner is not None:
         state["ecm"] = parts.miner.state()
+    if parts.found is not None:
+        state["found"] = parts.found.counts
     if parts.regulator is not None:
         state["srcl"] = parts.regulator.state()
     (folder / _STATE).write_text(json.dumps(state, indent=1), encoding="utf-8")
@@ -54,6 +56,8 @@ def load_step(folder: Path, parts: StepParts, rank: int) -> None:
             parts.ledger.load_state_dict(state["ledger"])
         if parts.miner is not None:
             parts.miner.load_state(state["ecm"])
+        if parts.found is not None:
+            parts.found.counts = dict(state["found"])
         if parts.regulator is not None:
             parts.regulator.load_state(state["srcl"])
     except KeyError as error:
