@@ -1,0 +1,88 @@
+"""A MAFA step on random weights and pairs, composed as the recipe `mafa` does it; for the benchmarks of a step."""
+
+import torch
+
+from truepair.data.collate import PairBatch
+from truepair.data.preprocessing import Preprocessing
+from truepair.data.tokenizer import train_wordpiece
+from truepair.data.transforms import TransformConfig
+from truepair.mining.albef_discriminator import AlbefDiscriminator
+from truepair.mining.albef_views import BatchView
+from truepair.mining.discriminator_config import DiscriminatorConfig
+from truepair.mining.memorised import MemorisedDiscriminator
+from truepair.mining.verdict_memory import VerdictMemory
+from truepair.models.albef import AlbefModel
+from truepair.models.config import AlbefConfig
+from truepair.objectives.masking import MaskingConfig, TokenMasker
+from truepair.objectives.zones import ZoneConfig
+from truepair.training.connecting import ConnectionMiner, EcmConfig
+from truepair.training.itc import ItcConfig
+from truepair.training.mlm import MlmConfig
+from truepair.training.moment import Moment
+from truepair.training.relating import RelationsConfig, Relator
+from truepair.training.step import ObjectivesConfig, PretrainStep
+from truepair.training.step_parts import StepParts
+from truepair.training.towers import Towers
+
+MASK_ID, SPECIAL_IDS = 103, (0, 100, 101, 102, 103)
+SEED = 0
+MOMENT = Moment(epoch=1, step=10, total_steps=20, steps_per_epoch=10)  # epoch 1: S-ITC smooths
+NONE_CONVERTED = ZoneConfig(low=1.0, high=1.0)
+ALL_CONVERTED = ZoneConfig(low=0.0, high=0.0, once=False)  # found from both sides: twice, as in the official program
+
+
+def random_model(size: str, seed: int, *, dropout: float = 0.1) -> AlbefModel:
+    """An ALBEF of a named size."""
+    torch.manual_seed(seed)
+    return AlbefModel(AlbefConfig.of_size(size, hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout))
+
+
+def random_pairs(model: AlbefModel, lengths: torch.Tensor) -> PairBatch:
+    """B pairs of different images and captions; `lengths` [B] are the captions' tokens."""
+    generator = torch.Generator().manual_seed(SEED)
+    rows = torch.arange(len(lengths))
+    side = model.image_encoder.image_size
+    ids = torch.randint(1000, 30000, (len(rows), int(lengths.max())), generator=generator)  # [B, L]
+    ids[:, 0] = 101  # [CLS]
+    mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long()  # [B, L]
+    return PairBatch(
+        pixel_values=torch.randn(len(rows), 3, side, side, generator=generator),
+        input_ids=ids * mask,
+        attention_mask=mask,
+        index=rows,
+        source_index=rows,
+        image_id=rows,
+        caption_id=rows,
+        caption_key=rows,
+        captions=[str(row) for row in rows.tolist()],
+        reasons=[""] * len(rows),
+    )
+
+
+def half_masked(model: AlbefModel) -> TokenMasker:
+    """Hides half of the tokens."""
+    return TokenMasker(MASK_ID, SPECIAL_IDS, model.config.vocab_size, MaskingConfig(probability=0.5))
+
+
+def mafa_step(student: AlbefModel, judge: AlbefModel, zones: ZoneConfig) -> PretrainStep:
+    """The step of the recipe; con-D reads the pairs of the batch, and remembers its verdicts."""
+    same = Preprocessing(
+        train_wordpiece(["any"], 60, min_frequency=1),
+        max_length=25,
+        add_sep=False,
+        normalise=True,
+        transform=TransformConfig(size=judge.image_encoder.image_size),
+    )
+    discriminator = AlbefDiscriminator(judge, BatchView(judge, same, same), name="random", fingerprint="random")
+    remembering = MemorisedDiscriminator(discriminator, VerdictMemory(discriminator.fingerprint))
+    masker = half_masked(student)
+    objectives = ObjectivesConfig(
+        itc=ItcConfig(key_gradient=False, smoothing=0.5, smoothing_start_epoch=1),
+        mlm=MlmConfig(masking=masker.config),
+    )
+    asked = DiscriminatorConfig(checkpoint="random", view="batch", memory=True)
+    parts = StepParts(
+        relator=Relator(RelationsConfig(ledger=False)),
+        miner=ConnectionMiner(EcmConfig(discriminator=asked, zones=zones), remembering),
+    )
+    return PretrainStep(student, Towers(student), masker, objectives, parts, seed=SEED).train()
