@@ -1,0 +1,176 @@
+"""Time and memory of a MAFA step: the library's `PretrainStep` against a textbook implementation of the same losses.
+
+    python benchmarks/step_time.py                      # size "small", 16 pairs, one thread
+
+The textbook step has the same blocks and weights. It repeats the states of an image for each row that reads it,
+computes all tokens of all rows through all layers, padding included, and vocabulary logits at every place, and asks
+con-D about its 2B candidates in each step. The library's step shares all that, and from the second turn on con-D has
+judged the pairs before (warm memory). Both use fused attention; the textbook step of `--against plain` keeps its
+attention weights, as the official program does. Nothing is converted, dropout is off, caption lengths are those
+of COCO (8 to 24 tokens, mostly near 12). Losses must be equal to 1e-4.
+
+The two take turns in one process, forward and backward, timed in seconds of CPU time; one JSON line a round, one for
+the median and range of the ratio. Then each trains twice in a process of its own, for the peak of its memory.
+"""
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+
+import torch
+import torch.nn.functional as F
+from mafa_step import MOMENT, NONE_CONVERTED, SEED, half_masked, mafa_step, random_model, random_pairs
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from truepair.data.collate import PairBatch
+from truepair.models.albef import AlbefModel
+from truepair.models.bert_layers import visible_keys
+from truepair.objectives.counter import sample_keys
+from truepair.objectives.masking import IGNORED
+
+Losses = dict[str, Tensor]
+SIDES = ("textbook", "plain", "truepair")
+
+
+def text_states(model: AlbefModel, ids: Tensor, mask: Tensor) -> Tensor:
+    """States of all tokens, padding included [R, L, D]."""
+    states: Tensor = model.text_encoder.embeddings(ids)
+    for layer in model.text_encoder.layers:
+        states = layer(states, visible_keys(mask))
+    return states
+
+
+def fuse(model: AlbefModel, text: Tensor, mask: Tensor, images: Tensor) -> Tensor:
+    """Texts [R, L, D] with the image states of each row [R, N, W]: fused states of all tokens [R, L, D]."""
+    for layer in model.fusion_encoder.layers:
+        text = layer(text, visible_keys(mask), *layer.image_keys_values(images), None)
+    return text
+
+
+@torch.no_grad()
+def ask(judge: AlbefModel, batch: PairBatch, images: Tensor, texts: Tensor) -> Tensor:
+    """con-D's match probability of some pairs [P]."""
+    image_states = judge.image_states(batch.pixel_values)
+    states = text_states(judge, batch.input_ids, batch.attention_mask)
+    fused = fuse(judge, states[texts], batch.attention_mask[texts], image_states[images])
+    return judge.match(fused).softmax(dim=1)[:, 1]
+
+
+def textbook_step(model: AlbefModel, judge: AlbefModel, batch: PairBatch) -> Losses:
+    """ITC with smoothing of 0.5 and constant candidates, ITM with the hardest negatives, MLM of half the tokens."""
+    mask, own = batch.attention_mask, torch.arange(len(batch))
+    image = model.encode_image(batch.pixel_values)
+    states = text_states(model, batch.input_ids, mask)
+    feature = model.project_text(states, mask)
+    i2t = image.feature @ feature.detach().T / model.temperature  # [B, B]
+    t2i = feature @ image.feature.detach().T / model.temperature
+    targets = 0.5 * torch.eye(len(batch)) + 0.5 / len(batch)
+    itc = (F.cross_entropy(i2t, targets) + F.cross_entropy(t2i, targets)) / 2
+
+    hardest_text, hardest_image = (s.detach().fill_diagonal_(-torch.inf).argmax(dim=1) for s in (i2t, t2i))
+    images, texts = torch.cat([own, hardest_image, own]), torch.cat([own, own, hardest_text])  # [3B]
+    scores = ask(judge, batch, images[len(own) :], texts[len(own) :])  # [2B]
+    if scores.max() >= NONE_CONVERTED.high:
+        raise SystemExit("con-D takes a pair for a match, which this step does not cover")
+    fused = fuse(model, states[texts], mask[texts], image.states[images])
+    itm = F.cross_entropy(model.match(fused), (torch.arange(len(images)) < len(own)).long())
+
+    masked, labels = half_masked(model)(batch.input_ids, mask, sample_keys(SEED, MOMENT.epoch, batch.caption_id))
+    logits = model.mlm_head(fuse(model, text_states(model, masked, mask), mask, image.states))  # [B, L, V]
+    mlm = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
+    return {"loss": itc + itm + mlm, "itc": itc, "itm": itm, "mlm": mlm}
+
+
+def captions_of(pairs: int) -> Tensor:
+    """Tokens of each caption [B], distributed as in COCO."""
+    lengths = 8 + torch.randn(pairs, generator=torch.Generator().manual_seed(SEED)).abs() * 5
+    return lengths.clamp(max=24).long()
+
+
+def build(size: str, pairs: int, side: str) -> Callable[[], Losses]:
+    """A step that trains one model again and again on one batch."""
+    student, judge = (random_model(size, seed, dropout=0.0) for seed in (1, 2))
+    batch = random_pairs(student, captions_of(pairs))
+    if side != "truepair":
+        student.train()
+        judge.eval().requires_grad_(False)
+        forward = lambda: textbook_step(student, judge, batch)  # noqa: E731
+    else:
+        step = mafa_step(student, judge, NONE_CONVERTED)
+        forward = lambda: step(batch, MOMENT).losses  # noqa: E731
+
+    def train() -> Losses:
+        """Losses; the gradients are in the student."""
+        student.zero_grad()
+        with sdpa_kernel(SDPBackend.MATH) if side == "plain" else nullcontext():
+            losses = forward()
+            losses["loss"].backward()
+        return {name: losses[name].detach() for name in ("itc", "itm", "mlm")}
+
+    return train
+
+
+def timed(step: Callable[[], Losses]) -> tuple[Losses, float]:
+    start = time.process_time()
+    return step(), time.process_time() - start
+
+
+def compare(size: str, pairs: int, rounds: int, against: str) -> None:
+    """Let the two take turns."""
+    sides = {side: build(size, pairs, side) for side in (against, "truepair")}
+    ratios, largest = [], 0.0
+    for number in range(-1, rounds):  # the first turns warm up
+        order = list(sides) if number % 2 else list(sides)[::-1]
+        results = {side: timed(sides[side]) for side in order}
+        (slow, slow_seconds), (fast, fast_seconds) = results[against], results["truepair"]
+        differences = [float((slow[name] - fast[name]).abs()) for name in slow]
+        if not all(difference <= 1e-4 for difference in differences):
+            raise SystemExit(f"the losses are not equal: {slow}, {fast}")
+        largest = max(largest, *differences)
+        if number < 0:
+            continue
+        ratios.append(slow_seconds / fast_seconds)
+        row = {"round": number, against: round(slow_seconds, 2), "truepair": round(fast_seconds, 2)}
+        print(json.dumps({**row, "ratio": round(ratios[-1], 2)}), flush=True)
+    low, median, high = min(ratios), statistics.median(ratios), max(ratios)
+    figures = {"median_ratio": round(median, 2), "range": [round(low, 2), round(high, 2)]}
+    print(json.dumps({"size": size, "pairs": pairs, **figures, "largest_difference": largest}), flush=True)
+
+
+def peak_of(size: str, pairs: int, side: str) -> float:
+    """Peak of a fresh process that builds one side and trains it twice, in MB."""
+    command = [sys.executable, __file__, "--size", size, "--pairs", str(pairs), "--peak", side]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--size", default="small", help="named model size")
+    parser.add_argument("--pairs", type=int, default=16, help="pairs of a batch")
+    parser.add_argument("--rounds", type=int, default=4, help="turns of each side")
+    parser.add_argument("--threads", type=int, default=1, help="threads of each side")
+    parser.add_argument("--against", choices=["textbook", "plain"], default="textbook", help="the other side")
+    parser.add_argument("--peak", choices=SIDES, help="only print the peak memory of one side, in MB")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    if arguments.peak:
+        step = build(arguments.size, arguments.pairs, arguments.peak)
+        for _ in range(2):
+            step()
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000)
+        return
+    compare(arguments.size, arguments.pairs, arguments.rounds, arguments.against)
+    peaks = {side: peak_of(arguments.size, arguments.pairs, side) for side in (arguments.against, "truepair")}
+    rounded = {side: round(peak) for side, peak in peaks.items()}
+    print(json.dumps({"peak_mb": rounded, "ratio": round(peaks["truepair"] / peaks[arguments.against], 2)}))
+
+
+if __name__ == "__main__":
+    main()
