@@ -56,7 +56,7 @@ def test_of_two_equal_images_it_makes_what_the_checkpoint_makes_of_one(fields: d
     states = albef.image_states(batch.pixel_values)
     text = albef.text_states(batch.input_ids, batch.attention_mask)
     expected = albef.fuse(text, batch.attention_mask, albef.image_keys_values(states), images)[:, 0]
-    found = model.fuse(states, batch.input_ids, batch.attention_mask, batch.image_rows)
+    found = model.fuse(states, text, batch.attention_mask, batch.image_rows)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -112,7 +112,7 @@ def test_assignment_reads_the_drawn_images() -> None:
     for text, rows, label in zip(drawn.texts, drawn.images, drawn.labels, strict=True):
         states = model.image_states(batch.pixel_values[rows])
         ids, mask = batch.input_ids[text][None], batch.attention_mask[text][None]
-        fused = model.fuse(states, ids, mask, torch.tensor([[0, 1]]))
+        fused = model.fuse(states, model.text_states(ids, mask), mask, torch.tensor([[0, 1]]))
         losses.append(F.cross_entropy(model.assignment(fused)[0], label))
     found = model.assignment_loss(batch, torch.Generator().manual_seed(3))
     torch.testing.assert_close(found, torch.stack(losses).mean(), rtol=1e-4, atol=1e-5)

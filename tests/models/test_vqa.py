@@ -45,6 +45,7 @@ def make_batch(questions: int = 4) -> VqaBatch:
         answer_mask=(answer_ids > 0).long(),
         answer_rows=torch.arange(len(texts)) % questions,
         answer_weights=torch.linspace(0.1, 1.0, len(texts)),
+        index=torch.arange(questions),
         questions=[f"question {number}" for number in range(questions)],
     )
 

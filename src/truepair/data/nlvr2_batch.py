@@ -35,6 +35,21 @@ class Nlvr2Batch:
     def __len__(self) -> int:
         return len(self.statements)
 
+    @property
+    def texts(self) -> list[str]:
+        """The statements."""
+        return self.statements
+
+    @property
+    def source_index(self) -> Tensor:
+        """Rows that were delivered: those that were asked for, since an unreadable image is an error."""
+        return self.index
+
+    @property
+    def reasons(self) -> list[str]:
+        """Why rows were substituted: none was."""
+        return [""] * len(self)
+
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "Nlvr2Batch":
         """The same batch with its tensors on another device."""
         return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
+from truepair.data.answer_vocabulary import AnswerVocabulary
 from truepair.data.dataset import Visit
 from truepair.data.task_images import TaskImages, stack_images
 from truepair.data.tokenizer import encode_captions
@@ -28,6 +29,7 @@ class VqaSample(NamedTuple):
         answers: distinct normalised answers, the most frequent first; none where they are unknown.
         weights: of the answers: the share of people who gave each, times the weight of the source.
         pixels: of the image [3, H, W]; None without a transform.
+        row: its row.
     """
 
     question_id: int
@@ -36,6 +38,7 @@ class VqaSample(NamedTuple):
     answers: list[str]
     weights: list[float]
     pixels: Tensor | None
+    row: int
 
 
 class VqaDataset(Dataset[VqaSample]):
@@ -68,9 +71,11 @@ class VqaDataset(Dataset[VqaSample]):
         epochs, indices = zip(*(visit if isinstance(visit, Visit) else (0, visit) for visit in visits), strict=True)
         rows = [self.table.questions[int(index)] for index in indices]
         pixels = self._images.read(epochs[0], (row["image"] for row in rows))
-        return [self._sample(row, pixels.get(row["image"])) for row in rows]
+        return [
+            self._sample(int(index), row, pixels.get(row["image"])) for index, row in zip(indices, rows, strict=True)
+        ]
 
-    def _sample(self, row: dict[str, object], pixels: Tensor | None) -> VqaSample:
+    def _sample(self, index: int, row: dict[str, object], pixels: Tensor | None) -> VqaSample:
         given: list[str] = row["answers"]  # type: ignore[assignment]
         counts: Counter[str] = Counter()
         for answer, count in Counter(given).items():
@@ -78,7 +83,7 @@ class VqaDataset(Dataset[VqaSample]):
         answers = sorted(counts, key=lambda answer: (-counts[answer], answer))
         weight: float = row["weight"]  # type: ignore[assignment]
         weights = [weight * counts[answer] / len(given) for answer in answers]
-        return VqaSample(row["question_id"], row["image"], row["question"], answers, weights, pixels)  # type: ignore[arg-type]
+        return VqaSample(row["question_id"], row["image"], row["question"], answers, weights, pixels, index)  # type: ignore[arg-type]
 
 
 class VqaCollator:
@@ -88,6 +93,8 @@ class VqaCollator:
         encode: tokenization of questions: that of the captions the model was trained with.
         tokenizer: of the model; answers are start token, text, end token.
         max_answer_length: most tokens of an answer, start and end included.
+        vocabulary: the tokens that the decoder knows, by their places in it; answers with others are left out of a
+            batch. None: it knows all, by their own numbers.
     """
 
     def __init__(
@@ -96,10 +103,12 @@ class VqaCollator:
         tokenizer: PreTrainedTokenizerBase,
         *,
         max_answer_length: int = 12,
+        vocabulary: AnswerVocabulary | None = None,
     ) -> None:
         self.encode = encode
         self.tokenizer = tokenizer
         self.max_answer_length = max_answer_length
+        self.vocabulary = vocabulary
 
     def __call__(self, samples: Sequence[VqaSample]) -> VqaBatch:
         """Collate the samples of one batch."""
@@ -107,7 +116,12 @@ class VqaCollator:
         image_index, image_rows, pixel_values = stack_images((sample.image for sample in samples), pixels)
         input_ids, attention_mask = self.encode([sample.question for sample in samples])
         answers = [answer for sample in samples for answer in sample.answers]
-        answer_ids, answer_mask = self.encode_answers(answers)
+        ids, mask = self.encode_answers(answers)
+        rows = torch.tensor([row for row, sample in enumerate(samples) for _ in sample.answers]).long()
+        weights = torch.tensor([weight for sample in samples for weight in sample.weights])
+        known = torch.ones(len(ids), dtype=torch.bool)
+        if self.vocabulary is not None:
+            known, ids = self.vocabulary.known(ids, mask), self.vocabulary.places(ids)
         return VqaBatch(
             pixel_values=pixel_values,
             image_index=image_index,
@@ -115,10 +129,11 @@ class VqaCollator:
             input_ids=input_ids,
             attention_mask=attention_mask,
             question_id=torch.tensor([sample.question_id for sample in samples]),
-            answer_ids=answer_ids,
-            answer_mask=answer_mask,
-            answer_rows=torch.tensor([row for row, sample in enumerate(samples) for _ in sample.answers]).long(),
-            answer_weights=torch.tensor([weight for sample in samples for weight in sample.weights]),
+            answer_ids=ids[known],
+            answer_mask=mask[known],
+            answer_rows=rows[known],
+            answer_weights=weights[known],
+            index=torch.tensor([sample.row for sample in samples]),
             questions=[sample.question for sample in samples],
         )
 
@@ -129,6 +144,10 @@ class VqaCollator:
         return encode_captions(self.tokenizer, answers, max_length=self.max_answer_length)
 
     def answer_tokens(self, answers: Sequence[str]) -> list[list[int]]:
-        """Tokens of each answer after the start token, the end token last: what an `AnswerTrie` is made of."""
+        """Tokens of each answer after the start token, the end token last: what an `AnswerTrie` is made of.
+
+        They are numbered as in the vocabulary, if there is one; -1 for those it lacks.
+        """
         ids, mask = self.encode_answers(answers)
+        ids = ids if self.vocabulary is None else self.vocabulary.places(ids)
         return [row[1:length] for row, length in zip(ids.tolist(), mask.sum(dim=1).tolist(), strict=True)]

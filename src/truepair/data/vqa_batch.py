@@ -23,6 +23,7 @@ class VqaBatch:
         answer_mask: as ``attention_mask``, int64 [A, T].
         answer_rows: the question of each answer, int64 [A].
         answer_weights: of each answer, float32 [A].
+        index: rows of the questions in the dataset, int64 [Q].
         questions: the questions as their source states them.
     """
 
@@ -36,10 +37,26 @@ class VqaBatch:
     answer_mask: Tensor  # [A, T]
     answer_rows: Tensor  # [A]
     answer_weights: Tensor  # [A]
+    index: Tensor  # [Q]
     questions: list[str]
 
     def __len__(self) -> int:
         return len(self.questions)
+
+    @property
+    def texts(self) -> list[str]:
+        """The questions."""
+        return self.questions
+
+    @property
+    def source_index(self) -> Tensor:
+        """Rows that were delivered: those that were asked for, since an unreadable image is an error."""
+        return self.index
+
+    @property
+    def reasons(self) -> list[str]:
+        """Why rows were substituted: none was."""
+        return [""] * len(self)
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "VqaBatch":
         """The same batch with its tensors on another device."""

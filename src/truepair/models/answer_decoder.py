@@ -1,5 +1,7 @@
 """The answer decoder of VQA: BERT layers with causal self-attention, and cross-attention to the question states."""
 
+import copy
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, cast
 
 import torch
@@ -70,10 +72,16 @@ class AnswerDecoder(nn.Module):
 
     Args:
         config: sizes.
+        tokens: tokens of the pre-trained model's vocabulary that it knows, padding first; here they are numbered by
+            their place. None: all of them.
     """
 
-    def __init__(self, config: AlbefConfig) -> None:
+    def __init__(self, config: AlbefConfig, tokens: Sequence[int] | None = None) -> None:
         super().__init__()
+        self.tokens = None if tokens is None else list(tokens)
+        if self.tokens is not None:
+            config = copy.deepcopy(config)
+            config.vocab_size, config.pad_token_id = len(self.tokens), 0
         self.embeddings = TokenEmbeddings(config)
         self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.fusion_layers))
         self.head = VocabularyHead(config)
@@ -84,14 +92,21 @@ class AnswerDecoder(nn.Module):
         The fusion layers read image states, the decoder question states. Where the two differ in width, keys and values
         of the cross-attention cannot be taken over and stay as they are; so does the head, where there is none.
         """
-        self.embeddings.load_state_dict(albef.text_encoder.embeddings.state_dict())
+        self.embeddings.load_state_dict(self._known(albef.text_encoder.embeddings.state_dict()))
         for layer, module in zip(self.layers, albef.fusion_encoder.layers, strict=True):
             fusion = cast(FusionLayer, module)
             own = layer.state_dict()
             state = {name: value for name, value in fusion.state_dict().items() if value.shape == own[name].shape}
             layer.load_state_dict({**own, **state})
         if albef.mlm_head is not None:
-            self.head.load_state_dict(albef.mlm_head.state_dict())
+            self.head.load_state_dict(self._known(albef.mlm_head.state_dict()))
+
+    def _known(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The rows of vocabulary matrices that belong to known tokens; other tensors as they are."""
+        if self.tokens is None:
+            return dict(state)
+        by_token = ("word_embeddings.weight", "decoder.weight", "decoder.bias")
+        return {name: value[self.tokens] if name in by_token else value for name, value in state.items()}
 
     def question_keys_values(self, states: Tensor, attention_mask: Tensor) -> QuestionKeysValues:
         """Keys and values of every layer for questions [Q, N, D] with their mask [Q, N]."""

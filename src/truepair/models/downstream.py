@@ -1,35 +1,56 @@
 """What the models of downstream tasks have in common: the encoders of a pre-trained model, without its heads."""
 
 import copy
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from truepair.errors import ConfigError
 from truepair.models.albef import AlbefModel, mark_initialised
 from truepair.models.config import AlbefConfig
 from truepair.models.image_encoder import build_image_encoder
 from truepair.models.text_encoder import TextEncoder
+from truepair.models.token_products import TokenProducts
+
+
+class DownstreamConfig(AlbefConfig):
+    """Sizes and options that the models of all tasks have in common."""
+
+    model_type: ClassVar[str] = "truepair-downstream"
+
+    token_products: bool = False
+    """Give the fusion layers what each word and its images have in common in ITC (needs ``contrastive_head``)."""
+
+    def _check(self) -> None:
+        super()._check()
+        if self.token_products and not self.contrastive_head:
+            raise ConfigError("token_products needs the features of ITC: start from a model with contrastive_head.")
 
 
 class DownstreamModel(PreTrainedModel):
     """An image encoder and a text encoder; subclasses add what reads both, and call ``post_init``.
 
     The heads of pre-training are left out, so that every weight takes part in training.
+
+    Args:
+        config: sizes and options.
+        images: how many images each text of the task has.
     """
 
-    config_class = AlbefConfig
-    config: AlbefConfig
+    config_class = DownstreamConfig
+    config: DownstreamConfig
     main_input_name = "pixel_values"
     supports_gradient_checkpointing = True
     _supports_sdpa = True
 
-    def __init__(self, config: AlbefConfig) -> None:
+    def __init__(self, config: DownstreamConfig, images: int = 1) -> None:
         super().__init__(copy.deepcopy(config))
         self.image_encoder = build_image_encoder(config.image_encoder)
         self.config.image_encoder = self.image_encoder.config
         mark_initialised(self.image_encoder)
         self.text_encoder = TextEncoder(config)
+        self.token_products = TokenProducts(config, self.image_encoder.width, images) if config.token_products else None
 
     @classmethod
     def from_albef(cls, albef: AlbefModel, **fields: Any) -> Self:
@@ -49,6 +70,8 @@ class DownstreamModel(PreTrainedModel):
         model = cls(cls.config_class(**{**inherited, **fields}))
         model.image_encoder.load_state_dict(albef.image_encoder.state_dict())
         model.text_encoder.load_state_dict(albef.text_encoder.state_dict())
+        if model.token_products is not None:
+            model.token_products.start_from(albef)
         model._start_from(albef)
         return model
 

@@ -24,44 +24,57 @@ class Nlvr2Model(DownstreamModel):
     base_model_prefix = "nlvr2"
 
     def __init__(self, config: Nlvr2Config) -> None:
-        super().__init__(config)
+        super().__init__(config, images=2)
         width = config.hidden_size
         self.fusion_encoder = TwoImageFusion(config, self.image_encoder.width)
-        self.classifier = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 2))
-        self.assignment = nn.Linear(width, 3) if config.assignment_head else None
+        read = width if self.token_products is None else width + self.token_products.merge.in_features
+        self.classifier = nn.Sequential(nn.Linear(read, width), nn.ReLU(), nn.Linear(width, 2))
+        self.assignment = nn.Linear(read, 3) if config.assignment_head else None
         self.post_init()
 
     def _start_from(self, albef: AlbefModel) -> None:
         self.fusion_encoder.start_from(albef.fusion_encoder)
 
-    def fuse(self, image_states: Tensor, input_ids: Tensor, attention_mask: Tensor, image_rows: Tensor) -> Tensor:
-        """Fused [CLS] states [B, D].
+    def fuse(self, image_states: Tensor, text_states: Tensor, attention_mask: Tensor, image_rows: Tensor) -> Tensor:
+        """What the heads read: fused [CLS] states [B, D], with ``token_products`` followed by their means.
 
         Args:
             image_states: of I images [I, N, W].
-            input_ids: tokens of the texts [B, L].
+            text_states: of the texts [B, L, D].
             attention_mask: 1 for tokens and 0 for padding, [B, L].
             image_rows: left and right image of each text, [B, 2] int64.
         """
-        states = self.text_states(input_ids, attention_mask)
-        fused: Tensor = self.fusion_encoder(states, attention_mask, image_states, image_rows)
-        return fused
+        if self.token_products is None:
+            fused: Tensor = self.fusion_encoder(text_states, attention_mask, image_states, image_rows)
+            return fused
+        states, common = self.token_products(text_states, attention_mask, image_states, image_rows)
+        return torch.cat([self.fusion_encoder(states, attention_mask, image_states, image_rows), common], dim=1)
 
-    def judge(self, batch: Nlvr2Batch, image_states: Tensor | None = None) -> Tensor:
-        """Logits [B, 2] of a batch of statements (index 1: true); ``image_states`` [I, N, W] replace its pixels."""
+    def judge(self, batch: Nlvr2Batch, image_states: Tensor | None = None, text_states: Tensor | None = None) -> Tensor:
+        """Logits [B, 2] of a batch of statements (index 1: true).
+
+        Args:
+            batch: B statements about I images.
+            image_states: [I, N, W]; they replace the pixels.
+            text_states: [B, L, D]; they replace the tokens.
+        """
         states = self._states_of(batch.pixel_values, image_states)
-        fused = self.fuse(states, batch.input_ids, batch.attention_mask, batch.image_rows)
+        if text_states is None:
+            text_states = self.text_states(batch.input_ids, batch.attention_mask)
+        fused = self.fuse(states, text_states, batch.attention_mask, batch.image_rows)
         logits: Tensor = self.classifier(fused)
         return logits
 
-    def loss(self, batch: Nlvr2Batch, image_states: Tensor | None = None) -> Tensor:
-        """Cross-entropy of a batch of statements whose truth is known, a scalar."""
-        return F.cross_entropy(self.judge(batch, image_states).float(), batch.labels)
+    def loss(self, batch: Nlvr2Batch, image_states: Tensor | None = None, text_states: Tensor | None = None) -> Tensor:
+        """Cross-entropy of a batch of statements whose truth is known, a scalar; arguments as for `judge`."""
+        return F.cross_entropy(self.judge(batch, image_states, text_states).float(), batch.labels)
 
     @torch.inference_mode()
-    def predict(self, batch: Nlvr2Batch, image_states: Tensor | None = None) -> Tensor:
-        """Probability that each statement is true, float32 [B]; call it in evaluation mode."""
-        return self.judge(batch, image_states).float().softmax(dim=1)[:, 1]
+    def predict(
+        self, batch: Nlvr2Batch, image_states: Tensor | None = None, text_states: Tensor | None = None
+    ) -> Tensor:
+        """Probability that each statement is true, float32 [B]; to be called in evaluation mode, as `judge` is."""
+        return self.judge(batch, image_states, text_states).float().softmax(dim=1)[:, 1]
 
     def assignment_loss(
         self, batch: PairBatch, generator: torch.Generator, image_states: Tensor | None = None
@@ -81,7 +94,8 @@ class Nlvr2Model(DownstreamModel):
         if not len(drawn.texts):  # every image may belong to every caption
             return states.sum() * 0.0
         mask = batch.attention_mask[drawn.texts]
-        fused = self.fuse(states, batch.input_ids[drawn.texts], mask, drawn.images)  # [R, D]
+        texts = self.text_states(batch.input_ids[drawn.texts], mask)
+        fused = self.fuse(states, texts, mask, drawn.images)  # [R, D]
         return F.cross_entropy(self.assignment(fused).float(), drawn.labels)
 
     def _states_of(self, pixel_values: Tensor | None, image_states: Tensor | None) -> Tensor:

@@ -8,12 +8,12 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from truepair.errors import ConfigError
 from truepair.models.bert_layers import AttentionBlock, FeedForwardBlock, visible_keys
-from truepair.models.config import AlbefConfig
+from truepair.models.downstream import DownstreamConfig
 from truepair.models.fusion import FusionEncoder, FusionLayer
 from truepair.models.row_groups import RowGroups
 
 
-class Nlvr2Config(AlbefConfig):
+class Nlvr2Config(DownstreamConfig):
     """Sizes and options of `Nlvr2Model`."""
 
     model_type: ClassVar[str] = "truepair-nlvr2"

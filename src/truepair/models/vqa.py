@@ -11,15 +11,19 @@ from truepair.models.albef import AlbefModel
 from truepair.models.answer_decoder import AnswerDecoder, QuestionKeysValues
 from truepair.models.answer_ranking import RankedAnswers, rank_answers
 from truepair.models.answer_trie import AnswerTrie
-from truepair.models.config import AlbefConfig
-from truepair.models.downstream import DownstreamModel
+from truepair.models.downstream import DownstreamConfig, DownstreamModel
 from truepair.models.fusion import FusionEncoder
 
 
-class VqaConfig(AlbefConfig):
+class VqaConfig(DownstreamConfig):
     """Sizes and options of `VqaModel`; the answer decoder has as many layers as the fusion encoder."""
 
     model_type: ClassVar[str] = "truepair-vqa"
+
+    answer_tokens: list[int] | None = None
+    """Tokens of the tokenizer that answers are made of, padding first: the decoder knows no others, and numbers them by
+    their place here (see `AnswerVocabulary`). None: all of them. The vocabulary head of 30,522 tokens takes more time
+    than all layers of a small decoder."""
 
 
 class VqaModel(DownstreamModel):
@@ -38,7 +42,7 @@ class VqaModel(DownstreamModel):
     def __init__(self, config: VqaConfig) -> None:
         super().__init__(config)
         self.fusion_encoder = FusionEncoder(config, self.image_encoder.width)
-        self.answer_decoder = AnswerDecoder(config)
+        self.answer_decoder = AnswerDecoder(config, config.answer_tokens)
         self.post_init()
 
     def _start_from(self, albef: AlbefModel) -> None:
@@ -46,17 +50,19 @@ class VqaModel(DownstreamModel):
         self.answer_decoder.start_from(albef)
 
     def questions(
-        self, image_states: Tensor, input_ids: Tensor, attention_mask: Tensor, image_rows: Tensor
+        self, image_states: Tensor, text_states: Tensor, attention_mask: Tensor, image_rows: Tensor
     ) -> QuestionKeysValues:
         """What the decoder needs to know of Q questions about I images.
 
         Args:
             image_states: [I, N, W].
-            input_ids: tokens of the questions [Q, L].
+            text_states: of the questions [Q, L, D].
             attention_mask: 1 for tokens and 0 for padding, [Q, L].
             image_rows: the image of each question, [Q] int64.
         """
-        states = self.text_states(input_ids, attention_mask)
+        states = text_states
+        if self.token_products is not None:
+            states, _ = self.token_products(states, attention_mask, image_states, image_rows[:, None])
         keys_values = self.fusion_encoder.image_keys_values(image_states)
         fused = self.fusion_encoder(states, attention_mask, keys_values, image_rows)  # [Q, L, D]
         return self.answer_decoder.question_keys_values(fused, attention_mask)
@@ -80,14 +86,26 @@ class VqaModel(DownstreamModel):
         answer = predicted.nonzero()[:, 0]  # [P]
         return (losses * weights[answer]).sum() / len(questions.mask)
 
-    def loss(self, batch: VqaBatch, image_states: Tensor | None = None) -> Tensor:
-        """The loss of a batch, a scalar; ``image_states`` [I, N, W] replace its pixels."""
-        questions = self._questions_of(batch, image_states)
+    def loss(self, batch: VqaBatch, image_states: Tensor | None = None, text_states: Tensor | None = None) -> Tensor:
+        """The loss of a batch, a scalar.
+
+        Args:
+            batch: Q questions about I images.
+            image_states: [I, N, W]; they replace the pixels.
+            text_states: [Q, L, D]; they replace the tokens of the questions.
+        """
+        questions = self._questions_of(batch, image_states, text_states)
         return self.answer_loss(questions, batch.answer_ids, batch.answer_mask, batch.answer_rows, batch.answer_weights)
 
     @torch.inference_mode()
     def predict(
-        self, batch: VqaBatch, trie: AnswerTrie, image_states: Tensor | None = None, *, candidates: int = 128
+        self,
+        batch: VqaBatch,
+        trie: AnswerTrie,
+        image_states: Tensor | None = None,
+        text_states: Tensor | None = None,
+        *,
+        candidates: int = 128,
     ) -> RankedAnswers:
         """Rank an answer list for each question of a batch; call it in evaluation mode.
 
@@ -95,28 +113,37 @@ class VqaModel(DownstreamModel):
             batch: Q questions.
             trie: the answer list, as tokens.
             image_states: [I, N, W]; they replace the pixels.
+            text_states: [Q, L, D]; they replace the tokens of the questions.
             candidates: answers of each question that are scored in full.
         """
-        questions = self._questions_of(batch, image_states)
+        questions = self._questions_of(batch, image_states, text_states)
         return rank_answers(self.answer_decoder, questions, trie, candidates=candidates)
 
     @torch.inference_mode()
     def generate_answers(
-        self, batch: VqaBatch, *, start: int, end: int, max_length: int = 10, image_states: Tensor | None = None
+        self,
+        batch: VqaBatch,
+        image_states: Tensor | None = None,
+        text_states: Tensor | None = None,
+        *,
+        start: int,
+        end: int,
+        max_length: int = 10,
     ) -> list[list[int]]:
         """Write an answer to each question, always the likeliest token; call it in evaluation mode.
 
         Args:
             batch: Q questions.
+            image_states: [I, N, W]; they replace the pixels.
+            text_states: [Q, L, D]; they replace the tokens of the questions.
             start: start token.
             end: end token.
             max_length: most tokens of an answer.
-            image_states: [I, N, W]; they replace the pixels.
 
         Returns:
             The tokens of each answer, without start and end.
         """
-        questions = self._questions_of(batch, image_states)
+        questions = self._questions_of(batch, image_states, text_states)
         token = torch.full((len(questions.mask), 1), start, device=self.device)
         written, past = [], None
         for _ in range(max_length):
@@ -129,8 +156,12 @@ class VqaModel(DownstreamModel):
         rows = torch.cat(written, dim=1).tolist()
         return [row[: row.index(end)] if end in row else row for row in rows]
 
-    def _questions_of(self, batch: VqaBatch, image_states: Tensor | None) -> QuestionKeysValues:
+    def _questions_of(
+        self, batch: VqaBatch, image_states: Tensor | None, text_states: Tensor | None
+    ) -> QuestionKeysValues:
         if image_states is None:
             assert batch.pixel_values is not None, "a batch without pixels needs image states"
             image_states = self.image_states(batch.pixel_values)
-        return self.questions(image_states, batch.input_ids, batch.attention_mask, batch.image_rows)
+        if text_states is None:
+            text_states = self.text_states(batch.input_ids, batch.attention_mask)
+        return self.questions(image_states, text_states, batch.attention_mask, batch.image_rows)
