@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from rich.table import Table
 
+from truepair.evaluation.coco import CocoReport
 from truepair.evaluation.metrics import DirectionMetrics, RetrievalMetrics
 from truepair.evaluation.suspects import SuspectPrecision
 from truepair.tasks.conversions import Conversions
@@ -44,6 +45,21 @@ def comparison_table(arms: Mapping[str, RetrievalResult | None]) -> Table | None
             for name, direction, naive in rows:
                 table.add_row(name, query, *_figures(direction, naive))
         table.add_section()
+    return table
+
+
+def coco_table(way: str, report: CocoReport) -> Table:
+    """One way of ranking under four notions of what is true."""
+    table = Table(title=f"COCO, ranking by {way}", title_justify="left")
+    for name in ("truth", "query", *FIGURES):
+        table.add_column(name, justify="left" if name in ("truth", "query") else "right", no_wrap=True)
+    recalls = {depth: report.recall_1k(depth) for depth in (1, 5, 10)}
+    for side, query in enumerate(("picture", "caption")):
+        table.add_row("COCO 1K", query, *(f"{recalls[depth][side]:.1%}" for depth in recalls), "")
+    for name, metrics in (("COCO 5K", report.coco_5k), ("CxC", report.cxc), ("ECCV Caption", report.eccv)):
+        for query, one in (("picture", metrics.i2t), ("caption", metrics.t2i)):
+            figures = (one.recall_at_1, one.recall_at_5, one.recall_at_10, one.map_at_r)
+            table.add_row(name, query, *(f"{figure.value:.1%}" for figure in figures))
     return table
 
 

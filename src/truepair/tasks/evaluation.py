@@ -1,14 +1,17 @@
 """Evaluating a trained model on any pairs."""
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from truepair.data.judgements import JudgedCaptions, judged_captions, read_judgements
 from truepair.data.preprocessing import Preprocessing
 from truepair.data.source import SourceConfig
 from truepair.data.table import PairTable
+from truepair.evaluation.coco import load_coco_truths
 from truepair.evaluation.protocol import RetrievalProtocol
 from truepair.models.albef_checkpoint import load_albef
+from truepair.tasks.coco_reports import coco_reports
 from truepair.tasks.images import ImageSource
 from truepair.tasks.retrieval import RetrievalResult, RetrievalTask
 from truepair.training.build import build_image_transform, build_tables
@@ -25,6 +28,9 @@ class EvaluateConfig:
         validation_split: split on which the weights of similarity and ITM are chosen; empty, or absent in the data, for
             not combining them.
         min_group_size: keep only rows whose group has this many rows over all splits; 0 for all.
+        judgements: JSON Lines file of judged pairs; crossed matches count beside each picture's own captions.
+        coco: also report COCO 1K and 5K, CxC and ECCV Caption; the split must be the Karpathy test split of COCO (needs
+            truepair[eccv]).
         evaluation: how the figures are measured.
         output: JSON file for all figures with their confidence intervals.
     """
@@ -33,6 +39,8 @@ class EvaluateConfig:
     split: str = "test"
     validation_split: str = "val"
     min_group_size: int = 0
+    judgements: str | None = None
+    coco: bool = False
     evaluation: RetrievalProtocol = field(default_factory=RetrievalProtocol)
     output: str | None = None
 
@@ -43,6 +51,7 @@ def evaluate_model(model_folder: Path, config: EvaluateConfig) -> RetrievalResul
     Raises:
         CheckpointError: the folder holds no truepair model.
         DataError: the pairs cannot be read, or have no such split.
+        ConfigError: figures that need a package that is not installed.
     """
     preprocessing = Preprocessing.load(model_folder)
     model = load_albef(model_folder)
@@ -57,16 +66,21 @@ def evaluate_model(model_folder: Path, config: EvaluateConfig) -> RetrievalResul
             min_group_size=config.min_group_size,
         )
     )
+    truths = load_coco_truths() if config.coco else None
 
-    def task(table: PairTable) -> RetrievalTask:
+    def task(table: PairTable, judged: JudgedCaptions | None = None) -> RetrievalTask:
         """Retrieval on a split."""
         size = config.evaluation.batch_size
-        return RetrievalTask(
-            collator, ImageSource(table, collator, transform=transform, batch_size=size), config.evaluation
-        )
+        images = ImageSource(table, collator, transform=transform, batch_size=size)
+        return RetrievalTask(collator, images, config.evaluation, judged)
 
     combination = None if tables.validation is None else task(tables.validation).choose_combination(model)
-    result = task(tables.train).evaluate(model, combination)
+    judged = None
+    if config.judgements is not None:
+        judged = judged_captions(tables.train, read_judgements(config.judgements))
+    result = task(tables.train, judged).evaluate(model, combination)
+    if truths is not None:
+        result = replace(result, coco=coco_reports(result, tables.train, truths))
     if config.output is not None:
         Path(config.output).write_text(json.dumps(result.as_dict(), indent=1), encoding="utf-8")
     return result

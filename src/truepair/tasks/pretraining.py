@@ -11,6 +11,7 @@ from truepair.data.dataset import PairDataset
 from truepair.data.randomness import stable_hash
 from truepair.data.table import PairTable
 from truepair.models.albef import AlbefModel
+from truepair.models.resize import resize_images
 from truepair.tasks.images import ImageSource
 from truepair.tasks.retrieval import RetrievalResult, RetrievalTask
 from truepair.training.assemble import StepBuilder
@@ -27,6 +28,7 @@ from truepair.training.loop import TrainingLoop
 from truepair.training.match_keys import concept_labels, match_keys
 from truepair.training.recipe import PretrainRecipe
 from truepair.training.run_result import RunResult
+from truepair.training.selection import take_best
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,8 @@ def pretrain(recipe: PretrainRecipe, run_folder: Path, say: Say) -> PretrainOutc
     # Initial weights are drawn from the global generator.
     torch.manual_seed(stable_hash(recipe.loop.seed, "initial weights"))
     model = build_model(recipe.model, recipe.text, tokenizer, say)
+    if recipe.model.checkpoint is not None:
+        resize_images(model, recipe.data.transform.size)
 
     pictures = _Pictures(recipe, model, collator, say)
     train_images = pictures.of(tables.train, recipe.model.image_views)
@@ -92,6 +96,8 @@ def pretrain(recipe: PretrainRecipe, run_folder: Path, say: Say) -> PretrainOutc
     )
     run = loop.run()
     retrieval = None
+    if loop.accelerator.is_main_process:
+        take_best(loop.model, run)
     if test is not None and loop.accelerator.is_main_process:
         retrieval = _evaluate(loop.model, test, validation, run_folder)
     return PretrainOutcome(run, retrieval, loop.model, collator, train_images, test)

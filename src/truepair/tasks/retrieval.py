@@ -6,8 +6,10 @@ from typing import Any
 from torch import Tensor
 
 from truepair.data.collate import PairCollator
+from truepair.data.judgements import JudgedCaptions
 from truepair.data.table import PairTable
 from truepair.evaluation.candidates import CandidatePairs, find_candidates, score_candidates
+from truepair.evaluation.coco import CocoReport
 from truepair.evaluation.gallery import CaptionGallery
 from truepair.evaluation.metrics import RetrievalMetrics, evaluate_retrieval
 from truepair.evaluation.protocol import RetrievalProtocol
@@ -29,6 +31,7 @@ class RetrievalResult:
         combination: the weights of the last; None when they were not combined.
         images: how many pictures were asked for.
         captions: how many distinct caption texts.
+        coco: the same ways under the truths of COCO, CxC and ECCV Caption; empty where they were not asked for.
         rankings: the scores behind each of ``ways``, for examples; no part of the figures.
     """
 
@@ -36,6 +39,7 @@ class RetrievalResult:
     combination: Combination | None
     images: int
     captions: int
+    coco: dict[str, CocoReport] = field(default_factory=dict)
     rankings: dict[str, ScoreSource] = field(default_factory=dict, repr=False, compare=False)
 
     def as_dict(self) -> dict[str, Any]:
@@ -58,6 +62,7 @@ class RetrievalTask:
         images: the pictures; their table has their own captions and, in ``names`` or ``group`` columns, the known
             truth.
         protocol: how to measure.
+        judged: crossed matches that people found, which count as well.
     """
 
     def __init__(
@@ -65,11 +70,12 @@ class RetrievalTask:
         collator: PairCollator,
         images: ImageSource,
         protocol: RetrievalProtocol | None = None,
+        judged: JudgedCaptions | None = None,
     ) -> None:
         self.collator = collator
         self.images = images
         self.protocol = protocol or RetrievalProtocol()
-        gallery = build_gallery(images.table)
+        gallery = build_gallery(images.table, judged)
         truth = gallery.truth
         self.near = truth.ignored  # [N, 2]
         if not self.protocol.leave_out_families:
@@ -110,7 +116,7 @@ class RetrievalTask:
         rankings = self.rankings(self.encode(model), combination)
         metrics = {way: evaluate_retrieval(scores, self.gallery.truth) for way, scores in rankings.items()}
         truth = self.gallery.truth
-        return RetrievalResult(metrics, combination, truth.images, truth.captions, rankings)
+        return RetrievalResult(metrics, combination, truth.images, truth.captions, rankings=rankings)
 
     def rankings(self, judge: PairJudge, combination: Combination | None = None) -> dict[str, ScoreSource]:
         """Scores of every way of ranking: "similarity", and with re-ranking "ITM" and "similarity + ITM"."""
@@ -137,12 +143,15 @@ class RetrievalTask:
         return candidates, score_candidates(candidates, judge)
 
 
-def build_gallery(table: PairTable) -> CaptionGallery:
+def build_gallery(table: PairTable, judged: JudgedCaptions | None = None) -> CaptionGallery:
     """Candidate captions of a table's pictures, with what is known to be true of each; near-matches are ignored."""
     names, groups, families = (
         list(table.rows[name]) if name in table.rows.column_names else None for name in ("names", "group", "family")
     )
-    return CaptionGallery.from_names(list(table.rows["captions"]), names, groups, families)
+    own = list(table.rows["captions"])
+    if judged is None:
+        return CaptionGallery.from_names(own, names, groups, families)
+    return CaptionGallery.from_names(own, judged.names, groups, families, judged.near)
 
 
 def similarity_of(judge: PairJudge) -> FeatureScores:

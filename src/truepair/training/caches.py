@@ -18,8 +18,13 @@ from truepair.training.recipe import ModelConfig, PretrainRecipe
 
 def cache_folder(config: ModelConfig) -> Path:
     """The recipe's cache folder, or ``truepair/states`` in the user's cache."""
-    if config.cache_folder is not None:
-        return Path(config.cache_folder)
+    return default_cache_folder(config.cache_folder)
+
+
+def default_cache_folder(stated: str | None) -> Path:
+    """The folder that a recipe states, or ``truepair/states`` in the user's cache."""
+    if stated is not None:
+        return Path(stated)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "truepair" / "states"
 
 

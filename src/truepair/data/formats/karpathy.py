@@ -44,7 +44,7 @@ def _record(entry: dict[str, Any], where: str) -> Record:
         key=path,
         image_path=path,
         captions=[sentence.get("raw") for sentence in sentences],
-        image_id=entry.get("imgid"),
+        image_id=entry.get("cocoid", entry.get("imgid")),  # COCO's own id is what judgements refer to
         caption_ids=None if None in ids else ids,
         split=str(entry.get("split", "train")),
     )

@@ -1,0 +1,1 @@
+"""Downstream tasks on the command line, one module a task; each has a ``COMMAND``."""

@@ -1,0 +1,156 @@
+"""What fine-tuning starts from: a pre-trained model, its tokenization and its image size."""
+
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from truepair.data.dataset import PairDataset
+from truepair.data.preprocessing import Preprocessing
+from truepair.data.randomness import stable_hash
+from truepair.data.table import PairTable
+from truepair.data.transforms import ImageTransform, TransformConfig, build_transform
+from truepair.errors import ConfigError, DataError
+from truepair.models.albef import AlbefModel
+from truepair.models.albef_checkpoint import load_albef
+from truepair.models.downstream import DownstreamModel
+from truepair.models.frozen_captions import CaptionStates, cache_caption_states
+from truepair.models.frozen_images import ImageStates, cache_image_states
+from truepair.models.resize import resize_images
+from truepair.training.caches import default_cache_folder
+from truepair.training.progress import counting
+from truepair.training.task_states import States
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartConfig:
+    """What fine-tuning starts from, and which parts of it move.
+
+    Attributes:
+        checkpoint: the ``model`` folder of a pre-training run, or the name of such a model.
+        fresh: take only the two encoders of the checkpoint; what reads both starts from random weights. For comparison:
+            does pre-training help?
+        options: further fields of the task's model, such as ``token_products``.
+        max_length: most tokens of a text; as in pre-training when absent.
+        transform: image size and augmentation; as in pre-training when absent. Position embeddings are interpolated to
+            another size.
+        freeze_image: do not train the image encoder.
+        freeze_text: do not train the text encoder.
+        cache_images: compute the frozen image encoder's states once, of unaugmented images, and train on them.
+        cache_texts: compute the frozen text encoder's states once per distinct text, and train on them.
+        cache_folder: where caches are kept; a folder of the user's cache when absent.
+    """
+
+    checkpoint: str = ""
+    fresh: bool = False
+    options: dict[str, Any] = field(default_factory=dict)
+    max_length: int | None = None
+    transform: TransformConfig | None = None
+    freeze_image: bool = False
+    freeze_text: bool = False
+    cache_images: bool = False
+    cache_texts: bool = False
+    cache_folder: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.cache_images and not self.freeze_image:
+            raise ConfigError("model.cache_images needs model.freeze_image: states of a moving encoder go stale")
+        if self.cache_texts and not self.freeze_text:
+            raise ConfigError("model.cache_texts needs model.freeze_text: states of a moving encoder go stale")
+
+
+@dataclass(frozen=True)
+class Start:
+    """A pre-trained model as fine-tuning begins with it.
+
+    Attributes:
+        albef: the model, for images of the task's size.
+        preprocessing: its tokenization, and the task's transform.
+    """
+
+    albef: AlbefModel
+    preprocessing: Preprocessing
+
+
+def load_start(config: StartConfig, seed: int) -> Start:
+    """Load the model that a recipe starts from.
+
+    Args:
+        config: what to start from.
+        seed: seed of the run; the global generator is set from it, for all weights that start fresh.
+
+    Raises:
+        ConfigError: the recipe names no checkpoint.
+        CheckpointError: it cannot be loaded.
+    """
+    if not config.checkpoint:
+        raise ConfigError("model.checkpoint names nothing to start from; give the 'model' folder of a pre-training run")
+    preprocessing = Preprocessing.load(Path(config.checkpoint))
+    albef = load_albef(config.checkpoint)
+    transform = config.transform or preprocessing.transform
+    torch.manual_seed(stable_hash(seed, "initial weights"))
+    if config.fresh:
+        fresh = AlbefModel(albef.config)
+        fresh.image_encoder.load_state_dict(albef.image_encoder.state_dict())
+        fresh.text_encoder.load_state_dict(albef.text_encoder.state_dict())
+        albef = fresh
+    if transform.size != preprocessing.transform.size:
+        resize_images(albef, transform.size)
+    length = config.max_length or preprocessing.max_length
+    if length > albef.config.max_position_embeddings:
+        raise ConfigError(f"model.max_length is {length}, but the model reads {albef.config.max_position_embeddings}")
+    return Start(albef, replace(preprocessing, transform=transform, max_length=length))
+
+
+def image_transform(preprocessing: Preprocessing, model: DownstreamModel, *, train: bool) -> ImageTransform:
+    """The transform of a task; "encoder" normalisation takes the pixel statistics of the model's image encoder."""
+    encoder = model.image_encoder
+    return build_transform(
+        preprocessing.transform, train=train, encoder_statistics=(encoder.pixel_mean, encoder.pixel_std)
+    )
+
+
+def task_states(
+    config: StartConfig, preprocessing: Preprocessing, model: DownstreamModel, images: PairTable, texts: Iterable[str]
+) -> States:
+    """States of a task's images and texts, from caches where the recipe asks for them.
+
+    Raises:
+        DataError: an image cannot be read.
+    """
+    encode = preprocessing.collator().encode
+    return States(
+        freeze_image=config.freeze_image,
+        freeze_text=config.freeze_text,
+        images=_image_states(config, preprocessing, model, images) if config.cache_images else None,
+        texts=_text_states(config, model, list(texts), encode) if config.cache_texts else None,
+    )
+
+
+def _image_states(
+    config: StartConfig, preprocessing: Preprocessing, model: DownstreamModel, table: PairTable
+) -> ImageStates:
+    dataset = PairDataset(table, image_transform(preprocessing, model, train=False), captions="first")
+    with counting(f"image states of {table.name}") as progress:
+        states = cache_image_states(
+            model.image_encoder,
+            dataset,
+            default_cache_folder(config.cache_folder),
+            preprocessing=asdict(preprocessing.transform),
+            workers=os.cpu_count() or 1 if model.device.type == "cpu" else 2,
+            progress=progress,
+        )
+    for row, reason in states.unreadable.items():
+        raise DataError(f"image {row} of {table.name} cannot be read: {reason}; repair or remove what asks for it")
+    return states
+
+
+def _text_states(
+    config: StartConfig, model: DownstreamModel, texts: list[str], encode: Callable[..., Any]
+) -> CaptionStates:
+    with counting("text states") as progress:
+        folder = default_cache_folder(config.cache_folder)
+        return cache_caption_states(model.text_encoder, texts, encode, folder, progress=progress)

@@ -1,0 +1,80 @@
+"""A fine-tuning recipe for questions about images."""
+
+from dataclasses import dataclass, field, replace
+
+from truepair.data.vqa_source import VqaSource
+from truepair.errors import ConfigError
+from truepair.tasks.start import StartConfig
+from truepair.tasks.task_samples import ANSWERS, sample_vqa
+from truepair.training.loop_config import LoopConfig
+from truepair.training.optimizer import OptimizerConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class VqaDataConfig:
+    """Where questions and answers come from.
+
+    Attributes:
+        sample: folder for the questions about the bundled drawings; they are written if it is not there, and stand for
+            all that is not stated below.
+        train: files of questions and answers; several (train, val, Visual Genome) become one set.
+        validation: files for validation figures; empty for none.
+        test: files whose questions are answered in the end; scored where their answers are known.
+        answers: JSON list of the answers to choose from.
+        train_questions: train on this many of the questions, drawn by a hash of their ids; 0 for all.
+        validation_questions: measure this many between epochs, drawn alike; 0 for all.
+    """
+
+    sample: str | None = None
+    train: list[VqaSource] = field(default_factory=list)
+    validation: list[VqaSource] = field(default_factory=list)
+    test: list[VqaSource] = field(default_factory=list)
+    answers: str = ""
+    train_questions: int = 0
+    validation_questions: int = 0
+
+    def filled(self) -> "VqaDataConfig":
+        """The same with the files of the sample in place of what is not stated.
+
+        Raises:
+            ConfigError: there is nothing to train on, or no answer list.
+        """
+        if self.sample is not None:
+            files = sample_vqa(self.sample)
+            return replace(
+                self,
+                sample=None,
+                train=self.train or [files["train"]],
+                validation=self.validation or [files["val"]],
+                test=self.test or [files["test"]],
+                answers=self.answers or f"{self.sample}/{ANSWERS}",
+            )
+        if not self.train or not self.answers:
+            raise ConfigError("data.train and data.answers name no files; state them, or data.sample")
+        return self
+
+
+@dataclass(frozen=True, kw_only=True)
+class VqaRecipe:
+    """Fine-tuning on questions about images.
+
+    Attributes:
+        data: where questions and answers come from.
+        model: what is started from, and which parts move.
+        max_answer_length: most tokens of an answer, start and end included.
+        list_vocabulary: the answer decoder knows the tokens of the answer list alone. Answers with others, which could
+            not be chosen, are not trained on; a vocabulary head of 30,522 tokens is saved.
+        candidates: answers of each question that are scored in full (ALBEF: 128).
+        batch_size: questions answered at once in evaluation.
+        optimizer: how the weights move.
+        loop: how long and how.
+    """
+
+    data: VqaDataConfig = field(default_factory=VqaDataConfig)
+    model: StartConfig = field(default_factory=StartConfig)
+    max_answer_length: int = 12
+    list_vocabulary: bool = True
+    candidates: int = 128
+    batch_size: int = 64
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    loop: LoopConfig = field(default_factory=LoopConfig)
