@@ -21,8 +21,8 @@ COMMANDS = {
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command; exits with status 2 and one line on a user's mistake."""
-    # Threads that wait for each other spin for some microseconds, then sleep. Sleeping at once costs a third of the speed
-    # on idle cores, spinning for long half of it on busy ones.
+    # Threads that wait for each other spin for some microseconds, then sleep. Sleeping at once costs a third of the
+    # speed on idle cores, spinning for long half of it on busy ones.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     words = list(sys.argv[1:] if arguments is None else arguments)
