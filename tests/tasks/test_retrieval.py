@@ -157,7 +157,7 @@ def test_the_evaluation_keeps_its_rankings_but_not_in_its_figures(finished: tupl
     for way, scores in again.items():
         assert torch.equal(scores.image_rows(0, 12), outcome.retrieval.rankings[way].image_rows(0, 12))
         assert torch.equal(scores.caption_rows(0, 24), outcome.retrieval.rankings[way].caption_rows(0, 24))
-    assert list(outcome.retrieval.as_dict()) == ["ways", "combination", "images", "captions"]
+    assert list(outcome.retrieval.as_dict()) == ["ways", "combination", "images", "captions", "coco"]
 
 
 def test_one_gallery_serves_strict_and_lenient_scores(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """``truepair pretrain`` with GRIT batches on a part of the bundled sample, stopped from outside and gone on with."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -74,7 +75,9 @@ def test_a_run_that_is_killed_goes_on_exactly(recipe: Path, whole: Path, tmp_pat
 def test_sigterm_from_outside(recipe: Path, whole: Path, tmp_path: Path) -> None:
     call = [sys.executable, "-c", "from truepair.cli.main import main; main()", "pretrain", str(recipe)]
     call += ["--run-folder", str(tmp_path), "--loop.workers", "1"]
-    process = subprocess.Popen(call, stderr=subprocess.PIPE, text=True)
+    # Sums over another number of threads have other last bits; the runs it is compared with have one thread.
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(call, stderr=subprocess.PIPE, text=True, env=environment)
     while len(read_log(tmp_path / "log.jsonl")) < 10 and process.poll() is None:
         time.sleep(0.01)
     process.terminate()
