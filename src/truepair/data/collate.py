@@ -1,7 +1,7 @@
 """Samples into batches."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -9,12 +9,13 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from truepair.data.dataset import PairSample
+from truepair.data.tensor_batch import TensorBatch
 from truepair.data.tokenizer import encode_captions
 from truepair.relations.text import normalise_caption
 
 
 @dataclass(frozen=True)
-class PairBatch:
+class PairBatch(TensorBatch):
     """A batch of B pairs.
 
     Attributes:
@@ -48,19 +49,6 @@ class PairBatch:
     def substituted(self) -> Tensor:
         """Where another row was delivered than asked for, bool [B]."""
         return self.index != self.source_index
-
-    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "PairBatch":
-        """The same batch with its tensors on another device."""
-        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
-
-    def pin_memory(self) -> "PairBatch":
-        """The same batch in page-locked memory; a DataLoader with ``pin_memory=True`` calls this."""
-        return self._map(lambda tensor: tensor.pin_memory())
-
-    def _map(self, change: Callable[[Tensor], Tensor]) -> "PairBatch":
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        changed: dict[str, Any] = {n: change(value) for n, value in values.items() if isinstance(value, Tensor)}
-        return replace(self, **changed)
 
 
 class PairCollator:

@@ -1,15 +1,14 @@
 """Statements about two images as a batch."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass
 
-import torch
 from torch import Tensor
+
+from truepair.data.tensor_batch import TensorBatch
 
 
 @dataclass(frozen=True)
-class Nlvr2Batch:
+class Nlvr2Batch(TensorBatch):
     """B statements about pairs of I distinct images. An image that several statements are about is there once.
 
     Attributes:
@@ -49,16 +48,3 @@ class Nlvr2Batch:
     def reasons(self) -> list[str]:
         """Why rows were substituted: none was."""
         return [""] * len(self)
-
-    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "Nlvr2Batch":
-        """The same batch with its tensors on another device."""
-        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
-
-    def pin_memory(self) -> "Nlvr2Batch":
-        """The same batch in page-locked memory; a DataLoader with ``pin_memory=True`` calls this."""
-        return self._map(lambda tensor: tensor.pin_memory())
-
-    def _map(self, change: Callable[[Tensor], Tensor]) -> "Nlvr2Batch":
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        changed: dict[str, Any] = {n: change(value) for n, value in values.items() if isinstance(value, Tensor)}
-        return replace(self, **changed)

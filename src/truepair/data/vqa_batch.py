@@ -1,15 +1,14 @@
 """Questions about images as a batch."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass
 
-import torch
 from torch import Tensor
+
+from truepair.data.tensor_batch import TensorBatch
 
 
 @dataclass(frozen=True)
-class VqaBatch:
+class VqaBatch(TensorBatch):
     """Q questions about I distinct images, with A answers. An image that several questions are about is there once.
 
     Attributes:
@@ -57,16 +56,3 @@ class VqaBatch:
     def reasons(self) -> list[str]:
         """Why rows were substituted: none was."""
         return [""] * len(self)
-
-    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "VqaBatch":
-        """The same batch with its tensors on another device."""
-        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
-
-    def pin_memory(self) -> "VqaBatch":
-        """The same batch in page-locked memory; a DataLoader with ``pin_memory=True`` calls this."""
-        return self._map(lambda tensor: tensor.pin_memory())
-
-    def _map(self, change: Callable[[Tensor], Tensor]) -> "VqaBatch":
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        changed: dict[str, Any] = {n: change(value) for n, value in values.items() if isinstance(value, Tensor)}
-        return replace(self, **changed)
