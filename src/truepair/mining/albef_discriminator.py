@@ -11,6 +11,7 @@ from truepair.data.transforms import ImageTransform, TransformConfig, build_tran
 from truepair.mining.albef_views import BatchView, PlainView, View
 from truepair.mining.discriminator_config import DiscriminatorConfig
 from truepair.mining.input_keys import caption_input_key, image_input_key
+from truepair.mining.pair_reader import PairReader, Read
 from truepair.mining.plain_images import PlainImages
 from truepair.mining.run_inputs import RunInputs
 from truepair.models.albef import AlbefModel
@@ -20,8 +21,8 @@ from truepair.models.frozen_captions import CaptionStates
 from truepair.models.frozen_images import ImageStates
 
 
-class AlbefDiscriminator:
-    """Match probability by the ITM head; each image and caption of a query is encoded once, whatever its pairs.
+class AlbefDiscriminator(PairReader):
+    """Match probability by the ITM head.
 
     Args:
         model: the judge; it is put into evaluation mode and gets no gradient.
@@ -41,32 +42,30 @@ class AlbefDiscriminator:
         self.repeatable = view.repeatable
         self.pairs_at_once = pairs_at_once
 
-    def score(self, batch: PairBatch, images: Tensor, texts: Tensor) -> Tensor:
-        """Match probabilities, see ``Discriminator.score``."""
-        if not len(images):
-            return torch.zeros(0, device=images.device)
-        with torch.inference_mode():
-            scores = self._score(batch, images, texts)
-        return scores.clone()  # outside inference mode, so that autograd may keep it
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        device: torch.device = self.model.device
+        return device
 
-    def _score(self, batch: PairBatch, images: Tensor, texts: Tensor) -> Tensor:
-        device = self.model.device
-        image_rows, image_of = images.unique(return_inverse=True)  # [U], [P]
-        text_rows, text_of = texts.unique(return_inverse=True)  # [V], [P]
+    def encode(self, batch: PairBatch, image_rows: Tensor, text_rows: Tensor) -> Read:
+        """Encode images and captions, see ``PairReader.encode``; image keys and values are computed once per image."""
+        model = self.model
         image_states = self.view.image_states(batch, image_rows)
         text_states, mask = self.view.text_states(batch, text_rows)
-        keys_values = self.model.image_keys_values(image_states)
-        with_features = self.model.config.itm_product
-        image_features = self.model.project_image(image_states) if with_features else None
-        text_features = self.model.project_text(text_states, mask) if with_features else None
-        parts = []
-        for image, text in zip(
-            *(rows.to(device).split(self.pairs_at_once) for rows in (image_of, text_of)), strict=True
-        ):
-            fused = self.model.fuse(text_states[text], mask[text], keys_values, image, cls_only=True)  # [p, 1, D]
-            logits = self.model.match(fused, _some(image_features, image), _some(text_features, text))  # [p, 2]
-            parts.append((logits[:, 1] - logits[:, 0]).float().sigmoid())
-        return torch.cat(parts).to(images.device)
+        keys_values = model.image_keys_values(image_states)
+        with_features = model.config.itm_product
+        image_features = model.project_image(image_states) if with_features else None
+        text_features = model.project_text(text_states, mask) if with_features else None
+
+        def read(image: Tensor, text: Tensor) -> Tensor:
+            """The ITM head's opinion."""
+            fused = model.fuse(text_states[text], mask[text], keys_values, image, cls_only=True)  # [p, 1, D]
+            logits = model.match(fused, _some(image_features, image), _some(text_features, text))  # [p, 2]
+            probabilities: Tensor = (logits[:, 1] - logits[:, 0]).float().sigmoid()
+            return probabilities
+
+        return read
 
 
 def open_albef(config: DiscriminatorConfig, run: RunInputs, device: torch.device | str) -> AlbefDiscriminator:

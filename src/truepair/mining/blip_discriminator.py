@@ -6,13 +6,14 @@ from transformers import AutoImageProcessor, AutoTokenizer, BlipForImageTextRetr
 
 from truepair.data.collate import PairBatch
 from truepair.mining.discriminator_config import DiscriminatorConfig
+from truepair.mining.pair_reader import PairReader, Read
 from truepair.mining.plain_images import PlainImages
 from truepair.mining.run_inputs import RunInputs
 from truepair.mining.transformers_inputs import load_model, load_part, processor_key, processor_transform
 from truepair.models.fingerprint import combined_key, encoder_fingerprint
 
 
-class BlipDiscriminator:
+class BlipDiscriminator(PairReader):
     """Match probability by a frozen ``BlipForImageTextRetrieval`` (Li et al., ICML 2022), on plain images.
 
     Args:
@@ -43,36 +44,33 @@ class BlipDiscriminator:
         self.fingerprint = fingerprint
         self.pairs_at_once = pairs_at_once
 
-    def score(self, batch: PairBatch, images: Tensor, texts: Tensor) -> Tensor:
-        """Match probabilities, see ``Discriminator.score``."""
-        if not len(images):
-            return torch.zeros(0, device=images.device)
-        with torch.inference_mode():
-            scores = self._score(batch, images, texts)
-        return scores.clone()  # outside inference mode, so that autograd may keep it
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        device: torch.device = self.model.device
+        return device
 
-    def _score(self, batch: PairBatch, images: Tensor, texts: Tensor) -> Tensor:
-        device = self.model.device
-        image_rows, image_of = images.unique(return_inverse=True)  # [U], [P]
-        text_rows, text_of = texts.unique(return_inverse=True)  # [V], [P]
-        pixels = self.images(batch.source_index[image_rows].cpu()).to(device)
-        states = self.model.vision_model(pixel_values=pixels).last_hidden_state  # [U, N, W], once per image
+    def encode(self, batch: PairBatch, image_rows: Tensor, text_rows: Tensor) -> Read:
+        """Encode images and tokenize captions, see ``PairReader.encode``."""
+        pixels = self.images(batch.source_index[image_rows].cpu()).to(self.device)
+        states = self.model.vision_model(pixel_values=pixels).last_hidden_state  # [U, N, W]
         captions = [batch.captions[row] for row in text_rows.tolist()]
         tokens = self.tokenizer(
             captions, padding=True, truncation=True, max_length=self._room(), return_tensors="pt"
-        ).to(device)
-        parts = []
-        for image, text in zip(
-            *(rows.to(device).split(self.pairs_at_once) for rows in (image_of, text_of)), strict=True
-        ):
+        ).to(self.device)
+
+        def read(image: Tensor, text: Tensor) -> Tensor:
+            """The ITM head's opinion."""
             fused = self.model.text_encoder(
                 input_ids=tokens["input_ids"][text],
                 attention_mask=tokens["attention_mask"][text],
                 encoder_hidden_states=states[image],
-                encoder_attention_mask=torch.ones(len(image), states.shape[1], dtype=torch.long, device=device),
+                encoder_attention_mask=torch.ones(len(image), states.shape[1], dtype=torch.long, device=self.device),
             ).last_hidden_state  # [p, L, D]
-            parts.append(self.model.itm_head(fused[:, 0]).float().softmax(dim=1)[:, 1])
-        return torch.cat(parts).to(images.device)
+            probabilities: Tensor = self.model.itm_head(fused[:, 0]).float().softmax(dim=1)[:, 1]
+            return probabilities
+
+        return read
 
     def _room(self) -> int:
         """Most tokens of a caption."""
