@@ -1,7 +1,6 @@
 """How many conversions were right, and how many false negatives were found, where the truth is known."""
 
 import torch
-from torch import Tensor
 
 from truepair.data.collate import PairBatch
 from truepair.mining.pair_truth import PairTruth
@@ -38,7 +37,7 @@ class ConversionTruth:
             converted: the (image row, text row) cells that became positives, ``Connections.converted`` [B, B].
             judged: the cells that the judge was asked about, ``CandidateScores.judged``; None if it judged all.
         """
-        hidden = self._hidden_matches(batch)  # [B, B]
+        hidden = self.truth.hidden_matches(batch)  # [B, B]
         known = same_pair(batch.image_id, batch.caption_key)  # [B, B]
         cells = converted.distinct()
         cells = cells.where(~known[cells.rows, cells.columns])
@@ -67,11 +66,3 @@ class ConversionTruth:
         }
         figures = {name: counts[part] / counts[whole] for name, (part, whole) in shares.items() if counts[whole]}
         return {**figures, **{f"conversions_{name}": float(count) for name, count in counts.items()}}
-
-    def _hidden_matches(self, batch: PairBatch) -> Tensor:
-        """The false negatives of a batch, bool [B, B]."""
-        size = len(batch)
-        rows = batch.source_index[:, None].expand(size, size)
-        keys = batch.caption_key[None, :].expand(size, size)
-        true = self.truth.matches(rows.flatten(), keys.flatten()).view(size, size)
-        return true & ~same_pair(batch.image_id, batch.caption_key)

@@ -7,8 +7,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from truepair.data.collate import PairBatch
 from truepair.data.table import PairTable
 from truepair.evaluation.gallery import CaptionGallery
+from truepair.relations.identity import same_pair
 from truepair.relations.text import caption_key
 
 
@@ -55,6 +57,14 @@ class PairTruth:
         cells = rows.cpu().numpy() * len(self._keys) + number
         place = np.minimum(np.searchsorted(self._matches, cells), len(self._matches) - 1)
         return torch.from_numpy((self._matches[place] == cells) & (self._keys[number] == keys)).to(rows.device)
+
+    def hidden_matches(self, batch: PairBatch) -> Tensor:
+        """The false negatives of a batch: true pairs that share neither image id nor caption text, bool [B, B]."""
+        shape = (len(batch), len(batch))
+        rows = batch.source_index[:, None].expand(shape)
+        keys = batch.caption_key[None, :].expand(shape)
+        true = self.matches(rows.flatten(), keys.flatten()).view(shape)
+        return true & ~same_pair(batch.image_id, batch.caption_key)
 
 
 def _column(table: PairTable, name: str) -> list[Any] | None:

@@ -8,14 +8,12 @@ from torch import Tensor
 
 from truepair.data.collate import PairBatch
 from truepair.data.randomness import stable_hash
-from truepair.mining.pair_truth import PairTruth
 from truepair.models.albef import AlbefModel
 from truepair.objectives.bounds import information_bounds
 from truepair.objectives.masking import TokenMasker
 from truepair.objectives.matching import MatchingPairs, hardest_negatives, matching_pairs
 from truepair.objectives.regulation import Regulation
 from truepair.relations.batch import BatchRelations
-from truepair.relations.identity import same_pair
 from truepair.relations.pairs import PairSet
 from truepair.sampling.ranks import Ranks
 from truepair.training.itc import ItcConfig, itc_loss
@@ -193,7 +191,8 @@ class PretrainStep(TrainingStep):
         """Bounds on mutual information, and how SRCL's weights are spread."""
         if view.size < 2:
             return {}
-        suspects = None if self.parts.truth is None else self._hidden_matches(view, self.parts.truth)
+        truth = self.parts.truth
+        suspects = None if truth is None else PairSet.from_dense(truth.hidden_matches(view.batch))
         bounds = information_bounds(
             view.image_features, view.text_features, view.temperature, regulation=regulation, suspects=suspects
         )
@@ -206,13 +205,6 @@ class PretrainStep(TrainingStep):
         weights, histogram = weight_figures(regulation, view)
         self.parts.counts.add({f"srcl_weights/{number:02d}": count for number, count in enumerate(histogram)})
         return tensors | weights
-
-    def _hidden_matches(self, view: StepView, truth: PairTruth) -> PairSet:
-        """The false negatives of the batch, as far as they are known [B, B]."""
-        rows = view.batch.source_index[:, None].expand(view.size, view.size)
-        keys = view.batch.caption_key[None, :].expand(view.size, view.size)
-        true = truth.matches(rows.flatten(), keys.flatten()).view(view.size, view.size)
-        return PairSet.from_dense(true & ~same_pair(view.batch.image_id, view.batch.caption_key))
 
     def _generator(self, view: StepView) -> torch.Generator:
         """Randomness of the choice of negatives: the same on all ranks, another for each batch."""
