@@ -48,6 +48,16 @@ def test_warm_up_then_cosine() -> None:
     assert learning_rate_at(110, 110, config) == pytest.approx(0.2)
 
 
+def test_the_peak_is_held_until_the_decay_starts() -> None:
+    config = OptimizerConfig(warmup_steps=10, final_learning_rate=0.2, decay_start=0.5)
+    assert learning_rate_at(5, 100, config) == pytest.approx(0.55)
+    assert [learning_rate_at(step, 100, config) for step in (10, 49, 50)] == pytest.approx([1.0, 1.0, 1.0])
+    assert learning_rate_at(75, 100, config) == pytest.approx(0.2 + 0.8 * 0.5)
+    assert learning_rate_at(100, 100, config) == pytest.approx(0.2)
+    with pytest.raises(ConfigError, match="decay_start"):
+        OptimizerConfig(decay_start=1.0)
+
+
 def test_every_group_follows_its_own_peak() -> None:
     optimizer = build_optimizer(TwoTowers().named_parameters(), OptimizerConfig(image_learning_rate=1e-5))
     set_learning_rate(optimizer, 0.5)

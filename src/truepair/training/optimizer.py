@@ -1,4 +1,4 @@
-"""AdamW with the field's parameter groups, and the warm-up + cosine schedule."""
+"""AdamW with the field's parameter groups, and the learning rate: warm-up, a plateau if wanted, cosine."""
 
 import math
 from collections.abc import Iterable
@@ -18,6 +18,8 @@ class OptimizerConfig:
         learning_rate: peak learning rate of every trainable part but the image encoder.
         image_learning_rate: peak learning rate of the image encoder; ``learning_rate`` when absent (SRCL: 1e-5).
         final_learning_rate: learning rate at the last step, as a share of the peak.
+        decay_start: share of the run after which the rate falls; until then it stays at the peak. For objectives that
+            join late: under a cosine from the start they would train at a fraction of the peak.
         weight_decay: decoupled weight decay; never applied to biases, norms and other 0-d or 1-d parameters.
         betas: AdamW's running-average coefficients.
         warmup_steps: steps of linear warm-up from ``warmup_start`` times the peak.
@@ -28,6 +30,7 @@ class OptimizerConfig:
     learning_rate: float = 1e-4
     image_learning_rate: float | None = None
     final_learning_rate: float = 0.1
+    decay_start: float = 0.0
     weight_decay: float = 0.02
     betas: tuple[float, float] = (0.9, 0.999)
     warmup_steps: int = 2000
@@ -39,6 +42,8 @@ class OptimizerConfig:
             raise ConfigError(f"optimizer.learning_rate is {self.learning_rate}; give a positive number")
         if self.warmup_steps < 0:
             raise ConfigError(f"optimizer.warmup_steps is {self.warmup_steps}; give 0 or more")
+        if not 0.0 <= self.decay_start < 1.0:
+            raise ConfigError(f"optimizer.decay_start is {self.decay_start}; give a share of the run from 0 to below 1")
 
 
 def build_optimizer(named_parameters: Iterable[tuple[str, nn.Parameter]], config: OptimizerConfig) -> torch.optim.AdamW:
@@ -70,11 +75,14 @@ def build_optimizer(named_parameters: Iterable[tuple[str, nn.Parameter]], config
 
 
 def learning_rate_at(step: int, total_steps: int, config: OptimizerConfig) -> float:
-    """Return the learning rate of a step (counted from 0) as a share of the peak: linear warm-up, then cosine."""
+    """Return the learning rate of a step (counted from 0) as a share of the peak.
+
+    Linear warm-up, the peak until ``decay_start`` of the run, then a cosine to ``final_learning_rate``.
+    """
     if step < config.warmup_steps:
         return config.warmup_start + (1 - config.warmup_start) * step / config.warmup_steps
-    span = max(1, total_steps - config.warmup_steps)
-    progress = min(1.0, (step - config.warmup_steps) / span)
+    start = max(config.warmup_steps, round(config.decay_start * total_steps))
+    progress = min(1.0, max(0, step - start) / max(1, total_steps - start))
     floor = config.final_learning_rate
     return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress))
 
