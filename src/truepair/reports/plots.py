@@ -1,35 +1,17 @@
-"""Plots as inline SVG that takes its colours and its font from the page."""
+"""Plots of lines as inline SVG."""
 
-import html
 import math
-import re
-from io import StringIO
 from itertools import cycle
 
-import matplotlib as mpl
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
 
 from truepair.reports.data import Plot
+from truepair.reports.svg import INK, MUTED, RULE, SERIES, clear_figure, inline_svg, page_settings
 
-# Colours that stand for those of the page: matplotlib knows no CSS variables.
-_INK, _MUTED, _RULE = "#fe0001", "#fe0002", "#fe0003"
-_SERIES = [f"#fd000{number}" for number in range(1, 7)]
-_CSS = {_INK: "currentColor", _MUTED: "var(--muted)", _RULE: "var(--rule)"} | {
-    colour: f"var(--series-{number})" for number, colour in enumerate(_SERIES, start=1)
-}
 # Lines differ by dashes too, so that a print in grey can be read.
 _DASHES = ["solid", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)), (0, (10, 2)), (0, (3, 3))]
-_WIDTH, _HEIGHT = 4.7, 2.7  # inches of 72 units: as wide as a phone, so that text is 10 pixels high there
+_HEIGHT = 2.7  # inches
 _NAME_HEIGHT = 0.2  # of a line's name, above the plot, where it hides nothing
-_SETTINGS = {
-    "svg.fonttype": "none",
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "text.parse_math": False,
-}
 
 
 def draw_plot(plot: Plot, name: str) -> str:
@@ -42,23 +24,15 @@ def draw_plot(plot: Plot, name: str) -> str:
     Returns:
         An ``svg`` element without size, colour scheme, scripts or links.
     """
-    with mpl.rc_context(_SETTINGS | {"svg.hashsalt": name}):
+    with page_settings(name):
         named = len(plot.lines) > 1
-        height = _HEIGHT + _NAME_HEIGHT * len(plot.lines) * named
-        figure = Figure(figsize=(_WIDTH, height), layout="constrained")
-        figure.patch.set_alpha(0)
-        axes = figure.add_subplot()
-        axes.patch.set_alpha(0)
+        figure, axes = clear_figure(_HEIGHT + _NAME_HEIGHT * len(plot.lines) * named)
         drawn = []
-        for line, colour, dashes in zip(plot.lines, cycle(_SERIES), cycle(_DASHES), strict=False):
+        for line, colour, dashes in zip(plot.lines, cycle(SERIES), cycle(_DASHES), strict=False):
             drawn += axes.plot(line.x, line.y, color=colour, linestyle=dashes, linewidth=1.8)
             axes.plot(line.x[-1], line.y[-1], "o", color=colour, markersize=4.5)
-        axes.set_xlabel(plot.x_label, color=_MUTED)
-        axes.tick_params(colors=_MUTED, length=0)
-        axes.grid(axis="y", color=_RULE, linewidth=0.8)
-        axes.set_axisbelow(True)
-        axes.spines["left"].set_visible(False)
-        axes.spines["bottom"].set_color(_RULE)
+        axes.set_xlabel(plot.x_label, color=MUTED)
+        axes.grid(axis="y", color=RULE, linewidth=0.8)
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.yaxis.set_major_locator(MaxNLocator(5))
@@ -68,10 +42,8 @@ def draw_plot(plot: Plot, name: str) -> str:
             axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=decimals))
         if named:
             names = [line.name for line in plot.lines]
-            figure.legend(drawn, names, loc="outside upper left", frameon=False, labelcolor=_INK, labelspacing=0.3)
-        text = StringIO()
-        FigureCanvasSVG(figure).print_svg(text, metadata={"Date": None})
-    return _inline(text.getvalue(), describe_plot(plot))
+            figure.legend(drawn, names, loc="outside upper left", frameon=False, labelcolor=INK, labelspacing=0.3)
+        return inline_svg(figure, describe_plot(plot))
 
 
 def describe_plot(plot: Plot) -> str:
@@ -83,20 +55,3 @@ def describe_plot(plot: Plot) -> str:
 def _number(value: float, plot: Plot) -> str:
     """A value as the plot's description gives it."""
     return f"{value:.1%}" if plot.percent else f"{value:.3g}"
-
-
-def _inline(document: str, description: str) -> str:
-    """An SVG document as an element of a page: without prolog, metadata, namespaces, size, font or style sheet."""
-    svg = document[document.index("<svg") :].strip()
-    svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'(?<=<g) id="[^"]*"', "", svg)  # two plots of a page must not share an id
-    svg = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font-size: \1", svg)
-    svg = re.sub(r"font-family: [^;\"]*;? ?", "", svg)
-    svg = svg.replace("xlink:href", "href")
-    opening, _, rest = svg.partition(">")
-    view = re.search(r'viewBox="[^"]*"', opening)
-    label = html.escape(description)
-    svg = f'<svg role="img" aria-label="{label}" {view.group() if view else ""}>{rest}'
-    for colour, css in _CSS.items():
-        svg = svg.replace(colour, css)
-    return svg
