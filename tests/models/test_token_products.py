@@ -21,6 +21,15 @@ def test_at_first_nothing_changes() -> None:
         assert torch.equal(model.token_products(texts, mask, images, rows)[0], texts)
 
 
+def test_frozen_projections_stay_as_they_are() -> None:
+    model = VqaModel.from_albef(tiny_model(), token_products=True).train()
+    products = model.token_products
+    moving = [name for name, parameter in products.named_parameters() if parameter.requires_grad]
+    assert moving == ["merge.weight", "merge.bias"] and products.training and not products.text_projection.training
+    free = VqaModel.from_albef(tiny_model(), token_products=True, freeze_projections=False).train().token_products
+    assert all(parameter.requires_grad for parameter in free.parameters()) and free.text_projection.training
+
+
 @torch.no_grad()
 def test_products_are_of_the_features_of_itc() -> None:
     albef = tiny_model()

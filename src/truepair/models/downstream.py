@@ -21,6 +21,8 @@ class DownstreamConfig(AlbefConfig):
 
     token_products: bool = False
     """Give the fusion layers what each word and its images have in common in ITC (needs ``contrastive_head``)."""
+    freeze_projections: bool = True
+    """Leave ITC's projections, which `token_products` compares in, as they were pre-trained."""
 
     def _check(self) -> None:
         super()._check()
@@ -50,7 +52,10 @@ class DownstreamModel(PreTrainedModel):
         self.config.image_encoder = self.image_encoder.config
         mark_initialised(self.image_encoder)
         self.text_encoder = TextEncoder(config)
-        self.token_products = TokenProducts(config, self.image_encoder.width, images) if config.token_products else None
+        self.token_products = None
+        if config.token_products:
+            frozen = config.freeze_projections
+            self.token_products = TokenProducts(config, self.image_encoder.width, images, frozen=frozen)
 
     @classmethod
     def from_albef(cls, albef: AlbefModel, **fields: Any) -> Self:

@@ -1,6 +1,7 @@
 """What each word of a text and its images have in common, as an input of the fusion layers."""
 
 import math
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -22,14 +23,27 @@ class TokenProducts(nn.Module):
         config: sizes, pooling and projections, as ITC was trained with.
         image_width: width of the image states.
         images: K, how many images each text has.
+        frozen: the projections are not trained: a high learning rate would ruin the space of ITC before anything reads
+            it.
     """
 
-    def __init__(self, config: AlbefConfig, image_width: int, images: int) -> None:
+    def __init__(self, config: AlbefConfig, image_width: int, images: int, *, frozen: bool = False) -> None:
         super().__init__()
         self.image_projection = build_projection(config, image_width)
         self.text_projection = build_projection(config, config.hidden_size)
         self.merge = nn.Linear(images * (config.embed_dim + 1), config.hidden_size)
         self.pooling = config.image_pooling
+        self.frozen = frozen
+        self.image_projection.requires_grad_(not frozen)
+        self.text_projection.requires_grad_(not frozen)
+
+    def train(self, mode: bool = True) -> Self:
+        """Set training mode; frozen projections stay without dropout."""
+        super().train(mode)
+        if self.frozen:
+            self.image_projection.eval()
+            self.text_projection.eval()
+        return self
 
     @torch.no_grad()
     def start_from(self, albef: AlbefModel) -> None:
