@@ -24,6 +24,4 @@ class QuestionArms:
     def __post_init__(self) -> None:
         wrong = [pair for pair in self.pairs if len(pair) != 2]
         if wrong:
-            raise ConfigError(
-                f"questions: pairs holds {wrong[0]!r}; give two arms each"
-            )
+            raise ConfigError(f"questions: pairs holds {wrong[0]!r}; give two arms each")

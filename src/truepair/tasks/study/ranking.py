@@ -1,0 +1,146 @@
+"""How far the order of arms by naive figures (own pair only) is from their order by figures that know all matches."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from truepair.evaluation import Estimate
+from truepair.tasks.study.statistics import PairedDifference, common_cells, interval, paired_difference, resampled
+from truepair.tasks.study.table import Figures, StudyTable
+
+AWARE, NAIVE = "ga", "naive"
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Swap:
+    """Two arms that stand in one order by the known truth and in the other by the own pair only.
+
+    Attributes:
+        better: the arm that is better by the truth.
+        worse: the other.
+        aware: better minus worse by the truth.
+        naive: better minus worse by the own pair only.
+    """
+
+    better: str
+    worse: str
+    aware: PairedDifference
+    naive: PairedDifference
+
+    @property
+    def clear(self) -> bool:
+        """Whether both orders are clear of chance."""
+        return self.aware.clear and self.naive.clear
+
+
+@dataclass(frozen=True)
+class RankingAgreement:
+    """Two rankings of the same arms on one kind of data.
+
+    Attributes:
+        aware: arm -> mean of the figure that knows all matches, best first.
+        naive: arm -> mean of the own-pair figure, best first.
+        correlation: Spearman's, over the arms.
+        pairs: number of pairs of arms.
+        swaps: pairs in different order, the widest apart by the truth first.
+        unseen: pairs that the truth tells apart (its interval excludes zero) and the naive figure does not.
+        told: pairs that the truth tells apart.
+        cells: that all these arms have.
+        left_out: arms that lack cells others have.
+    """
+
+    aware: dict[str, float]
+    naive: dict[str, float]
+    correlation: Estimate
+    pairs: int
+    swaps: list[Swap]
+    unseen: int
+    told: int
+    cells: int
+    left_out: list[str]
+
+
+def ranking_agreement(table: StudyTable, data: str, test: str) -> RankingAgreement | None:
+    """Compare the two rankings over the cells that all arms have.
+
+    Args:
+        table: results of a study.
+        data: kind of data.
+        test: which test.
+
+    Returns:
+        None if fewer than three arms have both figures.
+    """
+    aware = {arm: table.figures(arm, data, test, AWARE) for arm in table.arms}
+    naive = {arm: table.figures(arm, data, test, NAIVE) for arm in table.arms}
+    most = max(len(found) for found in naive.values())
+    full = [arm for arm in table.arms if len(common_cells([aware[arm], naive[arm]])) == most > 0]
+    cells = common_cells([naive[arm] for arm in full]) if len(full) > 2 else []
+    if not cells:
+        return None
+    by_truth = np.array([[aware[arm][cell] for arm in full] for cell in cells])  # [C, A]
+    by_own = np.array([[naive[arm][cell] for arm in full] for cell in cells])
+    drawn = spearman(resampled(by_truth, cells), resampled(by_own, cells))  # [R]
+    found = float(spearman(by_truth.mean(axis=0), by_own.mean(axis=0)))
+    compared = [_compare(first, second, aware, naive) for first, second in combinations(full, 2)]
+    swaps = [pair for pair in compared if pair.naive.mean < 0 < pair.aware.mean]
+    told = [pair for pair in compared if pair.aware.clear]
+    return RankingAgreement(
+        aware=_ranked(full, by_truth),
+        naive=_ranked(full, by_own),
+        correlation=Estimate(found, *interval(drawn)),
+        pairs=len(compared),
+        swaps=sorted(swaps, key=lambda swap: -swap.aware.mean),
+        unseen=sum(not (pair.naive.clear and pair.naive.mean > 0) for pair in told),
+        told=len(told),
+        cells=len(cells),
+        left_out=[arm for arm in table.arms if arm not in full],
+    )
+
+
+def spearman(first: Array, second: Array) -> Array:
+    """Spearman's rank correlation along the last axis; ties share their mean rank.
+
+    Args:
+        first: values [..., A].
+        second: values [..., A].
+
+    Returns:
+        Correlations [...]; 0 where one side has only ties.
+    """
+    x, y = _centred_ranks(first), _centred_ranks(second)
+    size = np.sqrt((x * x).sum(axis=-1) * (y * y).sum(axis=-1))
+    shared: Array = (x * y).sum(axis=-1)
+    correlation: Array = np.divide(shared, size, out=np.zeros_like(shared), where=size > 0)
+    return correlation
+
+
+def _centred_ranks(values: Array) -> Array:
+    """Mean ranks minus their mean [..., A]: half of (how many are less) minus (how many are more)."""
+    ranks: Array = 0.5 * np.sign(values[..., :, None] - values[..., None, :]).sum(axis=-1)
+    return ranks
+
+
+def _compare(first: str, second: str, aware: Mapping[str, Figures], naive: Mapping[str, Figures]) -> Swap:
+    """Two arms, the better by the truth first."""
+    by_truth = _difference(aware[first], aware[second])
+    if by_truth.mean < 0:
+        return _compare(second, first, aware, naive)
+    return Swap(first, second, by_truth, _difference(naive[first], naive[second]))
+
+
+def _difference(first: Figures, second: Figures) -> PairedDifference:
+    found = paired_difference(first, second)
+    assert found is not None  # only arms with the same cells are compared
+    return found
+
+
+def _ranked(arms: Sequence[str], values: Array) -> dict[str, float]:
+    """Arms and their means over the cells [C, A], best first."""
+    means = dict(zip(arms, values.mean(axis=0).tolist(), strict=True))
+    return dict(sorted(means.items(), key=lambda item: -item[1]))
