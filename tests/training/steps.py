@@ -97,7 +97,7 @@ class Composition:
     relations: RelationsConfig = field(default_factory=RelationsConfig)
     ecm: EcmConfig | None = None
     judge: Callable[[], Discriminator] = lambda: remembering(verdicts())
-    truth: ConversionTruth | None = None
+    found: ConversionTruth | None = None
     srcl: SrclConfig | None = None
     momentum: MomentumConfig | None = None
     guided: bool = False
@@ -113,7 +113,7 @@ class Composition:
         masker = TokenMasker(4, [0, 1, 2, 3], model.config.vocab_size, self.objectives.mlm.masking)
         miner = None
         if self.ecm is not None:
-            miner = ConnectionMiner(self.ecm, self.judge(), self.truth, rank=rank, ranks=ranks)
+            miner = ConnectionMiner(self.ecm, self.judge(), rank=rank, ranks=ranks)
         parts = StepParts(
             relator=Relator(self.relations),
             miner=miner,
@@ -121,6 +121,7 @@ class Composition:
             momentum=None if self.momentum is None else MomentumModel(towers, self.momentum, 1000).to(self.dtype),
             guide=self._reference(12) if self.guided else None,
             ledger=self.ledger,
+            found=self.found,
         )
         return PretrainStep(model, towers, masker, self.objectives, parts, seed=self.seed).train()
 

@@ -56,6 +56,14 @@ def test_every_pair_is_visited_once_an_epoch_and_steps_hold_whole_batches(
     assert all(len({pair // 2 for pair in batch}) == 4 for step in seen for batch in step)  # keys: pairs of two match
 
 
+def test_a_run_begins_once(tmp_path: Path) -> None:
+    run = TinyRun(tmp_path, loop={"epochs": 1})
+    first, again = run.build(), run.build()
+    first.run()
+    again.run()
+    assert [loop.bare_step.begun for loop in (first, again)] == [1, 0]  # the second found the first one's checkpoint
+
+
 def test_accumulated_gradients_are_the_mean_of_the_batches(tmp_path: Path) -> None:
     loop = TinyRun(tmp_path, sampler=RANDOM).build()
     loop.step.eval()  # dropout off

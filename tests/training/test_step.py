@@ -267,6 +267,7 @@ def test_a_run_that_begins_anew_leaves_nothing_of_a_dead_one(tmp_path: Path) -> 
     dead.close()
     assert list(tmp_path.glob("*.parquet"))
     anew = Composition(OBJECTIVES, NO_RULES, ledger=Ledger(tmp_path)).build()
+    anew.begin()
     losses_of(anew)
     anew.close()
     assert not list(tmp_path.glob("*.parquet"))

@@ -88,7 +88,7 @@ class TinyStep(TrainingStep):
         super().__init__(model)
         self.register_buffer("queue", torch.zeros(WIDTH))
         self.batches = 0
-        self.closed = 0
+        self.begun = self.closed = 0
 
     def forward(self, batch: TinyBatch, moment: Moment) -> StepOutput:
         image = normalize(self.model.image(dropout(batch.image, 0.2, self.training)), dim=1)
@@ -115,6 +115,9 @@ class TinyStep(TrainingStep):
         figures = {"batches": float(self.batches)}
         self.batches = 0
         return figures
+
+    def begin(self) -> None:
+        self.begun += 1
 
     def close(self) -> None:
         self.closed += 1

@@ -91,17 +91,17 @@ class StepBuilder:
         srcl, relations = recipe.srcl, recipe.relations
         return StepParts(
             relator=Relator(relations, None if labels is None else torch.from_numpy(labels)),
-            miner=self._miner(towers, truth),
+            miner=self._miner(towers),
             regulator=None if srcl is None else Regulator(srcl, self._reference(srcl.seed_model)),
             momentum=None if recipe.momentum is None else MomentumModel(towers, recipe.momentum, len(self.table)),
             guide=self._reference(relations.guide_model),
             # Every rank knows the verdicts on all pairs; one writes them.
             ledger=Ledger(self.run_folder / "ledger") if relations.ledger and self.ranks.rank == 0 else None,
             truth=truth,
-            found=ConversionTruth(truth) if truth is not None and recipe.ecm is None and relations.finds else None,
+            found=ConversionTruth(truth) if truth is not None and (recipe.ecm is not None or relations.finds) else None,
         )
 
-    def _miner(self, towers: Towers, truth: PairTruth | None) -> ConnectionMiner | None:
+    def _miner(self, towers: Towers) -> ConnectionMiner | None:
         ecm = self.recipe.ecm
         if ecm is None:
             return None
@@ -114,8 +114,7 @@ class StepBuilder:
         )
         judge = open_discriminator(ecm.discriminator, inputs, self.device)
         self._check_coverage(judge, ecm)
-        counted = None if truth is None else ConversionTruth(truth)
-        return ConnectionMiner(ecm, judge, counted, rank=self.ranks.rank, ranks=self.ranks.count)
+        return ConnectionMiner(ecm, judge, rank=self.ranks.rank, ranks=self.ranks.count)
 
     def _check_coverage(self, judge: Discriminator, ecm: EcmConfig) -> None:
         """Say aloud when a judge would convert next to nothing. The evidence judge knows nothing of own pairs."""

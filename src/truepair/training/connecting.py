@@ -9,13 +9,12 @@ from torch import Tensor
 from truepair.data.collate import PairBatch
 from truepair.errors import ConfigError
 from truepair.mining.candidate_scores import judge_candidates
-from truepair.mining.conversion_truth import ConversionTruth
 from truepair.mining.discriminator import Discriminator, ledger_name
 from truepair.mining.discriminator_config import DiscriminatorConfig
 from truepair.mining.memorised import MemorisedDiscriminator
 from truepair.objectives.matching import HardNegatives, MatchingPairs
 from truepair.objectives.zones import ZONE_ACTIONS, Zone, ZoneConfig, connect, zones_of
-from truepair.relations.actions import ItmRole, Mask, Relabel, Swap
+from truepair.relations.actions import Mask, Relabel, Swap
 from truepair.relations.batch import BatchRelations
 from truepair.relations.detection import Detection
 from truepair.relations.detectors import JudgedScore
@@ -87,7 +86,6 @@ class ConnectionMiner:
     Args:
         config: Whom to ask about what.
         discriminator: con-D.
-        truth: Counts how many conversions are right, where that is known.
         rank: This process.
         ranks: How many there are.
     """
@@ -96,7 +94,6 @@ class ConnectionMiner:
         self,
         config: EcmConfig,
         discriminator: Discriminator,
-        truth: ConversionTruth | None = None,
         *,
         rank: int = 0,
         ranks: int = 1,
@@ -104,7 +101,6 @@ class ConnectionMiner:
         self.config = config
         self.own_judge = discriminator
         self.discriminator = SharedDiscriminator(discriminator, rank, ranks)
-        self.truth = truth
         self.counts = EpochCounts()
         between = Mask() if config.judge == "all" and config.mask_between else Swap()
         self.actions = {**ZONE_ACTIONS, Zone.BETWEEN: between}
@@ -116,22 +112,20 @@ class ConnectionMiner:
 
     def connect_hardest(
         self, view: StepView, candidates: HardNegatives, relations: BatchRelations, ledger: Ledger | None
-    ) -> tuple[BatchRelations, MatchingPairs, PairSet]:
+    ) -> tuple[BatchRelations, MatchingPairs, PairSet, PairSet]:
         """MAFA's way: judge the hardest candidates.
 
         Returns:
-            Relations with the new matches, the rows of ITM, and the new matches (for MLM).
+            Relations with the new matches, the rows of ITM, the new matches (for MLM), and all that was judged.
         """
         scores = judge_candidates(candidates, view.batch, self.discriminator, self.config.zones)
         found = connect(candidates, scores.i2t, scores.t2i, self.config.zones)
         self.counts.add(found.counts)
         self._record(scores.judged, view, ledger)
-        if self.truth is not None:
-            self.truth.add(view.batch, found.converted, scores.judged)
         detection = found.detection
         if self.config.zones.symmetric:
             detection = Detection.mutual(detection.detector, detection.pairs)
-        return relations.adding(detection, Relabel()), found.pairs, found.converted
+        return relations.adding(detection, Relabel()), found.pairs, found.converted, scores.judged
 
     def judge_all(self, view: StepView) -> PairSet:
         """Scores of every pair of the batch but the own ones and those of one image or one caption text [B, B]."""
@@ -151,40 +145,15 @@ class ConnectionMiner:
         self._record(judged.where(zones >= Zone.BETWEEN), view, ledger)
         return relations
 
-    def count_found(self, view: StepView, judged: PairSet, relations: BatchRelations) -> None:
-        """Count how many of the pairs that the judge turned into matches are true."""
-        if self.truth is None:
-            return
-        found = [
-            finding.detection.pairs
-            for finding in relations.findings
-            if finding.detection.detector == JudgedScore.name and finding.action.itm == ItmRole.MATCH
-        ]
-        self.truth.add(view.batch, PairSet.union(*found) if found else judged.where(judged.rows < 0), judged)
-
     def figures(self) -> dict[str, float]:
-        """Counts per zone and direction, hits and misses of the memory, precision and recall; starts counting anew."""
+        """Counts per zone and direction, hits and misses of the memory; starts counting anew."""
         figures = {f"ecm/{name}": count for name, count in self.counts.take().items()}
         if self.memory is not None:
             memory = self.memory.memory
             asked = total({"hits": float(memory.hits), "misses": float(memory.misses)})
             figures |= {f"ecm/memory_{name}": count for name, count in asked.items()}
             memory.reset_counts()
-        if self.truth is not None:
-            figures |= {f"ecm/{name}": value for name, value in self.truth.figures().items()}
-            self.truth.reset()
         return figures
-
-    def state(self) -> dict[str, dict[str, float]]:
-        """What was counted in this epoch so far."""
-        truth = {} if self.truth is None else {name: float(count) for name, count in self.truth.counts.items()}
-        return {"counts": self.counts.read(), "truth": truth}
-
-    def load_state(self, state: dict[str, dict[str, float]]) -> None:
-        """Go on from what :meth:`state` gave."""
-        self.counts.load(state["counts"])
-        if self.truth is not None:
-            self.truth.counts = {name: int(count) for name, count in state["truth"].items()}
 
     def _record(self, judged: PairSet, view: StepView, ledger: Ledger | None) -> None:
         if ledger is None:

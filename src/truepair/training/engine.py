@@ -57,12 +57,14 @@ def _meet_after_restart(config: LoopConfig) -> None:
     dist.init_process_group(backend, store=own, rank=rank, world_size=ranks, timeout=PATIENCE)
 
 
-def checkpoint_activations(model: PreTrainedModel) -> None:
-    """Let a model recompute its activations in the backward pass.
+def prepare_model(model: PreTrainedModel, config: LoopConfig) -> None:
+    """Let a model recompute its activations in the backward pass, if the run asks for it.
 
     Raises:
         ConfigError: the model cannot.
     """
+    if not config.gradient_checkpointing:
+        return
     try:
         if hasattr(model, "activation_checkpointing_enable"):  # the newer name
             model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})

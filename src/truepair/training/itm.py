@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from truepair.errors import ConfigError
@@ -64,4 +63,4 @@ def itm_part(view: StepView, model: AlbefModel, pairs: MatchingPairs, keys_value
     )  # [R, 1, D]
     logits = model.match(fused, view.image_features[images], view.text_features[texts])  # [R, 2]
     share = len(images) / max(all_rows, 1) * (view.size // len(view.local))
-    return itm_loss(logits, labels, torch.ones_like(labels, dtype=torch.bool)) * share
+    return itm_loss(logits, labels) * share

@@ -20,7 +20,7 @@ from truepair.training.average import WeightAverage
 from truepair.training.batches import Indices, SamplerConfig, build_batches, describe_scaling
 from truepair.training.checkpoint import CheckpointStore, write_folder
 from truepair.training.checkpoint_schedule import CheckpointSchedule
-from truepair.training.engine import build_accelerator, checkpoint_activations
+from truepair.training.engine import build_accelerator, prepare_model
 from truepair.training.loader import VisitedDataset, read_groups
 from truepair.training.loop_config import LoopConfig
 from truepair.training.measure import RunningMean, Stopwatch
@@ -91,8 +91,7 @@ class TrainingLoop:
         )
         self.steps_per_epoch = -(-self.batches.per_epoch // loop.accumulate)
         self.model: PreTrainedModel = step.model
-        if loop.gradient_checkpointing:
-            checkpoint_activations(self.model)
+        prepare_model(self.model, loop)
         self.bare_step = step
         self.step, prepared = self.accelerator.prepare(step, build_optimizer(step.named_parameters(), optimizer))
         self.average = WeightAverage(self.model, loop.average_decay) if loop.average_decay else None
@@ -280,6 +279,8 @@ class TrainingLoop:
             self.done = state["step"]
             self.schedule.note(self.done)
             self.progress.say(f"going on from {folder}")
+        else:
+            self.bare_step.begin()
         self.records.rewind(state["step"])
         self.bad_batches.rewind(state["step"])
         self.validation.recall(self.records.validations())

@@ -78,7 +78,6 @@ class PretrainStep(TrainingStep):
         self.parts = parts
         self.momentum = parts.momentum  # a submodule, so that it moves to the device with the step
         self.seed = seed
-        self._fresh = True  # no batch was seen yet
 
     def forward(self, batch: PairBatch, moment: Moment) -> StepOutput:
         """Compute the losses of a batch: ``itc``, and ``itm`` and ``mlm`` once they started.
@@ -88,9 +87,6 @@ class PretrainStep(TrainingStep):
             moment: Where the run stands.
         """
         parts = self.parts
-        if self._fresh and moment.step == 0 and parts.ledger is not None:
-            parts.ledger.load_state_dict({"parts": 0})  # a run that died before its first checkpoint left some
-        self._fresh = False
         pixels = parts.miner is not None and parts.miner.config.discriminator.view == "batch"
         view = StepView.of(batch, self.towers, moment, Ranks.current().rank, pixels=pixels)
         seen = None if self.momentum is None else (self.momentum, self.momentum.see(view))
@@ -120,11 +116,18 @@ class PretrainStep(TrainingStep):
 
     def epoch_figures(self, epoch: int) -> dict[str, float]:
         """What the detectors found and con-D decided in the epoch."""
-        figures, found = self.parts.counts.take(), self.parts.found
+        figures, miner, found = self.parts.counts.take(), self.parts.miner, self.parts.found
+        if miner is not None:
+            figures |= miner.figures()
         if found is not None:
             figures |= {f"ecm/{name}": value for name, value in found.figures().items()}
             found.reset()
-        return figures if self.parts.miner is None else figures | self.parts.miner.figures()
+        return figures
+
+    def begin(self) -> None:
+        """Empty the ledger: a run that died before its first checkpoint may have left verdicts."""
+        if self.parts.ledger is not None:
+            self.parts.ledger.load_state_dict({"parts": 0})
 
     def save_state(self, folder: Path) -> None:
         """Write momentum model, queue, verdicts, calibration and the place in the ledger."""
@@ -152,19 +155,19 @@ class PretrainStep(TrainingStep):
         parts.counts.add({f"relations/{name}": float(count) for name, count in relations.counts().items()})
         if parts.ledger is not None:
             relations.record(parts.ledger, view.moment.epoch)
-        if miner is not None and judged is not None:
-            if miner.config.judge == "all":
-                relations = miner.connect_all(view, judged, relations, parts.ledger)
-            miner.count_found(view, judged, relations)
-        if parts.found is not None:
-            parts.found.add(view.batch, relations.matches())
+        if miner is not None and judged is not None and miner.config.judge == "all":
+            relations = miner.connect_all(view, judged, relations, parts.ledger)
         extra = parts.relator.extra_matches(relations, view, self.seed)
         candidates = hardest_negatives(
             view.logits, relations.allowed(), self.config.itm.matching(view.moment.progress), self._generator(view)
         )
         if miner is not None and miner.config.judge == "hardest":
-            relations, pairs, converted = miner.connect_hardest(view, candidates, relations, parts.ledger)
+            relations, pairs, converted, asked = miner.connect_hardest(view, candidates, relations, parts.ledger)
+            if parts.found is not None:
+                parts.found.add(view.batch, converted, asked)
             return relations, _with_matches(pairs, extra), PairSet.union(converted, extra) if len(extra) else converted
+        if parts.found is not None:
+            parts.found.add(view.batch, relations.matches())
         return relations, matching_pairs(candidates, extra), extra
 
     def _fused_losses(

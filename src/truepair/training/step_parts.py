@@ -25,7 +25,7 @@ class StepParts:
         guide: The dual encoder that the detector "guide" asks.
         ledger: Keeps the verdicts.
         truth: What is known about undeclared pairs, for figures only.
-        found: Counts how many matches found by rules are right; a miner counts its own.
+        found: Counts how many of the matches that the miner or a rule finds are right, where the truth is known.
         counts: What is counted over an epoch.
     """
 

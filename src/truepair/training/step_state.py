@@ -30,7 +30,7 @@ def save_step(folder: Path, parts: StepParts, rank: int) -> None:
     if parts.ledger is not None:
         state["ledger"] = parts.ledger.state_dict()
     if parts.miner is not None:
-        state["ecm"] = parts.miner.state()
+        state["ecm"] = parts.miner.counts.read()
     if parts.found is not None:
         state["found"] = parts.found.counts
     if parts.regulator is not None:
@@ -55,7 +55,7 @@ def load_step(folder: Path, parts: StepParts, rank: int) -> None:
         if parts.ledger is not None:
             parts.ledger.load_state_dict(state["ledger"])
         if parts.miner is not None:
-            parts.miner.load_state(state["ecm"])
+            parts.miner.counts.load(state["ecm"])
         if parts.found is not None:
             parts.found.counts = dict(state["found"])
         if parts.regulator is not None:

@@ -82,6 +82,9 @@ class TrainingStep(nn.Module):
             moment: The same as in the forward pass of this step.
         """
 
+    def begin(self) -> None:
+        """Prepare a run that starts from its first step; one that goes on has :meth:`load_state` called instead."""
+
     def save_state(self, folder: Path) -> None:
         """Write what a resumed run needs beside the model (momentum encoder, queues, verdicts) into a checkpoint.
 
