@@ -155,6 +155,10 @@ class PretrainRecipe:
             raise ConfigError("srcl weighs pairs of the batch only; set momentum.queue_size to 0, or drop one of both")
         if self.ecm is not None and self.ecm.discriminator.view == "batch" and self.model.cache_images:
             raise ConfigError("ecm.discriminator.view 'batch' needs images, which model.cache_images does without")
+        if self.ecm is not None and not self.ecm.zones.symmetric and self.relations.symmetric:
+            raise ConfigError(
+                "ecm.zones.symmetric false needs relations.symmetric false too, or both directions convert"
+            )
         by_judge = any(rule.detector == "con_d" for rule in self.relations.rules)
         if by_judge != (self.ecm is not None and self.ecm.judge == "rules"):
             raise ConfigError("relations.rules: detector 'con_d' and ecm.judge 'rules' go together; give both or none")
