@@ -48,7 +48,7 @@ def test_all_options_may_come_in_a_config(folder):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"image_rot": "x"}, "no option 'image_rot'; did you mean image_root?"),
+        ({"image_rot": "x"}, r"no option 'image_rot' \(did you mean 'image_root'\?\); give source"),
         ({"format": "xml"}, "unknown format 'xml'; give auto, sample, albef"),
         ({"on_bad": "maybe"}, "on_bad is 'maybe'; give skip or error"),
         ({"max_skipped": 2.0}, "max_skipped is 2.0"),

@@ -125,7 +125,7 @@ def test_mistakes_are_named_in_one_line(table: PairTable, folder: Path, tmp_path
         open_discriminator(DiscriminatorConfig(checkpoint=str(folder), view="batch"), run)
     with pytest.raises(CheckpointError, match=r"has no usable preprocessing\.json"):
         open_discriminator(DiscriminatorConfig(checkpoint=str(tmp_path)), run)
-    with pytest.raises(ConfigError, match="did you mean albef"):
+    with pytest.raises(ConfigError, match="did you mean 'albef'"):
         open_discriminator(DiscriminatorConfig(checkpoint=str(folder), kind="albeff"), run)
     for fields in ({"view": "crop"}, {"view": "batch", "kind": "blip"}, {"pairs_at_once": 0}, {"least_coverage": 2.0}):
         with pytest.raises(ConfigError):

@@ -47,7 +47,7 @@ def test_a_judge_that_recognises_little_is_warned_of_in_one_line(squares: Path) 
     judge = RowJudge(torch.full((48,), 0.5))
     found = coverage_of(squares, judge, sample=10, least=0.2)
     assert found.warning is not None and "\n" not in found.warning
-    assert re.search(r"given passes only 0% of 10 known pairs at 0\.8 .*lower ecm\.high", found.warning)
+    assert re.search(r"given passes only 0% of 10 known pairs at 0\.8 .*lower ecm\.zones\.high", found.warning)
     assert len(judge.rows) == len(set(judge.rows)) == 10
     with pytest.raises(ConfigError, match="says nothing"):
         coverage_of(squares, judge, sample=0, least=0.2)

@@ -73,7 +73,7 @@ def test_scores_are_calibrated_cosines(kind: str, table: PairTable, tmp_path: Pa
     folder = (save_clip if kind == "clip" else save_albef)(tmp_path / "judge", table)
     config = DiscriminatorConfig(checkpoint=str(folder), kind="dual")
     run = RunInputs(table=table, preprocessing=preprocessing_of(table, max_length=4))
-    with pytest.raises(ConfigError, match=r"calibration\.json is missing: fit it"):
+    with pytest.raises(ConfigError, match=r"calibration\.json is missing; fit it"):
         open_discriminator(config, run)
     encoder = open_dual_encoder(str(folder), table, "cpu")
     calibration = fit_dual_calibration(encoder, table)

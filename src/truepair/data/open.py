@@ -1,6 +1,5 @@
 """One function that opens image-text pairs in any known format."""
 
-import difflib
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from truepair.data.source import SourceConfig
 from truepair.data.store.cache import cached_rows
 from truepair.data.table import PairTable
 from truepair.errors import ConfigError, DataError
+from truepair.spelling import nearest
 
 READERS: dict[str, Callable[[SourceConfig], Reader]] = {
     "sample": SampleReader,
@@ -65,9 +65,7 @@ def _config(source: str | Path | SourceConfig, options: dict[str, Any]) -> Sourc
     known = [field.name for field in fields(SourceConfig)]
     for name in options:
         if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
-            raise ConfigError(f"open_pairs has no option '{name}'; {hint}")
+            raise ConfigError(f"open_pairs has no option '{name}'{nearest(name, known)}; give {', '.join(known)}")
     plain: dict[str, Any] = {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
     if isinstance(source, SourceConfig):
         return replace(source, **plain)

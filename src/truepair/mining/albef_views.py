@@ -56,7 +56,9 @@ class BatchView:
             ConfigError: the batch has no pixels, since the student's image states come from a cache.
         """
         if batch.pixel_values is None:
-            raise ConfigError("ecm.view is batch, but the student's images come from a cache; set ecm.view to plain")
+            raise ConfigError(
+                "ecm.discriminator.view is batch, but the student's images come from a cache; set it to plain"
+            )
         return self.model.image_states(batch.pixel_values[rows].to(self.model.device))
 
     def text_states(self, batch: PairBatch, rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -116,4 +118,4 @@ def _require_same_inputs(own: Preprocessing, student: Preprocessing) -> None:
         ("image normalisation", own.transform.normalisation, student.transform.normalisation),
     ):
         if one != other:
-            raise ConfigError(f"ecm.view is batch, but judge and student differ in their {what}; set ecm.view to plain")
+            raise ConfigError(f"ecm.discriminator.view: judge and student differ in their {what}; set it to plain")

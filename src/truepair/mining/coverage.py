@@ -41,8 +41,9 @@ class Coverage:
         if self.share >= self.least:
             return None
         return (
-            f"{self.judge} passes only {self.share:.0%} of {self.asked} known pairs at {self.high:g} (median "
-            f"{self.median:.2f}): it would convert almost nothing; train it longer on clean pairs, or lower ecm.high"
+            f"{self.judge} passes only {self.share:.0%} of {self.asked} known pairs at {self.high:g} "
+            f"(median {self.median:.2f}) and would convert almost nothing; train it longer on clean pairs, or lower "
+            "ecm.zones.high"
         )
 
     def figures(self) -> dict[str, float]:

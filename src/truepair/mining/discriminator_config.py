@@ -36,8 +36,10 @@ class DiscriminatorConfig:
 
     def __post_init__(self) -> None:
         if self.view not in _VIEWS:
-            raise ConfigError(f"ecm.view is '{self.view}'; give {' or '.join(_VIEWS)}")
+            raise ConfigError(f"ecm.discriminator.view is '{self.view}'; give {' or '.join(_VIEWS)}")
         if self.view == "batch" and self.kind != "albef":
-            raise ConfigError(f"ecm.view is batch, which a judge of kind '{self.kind}' cannot read; set it to plain")
-        if self.pairs_at_once < 1 or not 0.0 <= self.least_coverage <= 1.0:
-            raise ConfigError("ecm.pairs_at_once must be at least 1, and ecm.least_coverage a share between 0 and 1")
+            raise ConfigError(f"ecm.discriminator.view is batch, which kind '{self.kind}' cannot read; set it to plain")
+        if self.pairs_at_once < 1:
+            raise ConfigError(f"ecm.discriminator.pairs_at_once is {self.pairs_at_once}; give at least 1")
+        if not 0.0 <= self.least_coverage <= 1.0:
+            raise ConfigError(f"ecm.discriminator.least_coverage is {self.least_coverage}; give a share from 0 to 1")

@@ -60,7 +60,9 @@ class DualCalibration:
             CheckpointError: it cannot be read, or was fitted for another encoder.
         """
         if not file.is_file():
-            raise ConfigError(f"{file} is missing: fit it with fit_dual_calibration, or give ecm.calibration")
+            raise ConfigError(
+                f"{file} is missing; fit it (fit_dual_calibration), or give ecm.discriminator.calibration"
+            )
         try:
             found = cls(**json.loads(file.read_text(encoding="utf-8")))
         except (ValueError, TypeError) as error:

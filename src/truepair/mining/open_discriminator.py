@@ -1,6 +1,5 @@
 """From a config to the judge it names."""
 
-import difflib
 from collections.abc import Callable
 
 import torch
@@ -15,6 +14,7 @@ from truepair.mining.evidence_discriminator import open_evidence
 from truepair.mining.memorised import MemorisedDiscriminator
 from truepair.mining.run_inputs import RunInputs
 from truepair.mining.verdict_memory import VerdictMemory
+from truepair.spelling import nearest
 
 DISCRIMINATORS: dict[str, Callable[[DiscriminatorConfig, RunInputs, torch.device | str], Discriminator]] = {
     "albef": open_albef,
@@ -40,9 +40,8 @@ def open_discriminator(
         CheckpointError: there is no such checkpoint, or it is damaged.
     """
     if config.kind not in DISCRIMINATORS:
-        near = difflib.get_close_matches(config.kind, DISCRIMINATORS, 1)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(DISCRIMINATORS)}"
-        raise ConfigError(f"ecm.kind is '{config.kind}'; {hint}")
+        near = nearest(config.kind, DISCRIMINATORS)
+        raise ConfigError(f"ecm.discriminator.kind is '{config.kind}'{near}; give {', '.join(DISCRIMINATORS)}")
     discriminator = DISCRIMINATORS[config.kind](config, run, device)
     if discriminator.repeatable if config.memory is None else config.memory:
         memory = VerdictMemory(discriminator.fingerprint, limit=config.memory_limit)

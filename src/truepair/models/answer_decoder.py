@@ -8,9 +8,11 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from truepair.data.answer_vocabulary import AnswerVocabulary
 from truepair.models.albef import AlbefModel
 from truepair.models.bert_layers import AttentionBlock, FeedForwardBlock
 from truepair.models.config import AlbefConfig
+from truepair.models.copy_head import CopyHead, CopyKeys
 from truepair.models.fusion import FusionLayer
 from truepair.models.heads import VocabularyHead
 from truepair.models.row_groups import RowGroups
@@ -29,6 +31,8 @@ class QuestionKeysValues(NamedTuple):
     """One [Q, N, D] per layer."""
     mask: Tensor
     """True at the tokens of the questions, bool [Q, N]."""
+    copies: CopyKeys | None = None
+    """What may be copied; None for a decoder that does not copy."""
 
 
 class Decoded(NamedTuple):
@@ -74,11 +78,13 @@ class AnswerDecoder(nn.Module):
         config: sizes.
         tokens: tokens of the pre-trained model's vocabulary that it knows, padding first; here they are numbered by
             their place. None: all of them.
+        copies: the tokens of a question may be copied into its answer.
     """
 
-    def __init__(self, config: AlbefConfig, tokens: Sequence[int] | None = None) -> None:
+    def __init__(self, config: AlbefConfig, tokens: Sequence[int] | None = None, *, copies: bool = False) -> None:
         super().__init__()
         self.tokens = None if tokens is None else list(tokens)
+        self.copy_head = CopyHead(config.hidden_size) if copies else None
         if self.tokens is not None:
             config = copy.deepcopy(config)
             config.vocab_size, config.pad_token_id = len(self.tokens), 0
@@ -108,11 +114,39 @@ class AnswerDecoder(nn.Module):
         by_token = ("word_embeddings.weight", "decoder.weight", "decoder.bias")
         return {name: value[self.tokens] if name in by_token else value for name, value in state.items()}
 
-    def question_keys_values(self, states: Tensor, attention_mask: Tensor) -> QuestionKeysValues:
-        """Keys and values of every layer for questions [Q, N, D] with their mask [Q, N]."""
+    def question_keys_values(
+        self, states: Tensor, attention_mask: Tensor, input_ids: Tensor | None = None
+    ) -> QuestionKeysValues:
+        """Keys and values of every layer for questions.
+
+        Args:
+            states: fused states of the questions [Q, N, D].
+            attention_mask: 1 for tokens and 0 for padding, [Q, N].
+            input_ids: their tokens [Q, N]; needed where they may be copied.
+        """
         pairs = [cast(DecoderLayer, layer).cross_attention.keys_values(states) for layer in self.layers]
         keys, values = zip(*pairs, strict=True)
-        return QuestionKeysValues(keys, values, attention_mask.to(torch.bool))
+        mask = attention_mask.to(torch.bool)
+        if self.copy_head is None:
+            return QuestionKeysValues(keys, values, mask)
+        assert input_ids is not None, "copying needs the tokens of the questions"
+        known = input_ids if self.tokens is None else AnswerVocabulary(self.tokens).places(input_ids)
+        return QuestionKeysValues(keys, values, mask, self.copy_head.keys(states, known.masked_fill(~mask, -1)))
+
+    def logits(self, states: Tensor, questions: QuestionKeysValues, rows: Tensor) -> Tensor:
+        """What follows some states: logits [P, V].
+
+        Args:
+            states: from `forward` [P, D].
+            questions: Q of them.
+            rows: the question of each state, [P] int64.
+        """
+        logits: Tensor = self.head(states)
+        if self.copy_head is None:
+            return logits
+        assert questions.copies is not None, "questions of a decoder that does not copy"
+        copied: Tensor = self.copy_head(logits, states, questions.copies, rows)
+        return copied
 
     def forward(
         self,

@@ -19,12 +19,17 @@ class RankedAnswers(NamedTuple):
     answers: Tensor
     """Numbers in the answer list, int64 [Q, k]."""
     scores: Tensor
-    """Log-likelihood of each answer, its end token included, float32 [Q, k]."""
+    """Log-likelihood of each answer, its end token included, plus its prior, float32 [Q, k]."""
 
 
 @torch.inference_mode()
 def rank_answers(
-    decoder: AnswerDecoder, questions: QuestionKeysValues, trie: AnswerTrie, *, candidates: int = 128
+    decoder: AnswerDecoder,
+    questions: QuestionKeysValues,
+    trie: AnswerTrie,
+    *,
+    candidates: int = 128,
+    prior: Tensor | None = None,
 ) -> RankedAnswers:
     """Rank answers in two steps, as ALBEF does: the answers whose first token is the likeliest are scored in full.
 
@@ -37,6 +42,7 @@ def rank_answers(
         questions: Q of them.
         trie: the answer list.
         candidates: k, answers of each question that are scored in full; a shorter list is taken whole.
+        prior: added to the log-likelihoods in both steps, [Q, A].
 
     Raises:
         ConfigError: if ``candidates`` is not positive.
@@ -47,8 +53,11 @@ def rank_answers(
     trie = trie.to(device)
     rows = len(questions.mask)
     root = decoder(trie.tokens[:1].expand(rows, 1), questions)
-    first = decoder.head(root.states[:, 0]).float().log_softmax(dim=1)  # [Q, V]
+    everyone = torch.arange(rows, device=device)
+    first = decoder.logits(root.states[:, 0], questions, everyone).float().log_softmax(dim=1)  # [Q, V]
     by_first_token = first[:, trie.tokens[trie.paths[:, 0]]]  # [Q, A]
+    if prior is not None:
+        by_first_token = by_first_token + prior
     order = by_first_token.sort(dim=1, descending=True, stable=True).indices
     chosen = order[:, : min(candidates, len(trie))].sort(dim=1).values  # [Q, k]
     paths = trie.paths[chosen]  # [Q, k, T]
@@ -58,6 +67,8 @@ def rank_answers(
     scores = torch.where(trie.depths == 1, first[:, trie.tokens], scores)
     scores[:, 0] = 0.0  # paths are padded with the root
     total = scores.gather(1, paths.flatten(1)).view(paths.shape).sum(dim=2)  # [Q, k]
+    if prior is not None:
+        total = total + prior.gather(1, chosen)
     ranked = total.sort(dim=1, descending=True, stable=True)
     return RankedAnswers(chosen.gather(1, ranked.indices), ranked.values)
 
@@ -85,7 +96,8 @@ def _later_tokens(
     distinct, place = state.unique_consecutive(return_inverse=True)  # [P], [E]
     scores = torch.zeros(wanted.shape, device=states.device)
     for start in range(0, len(distinct), _HEAD_ROWS):
-        logs = decoder.head(states[distinct[start : start + _HEAD_ROWS]]).float().log_softmax(dim=1)  # [p, V]
+        part = distinct[start : start + _HEAD_ROWS]
+        logs = decoder.logits(states[part], questions, part // most).float().log_softmax(dim=1)  # [p, V]
         first, last = torch.searchsorted(place, place.new_tensor([start, start + _HEAD_ROWS])).tolist()
         edges = slice(first, last)
         scores[question[edges], node[edges]] = logs[place[edges] - start, trie.tokens[node[edges]]]

@@ -7,8 +7,9 @@ from typing import Any, ClassVar, Self
 from transformers import PretrainedConfig
 
 from truepair.errors import ConfigError
-from truepair.models.encoder_base import nearest_name, require_known_fields
+from truepair.models.encoder_base import require_known_fields
 from truepair.models.sizes import SIZES
+from truepair.spelling import nearest
 
 
 class AlbefConfig(PretrainedConfig):
@@ -97,7 +98,7 @@ class AlbefConfig(PretrainedConfig):
             ConfigError: for a size or a field that does not exist, naming the nearest one that does.
         """
         if size not in SIZES:
-            raise ConfigError(f"there is no model size {size!r}; did you mean {nearest_name(size, SIZES)!r}?")
+            raise ConfigError(f"there is no model size '{size}'{nearest(size, SIZES)}; give {', '.join(SIZES)}")
         require_known_fields(overrides, (field.name for field in dataclasses.fields(cls)), "the model")
         return cls(**{**copy.deepcopy(dict(SIZES[size])), **overrides})
 

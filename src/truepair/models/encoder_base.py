@@ -1,13 +1,13 @@
 """What every image encoder of this package has in common, and how its config becomes a dataclass."""
 
 import dataclasses
-import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any, Self, TypeVar
 
 from torch import Tensor, nn
 
 from truepair.errors import ConfigError
+from truepair.spelling import nearest
 
 C = TypeVar("C")
 
@@ -68,11 +68,6 @@ class ImageEncoder(nn.Module):
         return super().train(mode and not self.frozen)
 
 
-def nearest_name(name: str, known: Iterable[str]) -> str:
-    """The known name that is most like ``name``, for error messages."""
-    return difflib.get_close_matches(name, list(known), n=1, cutoff=0.0)[0]
-
-
 def require_known_fields(fields: Iterable[str], known: Iterable[str], what: str) -> None:
     """Refuse fields that do not exist.
 
@@ -82,7 +77,7 @@ def require_known_fields(fields: Iterable[str], known: Iterable[str], what: str)
     known = set(known)
     for name in fields:
         if name not in known:
-            raise ConfigError(f"{what} has no field '{name}'; did you mean '{nearest_name(name, known)}'?")
+            raise ConfigError(f"{what} has no field '{name}'{nearest(name, known)}")
 
 
 def parse_config(config_class: type[C], config: Mapping[str, Any]) -> C:

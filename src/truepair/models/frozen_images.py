@@ -1,7 +1,7 @@
 """Image states of a data set from a frozen encoder: once per distinct image, with augmented views if wanted."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,10 @@ class ImageStates:
             at = (chosen == number).nonzero()[:, 0]
             states.index_copy_(0, at, view.gather(images[at]))
         return states
+
+    def of_rows(self, rows: NDArray[np.int64]) -> "ImageStates":
+        """The states of some rows of the table, as a table of their own."""
+        return replace(self, image_rows=self.image_rows[torch.from_numpy(rows)])
 
     @property
     def nbytes(self) -> int:

@@ -4,10 +4,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from truepair.models.albef import AlbefModel
-from truepair.models.frozen_captions import EncodeCaptions
+from truepair.models.frozen_captions import CaptionStates, EncodeCaptions
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,12 @@ def encode_images(model: AlbefModel, batches: Iterable[Tensor], *, are_states: b
 
 @torch.inference_mode()
 def encode_captions(
-    model: AlbefModel, captions: Sequence[str], encode: EncodeCaptions, *, batch_size: int = 256
+    model: AlbefModel,
+    captions: Sequence[str],
+    encode: EncodeCaptions,
+    *,
+    cache: CaptionStates | None = None,
+    batch_size: int = 256,
 ) -> EncodedCaptions:
     """Encode captions.
 
@@ -66,15 +72,21 @@ def encode_captions(
         model: in evaluation mode.
         captions: T texts.
         encode: the tokenization the model was trained with.
+        cache: what the (frozen) text encoder made of them; it does not run then.
         batch_size: texts encoded at once.
     """
     ids, mask = encode(captions)  # [T, L], [T, L]
     states, features = [], []
     for start in range(0, len(ids), batch_size):
         part = slice(start, start + batch_size)
-        encoded = model.encode_text(ids[part].to(model.device), mask[part].to(model.device))
-        states.append(encoded.states.half().cpu())
-        features.append(encoded.feature.float().cpu())
+        on_device = mask[part].to(model.device)
+        if cache is None:
+            found = model.text_states(ids[part].to(model.device), on_device)
+        else:
+            found = cache.gather(captions[part])[0].to(model.device)
+            found = F.pad(found, (0, 0, 0, mask.shape[1] - found.shape[1]))  # [B, L, D]
+        states.append(found.half().cpu())
+        features.append(model.project_text(found, on_device).float().cpu())
     return EncodedCaptions(mask, torch.cat(states), torch.cat(features))
 
 

@@ -9,8 +9,9 @@ from transformers import AutoImageProcessor, AutoModel
 from truepair.errors import CheckpointError, ConfigError
 from truepair.models.conv_stem import ConvStem
 from truepair.models.efficientnet import EfficientNetLite0
-from truepair.models.encoder_base import ImageEncoder, nearest_name
+from truepair.models.encoder_base import ImageEncoder
 from truepair.models.vision_tower import VisionTower, inner_tower, known_types
+from truepair.spelling import nearest
 
 _OWN: Mapping[str, Callable[[Mapping[str, Any]], ImageEncoder]] = {
     "conv_stem": ConvStem.from_config,
@@ -37,7 +38,7 @@ def build_image_encoder(config: Mapping[str, Any]) -> ImageEncoder:
         return _OWN[kind](config)
     types = known_types()
     if kind not in types:
-        raise ConfigError(f"there is no image encoder '{kind}'; did you mean '{nearest_name(kind, [*_OWN, *types])}'?")
+        raise ConfigError(f"there is no image encoder '{kind}'{nearest(kind, [*_OWN, *types])}")
     return VisionTower.from_config(config)
 
 

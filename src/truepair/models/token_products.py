@@ -32,7 +32,7 @@ class TokenProducts(nn.Module):
         self.image_projection = build_projection(config, image_width)
         self.text_projection = build_projection(config, config.hidden_size)
         self.merge = nn.Linear(images * (config.embed_dim + 1), config.hidden_size)
-        self.pooling = config.image_pooling
+        self.image_pooling, self.text_pooling = config.image_pooling, config.text_pooling
         self.frozen = frozen
         self.image_projection.requires_grad_(not frozen)
         self.text_projection.requires_grad_(not frozen)
@@ -64,13 +64,27 @@ class TokenProducts(nn.Module):
             image_states: of I images [I, N, W].
             image_rows: the images of each text, [B, K] int64.
         """
-        pooled = image_states[:, 0] if self.pooling == "cls" else image_states.mean(dim=1)
-        features = F.normalize(self.image_projection(pooled), dim=-1)  # [I, E]
+        features = self.image_features(image_states)  # [I, E]
         words = F.normalize(self.text_projection(text_states), dim=-1)  # [B, L, E]
         # As in `MatchHead`: sqrt(E) keeps the length of a product near 1.
         of_texts = features[image_rows] * math.sqrt(features.shape[1])  # [B, K, E]
         products = words[:, :, None] * of_texts[:, None]  # [B, L, K, E]
         # The sum could be learned from its parts, but slowly: each of them says next to nothing.
         common = torch.cat([products, products.sum(dim=3, keepdim=True)], dim=3).flatten(2)  # [B, L, K (E + 1)]
-        weights = attention_mask[:, :, None] / attention_mask.sum(dim=1)[:, None, None]  # [B, L, 1]
-        return text_states + self.merge(common), (common * weights).sum(dim=1)
+        return text_states + self.merge(common), _mean(common, attention_mask)
+
+    def image_features(self, image_states: Tensor) -> Tensor:
+        """Image states [I, N, W] to the L2-normalised features of ITC [I, E]."""
+        pooled = image_states[:, 0] if self.image_pooling == "cls" else image_states.mean(dim=1)
+        return F.normalize(self.image_projection(pooled), dim=-1)
+
+    def text_features(self, text_states: Tensor, attention_mask: Tensor) -> Tensor:
+        """Text states [B, L, D] with their mask [B, L] to the L2-normalised features of ITC [B, E]."""
+        pooled = text_states[:, 0] if self.text_pooling == "cls" else _mean(text_states, attention_mask)
+        return F.normalize(self.text_projection(pooled), dim=-1)
+
+
+def _mean(states: Tensor, attention_mask: Tensor) -> Tensor:
+    """Mean over tokens: [B, L, X] with mask [B, L] to [B, X]."""
+    weights = attention_mask[:, :, None] / attention_mask.sum(dim=1)[:, None, None]  # [B, L, 1]
+    return (states * weights).sum(dim=1)

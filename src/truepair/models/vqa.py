@@ -7,12 +7,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from truepair.data.vqa_batch import VqaBatch
+from truepair.errors import ConfigError
 from truepair.models.albef import AlbefModel
 from truepair.models.answer_decoder import AnswerDecoder, QuestionKeysValues
 from truepair.models.answer_ranking import RankedAnswers, rank_answers
 from truepair.models.answer_trie import AnswerTrie
 from truepair.models.downstream import DownstreamConfig, DownstreamModel
 from truepair.models.fusion import FusionEncoder
+from truepair.models.token_products import TokenProducts
 
 
 class VqaConfig(DownstreamConfig):
@@ -24,6 +26,8 @@ class VqaConfig(DownstreamConfig):
     """Tokens of the tokenizer that answers are made of, padding first: the decoder knows no others, and numbers them by
     their place here (see `AnswerVocabulary`). None: all of them. The vocabulary head of 30,522 tokens takes more time
     than all layers of a small decoder."""
+    copy_question: bool = False
+    """Let the decoder copy tokens of the question (see `CopyHead`)."""
 
 
 class VqaModel(DownstreamModel):
@@ -42,7 +46,7 @@ class VqaModel(DownstreamModel):
     def __init__(self, config: VqaConfig) -> None:
         super().__init__(config)
         self.fusion_encoder = FusionEncoder(config, self.image_encoder.width)
-        self.answer_decoder = AnswerDecoder(config, config.answer_tokens)
+        self.answer_decoder = AnswerDecoder(config, config.answer_tokens, copies=config.copy_question)
         self.post_init()
 
     def _start_from(self, albef: AlbefModel) -> None:
@@ -50,7 +54,12 @@ class VqaModel(DownstreamModel):
         self.answer_decoder.start_from(albef)
 
     def questions(
-        self, image_states: Tensor, text_states: Tensor, attention_mask: Tensor, image_rows: Tensor
+        self,
+        image_states: Tensor,
+        text_states: Tensor,
+        attention_mask: Tensor,
+        image_rows: Tensor,
+        input_ids: Tensor | None = None,
     ) -> QuestionKeysValues:
         """What the decoder needs to know of Q questions about I images.
 
@@ -59,13 +68,14 @@ class VqaModel(DownstreamModel):
             text_states: of the questions [Q, L, D].
             attention_mask: 1 for tokens and 0 for padding, [Q, L].
             image_rows: the image of each question, [Q] int64.
+            input_ids: tokens of the questions [Q, L]; needed with ``copy_question``.
         """
         states = text_states
         if self.token_products is not None:
             states, _ = self.token_products(states, attention_mask, image_states, image_rows[:, None])
         keys_values = self.fusion_encoder.image_keys_values(image_states)
         fused = self.fusion_encoder(states, attention_mask, keys_values, image_rows)  # [Q, L, D]
-        return self.answer_decoder.question_keys_values(fused, attention_mask)
+        return self.answer_decoder.question_keys_values(fused, attention_mask, input_ids)
 
     def answer_loss(
         self, questions: QuestionKeysValues, ids: Tensor, mask: Tensor, rows: Tensor, weights: Tensor
@@ -81,9 +91,9 @@ class VqaModel(DownstreamModel):
         """
         states = self.answer_decoder(ids[:, :-1], questions, rows).states  # [A, T - 1, D]
         predicted = mask[:, 1:].bool()  # [A, T - 1]
-        logits = self.answer_decoder.head(states[predicted])  # [P, V], only where a token follows
-        losses = F.cross_entropy(logits.float(), ids[:, 1:][predicted], reduction="none")  # [P]
         answer = predicted.nonzero()[:, 0]  # [P]
+        logits = self.answer_decoder.logits(states[predicted], questions, rows[answer])  # [P, V], where a token follows
+        losses = F.cross_entropy(logits.float(), ids[:, 1:][predicted], reduction="none")  # [P]
         return (losses * weights[answer]).sum() / len(questions.mask)
 
     def loss(self, batch: VqaBatch, image_states: Tensor | None = None, text_states: Tensor | None = None) -> Tensor:
@@ -106,6 +116,7 @@ class VqaModel(DownstreamModel):
         text_states: Tensor | None = None,
         *,
         candidates: int = 128,
+        prior: Tensor | None = None,
     ) -> RankedAnswers:
         """Rank an answer list for each question of a batch; call it in evaluation mode.
 
@@ -115,9 +126,37 @@ class VqaModel(DownstreamModel):
             image_states: [I, N, W]; they replace the pixels.
             text_states: [Q, L, D]; they replace the tokens of the questions.
             candidates: answers of each question that are scored in full.
+            prior: added to the log-likelihood of each answer, such as a multiple of its `similarities` [Q, A].
         """
         questions = self._questions_of(batch, image_states, text_states)
-        return rank_answers(self.answer_decoder, questions, trie, candidates=candidates)
+        return rank_answers(self.answer_decoder, questions, trie, candidates=candidates, prior=prior)
+
+    @torch.inference_mode()
+    def answer_features(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Features [A, E] of answers as if they were captions, for `similarities`.
+
+        Args:
+            input_ids: tokens of the answers, as captions are tokenized, [A, L].
+            attention_mask: 1 for tokens and 0 for padding, [A, L].
+
+        Raises:
+            ConfigError: the model has no projections of ITC.
+        """
+        products = self._products()
+        return products.text_features(self.text_states(input_ids, attention_mask), attention_mask)
+
+    @torch.inference_mode()
+    def similarities(self, image_states: Tensor, answer_features: Tensor) -> Tensor:
+        """Cosines [I, A] of ITC between images and answers; in evaluation mode.
+
+        Args:
+            image_states: [I, N, W].
+            answer_features: from `answer_features` [A, E].
+
+        Raises:
+            ConfigError: the model has no projections of ITC.
+        """
+        return self._products().image_features(image_states) @ answer_features.T
 
     @torch.inference_mode()
     def generate_answers(
@@ -145,16 +184,23 @@ class VqaModel(DownstreamModel):
         """
         questions = self._questions_of(batch, image_states, text_states)
         token = torch.full((len(questions.mask), 1), start, device=self.device)
+        everyone = torch.arange(len(questions.mask), device=self.device)
         written, past = [], None
         for _ in range(max_length):
             decoded = self.answer_decoder(token, questions, past=past)
             past = decoded.past
-            token = self.answer_decoder.head(decoded.states[:, -1]).argmax(dim=1, keepdim=True)  # [Q, 1]
+            logits = self.answer_decoder.logits(decoded.states[:, -1], questions, everyone)  # [Q, V]
+            token = logits.argmax(dim=1, keepdim=True)  # [Q, 1]
             written.append(token)
             if bool((torch.cat(written, dim=1) == end).any(dim=1).all()):
                 break
         rows = torch.cat(written, dim=1).tolist()
         return [row[: row.index(end)] if end in row else row for row in rows]
+
+    def _products(self) -> TokenProducts:
+        if self.token_products is None:
+            raise ConfigError("similarities of answers need ITC's projections: set token_products in model.options")
+        return self.token_products
 
     def _questions_of(
         self, batch: VqaBatch, image_states: Tensor | None, text_states: Tensor | None
@@ -164,4 +210,4 @@ class VqaModel(DownstreamModel):
             image_states = self.image_states(batch.pixel_values)
         if text_states is None:
             text_states = self.text_states(batch.input_ids, batch.attention_mask)
-        return self.questions(image_states, text_states, batch.attention_mask, batch.image_rows)
+        return self.questions(image_states, text_states, batch.attention_mask, batch.image_rows, batch.input_ids)

@@ -48,7 +48,7 @@ class CalibrationConfig:
 
     def __post_init__(self) -> None:
         if not (0.0 < self.share < 1.0 and 0.0 < self.below < 1.0):
-            raise ConfigError("srcl.calibration share and below must lie between 0 and 1, ends excluded.")
+            raise ConfigError("srcl.calibrate: share and below must lie between 0 and 1, ends excluded")
 
 
 def calibrated(
@@ -70,7 +70,7 @@ def calibrated(
     """
     config = config or CalibrationConfig()
     if regulation.config.form not in _KNOBS:
-        raise ConfigError("srcl.form 'literal' has nothing to calibrate; use 'softmax' or 'tempered'.")
+        raise ConfigError("srcl.weights.form 'literal' has nothing to calibrate; use 'softmax' or 'tempered'")
     knob = _KNOBS[regulation.config.form]
 
     def reaches(value: float) -> bool:

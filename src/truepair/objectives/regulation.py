@@ -40,11 +40,11 @@ class RegulationConfig:
 
     def __post_init__(self) -> None:
         if self.form not in _FORMS:
-            raise ConfigError(f"srcl.form is {self.form!r}; use one of {', '.join(_FORMS)}.")
+            raise ConfigError(f"srcl.weights.form is {self.form!r}; use one of {', '.join(_FORMS)}")
         if not 0.0 < self.delta <= MOST_DELTA:
-            raise ConfigError(f"srcl.delta is {self.delta}; use a number above 0, up to {MOST_DELTA}.")
+            raise ConfigError(f"srcl.weights.delta is {self.delta}; use a number above 0, up to {MOST_DELTA}")
         if self.tau_w < LEAST_TAU_W:
-            raise ConfigError(f"srcl.tau_w is {self.tau_w}; use {LEAST_TAU_W} or more.")
+            raise ConfigError(f"srcl.weights.tau_w is {self.tau_w}; use {LEAST_TAU_W} or more")
 
     @property
     def temperature(self) -> float:

@@ -55,7 +55,7 @@ class ZoneConfig:
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.low <= self.high <= 1.0:
-            raise ConfigError(f"ecm.low {self.low} and ecm.high {self.high} must satisfy 0 <= low <= high <= 1.")
+            raise ConfigError(f"ecm.zones: low {self.low} and high {self.high} must satisfy 0 <= low <= high <= 1")
 
     @classmethod
     def official(cls, low: float = 0.5, high: float = 0.8) -> "ZoneConfig":
