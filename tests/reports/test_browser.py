@@ -40,7 +40,7 @@ addEventListener("load", () => {
     scrollWidth: root.scrollWidth, innerWidth, wide: wide.map(element => element.outerHTML.slice(0, 80)),
     requests: performance.getEntriesByType("resource").map(entry => entry.name.slice(0, 80)),
     paper: getComputedStyle(document.body).backgroundColor,
-    picture: document.querySelector(".picture").getBoundingClientRect().width,
+    picture: document.querySelector(".picture")?.getBoundingClientRect().width ?? 0,
     title: document.title,
   }, "*");
 });

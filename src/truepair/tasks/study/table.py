@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -77,14 +78,21 @@ class StudyTable:
         """A figure of an arm's cells; cells without it are left out."""
         return {
             Cell(row["data_seed"], row["seed"]): row[figure]
-            for row in self.rows
-            if (row["arm"], row["data"], row["test"]) == (arm, data, test) and row.get(figure) is not None
+            for row in self._by_arm.get((arm, data, test), [])
+            if row.get(figure) is not None
         }
 
     def mean(self, arm: str, data: str, test: str, figure: str) -> float | None:
         """Mean of a figure over an arm's cells; None where no cell has it."""
         found = self.figures(arm, data, test, figure)
         return sum(found.values()) / len(found) if found else None
+
+    @cached_property
+    def _by_arm(self) -> dict[tuple[str, str, str], list[Mapping[str, Any]]]:
+        found: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
+        for row in self.rows:
+            found.setdefault((row["arm"], row["data"], row["test"]), []).append(row)
+        return found
 
     def has(self, figure: str) -> bool:
         """Whether any cell has a figure."""

@@ -1,0 +1,106 @@
+"""Question 2: what false negatives cost as they grow denser, and what each method wins back."""
+
+from truepair.evaluation import Estimate
+from truepair.reports.study.data import Answer, Drawing
+from truepair.reports.study.plots import IntervalPlot
+from truepair.reports.study.view import StudyView
+from truepair.reports.study.words import gain_words, listed, number, share_words
+from truepair.tasks.study.statistics import PairedDifference
+
+AIM = 0.6  # of the ceiling's gain
+
+
+def answer_density(view: StudyView) -> Answer:
+    """The ceiling's gain by kind of data, and the share of it that each arm reaches."""
+    sentences = [text for data in view.table.data for text in _sentence(view, data)]
+    missing = [arm for arm in (view.reference, view.ceiling) if arm not in view.table.arms]
+    if missing:
+        sentences = [f"No run of {listed(missing)} is finished, so no share of a gain can be given."]
+    elif len(view.table.data) > 1:
+        sentences.append(_verdict(view))
+    return Answer(
+        key="density",
+        title="What false negatives cost",
+        question="How much does the reference lose to them as their density grows, and what does each method recover?",
+        sentences=sentences,
+        drawings=_drawings(view),
+    )
+
+
+def best_method(view: StudyView, data: str) -> tuple[str, Estimate] | None:
+    """The arm that recovers most without knowing the truth, and its share."""
+    shares = [(arm, share) for arm in view.methods if (share := view.recovered(arm, data)) is not None]
+    return max(shares, key=lambda item: item[1].value, default=None)
+
+
+def _sentence(view: StudyView, data: str) -> list[str]:
+    """The ceiling's gain on a kind of data, and the best method."""
+    gain = view.gain(view.ceiling, data)
+    if gain is None:
+        return []
+    base, top = (view.mean(arm, data, "ga") or 0.0 for arm in (view.reference, view.ceiling))
+    cost = (
+        f"{data}: {view.reference} reaches {number(base)} where {view.ceiling} reaches {number(top)}: "
+        f"{gain_words(gain)} for knowing its false negatives."
+    )
+    best = best_method(view, data)
+    if best is not None:
+        return [f"{cost} {best[0]} recovers most of it without knowing the truth, {share_words(best[1])}."]
+    return [cost] if gain.clear else [f"{cost} That is not clear of zero, so no share of it can be given."]
+
+
+def _verdict(view: StudyView) -> str:
+    """Whether one method reaches the aim on all kinds of data."""
+    least: dict[str, float] = {}
+    reached = []
+    for arm in view.methods:
+        shares = [view.recovered(arm, data) for data in view.table.data]
+        known = [share for share in shares if share is not None]
+        if known and len(known) == len(shares):
+            least[arm] = min(share.value for share in known)
+            if least[arm] >= AIM and all(share.low > 0 for share in known):
+                reached.append(arm)
+    if not least:
+        return "No arm has a share at every density."
+    best = max(least, key=least.__getitem__)
+    if reached:
+        return f"At least {AIM:.0%} at every density, with an interval clear of zero: {listed(reached)}."
+    return (
+        f"No method recovers {AIM:.0%} at every density with an interval clear of zero; {best} comes closest: "
+        f"{number(100 * least[best], 0)} % at its worst."
+    )
+
+
+def _drawings(view: StudyView) -> list[Drawing]:
+    """The gain to be had by kind of data; then the share of it by arm."""
+    data = view.table.data
+    oracles = [arm for arm in view.table.arms if arm not in (*view.methods, view.reference)]
+    gains = {arm: [_estimate(view.gain(arm, kind)) for kind in data] for arm in oracles}
+    found: list[Drawing] = []
+    if gains:
+        title = f"What knowing the truth gains over {view.reference}"
+        found.append(IntervalPlot(title=title, x_label="points", rows=data, series=gains))
+    arms = view.arms_of("density")
+    shares = {arm: [view.recovered(arm, kind) for kind in data] for arm in arms}
+    shown = sorted((arm for arm in arms if any(shares[arm])), key=lambda arm: -_mean(shares[arm]))
+    if shown:
+        series = {kind: [_percent(shares[arm][place]) for arm in shown] for place, kind in enumerate(data)}
+        title = f"Share of the gain of {view.ceiling} recovered"
+        found.append(IntervalPlot(title=title, x_label="per cent", rows=shown, series=series, mark=100 * AIM))
+    return found
+
+
+def _estimate(gain: PairedDifference | None) -> Estimate | None:
+    """A paired difference as a figure with an interval."""
+    return None if gain is None else Estimate(gain.mean, gain.low, gain.high)
+
+
+def _percent(share: Estimate | None) -> Estimate | None:
+    """A share in per cent."""
+    return None if share is None else Estimate(100 * share.value, 100 * share.low, 100 * share.high)
+
+
+def _mean(shares: list[Estimate | None]) -> float:
+    """Mean of the shares that are known."""
+    known = [share.value for share in shares if share is not None]
+    return sum(known) / len(known)

@@ -1,0 +1,97 @@
+"""Question 6: detectors of false negatives against human judgements, from a file beside the results."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from truepair.errors import DataError
+from truepair.evaluation import Estimate
+from truepair.reports.data import KeyFigure
+from truepair.reports.study.data import Answer, TextCell, TextTable
+from truepair.reports.study.plots import IntervalPlot
+from truepair.reports.study.words import number
+
+AIM = 0.70  # average precision
+RECALLS = ("0.1", "0.25", "0.5")
+_FORM = (
+    'give {"data": ..., "pairs": ..., "matches": ..., "detectors": [{"name", "auc", "average_precision", '
+    '"precision_at_recall": {"0.1", "0.25", "0.5"}}]}'
+)
+
+
+def read_detectors(path: Path) -> Mapping[str, Any] | None:
+    """Read ``detectors.json``; None where there is no such file.
+
+    Raises:
+        DataError: the file is not of the form that docs/study.md gives.
+    """
+    if not path.exists():
+        return None
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        for detector in found["detectors"]:
+            _row(detector)
+        f"{found['data']} {found['pairs']:,} {found['matches']:,}"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"detectors cannot be read from {path} ({error!r}); {_FORM}") from None
+    return found
+
+
+def answer_detectors(found: Mapping[str, Any] | None) -> Answer:
+    """How well detectors find the pairs that people took for matches."""
+    sentences, drawings, tables = ["This study has no detectors that were compared with human judgements."], [], []
+    if found is not None and found["detectors"]:
+        best = max(found["detectors"], key=lambda detector: detector["average_precision"])
+        reached = "reaches" if best["average_precision"] >= AIM else "misses"
+        sentences = [
+            f"{found['data']}: {found['pairs']:,} judged pairs, {found['matches']:,} of them matches. Best is "
+            f"{best['name']} with an average precision of {number(best['average_precision'], 3)}, which {reached} the "
+            f"aim of {AIM:.2f}."
+        ]
+        drawings = [_plot(found)]
+        tables = [_table(found)]
+    return Answer(
+        key="detectors",
+        title="Detectors against people",
+        question="How well do the detectors find the pairs that people took for matches?",
+        sentences=sentences,
+        drawings=drawings,
+        tables=tables,
+    )
+
+
+def detector_figure(found: Mapping[str, Any] | None) -> list[KeyFigure]:
+    """The best average precision, for the top of the page."""
+    if found is None or not found["detectors"]:
+        return []
+    best = max(found["detectors"], key=lambda detector: detector["average_precision"])
+    value = number(best["average_precision"], 3)
+    return [KeyFigure(label="Detector, average precision", value=value, note=f"{best['name']}; {found['data']}")]
+
+
+def _plot(found: Mapping[str, Any]) -> IntervalPlot:
+    """Average precision by detector."""
+    values = [detector["average_precision"] for detector in found["detectors"]]
+    return IntervalPlot(
+        title="Average precision of detectors",
+        x_label="average precision",
+        rows=[detector["name"] for detector in found["detectors"]],
+        series={"average precision": [Estimate(value, value, value) for value in values]},
+        mark=AIM,
+    )
+
+
+def _table(found: Mapping[str, Any]) -> TextTable:
+    columns = ["Detector", "AUC", "average precision", *(f"precision at recall {recall}" for recall in RECALLS)]
+    rows = [(detector["name"], _row(detector)) for detector in found["detectors"]]
+    title = f"Detectors, {found['data']}"
+    command = found.get("command", "")
+    return TextTable(title=title, columns=columns, rows=rows, note=f"Made by: {command}" if command else "")
+
+
+def _row(detector: Mapping[str, Any]) -> list[TextCell]:
+    """Figures of one detector."""
+    figures = [detector["auc"], detector["average_precision"]]
+    figures += [detector["precision_at_recall"][recall] for recall in RECALLS]
+    return [TextCell(number(float(figure), 3)) for figure in figures]

@@ -1,0 +1,131 @@
+"""Writes the page of a study, ``study.html``, and its tables in Markdown, from what its runs left behind."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from truepair.reports.data import FactGroup, KeyFigure
+from truepair.reports.machine import machine_facts
+from truepair.reports.study.batches import answer_batches
+from truepair.reports.study.curves import StudyCurves
+from truepair.reports.study.data import StudyPage
+from truepair.reports.study.density import answer_density, best_method
+from truepair.reports.study.detectors import answer_detectors, detector_figure, read_detectors
+from truepair.reports.study.mafa import answer_mafa
+from truepair.reports.study.naive import answer_naive
+from truepair.reports.study.srcl import answer_srcl
+from truepair.reports.study.tables import arm_tables, write_markdown
+from truepair.reports.study.view import StudyView
+from truepair.reports.study.words import counted, gain_words, number, share_cell
+from truepair.tasks.study.questions import QuestionArms
+from truepair.tasks.study.table import StudyTable
+
+
+def report_study(
+    folder: Path,
+    *,
+    title: str,
+    reference: str,
+    ceiling: str,
+    command: str = "",
+    arms: Sequence[str] = (),
+    questions: Mapping[str, QuestionArms] | None = None,
+) -> Path:
+    """Write ``study.html`` and ``table.md`` into the folder of a study; it may be unfinished.
+
+    Reads ``results.parquet``, and ``curves.parquet`` and ``detectors.json`` where they are.
+
+    Args:
+        folder: of the study.
+        title: heading of the page.
+        reference: the arm that all are set against.
+        ceiling: the arm whose gain over the reference is all there is to recover.
+        command: what reproduces the study.
+        arms: their order; empty: that of the results.
+        questions: which arms a question is about; empty: the terms in their names tell.
+
+    Returns:
+        Path of the page.
+
+    Raises:
+        DataError: there are no results, or one of the files cannot be read.
+        ConfigError: a question is not one of the page's.
+    """
+    table = StudyTable.read(folder / "results.parquet", arms)
+    curves = StudyCurves.read(folder / "curves.parquet")
+    view = StudyView(table, curves, reference, ceiling, questions or {})
+    detectors = read_detectors(folder / "detectors.json")
+    answers = [answer_batches, answer_density, answer_srcl, answer_mafa, answer_naive]
+    page = StudyPage(
+        title=title,
+        summary=_summary(view),
+        key_figures=[*_key_figures(view), *detector_figure(detectors)],
+        answers=[*(answer(view) for answer in answers), answer_detectors(detectors)],
+        tables=arm_tables(view),
+        facts=[_study_facts(view, command, [arm for arm in arms if arm not in table.arms]), machine_facts()],
+    )
+    write_markdown(folder / "table.md", title, page.summary, page.tables, page.facts)
+    path = folder / "study.html"
+    aside = path.with_suffix(".tmp")
+    aside.write_text(render_study(page), encoding="utf-8")
+    return aside.replace(path)
+
+
+def render_study(page: StudyPage) -> str:
+    """The page as one HTML text that needs no network and no script."""
+    environment = Environment(
+        loader=PackageLoader("truepair.reports"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    figures = {
+        answer.key: [
+            (drawing.title, Markup(drawing.draw(f"{answer.key}-{number}")))
+            for number, drawing in enumerate(answer.drawings)
+        ]
+        for answer in page.answers
+    }
+    return environment.get_template("study.html.j2").render(page=page, figures=figures)
+
+
+def _summary(view: StudyView) -> str:
+    """What was run."""
+    table = view.table
+    runs = {tuple(row[key] for key in ("arm", "data", "data_seed", "seed")) for row in table.rows}
+    samples = len({row["data_seed"] for row in table.rows})
+    seeds = len({row["seed"] for row in table.rows})
+    kinds = counted(len(table.data), "kind of data", "kinds of data")
+    return (
+        f"{counted(len(table.arms), 'arm')} on {kinds}, {counted(samples, 'sample')} of concepts with "
+        f"{counted(seeds, 'seed')} each: {counted(len(runs), 'run')}. All are set against {view.reference}, run by "
+        f"run; {view.ceiling} knows every false negative and is the ceiling."
+    )
+
+
+def _key_figures(view: StudyView) -> list[KeyFigure]:
+    """For each kind of data, what the best method recovers."""
+    figures = []
+    for data in view.table.data:
+        best, gain = best_method(view, data), view.gain(view.ceiling, data)
+        if best is None or gain is None:
+            continue
+        value, small = share_cell(best[1])
+        note = f"{best[0]}; 95 % interval {small}; ceiling {gain_words(gain)}"
+        figures.append(KeyFigure(label=f"Recovered, {data}", value=value, note=note))
+    return figures
+
+
+def _study_facts(view: StudyView, command: str, missing: Sequence[str]) -> FactGroup:
+    """Command, time, and arms without any run; a run that two tests look at counts once."""
+    keys = ("arm", "data", "data_seed", "seed")
+    seconds = {tuple(row[key] for key in keys): row.get("seconds") or 0.0 for row in view.table.rows}
+    facts = {"Command": command} if command else {}
+    facts |= {
+        "Training time": f"{number(sum(seconds.values()) / 60)} minutes, summed over {counted(len(seconds), 'run')}"
+    }
+    facts |= {"Not run yet": ", ".join(missing)} if missing else {}
+    return FactGroup(title="Study", facts=facts)

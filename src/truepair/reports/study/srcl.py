@@ -1,0 +1,87 @@
+"""Question 3: does SRCL need a seed model, does refinement help, and what do its weights do."""
+
+from collections.abc import Sequence
+
+from truepair.reports.data import Plot
+from truepair.reports.study.batches import MOST_LINES
+from truepair.reports.study.data import Answer, Drawing, LineDrawing, TextTable
+from truepair.reports.study.gains import gain_plot, gain_sentences, pair_table
+from truepair.reports.study.plots import HistogramPlot
+from truepair.reports.study.view import StudyView
+from truepair.reports.study.words import number, percent_cell
+
+TOP_WEIGHT = 2.0  # upper end of the logged histogram
+INFORMATION = {
+    "mi_negative": "Information with negatives (nats)",
+    "mi_positive": "Information with positives (nats)",
+}
+
+
+def answer_srcl(view: StudyView) -> Answer:
+    """Gains of the SRCL arms, their weights, and the information that features keep of negatives."""
+    arms = view.arms_of("srcl")
+    sentences = gain_sentences(view, arms) or ["This study has no SRCL arm."]
+    found = [*gain_plot(view, arms, "SRCL"), *_weights(view, arms), *_curves(view, arms)] if arms else []
+    return Answer(
+        key="srcl",
+        title="SRCL: seed, refinement, weights",
+        question="Does SRCL need a seed model, does refinement help, and what do its weights do to mutual information?",
+        sentences=[*sentences, *_information(view, arms)],
+        drawings=found,
+        tables=[*pair_table(view, "srcl"), *_weight_table(view, arms)],
+    )
+
+
+def _information(view: StudyView, arms: Sequence[str]) -> list[str]:
+    """What was last logged of the information with negatives."""
+    sentences = []
+    for data in view.table.data:
+        base = view.mean(view.reference, data, "mi_negative")
+        known = {arm: value for arm in arms if (value := view.mean(arm, data, "mi_negative")) is not None}
+        if base is not None and known:
+            low, high = min(known, key=known.__getitem__), max(known, key=known.__getitem__)
+            sentences.append(
+                f"{data}: information with negatives ends at {number(base, 2)} nats with {view.reference}, between "
+                f"{number(known[low], 2)} ({low}) and {number(known[high], 2)} ({high}) with SRCL."
+            )
+    return sentences
+
+
+def _weights(view: StudyView, arms: Sequence[str]) -> list[Drawing]:
+    """Histograms of the weights of negatives in the last epoch."""
+    found: list[Drawing] = []
+    for data in view.table.data:
+        series = {arm: shares for arm in arms if (shares := view.curves.bins(arm, data, "srcl_weights"))}
+        series = dict(list(series.items())[:MOST_LINES])
+        for count in sorted({len(shares) for shares in series.values()}):
+            edges = [TOP_WEIGHT * place / count for place in range(count + 1)]
+            same = {arm: shares for arm, shares in series.items() if len(shares) == count}
+            title = f"Weights of negatives, last epoch, {data}"
+            found.append(HistogramPlot(title=title, x_label="weight", edges=edges, series=same))
+    return found
+
+
+def _curves(view: StudyView, arms: Sequence[str]) -> list[Drawing]:
+    """Information over training, the reference beside SRCL."""
+    shown = [view.reference, *arms][:MOST_LINES]
+    found: list[Drawing] = []
+    for name, title in INFORMATION.items():
+        for data in view.table.data:
+            lines = [line for arm in shown for line in view.curves.line(arm, data, name)]
+            if lines:
+                found.append(LineDrawing(Plot(title=f"{title}, {data}", x_label="epoch", lines=lines)))
+    return found
+
+
+def _weight_table(view: StudyView, arms: Sequence[str]) -> list[TextTable]:
+    """How much was weighed down, and how much of it rightly."""
+    rows = [
+        (f"{arm}, {data}", [percent_cell(below), percent_cell(view.mean(arm, data, "weight_of_false_negatives"))])
+        for arm in arms
+        for data in view.table.data
+        if (below := view.mean(arm, data, "weight_below_07")) is not None
+    ]
+    if not rows:
+        return []
+    columns = ["Arm", "negatives with a weight below 0.7", "mean weight of false negatives"]
+    return [TextTable(title="Weights at the end of training", columns=columns, rows=rows)]

@@ -1,0 +1,68 @@
+"""Figures of a study in words."""
+
+from collections.abc import Sequence
+
+from truepair.evaluation import Estimate
+from truepair.reports.study.data import TextCell
+from truepair.tasks.study.statistics import PairedDifference
+
+_DASH = "\N{EN DASH}"
+_MINUS = "\N{MINUS SIGN}"
+NOTHING = TextCell(_DASH)
+
+
+def number(value: float, digits: int = 1) -> str:
+    """A number with a proper minus; nothing rounds to a negative zero."""
+    return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", _MINUS)
+
+
+def signed(value: float, digits: int = 1) -> str:
+    """A number that always shows its sign; zero has none."""
+    text = number(value, digits)
+    return text if text.startswith(_MINUS) or not float(text) else f"+{text}"
+
+
+def span(low: float, high: float, digits: int = 1) -> str:
+    """An interval."""
+    return f"{number(low, digits)} to {number(high, digits)}"
+
+
+def gain_cell(gain: PairedDifference | None) -> TextCell:
+    """A paired difference and its interval; a single run has none."""
+    if gain is None:
+        return NOTHING
+    return TextCell(signed(gain.mean), span(gain.low, gain.high) if gain.cells > 1 else "one run")
+
+
+def gain_words(gain: PairedDifference) -> str:
+    """A paired difference within a sentence."""
+    text, small = gain_cell(gain)
+    return f"{text} points ({small})"
+
+
+def share_cell(share: Estimate | None) -> TextCell:
+    """A share in per cent and its interval."""
+    if share is None:
+        return NOTHING
+    return TextCell(f"{number(100 * share.value, 0)} %", span(100 * share.low, 100 * share.high, 0))
+
+
+def share_words(share: Estimate) -> str:
+    """A share within a sentence."""
+    text, small = share_cell(share)
+    return f"{text} ({small})"
+
+
+def percent_cell(value: float | None) -> TextCell:
+    """A figure that is in per cent already."""
+    return NOTHING if value is None else TextCell(f"{number(value)} %")
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names as a sentence lists them."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def counted(count: int, thing: str, things: str = "") -> str:
+    """A count and its noun."""
+    return f"{count:,} {thing if count == 1 else things or thing + 's'}"
