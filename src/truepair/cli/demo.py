@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from truepair.cli.arguments import read_recipe, to_yaml
+from truepair.cli.opening import say
 from truepair.cli.recipes import find_recipe, take_flag, take_option
 
 if TYPE_CHECKING:
@@ -55,7 +56,6 @@ def run(arguments: list[str]) -> None:
 
     plain = _on_data(read("demo"), source, full)
     arms = {PLAIN: plain}
-    console = Console(stderr=True)
 
     from truepair.cli.quiet import quiet_libraries
     from truepair.cli.tables import comparison_table, conversion_table, precision_table
@@ -68,18 +68,18 @@ def run(arguments: list[str]) -> None:
     quiet_libraries()
     if judge is None and source is None and not full:
         clean = read("demo", "clean")
-        fit_judge(replace(clean, data=replace(clean.data, group_share=CLEAN)), folder / "judge", console.print)
+        fit_judge(replace(clean, data=replace(clean.data, group_share=CLEAN)), folder / "judge", say)
         judge = str(folder / "judge")
     if judge is not None:
-        mine(plain, Path(judge), folder / "mined", console.print, MiningConfig(low=0.1, high=0.5))
+        mine(plain, Path(judge), folder / "mined", say, MiningConfig(low=0.1, high=0.5))
         arms[MANAGED] = _managed(plain, read("demo", "mined"), folder / "mined" / "ledger")
     runs = {}
     for name, recipe in arms.items():
-        console.print(f"training: {name}")
+        say(f"training: {name}")
         place = folder / name.replace(" ", "-")
         place.mkdir(parents=True, exist_ok=True)
         (place / "recipe.yaml").write_text(to_yaml(recipe), encoding="utf-8")
-        runs[name] = ReportedRun(pretrain(recipe, place, console.print), place)
+        runs[name] = ReportedRun(pretrain(recipe, place, say), place)
     report = report_runs(runs, folder, command=shlex.join(["truepair", "demo", *arguments]), title="truepair demo")
     tables = Console()
     figures = comparison_table({name: run.outcome.retrieval for name, run in runs.items()})
@@ -90,8 +90,8 @@ def run(arguments: list[str]) -> None:
         tables.print(conversion_table(report.conversions))
     for name, run in runs.items():
         done = run.outcome.run
-        console.print(f"{name}: {done.steps} steps in {done.seconds:.0f} s, {done.pairs_per_second:.0f} pairs/s")
-    console.print(f"the page of what it found: {report.page} ({time.perf_counter() - started:.0f} s in all)")
+        say(f"{name}: {done.steps} steps in {done.seconds:.0f} s, {done.pairs_per_second:.0f} pairs/s")
+    say(f"the page of what it found: {report.page} ({time.perf_counter() - started:.0f} s in all)")
 
 
 def _managed(plain: "PretrainRecipe", mined: "PretrainRecipe", ledger: Path) -> "PretrainRecipe":

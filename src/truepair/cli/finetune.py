@@ -1,13 +1,12 @@
 """``truepair finetune TASK RECIPE [RECIPE ...] [--any.field value]``."""
 
 import time
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from truepair.cli.arguments import read_recipe, to_yaml
-from truepair.cli.recipes import bundled_recipes, take_option, take_recipes
+from truepair.cli.opening import Opening, open_recipe, say
+from truepair.cli.recipes import bundled_recipes
 from truepair.errors import ConfigError
 
 HELP = """usage: truepair finetune TASK RECIPE [RECIPE ...] --model.checkpoint FOLDER [--any.field value ...]
@@ -36,20 +35,11 @@ def run(arguments: list[str]) -> None:
     if task.startswith("-"):
         raise ConfigError(f"give the task first: truepair finetune TASK RECIPE; tasks are {', '.join(TASKS)}")
     command = task_command(task)
-    names, paths = take_recipes(options, f"truepair finetune {task}", task)
-    chosen = take_option(options, "run-folder")
-    recipe: Any = read_recipe(command.recipe, paths, options, command=f"truepair finetune {task} {' '.join(names)}")
-    folder = Path(chosen) if chosen is not None else Path("runs") / "-".join([task, *(path.stem for path in paths)])
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "recipe.yaml").write_text(to_yaml(recipe), encoding="utf-8")
-
-    from truepair.cli.quiet import quiet_libraries
-
-    quiet_libraries()
-    console = Console(stderr=True)
+    opened: Opening[Any] = open_recipe(options, f"truepair finetune {task}", lambda: command.recipe, task=task)
     started = time.perf_counter()
-    result = command.finetune(recipe, folder, console.print)
-    console.print(f"done in {time.perf_counter() - started:.0f} s; model in {folder / 'model'}")
+    with opened.recorded():
+        result = command.finetune(opened.recipe, opened.folder, say)
+    say(f"done in {time.perf_counter() - started:.0f} s; model in {opened.folder / 'model'}")
     if result is not None:
         for table in command.tables(result):
             Console().print(table)

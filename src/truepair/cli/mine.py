@@ -2,10 +2,8 @@
 
 from pathlib import Path
 
-from rich.console import Console
-
-from truepair.cli.arguments import read_recipe
-from truepair.cli.recipes import take_option, take_recipes
+from truepair.cli.opening import open_recipe, pretrain_recipe, say
+from truepair.cli.recipes import take_option
 from truepair.errors import ConfigError
 
 HELP = """usage: truepair mine RECIPE [RECIPE ...] [--judge FOLDER] [--run-folder FOLDER] [--high 0.8] [--low 0.5]
@@ -30,21 +28,15 @@ def run(arguments: list[str]) -> None:
         print(HELP)
         return
     options = list(arguments)
-    names, paths = take_recipes(options, "truepair mine")
     judge = Path(take_option(options, "judge") or "runs/judge")
-    folder = Path(take_option(options, "run-folder") or "runs/mined")
     high, low = (_probability(options, name, default) for name, default in (("high", 0.8), ("low", 0.5)))
+    opened = open_recipe(options, "truepair mine", pretrain_recipe, folder="runs/mined")
 
-    from truepair.training.recipe import PretrainRecipe
-
-    recipe = read_recipe(PretrainRecipe, paths, options, command=f"truepair mine {' '.join(names)}")
-
-    from truepair.cli.quiet import quiet_libraries
     from truepair.mining.offline import MiningConfig
     from truepair.tasks.mining import mine
 
-    quiet_libraries()
-    mine(recipe, judge, folder, Console(stderr=True).print, MiningConfig(low=low, high=high))
+    with opened.recorded():
+        mine(opened.recipe, judge, opened.folder, say, MiningConfig(low=low, high=high))
 
 
 def _probability(options: list[str], name: str, default: float) -> float:

@@ -2,12 +2,11 @@
 
 import shlex
 import time
-from pathlib import Path
 
 from rich.console import Console
 
-from truepair.cli.arguments import read_recipe, to_yaml
-from truepair.cli.recipes import bundled_recipes, take_flag, take_option, take_recipes
+from truepair.cli.opening import is_first_process, open_recipe, pretrain_recipe, say
+from truepair.cli.recipes import bundled_recipes, take_flag
 
 HELP = """usage: truepair pretrain RECIPE [RECIPE ...] [--run-folder FOLDER] [--report] [--any.field value ...]
 
@@ -29,33 +28,24 @@ def run(arguments: list[str]) -> None:
         print(HELP.format(names=", ".join(bundled_recipes())))
         return
     options = list(arguments)
-    names, paths = take_recipes(options, "truepair pretrain")
-    chosen, with_report = take_option(options, "run-folder"), take_flag(options, "report")
+    with_report = take_flag(options, "report")
+    opened = open_recipe(options, "truepair pretrain", pretrain_recipe)
 
-    from truepair.training.recipe import PretrainRecipe
-
-    recipe = read_recipe(PretrainRecipe, paths, options, command=f"truepair pretrain {' '.join(names)}")
-    folder = Path(chosen) if chosen is not None else Path("runs") / "-".join(path.stem for path in paths)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "recipe.yaml").write_text(to_yaml(recipe), encoding="utf-8")
-
-    from truepair.cli.quiet import quiet_libraries
     from truepair.cli.tables import retrieval_table
     from truepair.tasks.pretraining import pretrain
 
-    quiet_libraries()
-    console = Console(stderr=True)
     started = time.perf_counter()
-    outcome = pretrain(recipe, folder, console.print)
-    console.print(
+    with opened.recorded():
+        outcome = pretrain(opened.recipe, opened.folder, say)
+    say(
         f"{outcome.run.steps} steps in {time.perf_counter() - started:.0f} s "
         f"({outcome.run.pairs_per_second:.0f} pairs/s in training); model in {outcome.run.model_folder}"
     )
     if outcome.retrieval is not None:
         Console().print(retrieval_table(outcome.retrieval))
-    if with_report:
+    if with_report and is_first_process():
         from truepair.reports.run_report import report_run
 
         command = shlex.join(["truepair", "pretrain", *arguments])
-        report = report_run(outcome, folder, command=command, title=f"truepair pretrain {' '.join(names)}")
-        console.print(f"the page of what it found: {report.page}")
+        report = report_run(outcome, opened.folder, command=command, title=opened.title)
+        say(f"the page of what it found: {report.page}")
