@@ -46,7 +46,7 @@ def _own_figures(arm):
     srcl, judged = "SRCL" in arm, "ECM" in arm or "removal" in arm
     return {
         "weight_below_07": 30.0 if srcl else None,
-        "weight_of_false_negatives": 45.0 if srcl else None,
+        "weight_of_false_negatives": 0.45 if srcl else None,
         "conversion_precision": 89.0 if judged else None,
         "conversion_recall": 59.0 if judged else None,
         "itm_ga": None,

@@ -8,7 +8,7 @@ from truepair.reports.study.data import Answer, Drawing, LineDrawing, TextTable
 from truepair.reports.study.gains import gain_plot, gain_sentences, pair_table
 from truepair.reports.study.plots import HistogramPlot
 from truepair.reports.study.view import StudyView
-from truepair.reports.study.words import number, percent_cell
+from truepair.reports.study.words import number, percent_cell, plain_cell
 
 TOP_WEIGHT = 2.0  # upper end of the logged histogram
 INFORMATION = {
@@ -76,7 +76,7 @@ def _curves(view: StudyView, arms: Sequence[str]) -> list[Drawing]:
 def _weight_table(view: StudyView, arms: Sequence[str]) -> list[TextTable]:
     """How much was weighed down, and how much of it rightly."""
     rows = [
-        (f"{arm}, {data}", [percent_cell(below), percent_cell(view.mean(arm, data, "weight_of_false_negatives"))])
+        (f"{arm}, {data}", [percent_cell(below), plain_cell(view.mean(arm, data, "weight_of_false_negatives"))])
         for arm in arms
         for data in view.table.data
         if (below := view.mean(arm, data, "weight_below_07")) is not None

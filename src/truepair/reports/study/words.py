@@ -58,6 +58,11 @@ def percent_cell(value: float | None) -> TextCell:
     return NOTHING if value is None else TextCell(f"{number(value)} %")
 
 
+def plain_cell(value: float | None) -> TextCell:
+    """A figure without a unit."""
+    return NOTHING if value is None else TextCell(number(value, 2))
+
+
 def listed(names: Sequence[str]) -> str:
     """Names as a sentence lists them."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from truepair.evaluation import Estimate
 from truepair.tasks.study.statistics import PairedDifference, common_cells, interval, paired_difference, resampled
-from truepair.tasks.study.table import Figures, StudyTable
+from truepair.tasks.study.table import Cell, Figures, StudyTable
 
 AWARE, NAIVE = "ga", "naive"
 
@@ -66,7 +66,9 @@ class RankingAgreement:
 
 
 def ranking_agreement(table: StudyTable, data: str, test: str) -> RankingAgreement | None:
-    """Compare the two rankings over the cells that all arms have.
+    """Compare the two rankings over cells that all ranked arms have.
+
+    Where arms differ in their cells, so many arms are ranked that arms times cells is most.
 
     Args:
         table: results of a study.
@@ -74,32 +76,31 @@ def ranking_agreement(table: StudyTable, data: str, test: str) -> RankingAgreeme
         test: which test.
 
     Returns:
-        None if fewer than three arms have both figures.
+        None if fewer than three arms share cells with both figures.
     """
-    aware = {arm: table.figures(arm, data, test, AWARE) for arm in table.arms}
-    naive = {arm: table.figures(arm, data, test, NAIVE) for arm in table.arms}
-    most = max(len(found) for found in naive.values())
-    full = [arm for arm in table.arms if len(common_cells([aware[arm], naive[arm]])) == most > 0]
-    cells = common_cells([naive[arm] for arm in full]) if len(full) > 2 else []
-    if not cells:
+    by_arm = {arm: _both_figures(table, arm, data, test) for arm in table.arms}
+    ranked, cells = _largest_block(by_arm)
+    if len(ranked) < 3:
         return None
-    by_truth = np.array([[aware[arm][cell] for arm in full] for cell in cells])  # [C, A]
-    by_own = np.array([[naive[arm][cell] for arm in full] for cell in cells])
+    aware = {arm: {cell: by_arm[arm][cell][0] for cell in cells} for arm in ranked}
+    naive = {arm: {cell: by_arm[arm][cell][1] for cell in cells} for arm in ranked}
+    by_truth = np.array([[aware[arm][cell] for arm in ranked] for cell in cells])  # [C, A]
+    by_own = np.array([[naive[arm][cell] for arm in ranked] for cell in cells])
     drawn = spearman(resampled(by_truth, cells), resampled(by_own, cells))  # [R]
     found = float(spearman(by_truth.mean(axis=0), by_own.mean(axis=0)))
-    compared = [_compare(first, second, aware, naive) for first, second in combinations(full, 2)]
+    compared = [_compare(first, second, aware, naive) for first, second in combinations(ranked, 2)]
     swaps = [pair for pair in compared if pair.naive.mean < 0 < pair.aware.mean]
     told = [pair for pair in compared if pair.aware.clear]
     return RankingAgreement(
-        aware=_ranked(full, by_truth),
-        naive=_ranked(full, by_own),
+        aware=_ranked(ranked, by_truth),
+        naive=_ranked(ranked, by_own),
         correlation=Estimate(found, *interval(drawn)),
         pairs=len(compared),
         swaps=sorted(swaps, key=lambda swap: -swap.aware.mean),
         unseen=sum(not (pair.naive.clear and pair.naive.mean > 0) for pair in told),
         told=len(told),
         cells=len(cells),
-        left_out=[arm for arm in table.arms if arm not in full],
+        left_out=[arm for arm in table.arms if arm not in ranked],
     )
 
 
@@ -124,6 +125,21 @@ def _centred_ranks(values: Array) -> Array:
     """Mean ranks minus their mean [..., A]: half of (how many are less) minus (how many are more)."""
     ranks: Array = 0.5 * np.sign(values[..., :, None] - values[..., None, :]).sum(axis=-1)
     return ranks
+
+
+def _both_figures(table: StudyTable, arm: str, data: str, test: str) -> dict[Cell, tuple[float, float]]:
+    """Aware and naive figure of the cells that have both."""
+    aware, naive = (table.figures(arm, data, test, figure) for figure in (AWARE, NAIVE))
+    return {cell: (aware[cell], naive[cell]) for cell in common_cells([aware, naive])}
+
+
+def _largest_block(by_arm: Mapping[str, Mapping[Cell, object]]) -> tuple[list[str], list[Cell]]:
+    """Arms with at least so many cells, and the cells they share, for the number that gives the largest table."""
+    blocks: list[tuple[list[str], list[Cell]]] = [([], [])]
+    for least in {len(cells) for cells in by_arm.values()}:
+        arms = [arm for arm, cells in by_arm.items() if len(cells) >= max(least, 1)]
+        blocks.append((arms, common_cells([by_arm[arm] for arm in arms]) if arms else []))
+    return max(blocks, key=lambda block: len(block[0]) * len(block[1]))
 
 
 def _compare(first: str, second: str, aware: Mapping[str, Figures], naive: Mapping[str, Figures]) -> Swap:

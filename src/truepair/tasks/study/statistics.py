@@ -5,7 +5,7 @@ concepts with replacement, then seeds within each (Davison and Hinkley, Bootstra
 resampled alike, so that differences of arms stay paired. The interval goes from the 2.5 % to the 97.5 % point.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -93,7 +93,7 @@ def recovered_share(arm: Figures, reference: Figures, ceiling: Figures) -> Estim
     return Estimate(float(value / gain), *interval(shares))
 
 
-def common_cells(arms: Sequence[Figures]) -> list[Cell]:
+def common_cells(arms: Sequence[Mapping[Cell, object]]) -> list[Cell]:
     """Cells that all arms have, in order."""
     return sorted(set.intersection(*(set(figures) for figures in arms)))
 
