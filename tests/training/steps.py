@@ -21,6 +21,7 @@ from truepair.objectives.masking import MaskingConfig, TokenMasker
 from truepair.objectives.zones import ZoneConfig
 from truepair.relations.ledger import Ledger
 from truepair.training.connecting import ConnectionMiner, EcmConfig
+from truepair.training.micro_batches import MicroBatches
 from truepair.training.moment import Moment
 from truepair.training.momentum import MomentumConfig, MomentumModel
 from truepair.training.reference import BatchReference
@@ -36,8 +37,8 @@ NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 
 
 def student(seed: int = 0, **fields: Any) -> AlbefModel:
-    """A tiny model in float64, without dropout."""
-    return tiny_model(seed, temperature_init=0.1, **NO_DROPOUT, **fields).double()
+    """A tiny model in float64, without dropout unless it is asked for."""
+    return tiny_model(seed, temperature_init=0.1, **{**NO_DROPOUT, **fields}).double()
 
 
 def pairs(image_ids: list[int], caption_ids: list[int] | None = None, seed: int = 1) -> PairBatch:
@@ -105,11 +106,12 @@ class Composition:
     model: Mapping[str, Any] = field(default_factory=dict)
     dtype: torch.dtype = torch.float64
     seed: int = 5
+    micro_batch: int = 0
 
     def build(self, rank: int = 0, ranks: int = 1) -> PretrainStep:
         """The step, in training mode."""
         model = student(**self.model).to(self.dtype)
-        towers = Towers(model)
+        towers = Towers(model, parts=MicroBatches(self.micro_batch))
         masker = TokenMasker(4, [0, 1, 2, 3], model.config.vocab_size, self.objectives.mlm.masking)
         miner = None
         if self.ecm is not None:
@@ -126,7 +128,7 @@ class Composition:
         return PretrainStep(model, towers, masker, self.objectives, parts, seed=self.seed).train()
 
     def _reference(self, seed: int) -> BatchReference:
-        return BatchReference(Towers(student(seed).to(self.dtype)))
+        return BatchReference(Towers(student(seed).to(self.dtype), parts=MicroBatches(self.micro_batch)))
 
 
 def ecm(**fields: Any) -> EcmConfig:

@@ -5,6 +5,7 @@ from models.tiny_albef import batch, tiny_model
 from truepair.models.albef import AlbefModel
 from truepair.training.engine import prepare_model
 from truepair.training.loop_config import LoopConfig
+from truepair.training.training_step import TrainingStep
 
 
 def loss_of(model: AlbefModel) -> Tensor:
@@ -36,7 +37,7 @@ def measured(model: AlbefModel) -> tuple[int, dict[str, Tensor]]:
 def test_activations_are_recomputed_and_gradients_stay() -> None:
     kept, expected = measured(tiny_model().train())
     model = tiny_model().train()
-    prepare_model(model, LoopConfig(gradient_checkpointing=True))
+    prepare_model(TrainingStep(model), LoopConfig(gradient_checkpointing=True))
     kept_less, gradients = measured(model)
     assert kept_less < 0.7 * kept
     assert gradients.keys() == expected.keys()

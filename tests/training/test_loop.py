@@ -259,6 +259,11 @@ def test_wrong_settings_are_one_line(wrong: dict[str, Any], message: str) -> Non
         LoopConfig(**wrong)
 
 
+def test_a_step_that_takes_batches_as_a_whole_says_so(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"loop\.micro_batch is for pre-training"):
+        TinyRun(tmp_path, loop={"micro_batch": 2}).build()
+
+
 def test_bf16_runs_and_stays_finite(tmp_path: Path) -> None:
     AcceleratorState._reset_state()
     try:

@@ -12,7 +12,7 @@ from training.steps import HALF_MASKED, Composition, ecm, moment, pairs, remembe
 from truepair.errors import ConfigError
 from truepair.objectives.matching import MatchingPairs
 from truepair.relations.ledger import Ledger, read_ledger
-from truepair.training import step as step_module
+from truepair.training import fused
 from truepair.training.itc import ItcConfig
 from truepair.training.itm import ItmConfig
 from truepair.training.mlm import MlmConfig
@@ -37,14 +37,14 @@ class Spy:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.pairs: list[tuple[int, int, int]] = []
-        original = step_module.itm_part
+        original = fused.itm_part
 
-        def itm_part(view: object, model: object, pairs: MatchingPairs, keys_values: object) -> Tensor:
+        def itm_part(view: object, model: object, pairs: MatchingPairs, part: object) -> Tensor:
             rows = zip(pairs.images.tolist(), pairs.texts.tolist(), pairs.labels.tolist(), strict=True)
             self.pairs = [row for row, valid in zip(rows, pairs.valid.tolist(), strict=True) if valid]
-            return original(view, model, pairs, keys_values)  # type: ignore[arg-type]
+            return original(view, model, pairs, part)  # type: ignore[arg-type]
 
-        monkeypatch.setattr(step_module, "itm_part", itm_part)
+        monkeypatch.setattr(fused, "itm_part", itm_part)
 
     def of_label(self, label: int) -> list[by_hand.Cell]:
         return sorted((image, text) for image, text, given in self.pairs if given == label)

@@ -26,6 +26,7 @@ from truepair.training.build import Say, build_image_transform, build_preprocess
 from truepair.training.caches import cached_captions, cached_images
 from truepair.training.connecting import ConnectionMiner, EcmConfig
 from truepair.training.match_keys import concept_labels
+from truepair.training.micro_batches import MicroBatches
 from truepair.training.momentum import MomentumModel
 from truepair.training.recipe import PretrainRecipe
 from truepair.training.reference import BatchReference, PlainReference, ReferenceModel
@@ -155,4 +156,5 @@ class StepBuilder:
             image_cache=image_cache,
             caption_cache=cached_captions(config, model, self.captions, self.collator.encode),
             seed=self.recipe.loop.seed,
+            parts=MicroBatches(self.recipe.loop.micro_batch),
         )

@@ -8,11 +8,11 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 from torch.distributed.rendezvous import rendezvous
-from transformers import PreTrainedModel
 
 from truepair.errors import ConfigError
 from truepair.training.loop_config import LoopConfig
 from truepair.training.records import require_trackers
+from truepair.training.training_step import TrainingStep
 
 # Ranks wait this long for one that evaluates or writes a checkpoint.
 PATIENCE = timedelta(hours=2)
@@ -57,12 +57,18 @@ def _meet_after_restart(config: LoopConfig) -> None:
     dist.init_process_group(backend, store=own, rank=rank, world_size=ranks, timeout=PATIENCE)
 
 
-def prepare_model(model: PreTrainedModel, config: LoopConfig) -> None:
-    """Let a model recompute its activations in the backward pass, if the run asks for it.
+def prepare_model(step: TrainingStep, config: LoopConfig) -> None:
+    """Let the model of a step recompute its activations in the backward pass, if the run asks for it.
 
     Raises:
-        ConfigError: the model cannot.
+        ConfigError: the model cannot, or the step takes batches as a whole and is asked for parts.
     """
+    if step.micro_batch != config.micro_batch:
+        raise ConfigError(
+            "loop.micro_batch is for pre-training, which contrasts the pairs of a batch; "
+            "here a smaller loop.batch_size with loop.accumulate is the same"
+        )
+    model = step.model
     if not config.gradient_checkpointing:
         return
     try:

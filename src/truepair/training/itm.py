@@ -6,10 +6,9 @@ from torch import Tensor
 
 from truepair.errors import ConfigError
 from truepair.models.albef import AlbefModel
-from truepair.models.fusion import ImageKeysValues
 from truepair.objectives.matching import MatchingConfig, MatchingPairs, Sampling, itm_loss
 from truepair.objectives.schedules import Schedule
-from truepair.training.step_view import StepView
+from truepair.training.step_view import ImagePart, StepView
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,24 +41,28 @@ class ItmConfig:
         return MatchingConfig(self.sampling, share.at(progress) if isinstance(share, Schedule) else share)
 
 
-def itm_part(view: StepView, model: AlbefModel, pairs: MatchingPairs, keys_values: ImageKeysValues) -> Tensor:
-    """ITM of the pairs whose image is one of this rank's.
+def itm_part(view: StepView, model: AlbefModel, pairs: MatchingPairs, part: ImagePart) -> Tensor:
+    """ITM of the pairs whose image is one of some.
 
     Args:
         view: The batch.
         model: The student.
         pairs: What ITM reads, over all ranks.
-        keys_values: Of this rank's images.
+        part: Images of this rank.
 
     Returns:
-        A scalar; the mean over the ranks is the loss of the whole batch.
+        A scalar; summed over the parts, and meaned over the ranks, it is the loss of the whole batch.
     """
     images, texts, labels = (column[pairs.valid] for column in (pairs.images, pairs.texts, pairs.labels))  # [V]
-    here = (images >= view.own.start) & (images < view.own.stop)
+    here = (images >= part.rows.start) & (images < part.rows.stop)
     all_rows = len(images)
     images, texts, labels = images[here], texts[here], labels[here]  # [R]
     fused = model.fuse(
-        view.text_states[texts], view.batch.attention_mask[texts], keys_values, images - view.own.start, cls_only=True
+        view.text_states[texts],
+        view.batch.attention_mask[texts],
+        part.keys_values,
+        images - part.rows.start,
+        cls_only=True,
     )  # [R, 1, D]
     logits = model.match(fused, view.image_features[images], view.text_features[texts])  # [R, 2]
     share = len(images) / max(all_rows, 1) * (view.size // len(view.local))

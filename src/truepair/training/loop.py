@@ -91,7 +91,7 @@ class TrainingLoop:
         )
         self.steps_per_epoch = -(-self.batches.per_epoch // loop.accumulate)
         self.model: PreTrainedModel = step.model
-        prepare_model(self.model, loop)
+        prepare_model(step, loop)
         self.bare_step = step
         self.step, prepared = self.accelerator.prepare(step, build_optimizer(step.named_parameters(), optimizer))
         self.average = WeightAverage(self.model, loop.average_decay) if loop.average_decay else None

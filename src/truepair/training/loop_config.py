@@ -20,6 +20,8 @@ class LoopConfig:
         precision: "no" (float32), "bf16" or "fp16".
         cpu: stay on the CPU even where a GPU is present.
         gradient_checkpointing: recompute activations in the backward pass; less memory, more time, same gradients.
+        micro_batch: pairs whose activations are held at once, for pre-training; those of others are recomputed in the
+            backward pass, so that a large batch fits a small device, with the gradients of the whole batch; 0 for all.
         average_decay: decay of an exponential moving average of the weights, which is then what is evaluated and what
             the run leaves; 0 for none.
         on_non_finite: what a loss or gradient that is not finite does: "abort" the run, or "skip" the step.
@@ -42,6 +44,7 @@ class LoopConfig:
     precision: str = "no"
     cpu: bool = False
     gradient_checkpointing: bool = False
+    micro_batch: int = 0
     average_decay: float = 0.0
     on_non_finite: str = "abort"
     max_skipped: int = 20
@@ -64,6 +67,10 @@ class LoopConfig:
         for name in ("epochs", "batch_size", "accumulate", "log_every", "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"loop.{name} is {getattr(self, name)}; give 1 or more")
+        if not 0 <= self.micro_batch < self.batch_size:
+            raise ConfigError(
+                f"loop.micro_batch is {self.micro_batch}; give a part of loop.batch_size {self.batch_size}, or 0"
+            )
         for tracker in self.trackers:
             if tracker not in TRACKERS:
                 raise ConfigError(f"loop.trackers has '{tracker}'; give {', '.join(TRACKERS[:-1])} or {TRACKERS[-1]}")

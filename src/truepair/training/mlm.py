@@ -1,6 +1,7 @@
 """The language part of a step (MLM): hidden words of a caption are guessed from the rest and the image."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple, Self
 
 import torch
 import torch.distributed as dist
@@ -11,7 +12,7 @@ from truepair.models.fusion import ImageKeysValues
 from truepair.objectives.counter import keyed_uniform, sample_keys
 from truepair.objectives.masking import IGNORED, MaskingConfig, TokenMasker, mlm_loss
 from truepair.relations.pairs import PairSet
-from truepair.training.momentum import MomentumModel, MomentumView
+from truepair.training.momentum import MomentumModel
 from truepair.training.step_view import StepView
 from truepair.training.towers import Towers
 
@@ -39,57 +40,90 @@ class MlmConfig:
             raise ConfigError(f"objectives.mlm.row_share is {self.row_share}; give a number above 0, up to 1")
 
 
-def mlm_part(
-    view: StepView,
-    towers: Towers,
-    masker: TokenMasker,
-    converted: PairSet,
-    keys_values: ImageKeysValues,
-    config: MlmConfig,
-    *,
-    seed: int,
-    momentum: tuple[MomentumModel, MomentumView] | None = None,
-) -> Tensor:
-    """MLM of this rank's pairs, and of undeclared pairs taken for matches whose image is one of this rank's.
+class Teacher(NamedTuple):
+    """A momentum model that gives MLM soft targets.
+
+    Attributes:
+        model: The momentum model.
+        image_states: Of some images, by this model [n, N, W].
+        alpha: Weight of its soft targets.
+    """
+
+    model: MomentumModel
+    image_states: Tensor  # [n, N, W]
+    alpha: float
+
+
+@dataclass(frozen=True)
+class MaskedRows:
+    """The captions that MLM of this rank reads, each with an image and with hidden words.
+
+    Attributes:
+        images: Image of each row, counted from this rank's first [R].
+        ids: Tokens, some of them hidden [R, L].
+        mask: 1 for tokens, 0 for padding [R, L].
+        labels: What is hidden; IGNORED elsewhere [R, L].
+        weight: What a hidden word weighs in the loss: the ranks over the hidden words of all ranks.
+    """
+
+    images: Tensor  # [R]
+    ids: Tensor  # [R, L]
+    mask: Tensor  # [R, L]
+    labels: Tensor  # [R, L]
+    weight: float
+
+    @classmethod
+    def of(cls, view: StepView, masker: TokenMasker, converted: PairSet, config: MlmConfig, seed: int) -> Self:
+        """Hide words of this rank's pairs, and of undeclared pairs taken for matches whose image is one of this rank's.
+
+        Args:
+            view: The batch.
+            masker: Hides tokens.
+            converted: Further (image row, text row) matches, over all ranks; each row gets a mask of its own.
+            config: Which rows are read.
+            seed: Seed of the run.
+        """
+        images, texts, keys, counted = _rows(view, converted, config.row_share, seed)
+        mask = view.batch.attention_mask[texts]  # [R, L]
+        ids, labels = masker(view.batch.input_ids[texts], mask, keys)
+        labels = labels.masked_fill(~counted[:, None], IGNORED)
+        return cls(images, ids, mask, labels, _weight((labels != IGNORED).sum(), view))
+
+    def of_images(self, start: int, stop: int) -> Self:
+        """The rows of some images, counted from the first of these."""
+        here = (self.images >= start) & (self.images < stop)
+        return replace(
+            self,
+            images=self.images[here] - start,
+            ids=self.ids[here],
+            mask=self.mask[here],
+            labels=self.labels[here],
+        )
+
+
+def mlm_part(rows: MaskedRows, towers: Towers, keys_values: ImageKeysValues, teacher: Teacher | None) -> Tensor:
+    """MLM of the rows of some images.
 
     Args:
-        view: The batch.
+        rows: What is read.
         towers: The student's.
-        masker: Hides tokens.
-        converted: Further (image row, text row) matches, over all ranks; each row gets a mask of its own.
-        keys_values: Of this rank's images.
-        config: Which rows are read.
-        seed: Seed of the run.
-        momentum: A teacher of soft targets.
+        keys_values: Of these images.
+        teacher: Gives soft targets.
 
     Returns:
-        A scalar; the mean over the ranks is the loss of the whole batch.
+        A scalar; summed over the parts, and meaned over the ranks, it is the loss of the whole batch.
     """
-    images, texts, keys, counted = _rows(view, converted, config.row_share, seed)
-    mask = view.batch.attention_mask[texts]  # [R, L]
-    masked_ids, labels = masker(view.batch.input_ids[texts], mask, keys)
-    predicted = (labels != IGNORED) & counted[:, None]  # [R, L]
-    states = towers.text_states(masked_ids, mask)
-    fused = towers.model.fuse(states, mask, keys_values, images)  # [R, L, D]
+    predicted = rows.labels != IGNORED  # [R, L]
+    states = towers.text_states(rows.ids, rows.mask)
+    fused = towers.model.fuse(states, rows.mask, keys_values, rows.images)  # [R, L, D]
     logits = towers.model.predict_tokens(fused, predicted)  # [P, V]
-    teacher, alpha = _teacher(view, momentum, masked_ids, mask, images, predicted)
-    loss = mlm_loss(logits, labels[predicted], teacher, alpha)
-    return loss if view.alone else loss * _share(len(logits), loss.device)
-
-
-def _teacher(
-    view: StepView,
-    momentum: tuple[MomentumModel, MomentumView] | None,
-    masked_ids: Tensor,
-    mask: Tensor,
-    images: Tensor,
-    predicted: Tensor,
-) -> tuple[Tensor | None, float]:
-    """Soft targets of the momentum model [P, V], and their weight."""
-    if momentum is None or not momentum[0].alpha(view):
-        return None, 0.0
-    model, seen = momentum
-    return model.token_logits(seen, masked_ids, mask, images, predicted), model.alpha(view)
+    soft = (
+        None
+        if teacher is None
+        else teacher.model.token_logits(teacher.image_states, rows.ids, rows.mask, rows.images, predicted)
+    )
+    loss = mlm_loss(logits, rows.labels[predicted], soft, 0.0 if teacher is None else teacher.alpha)
+    return loss * (len(logits) * rows.weight)
 
 
 def _rows(view: StepView, converted: PairSet, share: float, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -114,8 +148,10 @@ def _rows(view: StepView, converted: PairSet, share: float, seed: int) -> tuple[
     return images[read], texts[read], keys[read], counted[read]
 
 
-def _share(count: int, device: torch.device) -> float:
-    """This rank's share of the predicted tokens of all ranks, times the number of ranks."""
-    tokens = torch.tensor(float(count), device=device)
-    dist.all_reduce(tokens)
-    return count / max(float(tokens), 1.0) * dist.get_world_size()
+def _weight(words: Tensor, view: StepView) -> float:
+    """What each of this rank's hidden words weighs."""
+    if view.alone:
+        return 1.0 / max(int(words), 1)
+    words = words.float()
+    dist.all_reduce(words)
+    return dist.get_world_size() / max(float(words), 1.0)

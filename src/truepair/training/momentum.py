@@ -51,12 +51,12 @@ class MomentumView(NamedTuple):
     """A batch as the momentum model sees it.
 
     Attributes:
-        image_states: States of this rank's images [b, N, W].
+        image_states: States of this rank's images, part by part, each [n, N, W].
         images: Image features of all ranks [B, E].
         texts: Text features of all ranks [B, E].
     """
 
-    image_states: Tensor  # [b, N, W]
+    image_states: list[Tensor]
     images: Tensor  # [B, E]
     texts: Tensor  # [B, E]
 
@@ -105,17 +105,25 @@ class MomentumModel(nn.Module):
     @torch.no_grad()
     def see(self, view: StepView) -> MomentumView:
         """Encode the batch."""
-        image = self.towers.encode_image(view.local, view.moment.epoch)
+        image_states, images = self.towers.encode_images(view.local, view.moment.epoch)
         text = self.towers.encode_text(view.local)
-        return MomentumView(image.states, gather(image.feature), gather(text.feature))
+        return MomentumView(image_states, gather(images), gather(text.feature))
 
     @torch.no_grad()
     def token_logits(
-        self, seen: MomentumView, masked_ids: Tensor, mask: Tensor, images: Tensor, predicted: Tensor
+        self, image_states: Tensor, masked_ids: Tensor, mask: Tensor, images: Tensor, predicted: Tensor
     ) -> Tensor:
-        """Vocabulary logits of the predicted tokens [P, V]; masked ids, mask and predicted [R, L], images [R]."""
+        """Vocabulary logits of the predicted tokens [P, V].
+
+        Args:
+            image_states: Of some images [n, N, W].
+            masked_ids: Tokens of each row [R, L].
+            mask: 1 for tokens, 0 for padding [R, L].
+            images: Image of each row [R], below n.
+            predicted: Where the P tokens are, bool [R, L].
+        """
         states = self.towers.text_states(masked_ids, mask)
-        keys_values = self.model.image_keys_values(seen.image_states)
+        keys_values = self.model.image_keys_values(image_states)
         return self.model.predict_tokens(self.model.fuse(states, mask, keys_values, images), predicted)
 
     def itc_loss(

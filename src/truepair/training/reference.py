@@ -35,9 +35,9 @@ class BatchReference:
     def features(self, view: StepView) -> tuple[Tensor, Tensor]:
         """Features of a batch, see ``ReferenceModel.features``."""
         self.towers.model.to(view.image_features.device)
-        image = self.towers.encode_image(view.local, view.moment.epoch)
+        _, images = self.towers.encode_images(view.local, view.moment.epoch)
         text = self.towers.encode_text(view.local)
-        return gather(image.feature), gather(text.feature)
+        return gather(images), gather(text.feature)
 
 
 class PlainReference:

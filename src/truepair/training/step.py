@@ -16,9 +16,10 @@ from truepair.objectives.regulation import Regulation
 from truepair.relations.batch import BatchRelations
 from truepair.relations.pairs import PairSet
 from truepair.sampling.ranks import Ranks
+from truepair.training.fused import FusedRows
 from truepair.training.itc import ItcConfig, itc_loss
-from truepair.training.itm import ItmConfig, itm_part
-from truepair.training.mlm import MlmConfig, mlm_part
+from truepair.training.itm import ItmConfig
+from truepair.training.mlm import MaskedRows, MlmConfig
 from truepair.training.moment import Moment
 from truepair.training.momentum import MomentumModel, MomentumView
 from truepair.training.regulating import weight_figures
@@ -78,6 +79,7 @@ class PretrainStep(TrainingStep):
         self.parts = parts
         self.momentum = parts.momentum  # a submodule, so that it moves to the device with the step
         self.seed = seed
+        self.micro_batch = towers.parts.size
 
     def forward(self, batch: PairBatch, moment: Moment) -> StepOutput:
         """Compute the losses of a batch: ``itc``, and ``itm`` and ``mlm`` once they started.
@@ -104,7 +106,7 @@ class PretrainStep(TrainingStep):
             figures = self._figures(view, regulation) if moment.logged else {}
         return StepOutput(
             {"loss": total, **losses, "temperature": view.temperature, **figures},
-            view.image.feature.detach(),
+            view.image_features[view.own].detach(),
             view.text_features[view.own].detach(),
         )
 
@@ -173,21 +175,14 @@ class PretrainStep(TrainingStep):
     def _fused_losses(
         self, view: StepView, pairs: MatchingPairs, converted: PairSet, seen: tuple[MomentumModel, MomentumView] | None
     ) -> dict[str, Tensor]:
-        """ITM and MLM; image keys and values are computed once per image for the rows of both."""
+        """ITM and MLM, as far as they have started."""
         itm, mlm, epoch = self.config.itm, self.config.mlm, view.moment.epoch
         with_itm = itm.weight > 0 and epoch >= itm.start_epoch
         with_mlm = mlm.weight > 0 and epoch >= mlm.start_epoch
         if not with_itm and not with_mlm:
             return {}
-        keys_values = self.model.image_keys_values(view.image.states)
-        losses = {}
-        if with_itm:
-            losses["itm"] = itm_part(view, self.model, pairs, keys_values)
-        if with_mlm:
-            losses["mlm"] = mlm_part(
-                view, self.towers, self.masker, converted, keys_values, mlm, seed=self.seed, momentum=seen
-            )
-        return losses
+        masked = MaskedRows.of(view, self.masker, converted, mlm, self.seed) if with_mlm else None
+        return FusedRows(view, self.towers, pairs if with_itm else None, masked, seen).losses()
 
     @torch.no_grad()
     def _figures(self, view: StepView, regulation: Regulation | None) -> dict[str, Tensor]:

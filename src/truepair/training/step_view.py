@@ -1,15 +1,28 @@
 """What the losses of a step look at."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from truepair.data.collate import PairBatch
-from truepair.models.albef import Encoded
+from truepair.models.fusion import ImageKeysValues
 from truepair.training.gathering import gather, gather_batch, gather_padded
 from truepair.training.moment import Moment
 from truepair.training.towers import Towers
+
+
+class ImagePart(NamedTuple):
+    """Some images of this rank, as the fusion encoder reads them.
+
+    Attributes:
+        rows: Their rows among the pairs of all ranks.
+        keys_values: Computed once per image.
+    """
+
+    rows: slice
+    keys_values: ImageKeysValues
 
 
 @dataclass(frozen=True)
@@ -20,7 +33,7 @@ class StepView:
         batch: The pairs of all ranks; their pixels are there on one rank, or if a judge reads them.
         local: This rank's pairs.
         own: Rows of this rank's pairs among all.
-        image: States [b, N, W] and features [b, E] of this rank's images.
+        image_states: States of this rank's images, part by part, each [n, N, W].
         image_features: Image features of all ranks [B, E].
         text_features: Text features of all ranks [B, E].
         text_states: Text states of all ranks [B, L, D].
@@ -31,7 +44,7 @@ class StepView:
     batch: PairBatch
     local: PairBatch
     own: slice
-    image: Encoded
+    image_states: list[Tensor]
     image_features: Tensor  # [B, E]
     text_features: Tensor  # [B, E]
     text_states: Tensor  # [B, L, D]
@@ -49,13 +62,13 @@ class StepView:
             rank: This process.
             pixels: Whether the images of other ranks are needed.
         """
-        image, text = towers.encode_image(local, moment.epoch), towers.encode_text(local)
+        (image_states, image_features), text = towers.encode_images(local, moment.epoch), towers.encode_text(local)
         return cls(
             batch=gather_batch(local, pixels=pixels),
             local=local,
             own=slice(rank * len(local), (rank + 1) * len(local)),
-            image=image,
-            image_features=gather(image.feature),
+            image_states=image_states,
+            image_features=gather(image_features),
             text_features=gather(text.feature),
             text_states=gather_padded(text.states),
             temperature=towers.model.temperature,

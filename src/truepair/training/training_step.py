@@ -62,6 +62,9 @@ class TrainingStep(nn.Module):
             (a momentum encoder, a judge) are the step's own to save.
     """
 
+    micro_batch: int = 0
+    """Pairs whose activations a step holds at once; 0 where a step takes the batch as a whole."""
+
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         self.model = model
