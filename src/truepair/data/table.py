@@ -77,11 +77,20 @@ class PairTable:
         """Image id of each row [N]."""
         return np.asarray(self._column("image_id").to_numpy(), dtype=np.int64)
 
+    def rows_of(self, image_ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The first row of each of some images of the table [M]."""
+        known, first = np.unique(self.image_ids, return_index=True)
+        return np.asarray(first[np.searchsorted(known, image_ids)], np.int64)
+
     @property
     def splits(self) -> dict[str, int]:
         """Names of the splits, and how many rows each has."""
         counts = pc.value_counts(self._column("split")).to_pylist()
         return {entry["values"]: entry["counts"] for entry in sorted(counts, key=lambda entry: entry["values"])}
+
+    def values(self, name: str) -> list[Any]:
+        """A column of all rows; many times faster than ``list(table.rows[name])``."""
+        return list(self._column(name).to_pylist())
 
     def image(self, index: int) -> Image.Image:
         """Decode the image of a row to 8-bit RGB.

@@ -102,10 +102,10 @@ def encode_captions(
         raise ConfigError(f"max_length is {max_length}; give at least {max_length - room + 1}")
     texts = tokenizer(list(captions), add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
     rows = [[*before, *text[:room], *after] for text in texts]
+    longest = max(map(len, rows))
+    padding = [tokenizer.pad_token_id] * longest
     lengths = torch.tensor([len(row) for row in rows])  # [B]
-    input_ids = torch.full((len(rows), int(lengths.max())), tokenizer.pad_token_id, dtype=torch.int64)  # [B, L]
-    for position, row in enumerate(rows):
-        input_ids[position, : len(row)] = torch.tensor(row)
+    input_ids = torch.tensor([[*row, *padding[len(row) :]] for row in rows], dtype=torch.int64)  # [B, L]
     attention_mask = (torch.arange(input_ids.shape[1]) < lengths[:, None]).long()  # [B, L]
     return input_ids, attention_mask
 

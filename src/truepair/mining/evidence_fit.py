@@ -79,7 +79,7 @@ def fit_evidence(tables: EvidenceTables, table: PairTable, config: EvidenceConfi
     """
     config = config or EvidenceConfig()
     truth = PairTruth.from_table(table)
-    named = list(table.rows["group"]) if "group" in table.rows.column_names else [None]
+    named = table.values("group") if "group" in table.rows.column_names else [None]
     if truth is None or None in named:
         raise DataError(f"{table.name} does not state the group of each row; fit evidence on clean data that does")
     numbers = {name: number for number, name in enumerate(dict.fromkeys(named))}
@@ -123,7 +123,7 @@ class _Sampler:
         self.config = config
         self.generator = generator
         self.image_ids = torch.from_numpy(table.image_ids.copy())
-        self.keys = torch.tensor([caption_key(row[0]) for row in table.rows["captions"]])
+        self.keys = torch.tensor([caption_key(row[0]) for row in table.values("captions")])
         every = torch.arange(len(table))
         matches = sum(int(self._labels(part, every)[0].sum()) for part in every.split(_ROWS))
         self.natural_prior = max(matches, 1) / max(len(table) * (len(table) - 1), 1)

@@ -56,7 +56,7 @@ class EvidenceTables:
             pixels=image_input_key(run.preprocessing),
             tokens=caption_input_key(run.preprocessing),
         )
-        captions = [row[0] for row in run.table.rows["captions"]]
+        captions = [row[0] for row in run.table.values("captions")]
         return cls(pooled_images(run.image_cache), pooled_captions(run.caption_cache, captions), encoders)
 
     def rows(self, rows: Tensor) -> "EvidenceTables":

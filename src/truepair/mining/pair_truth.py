@@ -37,7 +37,7 @@ class PairTruth:
         names, groups = _column(table, "names"), _column(table, "group")
         if names is None and groups is None:
             return None
-        gallery = CaptionGallery.from_names(list(table.rows["captions"]), names, groups)
+        gallery = CaptionGallery.from_names(table.values("captions"), names, groups)
         keys = np.array([caption_key(text) for text in gallery.texts], dtype=np.int64)
         rows, texts = gallery.truth.true.numpy().T
         return cls(rows, keys[texts])
@@ -69,5 +69,5 @@ class PairTruth:
 
 def _column(table: PairTable, name: str) -> list[Any] | None:
     """A column of the table; None if it is absent or empty."""
-    values = list(table.rows[name]) if name in table.rows.column_names else []
+    values = table.values(name) if name in table.rows.column_names else []
     return values if any(value is not None for value in values) else None

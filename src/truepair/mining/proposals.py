@@ -33,7 +33,7 @@ class Declared:
     @classmethod
     def of_table(cls, table: PairTable) -> "Declared":
         """Read them off a table."""
-        keys = torch.tensor([caption_key(captions[0]) for captions in table.rows["captions"]])
+        keys = torch.tensor([caption_key(captions[0]) for captions in table.values("captions")])
         return cls(torch.from_numpy(table.image_ids.copy()), keys)
 
     def __len__(self) -> int:

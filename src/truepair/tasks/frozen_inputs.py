@@ -29,6 +29,6 @@ def frozen_inputs(recipe: PretrainRecipe, say: Say) -> RunInputs:
     torch.manual_seed(stable_hash(recipe.loop.seed, "initial weights"))
     model = build_model(recipe.model, recipe.text, tokenizer, lambda _: None)
     table, images = cached_images(recipe, model, table, say)
-    captions = [caption for captions in table.rows["captions"] for caption in captions]
+    captions = [caption for captions in table.values("captions") for caption in captions]
     states = cached_captions(recipe.model, model, captions, preprocessing.collator().encode)
     return RunInputs(table=table, preprocessing=preprocessing, model=model, image_cache=images, caption_cache=states)

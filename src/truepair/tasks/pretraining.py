@@ -1,6 +1,7 @@
 """A whole pre-training run: from a recipe to a trained model and its retrieval figures."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,7 +11,9 @@ from truepair.data.collate import PairCollator
 from truepair.data.dataset import PairDataset
 from truepair.data.randomness import stable_hash
 from truepair.data.table import PairTable
+from truepair.evaluation.reranking import Combination
 from truepair.models.albef import AlbefModel
+from truepair.models.frozen_captions import CaptionStates
 from truepair.models.resize import resize_images
 from truepair.tasks.images import ImageSource
 from truepair.tasks.retrieval import RetrievalResult, RetrievalTask
@@ -23,12 +26,16 @@ from truepair.training.build import (
     build_tables,
     build_tokenizer,
 )
-from truepair.training.caches import cached_images
+from truepair.training.caches import cached_captions, cached_images
+from truepair.training.joining import never_joining, trains_itm
 from truepair.training.loop import TrainingLoop
 from truepair.training.match_keys import concept_labels, match_keys
 from truepair.training.recipe import PretrainRecipe
 from truepair.training.run_result import RunResult
 from truepair.training.selection import take_best
+
+HELD_OUT, UNSEEN = "retrieval.json", "retrieval_unseen.json"
+"""Files of the figures: on the test split, and on groups that no run trains on."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +49,7 @@ class PretrainOutcome:
         collator: its tokenization.
         train_images: the training pictures, for an audit.
         test: the test pictures and their truth; None where the data has none.
+        unseen: figures on the groups that no run trains on (``data.unseen_share``); None where there are none.
     """
 
     run: RunResult
@@ -50,6 +58,7 @@ class PretrainOutcome:
     collator: PairCollator
     train_images: ImageSource
     test: RetrievalTask | None
+    unseen: RetrievalResult | None = None
 
 
 def pretrain(recipe: PretrainRecipe, run_folder: Path, say: Say) -> PretrainOutcome:
@@ -57,7 +66,7 @@ def pretrain(recipe: PretrainRecipe, run_folder: Path, say: Say) -> PretrainOutc
 
     Args:
         recipe: everything the run depends on.
-        run_folder: where checkpoints, logs, the model and ``retrieval.json`` go.
+        run_folder: where checkpoints, logs, the model, ``retrieval.json`` and ``retrieval_unseen.json`` go.
         say: prints a line.
 
     Raises:
@@ -73,12 +82,15 @@ def pretrain(recipe: PretrainRecipe, run_folder: Path, say: Say) -> PretrainOutc
     # Initial weights are drawn from the global generator.
     torch.manual_seed(stable_hash(recipe.loop.seed, "initial weights"))
     model = build_model(recipe.model, recipe.text, tokenizer, say)
+    model.config.itm_trained = trains_itm(recipe)
+    for line in never_joining(recipe):
+        say(line)
     if recipe.model.checkpoint is not None:
         resize_images(model, recipe.data.transform.size)
 
     pictures = _Pictures(recipe, model, collator, say)
     train_images = pictures.of(tables.train, recipe.model.image_views)
-    validation, test = pictures.task(tables.validation), pictures.task(tables.test)
+    validation, test, unseen = (pictures.task(table) for table in (tables.validation, tables.test, tables.unseen))
     step = StepBuilder(recipe, model, collator, train_images.table, train_images.cache, run_folder, say).build()
     loop = TrainingLoop(
         step,
@@ -95,12 +107,13 @@ def pretrain(recipe: PretrainRecipe, run_folder: Path, say: Say) -> PretrainOutc
         evaluator=None if validation is None else validation.figures,
     )
     run = loop.run()
-    retrieval = None
-    if loop.accelerator.is_main_process:
-        take_best(loop.model, run)
-    if test is not None and loop.accelerator.is_main_process:
-        retrieval = _evaluate(loop.model, test, validation, run_folder)
-    return PretrainOutcome(run, retrieval, loop.model, collator, train_images, test)
+    outcome = PretrainOutcome(run, None, loop.model, collator, train_images, test)
+    if not loop.accelerator.is_main_process:
+        return outcome
+    take_best(loop.model, run)
+    combination = None if validation is None else validation.choose_combination(loop.model)
+    retrieval = _evaluate(loop.model, test, combination, run_folder / HELD_OUT)
+    return replace(outcome, retrieval=retrieval, unseen=_evaluate(loop.model, unseen, combination, run_folder / UNSEEN))
 
 
 class _Pictures:
@@ -120,23 +133,25 @@ class _Pictures:
         return ImageSource(table, self.collator, transform=transform, cache=cache, batch_size=size)
 
     def task(self, table: PairTable | None) -> RetrievalTask | None:
-        """Retrieval on a split; ITM that is not trained does not rank."""
+        """Retrieval on a split."""
         if table is None:
             return None
         protocol = self.recipe.evaluation
-        if self.recipe.objectives.itm.weight == 0:
-            protocol = replace(protocol, rerank=0)
-        return RetrievalTask(self.collator, self.of(table), protocol)
+        return RetrievalTask(self.collator, self.of(table), protocol, cache=self._caption_states)
+
+    def _caption_states(self, captions: Sequence[str]) -> CaptionStates | None:
+        return cached_captions(self.recipe.model, self.model, captions, self.collator.encode)
 
 
 def _evaluate(
-    model: AlbefModel, test: RetrievalTask, validation: RetrievalTask | None, run_folder: Path
-) -> RetrievalResult:
-    """Figures on the test split, also in the run folder."""
-    combination = None if validation is None else validation.choose_combination(model)
-    retrieval = test.evaluate(model, combination)
-    (run_folder / "retrieval.json").write_text(json.dumps(retrieval.as_dict(), indent=1), encoding="utf-8")
-    return retrieval
+    model: AlbefModel, task: RetrievalTask | None, combination: Combination | None, file: Path
+) -> RetrievalResult | None:
+    """Figures on a table, also in a file; None without the table."""
+    if task is None:
+        return None
+    result = task.evaluate(model, combination)
+    file.write_text(json.dumps(result.as_dict(), indent=1), encoding="utf-8")
+    return result
 
 
 def _dataset(recipe: PretrainRecipe, images: ImageSource, model: AlbefModel) -> PairDataset:

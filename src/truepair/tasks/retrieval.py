@@ -1,5 +1,6 @@
 """Zero-shot retrieval: captions for pictures and pictures for captions that the model was not trained on."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -17,6 +18,7 @@ from truepair.evaluation.reranking import ITM_ALONE, Combination, RerankedScores
 from truepair.evaluation.scores import FeatureScores, ScoreSource
 from truepair.evaluation.truth import RetrievalTruth
 from truepair.models.albef import AlbefModel
+from truepair.models.frozen_captions import CaptionStates
 from truepair.models.gallery import PairJudge, encode_captions, encode_images
 from truepair.tasks.images import ImageSource
 
@@ -63,6 +65,7 @@ class RetrievalTask:
             truth.
         protocol: how to measure.
         judged: crossed matches that people found, which count as well.
+        cache: makes or opens the frozen text encoder's states of the candidates; None to run the encoder each time.
     """
 
     def __init__(
@@ -71,6 +74,7 @@ class RetrievalTask:
         images: ImageSource,
         protocol: RetrievalProtocol | None = None,
         judged: JudgedCaptions | None = None,
+        cache: Callable[[Sequence[str]], CaptionStates | None] | None = None,
     ) -> None:
         self.collator = collator
         self.images = images
@@ -81,6 +85,7 @@ class RetrievalTask:
         if not self.protocol.leave_out_families:
             gallery = replace(gallery, truth=RetrievalTruth(truth.images, truth.captions, truth.own, truth.true))
         self.gallery = gallery
+        self.caption_states = None if cache is None else cache(gallery.texts)
 
     def figures(self, model: AlbefModel) -> dict[str, float]:
         """Quick figures for the log of a run, similarity alone: R@1 and mAP@R both ways, truth-aware and naive."""
@@ -97,7 +102,7 @@ class RetrievalTask:
 
     def choose_combination(self, model: AlbefModel) -> Combination | None:
         """Choose the weights of similarity and ITM on this table; call it on validation pictures only."""
-        if not self.protocol.rerank:
+        if not self._reranks(model):
             return None
         judge = self.encode(model)
         candidates, log_odds = self._judged(judge)
@@ -122,7 +127,7 @@ class RetrievalTask:
         """Scores of every way of ranking: "similarity", and with re-ranking "ITM" and "similarity + ITM"."""
         similarity = similarity_of(judge)
         ways: dict[str, ScoreSource] = {"similarity": similarity}
-        if self.protocol.rerank:
+        if self._reranks(judge.model):
             candidates, log_odds = self._judged(judge)
             ways["ITM"] = RerankedScores(similarity, candidates, ITM_ALONE.apply(candidates, log_odds))
             if combination is not None:
@@ -134,7 +139,12 @@ class RetrievalTask:
         """Encode the table's pictures and captions."""
         model.eval()
         images = encode_images(model, self.images.batches(), are_states=self.images.are_states)
-        return PairJudge(model, images, encode_captions(model, self.gallery.texts, self.collator.encode))
+        captions = encode_captions(model, self.gallery.texts, self.collator.encode, cache=self.caption_states)
+        return PairJudge(model, images, captions)
+
+    def _reranks(self, model: AlbefModel) -> bool:
+        """ITM that was not trained does not rank."""
+        return self.protocol.rerank > 0 and bool(model.config.itm_trained)
 
     def _judged(self, judge: PairJudge) -> tuple[CandidatePairs, Tensor]:
         """The candidates that ITM reads, and its log-odds [P]."""
@@ -146,9 +156,9 @@ class RetrievalTask:
 def build_gallery(table: PairTable, judged: JudgedCaptions | None = None) -> CaptionGallery:
     """Candidate captions of a table's pictures, with what is known to be true of each; near-matches are ignored."""
     names, groups, families = (
-        list(table.rows[name]) if name in table.rows.column_names else None for name in ("names", "group", "family")
+        table.values(name) if name in table.rows.column_names else None for name in ("names", "group", "family")
     )
-    own = list(table.rows["captions"])
+    own = table.values("captions")
     if judged is None:
         return CaptionGallery.from_names(own, names, groups, families)
     return CaptionGallery.from_names(own, judged.names, groups, families, judged.near)

@@ -71,7 +71,7 @@ class StepBuilder:
         state = PartialState(cpu=recipe.loop.cpu)
         self.device = state.device
         self.ranks = Ranks(state.process_index, state.num_processes)
-        self.captions = [caption for captions in table.rows["captions"] for caption in captions]
+        self.captions = [caption for captions in table.values("captions") for caption in captions]
 
     def build(self) -> PretrainStep:
         """The step.

@@ -1,6 +1,5 @@
 """From a recipe to the things a run is made of: tables, tokenizer, model, caches."""
 
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -8,7 +7,6 @@ from transformers import PreTrainedTokenizerBase
 
 from truepair.data.open import open_pairs
 from truepair.data.preprocessing import Preprocessing
-from truepair.data.randomness import stable_hash
 from truepair.data.table import PairTable
 from truepair.data.tokenizer import load_tokenizer, train_wordpiece
 from truepair.data.transforms import ImageTransform, TransformConfig, build_transform
@@ -20,6 +18,7 @@ from truepair.models.config import AlbefConfig
 from truepair.models.image_encoder import load_image_encoder
 from truepair.models.minilm import load_minilm, minilm_folder
 from truepair.relations.text import normalise_caption
+from truepair.training.groups import choose_groups, few_of_each, group_column, needs_groups, rows_of_groups
 from truepair.training.recipe import DataConfig, ModelConfig, PretrainRecipe, TextConfig
 
 Say = Callable[[str], None]
@@ -27,11 +26,21 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Tables:
-    """The pairs of a run, by split; None where the recipe names no split or the data has no such rows."""
+    """The pairs of a run, by split, and those of unseen groups; None where none are asked for, or none are there."""
 
     train: PairTable
     validation: PairTable | None
     test: PairTable | None
+    unseen: PairTable | None = None
+
+
+def open_sources(config: DataConfig) -> PairTable:
+    """All rows of a recipe's sources.
+
+    Raises:
+        DataError: a source cannot be read.
+    """
+    return PairTable.concat([open_pairs(source) for source in config.sources])
 
 
 def build_tables(config: DataConfig) -> Tables:
@@ -41,48 +50,34 @@ def build_tables(config: DataConfig) -> Tables:
         DataError: a source cannot be read, or nothing is left to train on.
         ConfigError: a field that needs a ``group`` column, without one.
     """
-    opened = [open_pairs(source) for source in config.sources]
-    table = opened[0] if len(opened) == 1 else PairTable.concat(opened)
-    if config.min_group_size or config.max_group_size or config.group_share < 1.0:
-        table = _chosen_groups(table, config)
+    table = open_sources(config)
+    unseen = None
+    if needs_groups(config):
+        choice = choose_groups(group_column(table), config)
+        if not choice.chosen:
+            raise ConfigError(
+                f"no group of {table.name} is left; change data.min_group_size, max_group_size, groups or group_share"
+            )
+        unseen = rows_of_groups(table, choice.unseen) if choice.unseen else None
+        table = rows_of_groups(table, choice.chosen)
     present = table.splits
 
     def part(split: str) -> PairTable | None:
-        """A split, if it is asked for and there."""
-        return table.split(split) if split and split in present else None
+        """A split, or several, if it is asked for and there."""
+        return table.split(split) if split and present.keys() >= set(split.split("+")) else None
 
     train = table.split(config.train_split) if config.train_split else table
+    if config.drawings:
+        train = few_of_each(train, config.drawings, config.group_seed)
     if config.captions == "pairs":
         train = train.as_pairs()
-    return Tables(train, part(config.validation_split), part(config.test_split))
-
-
-def _chosen_groups(table: PairTable, config: DataConfig) -> PairTable:
-    """The rows of the groups that a recipe asks for: of some size, and a share of them."""
-    if "group" not in table.rows.column_names:
-        raise ConfigError(
-            f"data.min_group_size, max_group_size and group_share need a group column, which {table.name} has not; "
-            "leave them out"
-        )
-    groups = list(table.rows["group"])
-    sizes = Counter(groups)
-    most = config.max_group_size or len(groups)
-    wanted = {
-        group
-        for group, size in sizes.items()
-        if group is not None
-        and config.min_group_size <= size <= most
-        and stable_hash("group share", group) < config.group_share * 2**63
-    }
-    if not wanted:
-        raise ConfigError(f"no group of {table.name} is left; change data.min_group_size, max_group_size, group_share")
-    return table.select(row for row, group in enumerate(groups) if group in wanted)
+    return Tables(train, part(config.validation_split), part(config.test_split), unseen)
 
 
 def build_tokenizer(config: TextConfig, train: PairTable) -> PreTrainedTokenizerBase:
     """Train a tokenizer on the training captions, or load one."""
     if config.tokenizer == "train":
-        texts = [caption for captions in train.rows["captions"] for caption in captions]
+        texts = [caption for captions in train.values("captions") for caption in captions]
         if config.normalise:
             texts = [normalise_caption(text) for text in texts]
         return train_wordpiece(texts, config.vocab_size)

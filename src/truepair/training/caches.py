@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 from truepair.data.dataset import PairDataset
@@ -11,7 +11,8 @@ from truepair.errors import DataError
 from truepair.models.albef import AlbefModel
 from truepair.models.frozen_captions import CaptionStates, EncodeCaptions, cache_caption_states
 from truepair.models.frozen_images import ImageStates, cache_image_states
-from truepair.training.build import Say, build_image_transform
+from truepair.models.pooled import PooledEncoder
+from truepair.training.build import Say, build_image_transform, open_sources
 from truepair.training.progress import counting
 from truepair.training.recipe import ModelConfig, PretrainRecipe
 
@@ -49,11 +50,13 @@ def cached_images(
     if not recipe.model.cache_images:
         return table, None
     transform = recipe.data.transform
-    plain = PairDataset(table, build_image_transform(transform, model, train=False), captions="first")
-    augmented = PairDataset(table, build_image_transform(transform, model, train=True), captions="first")
-    with counting(f"image states of {table.name}, {len(table):,} rows") as progress:
+    whole = open_sources(recipe.data) if recipe.model.cache_sources else table
+    plain = PairDataset(whole, build_image_transform(transform, model, train=False), captions="first")
+    augmented = PairDataset(whole, build_image_transform(transform, model, train=True), captions="first")
+    encoder = PooledEncoder(model.image_encoder) if recipe.model.pool_images else model.image_encoder
+    with counting(f"image states of {whole.name}, {len(whole):,} rows") as progress:
         states = cache_image_states(
-            model.image_encoder,
+            encoder,
             plain,
             cache_folder(recipe.model),
             augmented=augmented,
@@ -62,6 +65,8 @@ def cached_images(
             workers=recipe.loop.workers if model.device.type != "cpu" else os.cpu_count() or 1,
             progress=progress,
         )
+    if whole is not table:
+        states = states.of_rows(whole.rows_of(table.image_ids))
     unreadable = states.unreadable
     if not unreadable:
         return table, states
@@ -72,7 +77,7 @@ def cached_images(
     if len(unreadable) > recipe.data.max_bad_fraction * len(table):
         raise DataError(f"{line}; repair them or raise data.max_bad_fraction")
     say(f"left out: {line}")
-    return table.select(states.readable), replace(states, image_rows=states.image_rows[states.readable])
+    return table.select(states.readable), states.of_rows(states.readable)
 
 
 def cached_captions(

@@ -140,7 +140,7 @@ class TrainingLoop:
             if self.average is not None:
                 self.average.put()  # what the run leaves, in memory too
             folder = self.run_folder / "model"
-            if main:
+            if main and self.config.save:
                 write_folder(folder, self.snapshot.write_model)
             self.accelerator.wait_for_everyone()
             self._stop_if_asked(self.signals.number)
@@ -250,7 +250,7 @@ class TrainingLoop:
             raise RunStopped(self.signals.number or SIGTERM)
 
     def _save(self) -> None:
-        if self.schedule.step == self.done:
+        if self.schedule.step == self.done or not self.config.save:
             return
         self.records.sync()
         state = {

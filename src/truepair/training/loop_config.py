@@ -29,6 +29,7 @@ class LoopConfig:
         log_every: steps between two log records.
         checkpoint_every: steps between two checkpoints; 0 for one at the end of each epoch.
         checkpoint_minutes: minutes after which a checkpoint is written between the regular ones; 0 for never.
+        save: write checkpoints and the final model. Without, a run leaves figures alone, and starts anew when stopped.
         keep_checkpoints: how many of the newest checkpoints stay on disk.
         best_figure: validation figure whose highest value keeps its checkpoint on disk as well; empty for none.
         evaluate_every: epochs between two evaluations on the validation pairs; 0 for never.
@@ -51,6 +52,7 @@ class LoopConfig:
     log_every: int = 20
     checkpoint_every: int = 0
     checkpoint_minutes: float = 0.0
+    save: bool = True
     keep_checkpoints: int = 2
     best_figure: str = ""
     evaluate_every: int = 1
@@ -64,6 +66,8 @@ class LoopConfig:
             raise ConfigError(f"loop.on_non_finite is '{self.on_non_finite}'; give abort or skip")
         if not 0 <= self.average_decay < 1:
             raise ConfigError(f"loop.average_decay is {self.average_decay}; give a number from 0 to below 1")
+        if self.best_figure and not self.save:
+            raise ConfigError("loop.best_figure chooses among checkpoints; set loop.save, or leave best_figure out")
         for name in ("epochs", "batch_size", "accumulate", "log_every", "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"loop.{name} is {getattr(self, name)}; give 1 or more")

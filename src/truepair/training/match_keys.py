@@ -22,9 +22,9 @@ def match_keys(table: PairTable, captions: str) -> Indices:
     Returns:
         Image key and caption key of each row, int64 [N, 2]; see ``KnownMatches``.
     """
-    images = np.asarray(table.rows["image_id"], np.int64)  # [N]
+    images = table.image_ids  # [N]
     texts = [
-        -1 if captions == "draw" and len(of_row) > 1 else caption_key(of_row[0]) for of_row in table.rows["captions"]
+        -1 if captions == "draw" and len(of_row) > 1 else caption_key(of_row[0]) for of_row in table.values("captions")
     ]
     return np.stack([images, np.asarray(texts, np.int64)], axis=1)
 
@@ -34,5 +34,5 @@ def concept_labels(table: PairTable) -> Indices | None:
     if "group" not in table.rows.column_names:
         return None
     numbers: dict[str, int] = {}
-    labels = [-1 if group is None else numbers.setdefault(group, len(numbers)) for group in table.rows["group"]]
+    labels = [-1 if group is None else numbers.setdefault(group, len(numbers)) for group in table.values("group")]
     return np.asarray(labels, np.int64)

@@ -31,7 +31,14 @@ class DataConfig:
         min_group_size: keep only rows whose group has this many rows over all splits (needs a ``group`` column); 0 for
             all.
         max_group_size: keep only rows whose group has at most this many; 0 for all.
+        groups: draw this many of the groups that are left; 0 for all.
+        group_seed: which ones are drawn, and which share of them.
+        other_groups: take all groups that the settings above leave out instead: clean pairs for judges and seed models,
+            which then share no group with a run that is otherwise the same.
         group_share: keep only this share of the groups, chosen by a hash of their names.
+        drawings: keep at most this many training rows of a group; 0 for all.
+        unseen_share: share of the groups of a size that fits that no run trains on, whatever its seed, ``other_groups``
+            included; the final figures are measured on all their rows as well.
         transform: image size and augmentation.
         max_bad_fraction: largest share of unreadable images that a run puts up with.
     """
@@ -43,7 +50,12 @@ class DataConfig:
     captions: str = "draw"
     min_group_size: int = 0
     max_group_size: int = 0
+    groups: int = 0
+    group_seed: int = 0
+    other_groups: bool = False
     group_share: float = 1.0
+    drawings: int = 0
+    unseen_share: float = 0.0
     transform: TransformConfig = field(default_factory=TransformConfig)
     max_bad_fraction: float = 0.05
 
@@ -52,6 +64,11 @@ class DataConfig:
             raise ConfigError(f"data.captions is '{self.captions}'; give draw, first or pairs")
         if not 0.0 < self.group_share <= 1.0:
             raise ConfigError(f"data.group_share is {self.group_share}; give a number above 0, up to 1")
+        if not 0.0 <= self.unseen_share < 1.0:
+            raise ConfigError(f"data.unseen_share is {self.unseen_share}; give a number from 0 to below 1")
+        for name in ("min_group_size", "max_group_size", "groups", "drawings"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"data.{name} is {getattr(self, name)}; give 0 or more")
         if not self.sources:
             raise ConfigError("data.sources is empty; name at least one file, folder or hub name")
 
@@ -89,6 +106,9 @@ class ModelConfig:
         freeze_image: do not train the image encoder.
         freeze_text: do not train the text encoder (the fusion encoder is trained).
         cache_images: compute the frozen image encoder's states once and train on them.
+        cache_sources: let the cache hold every image of the sources, not only those of a split: many runs on parts of
+            them share it.
+        pool_images: cache only the mean of an image's states, for runs of ITC alone with ``image_pooling`` "mean".
         image_views: how many views of each image the cache holds: the plain one, then augmented ones.
         cache_captions: compute the frozen text encoder's states once per caption. MLM still runs it, on masked
             captions.
@@ -103,6 +123,8 @@ class ModelConfig:
     freeze_image: bool = False
     freeze_text: bool = False
     cache_images: bool = False
+    cache_sources: bool = False
+    pool_images: bool = False
     image_views: int = 1
     cache_captions: bool = False
     cache_folder: str | None = None
@@ -112,6 +134,8 @@ class ModelConfig:
             raise ConfigError("model.cache_images needs model.freeze_image: states of a moving encoder go stale")
         if self.cache_captions and not self.freeze_text:
             raise ConfigError("model.cache_captions needs model.freeze_text: states of a moving encoder go stale")
+        if (self.cache_sources or self.pool_images) and not self.cache_images:
+            raise ConfigError("model.cache_sources and model.pool_images say what model.cache_images keeps; set it too")
         if self.image_views > 1 and not self.cache_images:
             raise ConfigError(
                 "model.image_views is for model.cache_images; images that are read anew are augmented anew"
@@ -157,7 +181,13 @@ class PretrainRecipe:
             raise ConfigError("ecm.discriminator.view 'batch' needs images, which model.cache_images does without")
         if self.ecm is not None and not self.ecm.zones.symmetric and self.relations.symmetric:
             raise ConfigError(
-                "ecm.zones.symmetric false needs relations.symmetric false too, or both directions convert"
+                "ecm.zones.symmetric false needs relations.symmetric false, or both directions convert"
+            )
+        fused = self.objectives.itm.weight > 0 or self.objectives.mlm.weight > 0
+        if self.model.pool_images and (fused or self.model.options.get("image_pooling") != "mean"):
+            raise ConfigError(
+                "model.pool_images needs objectives.itm.weight 0, objectives.mlm.weight 0 and image_pooling 'mean' in "
+                "model.options; drop it, or set them"
             )
         by_judge = any(rule.detector == "con_d" for rule in self.relations.rules)
         if by_judge != (self.ecm is not None and self.ecm.judge == "rules"):

@@ -68,6 +68,8 @@ class Updater:
         self.accelerator = accelerator
         self.config = config
         self.average = average
+        # Walking through all modules for them took a tenth of a step on cached states.
+        self.trainable = [parameter for parameter in step.parameters() if parameter.requires_grad]
 
     def take(self, batches: Sequence[TrainingBatch], moment: Moment, wishes: Callable[[], dict[str, float]]) -> Update:
         """Take one step on some batches, unless a loss or gradient is not finite on any rank.
@@ -79,7 +81,7 @@ class Updater:
         """
         set_learning_rate(self.optimizer, learning_rate_at(moment.step, moment.total_steps, self.config))
         outputs = [self._differentiate(batch, moment, len(batches), last=batch is batches[-1]) for batch in batches]
-        norm = float(self.accelerator.clip_grad_norm_(self.step.parameters(), self.config.clip_norm or math.inf))
+        norm = float(self.accelerator.clip_grad_norm_(self.trainable, self.config.clip_norm or math.inf))
         loss = sum(float(output.losses["loss"].detach()) for output in outputs)
         # With fp16 the scaler skips steps whose gradients overflow, and lowers the scale.
         sound = math.isfinite(loss) and (math.isfinite(norm) or self.accelerator.scaler is not None)
