@@ -49,7 +49,7 @@ def test_answers_in_words(source):
     assert re.search(r"7 drawings: InfoNCE reaches 5\d.\d where oracle relabel reaches 6\d.\d: \+11.\d points", density)
     assert "GRIT + ECM recovers most of it without knowing the truth, 55 % (53 to 57)" in density
     assert "No method recovers 60% at every density" in density
-    assert "SRCL own, 2 drawings30.0 %0.45" in section(source, "srcl")[1]
+    assert "SRCL own30.0 %0.4530.0 %0.45" in section(source, "srcl")[1]
     mafa = section(source, "mafa")[1]
     assert "GRIT + ECM instead of GRIT + removal+0." in mafa
     assert "never run" not in mafa

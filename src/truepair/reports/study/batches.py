@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from truepair.reports.data import Line, Plot
 from truepair.reports.study.data import Answer, Drawing, LineDrawing, TextTable
 from truepair.reports.study.view import StudyView
-from truepair.reports.study.words import counted, number, percent_cell
+from truepair.reports.study.words import number, percent_cell
 
 MOST_LINES = 6  # the page has as many colours
 CURVES = {
@@ -63,6 +63,5 @@ def _tables(view: StudyView, arms: Sequence[str]) -> list[TextTable]:
         return []
     data = view.table.data
     rows = [(arm, [percent_cell(view.mean(arm, kind, "hardest_is_false")) for kind in data]) for arm in arms]
-    note = f"Means over the runs of {counted(len(arms), 'arm')}."
     title = "Hardest negatives that are false, last epoch"
-    return [TextTable(title=title, columns=["Arm", *data], rows=rows, note=note)]
+    return [TextTable(title=title, columns=["Arm", *data], rows=rows)]

@@ -10,7 +10,7 @@ from truepair.reports.study.words import percent_cell
 JUDGED = {
     "conversion_precision": "precision",
     "conversion_recall": "recall",
-    "false_negative_rate": "false negatives among partners",
+    "false_negative_rate": "among partners",
 }
 
 
@@ -32,12 +32,12 @@ def answer_mafa(view: StudyView) -> Answer:
 
 def _judged(view: StudyView, arms: Sequence[str]) -> list[TextTable]:
     """Precision and recall of conversions, where a judge was asked."""
+    data = view.table.data
     rows = [
-        (f"{arm}, {data}", [percent_cell(view.mean(arm, data, figure)) for figure in JUDGED])
+        (arm, [percent_cell(view.mean(arm, kind, figure)) for kind in data for figure in JUDGED])
         for arm in arms
-        for data in view.table.data
-        if view.mean(arm, data, "conversion_precision") is not None
+        if view.has(arm, "conversion_precision")
     ]
-    if not rows:
-        return []
-    return [TextTable(title="Pairs converted in the last epoch", columns=["Arm", *JUDGED.values()], rows=rows)]
+    columns = ["Arm", *(f"{title}, {kind}" for kind in data for title in JUDGED.values())]
+    title = "Pairs converted, and false negatives among the partners of a batch, last epoch"
+    return [TextTable(title=title, columns=columns, rows=rows)] if rows else []

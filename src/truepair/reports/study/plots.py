@@ -16,7 +16,7 @@ from truepair.reports.svg import INK, MUTED, RULE, SERIES, clear_figure, inline_
 _MARKERS = "osD^vP"  # series differ by shape too
 _DASHES = ["solid", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)), (0, (10, 2)), (0, (3, 3))]
 _NAME_WIDTH = 24  # characters
-_LINE, _MARGIN, _LEGEND = 0.17, 0.62, 0.2  # inches: a series of a row, axis and its label, a name above the plot
+_LINE, _MARGIN, _LEGEND = 0.14, 0.62, 0.2  # inches: a series of a row, axis and its label, a name above the plot
 _PLACE, _MORE, _HEAD = 0.21, 0.13, 0.5  # a place of a ranking, a further line of its name, the headings
 
 
@@ -51,7 +51,7 @@ class IntervalPlot:
             drawn = [self._draw_series(axes, place) for place in range(len(self.series))]
             axes.set_ylim(len(self.rows) - 0.5, -0.5)
             names = [fill(row, _NAME_WIDTH) for row in self.rows]
-            axes.set_yticks(range(len(names)), names, color=INK, fontsize=9, linespacing=0.95)
+            axes.set_yticks(range(len(names)), names, color=INK, fontsize=9, linespacing=1.1)
             axes.set_xlabel(self.x_label, color=MUTED)
             axes.xaxis.set_major_locator(MaxNLocator(5))
             axes.grid(axis="x", color=RULE, linewidth=0.8)
@@ -121,13 +121,13 @@ class RankingPlot:
             axes.set_xticks([])
             axes.spines["bottom"].set_visible(False)
             left = [f"{names[item]} {place}" for place, item in enumerate(self.left_order, 1)]
-            axes.set_yticks(range(count), left, color=INK, fontsize=9, linespacing=0.95)
+            axes.set_yticks(range(count), left, color=INK, fontsize=9, linespacing=1.1)
             right = axes.secondary_yaxis("right")
             right.patch.set_visible(False)
             right.spines["right"].set_visible(False)
             right.tick_params(colors=MUTED, length=0)
             places = [f"{place} {names[item]}" for place, item in enumerate(self.right_order, 1)]
-            right.set_yticks(range(count), places, color=INK, fontsize=9, linespacing=0.95)
+            right.set_yticks(range(count), places, color=INK, fontsize=9, linespacing=1.1)
             axes.text(0, -0.9, self.left, ha="right", va="bottom", color=MUTED, fontsize=9)
             axes.text(1, -0.9, self.right, ha="left", va="bottom", color=MUTED, fontsize=9)
             return inline_svg(figure, self.description())

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from truepair.reports.data import Plot
 from truepair.reports.study.batches import MOST_LINES
-from truepair.reports.study.data import Answer, Drawing, LineDrawing, TextTable
+from truepair.reports.study.data import Answer, Drawing, LineDrawing, TextCell, TextTable
 from truepair.reports.study.gains import gain_plot, gain_sentences, pair_table
 from truepair.reports.study.plots import HistogramPlot
 from truepair.reports.study.view import StudyView
@@ -75,13 +75,11 @@ def _curves(view: StudyView, arms: Sequence[str]) -> list[Drawing]:
 
 def _weight_table(view: StudyView, arms: Sequence[str]) -> list[TextTable]:
     """How much was weighed down, and how much of it rightly."""
-    rows = [
-        (f"{arm}, {data}", [percent_cell(below), plain_cell(view.mean(arm, data, "weight_of_false_negatives"))])
-        for arm in arms
-        for data in view.table.data
-        if (below := view.mean(arm, data, "weight_below_07")) is not None
-    ]
-    if not rows:
-        return []
-    columns = ["Arm", "negatives with a weight below 0.7", "mean weight of false negatives"]
-    return [TextTable(title="Weights at the end of training", columns=columns, rows=rows)]
+    columns, rows = ["Arm"], {arm: list[TextCell]() for arm in arms if view.has(arm, "weight_below_07")}
+    for data in view.table.data if rows else []:
+        columns += [f"below 0.7, {data}", f"false negatives, {data}"]
+        for arm, cells in rows.items():
+            cells.append(percent_cell(view.mean(arm, data, "weight_below_07")))
+            cells.append(plain_cell(view.mean(arm, data, "weight_of_false_negatives")))
+    title = "Share of weights below 0.7, and mean weight of false negatives, last epoch"
+    return [TextTable(title=title, columns=columns, rows=list(rows.items()))] if rows else []

@@ -97,6 +97,10 @@ class StudyView:
         found = [self.table.figures(name, data, self.test, AWARE) for name in (arm, self.reference, self.ceiling)]
         return recovered_share(*found)
 
+    def has(self, arm: str, figure: str) -> bool:
+        """Whether an arm has a figure on any data."""
+        return any(self.mean(arm, data, figure) is not None for data in self.table.data)
+
     def mean(self, arm: str, data: str, figure: str) -> float | None:
         """Mean of a figure on the main test, over an arm's cells."""
         return self.table.mean(arm, data, self.test, figure)

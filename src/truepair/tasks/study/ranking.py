@@ -122,9 +122,18 @@ def spearman(first: Array, second: Array) -> Array:
 
 
 def _centred_ranks(values: Array) -> Array:
-    """Mean ranks minus their mean [..., A]: half of (how many are less) minus (how many are more)."""
-    ranks: Array = 0.5 * np.sign(values[..., :, None] - values[..., None, :]).sum(axis=-1)
-    return ranks
+    """Ranks [..., A] around zero; equal values share the mean of theirs."""
+    table = values.reshape(-1, values.shape[-1])
+    order = np.argsort(table, axis=1)
+    ascending = np.take_along_axis(table, order, axis=1)
+    fresh = np.ones(table.shape, dtype=bool)  # unlike the value before it, or the first of its row
+    fresh[:, 1:] = ascending[:, 1:] != ascending[:, :-1]
+    run = fresh.cumsum() - 1  # of equal values, counted over all rows
+    place = np.tile(np.arange(table.shape[1]) - (table.shape[1] - 1) / 2, len(table))
+    shared = np.bincount(run, weights=place) / np.bincount(run)
+    ranks = np.empty(table.shape)
+    np.put_along_axis(ranks, order, shared[run].reshape(table.shape), axis=1)
+    return ranks.reshape(values.shape)
 
 
 def _both_figures(table: StudyTable, arm: str, data: str, test: str) -> dict[Cell, tuple[float, float]]:

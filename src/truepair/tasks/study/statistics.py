@@ -16,7 +16,7 @@ from truepair.evaluation import Estimate
 from truepair.tasks.study.table import Cell, Figures
 
 RESAMPLES = 10_000
-ENDS = (2.5, 97.5)  # per cent
+ENDS = (25, 975)  # per mille
 
 Array = NDArray[np.float64]
 
@@ -113,8 +113,9 @@ def resampled(values: Array, cells: Sequence[Cell]) -> Array:
 
 def interval(values: Array) -> tuple[float, float]:
     """The 95 % interval of resampled values [R]."""
-    low, high = np.quantile(values, np.array(ENDS) / 100, method="inverted_cdf")
-    return float(low), float(high)
+    low, high = (-(-len(values) * end // 1000) - 1 for end in ENDS)  # places from 0, rounded up: values that occurred
+    ordered = np.partition(values, (low, high))
+    return float(ordered[low]), float(ordered[high])
 
 
 @lru_cache(maxsize=32)
