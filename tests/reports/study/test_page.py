@@ -101,6 +101,14 @@ def test_one_run_of_each_arm_gives_no_interval(tmp_path):
     assert "1 sample of concepts with 1 seed each" in source
 
 
+def test_a_question_is_about_the_arms_that_the_study_file_names(tmp_path):
+    folder = write_study(tmp_path, tests=("held_out",), seeds=(0,))
+    named = {"naive": QuestionArms(arms=["SRCL*"]), "density": QuestionArms(arms=["GRIT"])}
+    source = report(folder, questions=named)
+    assert "of 4 arms by the two figures" in section(source, "naive")[1]
+    assert "SRCL" not in section(source, "density")[0].split("<figcaption>Share of the gain")[1]
+
+
 def test_what_cannot_be_reported_is_said(tmp_path):
     with pytest.raises(DataError, match="run the study first"):
         report(tmp_path)

@@ -1,5 +1,7 @@
 """Question 5: how far figures of the own pair only mislead about the ranking of the methods."""
 
+from dataclasses import replace
+
 from truepair.reports.study.data import Answer, Drawing, TextTable
 from truepair.reports.study.plots import RankingPlot
 from truepair.reports.study.view import StudyView
@@ -12,7 +14,9 @@ MOST_SWAPS = 12
 
 def answer_naive(view: StudyView) -> Answer:
     """Rank correlation of the two figures, and the arms that swap."""
-    found = {data: ranking_agreement(view.table, data, view.test) for data in view.table.data}
+    asked = {view.reference, view.ceiling, *view.arms_of("naive")}
+    ranked = replace(view.table, arms=[arm for arm in view.table.arms if arm in asked])
+    found = {data: ranking_agreement(ranked, data, view.test) for data in view.table.data}
     known = {data: agreement for data, agreement in found.items() if agreement is not None}
     return Answer(
         key="naive",
@@ -33,8 +37,8 @@ def _sentences(data: str, found: RankingAgreement) -> list[str]:
         f"{data}: the rank correlation (Spearman) of {counted(len(found.aware), 'arm')} by the two figures is "
         f"{number(correlation.value, 2)} ({span(correlation.low, correlation.high, 2)}). Of {found.pairs:,} pairs of "
         f"arms {len(found.swaps):,} swap places, {len(clear):,} of them beyond chance on both sides"
-        f"{f' (first {clear[0].better}, which is better than {clear[0].worse})' if clear else ''}. The truth tells "
-        f"{counted(found.told, 'pair')} apart; the own pair alone misses {found.unseen:,} of these."
+        f"{f' (the widest apart by the truth: {clear[0].better} over {clear[0].worse})' if clear else ''}. The truth "
+        f"tells {counted(found.told, 'pair')} apart; the own pair alone misses {found.unseen:,} of these."
     ]
     if found.left_out:
         sentences.append(f"Not ranked, because cells are missing: {', '.join(found.left_out)}.")

@@ -1,6 +1,6 @@
 """The figures of a study that are no lines over time: intervals, two rankings, histograms."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle
 from textwrap import fill
@@ -16,8 +16,8 @@ from truepair.reports.svg import INK, MUTED, RULE, SERIES, clear_figure, inline_
 _MARKERS = "osD^vP"  # series differ by shape too
 _DASHES = ["solid", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)), (0, (10, 2)), (0, (3, 3))]
 _NAME_WIDTH = 24  # characters
-_LINE, _MARGIN, _LEGEND = 0.14, 0.62, 0.2  # inches: a series of a row, axis and its label, a name above the plot
-_PLACE, _MORE, _HEAD = 0.21, 0.13, 0.5  # a place of a ranking, a further line of its name, the headings
+_LINE, _MARGIN, _LEGEND = 0.12, 0.62, 0.2  # inches: a series of a row, axis and its label, a name above the plot
+_NAME, _MORE, _HEAD = 0.21, 0.13, 0.5  # a name of one line, a further line, the headings of a ranking
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,8 @@ class IntervalPlot:
     def draw(self, name: str) -> str:
         """The figure as inline SVG; points with whiskers, rows from top to bottom, a line at zero."""
         named = len(self.series) > 1
-        step = max(2, len(self.series)) * _LINE
+        names = [fill(row, _NAME_WIDTH) for row in self.rows]
+        step = max(_name_height(names), len(self.series) * _LINE)
         with page_settings(name):
             height = _MARGIN + step * len(self.rows) + _LEGEND * len(self.series) * named
             figure, axes = clear_figure(height)
@@ -50,14 +51,13 @@ class IntervalPlot:
                 axes.axvline(self.mark, color=MUTED, linewidth=0.8, linestyle=(0, (3, 3)))
             drawn = [self._draw_series(axes, place) for place in range(len(self.series))]
             axes.set_ylim(len(self.rows) - 0.5, -0.5)
-            names = [fill(row, _NAME_WIDTH) for row in self.rows]
             axes.set_yticks(range(len(names)), names, color=INK, fontsize=9, linespacing=1.1)
             axes.set_xlabel(self.x_label, color=MUTED)
             axes.xaxis.set_major_locator(MaxNLocator(5))
             axes.grid(axis="x", color=RULE, linewidth=0.8)
             if named:
-                names = list(self.series)
-                figure.legend(drawn, names, loc="outside upper left", frameon=False, labelcolor=INK, labelspacing=0.3)
+                titles = list(self.series)
+                figure.legend(drawn, titles, loc="outside upper left", frameon=False, labelcolor=INK, labelspacing=0.3)
             return inline_svg(figure, self.description())
 
     def _draw_series(self, axes: Axes, place: int) -> Line2D:
@@ -107,9 +107,8 @@ class RankingPlot:
         """The figure as inline SVG."""
         count = len(self.left_order)
         names = {item: fill(item, _NAME_WIDTH) for item in self.left_order}
-        lines = max(name.count("\n") + 1 for name in names.values())
         with page_settings(name):
-            figure, axes = clear_figure(_HEAD + (_PLACE + (lines - 1) * _MORE) * count)
+            figure, axes = clear_figure(_HEAD + _name_height(names.values()) * count)
             colours = cycle(zip(SERIES, _DASHES, strict=True))
             for place, item in enumerate(self.left_order):
                 ends = [place, self.right_order.index(item)]
@@ -180,3 +179,8 @@ class HistogramPlot:
             where = f"{self.edges[top]:g} and {self.edges[top + 1]:g}"
             parts.append(f"{name} most between {where} ({number(shares[top], 0)} per cent)")
         return f"{self.title} by {self.x_label}: {'; '.join(parts)}."
+
+
+def _name_height(names: Iterable[str]) -> float:
+    """Inches between rows, so that names of several lines do not touch."""
+    return _NAME + _MORE * max(name.count("\n") for name in names)
