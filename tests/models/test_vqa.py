@@ -18,11 +18,13 @@ START, END = 2, 3
 ANSWERS = [[5], [5, 6], [5, 6, 7], [5, 6, 8, 9], [10, 6], [10, 11, 12], [13]]
 
 
-def tiny_vqa(**fields: Any) -> VqaModel:
+def tiny_vqa(options: dict[str, Any] | None = None, **fields: Any) -> VqaModel:
     torch.manual_seed(4)
-    model = VqaModel.from_albef(tiny_model(**fields)).eval()
+    model = VqaModel.from_albef(tiny_model(**fields), **(options or {})).eval()
     with torch.no_grad():
         model.answer_decoder.head.transform.weight *= 4  # answers of clearly different likelihood
+        if model.answer_decoder.copy_head is not None:
+            model.answer_decoder.copy_head.query.weight *= 4
     return model
 
 
@@ -57,9 +59,10 @@ def log_likelihoods(model: VqaModel, batch: VqaBatch, question: int, answer: lis
     ids, mask = batch.input_ids[question : question + 1, :length], torch.ones(1, length, dtype=torch.int64)
     states = model.text_states(ids, mask)
     fused = model.fusion_encoder(states, mask, model.fusion_encoder.image_keys_values(model.image_states(pixels)))
-    source = model.answer_decoder.question_keys_values(fused, mask)
+    source = model.answer_decoder.question_keys_values(fused, mask, ids)
     tokens = torch.tensor([[START, *answer, END]])
-    logits = model.answer_decoder.head(model.answer_decoder(tokens[:, :-1], source).states[0])
+    states = model.answer_decoder(tokens[:, :-1], source).states[0]
+    logits = model.answer_decoder.logits(states, source, torch.zeros(len(states), dtype=torch.int64))
     return logits.log_softmax(dim=1)[torch.arange(len(answer) + 1), tokens[0, 1:]]
 
 
@@ -68,8 +71,9 @@ def trie() -> AnswerTrie:
 
 
 @torch.no_grad()
-def test_ranking_equals_scoring_each_answer_by_itself() -> None:
-    model, batch = tiny_vqa(), make_batch()
+@pytest.mark.parametrize("copies", [False, True])
+def test_ranking_equals_scoring_each_answer_by_itself(copies: bool) -> None:
+    model, batch = tiny_vqa({"copy_question": copies}), make_batch()
     ranked = model.predict(batch, trie())
     assert ranked.answers.shape == ranked.scores.shape == (4, len(ANSWERS))
     for question in range(4):
@@ -110,8 +114,37 @@ def test_ranking_wants_candidates() -> None:
 
 
 @torch.no_grad()
-def test_the_loss_equals_a_loop_over_answers() -> None:
+def test_a_prior_counts_in_both_steps() -> None:
     model, batch = tiny_vqa(), make_batch()
+    plain = model.predict(batch, trie())
+    scores = torch.zeros(4, len(ANSWERS)).scatter(1, plain.answers, plain.scores)  # by number of the answer
+    prior = torch.randn(4, len(ANSWERS), generator=torch.Generator().manual_seed(2)) * 4
+    ranked = model.predict(batch, trie(), prior=prior)
+    assert torch.equal(ranked.answers[:, 0], (scores + prior).argmax(dim=1))
+    assert not torch.equal(ranked.answers[:, 0], plain.answers[:, 0])
+    torch.testing.assert_close(ranked.scores, (scores + prior).gather(1, ranked.answers))
+    certain = torch.zeros(4, len(ANSWERS))
+    certain[:, 5] = 1000.0
+    assert (model.predict(batch, trie(), prior=certain, candidates=1).answers == 5).all()
+
+
+@torch.no_grad()
+def test_similarities_of_answers_are_those_of_itc() -> None:
+    torch.manual_seed(4)
+    albef = tiny_model().eval()
+    model = VqaModel.from_albef(albef, token_products=True).eval()
+    pixels, ids, mask = tiny_batch()
+    found = model.similarities(model.image_states(pixels), model.answer_features(ids, mask))
+    expected = albef.encode_image(pixels).feature @ albef.encode_text(ids, mask).feature.T
+    torch.testing.assert_close(found, expected)
+    with pytest.raises(ConfigError, match="token_products"):
+        tiny_vqa().answer_features(ids, mask)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("copies", [False, True])
+def test_the_loss_equals_a_loop_over_answers(copies: bool) -> None:
+    model, batch = tiny_vqa({"copy_question": copies}), make_batch()
     total = 0.0
     for row, question in enumerate(batch.answer_rows.tolist()):
         answer = [token for token in batch.answer_ids[row].tolist() if token > END]
@@ -128,8 +161,9 @@ def test_states_may_come_from_elsewhere() -> None:
 
 
 @torch.no_grad()
-def test_writing_takes_the_likeliest_token_each_time() -> None:
-    model, batch = tiny_vqa(), make_batch()
+@pytest.mark.parametrize("copies", [False, True])
+def test_writing_takes_the_likeliest_token_each_time(copies: bool) -> None:
+    model, batch = tiny_vqa({"copy_question": copies}), make_batch()
     written = model.generate_answers(batch, start=START, end=END, max_length=5)
     for question, answer in enumerate(written):
         expected: list[int] = []
@@ -139,8 +173,9 @@ def test_writing_takes_the_likeliest_token_each_time() -> None:
         assert answer == [token for token in expected if token != END]
 
 
-def test_every_weight_is_trained() -> None:
-    model = tiny_vqa().train()
+@pytest.mark.parametrize("copies", [False, True])
+def test_every_weight_is_trained(copies: bool) -> None:
+    model = tiny_vqa({"copy_question": copies}).train()
     model.loss(make_batch()).backward()
     idle = [name for name, weight in model.named_parameters() if weight.requires_grad and weight.grad is None]
     assert not idle
@@ -156,6 +191,21 @@ def test_a_saved_model_comes_back_bit_for_bit(fields: dict[str, Any], tmp_path: 
     assert own.keys() == other.keys() and all(torch.equal(own[name], other[name]) for name in own)
     tied = loaded.answer_decoder.head.decoder.weight is loaded.answer_decoder.embeddings.word_embeddings.weight
     assert tied is fields.get("tie_word_embeddings", True)
+
+
+def test_a_copying_model_over_the_tokens_of_a_list_comes_back(tmp_path: Path) -> None:
+    model = tiny_vqa({"copy_question": True, "answer_tokens": [0, 2, 3, *range(5, 14)]})
+    batch = make_batch()
+    words = batch.input_ids.clamp(max=20)
+    ids, mask = words[:1], batch.attention_mask[:1]
+    states = torch.randn(1, ids.shape[1], 32)
+    model.save_pretrained(tmp_path)
+    loaded = VqaModel.from_pretrained(tmp_path)
+    own, other = (one.answer_decoder.question_keys_values(states, mask, ids).copies for one in (model, loaded))
+    assert own is not None and other is not None
+    expected = [model.config.answer_tokens.index(t) if t in model.config.answer_tokens else -1 for t in ids[0].tolist()]
+    assert own.tokens[0].tolist() == [t if seen else -1 for t, seen in zip(expected, mask[0].tolist(), strict=True)]
+    assert torch.equal(own.tokens, other.tokens) and torch.equal(own.keys, other.keys)
 
 
 def test_the_encoders_start_as_those_of_the_checkpoint() -> None:

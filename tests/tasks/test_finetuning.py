@@ -96,6 +96,15 @@ def test_vqa_on_caches_answers_as_on_images(checkpoint: Path, tmp_path: Path) ->
         torch.testing.assert_close(states[key], images[key], rtol=0.2, atol=0.02)
 
 
+def test_vqa_that_copies_and_compares(checkpoint: Path, tmp_path: Path) -> None:
+    recipe, run = vqa_recipe(tmp_path), tmp_path / "run"
+    options = ["--model.options", "{token_products: true, copy_question: true}", "--loop.epochs", "1"]
+    finetune("vqa", recipe, run, checkpoint, *options)
+    before = (run / "vqa_results.json").read_text()
+    main(["evaluate", "vqa", str(run / "model"), "--similarity_weight", "1000"])
+    assert (run / "vqa_results.json").read_text() != before
+
+
 def test_nlvr2_goes_on_where_it_was_stopped(checkpoint: Path, tmp_path: Path) -> None:
     recipe, run = nlvr2_recipe(tmp_path), tmp_path / "run"
     options = ["--loop.epochs", "2", "--model.options", "{token_products: true}"]

@@ -35,8 +35,8 @@ class AnswerVocabulary:
 
     def places(self, input_ids: Tensor) -> Tensor:
         """Numbers of some tokens here, int64 of the same shape; -1 for those that are not part of it."""
-        inside = input_ids < len(self._places)
-        return torch.where(inside, self._places[input_ids.clamp(max=len(self._places) - 1)], -1)
+        places = self._places.to(input_ids.device)
+        return torch.where(input_ids < len(places), places[input_ids.clamp(max=len(places) - 1)], -1)
 
     def known(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Whether all tokens of an answer [A, T] are part of it, bool [A]."""

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import NamedTuple, cast
 
 import torch
@@ -130,7 +131,7 @@ class AnswerDecoder(nn.Module):
         if self.copy_head is None:
             return QuestionKeysValues(keys, values, mask)
         assert input_ids is not None, "copying needs the tokens of the questions"
-        known = input_ids if self.tokens is None else AnswerVocabulary(self.tokens).places(input_ids)
+        known = input_ids if self._vocabulary is None else self._vocabulary.places(input_ids)
         return QuestionKeysValues(keys, values, mask, self.copy_head.keys(states, known.masked_fill(~mask, -1)))
 
     def logits(self, states: Tensor, questions: QuestionKeysValues, rows: Tensor) -> Tensor:
@@ -184,6 +185,11 @@ class AnswerDecoder(nn.Module):
             states, keys_values = layer(states, mask, None if past is None else past[number], source, groups)
             gone.append(keys_values)
         return Decoded(states, tuple(gone))
+
+    @cached_property
+    def _vocabulary(self) -> AnswerVocabulary | None:
+        """Built when it is needed: `from_pretrained` creates models on a device without values."""
+        return None if self.tokens is None else AnswerVocabulary(self.tokens)
 
     def _embed(self, input_ids: Tensor, positions: Tensor) -> Tensor:
         """Token ids and places [R, L] to embeddings [R, L, D]."""

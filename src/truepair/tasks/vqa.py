@@ -7,6 +7,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
@@ -121,11 +123,16 @@ class VqaTask:
         dataset = self._dataset(table, train=False)
         loader: DataLoader[Any] = DataLoader(dataset, batch_size=self.recipe.batch_size, collate_fn=self.collate)
         found: dict[int, str] = {}
+        features = self._answer_features(model)
         with counting(f"answers to {len(table):,} questions") as progress:
             for batch in loader:
                 batch = batch.to(model.device)
                 images, texts = states(model, batch)
-                ranked = model.predict(batch, self.trie, images, texts, candidates=self.recipe.candidates)
+                prior = None
+                if features is not None:
+                    cosines = model.similarities(images, features)  # [I, A]
+                    prior = self.recipe.similarity_weight * cosines[batch.image_rows]  # [Q, A]
+                ranked = model.predict(batch, self.trie, images, texts, candidates=self.recipe.candidates, prior=prior)
                 best = ranked.answers[:, 0].tolist()
                 found |= {
                     number: self.answers[answer]
@@ -133,6 +140,15 @@ class VqaTask:
                 }
                 progress(len(found), len(table))
         return found
+
+    def _answer_features(self, model: VqaModel) -> Tensor | None:
+        """Features of the answer list [A, E], where similarity has a say."""
+        if not self.recipe.similarity_weight:
+            return None
+        ids, mask = self.preprocessing.collator().encode(self.answers)
+        parts = zip(ids.split(self.recipe.batch_size), mask.split(self.recipe.batch_size), strict=True)
+        device = model.device
+        return torch.cat([model.answer_features(part.to(device), seen.to(device)) for part, seen in parts])
 
     def _baselines(self, table: VqaTable) -> dict[str, VqaAccuracy]:
         """What can be had without looking."""
