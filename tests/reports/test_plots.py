@@ -1,6 +1,8 @@
 import re
 import xml.etree.ElementTree as ElementTree
 
+import pytest
+
 from truepair.reports import Line, Plot
 from truepair.reports.plots import describe_plot, draw_plot
 
@@ -50,8 +52,19 @@ def test_one_line_needs_no_legend():
     assert ">only<" not in text
 
 
-def test_a_single_point_can_be_drawn():
-    assert "<svg" in draw_plot(Plot(title="Loss", x_label="step", lines=[Line(name="a", x=[5], y=[1.0])]), "p")
+@pytest.mark.parametrize("percent", [True, False])
+@pytest.mark.parametrize("heights", [[0.5625], [0.51, 0.5625], [0.0], [2.0, -0.7], [0.004]])
+def test_single_points_are_drawn_whole_at_their_step(heights, percent):
+    lines = [Line(name=str(y), x=[8], y=[y]) for y in heights if y >= 0 or not percent]
+    root = ElementTree.fromstring(draw_plot(Plot(title="R@1", x_label="step", lines=lines, percent=percent), "p"))
+    groups = [group for group in root.iter("g") if any("var(--series" in use.get("style", "") for use in group)]
+    markers = [use for group in groups for use in group.iter("use")]
+    assert len(markers) == len(lines)
+    assert not any("clip-path" in group.attrib for group in groups)
+    height = float(root.attrib["viewBox"].split()[3])
+    assert all(5 < float(marker.attrib["y"]) < height - 20 for marker in markers)
+    texts = [text.text for text in root.iter("text")]
+    assert [text for text in texts if text.startswith(("7", "8", "9"))] == ["8"]
 
 
 def test_description_gives_both_ends():

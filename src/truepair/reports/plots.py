@@ -3,7 +3,7 @@
 import math
 from itertools import cycle
 
-from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
+from matplotlib.ticker import EngFormatter, FixedLocator, MaxNLocator, PercentFormatter
 
 from truepair.reports.data import Plot
 from truepair.reports.svg import INK, MUTED, RULE, SERIES, clear_figure, inline_svg, page_settings
@@ -29,15 +29,17 @@ def draw_plot(plot: Plot, name: str) -> str:
         figure, axes = clear_figure(_HEIGHT + _NAME_HEIGHT * len(plot.lines) * named)
         drawn = []
         for line, colour, dashes in zip(plot.lines, cycle(SERIES), cycle(_DASHES), strict=False):
-            drawn += axes.plot(line.x, line.y, color=colour, linestyle=dashes, linewidth=1.8)
-            axes.plot(line.x[-1], line.y[-1], "o", color=colour, markersize=4.5)
+            drawn += axes.plot(line.x, line.y, color=colour, linestyle=dashes, linewidth=1.8, clip_on=False)
+            axes.plot(line.x[-1], line.y[-1], "o", color=colour, markersize=4.5, clip_on=False)
         axes.set_xlabel(plot.x_label, color=MUTED)
         axes.grid(axis="y", color=RULE, linewidth=0.8)
-        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        places = {place for line in plot.lines for place in line.x}
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True) if len(places) > 1 else FixedLocator([*places]))
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.yaxis.set_major_locator(MaxNLocator(5))
         if plot.percent:
-            axes.set_ylim(bottom=0)
+            highest = max(max(line.y) for line in plot.lines)
+            axes.set_ylim(0, 1.05 * highest or None)  # what matplotlib adds to a single value shrinks with the zero
             decimals = max(0, math.ceil(-math.log10(axes.get_ylim()[1])) - 1)  # rates are far below 1 %
             axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=decimals))
         if named:
