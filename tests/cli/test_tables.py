@@ -1,6 +1,7 @@
 """The tables at 80 columns: nothing is cut off, and runs stand under each other."""
 
 import re
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -8,7 +9,9 @@ from rich.console import Console
 from rich.table import Table
 from tests.reports.samples import metrics
 
-from truepair.cli.tables import comparison_table, conversion_table, retrieval_table
+from truepair.cli.tables import comparison_table, conversion_table, precision_table, retrieval_table
+from truepair.evaluation.suspects import precision_at
+from truepair.tasks.audit import Audit
 from truepair.tasks.conversions import Conversions
 from truepair.tasks.retrieval import RetrievalResult
 
@@ -49,6 +52,13 @@ def test_runs_stand_under_each_other() -> None:
     following = rows[rows.index(declared[0]) + 1]
     assert following[:3] == ["false negatives converted", "picture", "40.0%"]
     assert "untested" not in names
+
+
+@pytest.mark.parametrize(("way", "reason"), [("ITM", ""), ("similarity", ": ITM was not trained")])
+def test_suspects_say_what_ranked_them(way: Literal["ITM", "similarity"], reason: str) -> None:
+    table = precision_table(Audit([], precision_at([True, False, None]), way))
+    assert table.title == f"Suspected false negatives of the training set, ranked by {way}{reason}"
+    assert lines_of(table)[1:] == [[depth, "2", "1", "50.0%"] for depth in ("50", "200")]
 
 
 def test_a_way_that_one_run_lacks() -> None:

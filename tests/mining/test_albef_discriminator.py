@@ -119,6 +119,14 @@ def test_fingerprints_tell_judges_and_views_apart(table: PairTable, folder: Path
     assert isinstance(again, MemorisedDiscriminator) and again.fingerprint == judges[1].fingerprint
 
 
+def test_a_model_whose_itm_was_not_trained_is_no_judge(table: PairTable, tmp_path: Path) -> None:
+    folder = save_albef(tmp_path, table, itm_trained=False)
+    with pytest.raises(CheckpointError, match="did not train ITM"):
+        open_discriminator(
+            DiscriminatorConfig(checkpoint=str(folder)), RunInputs(table=table, preprocessing=preprocessing_of(table))
+        )
+
+
 def test_mistakes_are_named_in_one_line(table: PairTable, folder: Path, tmp_path: Path) -> None:
     run = RunInputs(table=table, preprocessing=preprocessing_of(table, add_sep=False))
     with pytest.raises(ConfigError, match="differ in their add_sep; set"):

@@ -34,6 +34,15 @@ def test_undeclared_pairs_in_order_of_probability() -> None:
     assert all(s.similarity == float(similarity[s.image, s.caption]) for s in found)
 
 
+def test_without_itm_similarity_ranks_and_nobody_is_asked() -> None:
+    similarity = torch.randn(6, 6, generator=torch.Generator().manual_seed(0))
+    judge = TableJudge(torch.full((6, 6), torch.nan), similarity)
+    found = find_suspects(judge, range(6), range(6), candidates=6, by_itm=False)  # type: ignore[arg-type]
+    expected = sorted((float(similarity[i, j]) for i in range(6) for j in range(6) if i != j), reverse=True)
+    assert [suspect.similarity for suspect in found] == expected
+    assert {suspect.probability for suspect in found} == {None}
+
+
 def test_only_neighbours_are_read_and_the_list_is_cut() -> None:
     similarity = torch.eye(5) + 0.5 * torch.eye(5).roll(1, 1)
     found = find_suspects(TableJudge(torch.ones(5, 5), similarity), range(5), range(5), candidates=2, limit=3)  # type: ignore[arg-type]

@@ -67,7 +67,7 @@ def report(text="a red square", arms=("plain", "managed"), suspects=60):
             own_caption=text,
             caption=f"{text} {number}",
             caption_picture=keys[(number + 1) % 8],
-            probability=0.99 - number / 1000,
+            score=f"ITM {99 - number / 10:.1f} %",
             verdict=verdicts[number % 4],
             action=text if number == 1 else "",
         )

@@ -34,6 +34,8 @@ def test_key_figures_name_the_first_judged_precision():
     assert figures[3].value == "66.7\N{NO-BREAK SPACE}%"
     assert len(key_figures({"run": metrics(0.5)})) == 3
     assert key_figures({}) == []
+    by_similarity = key_figures({}, precision_at([True]), suspects_by="similarity")
+    assert "suspected by similarity, 1 of 1" in by_similarity[0].note
 
 
 def test_key_figures_of_the_last_run_stand_beside_those_of_the_others():

@@ -68,8 +68,10 @@ def test_audit_checks_suspects_against_the_truth(finished: tuple[PretrainOutcome
         image, caption = item.suspect.image, item.suspect.caption
         assert texts[image] != texts[caption]
         assert (item.verdict == "true") == (groups[image] == groups[caption])
-    probabilities = [item.suspect.probability for item in audit.suspects]
+    probabilities = [item.suspect.probability or 0.0 for item in audit.suspects]
+    assert min(probabilities) > 0.0
     assert probabilities == sorted(probabilities, reverse=True)
+    assert audit.way == "ITM"
 
 
 def test_examples_are_marked_by_the_truth(finished: tuple[PretrainOutcome, Path]) -> None:
@@ -95,6 +97,31 @@ def test_the_page_tells_of_the_run(finished: tuple[PretrainOutcome, Path]) -> No
     assert report.page == folder / "report.html"
     for word in ("truepair pretrain squares.yaml", "Image to text", "ITM loss", "a small red square", "36 from"):
         assert word in page, word
+
+
+def test_itm_that_never_joins_has_no_say(squares: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    recipe = recipe_for(squares, epochs=1)  # ITM starts in the second epoch
+    outcome = pretrain(recipe, tmp_path, said.append)
+    assert [line for line in said if line.startswith("ITM is not trained: objectives.itm.start_epoch is 1")]
+    assert outcome.retrieval is not None
+    assert list(outcome.retrieval.ways) == ["similarity"]
+    assert outcome.retrieval.combination is None
+    config = EvaluateConfig(data=str(squares / "pairs.jsonl"), validation_split="test")
+    assert evaluate_model(tmp_path / "model", config) == outcome.retrieval  # the saved model says so, too
+    report = report_run(outcome, tmp_path, command="truepair pretrain squares.yaml")
+    assert report.audit.way == "similarity"
+    similarities = [item.suspect.similarity for item in report.audit.suspects]
+    assert similarities == sorted(similarities, reverse=True)
+    page = report.page.read_text(encoding="utf-8")
+    for word in (
+        "ranked by the similarity",
+        "Its ITM was not trained",
+        f"cosine {similarities[0]:.2f}",
+        "by similarity,",
+    ):
+        assert word in page, word
+    assert "ITM probability" not in page
 
 
 def test_the_page_compares_runs_and_shows_what_a_judge_converted(

@@ -85,7 +85,7 @@ def run(arguments: list[str]) -> None:
     figures = comparison_table({name: run.outcome.retrieval for name, run in runs.items()})
     if figures is not None:
         tables.print(figures)
-    tables.print(precision_table(report.audit.precision))
+    tables.print(precision_table(report.audit))
     if report.conversions:
         tables.print(conversion_table(report.conversions))
     for name, run in runs.items():

@@ -31,7 +31,7 @@ def run(arguments: list[str]) -> None:
     with_report = take_flag(options, "report")
     opened = open_recipe(options, "truepair pretrain", pretrain_recipe)
 
-    from truepair.cli.tables import retrieval_table
+    from truepair.cli.tables import precision_table, retrieval_table
     from truepair.tasks.pretraining import pretrain
 
     started = time.perf_counter()
@@ -48,4 +48,5 @@ def run(arguments: list[str]) -> None:
 
         command = shlex.join(["truepair", "pretrain", *arguments])
         report = report_run(outcome, opened.folder, command=command, title=opened.title)
+        Console().print(precision_table(report.audit))
         say(f"the page of what it found: {report.page}")

@@ -1,12 +1,12 @@
 """Tables for the terminal, readable in 80 columns."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from rich.table import Table
 
 from truepair.evaluation.coco import CocoReport
 from truepair.evaluation.metrics import DirectionMetrics, RetrievalMetrics
-from truepair.evaluation.suspects import SuspectPrecision
+from truepair.tasks.audit import Audit
 from truepair.tasks.conversions import Conversions
 from truepair.tasks.retrieval import RetrievalResult
 
@@ -98,12 +98,14 @@ def _directions(metrics: RetrievalMetrics) -> list[tuple[str, DirectionMetrics, 
     ]
 
 
-def precision_table(precision: Sequence[SuspectPrecision]) -> Table:
+def precision_table(audit: Audit) -> Table:
     """How many of the strongest suspected false negatives are true matches."""
-    table = Table(title="Suspected false negatives of the training set, ranked by ITM", title_justify="left")
+    reason = "" if audit.way == "ITM" else ": ITM was not trained"
+    title = f"Suspected false negatives of the training set, ranked by {audit.way}{reason}"
+    table = Table(title=title, title_justify="left")
     for name in ("first", "judged", "truly match", "precision"):
         table.add_column(name, justify="right")
-    for found in precision:
+    for found in audit.precision:
         table.add_row(str(found.depth), str(found.judged), str(found.true), _share(found.value))
     return table
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from truepair.data.collate import PairBatch
 from truepair.data.preprocessing import Preprocessing
 from truepair.data.transforms import ImageTransform, TransformConfig, build_transform
+from truepair.errors import CheckpointError
 from truepair.mining.albef_views import BatchView, PlainView, View
 from truepair.mining.discriminator_config import DiscriminatorConfig
 from truepair.mining.input_keys import caption_input_key, image_input_key
@@ -72,12 +73,16 @@ def open_albef(config: DiscriminatorConfig, run: RunInputs, device: torch.device
     """Open a folder that ``truepair`` wrote: model, tokenizer and preprocessing.
 
     Raises:
-        CheckpointError: there is none, or it is damaged.
+        CheckpointError: there is none, it is damaged, or its ITM head was never trained.
         ConfigError: the judge cannot read the batches as they are, and ``view`` is "batch".
     """
     folder = Path(config.checkpoint)
     own = Preprocessing.load(folder)
     model = load_albef(folder).to(device)
+    if not model.config.itm_trained:
+        raise CheckpointError(
+            f"{folder} cannot judge: its run did not train ITM; see objectives.itm.weight and start_epoch in its recipe"
+        )
     view: View
     if config.view == "batch":
         view = BatchView(model, own, run.preprocessing)

@@ -17,20 +17,26 @@ class Suspect:
     Attributes:
         image: row of the picture.
         caption: row of the pair whose caption is suspected to be true of the picture.
-        probability: ITM probability that they match.
+        probability: ITM probability that they match; None where ITM was not asked.
         similarity: cosine of their features.
     """
 
     image: int
     caption: int
-    probability: float
+    probability: float | None
     similarity: float
 
 
 def find_suspects(
-    judge: PairJudge, image_ids: Sequence[int], caption_keys: Sequence[int], *, candidates: int = 16, limit: int = 1000
+    judge: PairJudge,
+    image_ids: Sequence[int],
+    caption_keys: Sequence[int],
+    *,
+    candidates: int = 16,
+    limit: int = 1000,
+    by_itm: bool = True,
 ) -> list[Suspect]:
-    """Rank the undeclared pairs of a data set by the model's ITM probability.
+    """Rank the undeclared pairs of a data set by the model's ITM probability, or by similarity.
 
     Similarity search proposes the nearest captions of every picture and the nearest pictures of every caption; ITM
     reads each proposed pair once. Pairs of one image id or one caption text are declared, and left out; so is a text
@@ -42,22 +48,24 @@ def find_suspects(
         caption_keys: key of each row's normalised caption.
         candidates: how many neighbours of each row are read, in each direction.
         limit: how many suspects to return at most.
+        by_itm: let ITM rank them; without, similarity does.
 
     Returns:
-        Suspects, the most probable first.
+        Suspects, the strongest first.
     """
     declared = set(zip(image_ids, caption_keys, strict=True))
     similarity = FeatureScores(judge.images.features, judge.captions.features)
     pairs = find_candidates(similarity, len(image_ids), len(caption_keys), candidates)
-    log_odds = score_candidates(pairs, judge)  # [P]
+    scores = score_candidates(pairs, judge) if by_itm else pairs.similarity  # [P]
     suspects: list[Suspect] = []
-    for place in torch.argsort(log_odds, descending=True, stable=True).tolist():
+    for place in torch.argsort(scores, descending=True, stable=True).tolist():
         image, caption = int(pairs.images[place]), int(pairs.captions[place])
         text_of_image = (image_ids[image], caption_keys[caption])
         if text_of_image in declared:
             continue
         declared.add(text_of_image)  # once is enough
-        suspects.append(Suspect(image, caption, float(log_odds[place].sigmoid()), float(pairs.similarity[place])))
+        probability = float(scores[place].sigmoid()) if by_itm else None
+        suspects.append(Suspect(image, caption, probability, float(pairs.similarity[place])))
         if len(suspects) == limit:
             break
     return suspects

@@ -62,6 +62,8 @@ class AlbefConfig(PretrainedConfig):
     temperature_max: float = 0.5
     tie_word_embeddings: bool = True
     """The vocabulary head shares its matrix with the word embeddings, as in BERT."""
+    itm_trained: bool = True
+    """False where no step has trained the ITM head: its word counts for nothing, and pairs are ranked by similarity."""
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)

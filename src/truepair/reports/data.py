@@ -181,7 +181,7 @@ class SuspectCard:
         own_caption: the caption it was declared with.
         caption: the caption suspected to be true of it too.
         caption_picture: key of the picture that caption was declared with.
-        probability: ITM probability, between 0 and 1.
+        score: what it was ranked by, as text.
         verdict: what the known truth says.
         action: what the run did about the pair (such as "relabelled"); empty where it did nothing.
     """
@@ -190,7 +190,7 @@ class SuspectCard:
     own_caption: str
     caption: str
     caption_picture: str
-    probability: float
+    score: str
     verdict: Verdict
     action: str = ""
 
@@ -222,6 +222,7 @@ class ReportData:
         caption_queries: text-to-image examples.
         picture_queries: image-to-text examples.
         suspects_of: run whose model suspects them; empty for the only one.
+        suspects_by: what ranks them: "ITM", or "similarity" where ITM was not trained.
         suspects: suspected false negatives of the training set, strongest first.
         precision: of the suspects.
         converted: pairs that a judge turned into positives, of each run that had one.
@@ -238,6 +239,7 @@ class ReportData:
     caption_queries: Sequence[CaptionQuery] = ()
     picture_queries: Sequence[PictureQuery] = ()
     suspects_of: str = ""
+    suspects_by: Literal["ITM", "similarity"] = "ITM"
     suspects: Sequence[SuspectCard] = ()
     precision: Sequence[SuspectPrecision] = ()
     converted: Sequence[ConvertedPairs] = ()

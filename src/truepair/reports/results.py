@@ -57,6 +57,8 @@ def key_figures(
     metrics: Mapping[str, RetrievalMetrics],
     precision: Sequence[SuspectPrecision] = (),
     conversions: Mapping[str, Sized] | None = None,
+    *,
+    suspects_by: str = "ITM",
 ) -> list[KeyFigure]:
     """The numbers for the top of the page.
 
@@ -64,6 +66,7 @@ def key_figures(
         metrics: name of each run -> the metrics of its best way; the last run is put forward, beside the others.
         precision: of the suspects; the first one judged is shown.
         conversions: name of each run with a judge -> the pairs it converted.
+        suspects_by: what ranks the suspects.
 
     Returns:
         R@1 both ways, mAP@R, the precision of the first suspects, and how many pairs were converted.
@@ -71,7 +74,7 @@ def key_figures(
     figures = _retrieval_figures(metrics) if metrics else []
     for found in precision:
         if found.value is not None:
-            note = f"of the suspected false negatives, {found.true} of {found.judged} judged are true"
+            note = f"of the false negatives suspected by {suspects_by}, {found.true} of {found.judged} judged are true"
             figures.append(KeyFigure(label=f"Precision at {found.depth}", value=percent(found.value), note=note))
             break
     for run, converted in (conversions or {}).items():

@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 
 from truepair.data.table import PairTable
+from truepair.mining.suspects import Suspect
 from truepair.reports.converted import ConvertedCard, ConvertedPairs
 from truepair.reports.data import SuspectCard
 from truepair.reports.pictures import PictureBook
+from truepair.reports.results import percent
 from truepair.tasks.audit import AuditedSuspect
 from truepair.tasks.conversions import Conversions
 
@@ -18,7 +20,7 @@ def suspect_cards(train: PairTable, suspects: Sequence[AuditedSuspect], book: Pi
 
     Args:
         train: the audited pairs.
-        suspects: the most probable first.
+        suspects: the strongest first.
         book: takes the pictures.
     """
     return [
@@ -27,7 +29,7 @@ def suspect_cards(train: PairTable, suspects: Sequence[AuditedSuspect], book: Pi
             own_caption=_caption(train, item.suspect.image),
             caption=_caption(train, item.suspect.caption),
             caption_picture=book.add(train.image(item.suspect.caption)),
-            probability=item.suspect.probability,
+            score=_score(item.suspect),
             verdict=item.verdict,
         )
         for item in suspects[:SHOWN_SUSPECTS]
@@ -59,6 +61,13 @@ def converted_pairs(run: str, train: PairTable, found: Conversions, book: Pictur
     return ConvertedPairs(
         run=run, count=len(found), judged=found.judged, true=found.true, recall=found.recall, cards=cards
     )
+
+
+def _score(suspect: Suspect) -> str:
+    """What a suspect was ranked by."""
+    if suspect.probability is None:
+        return f"cosine {suspect.similarity:.2f}"
+    return f"ITM {percent(suspect.probability)}"
 
 
 def _caption(table: PairTable, row: int, place: int = 0) -> str:

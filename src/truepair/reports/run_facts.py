@@ -36,7 +36,8 @@ def summarise(
     judged = [found for found in audit.precision if found.value is not None]
     if judged:
         found = judged[0]
-        taken = f"it most takes for matches{f' ({next(iter(results))})' if several else ''}"
+        taken = "it most takes for matches" if audit.way == "ITM" else "it finds most similar"
+        taken += f" ({next(iter(results))})" if several else ""
         parts.append(f"of the {found.depth} undeclared training pairs {taken}, {found.true} truly match")
     for converted in conversions.values():
         truly = "" if converted.precision is None else f", {percent(converted.precision)} of them truly matches"

@@ -79,13 +79,16 @@ def report_runs(
     page = ReportData(
         title=title,
         summary=summarise(len(train), results, audit, conversions),
-        key_figures=key_figures({name: result.best for name, result in results.items()}, audit.precision, conversions),
+        key_figures=key_figures(
+            {name: result.best for name, result in results.items()}, audit.precision, conversions, suspects_by=audit.way
+        ),
         results=result_table({name: result.ways for name, result in results.items()}) if results else None,
         plots=_plots(logs),
         examples_of=last if several else "",
         caption_queries=examples.captions,
         picture_queries=examples.pictures,
         suspects_of=first if several else "",
+        suspects_by=audit.way,
         suspects=suspect_cards(train, audit.suspects, book),
         precision=list(audit.precision),
         converted=[

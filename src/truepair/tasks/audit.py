@@ -1,6 +1,7 @@
 """The audit of a training set: undeclared pairs that the model takes for matches, and what the known truth says."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -33,12 +34,14 @@ class Audit:
     """The suspected false negatives of a set of pairs.
 
     Attributes:
-        suspects: the most probable first.
+        suspects: the strongest first.
         precision: of the first 50 and 200 suspects; near-matches count as wrong.
+        way: what ranked them: "ITM", or "similarity" where ITM was not trained.
     """
 
     suspects: list[AuditedSuspect]
     precision: list[SuspectPrecision]
+    way: Literal["ITM", "similarity"] = "ITM"
 
 
 def audit_pairs(
@@ -46,11 +49,13 @@ def audit_pairs(
 ) -> Audit:
     """Find and check the suspected false negatives of a table; each row counts with its first caption.
 
+    ITM ranks them if the model's was trained, else similarity.
+
     Args:
         model: the judge; put into evaluation mode.
         collator: the tokenization the model was trained with.
         images: the pairs, with pixels or cached states.
-        candidates: neighbours of each row that ITM reads, in each direction.
+        candidates: neighbours of each row that may be suspects, in each direction.
         limit: how many suspects to keep.
     """
     model.eval()
@@ -62,10 +67,12 @@ def audit_pairs(
         encode_captions(model, captions, collator.encode),
     )
     keys = [caption_key(caption) for caption in captions]
-    found = find_suspects(judge, list(table.rows["image_id"]), keys, candidates=candidates, limit=limit)
+    by_itm = bool(model.config.itm_trained)
+    image_ids = list(table.rows["image_id"])
+    found = find_suspects(judge, image_ids, keys, candidates=candidates, limit=limit, by_itm=by_itm)
     pictures = np.array([suspect.image for suspect in found], dtype=np.int64)
     texts = np.array([suspect.caption for suspect in found], dtype=np.int64)
     verdicts = KnownTruth(table).verdicts(pictures, texts, np.array(keys, dtype=np.int64)[texts])
     suspects = [AuditedSuspect(suspect, verdict) for suspect, verdict in zip(found, verdicts.tolist(), strict=True)]
     flags = [None if item.verdict == "unknown" else item.verdict == "true" for item in suspects]
-    return Audit(suspects, precision_at(flags))
+    return Audit(suspects, precision_at(flags), "ITM" if by_itm else "similarity")
