@@ -129,7 +129,7 @@ def test_it_is_saved_and_loaded(tmp_path: Path) -> None:
     expected = model.score(model.spaces.project(tables), left, right)
     assert torch.equal(loaded.score(loaded.spaces.project(tables), left, right), expected)
     (tmp_path / "judge" / "evidence.json").write_text("{}")
-    with pytest.raises(CheckpointError, match="holds no evidence model"):
+    with pytest.raises(CheckpointError, match="holds no evidence judge"):
         EvidenceModel.load(tmp_path / "judge")
     other = EvidenceTables(tables.images, tables.texts, "others")
     with pytest.raises(CheckpointError, match="features of other encoders"):

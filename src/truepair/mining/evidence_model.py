@@ -137,7 +137,7 @@ class EvidenceModel:
             spaces = EvidenceSpaces(**tensors)
             return cls(spaces, tuple(settings["terms"]), centre, spread, weights, settings["encoders"])
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-            raise CheckpointError(f"{folder} holds no evidence model ({error}); fit it with fit_evidence") from error
+            raise CheckpointError(f"{folder} holds no evidence judge ({error}); fit one with truepair judge") from error
 
     def _tensors(self) -> dict[str, Tensor]:
         return self.spaces.tensors() | {name: getattr(self, name) for name in _LOGISTIC}

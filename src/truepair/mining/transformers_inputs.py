@@ -1,5 +1,6 @@
 """Models of transformers and their own preprocessing, by name or folder."""
 
+from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
@@ -19,10 +20,10 @@ def load_part(kind: Any, name_or_folder: str, **options: Any) -> Any:
     try:
         return kind.from_pretrained(name_or_folder, **options)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        if not Path(name_or_folder).exists():
+            raise CheckpointError(f"no model in {name_or_folder}, neither a folder nor a hub name in reach") from error
         reason = " ".join(str(error).split())[:200]
-        raise CheckpointError(
-            f"no {kind.__name__} could be loaded from {name_or_folder}: {reason}; give a folder or a hub name"
-        ) from error
+        raise CheckpointError(f"no model could be loaded from {name_or_folder}: {reason}; give another") from error
 
 
 def load_model(kind: Any, name_or_folder: str) -> Any:
