@@ -66,6 +66,9 @@ def test_a_run_reads_what_was_mined(
 
     rules = "[{detector: recorded, ledger: runs/mined/ledger, ledger_actions: [relabel], action: relabel}]"
     main(["pretrain", recipe, "--relations.rules", rules, "--run-folder", "runs/recorded"])
+    sure = int((actions == "relabel").sum())
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"runs/mined/ledger: {sure} of {sure} verdicts of action relabel are about training pairs" in said
     epochs = [record for record in read_log(Path("runs/recorded/log.jsonl")) if record["kind"] == "epoch"]
     assert epochs[0]["relations/recorded/relabel"] > 0
 
@@ -79,7 +82,7 @@ def test_mistakes_are_one_line(
         ([], "give the recipe first"),
         ([recipe, "--high", "much"], "--high is 'much'"),
         ([recipe, "--low", "0.9"], "0 < low <= high"),
-        ([recipe], "runs/judge holds no evidence model"),
+        ([recipe], "runs/judge holds no evidence judge"),
     ):
         with pytest.raises(SystemExit):
             main(["mine", *(words or ["--high", "0.9"])])

@@ -46,6 +46,10 @@ class VerdictIndex:
     def __len__(self) -> int:
         return len(self.scores)
 
+    def about(self, image_ids: np.ndarray, caption_ids: np.ndarray) -> int:
+        """How many of the verdicts are about an image and a caption of these, int64 [N] and [M]."""
+        return int((np.isin(self.image_ids, image_ids) & np.isin(self.caption_ids, caption_ids)).sum())
+
     def within(self, image_ids: Tensor, caption_ids: Tensor) -> PairSet:
         """The (row, column) cells of a batch that have a verdict, with its score.
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import torch
 from accelerate import PartialState
 
@@ -90,8 +91,12 @@ class StepBuilder:
         recipe = self.recipe
         truth, labels = PairTruth.from_table(self.table), concept_labels(self.table)
         srcl, relations = recipe.srcl, recipe.relations
+        relator = Relator(relations, None if labels is None else torch.from_numpy(labels))
+        caption_ids = np.fromiter((number for of_row in self.table.rows["caption_ids"] for number in of_row), np.int64)
+        for line in relator.recorded(np.asarray(self.table.rows["image_id"], np.int64), caption_ids):
+            self.say(line)
         return StepParts(
-            relator=Relator(relations, None if labels is None else torch.from_numpy(labels)),
+            relator=relator,
             miner=self._miner(towers),
             regulator=None if srcl is None else Regulator(srcl, self._reference(srcl.seed_model)),
             momentum=None if recipe.momentum is None else MomentumModel(towers, recipe.momentum, len(self.table)),

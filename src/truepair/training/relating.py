@@ -3,7 +3,9 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from truepair.errors import ConfigError
@@ -25,6 +27,8 @@ from truepair.relations.ledger import read_ledger
 from truepair.relations.pairs import PairSet
 from truepair.relations.verdict_index import VerdictIndex
 from truepair.training.step_view import StepView, full_precision
+
+Indices = NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +70,9 @@ class RuleConfig:
             raise ConfigError(
                 "relations.rules: detector 'recorded' needs ledger, the folder of an earlier run's ledger"
             )
+        for action in self.ledger_actions:
+            if action not in _ACTIONS:
+                raise ConfigError(f"relations.rules: ledger_actions has '{action}'; give some of {', '.join(_ACTIONS)}")
 
     def build(self) -> Rule:
         """The rule; a ledger is read."""
@@ -125,6 +132,31 @@ class Relator:
             raise ConfigError("relations.rules: detector 'same_group' needs a group column, which the data has not")
         self.groups = groups if by_group else None
         self.rules = [rule.build() for rule in config.rules]
+
+    def recorded(self, image_ids: Indices, caption_ids: Indices) -> list[str]:
+        """One line for each ledger: what it says of the training pairs.
+
+        Args:
+            image_ids: Of the training pairs, int64 [N].
+            caption_ids: Of all their captions, int64 [M].
+
+        Raises:
+            ConfigError: A ledger has verdicts, but on none of these pairs.
+        """
+        lines = []
+        for config, rule in zip(self.config.rules, self.rules, strict=True):
+            if not isinstance(rule.detector, RecordedVerdict):
+                continue
+            actions = f" of action {' or '.join(config.ledger_actions)}" if config.ledger_actions else ""
+            count = len(rule.detector.verdicts)
+            known = rule.detector.verdicts.about(image_ids, caption_ids)
+            if count and not known:
+                raise ConfigError(
+                    f"{config.ledger}: none of its {count:,} verdicts{actions} is about a training pair; it is of "
+                    "other data"
+                )
+            lines.append(f"{config.ledger}: {known:,} of {count:,} verdicts{actions} are about training pairs")
+        return lines
 
     def relate(
         self,
