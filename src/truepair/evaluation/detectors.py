@@ -1,0 +1,150 @@
+"""How well scores of judged pairs tell matches from others, and how far probabilities can be believed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from truepair.errors import DataError
+from truepair.evaluation.metrics import Estimate
+
+RECALLS = (0.1, 0.25, 0.5)
+_BINS = (0.0, 0.01, 0.03, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
+_AT_ONCE = 32  # resamples
+
+
+@dataclass(frozen=True)
+class DetectorMetrics:
+    """Figures of one detector. Equal scores share one place.
+
+    Attributes:
+        auc: area under the ROC curve: how often a match has a higher score than another pair.
+        average_precision: mean, over the matches, of the precision down to their places.
+        precision_at_recall: best precision at which at least this share of the matches is found.
+    """
+
+    auc: float
+    average_precision: float
+    precision_at_recall: dict[float, float]
+
+
+@dataclass(frozen=True)
+class ReliabilityBin:
+    """Pairs of about the same predicted probability.
+
+    Attributes:
+        low: least probability of the bin.
+        high: its upper end.
+        pairs: how many there are.
+        predicted: their mean probability.
+        true: share of matches among them.
+    """
+
+    low: float
+    high: float
+    pairs: int
+    predicted: float
+    true: float
+
+
+def detector_metrics(scores: Tensor, labels: Tensor, recalls: Sequence[float] = RECALLS) -> DetectorMetrics:
+    """Figures of scores against labels.
+
+    Args:
+        scores: higher is more likely a match [P].
+        labels: bool [P].
+        recalls: shares of the matches at which precision is wanted.
+
+    Raises:
+        DataError: all labels are the same.
+    """
+    order, last = _places(scores, labels)
+    match = labels[order].double()  # [P]
+    found = match.cumsum(0)[last]  # [P] matches down to the end of the place
+    precision = found / (last + 1)
+    total = found[-1]
+    others_before = (last + 1 - found) - _at_place(1 - match, last) / 2  # half of those of the same place
+    auc = 1 - float((others_before * match).sum() / total / (len(match) - total))
+    at_recall = {recall: float(precision[found >= recall * total - 1e-9].max()) for recall in recalls}
+    return DetectorMetrics(auc, float((precision * match).sum() / total), at_recall)
+
+
+def average_precision_interval(
+    scores: Tensor, labels: Tensor, groups: Tensor, *, resamples: int = 1000, seed: int = 0
+) -> Estimate:
+    """Average precision with a 95 % bootstrap interval over groups, such as photos, whose pairs are drawn together.
+
+    Args:
+        scores: higher is more likely a match [P].
+        labels: bool [P].
+        groups: what each pair is drawn with, int64 [P].
+        resamples: of the bootstrap.
+        seed: of the bootstrap.
+
+    Raises:
+        DataError: all labels are the same.
+    """
+    order, last = _places(scores, labels)
+    match = labels[order].double()
+    names, group = groups[order].unique(return_inverse=True)  # [G], [P]
+    generator = torch.Generator().manual_seed(seed)
+    values = []
+    for start in range(0, resamples, _AT_ONCE):
+        rows = min(_AT_ONCE, resamples - start)
+        drawn = torch.randint(len(names), (rows, len(names)), generator=generator)
+        counts = torch.zeros(rows, len(names), dtype=torch.float64).scatter_add_(
+            1, drawn, torch.ones(drawn.shape).double()
+        )
+        values.append(_weighted_precision(counts[:, group], match, last))
+    value = float(_weighted_precision(torch.ones_like(match)[None], match, last))
+    points = torch.tensor([0.025, 0.975], dtype=torch.float64)
+    low, high = torch.cat(values).nanquantile(points).tolist()  # a draw without any match has no precision
+    return Estimate(value, low, high)
+
+
+def reliability(probabilities: Tensor, labels: Tensor, edges: Sequence[float] = _BINS) -> list[ReliabilityBin]:
+    """Predicted probabilities against shares of matches, by bins [low, high); empty ones are left out.
+
+    Args:
+        probabilities: between 0 and 1 [P].
+        labels: bool [P].
+        edges: ends of the bins, ascending; the last bin takes 1 as well.
+    """
+    inner = torch.tensor(edges[1:-1], dtype=torch.float64)
+    place = torch.bucketize(probabilities.double(), inner, right=True)  # [P]
+    bins = []
+    for number, (low, high) in enumerate(pairwise(edges)):
+        here = place == number
+        if bool(here.any()):
+            predicted, true = float(probabilities[here].double().mean()), float(labels[here].double().mean())
+            bins.append(ReliabilityBin(low, high, int(here.sum()), predicted, true))
+    return bins
+
+
+def brier_score(probabilities: Tensor, labels: Tensor) -> float:
+    """Mean squared difference of probabilities [P] and outcomes bool [P] (Brier, 1950); 0 is best."""
+    return float((probabilities.double() - labels.double()).square().mean())
+
+
+def _places(scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Order from the highest score down [P], and the last position of the pairs with the same score as each [P]."""
+    if bool(labels.all()) or not bool(labels.any()):
+        raise DataError("judged pairs that are all alike measure no detector; give matches and others")
+    order = scores.argsort(descending=True, stable=True)
+    _, place, sizes = scores[order].unique_consecutive(return_inverse=True, return_counts=True)
+    return order, (sizes.cumsum(0) - 1)[place]
+
+
+def _at_place(values: Tensor, last: Tensor) -> Tensor:
+    """The sum of values [P] over the pairs of the same place as each [P]."""
+    sums = torch.zeros_like(values).index_add(0, last, values)
+    return sums[last]
+
+
+def _weighted_precision(weights: Tensor, match: Tensor, last: Tensor) -> Tensor:
+    """Average precision when each pair counts so many times: weights [R, P], sorted pairs [P], to [R]."""
+    hits = weights * match  # [R, P]
+    precision = hits.cumsum(1)[:, last] / weights.cumsum(1)[:, last].clamp(min=1)
+    return (hits * precision).sum(1) / hits.sum(1)
