@@ -1,6 +1,6 @@
 """Caption states from a frozen text encoder: computed once per distinct caption, stored without padding."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,7 +51,7 @@ class CaptionStates:
 
 def cache_caption_states(
     encoder: nn.Module,
-    captions: Sequence[str],
+    captions: Iterable[str],
     encode: EncodeCaptions,
     folder: Path,
     *,

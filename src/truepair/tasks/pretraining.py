@@ -5,27 +5,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-
 from truepair.data.collate import PairCollator
 from truepair.data.dataset import PairDataset
-from truepair.data.randomness import stable_hash
 from truepair.data.table import PairTable
 from truepair.evaluation.reranking import Combination
 from truepair.models.albef import AlbefModel
 from truepair.models.frozen_captions import CaptionStates
-from truepair.models.resize import resize_images
 from truepair.tasks.images import ImageSource
 from truepair.tasks.retrieval import RetrievalResult, RetrievalTask
 from truepair.training.assemble import StepBuilder
-from truepair.training.build import (
-    Say,
-    build_image_transform,
-    build_model,
-    build_preprocessing,
-    build_tables,
-    build_tokenizer,
-)
+from truepair.training.build import Say, build_image_transform, build_student, build_tables
 from truepair.training.caches import cached_captions, cached_images
 from truepair.training.joining import never_joining, trains_itm
 from truepair.training.loop import TrainingLoop
@@ -76,17 +65,11 @@ def pretrain(recipe: PretrainRecipe, run_folder: Path, say: Say) -> PretrainOutc
     for where, why in tables.train.skipped[:5]:
         say(f"left out: {where}: {why}")
     say(f"{len(tables.train):,} training pairs from {tables.train.name}")
-    tokenizer = build_tokenizer(recipe.text, tables.train)
-    preprocessing = build_preprocessing(recipe, tokenizer)
-    collator = preprocessing.collator()
-    # Initial weights are drawn from the global generator.
-    torch.manual_seed(stable_hash(recipe.loop.seed, "initial weights"))
-    model = build_model(recipe.model, recipe.text, tokenizer, say)
+    student = build_student(recipe, tables.train, say)
+    model, collator = student.model, student.preprocessing.collator()
     model.config.itm_trained = trains_itm(recipe)
     for line in never_joining(recipe):
         say(line)
-    if recipe.model.checkpoint is not None:
-        resize_images(model, recipe.data.transform.size)
 
     pictures = _Pictures(recipe, model, collator, say)
     train_images = pictures.of(tables.train, recipe.model.image_views)
@@ -95,7 +78,7 @@ def pretrain(recipe: PretrainRecipe, run_folder: Path, say: Say) -> PretrainOutc
     loop = TrainingLoop(
         step,
         _dataset(recipe, train_images, model),
-        preprocessing,
+        student.preprocessing,
         collator,
         loop=recipe.loop,
         optimizer=recipe.optimizer,

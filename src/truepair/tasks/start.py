@@ -1,26 +1,23 @@
 """What fine-tuning starts from: a pre-trained model, its tokenization and its image size."""
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from truepair.data.dataset import PairDataset
 from truepair.data.preprocessing import Preprocessing
-from truepair.data.randomness import stable_hash
 from truepair.data.table import PairTable
 from truepair.data.transforms import ImageTransform, TransformConfig, build_transform
 from truepair.errors import ConfigError, DataError
 from truepair.models.albef import AlbefModel
 from truepair.models.albef_checkpoint import load_albef
 from truepair.models.downstream import DownstreamModel
-from truepair.models.frozen_captions import CaptionStates, cache_caption_states
 from truepair.models.frozen_images import ImageStates, cache_image_states
 from truepair.models.resize import resize_images
-from truepair.training.caches import default_cache_folder
+from truepair.training.build import seed_weights
+from truepair.training.caches import cache_folder, text_states
 from truepair.training.progress import counting
 from truepair.training.task_states import States
 
@@ -91,7 +88,7 @@ def load_start(config: StartConfig, seed: int) -> Start:
     preprocessing = Preprocessing.load(Path(config.checkpoint))
     albef = load_albef(config.checkpoint)
     transform = config.transform or preprocessing.transform
-    torch.manual_seed(stable_hash(seed, "initial weights"))
+    seed_weights(seed)
     if config.fresh:
         fresh = AlbefModel(albef.config)
         fresh.image_encoder.load_state_dict(albef.image_encoder.state_dict())
@@ -126,7 +123,7 @@ def task_states(
         freeze_image=config.freeze_image,
         freeze_text=config.freeze_text,
         images=_image_states(config, preprocessing, model, images) if config.cache_images else None,
-        texts=_text_states(config, model, list(texts), encode) if config.cache_texts else None,
+        texts=text_states(model.text_encoder, texts, encode, config.cache_folder) if config.cache_texts else None,
     )
 
 
@@ -138,7 +135,7 @@ def _image_states(
         states = cache_image_states(
             model.image_encoder,
             dataset,
-            default_cache_folder(config.cache_folder),
+            cache_folder(config.cache_folder),
             preprocessing=asdict(preprocessing.transform),
             workers=os.cpu_count() or 1 if model.device.type == "cpu" else 2,
             progress=progress,
@@ -146,11 +143,3 @@ def _image_states(
     for row, reason in states.unreadable.items():
         raise DataError(f"image {row} of {table.name} cannot be read: {reason}; repair or remove what asks for it")
     return states
-
-
-def _text_states(
-    config: StartConfig, model: DownstreamModel, texts: list[str], encode: Callable[..., Any]
-) -> CaptionStates:
-    with counting("text states") as progress:
-        folder = default_cache_folder(config.cache_folder)
-        return cache_caption_states(model.text_encoder, texts, encode, folder, progress=progress)

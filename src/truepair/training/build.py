@@ -3,10 +3,12 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from transformers import PreTrainedTokenizerBase
 
 from truepair.data.open import open_pairs
 from truepair.data.preprocessing import Preprocessing
+from truepair.data.randomness import stable_hash
 from truepair.data.table import PairTable
 from truepair.data.tokenizer import load_tokenizer, train_wordpiece
 from truepair.data.transforms import ImageTransform, TransformConfig, build_transform
@@ -17,6 +19,7 @@ from truepair.models.bert_checkpoint import albef_from_bert
 from truepair.models.config import AlbefConfig
 from truepair.models.image_encoder import load_image_encoder
 from truepair.models.minilm import load_minilm, minilm_folder
+from truepair.models.resize import resize_images
 from truepair.relations.text import normalise_caption
 from truepair.training.groups import choose_groups, few_of_each, group_column, needs_groups, rows_of_groups
 from truepair.training.recipe import DataConfig, ModelConfig, PretrainRecipe, TextConfig
@@ -41,6 +44,14 @@ def open_sources(config: DataConfig) -> PairTable:
         DataError: a source cannot be read.
     """
     return PairTable.concat([open_pairs(source) for source in config.sources])
+
+
+@dataclass(frozen=True)
+class Student:
+    """A run's model before its first step, and how captions and images reach it."""
+
+    model: AlbefModel
+    preprocessing: Preprocessing
 
 
 def build_tables(config: DataConfig) -> Tables:
@@ -90,6 +101,26 @@ def build_preprocessing(recipe: PretrainRecipe, tokenizer: PreTrainedTokenizerBa
     """The recipe's tokenization and image settings."""
     text = recipe.text
     return Preprocessing(tokenizer, text.max_length, text.add_sep, text.normalise, recipe.data.transform)
+
+
+def build_student(recipe: PretrainRecipe, train: PairTable, say: Say) -> Student:
+    """The model that a recipe trains on a table, and its preprocessing; the same each time.
+
+    Raises:
+        ConfigError: options that do not exist or do not fit.
+        CheckpointError: a checkpoint that is missing or does not fit.
+    """
+    tokenizer = build_tokenizer(recipe.text, train)
+    seed_weights(recipe.loop.seed)
+    model = build_model(recipe.model, recipe.text, tokenizer, say)
+    if recipe.model.checkpoint is not None:
+        resize_images(model, recipe.data.transform.size)
+    return Student(model, build_preprocessing(recipe, tokenizer))
+
+
+def seed_weights(seed: int) -> None:
+    """Set the global generator, from which initial weights are drawn."""
+    torch.manual_seed(stable_hash(seed, "initial weights"))
 
 
 def build_model(config: ModelConfig, text: TextConfig, tokenizer: PreTrainedTokenizerBase, say: Say) -> AlbefModel:

@@ -1,9 +1,11 @@
 """Frozen states of a run's images and captions, computed once and kept for the next run."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
+
+from torch import nn
 
 from truepair.data.dataset import PairDataset
 from truepair.data.table import PairTable
@@ -17,12 +19,7 @@ from truepair.training.progress import counting
 from truepair.training.recipe import ModelConfig, PretrainRecipe
 
 
-def cache_folder(config: ModelConfig) -> Path:
-    """The recipe's cache folder, or ``truepair/states`` in the user's cache."""
-    return default_cache_folder(config.cache_folder)
-
-
-def default_cache_folder(stated: str | None) -> Path:
+def cache_folder(stated: str | None) -> Path:
     """The folder that a recipe states, or ``truepair/states`` in the user's cache."""
     if stated is not None:
         return Path(stated)
@@ -58,7 +55,7 @@ def cached_images(
         states = cache_image_states(
             encoder,
             plain,
-            cache_folder(recipe.model),
+            cache_folder(recipe.model.cache_folder),
             augmented=augmented,
             views=views,
             preprocessing=asdict(transform),
@@ -81,10 +78,20 @@ def cached_images(
 
 
 def cached_captions(
-    config: ModelConfig, model: AlbefModel, captions: Sequence[str], encode: EncodeCaptions
+    config: ModelConfig, model: AlbefModel, captions: Iterable[str], encode: EncodeCaptions
 ) -> CaptionStates | None:
-    """Token states of captions from the frozen text encoder, if the recipe asks for a cache."""
-    if not config.cache_captions:
-        return None
-    with counting("caption states") as progress:
-        return cache_caption_states(model.text_encoder, captions, encode, cache_folder(config), progress=progress)
+    """Token states of captions from the frozen text encoder, if the recipe asks for a cache; else none are read."""
+    return text_states(model.text_encoder, captions, encode, config.cache_folder) if config.cache_captions else None
+
+
+def text_states(encoder: nn.Module, texts: Iterable[str], encode: EncodeCaptions, folder: str | None) -> CaptionStates:
+    """Token states of texts from a frozen text encoder.
+
+    Args:
+        encoder: the encoder.
+        texts: repeated ones are encoded once.
+        encode: the tokenization of the run.
+        folder: where caches are kept; a folder of the user's cache when None.
+    """
+    with counting("text states") as progress:
+        return cache_caption_states(encoder, texts, encode, cache_folder(folder), progress=progress)
