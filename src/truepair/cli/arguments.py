@@ -3,7 +3,8 @@
 import dataclasses
 import types
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,28 +31,50 @@ def read_recipe(kind: type[Recipe], paths: Sequence[Path], overrides: Sequence[s
     Raises:
         ConfigError: an unknown field (the nearest is named), a value of the wrong type, an unreadable file.
     """
-    parser = _Parser(prog=command, exit_on_error=False, default_env=False)
-    parser.add_class_arguments(kind, None)
     if "--help" in overrides or "-h" in overrides:
+        parser = _parser_of(typing.cast(Hashable, kind))
+        parser.prog = command
         parser.parse_args(["--help"])
     hints = field_hints(kind)
-    values: dict[str, Any] = {}
-    for path in paths:
-        for layer, stated in read_layers(path):
-            for name in _leaf_names(stated):
-                _check_name(name, hints, f"{layer}: there is no field ")
-            values = laid_over(values, stated)
+    layers = [(str(layer), stated) for path in paths for layer, stated in read_layers(path)]
     for name, word in _options(overrides, command):
         _check_name(name, hints, f"{command}: there is no option --")
-        values = laid_over(values, _nested(name, _read_word(name, word, hints.get(name, Any))))
+        layers.append((command, nested(name, _read_word(name, word, hints.get(name, Any)))))
+    return lay_recipe(kind, layers, where=", ".join(map(str, paths)))
+
+
+def lay_recipe(kind: type[Recipe], layers: Iterable[tuple[str, Mapping[str, Any]]], *, where: str = "") -> Recipe:
+    """Lay groups of fields over each other, and read them into a dataclass.
+
+    Args:
+        kind: the dataclass.
+        layers: where each comes from, for messages, and its fields; the lowest first.
+        where: where all of it comes from, for messages.
+
+    Raises:
+        ConfigError: an unknown field (the nearest is named), a value of the wrong type.
+    """
+    hints = field_hints(kind)
+    values: dict[str, Any] = {}
+    for layer, stated in layers:
+        for name in _leaf_names(stated):
+            _check_name(name, hints, f"{layer}: there is no field ")
+        values = laid_over(values, dict(stated))
+    parser = _parser_of(typing.cast(Hashable, kind))
     try:
         parsed = parser.parse_object(values, defaults=True) if values else parser.get_defaults()
         return kind(**_instances(parser, parsed))
     except (SystemExit, ConfigError):
         raise
     except Exception as error:  # jsonargparse raises many kinds; each is a mistake in the recipe or the command
-        where = f"{', '.join(map(str, paths))}: " if paths else ""
-        raise ConfigError(where + _one_line(str(error))) from error
+        raise ConfigError((f"{where}: " if where else "") + _one_line(str(error))) from error
+
+
+@cache
+def _parser_of(kind: Hashable) -> "_Parser":
+    parser = _Parser(exit_on_error=False, default_env=False)
+    parser.add_class_arguments(typing.cast(type, kind), None)
+    return parser
 
 
 def _options(words: Sequence[str], command: str) -> Iterator[tuple[str, str]]:
@@ -85,7 +108,7 @@ def _read_word(name: str, word: str, hint: Any) -> Any:
         raise ConfigError(f"--{name}: {_one_line(str(error))}") from error
 
 
-def _nested(name: str, value: Any) -> dict[str, Any]:
+def nested(name: str, value: Any) -> dict[str, Any]:
     """A dotted name and its value as nested groups."""
     for part in reversed(name.split(".")):
         value = {part: value}
@@ -124,7 +147,7 @@ def _dataclasses_in(hint: Any) -> list[type]:
     return []
 
 
-def _leaf_names(values: dict[str, Any], prefix: str = "") -> list[str]:
+def _leaf_names(values: Mapping[str, Any], prefix: str = "") -> list[str]:
     names = []
     for key, value in values.items():
         name = f"{prefix}{key}"

@@ -1,0 +1,141 @@
+"""What the runs of a study found, as rows of two tables."""
+
+import json
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from truepair.tasks.pretraining import HELD_OUT, UNSEEN
+from truepair.tasks.study.cells import StudyRun
+from truepair.training.run_log import read_log
+
+TESTS = {"held_out": HELD_OUT, "unseen": UNSEEN}
+"""Name of each test -> the file of a run that holds its figures."""
+
+LAST = {
+    "conversion_precision": ("epoch", "ecm/conversion_precision", 100.0),
+    "conversion_recall": ("epoch", "ecm/conversion_recall", 100.0),
+    "false_negative_rate": ("epoch", "false_negative_rate", 100.0),
+    "hardest_is_false": ("step", "hardest_is_false", 100.0),
+    "mi_positive": ("step", "mi_positive", 1.0),
+    "mi_negative": ("step", "mi_negative", 1.0),
+    "mi_false_negative": ("step", "mi_false_negative", 1.0),
+    "weight_below_07": ("step", "srcl_below_0.7", 100.0),
+    "weight_of_false_negatives": ("step", "srcl_false_negatives", 1.0),
+}
+"""Figure -> kind of record, name in it, factor: from the last epoch of a run's log."""
+
+FIGURES = (
+    *(f"{side}_{figure}" for side in ("i2t", "t2i") for figure in ("r1", "r5", "r10", "map_r")),
+    "ga",
+    "naive",
+    "itm_ga",
+    *LAST,
+)
+SCHEMA = pa.schema(
+    [
+        *((name, pa.string()) for name in ("study", "arm", "data")),
+        *((name, pa.int64()) for name in ("data_seed", "seed")),
+        ("test", pa.string()),
+        ("seconds", pa.float64()),
+        ("pairs", pa.int64()),
+        *((name, pa.float64()) for name in FIGURES),
+    ]
+)
+CURVES = (
+    "hardest_is_false",
+    "false_negative_rate",
+    "random_false_negative_rate",
+    "mi_positive",
+    "mi_negative",
+    "mi_false_negative",
+    "srcl_below_0.7",
+    "srcl_false_negatives",
+    "ecm/conversion_precision",
+    "ecm/conversion_recall",
+)
+"""Names in a run's log that become curves, and the bins of ``srcl_weights/``."""
+
+Row = dict[str, Any]
+
+
+def figures_of(folder: Path) -> dict[str, dict[str, float]]:
+    """Figures of a finished run by test: retrieval in per cent, and what the last epoch of its log says."""
+    last = _last_epoch(read_log(folder / "log.jsonl"))
+    found = {}
+    for test, name in TESTS.items():
+        if (folder / name).exists():
+            ways = json.loads((folder / name).read_text(encoding="utf-8"))["ways"]
+            found[test] = _retrieval(ways["similarity"])
+            if "ITM" in ways:
+                found[test]["itm_ga"] = _retrieval(list(ways.values())[-1])["ga"]
+            found[test] |= last
+    return found
+
+
+def gather(study: str, runs: Iterable[StudyRun], folder: Path) -> int:
+    """Write ``results.parquet`` and ``curves.parquet``.
+
+    Args:
+        study: its name.
+        runs: cells that are done.
+        folder: of the study.
+
+    Returns:
+        Rows of the results.
+    """
+    rows: list[Row] = []
+    curves: list[Row] = []
+    for run in runs:
+        keys = {"study": study, "arm": run.arm, "data": run.data, "data_seed": run.data_seed, "seed": run.seed}
+        result = json.loads((run.folder / "result.json").read_text(encoding="utf-8"))
+        for test, figures in result["figures"].items():
+            rows.append({**keys, "test": test, "seconds": result["seconds"], "pairs": result["pairs"], **figures})
+        curves += [{**keys, **point} for point in _curves(read_log(run.folder / "log.jsonl"))]
+    folder.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows, SCHEMA), folder / "results.parquet")
+    pq.write_table(pa.Table.from_pylist(curves, _CURVE_SCHEMA), folder / "curves.parquet")
+    return len(rows)
+
+
+_CURVE_SCHEMA = pa.schema([*list(SCHEMA)[:5], ("epoch", pa.int64()), ("name", pa.string()), ("value", pa.float64())])
+
+
+def _retrieval(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """One way of ranking, in per cent."""
+    names = {"r1": "recall_at_1", "r5": "recall_at_5", "r10": "recall_at_10", "map_r": "map_at_r"}
+    found = {
+        f"{side}_{short}": 100.0 * metrics[side][name]["value"]
+        for side in ("i2t", "t2i")
+        for short, name in names.items()
+    }
+    found["ga"] = statistics.fmean(found[name] for name in ("i2t_r1", "i2t_map_r", "t2i_r1", "t2i_map_r"))
+    naive = [100.0 * metrics[f"naive_{side}"]["recall_at_1"]["value"] for side in ("i2t", "t2i")]
+    return {**found, "naive": statistics.fmean(naive)}
+
+
+def _last_epoch(records: list[dict[str, Any]]) -> dict[str, float]:
+    """Means over the records of the last epoch that has any."""
+    found = {}
+    for figure, (kind, name, factor) in LAST.items():
+        values = [(record["epoch"], record[name]) for record in records if record["kind"] == kind and name in record]
+        if values:
+            last = max(epoch for epoch, _ in values)
+            found[figure] = factor * statistics.fmean(value for epoch, value in values if epoch == last)
+    return found
+
+
+def _curves(records: list[dict[str, Any]]) -> Iterator[Row]:
+    """Every number by epoch, counted from 1; numbers of steps are averaged over the epoch."""
+    values: dict[tuple[int, str], list[float]] = defaultdict(list)
+    for record in records:
+        for name, value in record.items():
+            if name in CURVES or name.startswith("srcl_weights/"):
+                values[record["epoch"] + 1, name].append(float(value))
+    for (epoch, name), found in values.items():
+        yield {"epoch": epoch, "name": name, "value": statistics.fmean(found)}

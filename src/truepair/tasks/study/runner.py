@@ -1,0 +1,199 @@
+"""Runs the cells of a study in worker processes, each once; what is done is not done again."""
+
+import json
+import multiprocessing
+import os
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from truepair.errors import ConfigError, TruepairError
+from truepair.mining.offline import MiningConfig
+from truepair.tasks.judge import fit_judge
+from truepair.tasks.mining import mine
+from truepair.tasks.pretraining import pretrain
+from truepair.tasks.study.cells import StudyRun
+from truepair.tasks.study.results import figures_of
+from truepair.training.build import Say
+
+RESULT = "result.json"
+
+
+def run_study(runs: Sequence[StudyRun], workers: int, say: Say) -> None:
+    """Do every run that is not done; those that others need come first.
+
+    A run that fails does not stop the others, but those that need it.
+
+    Args:
+        runs: in an order in which they can be done.
+        workers: processes; each gets its share of the cores. With 1, this process does everything.
+        say: prints a line.
+
+    Raises:
+        ConfigError: a folder holds a run of another definition.
+        TruepairError: runs failed; the first is named.
+    """
+    waiting = [run for run in runs if not is_done(run)]
+    if not waiting:
+        return
+    say(f"{len(runs) - len(waiting)} of {len(runs)} runs are done; {len(waiting)} to go")
+    progress = _Progress(len(waiting), say)
+    for run, error in _done_here(waiting) if workers == 1 else _done_by_workers(waiting, workers):
+        progress.add(run, error)
+    if progress.failed:
+        first = next(iter(progress.failed.items()))
+        raise TruepairError(f"{len(progress.failed)} of {len(waiting)} runs failed; the first, {first[0]}: {first[1]}")
+
+
+def is_done(run: StudyRun) -> bool:
+    """Whether a run has left its result.
+
+    Raises:
+        ConfigError: it is the result of another definition.
+    """
+    file = run.folder / RESULT
+    if not file.exists():
+        return False
+    if json.loads(file.read_text(encoding="utf-8"))["fingerprint"] != run.fingerprint:
+        raise ConfigError(
+            f"{run.folder} holds a run of another definition; delete it, give another --folder, or the old settings"
+        )
+    return True
+
+
+def do_run(run: StudyRun) -> None:
+    """Do one run, and write its ``result.json`` last; what it says goes to ``said.txt``.
+
+    Raises:
+        TruepairError: whatever the command raises.
+    """
+    if run.command != "pretrain" and run.folder.exists():
+        shutil.rmtree(run.folder)  # half a judge
+    run.folder.mkdir(parents=True, exist_ok=True)
+    started = time.perf_counter()
+    with (run.folder / "said.txt").open("w", encoding="utf-8") as said:
+        found = _COMMANDS[run.command](run, lambda line: print(line, file=said, flush=True))
+    result = {"fingerprint": run.fingerprint, "seconds": time.perf_counter() - started, **found}
+    aside = run.folder / "result.tmp"
+    aside.write_text(json.dumps(result, indent=1), encoding="utf-8")
+    aside.replace(run.folder / RESULT)
+
+
+def _pretrain(run: StudyRun, say: Say) -> dict[str, Any]:
+    outcome = pretrain(run.recipe, run.folder, say)
+    if run.arm is None:
+        shutil.rmtree(run.folder / "checkpoints", ignore_errors=True)
+    return {"pairs": len(outcome.train_images.table), "figures": figures_of(run.folder)}
+
+
+def _judge(run: StudyRun, say: Say) -> dict[str, Any]:
+    fit_judge(run.recipe, run.folder, say)
+    return {}
+
+
+def _mine(run: StudyRun, say: Say) -> dict[str, Any]:
+    assert run.judge is not None  # PrepareConfig sees to it
+    mined = mine(run.recipe, run.judge, run.folder, say, MiningConfig(low=run.low, high=run.high))
+    return {"mined": len(mined)}
+
+
+_COMMANDS = {"pretrain": _pretrain, "judge": _judge, "mine": _mine}
+
+Done = tuple[StudyRun, TruepairError | None]
+
+
+def _done_here(runs: Sequence[StudyRun]) -> Iterator[Done]:
+    """Do the runs one after the other; a run whose need failed fails with it."""
+    failed: set[Path] = set()
+    for run in runs:
+        error = _missing(run, failed)
+        if error is None:
+            try:
+                do_run(run)
+            except TruepairError as raised:
+                error = raised
+        if error is not None:
+            failed.add(run.folder)
+        yield run, error
+
+
+def _done_by_workers(runs: Sequence[StudyRun], workers: int) -> Iterator[Done]:
+    """Do the runs in processes, in order, as far as needs allow."""
+    # Forking a process that has run torch is not safe.
+    context = multiprocessing.get_context("spawn")
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    waiting, failed, open_folders = list(runs), set[Path](), {run.folder for run in runs}
+    with ProcessPoolExecutor(workers, context, _start_worker, (threads,)) as pool:
+        going: dict[Future[None], StudyRun] = {}
+        while waiting or going:
+            for run in list(waiting):
+                error = _missing(run, failed)
+                if error is not None:
+                    waiting.remove(run)
+                    failed.add(run.folder)
+                    yield run, error
+                elif len(going) < 2 * workers and not any(folder in open_folders for folder in run.needs):
+                    waiting.remove(run)
+                    going[pool.submit(do_run, run)] = run
+            for future in wait(going, return_when=FIRST_COMPLETED).done:
+                run, error = going.pop(future), None
+                try:
+                    future.result()
+                    open_folders.discard(run.folder)
+                except TruepairError as raised:
+                    error = raised
+                    failed.add(run.folder)
+                yield run, error
+
+
+def _missing(run: StudyRun, failed: set[Path]) -> TruepairError | None:
+    lost = next((folder for folder in run.needs if folder in failed), None)
+    return None if lost is None else TruepairError(f"{'/'.join(lost.parts[-3:])}, which it needs, failed")
+
+
+def _start_worker(threads: int) -> None:
+    """Prepare a worker process: its share of the cores, quiet, and an end with the process that started it."""
+    torch.set_num_threads(threads)
+    sys.stderr = open(os.devnull, "w")  # noqa: SIM115, PTH123 - progress bars of several workers; open as long as it lives
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+class _Progress:
+    """Says how far a study is, and keeps what failed.
+
+    Args:
+        count: runs to do.
+        say: prints a line.
+    """
+
+    def __init__(self, count: int, say: Say) -> None:
+        self.count = count
+        self.say = say
+        self.done = 0
+        self.started = time.monotonic()
+        self.failed: dict[str, TruepairError] = {}
+
+    def add(self, run: StudyRun, error: TruepairError | None) -> None:
+        """Take note of a finished run."""
+        self.done += 1
+        if error is not None:
+            self.failed[run.name] = error
+            self.say(f"failed: {run.name}: {error}")
+            return
+        seconds = json.loads((run.folder / RESULT).read_text(encoding="utf-8"))["seconds"]
+        left = (time.monotonic() - self.started) / self.done * (self.count - self.done)
+        self.say(f"{self.done}/{self.count} {run.name}: {seconds:.0f} s, {left / 60:.0f} min to go")

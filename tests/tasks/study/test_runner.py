@@ -1,0 +1,119 @@
+"""`truepair study` from end to end on made-up squares: runs, resumption, failures, and what is gathered."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from tests.tasks.test_mining import recipe_of
+
+from truepair.cli.main import main
+
+SAME = [{"detector": name, "action": "relabel"} for name in ("same_image", "same_caption")]
+
+
+def study_of(squares: Path, folder: Path, **changes: Any) -> Path:
+    """A study file beside its recipe: three arms, two kinds of data."""
+    recipe_of(squares, folder)
+    recorded = {"detector": "recorded", "ledger": "{mined}/ledger", "ledger_actions": ["relabel"], "action": "relabel"}
+    values = {
+        "title": "Squares",
+        "recipes": ["squares.yaml"],
+        "fields": {
+            "loop.batch_size": 4,
+            "evaluation.rerank": 0,
+            "loop.save": False,
+            "loop.evaluate_every": 0,
+            "model.cache_sources": True,
+            "model.pool_images": True,
+        },
+        "data": {"all": {}, "few": {"data.groups": 2, "data.unseen_share": 0.1}},
+        "prepare": {
+            "judge": {"command": "judge"},
+            "mined": {"command": "mine", "judge": "{judge}", "low": 0.1, "high": 0.4},
+        },
+        "reference": "InfoNCE",
+        "ceiling": "oracle",
+        "arms": {
+            "InfoNCE": {},
+            "oracle": {"fields": {"relations.rules": [*SAME, {"detector": "same_group", "action": "relabel"}]}},
+            "mined": {"fields": {"relations.rules": [*SAME, recorded]}, "data": ["all"]},
+        },
+        **changes,
+    }
+    path = folder / "study.yaml"
+    path.write_text(json.dumps(values))  # JSON is YAML
+    return path
+
+
+def rows_of(folder: Path) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = pq.read_table(folder / "results.parquet").to_pylist()
+    return rows
+
+
+def results_of(folder: Path) -> dict[Path, float]:
+    return {path: path.stat().st_mtime for path in folder.rglob("result.json")}
+
+
+def test_a_study_is_run_once_and_gathered(
+    squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = str(study_of(squares, tmp_path))
+    main(["study", file, "--folder", "out", "--workers", "1", "--only", "InfoNCE"])
+    assert len(rows_of(tmp_path / "out")) == 3
+    main(["study", file, "--folder", "out", "--workers", "1"])
+    rows = rows_of(tmp_path / "out")
+    keys = {(row["arm"], row["data"], row["test"]) for row in rows}
+    unseen = {(arm, "few", test) for arm in ("InfoNCE", "oracle") for test in ("held_out", "unseen")}
+    assert keys == unseen | {(arm, "all", "held_out") for arm in ("InfoNCE", "oracle", "mined")}
+    assert len(rows) == len(keys)
+    for row in rows:
+        assert row["study"] == "study" and row["pairs"] > 0 and row["seconds"] > 0
+        figures = [row[name] for name in ("i2t_r1", "i2t_map_r", "t2i_r1", "t2i_map_r")]
+        assert row["ga"] == pytest.approx(sum(figures) / 4) and 0 <= row["naive"] <= 100
+        assert (row["conversion_recall"] is None) == (row["arm"] != "mined")
+    curves = pq.read_table(tmp_path / "out" / "curves.parquet").to_pylist()
+    assert {"mi_positive", "false_negative_rate"} <= {curve["name"] for curve in curves}
+    assert {curve["epoch"] for curve in curves} == {1}
+    assert (tmp_path / "out" / "study.html").exists()
+    assert not list((tmp_path / "out" / "cells").rglob("model"))
+
+    done = results_of(tmp_path / "out")
+    lost = next(path for path in done if "oracle" in path.parts)
+    lost.unlink()
+    main(["study", file, "--folder", "out", "--workers", "1"])
+    again = results_of(tmp_path / "out")
+    assert {path for path in again if again[path] != done[path]} == {lost}
+    capsys.readouterr()
+    main(["study", file, "--folder", "out", "--list"])
+    listed = capsys.readouterr().err
+    assert listed.count("done: ") == 7 and "to do" not in listed
+
+
+def test_another_definition_in_the_folder_is_one_line(
+    squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    only = ["--folder", "out", "--workers", "1", "--only", "InfoNCE"]
+    main(["study", str(study_of(squares, tmp_path)), *only])
+    changed = study_of(squares, tmp_path, data={"all": {"data.drawings": 2}})
+    with pytest.raises(SystemExit):
+        main(["study", str(changed), *only])
+    assert "holds a run of another definition; delete it" in capsys.readouterr().err
+
+
+def test_a_run_that_fails_takes_only_its_own_with_it(
+    squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    impossible = {"judge": {"command": "judge", "fields": {"data.min_group_size": 99}}}
+    mined = {"mined": {"command": "mine", "judge": "{judge}"}}
+    file = str(study_of(squares, tmp_path, prepare={**impossible, **mined}))
+    with pytest.raises(SystemExit):
+        main(["study", file, "--folder", "out", "--workers", "2"])
+    said = " ".join(capsys.readouterr().err.split())
+    assert "3 of 7 runs failed; the first, prepared/all/0/judge: " in said
+    assert "failed: all/0/mined/0: all/0/mined, which it needs, failed" in said
+    assert {row["arm"] for row in rows_of(tmp_path / "out")} == {"InfoNCE", "oracle"}
