@@ -188,7 +188,7 @@ class TrainingLoop:
     def _take_step(self, group: list[TrainingBatch], epoch: int) -> Update:
         """One optimizer step; the global generator is seeded by the step, so that dropout repeats after a resume."""
         torch.manual_seed(stable_hash(self.config.seed, self.done, self.accelerator.process_index, "step"))
-        logged = (self.done + 1) % self.config.log_every == 0
+        logged = self.config.logs(self.done + 1, self.steps_per_epoch)
         moment = Moment(epoch, self.done, self.total_steps, self.steps_per_epoch, logged)
         watched = self.config.profile == self.done + 1 and self.accelerator.is_main_process
         with profiled(self.run_folder, self.done + 1) if watched else contextlib.nullcontext():
@@ -210,7 +210,7 @@ class TrainingLoop:
             return
         if not math.isnan(update.hardest_similarity):
             self.hardest.add(update.hardest_similarity)
-        if self.done % self.config.log_every:
+        if not self.config.logs(self.done, self.steps_per_epoch):
             return
         ranks = self.accelerator.num_processes
         mine = {name: float(value) / ranks for name, value in update.losses.items()}

@@ -22,11 +22,12 @@ class LoopConfig:
         gradient_checkpointing: recompute activations in the backward pass; less memory, more time, same gradients.
         micro_batch: pairs whose activations are held at once, for pre-training; those of others are recomputed in the
             backward pass, so that a large batch fits a small device, with the gradients of the whole batch; 0 for all.
+        compile: let torch.compile make faster layers; needs a C++ compiler, and minutes at the start.
         average_decay: decay of an exponential moving average of the weights, which is then what is evaluated and what
             the run leaves; 0 for none.
         on_non_finite: what a loss or gradient that is not finite does: "abort" the run, or "skip" the step.
         max_skipped: how many steps may be skipped in all before the run is aborted.
-        log_every: steps between two log records.
+        log_every: steps between two log records; the last step of an epoch is logged, too.
         checkpoint_every: steps between two checkpoints; 0 for one at the end of each epoch.
         checkpoint_minutes: minutes after which a checkpoint is written between the regular ones; 0 for never.
         save: write checkpoints and the final model. Without, a run leaves figures alone, and starts anew when stopped.
@@ -46,6 +47,7 @@ class LoopConfig:
     cpu: bool = False
     gradient_checkpointing: bool = False
     micro_batch: int = 0
+    compile: bool = False
     average_decay: float = 0.0
     on_non_finite: str = "abort"
     max_skipped: int = 20
@@ -78,3 +80,7 @@ class LoopConfig:
         for tracker in self.trackers:
             if tracker not in TRACKERS:
                 raise ConfigError(f"loop.trackers has '{tracker}'; give {', '.join(TRACKERS[:-1])} or {TRACKERS[-1]}")
+
+    def logs(self, step: int, steps_per_epoch: int) -> bool:
+        """Whether a step, counted from 1, leaves a log record: so does the last of an epoch, however short it is."""
+        return step % self.log_every == 0 or step % steps_per_epoch == 0

@@ -12,13 +12,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 @contextmanager
 def counting(label: str) -> Iterator[Callable[[int, int], None]]:
     """Show how many of how many are done; yields what to call with (done, all)."""
+    console = Console(stderr=True)
     with Progress(
         TextColumn(label),
         BarColumn(bar_width=None),
         MofNCompleteColumn(),
         TimeRemainingColumn(elapsed_when_finished=True),
-        console=Console(stderr=True),
+        console=console,
         transient=True,
+        disable=not console.is_terminal,  # in a file it would leave empty lines
     ) as bar:
         task = bar.add_task(label, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
