@@ -75,6 +75,10 @@ def test_vqa(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     (run / "vqa_results.json").unlink()
     main(["evaluate", "vqa", str(run / "model")])
     assert (run / "vqa_results.json").read_text() == before, "the model in the folder is the one that was measured"
+    main(["evaluate", "vqa", str(run / "model"), "--generate", "true"])
+    freely = {entry["question_id"]: entry["answer"] for entry in json.loads((run / "vqa_results.json").read_text())}
+    ranked = {entry["question_id"]: entry["answer"] for entry in written}
+    assert freely == ranked, "on an easy set the likeliest words are the likeliest answer"
 
 
 def test_vqa_on_caches_answers_as_on_images(checkpoint: Path, tmp_path: Path) -> None:

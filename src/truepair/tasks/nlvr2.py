@@ -1,27 +1,27 @@
 """NLVR2: is a statement true of two images?"""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-from torch.utils.data import DataLoader
-from transformers import PreTrainedModel
+from torch import Tensor
 
-from truepair.data.nlvr2 import Nlvr2Collator, Nlvr2Dataset
+from truepair.data.nlvr2 import Nlvr2Collator, Nlvr2Dataset, Nlvr2Sample
+from truepair.data.nlvr2_batch import Nlvr2Batch
 from truepair.data.nlvr2_source import Nlvr2Table, open_nlvr2
 from truepair.data.preprocessing import Preprocessing
+from truepair.data.transforms import ImageTransform
 from truepair.errors import DataError
 from truepair.evaluation.nlvr2 import Nlvr2Metrics, nlvr2_metrics, write_nlvr2_results
 from truepair.evaluation.text_baseline import TextBaseline
 from truepair.models.albef_checkpoint import load_model
 from truepair.models.nlvr2 import Nlvr2Model
-from truepair.tasks.finetuning import Say, finetune
+from truepair.tasks.downstream_task import DownstreamTask, Split
+from truepair.tasks.finetuning import finetune
 from truepair.tasks.nlvr2_recipe import Nlvr2Recipe
-from truepair.tasks.start import image_transform, load_start, task_states
-from truepair.training.progress import counting
-from truepair.training.task_states import States
+from truepair.tasks.start import load_start
+from truepair.training.build import Say
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class Nlvr2Result:
     metrics: dict[str, Nlvr2Metrics]
 
 
-class Nlvr2Task:
-    """Statements about two images as a `FinetuneTask`.
+class Nlvr2Task(DownstreamTask[Nlvr2Table, bool, Nlvr2Result]):
+    """Statements about two images, each judged true or false.
 
     Args:
         recipe: with its data filled in.
@@ -46,11 +46,13 @@ class Nlvr2Task:
         preprocessing: tokenization and images.
     """
 
+    texts_name = "statements"
+    recipe: Nlvr2Recipe
+    model: Nlvr2Model
+
     def __init__(self, recipe: Nlvr2Recipe, model: Nlvr2Model, preprocessing: Preprocessing) -> None:
-        self.recipe = recipe
-        self.model = model
-        self.preprocessing = preprocessing
-        self.collate = Nlvr2Collator(preprocessing.collator().encode)
+        super().__init__(recipe, model, preprocessing)
+        self._collate = Nlvr2Collator(preprocessing.collator().encode)
 
     @classmethod
     def from_checkpoint(cls, recipe: Nlvr2Recipe) -> "Nlvr2Task":
@@ -60,45 +62,46 @@ class Nlvr2Task:
         model = Nlvr2Model.from_albef(start.albef, **recipe.model.options)
         return cls(recipe, model, start.preprocessing)
 
-    def train_dataset(self) -> Nlvr2Dataset:
-        """The training statements.
+    def read(self, split: Split) -> Nlvr2Table:
+        """The statements of a split.
 
         Raises:
-            DataError: one has no label.
+            DataError: a training statement has no label.
         """
-        table = open_nlvr2(self.recipe.data.train)
-        if -1 in table.statements["label"]:
+        table = open_nlvr2(getattr(self.recipe.data, split))
+        if split == "train" and -1 in table.statements["label"]:
             raise DataError("a training statement has no label; train on labelled files")
-        return self._dataset(table, train=True)
+        return table
 
-    def train_states(self) -> States:
-        """States of the training images and statements."""
-        return self._states(self.train_dataset().table)
+    def texts(self, table: Nlvr2Table) -> list[str]:
+        """The statements of a table."""
+        return list(table.statements["sentence"])
 
-    @property
-    def validates(self) -> bool:
-        """Whether there are validation statements."""
-        return bool(self.recipe.data.validation)
+    def dataset(self, table: Nlvr2Table, transform: ImageTransform | None) -> Nlvr2Dataset:
+        """The statements of a table as samples."""
+        return Nlvr2Dataset(table, transform, seed=self.recipe.loop.seed)
 
-    def figures(self, model: PreTrainedModel) -> dict[str, float]:
-        """Accuracy and consistency on the validation statements."""
-        assert isinstance(model, Nlvr2Model)
-        table, states = self._validation
-        metrics = metrics_of(self._judge(model, table, states), table)
+    def collate(self, samples: Sequence[Nlvr2Sample]) -> Nlvr2Batch:
+        """Make a batch of statements."""
+        return self._collate(samples)
+
+    def answer(self, batch: Nlvr2Batch, images: Tensor, texts: Tensor) -> list[bool]:
+        """Whether the model takes each statement for true."""
+        said: list[bool] = (self.model.predict(batch, images, texts) > 0.5).tolist()
+        return said
+
+    def measure(self, answers: Sequence[bool], table: Nlvr2Table) -> dict[str, float]:
+        """Accuracy and consistency."""
+        metrics = metrics_of(answers, table)
         return {"accuracy": metrics.accuracy, "consistency": metrics.consistency}
 
-    def predict(self, model: Nlvr2Model, table: Nlvr2Table) -> dict[str, bool]:
-        """Whether the model takes each statement for true, by identifier."""
-        return self._judge(model, table, self._states(table))
-
-    def evaluate(self, model: Nlvr2Model, folder: Path) -> Nlvr2Result:
-        """Judge the test statements; writes ``nlvr2_predictions.csv`` for the official scorer, and ``nlvr2.json``."""
-        table = open_nlvr2(self.recipe.data.test)
-        predictions = self.predict(model, table)
-        write_nlvr2_results(predictions, folder / "nlvr2_predictions.csv")
+    def report(self, answers: Sequence[bool], table: Nlvr2Table, folder: Path) -> Nlvr2Result:
+        """Write ``nlvr2_predictions.csv`` for the official scorer, and ``nlvr2.json``."""
+        identifiers = table.statements["identifier"]
+        write_nlvr2_results(dict(zip(identifiers, answers, strict=True)), folder / "nlvr2_predictions.csv")
         result = Nlvr2Result(len(table), {})
         if -1 not in table.statements["label"]:
-            result.metrics["model"] = metrics_of(predictions, table)
+            result.metrics["model"] = metrics_of(answers, table)
             result.metrics.update(self._baselines(table))
         (folder / "nlvr2.json").write_text(json.dumps(asdict(result), indent=1), encoding="utf-8")
         return result
@@ -107,66 +110,26 @@ class Nlvr2Task:
         """What can be had without looking."""
         train = open_nlvr2(self.recipe.data.train).statements
         baseline = TextBaseline(train["sentence"], (str(bool(label)) for label in train["label"]))
-        names = list(table.statements["identifier"])
-        guesses = (answer == "True" for answer in baseline.answer(list(table.statements["sentence"])))
+        guesses = [answer == "True" for answer in baseline.answer(self.texts(table))]
         return {
-            "text alone": metrics_of(dict(zip(names, guesses, strict=True)), table),
-            "majority": metrics_of(dict.fromkeys(names, baseline.majority == "True"), table),
+            "text alone": metrics_of(guesses, table),
+            "majority": metrics_of([baseline.majority == "True"] * len(table), table),
         }
-
-    @cached_property
-    def _validation(self) -> tuple[Nlvr2Table, States]:
-        table = open_nlvr2(self.recipe.data.validation)
-        return table, self._states(table)
-
-    def _judge(self, model: Nlvr2Model, table: Nlvr2Table, states: States) -> dict[str, bool]:
-        model.eval()
-        dataset = self._dataset(table, train=False)
-        loader: DataLoader[Any] = DataLoader(dataset, batch_size=self.recipe.batch_size, collate_fn=self.collate)
-        said: list[bool] = []
-        with counting(f"{len(table):,} statements") as progress:
-            for batch in loader:
-                batch = batch.to(model.device)
-                said += (model.predict(batch, *states(model, batch)) > 0.5).tolist()
-                progress(len(said), len(table))
-        return dict(zip(table.statements["identifier"], said, strict=True))
-
-    def _dataset(self, table: Nlvr2Table, *, train: bool) -> Nlvr2Dataset:
-        transform = None
-        if not self.recipe.model.cache_images:
-            transform = image_transform(self.preprocessing, self.model, train=train)
-        return Nlvr2Dataset(table, transform, seed=self.recipe.loop.seed)
-
-    def _states(self, table: Nlvr2Table) -> States:
-        sentences = table.statements["sentence"]
-        return task_states(self.recipe.model, self.preprocessing, self.model, table.images, sentences)
 
 
 def finetune_nlvr2(recipe: Nlvr2Recipe, run_folder: Path, say: Say) -> Nlvr2Result | None:
-    """Fine-tune on statements, and judge the test statements with the model that is left.
-
-    Args:
-        recipe: everything the run depends on.
-        run_folder: where everything goes.
-        say: prints a line.
-
-    Returns:
-        The result of the test statements; None without such, and on further ranks.
-    """
-    task = Nlvr2Task.from_checkpoint(recipe)
-    say(f"{len(task.train_dataset()):,} training statements")
-    _, main = finetune(task, recipe.loop, recipe.optimizer, run_folder)
-    return task.evaluate(task.model, run_folder) if main and task.recipe.data.test else None
+    """Fine-tune on statements, and judge the test statements with the model that is left; see `finetune`."""
+    return finetune(Nlvr2Task.from_checkpoint(recipe), run_folder, say)
 
 
 def evaluate_nlvr2(model_folder: Path, recipe: Nlvr2Recipe, folder: Path) -> Nlvr2Result:
     """Judge the test statements of a recipe with a trained model; files go to ``folder``."""
     recipe = replace(recipe, data=recipe.data.filled())
-    task = Nlvr2Task(recipe, load_model(Nlvr2Model, model_folder), Preprocessing.load(model_folder))
-    return task.evaluate(task.model, folder)
+    return Nlvr2Task(recipe, load_model(Nlvr2Model, model_folder), Preprocessing.load(model_folder)).evaluate(folder)
 
 
-def metrics_of(predictions: dict[str, bool], table: Nlvr2Table) -> Nlvr2Metrics:
-    """Accuracy and consistency of judgements by identifier."""
-    labels = (bool(label) for label in table.statements["label"])
-    return nlvr2_metrics(predictions, dict(zip(table.statements["identifier"], labels, strict=True)))
+def metrics_of(answers: Sequence[bool], table: Nlvr2Table) -> Nlvr2Metrics:
+    """Accuracy and consistency of judgements of the statements of a table."""
+    identifiers = list(table.statements["identifier"])
+    labels = map(bool, table.statements["label"])
+    return nlvr2_metrics(dict(zip(identifiers, answers, strict=True)), dict(zip(identifiers, labels, strict=True)))

@@ -65,6 +65,7 @@ class VqaRecipe:
         list_vocabulary: the answer decoder knows the tokens of the answer list alone. Answers with others, which could
             not be chosen, are not trained on; a vocabulary head of 30,522 tokens is saved.
         candidates: answers of each question that are scored in full (ALBEF: 128).
+        generate: let the decoder write each answer, the likeliest token each time, in place of choosing from the list.
         similarity_weight: what the cosine of image and answer in ITC counts beside the answer's log-likelihood, in
             ranking alone; to be chosen on validation questions. Needs ``token_products``.
         batch_size: questions answered at once in evaluation.
@@ -77,7 +78,12 @@ class VqaRecipe:
     max_answer_length: int = 12
     list_vocabulary: bool = True
     candidates: int = 128
+    generate: bool = False
     similarity_weight: float = 0.0
     batch_size: int = 64
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
+
+    def __post_init__(self) -> None:
+        if self.generate and self.similarity_weight:
+            raise ConfigError("similarity_weight ranks a list, and generate writes without one; drop one of both")
