@@ -19,6 +19,7 @@ DETECTORS = {
             "name": name,
             "auc": auc,
             "average_precision": precision,
+            "average_precision_interval": [precision - 0.02, precision + 0.02],
             "precision_at_recall": {"0.1": 0.9, "0.25": 0.8, "0.5": precision},
         }
         for name, auc, precision in (
@@ -31,7 +32,7 @@ DETECTORS = {
 
 
 def curve_rows(seeds=(0, 1)):
-    """Curves of a few arms: shares, mutual information, and 20 counts of weights."""
+    """Curves of a few arms: shares, mutual information, and 21 counts of weights."""
     rows = []
     for data, (density, _) in DENSITIES.items():
         for arm in ("InfoNCE", "GRIT", "GRIT + ECM", "SRCL own", "SRCL good seed"):
@@ -47,7 +48,7 @@ def curve_rows(seeds=(0, 1)):
                     }
                     if "SRCL" in arm:
                         middle = 12 if "own" in arm else 9
-                        values |= {f"srcl_weights/{n:02d}": math.exp(-((n - middle) ** 2) / 8) for n in range(20)}
+                        values |= {f"srcl_weights/{n:02d}": math.exp(-((n - middle) ** 2) / 8) for n in range(21)}
                     key = {"study": "made up", "arm": arm, "data": data, "data_seed": 0, "seed": seed, "epoch": epoch}
                     rows += [key | {"name": name, "value": value} for name, value in values.items()]
     return rows

@@ -15,6 +15,7 @@ def test_figures_of_each_detector(tmp_path):
     (table,) = answer.tables
     assert [name for name, _ in table.rows] == ["caption similarity", "con-D", "both, calibrated"]
     assert [cell.text for cell in table.rows[0][1]] == ["0.964", "0.530", "0.900", "0.800", "0.530"]
+    assert [cell.small for cell in table.rows[0][1]] == ["", "0.510 to 0.550", "", "", ""]
     assert "5,822 judged pairs, 1,016 of them matches" in answer.sentences[0]
     assert "reaches the aim of 0.70" in answer.sentences[0]
     assert detector_figure(found)[0].value == "0.710"

@@ -97,7 +97,7 @@ def test_texts_are_shown_and_never_run(tmp_path):
 
 def test_one_run_of_each_arm_gives_no_interval(tmp_path):
     source = report(write_study(tmp_path, data_seeds=(0,), seeds=(0,), tests=("held_out",)))
-    assert "one run" in source
+    assert "<small>1 run</small>" in source
     assert "1 sample of concepts with 1 seed each" in source
 
 

@@ -1,10 +1,12 @@
 import re
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 
 import pytest
 
 from truepair.evaluation import Estimate
-from truepair.reports.study.plots import HistogramPlot, IntervalPlot, RankingPlot
+from truepair.reports.study.plots import HistogramPlot, IntervalPlot, RankingPlot, gain_estimate, share_estimate
+from truepair.tasks.study.statistics import PairedDifference, RecoveredShare
 
 ROWS = ["InfoNCE <b>$x^2$", "a method with a name that is far too long for one line", "GRIT"]
 INTERVALS = IntervalPlot(
@@ -80,6 +82,29 @@ def test_taller_with_more_rows():
     long = IntervalPlot(title="", x_label="", rows=ROWS[:1] * 20, series={"a": [Estimate(1, 0, 2)] * 20})
     heights = [float(ElementTree.fromstring(plot.draw("p")).attrib["viewBox"].split()[3]) for plot in (short, long)]
     assert heights[1] - heights[0] > 19 * 14  # text is 9 units high
+
+
+def test_what_lies_beyond_the_limits_is_an_arrow_at_the_edge():
+    points = [Estimate(10, 5, 15), Estimate(900, 700, 1000), Estimate(-800, -900, -700)]
+    plot = IntervalPlot(title="", x_label="", rows=["a", "b", "c"], series={"s": points}, limits=(-150, 200))
+    root = ElementTree.fromstring(plot.draw("p"))
+    ticks = [float(text.text.replace("\N{MINUS SIGN}", "-")) for text in root.iter("text") if text.text not in "abc"]
+    assert min(ticks) >= -150
+    assert max(ticks) <= 200
+    middle, *edges = sorted(positions(plot, "var(--series-1)"), key=lambda x: abs(x - 225))
+    width = float(root.attrib["viewBox"].split()[2])
+    assert len(edges) == 2
+    assert all(0 <= x <= width for x in edges)
+    assert min(edges) < middle < max(edges)
+
+
+def test_few_runs_have_no_whiskers():
+    gain = PairedDifference(2.0, 1.0, 1.0, 3.0, 4, 4)
+    assert gain_estimate(gain) == Estimate(2.0, 2.0, 2.0)
+    assert gain_estimate(replace(gain, cells=5)) == Estimate(2.0, 1.0, 3.0)
+    assert share_estimate(RecoveredShare(0.5, 0.4, 0.6, 4)) == Estimate(50.0, 50.0, 50.0)
+    assert share_estimate(RecoveredShare(0.5, 0.4, 0.6, 5)) == Estimate(50.0, 40.0, 60.0)
+    assert gain_estimate(None) is share_estimate(None) is None
 
 
 def test_only_what_is_marked_stands_out():

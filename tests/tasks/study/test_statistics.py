@@ -89,11 +89,16 @@ def test_concept_samples_that_disagree_are_not_clear_of_zero():
     assert found.better == 100
 
 
-def test_one_cell_is_never_clear():
+def test_few_cells_are_never_clear():
     found = paired_difference({Cell(0, 0): 5.0}, {Cell(0, 0): 1.0})
     assert (found.mean, found.low, found.high, found.spread) == (4.0, 4.0, 4.0, None)
     assert not found.clear
     assert paired_difference({Cell(0, 0): 5.0}, {Cell(0, 1): 1.0}) is None
+    for count, clear in ((4, False), (5, True)):
+        some = dict.fromkeys(GRID[:count], 3.0)
+        assert paired_difference(some, dict.fromkeys(GRID, 1.0)).clear is clear
+        share = recovered_share(some, dict.fromkeys(GRID, 1.0), dict.fromkeys(GRID, 5.0))
+        assert (share.value, share.cells, share.clear) == (0.5, count, clear)
 
 
 @settings(max_examples=25, deadline=None)

@@ -1,13 +1,13 @@
 """Question 2: what false negatives cost as they grow denser, and what each method wins back."""
 
-from truepair.evaluation import Estimate
 from truepair.reports.study.data import Answer, Drawing
-from truepair.reports.study.plots import IntervalPlot
+from truepair.reports.study.plots import IntervalPlot, gain_estimate, share_estimate
 from truepair.reports.study.view import StudyView
 from truepair.reports.study.words import gain_words, listed, number, share_words
-from truepair.tasks.study.statistics import PairedDifference
+from truepair.tasks.study.statistics import RecoveredShare
 
 AIM = 0.6  # of the ceiling's gain
+LIMITS = (-150.0, 200.0)  # per cent shown: where there is little to recover, shares know no bounds
 
 
 def answer_density(view: StudyView) -> Answer:
@@ -27,7 +27,7 @@ def answer_density(view: StudyView) -> Answer:
     )
 
 
-def best_method(view: StudyView, data: str) -> tuple[str, Estimate] | None:
+def best_method(view: StudyView, data: str) -> tuple[str, RecoveredShare] | None:
     """The arm that recovers most without knowing the truth, and its share."""
     shares = [(arm, share) for arm in view.methods if (share := view.recovered(arm, data)) is not None]
     return max(shares, key=lambda item: item[1].value, default=None)
@@ -58,7 +58,7 @@ def _verdict(view: StudyView) -> str:
         known = [share for share in shares if share is not None]
         if known and len(known) == len(shares):
             least[arm] = min(share.value for share in known)
-            if least[arm] >= AIM and all(share.low > 0 for share in known):
+            if least[arm] >= AIM and all(share.clear for share in known):
                 reached.append(arm)
     if not least:
         return "No arm has a share at every density."
@@ -75,7 +75,7 @@ def _drawings(view: StudyView) -> list[Drawing]:
     """The gain to be had by kind of data; then the share of it by arm."""
     data = view.table.data
     oracles = [arm for arm in view.table.arms if arm not in (*view.methods, view.reference)]
-    gains = {arm: [_estimate(view.gain(arm, kind)) for kind in data] for arm in oracles}
+    gains = {arm: [gain_estimate(view.gain(arm, kind)) for kind in data] for arm in oracles}
     found: list[Drawing] = []
     if gains:
         title = f"What knowing the truth gains over {view.reference}"
@@ -84,23 +84,15 @@ def _drawings(view: StudyView) -> list[Drawing]:
     shares = {arm: [view.recovered(arm, kind) for kind in data] for arm in arms}
     shown = sorted((arm for arm in arms if any(shares[arm])), key=lambda arm: -_mean(shares[arm]))
     if shown:
-        series = {kind: [_percent(shares[arm][place]) for arm in shown] for place, kind in enumerate(data)}
+        series = {kind: [share_estimate(shares[arm][place]) for arm in shown] for place, kind in enumerate(data)}
         title = f"Share of the gain of {view.ceiling} recovered"
-        found.append(IntervalPlot(title=title, x_label="per cent", rows=shown, series=series, mark=100 * AIM))
+        found.append(
+            IntervalPlot(title=title, x_label="per cent", rows=shown, series=series, mark=100 * AIM, limits=LIMITS)
+        )
     return found
 
 
-def _estimate(gain: PairedDifference | None) -> Estimate | None:
-    """A paired difference as a figure with an interval."""
-    return None if gain is None else Estimate(gain.mean, gain.low, gain.high)
-
-
-def _percent(share: Estimate | None) -> Estimate | None:
-    """A share in per cent."""
-    return None if share is None else Estimate(100 * share.value, 100 * share.low, 100 * share.high)
-
-
-def _mean(shares: list[Estimate | None]) -> float:
+def _mean(shares: list[RecoveredShare | None]) -> float:
     """Mean of the shares that are known."""
     known = [share.value for share in shares if share is not None]
     return sum(known) / len(known)

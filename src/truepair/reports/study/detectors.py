@@ -10,7 +10,7 @@ from truepair.evaluation import Estimate
 from truepair.reports.data import KeyFigure
 from truepair.reports.study.data import Answer, TextCell, TextTable
 from truepair.reports.study.plots import IntervalPlot
-from truepair.reports.study.words import number
+from truepair.reports.study.words import number, span
 
 AIM = 0.70  # average precision
 RECALLS = ("0.1", "0.25", "0.5")
@@ -72,12 +72,12 @@ def detector_figure(found: Mapping[str, Any] | None) -> list[KeyFigure]:
 
 def _plot(found: Mapping[str, Any]) -> IntervalPlot:
     """Average precision by detector."""
-    values = [detector["average_precision"] for detector in found["detectors"]]
+    points = [_average_precision(detector) for detector in found["detectors"]]
     return IntervalPlot(
         title="Average precision of detectors",
         x_label="average precision",
         rows=[detector["name"] for detector in found["detectors"]],
-        series={"average precision": [Estimate(value, value, value) for value in values]},
+        series={"average precision": points},
         mark=AIM,
     )
 
@@ -92,6 +92,16 @@ def _table(found: Mapping[str, Any]) -> TextTable:
 
 def _row(detector: Mapping[str, Any]) -> list[TextCell]:
     """Figures of one detector."""
-    figures = [detector["auc"], detector["average_precision"]]
-    figures += [detector["precision_at_recall"][recall] for recall in RECALLS]
-    return [TextCell(number(float(figure), 3)) for figure in figures]
+    found = _average_precision(detector)
+    small = span(found.low, found.high, 3) if found.low < found.high else ""
+    at_recall = [detector["precision_at_recall"][recall] for recall in RECALLS]
+    shown = [TextCell(number(float(figure), 3)) for figure in (detector["auc"], found.value, *at_recall)]
+    shown[1] = TextCell(shown[1].text, small)
+    return shown
+
+
+def _average_precision(detector: Mapping[str, Any]) -> Estimate:
+    """With its interval, where the file has one."""
+    value = float(detector["average_precision"])
+    low, high = detector.get("average_precision_interval", (value, value))
+    return Estimate(value, float(low), float(high))

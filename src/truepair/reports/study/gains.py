@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from truepair.evaluation import Estimate
 from truepair.reports.study.data import TextCell, TextTable
-from truepair.reports.study.plots import IntervalPlot
+from truepair.reports.study.plots import IntervalPlot, gain_estimate
 from truepair.reports.study.view import StudyView
 from truepair.reports.study.words import counted, gain_cell, gain_words, listed
 from truepair.tasks.study.questions import Question
@@ -15,9 +15,7 @@ def gain_plot(view: StudyView, arms: Sequence[str], title: str) -> list[Interval
     data = view.table.data
     gains = {kind: [view.gain(arm, kind) for arm in arms] for kind in data}
     series: dict[str, Sequence[Estimate | None]] = {
-        kind: [None if gain is None else Estimate(gain.mean, gain.low, gain.high) for gain in found]
-        for kind, found in gains.items()
-        if any(found)
+        kind: [gain_estimate(gain) for gain in found] for kind, found in gains.items() if any(found)
     }
     if not series:
         return []
@@ -35,6 +33,9 @@ def gain_sentences(view: StudyView, arms: Sequence[str]) -> list[str]:
         up = sum(gain.clear and gain.mean > 0 for gain in gains.values())
         down = sum(gain.clear and gain.mean < 0 for gain in gains.values())
         best = max(gains, key=lambda arm: gains[arm].mean)
+        if len(gains) == 1:
+            sentences.append(f"{data}: {best} against {view.reference}: {gain_words(gains[best])}.")
+            continue
         sentences.append(
             f"{data}: clear gains over {view.reference} in {up} of {counted(len(gains), 'arm')}, clear losses in "
             f"{down}; best is {best}, {gain_words(gains[best])}."

@@ -1,5 +1,6 @@
 """The figures of a study that are no lines over time: intervals, two rankings, histograms."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle
@@ -12,6 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from truepair.evaluation import Estimate
 from truepair.reports.study.words import number
 from truepair.reports.svg import INK, MUTED, RULE, SERIES, clear_figure, inline_svg, page_settings
+from truepair.tasks.study.statistics import FEWEST, PairedDifference, RecoveredShare
 
 _MARKERS = "osD^vP"  # series differ by shape too
 _DASHES = ["solid", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)), (0, (10, 2)), (0, (3, 3))]
@@ -30,6 +32,7 @@ class IntervalPlot:
         rows: names, the first on top.
         series: name -> one figure a row; None where there is none.
         mark: a value that is aimed at; None if there is none.
+        limits: what lies beyond is drawn as an arrow at the edge; None: everything is shown.
     """
 
     title: str
@@ -37,6 +40,7 @@ class IntervalPlot:
     rows: Sequence[str]
     series: Mapping[str, Sequence[Estimate | None]]
     mark: float | None = None
+    limits: tuple[float, float] | None = None
 
     def draw(self, name: str) -> str:
         """The figure as inline SVG; points with whiskers, rows from top to bottom, a line at zero."""
@@ -51,6 +55,9 @@ class IntervalPlot:
                 axes.axvline(self.mark, color=MUTED, linewidth=0.8, linestyle=(0, (3, 3)))
             drawn = [self._draw_series(axes, place) for place in range(len(self.series))]
             axes.set_ylim(len(self.rows) - 0.5, -0.5)
+            if self.limits is not None:
+                low, high = axes.get_xlim()
+                axes.set_xlim(max(low, self.limits[0]), min(high, self.limits[1]))
             axes.set_yticks(range(len(names)), names, color=INK, fontsize=9, linespacing=1.1)
             axes.set_xlabel(self.x_label, color=MUTED)
             axes.xaxis.set_major_locator(MaxNLocator(5))
@@ -68,9 +75,14 @@ class IntervalPlot:
         colour = SERIES[place % len(SERIES)]
         for y, point in found:
             axes.plot([point.low, point.high], [y, y], color=colour, linewidth=1.6)
+        low, high = self.limits or (-math.inf, math.inf)
+        for y, point in found:
+            if not low <= point.value <= high:
+                edge, arrow = (low, "<") if point.value < low else (high, ">")
+                axes.plot(edge, y, arrow, color=colour, markersize=6, clip_on=False)
+        shown = [(point.value, y) for y, point in found if low <= point.value <= high]
         marker = _MARKERS[place % len(_MARKERS)]
-        x = [point.value for _, point in found]
-        return axes.plot(x, [y for y, _ in found], marker, color=colour, markersize=5)[0]
+        return axes.plot([x for x, _ in shown], [y for _, y in shown], marker, color=colour, markersize=5)[0]
 
     def description(self) -> str:
         """All figures in words."""
@@ -179,6 +191,22 @@ class HistogramPlot:
             where = f"{self.edges[top]:g} and {self.edges[top + 1]:g}"
             parts.append(f"{name} most between {where} ({number(shares[top], 0)} per cent)")
         return f"{self.title} by {self.x_label}: {'; '.join(parts)}."
+
+
+def gain_estimate(gain: PairedDifference | None) -> Estimate | None:
+    """A paired difference to be plotted; few runs have no whiskers."""
+    if gain is None:
+        return None
+    ends = (gain.mean, gain.mean) if gain.cells < FEWEST else (gain.low, gain.high)
+    return Estimate(gain.mean, *ends)
+
+
+def share_estimate(share: RecoveredShare | None) -> Estimate | None:
+    """A share to be plotted in per cent; few runs have no whiskers."""
+    if share is None:
+        return None
+    ends = (share.value, share.value) if share.cells < FEWEST else (share.low, share.high)
+    return Estimate(100 * share.value, 100 * ends[0], 100 * ends[1])
 
 
 def _name_height(names: Iterable[str]) -> float:

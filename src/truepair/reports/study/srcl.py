@@ -8,9 +8,9 @@ from truepair.reports.study.data import Answer, Drawing, LineDrawing, TextCell, 
 from truepair.reports.study.gains import gain_plot, gain_sentences, pair_table
 from truepair.reports.study.plots import HistogramPlot
 from truepair.reports.study.view import StudyView
-from truepair.reports.study.words import number, percent_cell, plain_cell
+from truepair.reports.study.words import listed, number, percent_cell, plain_cell
 
-TOP_WEIGHT = 2.0  # upper end of the logged histogram
+TOP_WEIGHT = 2.0  # upper end of the logged histogram; one more bin takes all above
 INFORMATION = {
     "mi_negative": "Information with negatives (nats)",
     "mi_positive": "Information with positives (nats)",
@@ -39,10 +39,11 @@ def _information(view: StudyView, arms: Sequence[str]) -> list[str]:
         base = view.mean(view.reference, data, "mi_negative")
         known = {arm: value for arm in arms if (value := view.mean(arm, data, "mi_negative")) is not None}
         if base is not None and known:
-            low, high = min(known, key=known.__getitem__), max(known, key=known.__getitem__)
+            ends = dict.fromkeys([min(known, key=known.__getitem__), max(known, key=known.__getitem__)])
+            found = listed([f"{number(known[arm], 2)} ({arm})" for arm in ends])
             sentences.append(
-                f"{data}: information with negatives ends at {number(base, 2)} nats with {view.reference}, between "
-                f"{number(known[low], 2)} ({low}) and {number(known[high], 2)} ({high}) with SRCL."
+                f"{data}: information with negatives ends at {number(base, 2)} nats with {view.reference}, with SRCL "
+                f"{'between' if len(ends) > 1 else 'at'} {found}."
             )
     return sentences
 
@@ -54,10 +55,12 @@ def _weights(view: StudyView, arms: Sequence[str]) -> list[Drawing]:
         series = {arm: shares for arm in arms if (shares := view.curves.bins(arm, data, "srcl_weights"))}
         series = dict(list(series.items())[:MOST_LINES])
         for count in sorted({len(shares) for shares in series.values()}):
-            edges = [TOP_WEIGHT * place / count for place in range(count + 1)]
+            edges = [TOP_WEIGHT * place / (count - 1) for place in range(count + 1)]
             same = {arm: shares for arm, shares in series.items() if len(shares) == count}
             title = f"Weights of negatives, last epoch, {data}"
-            found.append(HistogramPlot(title=title, x_label="weight", edges=edges, series=same))
+            found.append(
+                HistogramPlot(title=title, x_label="weight (the last bin: 2 and more)", edges=edges, series=same)
+            )
     return found
 
 

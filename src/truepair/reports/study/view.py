@@ -6,11 +6,10 @@ from fnmatch import fnmatchcase
 from functools import cached_property
 
 from truepair.errors import ConfigError
-from truepair.evaluation import Estimate
 from truepair.reports.study.curves import StudyCurves
 from truepair.tasks.study.questions import Question, QuestionArms
 from truepair.tasks.study.ranking import AWARE
-from truepair.tasks.study.statistics import PairedDifference, paired_difference, recovered_share
+from truepair.tasks.study.statistics import PairedDifference, RecoveredShare, paired_difference, recovered_share
 from truepair.tasks.study.table import StudyTable
 
 # Where the study file names no arms of a question, the terms in their names do.
@@ -92,7 +91,7 @@ class StudyView:
         other = self.table.figures(over or self.reference, data, test, figure)
         return paired_difference(self.table.figures(arm, data, test, figure), other)
 
-    def recovered(self, arm: str, data: str) -> Estimate | None:
+    def recovered(self, arm: str, data: str) -> RecoveredShare | None:
         """Share of the ceiling's gain that an arm reaches on the main test."""
         found = [self.table.figures(name, data, self.test, AWARE) for name in (arm, self.reference, self.ceiling)]
         return recovered_share(*found)

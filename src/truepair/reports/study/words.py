@@ -2,9 +2,8 @@
 
 from collections.abc import Sequence
 
-from truepair.evaluation import Estimate
 from truepair.reports.study.data import TextCell
-from truepair.tasks.study.statistics import PairedDifference
+from truepair.tasks.study.statistics import FEWEST, PairedDifference, RecoveredShare
 
 _DASH = "\N{EN DASH}"
 _MINUS = "\N{MINUS SIGN}"
@@ -28,10 +27,11 @@ def span(low: float, high: float, digits: int = 1) -> str:
 
 
 def gain_cell(gain: PairedDifference | None) -> TextCell:
-    """A paired difference and its interval; a single run has none."""
+    """A paired difference and its interval; few runs have none."""
     if gain is None:
         return NOTHING
-    return TextCell(signed(gain.mean), span(gain.low, gain.high) if gain.cells > 1 else "one run")
+    few = gain.cells < FEWEST
+    return TextCell(signed(gain.mean), counted(gain.cells, "run") if few else span(gain.low, gain.high))
 
 
 def gain_words(gain: PairedDifference) -> str:
@@ -40,14 +40,16 @@ def gain_words(gain: PairedDifference) -> str:
     return f"{text} points ({small})"
 
 
-def share_cell(share: Estimate | None) -> TextCell:
-    """A share in per cent and its interval."""
+def share_cell(share: RecoveredShare | None) -> TextCell:
+    """A share in per cent and its interval; few runs have none."""
     if share is None:
         return NOTHING
-    return TextCell(f"{number(100 * share.value, 0)} %", span(100 * share.low, 100 * share.high, 0))
+    few = share.cells < FEWEST
+    small = counted(share.cells, "run") if few else span(100 * share.low, 100 * share.high, 0)
+    return TextCell(f"{number(100 * share.value, 0)} %", small)
 
 
-def share_words(share: Estimate) -> str:
+def share_words(share: RecoveredShare) -> str:
     """A share within a sentence."""
     text, small = share_cell(share)
     return f"{text} ({small})"

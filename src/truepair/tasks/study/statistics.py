@@ -12,11 +12,11 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from truepair.evaluation import Estimate
 from truepair.tasks.study.table import Cell, Figures
 
 RESAMPLES = 10_000
 ENDS = (25, 975)  # per mille
+FEWEST = 5  # cells that an interval is given for: of fewer, a bootstrap mostly says how few they are
 
 Array = NDArray[np.float64]
 
@@ -43,8 +43,30 @@ class PairedDifference:
 
     @property
     def clear(self) -> bool:
-        """Whether the interval excludes zero; a single cell tells nothing."""
-        return self.cells > 1 and (self.low > 0 or self.high < 0)
+        """Whether the interval excludes zero; fewer than five cells tell nothing."""
+        return self.cells >= FEWEST and (self.low > 0 or self.high < 0)
+
+
+@dataclass(frozen=True)
+class RecoveredShare:
+    """Share of the ceiling's gain over the reference that an arm reaches: 1 is all of it.
+
+    Attributes:
+        value: mean gain of the arm over mean gain of the ceiling.
+        low: 2.5 % point of the bootstrap.
+        high: 97.5 % point.
+        cells: how many arm, reference and ceiling have.
+    """
+
+    value: float
+    low: float
+    high: float
+    cells: int
+
+    @property
+    def clear(self) -> bool:
+        """Whether the interval excludes zero; fewer than five cells tell nothing."""
+        return self.cells >= FEWEST and (self.low > 0 or self.high < 0)
 
 
 def paired_difference(first: Figures, second: Figures) -> PairedDifference | None:
@@ -66,10 +88,8 @@ def paired_difference(first: Figures, second: Figures) -> PairedDifference | Non
     return PairedDifference(float(gain.mean()), spread, low, high, len(cells), int((gain > 0).sum()))
 
 
-def recovered_share(arm: Figures, reference: Figures, ceiling: Figures) -> Estimate | None:
-    """Share of the ceiling's gain over the reference that an arm reaches: 1 is all of it.
-
-    Both gains are resampled together.
+def recovered_share(arm: Figures, reference: Figures, ceiling: Figures) -> RecoveredShare | None:
+    """Share of the ceiling's gain that an arm reaches; both gains are resampled together.
 
     Args:
         arm: a figure of the arm's cells.
@@ -90,7 +110,7 @@ def recovered_share(arm: Figures, reference: Figures, ceiling: Figures) -> Estim
     endless = np.copysign(np.inf, means[:, 0])  # the few resamples in which there is nothing to recover
     shares = np.divide(means[:, 0], means[:, 1], out=endless, where=means[:, 1] > 0)
     value, gain = gains.mean(axis=0)
-    return Estimate(float(value / gain), *interval(shares))
+    return RecoveredShare(float(value / gain), *interval(shares), len(cells))
 
 
 def common_cells(arms: Sequence[Mapping[Cell, object]]) -> list[Cell]:
