@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 
+from truepair.cli.complaints import plain_complaint
 from truepair.cli.layers import laid_over, read_layers
 from truepair.errors import ConfigError
 from truepair.spelling import nearest
@@ -67,7 +68,7 @@ def lay_recipe(kind: type[Recipe], layers: Iterable[tuple[str, Mapping[str, Any]
     except (SystemExit, ConfigError):
         raise
     except Exception as error:  # jsonargparse raises many kinds; each is a mistake in the recipe or the command
-        raise ConfigError((f"{where}: " if where else "") + _one_line(str(error))) from error
+        raise ConfigError((f"{where}: " if where else "") + plain_complaint(str(error))) from error
 
 
 @cache
@@ -160,7 +161,7 @@ class _Parser(ArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> typing.NoReturn:
         """Raise the mistake instead of ending the process."""
-        raise ConfigError(_one_line(message))
+        raise ValueError(message)
 
 
 def _instances(parser: ArgumentParser, parsed: Namespace) -> dict[str, Any]:
