@@ -1,0 +1,92 @@
+"""``truepair evaluate`` from the command to the figures, with truths that people or other data sets know."""
+
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from tasks import task_sets
+from tasks.task_sets import COLOURS, write_checkpoint
+from truepair.cli.main import main
+
+IMAGES, CAPTIONS = 10, 2
+WORDS = sorted(set(task_sets.WORDS[0].split()) - {"the"})
+OWN = {100 + image: [1000 + CAPTIONS * image + place for place in range(CAPTIONS)] for image in range(IMAGES)}
+ALL = [caption for own in OWN.values() for caption in own]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("start") / "model")
+
+
+@pytest.fixture
+def karpathy(tmp_path: Path) -> Path:
+    """A test split in the layout of ``dataset_coco.json``; two images have a caption of the same text."""
+    images = []
+    for row, (number, captions) in enumerate(OWN.items()):
+        colour = list(COLOURS.values())[row % 3]
+        Image.new("RGB", (16, 16), tuple(value * (20 - row) // 20 for value in colour)).save(tmp_path / f"{number}.png")
+        texts = [f"{WORDS[min(row, 8)]} {WORDS[row + 1]}", f"the {WORDS[min(row, 8)]}"]
+        sentences = [{"raw": text, "sentid": caption} for text, caption in zip(texts, captions, strict=True)]
+        entry = {"cocoid": number, "imgid": row, "filename": f"{number}.png", "split": "test"}
+        images.append({**entry, "sentences": sentences})
+    path = tmp_path / "dataset_coco.json"
+    path.write_text(json.dumps({"dataset": "coco", "images": images}))
+    return path
+
+
+def evaluate(checkpoint: Path, data: Path, *options: str) -> dict[str, Any]:
+    output = data.parent / "figures.json"
+    main(["evaluate", str(checkpoint), "--data", str(data), "--output", str(output), *options])
+    figures: dict[str, Any] = json.loads(output.read_text())
+    return figures
+
+
+def metrics() -> SimpleNamespace:
+    """What ``eccv_caption.Metrics()`` has: for CxC every caption is right for the first image, for ECCV for all."""
+    own = {"i2t": OWN, "t2i": {caption: [image] for image, captions in OWN.items() for caption in captions}}
+    cxc = {"i2t": {**OWN, 100: ALL}, "t2i": own["t2i"]}
+    anything, anywhere = [*ALL, 5], list(OWN)  # caption 5 is not in the split
+    eccv = {"i2t": dict.fromkeys(OWN, anything), "t2i": dict.fromkeys(ALL, anywhere)}
+    return SimpleNamespace(coco_ids=ALL, coco_gts=own, cxc_gts=cxc, eccv_gts=eccv)
+
+
+def test_coco_truths(
+    checkpoint: Path, karpathy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "eccv_caption", SimpleNamespace(Metrics=metrics))
+    figures = evaluate(checkpoint, karpathy, "--coco", "true")
+    assert "ECCV" in capsys.readouterr().out
+    for way, reports in figures["coco"].items():
+        values = {name: reports[name]["i2t"]["recall_at_1"]["value"] for name in ("coco_5k", "cxc", "eccv")}
+        assert values["eccv"] == 1.0, "any caption will do"
+        assert values["coco_5k"] <= values["cxc"] <= values["coco_5k"] + 1 / IMAGES
+        first = figures["ways"][way]["naive_i2t"]["recall_at_1"]["value"]
+        assert values["coco_5k"] <= first, "columns of one text tie, and a tie is a miss"
+        assert len(reports["folds_1k"]) == 5
+    assert set(figures["coco"]) == set(figures["ways"]) == {"similarity", "ITM"}
+
+
+def test_coco_truths_need_their_package(
+    checkpoint: Path, karpathy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "eccv_caption", None)
+    with pytest.raises(SystemExit):
+        main(["evaluate", str(checkpoint), "--data", str(karpathy), "--coco", "true"])
+    assert "truepair[eccv]" in capsys.readouterr().err
+
+
+def test_judged_matches_count_beside_the_naive_figures(checkpoint: Path, karpathy: Path) -> None:
+    plain = evaluate(checkpoint, karpathy)["ways"]["similarity"]
+    judged = karpathy.parent / "judged.jsonl"
+    lines = [{"image_id": image, "caption_id": caption, "label": "match"} for image in OWN for caption in ALL]
+    judged.write_text("\n".join(json.dumps({**line, "crowd": [3, 0]}) for line in lines))
+    more = evaluate(checkpoint, karpathy, "--judgements", str(judged))["ways"]["similarity"]
+    for way in ("i2t", "t2i"):
+        assert more[way]["map_at_r"]["value"] == 1.0 > plain[way]["map_at_r"]["value"]
+        assert more[f"naive_{way}"] == plain[f"naive_{way}"]
