@@ -4,7 +4,7 @@ from truepair.reports.study.data import Answer, Drawing
 from truepair.reports.study.plots import IntervalPlot, gain_estimate, share_estimate
 from truepair.reports.study.view import StudyView
 from truepair.reports.study.words import gain_words, listed, number, share_words
-from truepair.tasks.study.statistics import RecoveredShare
+from truepair.tasks.study.statistics import FEWEST, RecoveredShare
 
 AIM = 0.6  # of the ceiling's gain
 LIMITS = (-150.0, 200.0)  # per cent shown: where there is little to recover, shares know no bounds
@@ -44,6 +44,8 @@ def _sentence(view: StudyView, data: str) -> list[str]:
         f"{gain_words(gain)} for knowing its false negatives."
     )
     best = best_method(view, data)
+    if best is not None and best[1].value <= 0:
+        return [f"{cost} No method wins any of it back."]
     if best is not None:
         return [f"{cost} {best[0]} recovers most of it without knowing the truth, {share_words(best[1])}."]
     return [cost] if gain.clear else [f"{cost} That is not clear of zero, so no share of it can be given."]
@@ -52,22 +54,25 @@ def _sentence(view: StudyView, data: str) -> list[str]:
 def _verdict(view: StudyView) -> str:
     """Whether one method reaches the aim on all kinds of data."""
     least: dict[str, float] = {}
-    reached = []
+    reached, few = [], True
     for arm in view.methods:
         shares = [view.recovered(arm, data) for data in view.table.data]
         known = [share for share in shares if share is not None]
         if known and len(known) == len(shares):
             least[arm] = min(share.value for share in known)
+            few = few and min(share.cells for share in known) < FEWEST
             if least[arm] >= AIM and all(share.clear for share in known):
                 reached.append(arm)
     if not least:
-        return "No arm has a share at every density."
+        return "No method has a share at every density."
+    if few:
+        return f"Of fewer than {FEWEST} runs no verdict on the methods is given."
     best = max(least, key=least.__getitem__)
     if reached:
-        return f"At least {AIM:.0%} at every density, with an interval clear of zero: {listed(reached)}."
+        return f"At least {number(100 * AIM, 0)} % at every density, with an interval clear of zero: {listed(reached)}."
     return (
-        f"No method recovers {AIM:.0%} at every density with an interval clear of zero; {best} comes closest: "
-        f"{number(100 * least[best], 0)} % at its worst."
+        f"No method recovers {number(100 * AIM, 0)} % at every density with an interval clear of zero; {best} comes "
+        f"closest: {number(100 * least[best], 0)} % at its worst."
     )
 
 

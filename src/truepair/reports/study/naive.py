@@ -7,6 +7,7 @@ from truepair.reports.study.plots import RankingPlot
 from truepair.reports.study.view import StudyView
 from truepair.reports.study.words import counted, gain_cell, number, span
 from truepair.tasks.study.ranking import RankingAgreement, ranking_agreement
+from truepair.tasks.study.statistics import FEWEST
 
 MOST_MARKED = 6  # the page has as many colours
 MOST_SWAPS = 12
@@ -33,9 +34,11 @@ def _sentences(data: str, found: RankingAgreement) -> list[str]:
     """The correlation, the swaps, and what is left out."""
     correlation = found.correlation
     clear = [swap for swap in found.swaps if swap.clear]
+    few = found.cells < FEWEST
+    interval = counted(found.cells, "run") if few else span(correlation.low, correlation.high, 2)
     sentences = [
         f"{data}: the rank correlation (Spearman) of {counted(len(found.aware), 'arm')} by the two figures is "
-        f"{number(correlation.value, 2)} ({span(correlation.low, correlation.high, 2)}). Of {found.pairs:,} pairs of "
+        f"{number(correlation.value, 2)} ({interval}). Of {found.pairs:,} pairs of "
         f"arms {len(found.swaps):,} swap places, {len(clear):,} of them beyond chance on both sides"
         f"{f' (the widest apart by the truth: {clear[0].better} over {clear[0].worse})' if clear else ''}. The truth "
         f"tells {counted(found.told, 'pair')} apart; the own pair alone misses {found.unseen:,} of these."

@@ -114,7 +114,7 @@ def _key_figures(view: StudyView) -> list[KeyFigure]:
         if best is None or gain is None:
             continue
         value, small = share_cell(best[1])
-        note = f"{best[0]}; 95 % interval {small}; ceiling {gain_words(gain)}"
+        note = f"{best[0]} ({small}); ceiling {gain_words(gain)}"
         figures.append(KeyFigure(label=f"Recovered, {data}", value=value, note=note))
     return figures
 

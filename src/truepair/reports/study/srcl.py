@@ -1,6 +1,7 @@
 """Question 3: does SRCL need a seed model, does refinement help, and what do its weights do."""
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 from truepair.reports.data import Plot
 from truepair.reports.study.batches import MOST_LINES
@@ -10,11 +11,14 @@ from truepair.reports.study.plots import HistogramPlot
 from truepair.reports.study.view import StudyView
 from truepair.reports.study.words import listed, number, percent_cell, plain_cell
 
-TOP_WEIGHT = 2.0  # upper end of the logged histogram; one more bin takes all above
+EDGES = [place / 10 for place in range(22)]  # of the logged histogram, whose last bin takes all above
+WEIGHT_LABEL = "weight (the last bin: 2 and more)"
 INFORMATION = {
     "mi_negative": "Information with negatives (nats)",
     "mi_positive": "Information with positives (nats)",
 }
+
+Item = TypeVar("Item")
 
 
 def answer_srcl(view: StudyView) -> Answer:
@@ -52,28 +56,30 @@ def _weights(view: StudyView, arms: Sequence[str]) -> list[Drawing]:
     """Histograms of the weights of negatives in the last epoch."""
     found: list[Drawing] = []
     for data in view.table.data:
-        series = {arm: shares for arm in arms if (shares := view.curves.bins(arm, data, "srcl_weights"))}
-        series = dict(list(series.items())[:MOST_LINES])
-        for count in sorted({len(shares) for shares in series.values()}):
-            edges = [TOP_WEIGHT * place / (count - 1) for place in range(count + 1)]
-            same = {arm: shares for arm, shares in series.items() if len(shares) == count}
+        bins = {arm: shares for arm in arms if (shares := view.curves.bins(arm, data, "srcl_weights"))}
+        for part in _parts(list(bins), MOST_LINES):
             title = f"Weights of negatives, last epoch, {data}"
-            found.append(
-                HistogramPlot(title=title, x_label="weight (the last bin: 2 and more)", edges=edges, series=same)
-            )
+            series = {arm: bins[arm] for arm in part}
+            found.append(HistogramPlot(title=title, x_label=WEIGHT_LABEL, edges=EDGES, series=series))
     return found
 
 
 def _curves(view: StudyView, arms: Sequence[str]) -> list[Drawing]:
     """Information over training, the reference beside SRCL."""
-    shown = [view.reference, *arms][:MOST_LINES]
     found: list[Drawing] = []
     for name, title in INFORMATION.items():
         for data in view.table.data:
-            lines = [line for arm in shown for line in view.curves.line(arm, data, name)]
-            if lines:
-                found.append(LineDrawing(Plot(title=f"{title}, {data}", x_label="epoch", lines=lines)))
+            base = view.curves.line(view.reference, data, name)
+            lines = [line for arm in arms for line in view.curves.line(arm, data, name)]
+            for part in _parts(lines, MOST_LINES - len(base)):
+                plot = Plot(title=f"{title}, {data}", x_label="epoch", lines=[*base, *part])
+                found.append(LineDrawing(plot))
     return found
+
+
+def _parts(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
+    """Consecutive parts, as many as one figure has colours for."""
+    return [items[start : start + size] for start in range(0, len(items), size)]
 
 
 def _weight_table(view: StudyView, arms: Sequence[str]) -> list[TextTable]:
