@@ -116,6 +116,9 @@ def test_assignment_reads_the_drawn_images() -> None:
         losses.append(F.cross_entropy(model.assignment(fused)[0], label))
     found = model.assignment_loss(batch, torch.Generator().manual_seed(3))
     torch.testing.assert_close(found, torch.stack(losses).mean(), rtol=1e-4, atol=1e-5)
+    states = model.image_states(batch.pixel_values), model.text_states(batch.input_ids, batch.attention_mask)
+    given = model.assignment_loss(batch, torch.Generator().manual_seed(3), *states)
+    torch.testing.assert_close(given, found, rtol=1e-4, atol=1e-5)
 
 
 def test_assignment_of_pairs_that_are_all_alike_costs_nothing() -> None:

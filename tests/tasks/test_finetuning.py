@@ -126,6 +126,28 @@ def test_nlvr2_goes_on_where_it_was_stopped(checkpoint: Path, tmp_path: Path) ->
     assert all(torch.equal(again[name], final[name]) for name in final), "a resumed run is the uninterrupted one"
 
 
+def test_text_assignment_comes_first(checkpoint: Path, squares: Path, tmp_path: Path) -> None:
+    recipe, run = nlvr2_recipe(tmp_path), tmp_path / "run"
+    transform = {"size": 32, "normalisation": "none", "rand_augment_ops": 0}
+    loop = {**FAST["loop"], "epochs": 2, "batch_size": 12, "log_every": 1}
+    first = {"data": {"sources": [str(squares / "pairs.jsonl")], "transform": transform}, "loop": loop}
+    options = ["--assignment", json.dumps(first), "--loop.epochs", "1", "--model.freeze_text", "true"]
+    finetune("nlvr2", recipe, run, checkpoint, *options)
+    start, assigned, final = (
+        load_file(folder / "model.safetensors") for folder in (checkpoint, run / "assignment" / "model", run / "model")
+    )
+    assert {name for name in assigned if name not in final} == {"assignment.weight", "assignment.bias"}
+    assert all(torch.equal(assigned[name], start[name]) for name in assigned if name.startswith("text_encoder."))
+    moved = [name for name in assigned if name in final and not torch.equal(assigned[name], final[name])]
+    assert "classifier.0.weight" in moved and any(name.startswith("fusion_encoder.") for name in moved)
+    sizes = (run / "assignment" / "model", run / "model")
+    assert [json.loads((f / "config.json").read_text())["image_encoder"]["image_size"] for f in sizes] == [32, 16]
+    shutil.rmtree(run / "checkpoints")
+    finetune("nlvr2", recipe, run, checkpoint, *options)
+    again = load_file(run / "model" / "model.safetensors")
+    assert all(torch.equal(again[name], final[name]) for name in final), "the first stage is not trained again"
+
+
 def test_the_best_on_validation_is_left(checkpoint: Path, tmp_path: Path) -> None:
     recipe, run = nlvr2_recipe(tmp_path), tmp_path / "run"
     finetune("nlvr2", recipe, run, checkpoint, "--loop.epochs", "3", *BEST)

@@ -77,7 +77,11 @@ class Nlvr2Model(DownstreamModel):
         return self.judge(batch, image_states, text_states).float().softmax(dim=1)[:, 1]
 
     def assignment_loss(
-        self, batch: PairBatch, generator: torch.Generator, image_states: Tensor | None = None
+        self,
+        batch: PairBatch,
+        generator: torch.Generator,
+        image_states: Tensor | None = None,
+        text_states: Tensor | None = None,
     ) -> Tensor:
         """Text assignment on a batch of pre-training pairs: cross-entropy over first image, second image, neither.
 
@@ -87,6 +91,7 @@ class Nlvr2Model(DownstreamModel):
             batch: B pairs.
             generator: draws the images; on the batch's device.
             image_states: [B, N, W]; they replace the pixels.
+            text_states: [B, L, D]; they replace the tokens.
         """
         assert self.assignment is not None, "text assignment needs assignment_head: true"
         states = self._states_of(batch.pixel_values, image_states)
@@ -94,9 +99,18 @@ class Nlvr2Model(DownstreamModel):
         if not len(drawn.texts):  # every image may belong to every caption
             return states.sum() * 0.0
         mask = batch.attention_mask[drawn.texts]
-        texts = self.text_states(batch.input_ids[drawn.texts], mask)
+        if text_states is None:
+            texts = self.text_states(batch.input_ids[drawn.texts], mask)
+        else:
+            texts = text_states[drawn.texts]
         fused = self.fuse(states, texts, mask, drawn.images)  # [R, D]
         return F.cross_entropy(self.assignment(fused).float(), drawn.labels)
+
+    def drop_assignment(self) -> None:
+        """Go from text assignment to statements: its head is left out, and the classifier moves."""
+        self.assignment = None
+        self.config.assignment_head = False
+        self.classifier.requires_grad_(True)
 
     def _states_of(self, pixel_values: Tensor | None, image_states: Tensor | None) -> Tensor:
         if image_states is not None:

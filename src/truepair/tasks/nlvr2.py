@@ -17,6 +17,7 @@ from truepair.evaluation.nlvr2 import Nlvr2Metrics, nlvr2_metrics, write_nlvr2_r
 from truepair.evaluation.text_baseline import TextBaseline
 from truepair.models.albef_checkpoint import load_model
 from truepair.models.nlvr2 import Nlvr2Model
+from truepair.tasks.assignment import assign_texts
 from truepair.tasks.downstream_task import DownstreamTask, Split
 from truepair.tasks.finetuning import finetune
 from truepair.tasks.nlvr2_recipe import Nlvr2Recipe
@@ -59,7 +60,8 @@ class Nlvr2Task(DownstreamTask[Nlvr2Table, bool, Nlvr2Result]):
         """Build the task's model on the checkpoint that the recipe names."""
         recipe = replace(recipe, data=recipe.data.filled())
         start = load_start(recipe.model, recipe.loop.seed)
-        model = Nlvr2Model.from_albef(start.albef, **recipe.model.options)
+        assigns = recipe.assignment is not None
+        model = Nlvr2Model.from_albef(start.albef, assignment_head=assigns, **recipe.model.options)
         return cls(recipe, model, start.preprocessing)
 
     def read(self, split: Split) -> Nlvr2Table:
@@ -118,8 +120,14 @@ class Nlvr2Task(DownstreamTask[Nlvr2Table, bool, Nlvr2Result]):
 
 
 def finetune_nlvr2(recipe: Nlvr2Recipe, run_folder: Path, say: Say) -> Nlvr2Result | None:
-    """Fine-tune on statements, and judge the test statements with the model that is left; see `finetune`."""
-    return finetune(Nlvr2Task.from_checkpoint(recipe), run_folder, say)
+    """Fine-tune on statements, and judge the test statements with the model that is left; see `finetune`.
+
+    Text assignment, where the recipe asks for it, comes first, in ``run_folder/assignment``.
+    """
+    task = Nlvr2Task.from_checkpoint(recipe)
+    if recipe.assignment is not None:
+        assign_texts(task.model, task.preprocessing, recipe.assignment, recipe.model, run_folder / "assignment", say)
+    return finetune(task, run_folder, say)
 
 
 def evaluate_nlvr2(model_folder: Path, recipe: Nlvr2Recipe, folder: Path) -> Nlvr2Result:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, replace
 
 from truepair.data.nlvr2_source import Nlvr2Source
 from truepair.errors import ConfigError
+from truepair.tasks.assignment import AssignmentConfig
 from truepair.tasks.start import StartConfig
 from truepair.tasks.task_samples import sample_nlvr2
 from truepair.training.loop_config import LoopConfig
@@ -54,6 +55,7 @@ class Nlvr2Recipe:
     Attributes:
         data: where statements come from.
         model: what is started from, and which parts move.
+        assignment: text assignment, which the model is trained on first; absent for none.
         batch_size: statements judged at once in evaluation.
         optimizer: how the weights move.
         loop: how long and how.
@@ -61,6 +63,7 @@ class Nlvr2Recipe:
 
     data: Nlvr2DataConfig = field(default_factory=Nlvr2DataConfig)
     model: StartConfig = field(default_factory=StartConfig)
+    assignment: AssignmentConfig | None = None
     batch_size: int = 64
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
