@@ -55,6 +55,7 @@ def test_pretrain_then_evaluate(recipe: Path, squares: Path, tmp_path: Path) -> 
     assert "epochs: 3" in (run / "recipe.yaml").read_text()
     again = truepair("pretrain", str(run / "recipe.yaml"), "--run-folder", str(run), folder=tmp_path)
     assert "going on from" in again.stderr
+    assert "(trained in an earlier call); model in" in again.stderr
     assert again.returncode == 0
     measured = truepair("evaluate", str(run / "model"), "--data", str(squares / "pairs.jsonl"), folder=tmp_path)
     assert measured.returncode == 0, measured.stderr

@@ -1,5 +1,6 @@
 """The retrieval task, the audit and the page on a run of the tiny data set."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from truepair.data.dataset import PairDataset
 from truepair.errors import DataError
 from truepair.evaluation.protocol import RetrievalProtocol
 from truepair.relations.ledger import Ledger
+from truepair.reports.run_facts import run_facts
 from truepair.reports.run_report import ReportedRun, report_run, report_runs
 from truepair.tasks.audit import audit_pairs
 from truepair.tasks.evaluation import EvaluateConfig, evaluate_model
@@ -97,6 +99,13 @@ def test_the_page_tells_of_the_run(finished: tuple[PretrainOutcome, Path]) -> No
     assert report.page == folder / "report.html"
     for word in ("truepair pretrain squares.yaml", "Image to text", "ITM loss", "a small red square", "36 from"):
         assert word in page, word
+
+
+def test_a_page_of_a_run_that_was_finished_before_invents_no_speed(finished: tuple[PretrainOutcome, Path]) -> None:
+    outcome = finished[0]
+    assert "pairs/s" in run_facts("Run", outcome).facts["Training time"]
+    again = replace(outcome, run=replace(outcome.run, seconds=0.0, pairs_per_second=0.0))
+    assert run_facts("Run", again).facts["Training time"] == "in an earlier call"
 
 
 def test_itm_that_never_joins_has_no_say(squares: Path, tmp_path: Path) -> None:

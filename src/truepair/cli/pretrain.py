@@ -37,10 +37,9 @@ def run(arguments: list[str]) -> None:
     started = time.perf_counter()
     with opened.recorded():
         outcome = pretrain(opened.recipe, opened.folder, say)
-    say(
-        f"{outcome.run.steps} steps in {time.perf_counter() - started:.0f} s "
-        f"({outcome.run.pairs_per_second:.0f} pairs/s in training); model in {outcome.run.model_folder}"
-    )
+    done = outcome.run
+    speed = f"{done.pairs_per_second:.0f} pairs/s in training" if done.seconds else "trained in an earlier call"
+    say(f"{done.steps} steps in {time.perf_counter() - started:.0f} s ({speed}); model in {done.model_folder}")
     if outcome.retrieval is not None:
         Console().print(retrieval_table(outcome.retrieval))
     if with_report and is_first_process():

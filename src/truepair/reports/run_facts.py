@@ -73,9 +73,10 @@ def data_facts(outcome: PretrainOutcome, command: str) -> FactGroup:
 def run_facts(title: str, outcome: PretrainOutcome) -> FactGroup:
     """What a run took."""
     run = outcome.run
+    speed = f"{run.seconds:.0f} s, {run.pairs_per_second:.0f} pairs/s" if run.seconds else "in an earlier call"
     facts = {
         "Steps": f"{run.steps:,}",
-        "Training time": f"{run.seconds:.0f} s, {run.pairs_per_second:.0f} pairs/s",
+        "Training time": speed,
         "Unreadable samples replaced": str(run.substituted),
     }
     return FactGroup(title=title, facts=facts)
