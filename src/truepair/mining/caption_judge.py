@@ -1,0 +1,181 @@
+"""The judge of an image that has several captions and a caption of another one: all evidence, and its probability."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from truepair.data.tokenizer import encode_captions
+from truepair.errors import DataError
+from truepair.mining.caption_evidence import (
+    JudgedPairs,
+    Projection,
+    relative_similarity,
+    set_similarity,
+    token_alignment,
+)
+from truepair.mining.caption_kinds import kind_evidence, named_groups
+from truepair.mining.caption_words import WordStatistics, is_content
+from truepair.mining.logistic import fit_logistic
+from truepair.models.minilm import MiniLM, sentence_vectors
+
+ALIGNED_LAYERS = (2, 3, 4, 5, 6)
+_MAX_LENGTH = 32
+_AT_ONCE = 64
+Evidence = dict[str, Tensor]
+"""Columns of evidence on P pairs by the name of their family [P, columns]."""
+
+
+@dataclass(frozen=True)
+class CaptionFeatures:
+    """What the captions of N images, K each, are compared by.
+
+    Attributes:
+        captions: the texts.
+        vectors: sentence vectors, L2-normalised [N, K, D].
+        states: for each of some layers, L2-normalised token states, float16 [N, K, L, D].
+        mask: tokens without special ones and padding, bool [N, K, L].
+        weights: rarity of content words, 0 elsewhere [N, K, L].
+    """
+
+    captions: list[list[str]]
+    vectors: Tensor
+    states: list[Tensor]
+    mask: Tensor
+    weights: Tensor
+
+    @classmethod
+    @torch.inference_mode()
+    def encode(
+        cls,
+        captions: Sequence[Sequence[str]],
+        minilm: MiniLM,
+        statistics: WordStatistics,
+        layers: Sequence[int] = ALIGNED_LAYERS,
+    ) -> Self:
+        """Encode the captions of N images.
+
+        Args:
+            captions: K texts of each image; what is beyond 32 tokens is cut.
+            minilm: the sentence encoder.
+            statistics: rarity of words.
+            layers: whose token states are kept; the last is 6.
+
+        Raises:
+            DataError: the images differ in their numbers of captions, or have but one.
+        """
+        each = {len(own) for own in captions}
+        if len(each) != 1 or min(each) < 2:
+            raise DataError("caption evidence needs the same number of captions for each image, 2 or more")
+        shape = (len(captions), each.pop())
+        texts = [text for own in captions for text in own]
+        ids, mask = encode_captions(minilm.tokenizer, texts, max_length=_MAX_LENGTH)  # [T, L], [T, L]
+        vectors, states = [], []
+        for some_ids, some_mask in zip(ids.split(_AT_ONCE), mask.split(_AT_ONCE), strict=True):
+            found = minilm.model(input_ids=some_ids, attention_mask=some_mask, output_hidden_states=True)
+            vectors.append(sentence_vectors(found.last_hidden_state, some_mask))
+            states.append([F.normalize(found.hidden_states[layer], dim=-1).half() for layer in layers])
+        special = torch.isin(ids, torch.tensor(minilm.tokenizer.all_special_ids))
+        names = minilm.tokenizer.convert_ids_to_tokens(range(len(minilm.tokenizer)))
+        told = torch.tensor([statistics.rarity(name) if is_content(name.removeprefix("##")) else 0.0 for name in names])
+        content = mask.bool() & ~special  # [T, L]
+        return cls(
+            [list(own) for own in captions],
+            torch.cat(vectors).view(*shape, -1),
+            [torch.cat(layer).view(*shape, *layer[0].shape[1:]) for layer in zip(*states, strict=True)],
+            content.view(*shape, -1),
+            (told[ids] * content).view(*shape, -1),
+        )
+
+    def align(self, pairs: JudgedPairs) -> Tensor:
+        """Token alignment in every layer [P, 5 * layers], see `token_alignment`."""
+        found = torch.zeros(len(pairs), 5 * len(self.states))
+        for image in pairs.images.unique().tolist():
+            here = (pairs.images == image).nonzero()[:, 0]  # [B]
+            some = pairs.where(here)
+            cells = (some.owners, some.places)
+            lengths = [_longest(self.mask[cells]), _longest(self.mask[image])]
+            columns = [
+                token_alignment(
+                    states[cells][:, : lengths[0]].float(),
+                    self.mask[cells][:, : lengths[0]],
+                    self.weights[cells][:, : lengths[0]],
+                    states[image, :, : lengths[1]].float(),
+                    self.mask[image, :, : lengths[1]],
+                )
+                for states in self.states
+            ]
+            found[here] = torch.cat(columns, dim=1)
+        return found
+
+
+def caption_evidence(
+    features: CaptionFeatures, space: Projection, statistics: WordStatistics, pairs: JudgedPairs
+) -> Evidence:
+    """All evidence on pairs, by family.
+
+    Args:
+        features: of all images that captions are compared with; the gallery of "others".
+        space: fitted on training captions.
+        statistics: of training captions.
+        pairs: P pairs of an image and a caption of another one.
+    """
+    groups = named_groups([text for own in features.captions for text in own]).view(*features.mask.shape[:2], -1)
+    cells = list(zip(pairs.images.tolist(), pairs.owners.tolist(), pairs.places.tolist(), strict=True))
+    coverage = [
+        statistics.coverage(features.captions[owner][place], features.captions[image]) for image, owner, place in cells
+    ]
+    return {
+        "alignment": features.align(pairs),
+        "similarity": set_similarity(features.vectors, pairs),
+        "learned similarity": set_similarity(space(features.vectors), pairs),
+        "relative": relative_similarity(features.vectors, pairs),
+        "coverage": torch.tensor(coverage),
+        "kinds": kind_evidence(groups[pairs.owners, pairs.places], groups[pairs.images]),
+    }
+
+
+@dataclass(frozen=True)
+class CaptionJudge:
+    """Logistic regression on the evidence; its probabilities are as sure as the judged pairs it was fitted on.
+
+    Attributes:
+        families: names of the evidence that is used.
+        centre: mean of each column [F].
+        spread: standard deviation of each column [F].
+        weights: a weight per column, and the constant [F + 1].
+    """
+
+    families: tuple[str, ...]
+    centre: Tensor
+    spread: Tensor
+    weights: Tensor
+
+    @classmethod
+    def fit(cls, evidence: Evidence, labels: Tensor, *, l2: float = 0.03) -> Self:
+        """Fit on judged pairs.
+
+        Args:
+            evidence: on P pairs.
+            labels: which of them match, bool [P].
+            l2: penalty, see `fit_logistic`.
+
+        Raises:
+            DataError: all labels are the same.
+        """
+        inputs = torch.cat(list(evidence.values()), dim=1).double()  # [P, F]
+        centre, spread = inputs.mean(dim=0), inputs.std(dim=0).clamp(min=1e-6)
+        return cls(tuple(evidence), centre, spread, fit_logistic((inputs - centre) / spread, labels, l2=l2))
+
+    def probabilities(self, evidence: Evidence) -> Tensor:
+        """Match probabilities of pairs, float64 [P]."""
+        inputs = torch.cat([evidence[family] for family in self.families], dim=1).double()
+        return ((inputs - self.centre) / self.spread @ self.weights[:-1] + self.weights[-1]).sigmoid()
+
+
+def _longest(mask: Tensor) -> int:
+    """Positions up to the last token of any caption, of a mask [..., L]."""
+    return int(mask.flatten(0, -2).any(dim=0).nonzero().max()) + 1
