@@ -10,6 +10,7 @@ from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGr
 from torch.distributed.rendezvous import rendezvous
 
 from truepair.errors import ConfigError
+from truepair.training.compiling import compile_layers
 from truepair.training.loop_config import LoopConfig
 from truepair.training.records import require_trackers
 from truepair.training.training_step import TrainingStep
@@ -58,10 +59,10 @@ def _meet_after_restart(config: LoopConfig) -> None:
 
 
 def prepare_model(step: TrainingStep, config: LoopConfig) -> None:
-    """Let the model of a step recompute its activations in the backward pass, if the run asks for it.
+    """Let the model of a step recompute its activations in the backward pass and be compiled, if the run asks for it.
 
     Raises:
-        ConfigError: the model cannot, or the step takes batches as a whole and is asked for parts.
+        ConfigError: the model cannot be, or the step takes batches as a whole and is asked for parts.
     """
     if step.micro_batch != config.micro_batch:
         raise ConfigError(
@@ -69,6 +70,8 @@ def prepare_model(step: TrainingStep, config: LoopConfig) -> None:
             "here a smaller loop.batch_size with loop.accumulate is the same"
         )
     model = step.model
+    if config.compile:
+        compile_layers(step.model)
     if not config.gradient_checkpointing:
         return
     try:
