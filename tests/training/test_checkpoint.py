@@ -4,8 +4,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from truepair.errors import CheckpointError
-from truepair.training.checkpoint import CheckpointStore, find_fault, load_optimizer, save_optimizer
+from truepair.errors import CheckpointError, ConfigError
+from truepair.training.checkpoint import (
+    CheckpointStore,
+    find_fault,
+    load_optimizer,
+    require_same_plan,
+    save_optimizer,
+)
 
 
 def write_two(folder: Path) -> None:
@@ -48,6 +54,23 @@ def test_damaged_one_is_named_and_passed_over(tmp_path: Path, damage: str) -> No
     assert found[1]["step"] == 1
     assert len(said) == 1
     assert str(last) in said[0]
+
+
+def test_damage_everywhere_does_not_start_anew_in_silence(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path)
+    for step in (1, 2):
+        (store.save(step, write_two, {}) / "b.bin").write_bytes(b"")
+    said: list[str] = []
+    with pytest.raises(CheckpointError, match=r"no checkpoint in .* is whole; remove that folder"):
+        store.newest(said.append)
+    assert [line.endswith("going back to the one before it") for line in said] == [True, False]
+
+
+def test_only_what_changed_is_named(tmp_path: Path) -> None:
+    plan = {"pairs": 553, "epochs": 60, "sampler": "random"}
+    require_same_plan(tmp_path, dict(plan), plan)
+    with pytest.raises(ConfigError, match=r"another plan \(epochs was 60, is 61\); give another"):
+        require_same_plan(tmp_path, plan, plan | {"epochs": 61})
 
 
 def test_crash_while_writing_leaves_the_former(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from truepair.errors import CheckpointError
+from truepair.errors import CheckpointError, ConfigError
 
 MANIFEST = "manifest.json"
 STATE = "state.json"
@@ -82,13 +82,21 @@ class CheckpointStore:
                 _remove(old)
 
     def newest(self, on_damage: Callable[[str], None]) -> tuple[Path, dict[str, Any]] | None:
-        """Find the newest whole checkpoint and its state; name each damaged one to ``on_damage`` and pass over it."""
-        for folder in reversed(self._folders()):
+        """Find the newest whole checkpoint and its state; name each damaged one to ``on_damage`` and pass over it.
+
+        Raises:
+            CheckpointError: there are checkpoints, but no whole one; to start anew would wipe the run's log.
+        """
+        folders = self._folders()
+        for folder in reversed(folders):
             fault = find_fault(folder)
             if fault is None:
                 state: dict[str, Any] = json.loads((folder / STATE).read_text(encoding="utf-8"))
                 return folder, state
-            on_damage(f"checkpoint {folder} is damaged ({fault}); going back to the one before it")
+            before = "; going back to the one before it" if folder != folders[0] else ""
+            on_damage(f"checkpoint {folder} is damaged ({fault}){before}")
+        if folders:
+            raise CheckpointError(f"no checkpoint in {self.folder} is whole; remove that folder to start anew")
         return None
 
     def path(self, step: int) -> Path:
@@ -201,6 +209,20 @@ def load_optimizer(optimizer: torch.optim.Optimizer, folder: Path, scaler: torch
         raise CheckpointError(f"{folder / 'optimizer.pt'} was not written by truepair ({reason}); remove it") from error
     if scaler is not None and state["scaler"] is not None:
         scaler.load_state_dict(state["scaler"])
+
+
+def require_same_plan(run_folder: Path, then: dict[str, Any], now: dict[str, Any]) -> None:
+    """Refuse to go on with a run whose plan was another one.
+
+    Raises:
+        ConfigError: something differs.
+    """
+    changed = [f"{name} was {then.get(name)}, is {value}" for name, value in now.items() if then.get(name) != value]
+    if changed:
+        raise ConfigError(
+            f"{run_folder} holds a run of another plan ({'; '.join(changed)}); give another --run-folder, or the old "
+            "settings"
+        )
 
 
 def _seal(folder: Path) -> None:

@@ -13,12 +13,11 @@ from transformers import PreTrainedModel
 
 from truepair.data.randomness import stable_hash
 from truepair.data.substitution import SubstitutionLog
-from truepair.errors import ConfigError
 from truepair.sampling.ranks import Ranks
 from truepair.training.agreement import sum_over_ranks
 from truepair.training.average import WeightAverage
 from truepair.training.batches import Indices, SamplerConfig, build_batches, describe_scaling
-from truepair.training.checkpoint import CheckpointStore, write_folder
+from truepair.training.checkpoint import CheckpointStore, require_same_plan, write_folder
 from truepair.training.checkpoint_schedule import CheckpointSchedule
 from truepair.training.engine import build_accelerator, prepare_model
 from truepair.training.loader import VisitedDataset, read_groups
@@ -267,11 +266,7 @@ class TrainingLoop:
         found = self.store.newest(self.progress.say)
         folder, state = found or (None, {"step": -1})
         if folder is not None:
-            if state["run"] != self._identity():
-                raise ConfigError(
-                    f"{self.run_folder} holds a run of another plan ({state['run']}, now {self._identity()}); "
-                    "give another --run-folder, or the old settings"
-                )
+            require_same_plan(self.run_folder, state["run"], self._identity())
             self.snapshot.read(folder, state)
             self.substitutions.load_state(state["substitutions"])
             self.bad_batches.skipped = state["skipped"]
