@@ -99,6 +99,7 @@ def test_one_run_of_each_arm_gives_no_interval(tmp_path):
     source = report(write_study(tmp_path, data_seeds=(0,), seeds=(0,), tests=("held_out",)))
     assert "<small>1 run</small>" in source
     assert "no verdict on the methods is given" in source
+    assert "best of 2 arms is SRCL good seed" in section(source, "srcl")[1]
     assert re.search(r"by the two figures is 0.\d\d \(1 run\)", source)
     assert "95 % interval" not in section(source, "density")[1]
     assert "1 sample of concepts with 1 seed each" in source

@@ -8,6 +8,7 @@ from truepair.reports.study.plots import IntervalPlot, gain_estimate
 from truepair.reports.study.view import StudyView
 from truepair.reports.study.words import counted, gain_cell, gain_words, listed
 from truepair.tasks.study.questions import Question
+from truepair.tasks.study.statistics import FEWEST
 
 
 def gain_plot(view: StudyView, arms: Sequence[str], title: str) -> list[IntervalPlot]:
@@ -30,12 +31,15 @@ def gain_sentences(view: StudyView, arms: Sequence[str]) -> list[str]:
         gains = {arm: gain for arm in arms if (gain := view.gain(arm, data)) is not None}
         if not gains:
             continue
-        up = sum(gain.clear and gain.mean > 0 for gain in gains.values())
-        down = sum(gain.clear and gain.mean < 0 for gain in gains.values())
         best = max(gains, key=lambda arm: gains[arm].mean)
         if len(gains) == 1:
             sentences.append(f"{data}: {best} against {view.reference}: {gain_words(gains[best])}.")
             continue
+        if max(gain.cells for gain in gains.values()) < FEWEST:
+            sentences.append(f"{data}: best of {len(gains)} arms is {best}, {gain_words(gains[best])}.")
+            continue
+        up = sum(gain.clear and gain.mean > 0 for gain in gains.values())
+        down = sum(gain.clear and gain.mean < 0 for gain in gains.values())
         sentences.append(
             f"{data}: clear gains over {view.reference} in {up} of {counted(len(gains), 'arm')}, clear losses in "
             f"{down}; best is {best}, {gain_words(gains[best])}."
