@@ -1,9 +1,13 @@
+from pathlib import Path
+
+import pytest
 import torch
 from torch import Tensor
 
 from models.tiny_albef import batch, tiny_model
+from truepair.errors import ConfigError
 from truepair.models.albef import AlbefModel
-from truepair.training.engine import prepare_model
+from truepair.training.engine import build_accelerator, prepare_model
 from truepair.training.loop_config import LoopConfig
 from truepair.training.training_step import TrainingStep
 
@@ -32,6 +36,12 @@ def measured(model: AlbefModel) -> tuple[int, dict[str, Tensor]]:
     loss.backward()
     gradients = {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
     return sum(kept.values()), gradients
+
+
+def test_sharding_by_accelerate_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(ConfigError, match="configured for FSDP; launch without it"):
+        build_accelerator(LoopConfig(cpu=True), tmp_path)
 
 
 def test_activations_are_recomputed_and_gradients_stay() -> None:

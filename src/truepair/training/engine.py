@@ -23,8 +23,14 @@ def build_accelerator(config: LoopConfig, run_folder: Path) -> Accelerator:
     """Set up devices, precision, ranks and trackers.
 
     Raises:
-        ConfigError: a tracker is not installed, or the precision does not go with the device.
+        ConfigError: a tracker is not installed, the precision does not go with the device, or accelerate is configured
+            to shard the weights, which checkpoints and averages here do not know.
     """
+    if os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true"):
+        raise ConfigError(
+            "a run holds all weights on each process, and accelerate is configured for FSDP; launch without it, "
+            "and save memory with loop.micro_batch and loop.gradient_checkpointing"
+        )
     require_trackers(config.trackers)
     _meet_after_restart(config)
     # A head gets no gradient in the epochs before its loss starts.

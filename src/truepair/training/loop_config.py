@@ -23,7 +23,6 @@ class LoopConfig:
         micro_batch: pairs whose activations are held at once, for pre-training; those of others are recomputed in the
             backward pass, so that a large batch fits a small device, with the gradients of the whole batch; 0 for all.
         compile: let torch.compile make faster layers; needs a C++ compiler, and minutes at the start.
-        compile: let torch.compile make faster layers; needs a C++ compiler, and minutes at the start.
         average_decay: decay of an exponential moving average of the weights, which is then what is evaluated and what
             the run leaves; 0 for none.
         on_non_finite: what a loss or gradient that is not finite does: "abort" the run, or "skip" the step.
@@ -48,7 +47,6 @@ class LoopConfig:
     cpu: bool = False
     gradient_checkpointing: bool = False
     micro_batch: int = 0
-    compile: bool = False
     compile: bool = False
     average_decay: float = 0.0
     on_non_finite: str = "abort"
