@@ -36,14 +36,14 @@ class CaptionFeatures:
     Attributes:
         captions: the texts.
         vectors: sentence vectors, L2-normalised [N, K, D].
-        states: for each of some layers, L2-normalised token states, float16 [N, K, L, D].
+        states: L2-normalised token states of S layers, zero on padding, float16 [S, N, K, L, D].
         mask: tokens without special ones and padding, bool [N, K, L].
-        weights: rarity of content words, 0 elsewhere [N, K, L].
+        weights: rarity of the tokens of content words, 0 elsewhere [N, K, L].
     """
 
     captions: list[list[str]]
     vectors: Tensor
-    states: list[Tensor]
+    states: Tensor
     mask: Tensor
     weights: Tensor
 
@@ -73,19 +73,22 @@ class CaptionFeatures:
         shape = (len(captions), each.pop())
         texts = [text for own in captions for text in own]
         ids, mask = encode_captions(minilm.tokenizer, texts, max_length=_MAX_LENGTH)  # [T, L], [T, L]
-        vectors, states = [], []
-        for some_ids, some_mask in zip(ids.split(_AT_ONCE), mask.split(_AT_ONCE), strict=True):
-            found = minilm.model(input_ids=some_ids, attention_mask=some_mask, output_hidden_states=True)
-            vectors.append(sentence_vectors(found.last_hidden_state, some_mask))
-            states.append([F.normalize(found.hidden_states[layer], dim=-1).half() for layer in layers])
+        vectors = torch.empty(len(ids), minilm.model.config.hidden_size)
+        states = torch.zeros(len(layers), *ids.shape, vectors.shape[1], dtype=torch.half)
+        for some in mask.sum(dim=1).argsort(stable=True).split(_AT_ONCE):  # of about the same length: little padding
+            shown = slice(_longest(mask[some]))
+            found = minilm.model(ids[some, shown], mask[some, shown], output_hidden_states=True)
+            vectors[some] = sentence_vectors(found.last_hidden_state, mask[some, shown])
+            for number, layer in enumerate(layers):
+                states[number, some, shown] = F.normalize(found.hidden_states[layer], dim=-1).half()
         special = torch.isin(ids, torch.tensor(minilm.tokenizer.all_special_ids))
         names = minilm.tokenizer.convert_ids_to_tokens(range(len(minilm.tokenizer)))
         told = torch.tensor([statistics.rarity(name) if is_content(name.removeprefix("##")) else 0.0 for name in names])
         content = mask.bool() & ~special  # [T, L]
         return cls(
             [list(own) for own in captions],
-            torch.cat(vectors).view(*shape, -1),
-            [torch.cat(layer).view(*shape, *layer[0].shape[1:]) for layer in zip(*states, strict=True)],
+            vectors.view(*shape, -1),
+            states.view(len(layers), *shape, *states.shape[2:]),
             content.view(*shape, -1),
             (told[ids] * content).view(*shape, -1),
         )
@@ -177,5 +180,6 @@ class CaptionJudge:
 
 
 def _longest(mask: Tensor) -> int:
-    """Positions up to the last token of any caption, of a mask [..., L]."""
-    return int(mask.flatten(0, -2).any(dim=0).nonzero().max()) + 1
+    """Positions up to the last token of any caption, at least one, of a mask [..., L]."""
+    used = mask.flatten(0, -2).any(dim=0)  # [L]
+    return max(int((used * torch.arange(1, len(used) + 1)).max()), 1)
