@@ -11,7 +11,9 @@ from truepair.relations.detectors import (
     Detector,
     GuideSimilarity,
     JudgedScore,
+    LowWeight,
     MomentumSimilarity,
+    RandomPairs,
     RecordedVerdict,
     SameCaption,
     SameImage,
@@ -117,3 +119,46 @@ def test_evidence_of_another_batch_says_so() -> None:
         Evidence(image_ids=torch.arange(2), caption_ids=torch.arange(3))
     with pytest.raises(ValueError, match="judged"):
         Evidence(image_ids=torch.arange(2), caption_ids=torch.arange(2), judged=PairSet.diagonal(3, 3))
+
+
+@pytest.mark.parametrize(("compare", "side"), [("images", 0), ("texts", 1)])
+def test_a_guide_may_compare_within_a_modality(compare: str, side: int) -> None:
+    generator = torch.Generator().manual_seed(1)
+    features = [F.normalize(torch.randn(9, width, generator=generator), dim=1) for width in (4, 3)]
+    evidence = Evidence(
+        image_ids=torch.arange(9), caption_ids=torch.arange(9), guide_images=features[0], guide_texts=features[1]
+    )
+    found = GuideSimilarity(0.4, "absolute", compare).detect(evidence)
+    similarity = features[side] @ features[side].T
+    wanted = [(i, j) for i in range(9) for j in range(9) if similarity[i, j] > similarity[i, i] - 0.4 or i == j]
+    assert cells(found.pairs) == wanted and len(wanted) > 9
+    with pytest.raises(ConfigError, match=r"guide\.compare is 'both'; use 'across', 'images' or 'texts'"):
+        GuideSimilarity(0.4, "absolute", "both")
+
+
+def test_low_weights_are_found_by_the_side_that_has_them() -> None:
+    by_image = torch.tensor([[2.0, 0.1, 0.5], [1.5, 2.0, 0.2], [0.9, 0.3, 2.0]])
+    by_text = torch.tensor([[2.0, 0.9, 0.5], [0.2, 2.0, 0.9], [0.9, 0.3, 2.0]])
+    evidence = Evidence(
+        image_ids=torch.arange(3), caption_ids=torch.arange(3), weights_by_image=by_image, weights_by_text=by_text
+    )
+    found = LowWeight(0.3).detect(evidence)
+    assert cells(found.pairs) == [(0, 1), (1, 0), (1, 2)]
+    assert found.by_image.tolist() == [True, False, True] and found.by_text.tolist() == [False, True, False]
+    torch.testing.assert_close(found.pairs.values, torch.tensor([0.9, 0.8, 0.8]))
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.02, 0.3, 1.0])
+def test_random_pairs_have_their_rate_and_stay_the_same(rate: float) -> None:
+    ids = torch.randint(0, 2**62, (400,), generator=torch.Generator().manual_seed(3))
+    evidence = Evidence(image_ids=ids, caption_ids=ids + 1)
+    found = RandomPairs(rate).detect(evidence)
+    assert len(found.pairs) / 400**2 == pytest.approx(rate, abs=0.003)
+    some = torch.arange(0, 400, 5)
+    part = RandomPairs(rate).detect(Evidence(image_ids=ids[some], caption_ids=ids[some] + 1))
+    assert torch.equal(part.pairs.mask(), found.pairs.mask()[some][:, some])
+
+
+def test_a_rate_beyond_one_is_one_line() -> None:
+    with pytest.raises(ConfigError, match=r"random\.rate is 1\.5; use a number from 0 to 1"):
+        RandomPairs(1.5)

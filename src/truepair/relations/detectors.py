@@ -131,14 +131,71 @@ class _SimilarityMargin(Detector):
 
 @dataclass(frozen=True)
 class GuideSimilarity(_SimilarityMargin):
-    """Judged by a frozen dual encoder (GISTEmbed's rule, on images and texts)."""
+    """Judged by a frozen dual encoder (GISTEmbed's rule, on images and texts), or by one side of it.
+
+    Attributes:
+        compare: "across" compares image i with text j; "images" and "texts" compare those of pair i with those of pair
+            j, and since anything is wholly similar to itself, the bar is 1 less the margin.
+    """
+
+    compare: Literal["across", "images", "texts"] = "across"
 
     name: ClassVar[str] = "guide"
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.compare not in _COMPARED:
+            raise ConfigError(f"guide.compare is {self.compare!r}; use 'across', 'images' or 'texts'.")
+
     def detect(self, evidence: Evidence) -> Detection:
         """Cells above the bar of their image or of their text; the score is the similarity."""
-        images, texts = evidence.tensor("guide_images", self.name), evidence.tensor("guide_texts", self.name)
-        return self._detect(images, texts)
+        return self._detect(*(evidence.tensor(name, self.name) for name in _COMPARED[self.compare]))
+
+
+@dataclass(frozen=True)
+class LowWeight(Detector):
+    """Negatives that SRCL would give little weight; masked, they are removed instead of regulated (SRCL, table 5).
+
+    Attributes:
+        below: Weights from here on do not count.
+    """
+
+    below: float
+
+    name: ClassVar[str] = "weight"
+
+    def detect(self, evidence: Evidence) -> Detection:
+        """Cells below the bar on either side; the score is 1 less the smaller weight, at least 0."""
+        by_image, by_text = (evidence.tensor(f"weights_by_{side}", self.name) for side in ("image", "text"))
+        rows, columns = torch.nonzero((by_image < self.below) | (by_text < self.below), as_tuple=True)
+        lesser = torch.minimum(by_image, by_text)[rows, columns]
+        pairs = PairSet(rows, columns, (1.0 - lesser).clamp(min=0.0), (evidence.size, evidence.size))
+        found_by = (weights[rows, columns] < self.below for weights in (by_image, by_text))
+        return Detection(self.name, pairs, *found_by)
+
+
+@dataclass(frozen=True)
+class RandomPairs(Detector):
+    """Any pairs, by lot: a control that finds as many as another detector, and is right by chance alone.
+
+    Attributes:
+        rate: Share of all pairs. A pair's lot is a hash of its ids, the same in every batch and epoch.
+    """
+
+    rate: float
+
+    name: ClassVar[str] = "random"
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.rate <= 1.0:
+            raise ConfigError(f"random.rate is {self.rate}; use a number from 0 to 1.")
+
+    def detect(self, evidence: Evidence) -> Detection:
+        """Cells whose lot is drawn; score 1."""
+        lots = _lots(evidence.image_ids[:, None], evidence.caption_ids[None, :])  # [B, B]
+        rows, columns = torch.nonzero(lots < self.rate, as_tuple=True)
+        ones = torch.ones(len(rows), device=rows.device)
+        return Detection.mutual(self.name, PairSet(rows, columns, ones, (evidence.size, evidence.size)))
 
 
 @dataclass(frozen=True)
@@ -157,6 +214,21 @@ _BARS = {
     "absolute": lambda own, margin: own - margin,
     "relative": lambda own, margin: own * (1.0 - margin),
 }
+
+
+_COMPARED = {
+    "across": ("guide_images", "guide_texts"),
+    "images": ("guide_images", "guide_images"),
+    "texts": ("guide_texts", "guide_texts"),
+}
+
+
+def _lots(first: Tensor, second: Tensor) -> Tensor:
+    """A number in [0, 1) for each pair of ids: SplitMix64's finaliser (Steele et al. 2014) on wrapping int64."""
+    bits = first * (0x9E3779B97F4A7C15 - (1 << 64)) + second * (0xD1B54A32D192ED03 - (1 << 64))
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        bits = (bits ^ (bits >> shift & (1 << 64 - shift) - 1)) * (factor - (1 << 64))
+    return (bits >> 40 & (1 << 24) - 1).float() * 2.0**-24
 
 
 def _equal(detector: str, keys: Tensor) -> Detection:

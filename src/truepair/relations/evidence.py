@@ -22,6 +22,8 @@ class Evidence:
         momentum_images: Image features of the momentum model, L2-normalised [B, E].
         momentum_texts: Text features of the same [B, E].
         judged: con-D's match probability of the (image row, text row) cells it was asked about [B, B].
+        weights_by_image: SRCL's weight of each text as a negative of each image [B, B].
+        weights_by_text: Its weight of each image as a negative of each text, in the same layout [B, B].
     """
 
     image_ids: Tensor  # [B]
@@ -33,6 +35,8 @@ class Evidence:
     momentum_images: Tensor | None = None  # [B, E]
     momentum_texts: Tensor | None = None  # [B, E]
     judged: PairSet | None = None
+    weights_by_image: Tensor | None = None  # [B, B]
+    weights_by_text: Tensor | None = None  # [B, B]
 
     def __post_init__(self) -> None:
         for field in fields(self):

@@ -30,9 +30,9 @@ from truepair.training.match_keys import concept_labels
 from truepair.training.micro_batches import MicroBatches
 from truepair.training.momentum import MomentumModel
 from truepair.training.recipe import PretrainRecipe
-from truepair.training.reference import BatchReference, PlainReference, ReferenceModel
+from truepair.training.reference import BatchReference, EncoderReference, PlainReference, ReferenceModel
 from truepair.training.regulating import Regulator
-from truepair.training.relating import Relator
+from truepair.training.relating import ENCODERS, Relator
 from truepair.training.step import PretrainStep
 from truepair.training.step_parts import StepParts
 from truepair.training.towers import Towers
@@ -72,7 +72,6 @@ class StepBuilder:
         state = PartialState(cpu=recipe.loop.cpu)
         self.device = state.device
         self.ranks = Ranks(state.process_index, state.num_processes)
-        self.captions = [caption for captions in table.values("captions") for caption in captions]
 
     def build(self) -> PretrainStep:
         """The step.
@@ -139,6 +138,8 @@ class StepBuilder:
         """The frozen dual encoder of a checkpoint: one of ours on the student's batches, others on plain images."""
         if checkpoint is None:
             return None
+        if checkpoint == ENCODERS:
+            return EncoderReference()
         if not Path(checkpoint, "preprocessing.json").exists():
             return PlainReference(open_dual_encoder(checkpoint, self.table, self.device))
         model = load_albef(checkpoint)
@@ -154,12 +155,13 @@ class StepBuilder:
 
     def _towers(self, model: AlbefModel, image_cache: ImageStates | None) -> Towers:
         config = self.recipe.model
+        captions = (caption for captions in self.table.values("captions") for caption in captions)
         return Towers(
             model,
             freeze_image=config.freeze_image,
             freeze_text=config.freeze_text,
             image_cache=image_cache,
-            caption_cache=cached_captions(config, model, self.captions, self.collator.encode),
+            caption_cache=cached_captions(config, model, captions, self.collator.encode),
             seed=self.recipe.loop.seed,
             parts=MicroBatches(self.recipe.loop.micro_batch),
         )

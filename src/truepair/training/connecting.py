@@ -12,7 +12,7 @@ from truepair.mining.candidate_scores import judge_candidates
 from truepair.mining.discriminator import Discriminator, ledger_name
 from truepair.mining.discriminator_config import DiscriminatorConfig
 from truepair.mining.memorised import MemorisedDiscriminator
-from truepair.objectives.matching import HardNegatives, MatchingPairs
+from truepair.objectives.matching import HardNegatives, MatchingPairs, matching_pairs
 from truepair.objectives.zones import ZONE_ACTIONS, Zone, ZoneConfig, connect, zones_of
 from truepair.relations.actions import Mask, Relabel, Swap
 from truepair.relations.batch import BatchRelations
@@ -24,6 +24,8 @@ from truepair.relations.pairs import PairSet
 from truepair.training.epoch_counts import EpochCounts
 from truepair.training.gathering import total
 from truepair.training.step_view import StepView
+
+PLACES = ("itc", "itm", "mlm")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,16 +39,23 @@ class EcmConfig:
             batch, for judges that cost next to nothing; "rules" about every one too, and leaves it to the rules with
             detector "con_d" what becomes of it.
         mask_between: For "all": leave pairs between the thresholds out of ITC too, not only of ITM.
+        places: For "hardest": the losses that hear of the verdicts, of itc, itm and mlm; the others take all for
+            negatives.
     """
 
     discriminator: DiscriminatorConfig
     zones: ZoneConfig = field(default_factory=ZoneConfig)
     judge: str = "hardest"
     mask_between: bool = False
+    places: list[str] = field(default_factory=lambda: list(PLACES))
 
     def __post_init__(self) -> None:
         if self.judge not in ("hardest", "all", "rules"):
             raise ConfigError(f"ecm.judge is '{self.judge}'; give hardest, all or rules")
+        if not self.places or not set(self.places) <= set(PLACES):
+            raise ConfigError(f"ecm.places is {self.places}; give some of {', '.join(PLACES)}")
+        if self.judge != "hardest" and set(self.places) != set(PLACES):
+            raise ConfigError("ecm.places belongs to ecm.judge 'hardest'; say what the others do in relations.rules")
 
 
 class SharedDiscriminator:
@@ -116,7 +125,7 @@ class ConnectionMiner:
         """MAFA's way: judge the hardest candidates.
 
         Returns:
-            Relations with the new matches, the rows of ITM, the new matches (for MLM), and all that was judged.
+            Relations with the new matches, the rows of ITM, the new matches, and all that was judged.
         """
         scores = judge_candidates(candidates, view.batch, self.discriminator, self.config.zones)
         found = connect(candidates, scores.i2t, scores.t2i, self.config.zones)
@@ -125,7 +134,11 @@ class ConnectionMiner:
         detection = found.detection
         if self.config.zones.symmetric:
             detection = Detection.mutual(detection.detector, detection.pairs)
-        return relations.adding(detection, Relabel()), found.pairs, found.converted, scores.judged
+        places = self.config.places
+        pairs = found.pairs if "itm" in places else matching_pairs(candidates)
+        if "itc" in places:
+            relations = relations.adding(detection, Relabel())
+        return relations, pairs, found.converted, scores.judged
 
     def judge_all(self, view: StepView) -> PairSet:
         """Scores of every pair of the batch but the own ones and those of one image or one caption text [B, B]."""

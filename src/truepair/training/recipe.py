@@ -180,9 +180,7 @@ class PretrainRecipe:
         if self.ecm is not None and self.ecm.discriminator.view == "batch" and self.model.cache_images:
             raise ConfigError("ecm.discriminator.view 'batch' needs images, which model.cache_images does without")
         if self.ecm is not None and not self.ecm.zones.symmetric and self.relations.symmetric:
-            raise ConfigError(
-                "ecm.zones.symmetric false needs relations.symmetric false, or both directions convert"
-            )
+            raise ConfigError("ecm.zones.symmetric false needs relations.symmetric false, or both directions convert")
         fused = self.objectives.itm.weight > 0 or self.objectives.mlm.weight > 0
         if self.model.pool_images and (fused or self.model.options.get("image_pooling") != "mean"):
             raise ConfigError(

@@ -3,9 +3,11 @@
 from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from truepair.mining.dual_encoder import DualEncoder
+from truepair.models.minilm import sentence_vectors
 from truepair.training.gathering import gather
 from truepair.training.step_view import StepView
 from truepair.training.towers import Towers
@@ -38,6 +40,16 @@ class BatchReference:
         _, images = self.towers.encode_images(view.local, view.moment.epoch)
         text = self.towers.encode_text(view.local)
         return gather(images), gather(text.feature)
+
+
+class EncoderReference:
+    """The means of the states that the student's encoders make, as they come: images and texts are of two spaces."""
+
+    @torch.no_grad()
+    def features(self, view: StepView) -> tuple[Tensor, Tensor]:
+        """L2-normalised means of image states [B, W] and of text states [B, D]."""
+        images = F.normalize(torch.cat([part.mean(dim=1) for part in view.image_states]), dim=1)
+        return gather(images), sentence_vectors(view.text_states.detach(), view.batch.attention_mask)
 
 
 class PlainReference:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from truepair.errors import ConfigError
 from truepair.objectives.calibration import CalibrationConfig, calibrated, weight_histogram
+from truepair.objectives.counter import keyed_uniform, sample_keys
 from truepair.objectives.regulation import Regulation, RegulationConfig, normalised_weights
 from truepair.objectives.schedules import Schedule
 from truepair.training.reference import ReferenceModel
@@ -21,6 +22,8 @@ class SrclConfig:
         weights: Form and sharpness of the weights.
         alpha: Weight of the seed model over training; 0 in fine-tuning, where the model's own similarity is used.
         seed_model: Folder or name of the frozen seed model; needed while alpha is above 0.
+        shuffle: A control: the weights of an anchor's negatives are dealt out among them by lot, in each batch anew.
+            The seed model alone must weigh them (alpha 1).
         calibrate: Set delta or tau_w at the start of each epoch so that the weights reach a statistic; absent: take
             them as they are.
     """
@@ -28,12 +31,15 @@ class SrclConfig:
     weights: RegulationConfig = field(default_factory=RegulationConfig)
     alpha: float | Schedule = field(default_factory=lambda: Schedule("linear", 1.0, 0.0))
     seed_model: str | None = None
+    shuffle: bool = False
     calibrate: CalibrationConfig | None = None
 
     def __post_init__(self) -> None:
         largest = max(self.alpha.start, self.alpha.end) if isinstance(self.alpha, Schedule) else self.alpha
         if largest > 0 and self.seed_model is None:
             raise ConfigError("srcl.alpha above 0 needs srcl.seed_model, a trained model; train one, or set alpha to 0")
+        if self.shuffle and self.alpha != 1:
+            raise ConfigError("srcl.shuffle deals out the weights of the seed model; set srcl.alpha to 1, or drop it")
         if self.calibrate is not None and self.weights.form == "literal":
             raise ConfigError("srcl.weights.form 'literal' has nothing to calibrate; use 'softmax' or 'tempered'")
 
@@ -58,6 +64,9 @@ class Regulator:
         images = texts = None
         if alpha > 0 and self.seed is not None:
             images, texts = self.seed.features(view)
+            if self.config.shuffle:
+                lots = keyed_uniform(sample_keys(view.batch.image_id, view.moment.step), 1)[:, 0]  # [B]
+                texts = texts[lots.argsort()]
         regulation = Regulation(self.weights, alpha, images, texts)
         if self.config.calibrate is not None and view.moment.step % view.moment.steps_per_epoch == 0:
             similarity = view.similarity  # [B, B]
@@ -75,11 +84,19 @@ class Regulator:
         self.weights = replace(self.weights, delta=state["delta"], tau_w=state["tau_w"])
 
 
-def weight_figures(regulation: Regulation, view: StepView) -> tuple[dict[str, Tensor], Tensor]:
+def weight_figures(
+    regulation: Regulation, view: StepView, hidden: Tensor | None = None
+) -> tuple[dict[str, Tensor], Tensor]:
     """How the weights of a batch are spread, images as anchors.
 
+    Args:
+        regulation: The weights.
+        view: The batch.
+        hidden: Which cells are false negatives, bool [B, B]; None where nobody knows.
+
     Returns:
-        Scalars for the log: alpha, shares of the weights at or below 0.2 and below 0.7; and the histogram, counts of 20
+        Scalars for the log: alpha, shares of the weights at or below 0.2 and below 0.7, and the mean weight of false
+        negatives, if there are any; and the histogram, counts of 20
         bins from 0 to 2 and one above, int64 [21].
     """
     similarity = view.similarity  # [B, B]
@@ -91,6 +108,8 @@ def weight_figures(regulation: Regulation, view: StepView) -> tuple[dict[str, Te
         "srcl_below_0.2": histogram.share_below_0_2,
         "srcl_below_0.7": histogram.share_below_0_7,
     }
+    if hidden is not None and hidden.any():
+        figures["srcl_false_negatives"] = float(weights[hidden].mean())
     return {name: torch.tensor(value) for name, value in figures.items()}, histogram.counts
 
 

@@ -10,13 +10,16 @@ from torch import Tensor
 
 from truepair.errors import ConfigError
 from truepair.objectives.counter import keyed_uniform, sample_keys
+from truepair.objectives.regulation import Regulation, RegulationConfig, normalised_weights
 from truepair.relations.actions import Action, Keep, Mask, Relabel, Reweight, Smooth, Swap
 from truepair.relations.batch import BatchRelations, Rule
 from truepair.relations.detectors import (
     Detector,
     GuideSimilarity,
     JudgedScore,
+    LowWeight,
     MomentumSimilarity,
+    RandomPairs,
     RecordedVerdict,
     SameCaption,
     SameGroup,
@@ -30,6 +33,9 @@ from truepair.training.step_view import StepView, full_precision
 
 Indices = NDArray[np.int64]
 
+ENCODERS = "encoders"
+"""As ``guide_model``: the means of the run's own frozen states."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RuleConfig:
@@ -37,15 +43,19 @@ class RuleConfig:
 
     Attributes:
         detector: same_image, same_caption, same_group (what clean data declares), recorded (a ledger), guide (another
-            dual encoder), momentum (the momentum model) or con_d (a discriminator that judges all pairs).
+            dual encoder), weight (a low weight in SRCL), momentum (the momentum model), con_d (a discriminator that
+            judges all pairs) or random (a control).
         action: keep (a negative), mask (left out), relabel (a match), reweight, swap (no ITM negative) or smooth (a
             share of the target).
         ledger: Folder or file of the verdicts, for "recorded".
         ledger_actions: Recorded actions that count; all when empty.
         margin: For "guide" and "momentum": how far below the own pair's similarity still counts.
         strategy: "absolute" or "relative" margin.
+        compare: For "guide": "across" compares image i with text j, "images" image i with image j, "texts" text i with
+            text j; then 1 takes the place of the own pair's similarity.
         low: For "con_d": least score that counts.
-        high: For "con_d": scores from here on do not count.
+        high: For "con_d" and "weight": scores and weights from here on do not count.
+        rate: For "random": share of all pairs.
         floor: For "reweight": least weight.
         share: For "smooth": share of the target, where the own pair has 1.
     """
@@ -56,8 +66,10 @@ class RuleConfig:
     ledger_actions: list[str] = field(default_factory=list)
     margin: float = 0.05
     strategy: str = "absolute"
+    compare: str = "across"
     low: float = 0.8
     high: float = 2.0
+    rate: float = 0.0
     floor: float = 0.0
     share: float = 0.5
 
@@ -90,7 +102,9 @@ class RelationsConfig:
     Attributes:
         rules: In the order of precedence. The default makes pairs of one image id or one caption text matches.
         symmetric: A finding holds in both directions of ITC, whichever side found it.
-        guide_model: Folder or name of the model that the detector "guide" asks.
+        guide_model: Folder or name of the model that the detectors "guide" and "weight" ask. "encoders" is the means of
+            the run's own frozen states, as they come: images compare with images, texts with texts.
+        weights: Form and sharpness of the weights that the detector "weight" looks at.
         extra_rows: Most relabelled pairs that ITM and MLM read as further positives, as a share of the batch; which
             ones is drawn by lot. Pairs of one caption text are not read again.
         ledger: Keep every verdict in the run folder, in ``ledger/``.
@@ -99,14 +113,22 @@ class RelationsConfig:
     rules: list[RuleConfig] = field(default_factory=_same_pairs)
     symmetric: bool = True
     guide_model: str | None = None
+    weights: RegulationConfig = field(default_factory=RegulationConfig)
     extra_rows: float = 1.0
     ledger: bool = True
 
     def __post_init__(self) -> None:
         if self.extra_rows < 0:
             raise ConfigError(f"relations.extra_rows is {self.extra_rows}; give 0 or more")
-        if self.guide_model is None and any(rule.detector == "guide" for rule in self.rules):
-            raise ConfigError("relations.rules: detector 'guide' needs relations.guide_model, a trained model")
+        guided = [rule for rule in self.rules if rule.detector in ("guide", "weight")]
+        if guided and self.guide_model is None:
+            name = guided[0].detector
+            raise ConfigError(f"relations.rules: detector '{name}' needs relations.guide_model, a trained model")
+        if self.guide_model == ENCODERS and not all(rule.compare in ("images", "texts") for rule in guided):
+            raise ConfigError(
+                "relations.guide_model 'encoders' compares no image with a text; give rules of detector 'guide' with "
+                "compare 'images' or 'texts', or a trained model"
+            )
 
     @property
     def finds(self) -> bool:
@@ -175,6 +197,7 @@ class Relator:
             judged: con-D's scores of the cells it was asked about [B, B].
         """
         guide_images, guide_texts = _full_precision(guide)
+        by_image, by_text = self._weights(guide_images, guide_texts)
         momentum_images, momentum_texts = _full_precision(momentum)
         evidence = Evidence(
             image_ids=view.batch.image_id,
@@ -186,9 +209,21 @@ class Relator:
             momentum_images=momentum_images,
             momentum_texts=momentum_texts,
             judged=judged,
+            weights_by_image=by_image,
+            weights_by_text=by_text,
         )
         with torch.autocast(view.image_features.device.type, enabled=False):
             return BatchRelations.detect(evidence, self.rules, symmetric=self.config.symmetric)
+
+    def _weights(self, images: Tensor | None, texts: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+        """The weights of both directions as images by texts [B, B], by the guide's similarity, if a rule asks."""
+        if images is None or texts is None or not any(rule.detector.name == LowWeight.name for rule in self.rules):
+            return None, None
+        similarity = images @ texts.T  # [B, B]
+        logs = Regulation(self.config.weights).log_weights(slice(None), slice(None), similarity)
+        others = ~torch.eye(len(images), dtype=torch.bool, device=images.device)
+        by_image, by_text = normalised_weights(logs, others), normalised_weights(logs.T, others).T
+        return by_image + 2.0 * ~others, by_text + 2.0 * ~others  # own pairs are no candidates
 
     def extra_matches(self, relations: BatchRelations, view: StepView, seed: int) -> PairSet:
         """Relabelled pairs that ITM and MLM read as further positives: those of another text, by lot if too many."""
@@ -213,7 +248,9 @@ _DETECTORS: Mapping[str, Callable[[RuleConfig], Detector]] = {
     "recorded": lambda rule: RecordedVerdict(
         VerdictIndex.from_table(read_ledger(str(rule.ledger)), actions=rule.ledger_actions or None)
     ),
-    "guide": lambda rule: GuideSimilarity(rule.margin, rule.strategy),  # type: ignore[arg-type]
+    "guide": lambda rule: GuideSimilarity(rule.margin, rule.strategy, rule.compare),  # type: ignore[arg-type]
+    "weight": lambda rule: LowWeight(rule.high),
+    "random": lambda rule: RandomPairs(rule.rate),
     "momentum": lambda rule: MomentumSimilarity(rule.margin, rule.strategy),  # type: ignore[arg-type]
     "con_d": lambda rule: JudgedScore(rule.low, rule.high),
 }

@@ -14,6 +14,7 @@ from truepair.objectives.masking import TokenMasker
 from truepair.objectives.matching import MatchingPairs, hardest_negatives, matching_pairs
 from truepair.objectives.regulation import Regulation
 from truepair.relations.batch import BatchRelations
+from truepair.relations.identity import same_pair
 from truepair.relations.pairs import PairSet
 from truepair.sampling.ranks import Ranks
 from truepair.training.fused import FusedRows
@@ -167,6 +168,8 @@ class PretrainStep(TrainingStep):
             relations, pairs, converted, asked = miner.connect_hardest(view, candidates, relations, parts.ledger)
             if parts.found is not None:
                 parts.found.add(view.batch, converted, asked)
+            if "mlm" not in miner.config.places:
+                converted = converted.where(torch.zeros_like(converted.rows, dtype=torch.bool))
             return relations, _with_matches(pairs, extra), PairSet.union(converted, extra) if len(extra) else converted
         if parts.found is not None:
             parts.found.add(view.batch, relations.matches())
@@ -190,17 +193,20 @@ class PretrainStep(TrainingStep):
         if view.size < 2:
             return {}
         truth = self.parts.truth
-        suspects = None if truth is None else PairSet.from_dense(truth.hidden_matches(view.batch))
+        hidden = None if truth is None else truth.hidden_matches(view.batch)  # [B, B]
+        suspects = None if hidden is None else PairSet.from_dense(hidden)
         bounds = information_bounds(
             view.image_features, view.text_features, view.temperature, regulation=regulation, suspects=suspects
         )
         figures = {"mi_positive": bounds.positive, "mi_negative": bounds.negative, "mi_bound": bounds.bound}
         if suspects is not None and len(suspects):
             figures["mi_false_negative"] = bounds.suspects
+        if hidden is not None:
+            figures["hardest_is_false"] = hardest_is_false(view.similarity, hidden, view.batch)
         tensors = {name: torch.tensor(value) for name, value in figures.items()}
         if regulation is None:
             return tensors
-        weights, histogram = weight_figures(regulation, view)
+        weights, histogram = weight_figures(regulation, view, hidden)
         self.parts.counts.add({f"srcl_weights/{number:02d}": count for number, count in enumerate(histogram)})
         return tensors | weights
 
@@ -208,6 +214,19 @@ class PretrainStep(TrainingStep):
         """Randomness of the choice of negatives: the same on all ranks, another for each batch."""
         seed = stable_hash(self.seed, view.moment.step, int(view.batch.index[0]), "negatives")
         return torch.Generator(view.image_features.device).manual_seed(seed)
+
+
+def hardest_is_false(similarity: Tensor, hidden: Tensor, batch: PairBatch) -> float:
+    """How often the hardest undeclared negative of an anchor is a false one, mean over both directions.
+
+    Args:
+        similarity: Of all images and texts [B, B].
+        hidden: The false negatives, bool [B, B].
+        batch: The pairs; those of one image or one caption text are declared matches.
+    """
+    undeclared = similarity.masked_fill(same_pair(batch.image_id, batch.caption_key), -torch.inf)
+    hits = [hidden.gather(side, undeclared.argmax(dim=side, keepdim=True)) for side in (0, 1)]
+    return float(torch.stack([hit.float().mean() for hit in hits]).mean())
 
 
 def _with_matches(pairs: MatchingPairs, extra: PairSet) -> MatchingPairs:
