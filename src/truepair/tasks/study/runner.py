@@ -4,11 +4,11 @@ import json
 import multiprocessing
 import os
 import shutil
-import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +147,11 @@ def _done_by_workers(runs: Sequence[StudyRun], workers: int) -> Iterator[Done]:
                 try:
                     future.result()
                     open_folders.discard(run.folder)
+                except BrokenProcessPool as broken:
+                    raise TruepairError(
+                        f"a worker died in {run.name} or beside it, of too little memory perhaps; the same command "
+                        "goes on from there, with fewer --workers if you like"
+                    ) from broken
                 except TruepairError as raised:
                     error = raised
                     failed.add(run.folder)
@@ -161,7 +166,7 @@ def _missing(run: StudyRun, failed: set[Path]) -> TruepairError | None:
 def _start_worker(threads: int) -> None:
     """Prepare a worker process: its share of the cores, quiet, and an end with the process that started it."""
     torch.set_num_threads(threads)
-    sys.stderr = open(os.devnull, "w")  # noqa: SIM115, PTH123 - progress bars of several workers; open as long as it lives
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # progress bars of several workers, and what libraries have to say
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
