@@ -124,7 +124,7 @@ def test_itm_that_never_joins_has_no_say(squares: Path, tmp_path: Path) -> None:
     assert similarities == sorted(similarities, reverse=True)
     page = report.page.read_text(encoding="utf-8")
     for word in (
-        "ranked by the similarity",
+        "ranked by their similarity in",
         "Its ITM was not trained",
         f"cosine {similarities[0]:.2f}",
         "by similarity,",
