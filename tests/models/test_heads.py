@@ -64,6 +64,20 @@ def test_match_with_the_product_of_features() -> None:
         model.match(fused())
 
 
+def test_dropout_before_the_projection_is_for_training() -> None:
+    options = {"projection": "mlp", "projection_input_dropout": 0.5, "projection_dropout": 0.0}
+    projection = tiny_model(**options).image_projection.eval()
+    pooled = torch.ones(64, projection[0].in_features)
+    expected = projection[3](projection[1](projection[0](pooled[:1])))
+    torch.testing.assert_close(projection(pooled), expected.expand(64, -1))
+    seen: list[torch.Tensor] = []
+    projection[0].register_forward_hook(lambda _m, inputs, _o: seen.append(inputs[0]))
+    projection.train()(pooled)
+    assert set(seen[0].unique().tolist()) == {0.0, 2.0} and 0.4 < (seen[0] == 0).float().mean() < 0.6
+    with pytest.raises(ConfigError, match="mlp"):
+        tiny_model(projection_input_dropout=0.5)
+
+
 def test_mlp_projection_has_a_hidden_layer_and_dropout() -> None:
     model = tiny_model(projection="mlp", projection_hidden_size=11, hidden_dropout_prob=0.5)
     first, _, dropout, last = model.image_projection

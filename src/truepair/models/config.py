@@ -51,6 +51,10 @@ class AlbefConfig(PretrainedConfig):
     """From pooled state to feature: "linear" (published) or "mlp" (linear, GELU, dropout, linear)."""
     projection_hidden_size: int | None = None
     """Hidden width of the "mlp" projection; None means `hidden_size`."""
+    projection_dropout: float | None = None
+    """Dropout within the "mlp" projection; None means `hidden_dropout_prob`."""
+    projection_input_dropout: float = 0.0
+    """Dropout before the "mlp" projection: what few data need most where the encoders are frozen."""
     contrastive_head: bool = True
     """False leaves out projections and temperature: a discriminator that only reads pairs."""
     mlm_head: bool = True
@@ -83,6 +87,8 @@ class AlbefConfig(PretrainedConfig):
             )
         if self.text_layers < 1 or self.fusion_layers < 1:
             raise ConfigError("text_layers and fusion_layers must each be at least 1.")
+        if self.projection == "linear" and (self.projection_input_dropout or self.projection_dropout is not None):
+            raise ConfigError('projection_dropout and projection_input_dropout are for projection "mlp": set it.')
         if self.itm_product and not self.contrastive_head:
             raise ConfigError("itm_product needs the features: set contrastive_head to true.")
         if not 0 < self.temperature_min <= self.temperature_init <= self.temperature_max:

@@ -3,6 +3,7 @@
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
@@ -10,17 +11,31 @@ from truepair.errors import ConfigError
 from truepair.models.config import AlbefConfig
 
 
+class DeepProjection(nn.Sequential):
+    """The "mlp" projection: dropout, linear, GELU, dropout, linear; from [B, width] to [B, embed_dim].
+
+    Args:
+        config: sizes and dropout.
+        width: of the pooled states.
+    """
+
+    def __init__(self, config: AlbefConfig, width: int) -> None:
+        hidden = config.projection_hidden_size or config.hidden_size
+        within = config.hidden_dropout_prob if config.projection_dropout is None else config.projection_dropout
+        super().__init__(nn.Linear(width, hidden), nn.GELU(), nn.Dropout(within), nn.Linear(hidden, config.embed_dim))
+        self.input_dropout = config.projection_input_dropout
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """Project pooled states [B, width]."""
+        if self.training and self.input_dropout:
+            pooled = F.dropout(pooled, self.input_dropout)
+        projected: Tensor = super().forward(pooled)
+        return projected
+
+
 def build_projection(config: AlbefConfig, width: int) -> nn.Module:
     """The map from a pooled state [B, width] to an unnormalised feature [B, embed_dim], as `config.projection` says."""
-    if config.projection == "linear":
-        return nn.Linear(width, config.embed_dim)
-    hidden = config.projection_hidden_size or config.hidden_size
-    return nn.Sequential(
-        nn.Linear(width, hidden),
-        nn.GELU(),
-        nn.Dropout(config.hidden_dropout_prob),
-        nn.Linear(hidden, config.embed_dim),
-    )
+    return nn.Linear(width, config.embed_dim) if config.projection == "linear" else DeepProjection(config, width)
 
 
 class MatchHead(nn.Module):
