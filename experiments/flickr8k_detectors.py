@@ -25,7 +25,13 @@ from truepair.data.preprocessing import Preprocessing
 from truepair.data.table import PairTable
 from truepair.errors import TruepairError
 from truepair.evaluation.detectors import average_precision_interval, brier_score, detector_metrics, reliability
-from truepair.mining.caption_evidence import JudgedPairs, caption_space, image_to_caption
+from truepair.mining.caption_evidence import (
+    ALIGNMENT_TERMS,
+    JudgedPairs,
+    caption_space,
+    image_to_caption,
+    set_similarity,
+)
 from truepair.mining.caption_judge import CaptionFeatures, CaptionJudge, Evidence, caption_evidence
 from truepair.mining.caption_words import WordStatistics
 from truepair.mining.evidence_tables import pooled_captions, pooled_images
@@ -99,7 +105,7 @@ class Judged:
 
 def single_detectors(photos: Photos, train: Photos, pairs: JudgedPairs, evidence: Evidence) -> dict[str, Tensor]:
     """Scores of detectors that need no judgement."""
-    similarity, alignment = evidence["similarity"], evidence["alignment"]
+    similarity = set_similarity(photos.vectors, pairs)  # [P, 6]
     predicted = image_to_caption(train.images, train.vectors)(photos.images)  # [N, D]
     centre = train.vectors.mean(dim=(0, 1))
     captions = F.normalize(photos.vectors[pairs.owners, pairs.places] - centre, dim=1)
@@ -107,7 +113,7 @@ def single_detectors(photos: Photos, train: Photos, pairs: JudgedPairs, evidence
         "guide similarity, best own caption": similarity[:, 0],
         "guide similarity, mean of own captions": similarity[:, 1],
         "image to caption, ridge regression": (predicted[pairs.images] * captions).sum(dim=1),
-        "token alignment": alignment[:, -5],
+        "token alignment, last layer": evidence["alignment"][:, -len(ALIGNMENT_TERMS)],
     }
 
 
@@ -205,11 +211,11 @@ def main() -> None:
     features = CaptionFeatures.encode(photos.captions, load_minilm(), statistics)
     space = caption_space(train.vectors)
     judged = Judged.read(options.judgements, photos.table)
-    evidence = caption_evidence(features, space, statistics, judged.pairs)
+    evidence = caption_evidence(features, space, judged.pairs)
     if options.test_judgements:
         known, known_evidence = judged, evidence
         judged = Judged.read(options.test_judgements, photos.table)
-        evidence = caption_evidence(features, space, statistics, judged.pairs)
+        evidence = caption_evidence(features, space, judged.pairs)
         probabilities = CaptionJudge.fit(known_evidence, known.labels).probabilities(evidence)
     else:
         probabilities = cross_validated(evidence, judged)

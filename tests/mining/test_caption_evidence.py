@@ -90,9 +90,7 @@ def test_alignment_is_that_of_slow_loops(seed: int) -> None:
         best = [max(column) for column in zip(*per, strict=True)]
         told = list(zip(best, weight.tolist(), strict=False))
         weighted = sum(value * w for value, w in told) / max(sum(w for _, w in told), 1e-6)
-        least = min([value for value, w in told if w > 0], default=1.0)
-        back = [mean([max(cosine(other, token) for token in caption) for other in own]) for own in image]
-        expected = [mean(best), weighted, least, max(map(mean, per)), max(back)]
+        expected = [mean(best), weighted, max(map(mean, per))]
         assert row == pytest.approx(expected, abs=1e-5)
 
 
@@ -101,7 +99,7 @@ def test_alignment_is_that_of_slow_loops(seed: int) -> None:
 def test_alignment_knows_a_caption_of_the_image_itself_and_ignores_padding(seed: int) -> None:
     states, mask, weights = tokens(3, seed)
     found = token_alignment(states, mask, weights, states, mask)
-    assert torch.allclose(found[:, [0, 3, 4]], torch.ones(3, 3), atol=1e-5)
+    assert torch.allclose(found[:, [0, 2]], torch.ones(3, 2), atol=1e-5)
     noise = torch.where(mask[:, :, None], states, states.flip(2) + 1)
     assert torch.allclose(found, token_alignment(noise, mask, weights, noise, mask), atol=1e-6)
     turned = token_alignment(states, mask, weights, states.flip(0), mask.flip(0))

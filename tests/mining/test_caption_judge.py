@@ -43,15 +43,13 @@ def test_features_are_those_of_the_sentence_encoder(features: CaptionFeatures, s
     assert torch.allclose(features.states[0][2, 1][features.mask[2, 1]].float(), expected, atol=1e-3)
 
 
-def test_evidence_prefers_a_caption_of_the_same_scene(features: CaptionFeatures, statistics: WordStatistics) -> None:
+def test_evidence_prefers_a_caption_of_the_same_scene(features: CaptionFeatures) -> None:
     pairs = JudgedPairs(torch.tensor([0, 0, 0]), torch.tensor([2, 1, 2]), torch.tensor([0, 1, 1]))
-    evidence = caption_evidence(features, caption_space(features.vectors), statistics, pairs)
+    evidence = caption_evidence(features, caption_space(features.vectors), pairs)
     assert all(len(columns) == 3 for columns in evidence.values())
-    for family in ("alignment", "similarity", "learned similarity"):
+    for family in ("alignment", "learned similarity"):
         assert int(evidence[family][:, 0].argmax()) == 1
-    alone = caption_evidence(
-        features, caption_space(features.vectors), statistics, pairs.where(torch.tensor([False, True, False]))
-    )
+    alone = caption_evidence(features, caption_space(features.vectors), pairs.where(torch.tensor([False, True, False])))
     for family, columns in evidence.items():
         assert torch.allclose(columns[1:2], alone[family], atol=1e-5), family
 

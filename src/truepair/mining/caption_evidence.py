@@ -14,7 +14,7 @@ from truepair.errors import DataError
 
 SIMILARITY_TERMS = ("best", "mean", "sets best", "sets mean", "best margin", "mean margin")
 RELATIVE_TERMS = ("best images", "best captions", "mean images", "mean captions")
-ALIGNMENT_TERMS = ("mean", "rarity", "least", "one caption", "reverse")
+ALIGNMENT_TERMS = ("mean", "rarity", "one caption")
 _NEAREST = 10
 _ROWS = 512  # captions compared with all images at once
 
@@ -165,19 +165,13 @@ def token_alignment(captions: Tensor, mask: Tensor, weights: Tensor, states: Ten
         states_mask: their tokens [K, M].
 
     Returns:
-        [B, 5] in the order of ``ALIGNMENT_TERMS``: the similarity of each token to the most similar token of the image,
-        as a mean over the tokens, a mean by weight, and that of the least matched token with a weight (1 without any);
-        the first mean if all must be matched by one of the K captions; and in the other direction the mean over the
-        tokens of one of the K captions, the best of them.
+        [B, 3] in the order of ``ALIGNMENT_TERMS``: the similarity of each token to the most similar token of the image,
+        as a mean over the tokens, and as a mean by weight; and the first mean if one of the K captions must match all.
     """
     similarity = torch.einsum("bld,kmd->blkm", captions, states)
-    similarity = similarity.masked_fill(~states_mask, -1.0)
-    per_caption = similarity.amax(dim=3)  # [B, L, K]
+    per_caption = similarity.masked_fill(~states_mask, -1.0).amax(dim=3)  # [B, L, K]
     best = per_caption.amax(dim=2)  # [B, L]
     tokens = mask.sum(dim=1).clamp(min=1)  # [B]
     weighted = (best * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1e-6)
-    least = best.masked_fill(weights <= 0, 1.0).amin(dim=1)
     one = ((per_caption * mask[:, :, None]).sum(dim=1) / tokens[:, None]).amax(dim=1)
-    back = similarity.masked_fill(~mask[:, :, None, None], -1.0).amax(dim=1)  # [B, K, M]
-    reverse = ((back * states_mask).sum(dim=2) / states_mask.sum(dim=1).clamp(min=1)).amax(dim=1)
-    return torch.stack([(best * mask).sum(dim=1) / tokens, weighted, least, one, reverse], dim=1)
+    return torch.stack([(best * mask).sum(dim=1) / tokens, weighted, one], dim=1)

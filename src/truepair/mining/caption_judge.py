@@ -11,6 +11,7 @@ from torch import Tensor
 from truepair.data.tokenizer import encode_captions
 from truepair.errors import DataError
 from truepair.mining.caption_evidence import (
+    ALIGNMENT_TERMS,
     JudgedPairs,
     Projection,
     relative_similarity,
@@ -94,8 +95,8 @@ class CaptionFeatures:
         )
 
     def align(self, pairs: JudgedPairs) -> Tensor:
-        """Token alignment in every layer [P, 5 * layers], see `token_alignment`."""
-        found = torch.zeros(len(pairs), 5 * len(self.states))
+        """Token alignment in every layer [P, 3 * layers], see `token_alignment`."""
+        found = torch.zeros(len(pairs), len(ALIGNMENT_TERMS) * len(self.states))
         for image in pairs.images.unique().tolist():
             here = (pairs.images == image).nonzero()[:, 0]  # [B]
             some = pairs.where(here)
@@ -115,28 +116,19 @@ class CaptionFeatures:
         return found
 
 
-def caption_evidence(
-    features: CaptionFeatures, space: Projection, statistics: WordStatistics, pairs: JudgedPairs
-) -> Evidence:
+def caption_evidence(features: CaptionFeatures, space: Projection, pairs: JudgedPairs) -> Evidence:
     """All evidence on pairs, by family.
 
     Args:
         features: of all images that captions are compared with; the gallery of "others".
         space: fitted on training captions.
-        statistics: of training captions.
         pairs: P pairs of an image and a caption of another one.
     """
     groups = named_groups([text for own in features.captions for text in own]).view(*features.mask.shape[:2], -1)
-    cells = list(zip(pairs.images.tolist(), pairs.owners.tolist(), pairs.places.tolist(), strict=True))
-    coverage = [
-        statistics.coverage(features.captions[owner][place], features.captions[image]) for image, owner, place in cells
-    ]
     return {
         "alignment": features.align(pairs),
-        "similarity": set_similarity(features.vectors, pairs),
         "learned similarity": set_similarity(space(features.vectors), pairs),
         "relative": relative_similarity(features.vectors, pairs),
-        "coverage": torch.tensor(coverage),
         "kinds": kind_evidence(groups[pairs.owners, pairs.places], groups[pairs.images]),
     }
 

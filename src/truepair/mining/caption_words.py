@@ -1,9 +1,9 @@
-"""How far the words of a caption occur in the captions of an image, by how rare they are."""
+"""The words of captions, and how rare they are."""
 
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 _WORD = re.compile(r"[a-z]+")
@@ -14,8 +14,6 @@ _EMPTY_WORDS = """
 _EMPTY = frozenset(_EMPTY_WORDS.split())
 _ENDINGS = ("ing", "es", "ed", "s")
 _SHORTEST = 3  # letters that are left when an ending goes
-
-COVERAGE_TERMS = ("coverage", "missing", "length")
 
 
 @dataclass(frozen=True)
@@ -39,25 +37,6 @@ class WordStatistics:
     def rarity(self, word: str) -> float:
         """Inverse document frequency of a word's stem: log((T + 1) / (captions that have it + 1))."""
         return math.log((self.captions + 1) / (self.counts[stem(word)] + 1))
-
-    def coverage(self, caption: str, own: Sequence[str]) -> list[float]:
-        """How far the words of a caption occur in the captions of an image.
-
-        Args:
-            caption: of another image.
-            own: the image's captions.
-
-        Returns:
-            In the order of ``COVERAGE_TERMS``: the share of its content words, by rarity, whose stems occur in one of
-            the image's captions (1 without any); how many do not; and how many words it has.
-        """
-        known = {stem(word) for text in own for word in words(text)}
-        every = words(caption)
-        content = [word for word in every if is_content(word)]
-        total = sum(map(self.rarity, content))
-        covered = sum(self.rarity(word) for word in content if stem(word) in known)
-        missing = sum(stem(word) not in known for word in content)
-        return [covered / total if total else 1.0, float(missing), float(len(every))]
 
 
 def words(caption: str) -> list[str]:
