@@ -190,10 +190,19 @@ def test_judged_matches_count(squares: Path, tmp_path: Path) -> None:
     assert len(more.true) == len(plain.true) + 1 and len(more.own) == len(plain.own)
 
 
+def test_retrieval_does_not_start_from_nothing(
+    tmp_path: Path, squares: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = ["--data.sources", json.dumps([str(squares / "pairs.jsonl")]), "--run-folder", str(tmp_path / "run")]
+    with pytest.raises(SystemExit):
+        main(["finetune", "retrieval", "photos", "--model.text_checkpoint", "null", *data])
+    assert "nothing to start from" in capsys.readouterr().err
+
+
 def test_every_bundled_recipe_of_a_task_is_one() -> None:
     for task in TASKS:
         assert {"paper", "sample"} <= set(bundled_recipes(task))
-        for name in ("paper", "sample"):
+        for name in bundled_recipes(task):
             assert read_recipe(task_command(task).recipe, [find_recipe(name, task)], [], command="test")
     layers = [find_recipe("paper", "retrieval"), find_recipe("srcl", "retrieval")]
     recipe = read_recipe(task_command("retrieval").recipe, layers, [], command="test")
