@@ -32,8 +32,13 @@ def test_the_most_suspicious_pairs_are_mostly_true_and_mining_finds_more(capsys:
     assert float(space["right"].float().mean()) > 0.5  # type: ignore[attr-defined]
 
 
+def test_a_judge_of_captions_tells_scenes_apart() -> None:
+    space = run(3)
+    assert space["tan_dog"] > 0.8 and space["in_snow"] < 0.3  # type: ignore[operator]
+
+
 def test_every_program_is_run_and_every_judge_is_listed() -> None:
     from truepair.mining.open_discriminator import DISCRIMINATORS
 
-    assert len(PROGRAMS) == 3
+    assert len(PROGRAMS) == 4
     assert all(f"| `{kind}` |" in TEXT for kind in DISCRIMINATORS)
