@@ -46,13 +46,14 @@ class FusedRows:
         """What the images of some rows contribute; their keys and values are computed once for the rows of both."""
         keys_values = self.towers.model.image_keys_values(states)
         losses = {}
+        # The backward pass goes from the end: ITM has many rows to free, MLM makes the gradients of the vocabulary.
+        masked = None if self.masked is None else self.masked.of_images(rows.start, rows.stop)
+        if masked is not None and len(masked.images):
+            losses["mlm"] = mlm_part(masked, self.towers, keys_values, self._teacher(number))
         if self.pairs is not None:
             first = self.view.own.start
             part = ImagePart(slice(first + rows.start, first + rows.stop), keys_values)
             losses["itm"] = itm_part(self.view, self.towers.model, self.pairs, part)
-        masked = None if self.masked is None else self.masked.of_images(rows.start, rows.stop)
-        if masked is not None and len(masked.images):
-            losses["mlm"] = mlm_part(masked, self.towers, keys_values, self._teacher(number))
         return losses
 
     def _teacher(self, number: int) -> Teacher | None:

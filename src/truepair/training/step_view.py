@@ -62,7 +62,9 @@ class StepView:
             rank: This process.
             pixels: Whether the images of other ranks are needed.
         """
-        (image_states, image_features), text = towers.encode_images(local, moment.epoch), towers.encode_text(local)
+        # Images come last: so the backward pass frees their activations, the largest, before it comes to the texts.
+        text = towers.encode_text(local)
+        image_states, image_features = towers.encode_images(local, moment.epoch)
         return cls(
             batch=gather_batch(local, pixels=pixels),
             local=local,
