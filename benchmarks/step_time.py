@@ -3,11 +3,11 @@
     python benchmarks/step_time.py                      # size "small", 16 pairs, one thread
 
 The textbook step has the same blocks and weights. It repeats the states of an image for each row that reads it,
-computes all tokens of all rows through all layers, padding included, and vocabulary logits at every place, and asks
-con-D about its 2B candidates in each step. The library's step shares all that, and from the second turn on con-D has
-judged the pairs before (warm memory). Both use fused attention; the textbook step of `--against plain` keeps its
-attention weights, as the official program does. Nothing is converted, dropout is off, caption lengths are those
-of COCO (8 to 24 tokens, mostly near 12). Losses must be equal to 1e-4.
+computes all tokens of all rows through all layers, padding included, and vocabulary logits at every place, keeps all
+activations, and asks con-D about its 2B candidates in each step. The library's step shares all that, and from the
+second turn on con-D has judged the pairs before (warm memory). Both use fused attention; the textbook step of
+`--against plain` keeps its attention weights, as the official program does. Nothing is converted, dropout is off,
+caption lengths are those of COCO (8 to 24 tokens, mostly near 12). Losses must be equal to 1e-4.
 
 The two take turns in one process, forward and backward, timed in seconds of CPU time; one JSON line a round, one for
 the median and range of the ratio. Then each trains twice in a process of its own, for the peak of its memory.
@@ -32,6 +32,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from truepair.data.collate import PairBatch
 from truepair.models.albef import AlbefModel
 from truepair.models.bert_layers import visible_keys
+from truepair.models.lean_mlp import LeanMlp
 from truepair.objectives.counter import sample_keys
 from truepair.objectives.masking import IGNORED
 
@@ -88,6 +89,13 @@ def textbook_step(model: AlbefModel, judge: AlbefModel, batch: PairBatch) -> Los
     return {"loss": itc + itm + mlm, "itc": itc, "itm": itm, "mlm": mlm}
 
 
+def keep_all(model: AlbefModel) -> None:
+    """Let the image encoder keep what its activation functions make, as textbook blocks do."""
+    for module in model.modules():
+        if isinstance(module, LeanMlp):
+            module.forward = lambda states, mlp=module: mlp.fc2(mlp.activation_fn(mlp.fc1(states)))
+
+
 def captions_of(pairs: int) -> Tensor:
     """Tokens of each caption [B], distributed as in COCO."""
     lengths = 8 + torch.randn(pairs, generator=torch.Generator().manual_seed(SEED)).abs() * 5
@@ -99,6 +107,7 @@ def build(size: str, pairs: int, side: str) -> Callable[[], Losses]:
     student, judge = (random_model(size, seed, dropout=0.0) for seed in (1, 2))
     batch = random_pairs(student, captions_of(pairs))
     if side != "truepair":
+        keep_all(student)
         student.train()
         judge.eval().requires_grad_(False)
         forward = lambda: textbook_step(student, judge, batch)  # noqa: E731
