@@ -1,6 +1,7 @@
 """The plan of the house: floors, pure rooms, light imports."""
 
 import ast
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -58,9 +59,19 @@ def test_pure_rooms_load_nothing_heavy(room: str) -> None:
 
 
 def test_the_package_itself_is_light() -> None:
-    code = "import sys, truepair, truepair.cli.main; print([m for m in ('torch', 'transformers') if m in sys.modules])"
+    heavy = ("torch", "transformers", "datasets", "numpy")
+    code = f"import sys, truepair, truepair.cli.main; print([m for m in {heavy} if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+def test_help_takes_no_time() -> None:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    code = "import sys; sys.argv = ['truepair', '--help']; from truepair.cli.main import main; main()"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "pretrain" in out.stdout
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5  # of the CPU, however busy
 
 
 def test_no_switch_by_method_name() -> None:
