@@ -52,18 +52,23 @@ def make_batch(questions: int = 4) -> VqaBatch:
     )
 
 
-def log_likelihoods(model: VqaModel, batch: VqaBatch, question: int, answer: list[int]) -> Tensor:
-    """Log-probability of each token of one answer to one question, without sharing anything."""
+def log_probabilities(model: VqaModel, batch: VqaBatch, question: int, answer: list[int]) -> Tensor:
+    """Log-probability of every token at each place of one answer to one question, without sharing anything."""
     pixels = batch.pixel_values[batch.image_rows[question]][None]
     length = int(batch.attention_mask[question].sum())
     ids, mask = batch.input_ids[question : question + 1, :length], torch.ones(1, length, dtype=torch.int64)
     states = model.text_states(ids, mask)
     fused = model.fusion_encoder(states, mask, model.fusion_encoder.image_keys_values(model.image_states(pixels)))
     source = model.answer_decoder.question_keys_values(fused, mask, ids)
-    tokens = torch.tensor([[START, *answer, END]])
-    states = model.answer_decoder(tokens[:, :-1], source).states[0]
+    states = model.answer_decoder(torch.tensor([[START, *answer]]), source).states[0]
     logits = model.answer_decoder.logits(states, source, torch.zeros(len(states), dtype=torch.int64))
-    return logits.log_softmax(dim=1)[torch.arange(len(answer) + 1), tokens[0, 1:]]
+    return logits.log_softmax(dim=1)
+
+
+def log_likelihoods(model: VqaModel, batch: VqaBatch, question: int, answer: list[int]) -> Tensor:
+    """Log-probability of each token of one answer to one question."""
+    tokens = torch.tensor([*answer, END])
+    return log_probabilities(model, batch, question, answer)[torch.arange(len(tokens)), tokens]
 
 
 def trie() -> AnswerTrie:
@@ -168,8 +173,8 @@ def test_writing_takes_the_likeliest_token_each_time(copies: bool) -> None:
     for question, answer in enumerate(written):
         expected: list[int] = []
         while len(expected) < 5 and END not in expected:
-            scores = [float(log_likelihoods(model, batch, question, [*expected, t])[len(expected)]) for t in range(60)]
-            expected.append(max(range(60), key=lambda token: scores[token]))
+            scores = log_probabilities(model, batch, question, expected)[-1].tolist()
+            expected.append(max(range(len(scores)), key=lambda token: scores[token]))
         assert answer == [token for token in expected if token != END]
 
 
