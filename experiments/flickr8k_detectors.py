@@ -171,7 +171,7 @@ def figures(name: str, scores: Tensor, judged: Judged) -> dict[str, object]:
         "name": name,
         "auc": found.auc,
         "average_precision": found.average_precision,
-        "interval": [interval.low, interval.high],
+        "average_precision_interval": [interval.low, interval.high],
         "precision_at_recall": {str(recall): value for recall, value in found.precision_at_recall.items()},
     }
     at_recall = " | ".join(f"{value:.3f}" for value in found.precision_at_recall.values())
