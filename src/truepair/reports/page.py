@@ -49,6 +49,17 @@ def write_report(data: ReportData, path: Path) -> Path:
     return path
 
 
+def page_environment() -> Environment:
+    """Where the templates of pages are found, and how they are read: escaped, and strict about what is missing."""
+    return Environment(
+        loader=PackageLoader("truepair.reports"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
 def render_report(data: ReportData) -> str:
     """The page as text.
 
@@ -59,13 +70,7 @@ def render_report(data: ReportData) -> str:
     missing = [key for key in shown if key not in data.pictures]
     if missing:
         raise DataError(f"picture {missing[0]!r} is shown but not in the report's pictures; add it to the picture book")
-    environment = Environment(
-        loader=PackageLoader("truepair.reports"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = page_environment()
     environment.filters |= {"percent": percent, "figure": format_figure, "interval": format_interval}
     return environment.get_template("report.html.j2").render(
         data=data,

@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from truepair.reports.data import FactGroup, KeyFigure
 from truepair.reports.machine import machine_facts
+from truepair.reports.page import page_environment
 from truepair.reports.study.batches import answer_batches
 from truepair.reports.study.curves import StudyCurves
 from truepair.reports.study.data import StudyPage
@@ -75,13 +75,7 @@ def report_study(
 
 def render_study(page: StudyPage) -> str:
     """The page as one HTML text that needs no network and no script."""
-    environment = Environment(
-        loader=PackageLoader("truepair.reports"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = page_environment()
     figures = {
         answer.key: [
             (drawing.title, Markup(drawing.draw(f"{answer.key}-{number}")))
