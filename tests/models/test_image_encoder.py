@@ -97,11 +97,14 @@ def test_resizing_once_equals_interpolating_each_time(kind: str) -> None:
     torch.testing.assert_close(resized(pixels), encoder(pixels))
 
 
+def test_a_type_without_an_image_size_stays_as_it_is_for_any() -> None:
+    encoder = build_image_encoder({"model_type": "resnet", "embedding_size": 8, **HIERARCHICAL})
+    assert encoder.resized(64) is encoder
+
+
 def test_resizing_what_has_other_positions_is_refused() -> None:
     swin = {"model_type": "swin", "image_size": 32, "embed_dim": 8, "depths": [1, 1], "num_heads": [1, 1]}
     encoder = build_image_encoder({**swin, "window_size": 4})
-    with pytest.raises(ConfigError, match="any size"):
-        build_image_encoder({"model_type": "resnet", "embedding_size": 8, **HIERARCHICAL}).resized(64)
     relative = build_image_encoder({"model_type": "beit", **TINY, "use_relative_position_bias": True})
     with pytest.raises(ConfigError, match="takes images of 32 px only"):
         relative.resized(64)

@@ -110,13 +110,13 @@ class VisionTower(ImageEncoder):
     def resized(self, image_size: int) -> "VisionTower":
         """The same encoder for images of another size, its position embeddings interpolated once and for all.
 
+        A type that states no image size (ResNet) takes any: it is the same encoder.
+
         Raises:
             ConfigError: the positions of this type of encoder cannot be interpolated.
         """
-        if image_size == self.image_size:
+        if image_size == self.image_size or getattr(self.model.config, "image_size", None) is None:
             return self
-        if getattr(self.model.config, "image_size", None) is None:
-            raise ConfigError(f"'{self.config['model_type']}' takes images of any size; leave image_size out")
         tower = VisionTower.from_config({**self.config, "image_size": image_size})
         target = tower.state_dict()
         state = {

@@ -113,8 +113,8 @@ def build_student(recipe: PretrainRecipe, train: PairTable, say: Say) -> Student
     tokenizer = build_tokenizer(recipe.text, train)
     seed_weights(recipe.loop.seed)
     model = build_model(recipe.model, recipe.text, tokenizer, say)
-    if recipe.model.checkpoint is not None:
-        resize_images(model, recipe.data.transform.size)
+    if recipe.model.checkpoint is not None or recipe.model.image_checkpoint is not None:
+        resize_images(model, recipe.data.transform.size)  # the saved config says so, and caches are keyed by it
     return Student(model, build_preprocessing(recipe, tokenizer))
 
 

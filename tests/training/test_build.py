@@ -1,0 +1,31 @@
+"""The model that a recipe starts from."""
+
+from pathlib import Path
+
+import pytest
+from transformers import ViTConfig, ViTModel
+
+from truepair.data.open import open_pairs
+from truepair.data.transforms import TransformConfig
+from truepair.training.build import build_student
+from truepair.training.recipe import DataConfig, ModelConfig, PretrainRecipe, TextConfig
+
+
+@pytest.fixture
+def vit(tmp_path: Path) -> Path:
+    """A pre-trained image encoder for images of 16 px."""
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    ViTModel(ViTConfig(image_size=16, patch_size=8, **sizes)).save_pretrained(tmp_path / "vit")
+    return tmp_path / "vit"
+
+
+def test_the_config_states_the_size_of_the_images_that_a_pretrained_encoder_is_given(squares: Path, vit: Path) -> None:
+    source = str(squares / "pairs.jsonl")
+    recipe = PretrainRecipe(
+        data=DataConfig(sources=[source], transform=TransformConfig(size=32)),
+        text=TextConfig(vocab_size=100, max_length=10),
+        model=ModelConfig(size="tiny", image_checkpoint=str(vit), freeze_image=True),
+    )
+    model = build_student(recipe, open_pairs(source), lambda line: None).model
+    assert model.config.image_encoder["image_size"] == 32
+    assert model.image_encoder.image_size == 32
