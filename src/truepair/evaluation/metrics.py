@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass
 
 import numpy as np
+import numpy.typing as npt
 from torch import Tensor
 
 from truepair.errors import DataError
@@ -11,6 +12,8 @@ from truepair.evaluation.scores import ScoreSource, as_source
 from truepair.evaluation.truth import QuerySet, RetrievalTruth
 
 RECALL_DEPTHS = (1, 5, 10)
+# A bootstrap's queries drawn at once: tens of megabytes.
+_DRAWN_AT_ONCE = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -146,13 +149,10 @@ def summarise(
     hits = [ranks <= depth for depth in RECALL_DEPTHS]
     columns = [*hits, outcomes.average_precision.numpy(), outcomes.r_precision.numpy()]
     values = np.stack(columns, axis=1).astype(np.float64)  # [Q, 5]
-    rows = [[*values.mean(axis=0), np.median(ranks)]]
-    generator = np.random.default_rng(seed)
-    for _ in range(resamples):
-        drawn = generator.integers(len(ranks), size=len(ranks))
-        rows.append([*values[drawn].mean(axis=0), np.median(ranks[drawn])])
-    low, high = np.percentile(rows[1:] or rows, [2.5, 97.5], axis=0)  # each [6]
-    figures = [Estimate(float(v), float(a), float(b)) for v, a, b in zip(rows[0], low, high, strict=True)]
+    stated = np.append(values.mean(axis=0), np.median(ranks))  # [6]
+    drawn = _resampled(values, ranks, resamples, seed) if resamples else stated[None]
+    low, high = np.percentile(drawn, [2.5, 97.5], axis=0)  # each [6]
+    figures = [Estimate(float(v), float(a), float(b)) for v, a, b in zip(stated, low, high, strict=True)]
     chance = queries.answers.sizes.double() / (candidates - queries.ignored.sizes)
     return DirectionMetrics(
         queries=len(ranks),
@@ -165,3 +165,24 @@ def summarise(
         median_rank=figures[5],
         chance_recall_at_1=float(chance.mean()),
     )
+
+
+def _resampled(
+    values: npt.NDArray[np.float64], ranks: npt.NDArray[np.int64], resamples: int, seed: int
+) -> npt.NDArray[np.float64]:
+    """Means of the values and median of the ranks, of queries drawn with replacement [resamples, columns + 1].
+
+    Args:
+        values: a row a query [Q, columns].
+        ranks: of each query's best match [Q].
+        resamples: how many draws of Q queries.
+        seed: of the draws.
+    """
+    generator = np.random.default_rng(seed)
+    at_once = max(1, _DRAWN_AT_ONCE // len(ranks))
+    parts = []
+    for start in range(0, resamples, at_once):
+        drawn = generator.integers(len(ranks), size=(min(at_once, resamples - start), len(ranks)))  # [r, Q]
+        means = [column[drawn].mean(axis=1) for column in values.T]
+        parts.append(np.stack([*means, np.median(ranks[drawn], axis=1)], axis=1))
+    return np.concatenate(parts)

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal, NamedTuple
 
 import torch
@@ -90,25 +91,25 @@ class BatchRelations:
             Cells as [images, texts] for "i2t", as [texts, images] for "t2i" [B, B].
         """
         own = PairSet.diagonal(self.size, self.size, device=self.image_ids.device)
-        found = self._resolved(side)
+        found = self._resolved[side]
         return PairSet.union(own, _oriented(found.pairs.with_values(found.shares).where(found.shares > 0), side))
 
     def weights(self, side: Side) -> PairSet:
         """Candidates of one direction with a weight of their own, 0 leaving them out; oriented as the positives."""
-        found = self._resolved(side)
+        found = self._resolved[side]
         return _oriented(found.pairs.with_values(found.weights).where(~found.weights.isnan()), side)
 
     def allowed(self) -> Tensor:
         """True where (image row, text row) may be an ITM negative, whichever side asks; False on own pairs [B, B]."""
         allowed = ~torch.eye(self.size, dtype=torch.bool, device=self.image_ids.device)
-        for found in map(self._resolved, SIDES):
+        for found in self._resolved.values():
             barred = found.pairs.where(found.roles != int(ItmRole.NEGATIVE))
             allowed[barred.rows, barred.columns] = False
         return allowed
 
     def matches(self) -> PairSet:
         """Undeclared pairs that were relabelled, as (image row, text row) cells with the detectors' scores [B, B]."""
-        found = map(self._resolved, SIDES)
+        found = self._resolved.values()
         return PairSet.union(*(side.pairs.where(side.roles == int(ItmRole.MATCH)) for side in found))
 
     def counts(self) -> dict[str, int]:
@@ -134,8 +135,14 @@ class BatchRelations:
                 epoch=epoch,
             )
 
-    def _resolved(self, side: Side) -> "_Resolved":
-        """The findings that hold in a direction, each cell once, as [images, texts]."""
+    @cached_property
+    def _resolved(self) -> dict[Side, "_Resolved"]:
+        """The findings that hold in each direction, each cell once, as [images, texts]."""
+        if self.symmetric:
+            return dict.fromkeys(SIDES, self._resolve(SIDES[0]))
+        return {side: self._resolve(side) for side in SIDES}
+
+    def _resolve(self, side: Side) -> "_Resolved":
         device = self.image_ids.device
         nothing = torch.zeros(0, device=device)
         parts = [(nothing.long(), nothing.long(), nothing, nothing, nothing, nothing.long())]

@@ -35,6 +35,10 @@ class ItmConfig:
             if not 0.0 <= value <= 1.0:
                 raise ConfigError(f"objectives.itm.hard_fraction is {value}; give numbers from 0 to 1")
 
+    def due(self, epoch: int) -> bool:
+        """Whether it is trained in an epoch."""
+        return self.weight > 0 and epoch >= self.start_epoch
+
     def matching(self, progress: float) -> MatchingConfig:
         """How negatives are drawn after a share of the run."""
         share = self.hard_fraction

@@ -39,6 +39,10 @@ class MlmConfig:
         if not 0.0 < self.row_share <= 1.0:
             raise ConfigError(f"objectives.mlm.row_share is {self.row_share}; give a number above 0, up to 1")
 
+    def due(self, epoch: int) -> bool:
+        """Whether it is trained in an epoch."""
+        return self.weight > 0 and epoch >= self.start_epoch
+
 
 class Teacher(NamedTuple):
     """A momentum model that gives MLM soft targets.

@@ -11,7 +11,7 @@ from truepair.data.randomness import stable_hash
 from truepair.models.albef import AlbefModel
 from truepair.objectives.bounds import information_bounds
 from truepair.objectives.masking import TokenMasker
-from truepair.objectives.matching import MatchingPairs, hardest_negatives, matching_pairs
+from truepair.objectives.matching import HardNegatives, MatchingPairs, hardest_negatives, matching_pairs
 from truepair.objectives.regulation import Regulation
 from truepair.relations.batch import BatchRelations
 from truepair.relations.identity import same_pair
@@ -101,7 +101,7 @@ class PretrainStep(TrainingStep):
             seen[0].remember(view, seen[1])
         weights = {"itc": self.config.itc.weight, "itm": self.config.itm.weight, "mlm": self.config.mlm.weight}
         total = sum(
-            (weights[name] * loss for name, loss in losses.items()), torch.zeros((), device=pairs.images.device)
+            (weights[name] * loss for name, loss in losses.items()), torch.zeros((), device=view.image_features.device)
         )
         with torch.autocast(total.device.type, enabled=False):
             figures = self._figures(view, regulation) if moment.logged else {}
@@ -145,8 +145,10 @@ class PretrainStep(TrainingStep):
         if self.parts.ledger is not None:
             self.parts.ledger.flush()
 
-    def _relate(self, view: StepView, seen: MomentumView | None) -> tuple[BatchRelations, MatchingPairs, PairSet]:
-        """Relations of the batch, the pairs that ITM reads, and the undeclared matches that MLM reads too."""
+    def _relate(
+        self, view: StepView, seen: MomentumView | None
+    ) -> tuple[BatchRelations, MatchingPairs | None, PairSet]:
+        """Relations of the batch, the pairs that ITM reads if it is due, and the undeclared matches that MLM reads."""
         parts, miner = self.parts, self.parts.miner
         judged = None if miner is None or miner.config.judge == "hardest" else miner.judge_all(view)
         relations = parts.relator.relate(
@@ -161,10 +163,8 @@ class PretrainStep(TrainingStep):
         if miner is not None and judged is not None and miner.config.judge == "all":
             relations = miner.connect_all(view, judged, relations, parts.ledger)
         extra = parts.relator.extra_matches(relations, view, self.seed)
-        candidates = hardest_negatives(
-            view.logits, relations.allowed(), self.config.itm.matching(view.moment.progress), self._generator(view)
-        )
         if miner is not None and miner.config.judge == "hardest":
+            candidates = self._candidates(view, relations)
             relations, pairs, converted, asked = miner.connect_hardest(view, candidates, relations, parts.ledger)
             if parts.found is not None:
                 parts.found.add(view.batch, converted, asked)
@@ -173,15 +173,24 @@ class PretrainStep(TrainingStep):
             return relations, _with_matches(pairs, extra), PairSet.union(converted, extra) if len(extra) else converted
         if parts.found is not None:
             parts.found.add(view.batch, relations.matches())
-        return relations, matching_pairs(candidates, extra), extra
+        itm = self.config.itm.due(view.moment.epoch)
+        return relations, matching_pairs(self._candidates(view, relations), extra) if itm else None, extra
+
+    def _candidates(self, view: StepView, relations: BatchRelations) -> HardNegatives:
+        """The hardest negatives of each image and each text."""
+        matching = self.config.itm.matching(view.moment.progress)
+        return hardest_negatives(view.logits, relations.allowed(), matching, self._generator(view))
 
     def _fused_losses(
-        self, view: StepView, pairs: MatchingPairs, converted: PairSet, seen: tuple[MomentumModel, MomentumView] | None
+        self,
+        view: StepView,
+        pairs: MatchingPairs | None,
+        converted: PairSet,
+        seen: tuple[MomentumModel, MomentumView] | None,
     ) -> dict[str, Tensor]:
         """ITM and MLM, as far as they have started."""
-        itm, mlm, epoch = self.config.itm, self.config.mlm, view.moment.epoch
-        with_itm = itm.weight > 0 and epoch >= itm.start_epoch
-        with_mlm = mlm.weight > 0 and epoch >= mlm.start_epoch
+        mlm, epoch = self.config.mlm, view.moment.epoch
+        with_itm, with_mlm = self.config.itm.due(epoch), mlm.due(epoch)
         if not with_itm and not with_mlm:
             return {}
         masked = MaskedRows.of(view, self.masker, converted, mlm, self.seed) if with_mlm else None
