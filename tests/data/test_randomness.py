@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from truepair.data.randomness import isolated_rng, keyed_generator, stable_hash
+from truepair.data.randomness import isolated_rng, keyed_generator, seed_generators, stable_hash
 
 KEYS = st.lists(st.integers(-(2**70), 2**70) | st.text(max_size=4), max_size=4).map(tuple)
 
@@ -52,3 +52,10 @@ def test_the_global_generators_are_as_before(fails):
     assert torch.equal(torch.get_rng_state(), before[0])
     assert (random.getstate(), np.random.get_state()[1].tolist()) == before[1:]
     assert torch.equal(inside, torch.rand(3, generator=keyed_generator(7)))
+
+
+def test_seeding_is_that_of_torch() -> None:
+    seed_generators(3, "step")
+    drawn = torch.rand(4)
+    torch.manual_seed(stable_hash(3, "step"))
+    assert torch.equal(drawn, torch.rand(4))

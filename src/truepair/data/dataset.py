@@ -105,15 +105,16 @@ class PairDataset(Dataset[PairSample]):
 
     def _place(self, visit: Visit | int) -> tuple[int, int]:
         epoch, index = visit if isinstance(visit, Visit) else (0, int(visit))
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"row {index} of {len(self)}")
-        return epoch, index % len(self)
+        count = len(self)
+        if not -count <= index < count:
+            raise IndexError(f"row {index} of {count}")
+        return epoch, index % count
 
     def _readable(self, epoch: int, index: int, row: dict[str, Any]) -> PairSample:
         """The sample of a row, or that of the next row that can be read."""
-        reason = ""
-        for step in range(min(self.substitutes + 1, len(self))):
-            source_index = (index + step) % len(self)
+        reason, count = "", len(self)
+        for step in range(min(self.substitutes + 1, count)):
+            source_index = (index + step) % count
             try:
                 return self._sample(epoch, index, source_index, row if step == 0 else self._rows[source_index], reason)
             except BadImageError as error:

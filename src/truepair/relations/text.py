@@ -2,11 +2,14 @@
 
 import hashlib
 import unicodedata
+from functools import lru_cache
 
 # Punctuation in Unicode's books that names something in a caption: "keycap: #", "50% off", "black & white".
 _MEANINGFUL = frozenset("#*&@%")
 # These stand inside words, so taking them away must not cut the word: "man's", "U.S.".
 _WITHIN_WORDS = frozenset(".'`\u2018\u2019\u02bc")
+# Captions come back each epoch: those of a small data set are kept. A few megabytes.
+_KEPT = 1 << 16
 
 
 class _Stripped(dict[int, str]):
@@ -24,6 +27,7 @@ class _Stripped(dict[int, str]):
 _STRIPPED = _Stripped()
 
 
+@lru_cache(maxsize=_KEPT)
 def normalise_caption(text: str) -> str:
     """Lower-case a caption, strip its punctuation, squeeze its spaces.
 
@@ -43,6 +47,7 @@ def normalise_caption(text: str) -> str:
     return " ".join(stripped.split()) or " ".join(composed.split())
 
 
+@lru_cache(maxsize=_KEPT)
 def caption_key(text: str) -> int:
     """Number that is equal for captions of the same normalised text.
 

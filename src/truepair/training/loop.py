@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from truepair.data.randomness import stable_hash
+from truepair.data.randomness import seed_generators
 from truepair.data.substitution import SubstitutionLog
 from truepair.sampling.ranks import Ranks
 from truepair.training.agreement import sum_over_ranks
@@ -186,7 +186,7 @@ class TrainingLoop:
 
     def _take_step(self, group: list[TrainingBatch], epoch: int) -> Update:
         """One optimizer step; the global generator is seeded by the step, so that dropout repeats after a resume."""
-        torch.manual_seed(stable_hash(self.config.seed, self.done, self.accelerator.process_index, "step"))
+        seed_generators(self.config.seed, self.done, self.accelerator.process_index, "step")
         logged = self.config.logs(self.done + 1, self.steps_per_epoch)
         moment = Moment(epoch, self.done, self.total_steps, self.steps_per_epoch, logged)
         watched = self.config.profile == self.done + 1 and self.accelerator.is_main_process
