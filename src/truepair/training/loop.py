@@ -8,7 +8,6 @@ from pathlib import Path
 from signal import SIGTERM
 from typing import Any
 
-import torch
 from transformers import PreTrainedModel
 
 from truepair.data.randomness import seed_generators
