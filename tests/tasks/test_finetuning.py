@@ -199,6 +199,22 @@ def test_retrieval_does_not_start_from_nothing(
     assert "nothing to start from" in capsys.readouterr().err
 
 
+def test_photos_itm_starts_from_what_photos_leaves(
+    squares: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = (
+        read_recipe(task_command("retrieval").recipe, [find_recipe(name, "retrieval")], [], command="test")
+        for name in ("photos", "photos_itm")
+    )
+    assert first.model.options["region_products"] and first.objectives.itm.weight == 0
+    assert second.objectives.itc.weight == 0 and second.objectives.itm.start_epoch == 0 and second.evaluation.rerank
+    assert (second.data.transform, second.text.max_length) == (first.data.transform, first.text.max_length)
+    data = ["--data.sources", json.dumps([str(squares / "pairs.jsonl")]), "--run-folder", str(tmp_path / "run")]
+    with pytest.raises(SystemExit):
+        main(["finetune", "retrieval", "photos_itm", *data])
+    assert "model.checkpoint names nothing to start from" in capsys.readouterr().err
+
+
 def test_every_bundled_recipe_of_a_task_is_one() -> None:
     for task in TASKS:
         assert {"paper", "sample"} <= set(bundled_recipes(task))

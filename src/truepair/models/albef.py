@@ -15,6 +15,7 @@ from truepair.models.config import AlbefConfig
 from truepair.models.fusion import FusionEncoder, ImageKeysValues
 from truepair.models.heads import MatchHead, VocabularyHead, build_projection
 from truepair.models.image_encoder import build_image_encoder
+from truepair.models.region_products import RegionProducts, ZeroLinear
 from truepair.models.text_encoder import TextEncoder
 
 
@@ -68,6 +69,7 @@ class AlbefModel(PreTrainedModel):
         self.text_encoder = TextEncoder(config)
         self.fusion_encoder = FusionEncoder(config, self.image_encoder.width)
         self.itm_head = MatchHead(config)
+        self.region_products = RegionProducts(config) if config.region_products else None
         self.mlm_head = VocabularyHead(config) if config.mlm_head else None
         if self.mlm_head is None:
             self._tied_weights_keys = {}
@@ -79,6 +81,10 @@ class AlbefModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, ZeroLinear):
+            init.zeros_(module.weight)
+            init.zeros_(module.bias)
+            return
         super()._init_weights(module)
         if module is self and self.config.contrastive_head:
             init.constant_(self.temp, self.config.temperature_init)
@@ -132,7 +138,11 @@ class AlbefModel(PreTrainedModel):
 
     def image_keys_values(self, image_states: Tensor) -> ImageKeysValues:
         """Keys and values of I images [I, N, W] for every fusion layer, once, for all rows that use these images."""
-        return self.fusion_encoder.image_keys_values(image_states)
+        keys_values: ImageKeysValues = self.fusion_encoder.image_keys_values(image_states)
+        if self.region_products is None:
+            return keys_values
+        with torch.no_grad():
+            return keys_values._replace(regions=F.normalize(self.image_projection(image_states), dim=-1))
 
     def fuse(
         self,
@@ -155,8 +165,19 @@ class AlbefModel(PreTrainedModel):
         Returns:
             Fused states [R, L, D], or those of [CLS] alone [R, 1, D] with `cls_only`.
         """
-        fused: Tensor = self.fusion_encoder(text_states, attention_mask, keys_values, image_rows, cls_only=cls_only)
-        return fused
+        if self.region_products is None:
+            fused: Tensor = self.fusion_encoder(text_states, attention_mask, keys_values, image_rows, cls_only=cls_only)
+            return fused
+        assert keys_values.regions is not None, "keys and values must be of this model"
+        rows = torch.arange(len(text_states), device=text_states.device) if image_rows is None else image_rows
+        with torch.no_grad():
+            words = F.normalize(self.text_projection(text_states), dim=-1)  # [R, L, E]
+            temperature = self.temperature
+        of_words, of_captions = self.region_products(
+            words, attention_mask, keys_values.regions, rows, temperature
+        )  # [R, L, D], [R, D]
+        fused = self.fusion_encoder(text_states + of_words, attention_mask, keys_values, rows, cls_only=cls_only)
+        return torch.cat([fused[:, :1] + of_captions[:, None], fused[:, 1:]], dim=1)
 
     def match(self, fused: Tensor, image_feature: Tensor | None = None, text_feature: Tensor | None = None) -> Tensor:
         """ITM logits [R, 2] (index 1 = match) of fused states [R, L, D].

@@ -61,6 +61,8 @@ class AlbefConfig(PretrainedConfig):
     """False leaves out the vocabulary head."""
     itm_product: bool = False
     """Give the ITM head the elementwise product of the two features as well (needs `contrastive_head`)."""
+    region_products: bool = False
+    """Tell the fusion encoder which image regions ITC finds like each word (needs `contrastive_head`, mean pooling)."""
     temperature_init: float = 0.07
     temperature_min: float = 0.001
     temperature_max: float = 0.5
@@ -91,6 +93,11 @@ class AlbefConfig(PretrainedConfig):
             raise ConfigError('projection_dropout and projection_input_dropout are for projection "mlp": set it.')
         if self.itm_product and not self.contrastive_head:
             raise ConfigError("itm_product needs the features: set contrastive_head to true.")
+        if self.region_products and not (self.contrastive_head and self.image_pooling == self.text_pooling == "mean"):
+            raise ConfigError(
+                "region_products compares single states by ITC: set contrastive_head to true, and image_pooling and "
+                'text_pooling to "mean".'
+            )
         if not 0 < self.temperature_min <= self.temperature_init <= self.temperature_max:
             raise ConfigError("temperatures must keep 0 < temperature_min <= temperature_init <= temperature_max.")
 

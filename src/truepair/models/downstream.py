@@ -70,6 +70,8 @@ class DownstreamModel(PreTrainedModel):
         Raises:
             ConfigError: a field with an unusable value.
         """
+        if albef.config.region_products:
+            raise ConfigError("a model with region_products serves retrieval alone; start from one without")
         names = set(AlbefConfig.__annotations__) - {"model_type"}
         inherited = {name: copy.deepcopy(getattr(albef.config, name)) for name in names}
         model = cls(cls.config_class(**{**inherited, **fields}))

@@ -19,6 +19,8 @@ class ImageKeysValues(NamedTuple):
     """One [I, N, D] per fusion layer."""
     values: tuple[Tensor, ...]
     """One [I, N, D] per fusion layer."""
+    regions: Tensor | None = None
+    """Each state in the space of ITC, L2-normalised [I, N, E], where the model has `region_products`."""
 
     @property
     def images(self) -> int:
@@ -118,6 +120,7 @@ class FusionEncoder(nn.Module):
         mask = visible_keys(attention_mask)
         states = text_states
         last = len(self.layers) - 1
-        for number, (layer, keys, values) in enumerate(zip(self.layers, *keys_values, strict=True)):
+        layers = zip(self.layers, keys_values.keys, keys_values.values, strict=True)
+        for number, (layer, keys, values) in enumerate(layers):
             states = layer(states, mask, keys, values, groups, cls_only and number == last)
         return states
