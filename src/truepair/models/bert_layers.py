@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
 from truepair.models.config import AlbefConfig
+from truepair.models.remade import remade
 from truepair.models.row_groups import RowGroups
 
 
@@ -60,19 +61,23 @@ class AttentionBlock(nn.Module):
             New states [R, L, D].
         """
         queries = self.query(states)  # [R, L, D]
-        if groups is not None:
-            queries = groups.pack(queries)  # [S, G * L, D]
-            keys, values = groups.expand(keys), groups.expand(values)  # [S, N, D]
-        context = F.scaled_dot_product_attention(
-            self._split(queries),
-            self._split(keys),
-            self._split(values),
-            attn_mask=mask,
-            dropout_p=self.attention_dropout if self.training else 0.0,
-        )
-        context = context.transpose(1, 2).flatten(2)  # [R or S, L or G * L, D]
-        if groups is not None:
-            context = groups.unpack(context)  # [R, L, D]
+        dropout = self.attention_dropout if self.training else 0.0
+
+        def attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+            """What each row or slot reads of its source [R or S, L or G * L, D]."""
+            if groups is not None:
+                keys, values = groups.expand(keys), groups.expand(values)  # [S, N, D]
+            context = F.scaled_dot_product_attention(
+                self._split(queries), self._split(keys), self._split(values), attn_mask=mask, dropout_p=dropout
+            )
+            return context.transpose(1, 2).flatten(2)
+
+        if groups is None:
+            context = attend(queries, keys, values)  # [R, L, D]
+        elif groups.in_order:
+            context = groups.unpack(attend(groups.pack(queries), keys, values))
+        else:  # copies of keys and values for each slot would be most of what fusion keeps
+            context = groups.unpack(remade(attend, groups.pack(queries), keys, values, random=dropout > 0))
         attended: Tensor = self.norm(self.dropout(self.output(context)) + states)
         return attended
 
@@ -93,7 +98,12 @@ class FeedForwardBlock(nn.Module):
 
     def forward(self, states: Tensor) -> Tensor:
         """States [..., D] to states [..., D]."""
-        out: Tensor = self.norm(self.dropout(self.contract(self.activation(self.expand(states)))) + states)
+        contracted = remade(self._contracted, self.expand(states))
+        out: Tensor = self.norm(self.dropout(contracted) + states)
+        return out
+
+    def _contracted(self, wide: Tensor) -> Tensor:
+        out: Tensor = self.contract(self.activation(wide))
         return out
 
 

@@ -1,8 +1,8 @@
 """Feed-forward blocks that keep one of their two wide tensors for the backward pass."""
 
-import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+
+from truepair.models.remade import remade
 
 _PARTS = {"fc1", "fc2", "activation_fn"}
 
@@ -22,13 +22,15 @@ class LeanMlp(nn.Module):
         parts = dict(mlp.named_children())
         self.fc1, self.activation_fn, self.fc2 = parts["fc1"], parts["activation_fn"], parts["fc2"]
 
-    def forward(self, states: Tensor) -> Tensor:
-        """States [..., D] to states [..., D]."""
-        wide = self.fc1(states)
-        if not torch.is_grad_enabled():
-            return self._contracted(wide)
-        out: Tensor = checkpoint(self._contracted, wide, use_reentrant=False, preserve_rng_state=False)
-        return out
+    def forward(self, states: Tensor, norm: nn.Module | None = None) -> Tensor:
+        """States [..., D] to states [..., D].
+
+        Args:
+            states: What is read.
+            norm: Applied to it first, and again in the backward pass.
+        """
+        wide = self.fc1(states) if norm is None else remade(lambda inputs: self.fc1(norm(inputs)), states)
+        return remade(self._contracted, wide)
 
     def _contracted(self, wide: Tensor) -> Tensor:
         out: Tensor = self.fc2(self.activation_fn(wide))

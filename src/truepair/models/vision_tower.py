@@ -14,6 +14,7 @@ from transformers import CONFIG_MAPPING, MODEL_MAPPING, PretrainedConfig, PreTra
 
 from truepair.errors import ConfigError
 from truepair.models.encoder_base import IMAGENET_MEAN, IMAGENET_STD, ImageEncoder, require_known_fields
+from truepair.models.lean_layer import make_layers_lean
 from truepair.models.lean_mlp import make_lean
 
 # Fields of this package, beside those of the transformers config.
@@ -79,6 +80,7 @@ class VisionTower(ImageEncoder):
         super().__init__()
         self.model = _without_pooling(model)
         make_lean(self.model)
+        make_layers_lean(self.model)
         self.width = _states_width(model.config)
         self.image_size = _single(getattr(model.config, "image_size", None)) or 224
         self.pixel_mean, self.pixel_std = pixel_mean, pixel_std
