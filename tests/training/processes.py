@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 CONTEXT = multiprocessing.get_context("forkserver")
-PRELOAD = ["training.tiny", "truepair.training.loop"]
+PRELOAD = ["training.tiny", "training.squares_run", "truepair.training.loop"]
 
 
 @dataclass(frozen=True)
