@@ -1,11 +1,7 @@
-"""A whole pre-training run on the pictures of squares, without dropout; what accelerate starts in a test."""
+"""A whole pre-training run on the pictures of squares, without dropout."""
 
-import os
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-import torch
 
 from training.test_pretrain import recipe_for, silent
 from truepair.tasks.pretraining import pretrain
@@ -32,8 +28,3 @@ class SquaresRun:
 
     def go(self) -> None:
         pretrain(self.recipe, self.folder, silent)
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    SquaresRun(Path(sys.argv[1]), Path(sys.argv[2]), int(os.environ["WORLD_SIZE"])).go()

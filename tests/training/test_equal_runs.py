@@ -1,8 +1,5 @@
-"""Whole runs that must not differ: on one and on four ranks, under accelerate, and with a batch taken in parts."""
+"""Whole runs that must not differ: on one and on four ranks, and with a batch taken in parts."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +8,6 @@ from training.processes import run_ranks
 from training.squares_run import SquaresRun
 from truepair.training.run_log import read_log
 
-HERE = Path(__file__).parent
 LOSSES = ("loss", "itc", "itm", "mlm", "temperature", "gradient_norm")
 
 
@@ -47,16 +43,4 @@ def test_parts_of_a_batch_have_the_losses_of_the_whole(
     squares: Path, tmp_path: Path, alone: list[dict[str, float]]
 ) -> None:
     SquaresRun(squares, tmp_path, micro_batch=3).go()
-    check(tmp_path, alone)
-
-
-@pytest.mark.slow
-def test_accelerate_starts_two_ranks(squares: Path, tmp_path: Path, alone: list[dict[str, float]]) -> None:
-    call = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
-    call += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
-    call += [str(HERE / "squares_run.py"), str(squares), str(tmp_path)]
-    path = os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    done = subprocess.run(call, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-2000:]
     check(tmp_path, alone)
