@@ -10,18 +10,22 @@ second turn on con-D has judged the pairs before (warm memory). Both use fused a
 caption lengths are those of COCO (8 to 24 tokens, mostly near 12). Losses must be equal to 1e-4.
 
 The two take turns in one process, forward and backward, timed in seconds of CPU time; one JSON line a round, one for
-the median and range of the ratio. Then each trains twice in a process of its own, for the peak of its memory.
+the median and range of the ratio. Each trains twice in a process of its own too, for the peak of its memory. Part of
+that is the same on both sides: the imports, the weights of student and judge, and the gradients. The rest is what the
+step itself needs; both ratios are printed. The peak is that of the resident set, so it has the holes that the memory
+allocator leaves.
 """
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from pathlib import Path
+from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
@@ -30,9 +34,10 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from truepair.data.collate import PairBatch
+from truepair.models import bert_layers, lean_layer, lean_mlp
 from truepair.models.albef import AlbefModel
 from truepair.models.bert_layers import visible_keys
-from truepair.models.lean_mlp import LeanMlp
+from truepair.models.lean_layer import LeanLayer
 from truepair.objectives.counter import sample_keys
 from truepair.objectives.masking import IGNORED
 
@@ -89,11 +94,22 @@ def textbook_step(model: AlbefModel, judge: AlbefModel, batch: PairBatch) -> Los
     return {"loss": itc + itm + mlm, "itc": itc, "itm": itm, "mlm": mlm}
 
 
-def keep_all(model: AlbefModel) -> None:
-    """Let the image encoder keep what its activation functions make, as textbook blocks do."""
-    for module in model.modules():
-        if isinstance(module, LeanMlp):
-            module.forward = lambda states, mlp=module: mlp.fc2(mlp.activation_fn(mlp.fc1(states)))
+@contextmanager
+def everything_kept() -> Iterator[None]:
+    """Let all layers keep what they make, and make queries, keys and values one by one, as textbook blocks do."""
+
+    def separate(layer: LeanLayer, states: Tensor) -> Tensor:
+        """Queries, keys and values [B, N, 3 W]."""
+        normed = layer.layernorm_before(states)
+        return torch.cat([getattr(layer.attention, name)(normed) for name in ("q_proj", "k_proj", "v_proj")], dim=-1)
+
+    with ExitStack() as patches:
+        for module in (bert_layers, lean_layer, lean_mlp):
+            patches.enter_context(
+                patch.object(module, "remade", lambda function, *inputs, random=False: function(*inputs))
+            )
+        patches.enter_context(patch.object(LeanLayer, "_queries_keys_values", separate))
+        yield
 
 
 def captions_of(pairs: int) -> Tensor:
@@ -107,10 +123,9 @@ def build(size: str, pairs: int, side: str) -> Callable[[], Losses]:
     student, judge = (random_model(size, seed, dropout=0.0) for seed in (1, 2))
     batch = random_pairs(student, captions_of(pairs))
     if side != "truepair":
-        keep_all(student)
         student.train()
         judge.eval().requires_grad_(False)
-        forward = lambda: textbook_step(student, judge, batch)  # noqa: E731
+        forward = everything_kept()(lambda: textbook_step(student, judge, batch))
     else:
         step = mafa_step(student, judge, NONE_CONVERTED)
         forward = lambda: step(batch, MOMENT).losses  # noqa: E731
@@ -153,10 +168,38 @@ def compare(size: str, pairs: int, rounds: int, against: str) -> None:
     print(json.dumps({"size": size, "pairs": pairs, **figures, "largest_difference": largest}), flush=True)
 
 
-def peak_of(size: str, pairs: int, side: str) -> float:
-    """Peak of a fresh process that builds one side and trains it twice, in MB."""
+def resident(field: str) -> float:
+    """This process's memory by /proc in MB: VmRSS now, VmHWM at its peak.
+
+    The peak of getrusage would begin with that of the process that started this one.
+    """
+    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(lines[field].split()[0]) * 1024 / 1e6
+
+
+def measure_peak(size: str, pairs: int, side: str) -> None:
+    """Build one side and train it twice; print the memory before, that of the gradients, and the peak, in MB."""
+    step, before = build(size, pairs, side), resident("VmRSS")
+    for _ in range(2):
+        step()
+    gradients = sum(weight.nbytes for weight in random_model(size, 1).parameters()) / 1e6
+    print(json.dumps({"fixed_mb": round(before + gradients), "peak_mb": round(resident("VmHWM"))}))
+
+
+def peak_of(size: str, pairs: int, side: str) -> dict[str, float]:
+    """What `measure_peak` prints in a fresh process."""
     command = [sys.executable, __file__, "--size", size, "--pairs", str(pairs), "--peak", side]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    result = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    figures: dict[str, float] = json.loads(result)
+    return figures
+
+
+def compare_peaks(size: str, pairs: int, against: str) -> None:
+    """Measure both sides, and print the ratio of the peaks, and that of what lies above the fixed part."""
+    sides = {side: peak_of(size, pairs, side) for side in (against, "truepair")}
+    theirs, ours = ([side["peak_mb"], side["peak_mb"] - side["fixed_mb"]] for side in sides.values())
+    whole, above = (round(mine / other, 2) for mine, other in zip(ours, theirs, strict=True))
+    print(json.dumps({"pairs": pairs, **sides, "ratio": whole, "ratio_above_fixed": above}), flush=True)
 
 
 def main() -> None:
@@ -166,19 +209,16 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=4, help="turns of each side")
     parser.add_argument("--threads", type=int, default=1, help="threads of each side")
     parser.add_argument("--against", choices=["textbook", "plain"], default="textbook", help="the other side")
-    parser.add_argument("--peak", choices=SIDES, help="only print the peak memory of one side, in MB")
+    parser.add_argument("--peak", choices=SIDES, help="only print the memory of one side, in MB")
+    parser.add_argument("--memory", action="store_true", help="compare memory alone")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     if arguments.peak:
-        step = build(arguments.size, arguments.pairs, arguments.peak)
-        for _ in range(2):
-            step()
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000)
+        measure_peak(arguments.size, arguments.pairs, arguments.peak)
         return
-    compare(arguments.size, arguments.pairs, arguments.rounds, arguments.against)
-    peaks = {side: peak_of(arguments.size, arguments.pairs, side) for side in (arguments.against, "truepair")}
-    rounded = {side: round(peak) for side, peak in peaks.items()}
-    print(json.dumps({"peak_mb": rounded, "ratio": round(peaks["truepair"] / peaks[arguments.against], 2)}))
+    compare_peaks(arguments.size, arguments.pairs, arguments.against)
+    if not arguments.memory:
+        compare(arguments.size, arguments.pairs, arguments.rounds, arguments.against)
 
 
 if __name__ == "__main__":
