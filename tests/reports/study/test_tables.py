@@ -38,6 +38,23 @@ def test_arms_without_a_run_on_some_data_are_left_out_there():
     assert [name for name, _ in many.rows] == ["InfoNCE", "GRIT"]
 
 
+def test_a_study_that_trains_itm_states_its_score_and_gain():
+    found = tables(study_table())
+    assert all("ITM" not in column for table in found for column in table.columns)
+    rows = [
+        row
+        | ({"itm_ga": {"InfoNCE": 30.0, "GRIT": 34.0}[row["arm"]] + row["seed"]} if row["arm"] != "S-ITC 0.3" else {})
+        for row in study_rows()
+        if row["arm"] in ("InfoNCE", "GRIT", "S-ITC 0.3")
+    ]
+    table = tables(StudyTable(rows, ["InfoNCE", "GRIT", "S-ITC 0.3"]))[0]
+    score, gain = list(table.columns).index("score by ITM") - 1, list(table.columns).index("gain by ITM") - 1
+    cells = dict(table.rows)
+    assert cells["GRIT"][gain].text == "+4.0" and cells["InfoNCE"][gain] == TextCell("\N{EN DASH}")
+    assert float(cells["GRIT"][score].text) - float(cells["InfoNCE"][score].text) == 4.0
+    assert "S-ITC 0.3" not in cells or cells["S-ITC 0.3"][score] == TextCell("\N{EN DASH}")
+
+
 TABLE = TextTable(
     title="7 drawings",
     columns=["Arm", "gain"],

@@ -9,11 +9,14 @@ from truepair.reports.study.view import StudyView
 from truepair.reports.study.words import NOTHING, gain_cell, number, share_cell
 from truepair.tasks.study.ranking import AWARE, NAIVE
 
+ITM = "itm_ga"
+"""The score of ranking by ITM alone."""
+
 TEST_TITLES = {"held_out": "held out", "unseen": "unseen concepts"}
 
 
 def arm_tables(view: StudyView) -> list[TextTable]:
-    """One table for each kind of data: level, gain, share recovered, other tests, own pair only, time."""
+    """One table for each kind of data: level, gain, share recovered, own pair only, other tests, ITM, time."""
     others = [test for test in view.table.tests if test != view.test]
     columns = [
         "Arm",
@@ -23,6 +26,7 @@ def arm_tables(view: StudyView) -> list[TextTable]:
         f"share of {view.ceiling}",
         "gain, own pair only",
         *(f"gain, {TEST_TITLES.get(test, test)}" for test in others),
+        *(["score by ITM", "gain by ITM"] if view.table.has(ITM) else []),
         "seconds a run",
     ]
     return [
@@ -48,13 +52,17 @@ def _cells(view: StudyView, arm: str, data: str, others: Sequence[str]) -> list[
     own, naive, *further = [NOTHING if base else gain_cell(gain) for gain in [*gains, *elsewhere]]
     share = NOTHING if base else share_cell(view.recovered(arm, data))
     count, score = level(view, arm, data)
+    if view.table.has(ITM):
+        matched = bool(view.table.figures(arm, data, view.test, ITM))
+        further.append(level(view, arm, data, ITM)[1] if matched else NOTHING)
+        further.append(gain_cell(view.gain(arm, data, figure=ITM)) if matched and not base else NOTHING)
     seconds = view.mean(arm, data, "seconds")
     return [count, score, own, share, naive, *further, NOTHING if seconds is None else TextCell(number(seconds))]
 
 
-def level(view: StudyView, arm: str, data: str) -> tuple[TextCell, TextCell]:
-    """Number of runs, and the mean of their scores with the sample standard deviation."""
-    values = list(view.table.figures(arm, data, view.test, AWARE).values())
+def level(view: StudyView, arm: str, data: str, figure: str = AWARE) -> tuple[TextCell, TextCell]:
+    """Number of runs, and the mean of a figure with the sample standard deviation."""
+    values = list(view.table.figures(arm, data, view.test, figure).values())
     mean = sum(values) / len(values)
     spread = (sum((value - mean) ** 2 for value in values) / (len(values) - 1)) ** 0.5 if len(values) > 1 else None
     small = "" if spread is None else f"\N{PLUS-MINUS SIGN} {number(spread)}"
