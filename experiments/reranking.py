@@ -1,0 +1,90 @@
+"""Does ITM re-ranking gain over similarity of the same model? Test figures of a retrieval run, paired query by query.
+
+    python experiments/reranking.py runs/retrieval-photos_itm
+
+Reads the run's recipe, model, caches and the weights of similarity and ITM that it chose on validation data. Prints
+R@1, R@5 and R@10 under the usual protocol (own captions count) of every way of ranking, and how much each gains over
+similarity: mean and 95 % interval of the paired difference, photographs resampled with all their captions.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from truepair.cli.arguments import read_recipe
+from truepair.data.preprocessing import Preprocessing
+from truepair.evaluation.metrics import RECALL_DEPTHS
+from truepair.evaluation.ranking import rank_queries
+from truepair.evaluation.reranking import Combination
+from truepair.evaluation.scores import ScoreSource
+from truepair.evaluation.truth import Direction, RetrievalTruth
+from truepair.models.albef_checkpoint import load_albef
+from truepair.tasks.images import ImageSource
+from truepair.tasks.pretraining import HELD_OUT
+from truepair.tasks.retrieval import RetrievalTask
+from truepair.training.build import build_tables
+from truepair.training.caches import cached_captions, cached_images
+from truepair.training.recipe import PretrainRecipe
+
+DIRECTIONS: dict[Direction, str] = {"i2t": "captions of a photograph", "t2i": "photographs of a caption"}
+
+
+def rankings_of(run: Path) -> tuple[dict[str, ScoreSource], RetrievalTruth]:
+    """Every way of ranking the run's test split, and the truth."""
+    recipe = read_recipe(PretrainRecipe, [run / "recipe.yaml"], [], command="reranking")
+    model, collator = load_albef(run / "model"), Preprocessing.load(run / "model").collator()
+    test = build_tables(recipe.data).test
+    assert test is not None, "the run had no test split"
+    test, states = cached_images(recipe, model, test, print)
+    task = RetrievalTask(
+        collator,
+        ImageSource(test, collator, cache=states),
+        recipe.evaluation,
+        cache=lambda captions: cached_captions(recipe.model, model, captions, collator.encode),
+    )
+    chosen = json.loads((run / HELD_OUT).read_text(encoding="utf-8"))["combination"]
+    return task.rankings(task.encode(model), Combination(**chosen)), task.gallery.truth
+
+
+def hits(scores: ScoreSource, truth: RetrievalTruth, way: Direction) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    """Whether each query has an own match in the first places [Q, depths], and its photograph [Q]."""
+    queries = truth.naive_queries(way)
+    rows, count = (scores.image_rows, truth.images) if way == "i2t" else (scores.caption_rows, truth.captions)
+    ranks = rank_queries(rows, count, [queries], 512)[0].best_rank.numpy()  # [Q]
+    photographs = queries.rows if way == "i2t" else queries.answers.members
+    return ranks[:, None] <= np.array(RECALL_DEPTHS), photographs.numpy()
+
+
+def interval(gains: NDArray[np.float64], photographs: NDArray[np.int64], resamples: int = 2000) -> tuple[float, float]:
+    """95 % interval of the mean gain [Q], photographs resampled."""
+    sums, counts = np.bincount(photographs, gains), np.bincount(photographs)
+    generator = np.random.default_rng(0)
+    drawn = generator.integers(len(sums), size=(resamples, len(sums)))
+    low, high = np.percentile(sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1), [2.5, 97.5])
+    return float(low), float(high)
+
+
+def compare() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="folder of a finished retrieval run with ITM")
+    ways, truth = rankings_of(parser.parse_args().run)
+    table = Table("query", "ranked by", *(f"R@{depth}" for depth in RECALL_DEPTHS), "gain in R@1")
+    for direction, name in DIRECTIONS.items():
+        base, photographs = hits(ways["similarity"], truth, direction)
+        for way, scores in ways.items():
+            found, _ = hits(scores, truth, direction)
+            gains = found[:, 0].astype(float) - base[:, 0]
+            low, high = interval(gains, photographs)
+            gain = f"{100 * gains.mean():+.1f} ({100 * low:+.1f} to {100 * high:+.1f})" if way != "similarity" else ""
+            table.add_row(name, way, *(f"{100 * value:.1f} %" for value in found.mean(axis=0)), gain)
+    Console(width=120).print(table)
+
+
+if __name__ == "__main__":
+    compare()
