@@ -7,8 +7,7 @@ from truepair.training.recipe import PretrainRecipe
 
 def trains_itm(recipe: PretrainRecipe) -> bool:
     """Whether the ITM head is trained at all."""
-    itm = recipe.objectives.itm
-    return itm.weight > 0 and itm.start_epoch < recipe.loop.epochs
+    return recipe.objectives.itm.due(recipe.loop.epochs - 1)
 
 
 def never_joining(recipe: PretrainRecipe) -> list[str]:
@@ -18,5 +17,5 @@ def never_joining(recipe: PretrainRecipe) -> list[str]:
         f"{name.upper()} is not trained: objectives.{name}.start_epoch is {part.start_epoch}, and the run ends after "
         f"{recipe.loop.epochs} epochs"
         for name, part in parts.items()
-        if part.weight > 0 and part.start_epoch >= recipe.loop.epochs
+        if part.weight > 0 and not part.due(recipe.loop.epochs - 1)
     ]
