@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,13 @@ import torch
 from safetensors.torch import load_file
 
 from tasks.task_sets import write_checkpoint, write_nlvr2, write_vqa
+from training.processes import run_ranks
 from truepair.cli.arguments import read_recipe
 from truepair.cli.main import main
 from truepair.cli.recipes import bundled_recipes, find_recipe
 from truepair.cli.tasks.command import TASKS, task_command
 from truepair.errors import ConfigError
+from truepair.training.run_log import read_log
 
 FAST: dict[str, Any] = {
     "optimizer": {"learning_rate": 0.003, "warmup_steps": 4},
@@ -126,12 +129,16 @@ def test_nlvr2_goes_on_where_it_was_stopped(checkpoint: Path, tmp_path: Path) ->
     assert all(torch.equal(again[name], final[name]) for name in final), "a resumed run is the uninterrupted one"
 
 
+def assignment(squares: Path, **loop: object) -> str:
+    """Text assignment on the pairs of squares, as an option."""
+    transform = {"size": 32, "normalisation": "none", "rand_augment_ops": 0}
+    loop = {**FAST["loop"], "epochs": 2, "batch_size": 12, "log_every": 1, **loop}
+    return json.dumps({"data": {"sources": [str(squares / "pairs.jsonl")], "transform": transform}, "loop": loop})
+
+
 def test_text_assignment_comes_first(checkpoint: Path, squares: Path, tmp_path: Path) -> None:
     recipe, run = nlvr2_recipe(tmp_path), tmp_path / "run"
-    transform = {"size": 32, "normalisation": "none", "rand_augment_ops": 0}
-    loop = {**FAST["loop"], "epochs": 2, "batch_size": 12, "log_every": 1}
-    first = {"data": {"sources": [str(squares / "pairs.jsonl")], "transform": transform}, "loop": loop}
-    options = ["--assignment", json.dumps(first), "--loop.epochs", "1", "--model.freeze_text", "true"]
+    options = ["--assignment", assignment(squares), "--loop.epochs", "1", "--model.freeze_text", "true"]
     finetune("nlvr2", recipe, run, checkpoint, *options)
     start, assigned, final = (
         load_file(folder / "model.safetensors") for folder in (checkpoint, run / "assignment" / "model", run / "model")
@@ -146,6 +153,36 @@ def test_text_assignment_comes_first(checkpoint: Path, squares: Path, tmp_path: 
     finetune("nlvr2", recipe, run, checkpoint, *options)
     again = load_file(run / "model" / "model.safetensors")
     assert all(torch.equal(again[name], final[name]) for name in final), "the first stage is not trained again"
+
+
+@dataclass(frozen=True)
+class Nlvr2Run:
+    """Text assignment and an epoch of NLVR2, on two processes."""
+
+    recipe: Path
+    folder: Path
+    checkpoint: Path
+    squares: Path
+    shard: bool
+
+    def go(self) -> None:
+        first = assignment(self.squares, epochs=1, batch_size=6, shard=self.shard)
+        options = ["--assignment", first, "--loop.epochs", "1", "--loop.batch_size", "4", "--loop.log_every", "1"]
+        finetune("nlvr2", self.recipe, self.folder, self.checkpoint, *options, "--loop.shard", str(self.shard).lower())
+
+
+def test_both_stages_with_spread_weights(checkpoint: Path, squares: Path, tmp_path: Path) -> None:
+    recipe = nlvr2_recipe(tmp_path)
+    runs = [Nlvr2Run(recipe, tmp_path / name, checkpoint, squares, name == "spread") for name in ("whole", "spread")]
+    for run in runs:
+        assert run_ranks([run] * 2, limit=300) == [0, 0]
+    for stage in (".", "assignment"):
+        whole, spread = (read_log(run.folder / stage / "log.jsonl") for run in runs)
+        losses = [record["loss"] for record in whole if record["kind"] == "step"]
+        assert len(losses) > 2
+        assert [record["loss"] for record in spread if record["kind"] == "step"] == pytest.approx(losses, rel=1e-3)
+    answers = [(run.folder / "nlvr2_predictions.csv").read_text() for run in runs]
+    assert answers[0] == answers[1]
 
 
 def test_the_best_on_validation_is_left(checkpoint: Path, tmp_path: Path) -> None:

@@ -42,5 +42,5 @@ def test_four_ranks_have_the_losses_of_one(squares: Path, tmp_path: Path, alone:
 def test_parts_of_a_batch_have_the_losses_of_the_whole(
     squares: Path, tmp_path: Path, alone: list[dict[str, float]]
 ) -> None:
-    SquaresRun(squares, tmp_path, micro_batch=3).go()
+    SquaresRun(squares, tmp_path, loop={"micro_batch": 3}).go()
     check(tmp_path, alone)

@@ -17,7 +17,7 @@ MOMENTS = {
     "the model": ("truepair.training.snapshot:Snapshot.write_model", 2),
     "the optimizer": ("truepair.training.snapshot:save_optimizer", 2),
     "the sampler": ("truepair.sampling.grouped:GroupedBatchSampler.state_dict", 2),
-    "the average": ("truepair.training.average:WeightAverage.save", 2),
+    "the average": ("truepair.training.snapshot:save_file", 4),
     "the manifest": ("truepair.training.checkpoint:_seal", 2),
     "the log": ("truepair.training.run_log:RunLog.write", 9),
     "the plan": ("truepair.sampling.plan:PlanFolder.write", 1),

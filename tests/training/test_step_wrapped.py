@@ -1,22 +1,24 @@
 """A step whose gradients torch itself exchanges: replicated (DDP, as in the loop) and sharded (FSDP2)."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from accelerate.utils import FullyShardedDataParallelPlugin
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+from torch import nn
 from torch.distributed.tensor import DTensor
 
 from sampling.gloo import GlooPool
 from training.compositions import BATCHES, COMPOSITIONS
 from training.steps import moment, of_rank
 from truepair.sampling.ranks import Ranks
+from truepair.training.sharding import settle_gradients, shard, whole
 from truepair.training.step import PretrainStep
 
-NAMES = ["plain", "hardest judged", "momentum and queue", "in parts", "ITC alone"]
+NAMES = ["plain", "hardest judged", "momentum and queue", "in parts", "few rows of MLM", "ITC alone"]
 WRAPPERS = ["replicated", "sharded"]
 Trained = tuple[float, dict[str, NDArray[np.float64]]]
 
@@ -25,14 +27,8 @@ def wrapped(step: PretrainStep, wrapper: str) -> nn.Module:
     """The step as DDP or FSDP2 takes it."""
     if wrapper == "replicated":
         return nn.parallel.DistributedDataParallel(step, find_unused_parameters=True, broadcast_buffers=False)
-    mesh = init_device_mesh("cpu", (Ranks.current().count,))
-    for layer in [*step.model.text_encoder.layers, *step.model.fusion_encoder.layers]:
-        fully_shard(layer, mesh=mesh)
-        if hasattr(layer, "image_keys_values"):  # the second way into a fusion layer
-            register_fsdp_forward_method(layer, "image_keys_values")
-    # A scalar cannot be sharded; a momentum model is not trained.
-    whole = {step.model.temp, *(step.momentum.parameters() if step.momentum is not None else ())}
-    return fully_shard(step, mesh=mesh, ignored_params=whole)
+    shard(step, FullyShardedDataParallelPlugin(fsdp_version=2))
+    return step
 
 
 def train(name: str, wrapper: str) -> Trained:
@@ -46,16 +42,10 @@ def train(name: str, wrapper: str) -> Trained:
         loss.backward()
     mean = loss.detach().clone()
     dist.all_reduce(mean)
-    gradients = {name: whole(p.grad) for name, p in step.named_parameters() if p.grad is not None}
     if wrapper == "sharded":
-        dist.all_reduce(step.model.temp.grad)
-        gradients["model.temp"] = step.model.temp.grad / here.count
+        settle_gradients([weight for weight in step.parameters() if weight.requires_grad])
+    gradients = {name: whole(p.grad) for name, p in step.named_parameters() if p.grad is not None}
     return float(mean) / here.count, {name: gradient.numpy() for name, gradient in gradients.items()}
-
-
-def whole(gradient: Tensor) -> Tensor:
-    """A gradient of which each rank may hold a part."""
-    return gradient.full_tensor() if isinstance(gradient, DTensor) else gradient
 
 
 def train_all(wrapper: str) -> list[Trained]:
@@ -63,17 +53,39 @@ def train_all(wrapper: str) -> list[Trained]:
     return [train(name, wrapper) for name in NAMES]
 
 
+def weights_held(name: str) -> tuple[int, int]:
+    """How many trained weights and momentum weights are there, and how many of them one process holds."""
+    here = Ranks.current()
+    step = COMPOSITIONS[name].build(here.rank, here.count)
+    outer = wrapped(step, "sharded")
+    weights = list(outer.parameters())
+    return sum(map(torch.numel, weights)), sum(part(weight).numel() for weight in weights)
+
+
+def part(weight: torch.Tensor) -> torch.Tensor:
+    """What this process holds of a weight."""
+    return weight.to_local() if isinstance(weight, DTensor) else weight
+
+
+def test_each_process_holds_its_share(tmp_path: Path) -> None:
+    pool = GlooPool(tmp_path, size=2, preload="truepair.training.assemble")
+    for name in ("plain", "momentum and queue"):
+        for all_of_them, held in pool.run(weights_held, name, 2):
+            assert 0.49 < held / all_of_them < 0.51
+    pool.close()
+
+
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int], dict[str, list[Trained]]]:
     """What each rank found, by wrapper and number of ranks."""
     pool = GlooPool(tmp_path_factory.mktemp("gloo"), preload="truepair.training.assemble")
-    worlds = [("replicated", 1), ("replicated", 2), ("replicated", 4), ("sharded", 2)]
+    worlds = [("replicated", 1), ("replicated", 2), ("replicated", 4), ("sharded", 4)]
     results = {(wrapper, world): pool.run(train_all, wrapper, world) for wrapper, world in worlds}
     pool.close()
     return {key: dict(zip(NAMES, zip(*of_ranks, strict=True), strict=True)) for key, of_ranks in results.items()}  # type: ignore[misc]
 
 
-@pytest.mark.parametrize(("wrapper", "world"), [("replicated", 2), ("replicated", 4), ("sharded", 2)])
+@pytest.mark.parametrize(("wrapper", "world"), [("replicated", 2), ("replicated", 4), ("sharded", 4)])
 @pytest.mark.parametrize("name", NAMES)
 def test_gradients_are_those_of_one_process(
     found: dict[tuple[str, int], dict[str, list[Trained]]], name: str, wrapper: str, world: int

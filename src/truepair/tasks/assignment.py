@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 from truepair.data.dataset import PairDataset
 from truepair.data.preprocessing import Preprocessing
@@ -39,8 +40,8 @@ def assign_texts(
     start: StartConfig,
     run_folder: Path,
     say: Say,
-) -> None:
-    """Train a model on text assignment, or go on where that was stopped; its assignment head is gone afterwards.
+) -> Nlvr2Model:
+    """Train a model on text assignment, or go on where that was stopped.
 
     Args:
         model: with ``assignment_head``; changed in place.
@@ -49,6 +50,10 @@ def assign_texts(
         start: says which encoders are frozen.
         run_folder: where checkpoints, log and model of this stage go.
         say: prints a line.
+
+    Returns:
+        The trained model, whose assignment head is gone: the one that was given, or where ``loop.shard`` spread that
+        over processes, another.
 
     Raises:
         TruepairError: anything that does not fit, in one line.
@@ -66,7 +71,7 @@ def assign_texts(
     )
     captions = "first" if config.data.captions == "pairs" else config.data.captions
     states = States(freeze_image=start.freeze_image, freeze_text=start.freeze_text)
-    TrainingLoop(
+    engine = TrainingLoop(
         AssignmentStep(model, states, seed=config.loop.seed),
         PairDataset(table, image_transform(own, model, train=True), captions=captions, seed=config.loop.seed),
         own,
@@ -75,6 +80,9 @@ def assign_texts(
         optimizer=config.optimizer,
         run_folder=run_folder,
         max_bad_fraction=config.data.max_bad_fraction,
-    ).run()
-    model.drop_assignment()
-    resize_images(model, size)
+    )
+    engine.run()
+    trained = cast(Nlvr2Model, engine.model)
+    trained.drop_assignment()
+    resize_images(trained, size)
+    return trained

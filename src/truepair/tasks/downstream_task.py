@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar, cast
 
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -136,8 +136,9 @@ class DownstreamTask(ABC, Generic[Table, Answer, Result]):
         """Whether there are test data."""
         return bool(self.recipe.data.test)
 
-    def figures(self, _: PreTrainedModel) -> dict[str, float]:
-        """Figures of the task's model, as it is now, on the validation data."""
+    def figures(self, model: PreTrainedModel) -> dict[str, float]:
+        """Figures of a model, which is the task's from now on, on the validation data."""
+        self.model = cast(DownstreamModel, model)
         table, states = self._validation
         return self.measure(self._answers(table, states), table)
 

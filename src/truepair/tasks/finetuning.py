@@ -1,8 +1,9 @@
 """Fine-tuning on any downstream task: the engine of pre-training, with a task's data, loss and figures."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from truepair.models.downstream import DownstreamModel
 from truepair.tasks.downstream_task import DownstreamTask, Result
 from truepair.training.build import Say
 from truepair.training.finetune_step import FinetuneStep
@@ -42,5 +43,6 @@ def finetune(task: DownstreamTask[Any, Any, Result], run_folder: Path, say: Say)
     run = engine.run()
     if not engine.accelerator.is_main_process:
         return None
-    take_best(engine.model, run)
+    task.model = cast(DownstreamModel, engine.model)
+    take_best(task.model, run)
     return task.evaluate(run_folder) if task.tests else None

@@ -126,7 +126,9 @@ def finetune_nlvr2(recipe: Nlvr2Recipe, run_folder: Path, say: Say) -> Nlvr2Resu
     """
     task = Nlvr2Task.from_checkpoint(recipe)
     if recipe.assignment is not None:
-        assign_texts(task.model, task.preprocessing, recipe.assignment, recipe.model, run_folder / "assignment", say)
+        task.model = assign_texts(
+            task.model, task.preprocessing, recipe.assignment, recipe.model, run_folder / "assignment", say
+        )
     return finetune(task, run_folder, say)
 
 

@@ -26,6 +26,7 @@ from truepair.sampling.ranks import Ranks
 from truepair.training.build import Say, build_image_transform, build_preprocessing
 from truepair.training.caches import cached_captions, cached_images
 from truepair.training.connecting import ConnectionMiner, EcmConfig
+from truepair.training.engine import sharding_plugin
 from truepair.training.match_keys import concept_labels
 from truepair.training.micro_batches import MicroBatches
 from truepair.training.momentum import MomentumModel
@@ -68,6 +69,7 @@ class StepBuilder:
         self.image_cache = image_cache
         self.run_folder = run_folder
         self.say = say
+        sharding_plugin(recipe.loop)  # refuses in time what accelerate was told, before it changes how models are read
         # Processes meet here already: ledger and judge belong to a rank.
         state = PartialState(cpu=recipe.loop.cpu)
         self.device = state.device

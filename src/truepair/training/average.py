@@ -1,14 +1,12 @@
 """An exponential moving average of the weights (EMA)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-FILE = "average.safetensors"
+from truepair.training.sharding import spread_like
 
 
 class WeightAverage:
@@ -50,15 +48,16 @@ class WeightAverage:
         """Give the model the averaged weights for good."""
         self._put(self._average)
 
-    def save(self, folder: Path) -> None:
-        """Write the average into a checkpoint folder."""
-        save_file({name: value.contiguous() for name, value in self._average.items()}, folder / FILE)
+    def tensors(self) -> dict[str, Tensor]:
+        """The average, spread like the weights, for a checkpoint."""
+        return {name: value.contiguous() for name, value in self._average.items()}
 
-    def load(self, folder: Path, updates: int) -> None:
-        """Read the average from a checkpoint folder; the count of updates is part of the run's state."""
+    def load(self, tensors: Mapping[str, Tensor], updates: int) -> None:
+        """Take in whole tensors of a checkpoint; the count of updates is part of the run's state."""
         self.updates = updates
-        for name, value in load_file(folder / FILE).items():
-            self._average[name].copy_(value)
+        for name, value in tensors.items():
+            own = self._average[name]
+            own.copy_(spread_like(own, value))
 
     @torch.no_grad()
     def _put(self, values: dict[str, Tensor]) -> None:

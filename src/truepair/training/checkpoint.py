@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError
 
 from truepair.errors import CheckpointError, ConfigError
+from truepair.training.sharding import spread_like
 
 MANIFEST = "manifest.json"
 STATE = "state.json"
@@ -177,13 +178,13 @@ def find_fault(folder: Path) -> str | None:
     return None
 
 
-def save_optimizer(optimizer: torch.optim.Optimizer, folder: Path, scaler: torch.amp.GradScaler | None = None) -> None:
-    """Write the state of the optimizer, and of the loss scaler of fp16, into a checkpoint folder.
+def save_optimizer(optimizer: dict[str, Any], folder: Path, scaler: torch.amp.GradScaler | None = None) -> None:
+    """Write the state of the optimizer, of whole tensors, and of the loss scaler of fp16, into a checkpoint folder.
 
     Raises:
         OSError: the disk is full, say.
     """
-    state = {"optimizer": optimizer.state_dict(), "scaler": None if scaler is None else scaler.state_dict()}
+    state = {"optimizer": optimizer, "scaler": None if scaler is None else scaler.state_dict()}
     with (folder / "optimizer.pt").open("wb") as file:
         try:
             torch.save(state, file)
@@ -199,7 +200,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, folder: Path, scaler: torch
     """
     try:
         state = torch.load(folder / "optimizer.pt", weights_only=True, map_location="cpu")
-        optimizer.load_state_dict(state["optimizer"])
+        optimizer.load_state_dict(_spread(state["optimizer"], optimizer))
     except ValueError as error:
         raise CheckpointError(
             f"{folder} was written by a run with other trainable parameters; give another run folder"
@@ -209,6 +210,17 @@ def load_optimizer(optimizer: torch.optim.Optimizer, folder: Path, scaler: torch
         raise CheckpointError(f"{folder / 'optimizer.pt'} was not written by truepair ({reason}); remove it") from error
     if scaler is not None and state["scaler"] is not None:
         scaler.load_state_dict(state["scaler"])
+
+
+def _spread(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """A whole state, of which this process keeps its part where the parameters are spread."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    own = {
+        number: {name: spread_like(parameters[number], value) for name, value in values.items()}
+        for number, values in state["state"].items()
+        if number < len(parameters)
+    }
+    return state | {"state": own}
 
 
 def require_same_plan(run_folder: Path, then: dict[str, Any], now: dict[str, Any]) -> None:

@@ -4,11 +4,10 @@ import os
 import shutil
 
 from torch import nn
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from truepair.errors import ConfigError
+from truepair.training.layers import repeated_layers
 
-_LAYERS = (GradientCheckpointingLayer, nn.TransformerEncoderLayer)
 # Layers of one kind share what is compiled. Kinds, training and evaluation, and lengths of captions are its variants.
 _MOST_VARIANTS = 64
 
@@ -31,7 +30,7 @@ def compile_layers(model: nn.Module, *, backend: str = "inductor") -> int:
     """
     if backend == "inductor" and not has_compiler():
         raise ConfigError("loop.compile needs a C++ compiler; install g++ or clang++, or leave loop.compile out")
-    layers = [module for module in model.modules() if isinstance(module, _LAYERS)]
+    layers = repeated_layers(model)
     if not layers:
         raise ConfigError(f"loop.compile: {type(model).__name__} has no transformer layers; leave it out")
     from torch._dynamo import config  # takes a second to import

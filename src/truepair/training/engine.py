@@ -1,22 +1,31 @@
 """Devices, precision and ranks of a run, through accelerate."""
 
+import contextlib
 import os
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
+from accelerate.optimizer import AcceleratedOptimizer
+from accelerate.utils import FullyShardedDataParallelPlugin
+from torch import nn
+from torch.distributed.fsdp import CPUOffloadPolicy
 from torch.distributed.rendezvous import rendezvous
 
 from truepair.errors import ConfigError
 from truepair.training.compiling import compile_layers
 from truepair.training.loop_config import LoopConfig
+from truepair.training.optimizer import OptimizerConfig, build_optimizer
 from truepair.training.records import require_trackers
+from truepair.training.sharding import shard
 from truepair.training.training_step import TrainingStep
 
 # Ranks wait this long for one that evaluates or writes a checkpoint.
 PATIENCE = timedelta(hours=2)
+_ASKED = "ACCELERATE_USE_FSDP"  # set by ``accelerate launch --use_fsdp``
 
 
 def build_accelerator(config: LoopConfig, run_folder: Path) -> Accelerator:
@@ -24,28 +33,58 @@ def build_accelerator(config: LoopConfig, run_folder: Path) -> Accelerator:
 
     Raises:
         ConfigError: a tracker is not installed, the precision does not go with the device, or accelerate is configured
-            to shard the weights, which checkpoints and averages here do not know.
+            to spread the weights in a way that does not exist here, see :func:`sharding_plugin`.
     """
-    if os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true"):
-        raise ConfigError(
-            "a run holds all weights on each process, and accelerate is configured for FSDP; launch without it, "
-            "and save memory with loop.micro_batch and loop.gradient_checkpointing"
-        )
+    sharding_plugin(config)
     require_trackers(config.trackers)
     _meet_after_restart(config)
     # A head gets no gradient in the epochs before its loss starts.
     # Buffers (momentum queue, running statistics of frozen encoders) are the same on all ranks already.
     unused = DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)
     try:
-        return Accelerator(
-            mixed_precision=config.precision,
-            cpu=config.cpu,
-            log_with=config.trackers or None,
-            project_dir=run_folder,
-            kwargs_handlers=[unused, InitProcessGroupKwargs(timeout=PATIENCE)],
-        )
+        with _wrapping_nothing():
+            return Accelerator(
+                mixed_precision=config.precision,
+                cpu=config.cpu,
+                log_with=config.trackers or None,
+                project_dir=run_folder,
+                kwargs_handlers=[unused, InitProcessGroupKwargs(timeout=PATIENCE)],
+            )
     except ValueError as error:
         raise ConfigError(f"loop.precision is '{config.precision}': {' '.join(str(error).split())[:200]}") from error
+
+
+@contextlib.contextmanager
+def _wrapping_nothing() -> Iterator[None]:
+    """Keep accelerate from spreading weights: it cannot on a CPU, and would spread what has to stay whole."""
+    asked = os.environ.pop(_ASKED, None)
+    try:
+        yield
+    finally:
+        if asked is not None:
+            os.environ[_ASKED] = asked
+
+
+def sharding_plugin(config: LoopConfig) -> FullyShardedDataParallelPlugin | None:
+    """How the weights are spread over the processes, by ``loop.shard`` or accelerate's configuration; None if not.
+
+    Raises:
+        ConfigError: it asks for what does not exist here.
+    """
+    asked = os.environ.get(_ASKED, "").lower() in ("1", "true")
+    if not asked and not config.shard:
+        return None
+    plugin = FullyShardedDataParallelPlugin(fsdp_version=None if asked else 2)
+    for instead, refused in {
+        "set --fsdp_version 2": plugin.fsdp_version != 2,
+        "leave out --fsdp_offload_params": isinstance(plugin.cpu_offload, CPUOffloadPolicy),
+        "set --fsdp_cpu_ram_efficient_loading false": plugin.cpu_ram_efficient_loading,
+        "set loop.gradient_checkpointing instead of --fsdp_activation_checkpointing": plugin.activation_checkpointing,
+        "of loop.precision, give bf16 or no": config.precision == "fp16",
+    }.items():
+        if refused:
+            raise ConfigError(f"weights cannot be spread over processes (FSDP) like this; {instead}")
+    return plugin
 
 
 def _meet_after_restart(config: LoopConfig) -> None:
@@ -62,6 +101,25 @@ def _meet_after_restart(config: LoopConfig) -> None:
     backend = "nccl" if torch.cuda.is_available() and not config.cpu else "gloo"
     own = dist.PrefixStore(f"attempt-{attempt}", store)  # type: ignore[attr-defined]
     dist.init_process_group(backend, store=own, rank=rank, world_size=ranks, timeout=PATIENCE)
+
+
+def prepare_step(
+    step: TrainingStep, config: LoopConfig, optimizer: OptimizerConfig, accelerator: Accelerator
+) -> tuple[nn.Module, AcceleratedOptimizer]:
+    """Put a step on its device, and have its gradients exchanged between processes: with whole weights, or spread.
+
+    Returns:
+        The step as it is called, and its optimizer.
+
+    Raises:
+        ConfigError: the model cannot be prepared as the run asks; see :func:`prepare_model`.
+    """
+    prepare_model(step, config)
+    plugin = sharding_plugin(config)
+    if plugin is None or accelerator.num_processes == 1:
+        return accelerator.prepare(step, build_optimizer(step.named_parameters(), optimizer))  # type: ignore[no-any-return]
+    shard(step.to(accelerator.device), plugin)
+    return step, accelerator.prepare(build_optimizer(step.named_parameters(), optimizer))
 
 
 def prepare_model(step: TrainingStep, config: LoopConfig) -> None:

@@ -18,17 +18,18 @@ from truepair.training.average import WeightAverage
 from truepair.training.batches import Indices, SamplerConfig, build_batches, describe_scaling
 from truepair.training.checkpoint import CheckpointStore, require_same_plan, write_folder
 from truepair.training.checkpoint_schedule import CheckpointSchedule
-from truepair.training.engine import build_accelerator, prepare_model
+from truepair.training.engine import build_accelerator, prepare_step
 from truepair.training.loader import VisitedDataset, read_groups
 from truepair.training.loop_config import LoopConfig
 from truepair.training.measure import RunningMean, Stopwatch
 from truepair.training.moment import Moment
 from truepair.training.non_finite import BadBatches
-from truepair.training.optimizer import OptimizerConfig, build_optimizer
+from truepair.training.optimizer import OptimizerConfig
 from truepair.training.profile import profiled
 from truepair.training.progress import RunProgress
 from truepair.training.records import RunRecords
 from truepair.training.run_result import RunResult
+from truepair.training.sharding import whole_model
 from truepair.training.signals import RunStopped, StopSignals
 from truepair.training.snapshot import Saved, Snapshot
 from truepair.training.training_step import TrainingBatch, TrainingStep
@@ -89,9 +90,8 @@ class TrainingLoop:
         )
         self.steps_per_epoch = -(-self.batches.per_epoch // loop.accumulate)
         self.model: PreTrainedModel = step.model
-        prepare_model(step, loop)
         self.bare_step = step
-        self.step, prepared = self.accelerator.prepare(step, build_optimizer(step.named_parameters(), optimizer))
+        self.step, prepared = prepare_step(step, loop, optimizer, self.accelerator)
         self.average = WeightAverage(self.model, loop.average_decay) if loop.average_decay else None
         self.updater = Updater(self.step, prepared, self.accelerator, optimizer, self.average)
         self.snapshot = Snapshot(
@@ -137,9 +137,10 @@ class TrainingLoop:
                 self._run_epoch(self.done // self.steps_per_epoch)
             if self.average is not None:
                 self.average.put()  # what the run leaves, in memory too
+            self.model = whole_model(self.model)
             folder = self.run_folder / "model"
             if main and self.config.save:
-                write_folder(folder, self.snapshot.write_model)
+                write_folder(folder, lambda aside: self.snapshot.write_model(self.model, aside))
             self.accelerator.wait_for_everyone()
             self._stop_if_asked(self.signals.number)
         best = self.validation.best_step
@@ -227,11 +228,13 @@ class TrainingLoop:
         """Evaluate on the first process; the others wait, and all learn of a signal that came meanwhile."""
         if not self.validation.due(epoch):
             return
+        self.step.eval()
+        with self.average.applied() if self.average else contextlib.nullcontext():
+            model = whole_model(self.model)
+            if self.accelerator.is_main_process:
+                self.validation.run(model, self.done, epoch, self.records, self.progress, self.signals)
+        self.step.train()
         if self.accelerator.is_main_process:
-            self.step.eval()
-            with self.average.applied() if self.average else contextlib.nullcontext():
-                self.validation.run(self.model, self.done, epoch, self.records, self.progress, self.signals)
-            self.step.train()
             self.store.best = self.validation.best_step
             self.store.prune()
         stop = sum_over_ranks({"stop": float(self.signals.number > 0)}, self.accelerator.device)["stop"]

@@ -22,6 +22,8 @@ class LoopConfig:
         gradient_checkpointing: recompute activations in the backward pass; less memory, more time, same gradients.
         micro_batch: pairs whose activations are held at once, for pre-training; those of others are recomputed in the
             backward pass, so that a large batch fits a small device, with the gradients of the whole batch; 0 for all.
+        shard: spread trained weights, gradients and the optimizer's averages over the processes (FSDP2): less memory,
+            more exchange, the same run; with one process nothing changes. ``accelerate launch --use_fsdp`` sets it.
         compile: let torch.compile make faster layers; needs a C++ compiler, and minutes at the start.
         average_decay: decay of an exponential moving average of the weights, which is then what is evaluated and what
             the run leaves; 0 for none.
@@ -47,6 +49,7 @@ class LoopConfig:
     cpu: bool = False
     gradient_checkpointing: bool = False
     micro_batch: int = 0
+    shard: bool = False
     compile: bool = False
     average_decay: float = 0.0
     on_non_finite: str = "abort"

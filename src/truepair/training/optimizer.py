@@ -47,17 +47,19 @@ class OptimizerConfig:
 
 
 def build_optimizer(named_parameters: Iterable[tuple[str, nn.Parameter]], config: OptimizerConfig) -> torch.optim.AdamW:
-    """Build AdamW over the trainable parameters, in up to four groups (image encoder or not, decayed or not).
+    """Build AdamW over the trainable parameters, by image encoder or not, decayed or not; scalars apart.
+
+    Scalars are not spread over processes (`loop.shard`), and torch updates no spread tensor together with a whole one.
 
     Each group carries ``peak``, the learning rate that :func:`learning_rate_at` scales.
 
     Raises:
         ConfigError: nothing is trainable.
     """
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    groups: dict[tuple[bool, bool, bool], list[nn.Parameter]] = {}
     for name, parameter in named_parameters:
         if parameter.requires_grad:
-            key = ("image_encoder." in name, parameter.ndim >= 2)
+            key = ("image_encoder." in name, parameter.ndim >= 2, parameter.ndim == 0)
             groups.setdefault(key, []).append(parameter)
     if not groups:
         raise ConfigError("every parameter is frozen; leave something to train (model.freeze_image, model.freeze_text)")
@@ -69,7 +71,7 @@ def build_optimizer(named_parameters: Iterable[tuple[str, nn.Parameter]], config
             "lr": 0.0,
             "weight_decay": config.weight_decay if decayed else 0.0,
         }
-        for (in_image_encoder, decayed), parameters in sorted(groups.items())
+        for (in_image_encoder, decayed, _), parameters in sorted(groups.items())
     ]
     return torch.optim.AdamW(settings, betas=config.betas)
 

@@ -7,15 +7,18 @@ from typing import Any, Protocol
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from truepair.errors import CheckpointError
 from truepair.training.average import WeightAverage
 from truepair.training.batches import EpochBatches
 from truepair.training.checkpoint import load_optimizer, save_optimizer
+from truepair.training.sharding import gathered, is_sharded, load_whole
 from truepair.training.training_step import TrainingStep
 
 SAMPLER_FILE = "sampler.safetensors"
+AVERAGE_FILE = "average.safetensors"
 STEP_FOLDER = "step"
 
 
@@ -60,15 +63,19 @@ class Snapshot:
         self.main = main
 
     def write(self, folder: Path) -> None:
-        """Write into a checkpoint folder; all ranks call this."""
+        """Write into a checkpoint folder; all ranks call this, and those that have parts of the weights send them."""
+        model = self.step.model
+        weights = gathered(model.state_dict(keep_vars=True), keep=self.main) if is_sharded(model) else None
+        averages = gathered(self.optimizer.state_dict(), keep=self.main)
+        average = None if self.average is None else gathered(self.average.tensors(), keep=self.main)
         if self.main:
-            self.write_model(folder)
-            save_optimizer(self.optimizer, folder, self.scaler)
+            self.write_model(model, folder, weights)
+            save_optimizer(averages, folder, self.scaler)
             sampler = self.batches.state_dict()
             if sampler:
                 save_file({name: value.contiguous() for name, value in sampler.items()}, folder / SAMPLER_FILE)
-            if self.average is not None:
-                self.average.save(folder)
+            if average is not None:
+                save_file(average, folder / AVERAGE_FILE)
         (folder / STEP_FOLDER).mkdir(exist_ok=True)
         self.step.save_state(folder / STEP_FOLDER)
 
@@ -88,16 +95,16 @@ class Snapshot:
             if (folder / SAMPLER_FILE).exists():
                 self.batches.load_state_dict(load_file(folder / SAMPLER_FILE))
             if self.average is not None:
-                self.average.load(folder, state["average_updates"])
+                self.average.load(load_file(folder / AVERAGE_FILE), state["average_updates"])
             self.step.load_state(folder / STEP_FOLDER)
         except (OSError, SafetensorError) as error:
             raise CheckpointError(
                 f"{folder} does not belong to a run with these settings ({error}); give another run folder"
             ) from error
 
-    def write_model(self, folder: Path) -> None:
-        """Write the model and what it needs to be used again."""
-        self.step.model.save_pretrained(folder)
+    def write_model(self, model: PreTrainedModel, folder: Path, weights: dict[str, Tensor] | None = None) -> None:
+        """Write the model, with these weights instead of its own if there are any, and what it needs to be used."""
+        model.save_pretrained(folder, state_dict=weights)
         self.preprocessing.save(folder)
 
 
@@ -109,7 +116,7 @@ def load_weights(model: PreTrainedModel, folder: Path) -> None:
     """
     try:
         saved = type(model).from_pretrained(folder, use_safetensors=True, local_files_only=True)
-        model.load_state_dict(saved.state_dict())
+        load_whole(model, saved.state_dict())
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(f"{folder} holds another model ({reason}); give another run folder") from error

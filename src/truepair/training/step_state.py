@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from truepair.errors import CheckpointError
+from truepair.training.sharding import gathered, spread_like
 from truepair.training.step_parts import StepParts
 
 _MOMENTUM = "momentum.safetensors"
@@ -24,6 +25,7 @@ def save_step(folder: Path, parts: StepParts, rank: int) -> None:
     """
     if parts.miner is not None and parts.miner.memory is not None:
         save_file(parts.miner.memory.memory.state_dict(), folder / f"verdicts-r{rank:05d}.safetensors")
+    momentum = None if parts.momentum is None else gathered(parts.momentum.tensors(), keep=rank == 0)
     if rank > 0:
         return
     state: dict[str, Any] = {"counts": parts.counts.read()}
@@ -36,8 +38,8 @@ def save_step(folder: Path, parts: StepParts, rank: int) -> None:
     if parts.regulator is not None:
         state["srcl"] = parts.regulator.state()
     (folder / _STATE).write_text(json.dumps(state, indent=1), encoding="utf-8")
-    if parts.momentum is not None:
-        save_file({n: t.contiguous() for n, t in parts.momentum.tensors().items()}, folder / _MOMENTUM)
+    if momentum is not None:
+        save_file({name: tensor.contiguous() for name, tensor in momentum.items()}, folder / _MOMENTUM)
 
 
 def load_step(folder: Path, parts: StepParts, rank: int) -> None:
@@ -71,4 +73,4 @@ def _copy(saved: dict[str, torch.Tensor], tensors: dict[str, torch.Tensor], fold
     if {n: t.shape for n, t in saved.items()} != {n: t.shape for n, t in tensors.items()}:
         raise CheckpointError(f"{folder} holds another momentum model or queue; give another run folder")
     for name, tensor in tensors.items():
-        tensor.copy_(saved[name])
+        tensor.copy_(spread_like(tensor, saved[name]))

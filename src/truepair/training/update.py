@@ -15,6 +15,7 @@ from truepair.training.agreement import sum_over_ranks
 from truepair.training.average import WeightAverage
 from truepair.training.moment import Moment
 from truepair.training.optimizer import OptimizerConfig, learning_rate_at, set_learning_rate
+from truepair.training.sharding import is_sharded, settle_gradients, whole
 from truepair.training.training_step import StepOutput, TrainingBatch, TrainingStep
 
 
@@ -70,6 +71,7 @@ class Updater:
         self.average = average
         # Walking through all modules for them took a tenth of a step on cached states.
         self.trainable = [parameter for parameter in step.parameters() if parameter.requires_grad]
+        self.sharded = is_sharded(step)
 
     def take(self, batches: Sequence[TrainingBatch], moment: Moment, wishes: Callable[[], dict[str, float]]) -> Update:
         """Take one step on some batches, unless a loss or gradient is not finite on any rank.
@@ -81,7 +83,9 @@ class Updater:
         """
         set_learning_rate(self.optimizer, learning_rate_at(moment.step, moment.total_steps, self.config))
         outputs = [self._differentiate(batch, moment, len(batches), last=batch is batches[-1]) for batch in batches]
-        norm = float(self.accelerator.clip_grad_norm_(self.trainable, self.config.clip_norm or math.inf))
+        if self.sharded:
+            settle_gradients(self.trainable)
+        norm = float(whole(self.accelerator.clip_grad_norm_(self.trainable, self.config.clip_norm or math.inf)))
         loss = sum(float(output.losses["loss"].detach()) for output in outputs)
         # With fp16 the scaler skips steps whose gradients overflow, and lowers the scale.
         sound = math.isfinite(loss) and (math.isfinite(norm) or self.accelerator.scaler is not None)
