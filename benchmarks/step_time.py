@@ -13,7 +13,7 @@ The two take turns in one process, forward and backward, timed in seconds of CPU
 the median and range of the ratio. Each trains twice in a process of its own too, for the peak of its memory. Part of
 that is the same on both sides: the imports, the weights of student and judge, and the gradients. The rest is what the
 step itself needs; both ratios are printed. The peak is that of the resident set, so it has the holes that the memory
-allocator leaves.
+allocator leaves; the library's loop gives them back before the backward pass, and so does its side here.
 """
 
 import argparse
@@ -40,6 +40,7 @@ from truepair.models.bert_layers import visible_keys
 from truepair.models.lean_layer import LeanLayer
 from truepair.objectives.counter import sample_keys
 from truepair.objectives.masking import IGNORED
+from truepair.training.heap import release_free_memory
 
 Losses = dict[str, Tensor]
 SIDES = ("textbook", "plain", "truepair")
@@ -135,6 +136,8 @@ def build(size: str, pairs: int, side: str) -> Callable[[], Losses]:
         student.zero_grad()
         with sdpa_kernel(SDPBackend.MATH) if side == "plain" else nullcontext():
             losses = forward()
+            if side == "truepair":
+                release_free_memory()
             losses["loss"].backward()
         return {name: losses[name].detach() for name in ("itc", "itm", "mlm")}
 

@@ -19,7 +19,7 @@ from truepair.training.batches import Indices, SamplerConfig, build_batches, des
 from truepair.training.checkpoint import CheckpointStore, require_same_plan, write_folder
 from truepair.training.checkpoint_schedule import CheckpointSchedule
 from truepair.training.engine import build_accelerator, prepare_step
-from truepair.training.loader import VisitedDataset, read_groups
+from truepair.training.loader import GroupReader, VisitedDataset
 from truepair.training.loop_config import LoopConfig
 from truepair.training.measure import RunningMean, Stopwatch
 from truepair.training.moment import Moment
@@ -106,6 +106,13 @@ class TrainingLoop:
             run_folder, self.accelerator.process_index, policy=loop.on_non_finite, cap=loop.max_skipped
         )
         self.substitutions = SubstitutionLog(max_bad_fraction)
+        self.reader = GroupReader(
+            dataset,
+            collate,
+            workers=loop.workers,
+            pin_memory=self.accelerator.device.type == "cuda",
+            substitutions=self.substitutions,
+        )
         self.watch = Stopwatch()
         self.done = 0
         self.schedule = CheckpointSchedule(loop, self.steps_per_epoch)
@@ -126,6 +133,7 @@ class TrainingLoop:
         main = self.accelerator.is_main_process
         with (
             contextlib.closing(self.bare_step),
+            contextlib.closing(self.reader),
             StopSignals() as self.signals,
             RunRecords(self.run_folder, self.accelerator) as self.records,
             RunProgress(self.total_steps, enabled=main) as self.progress,
@@ -156,33 +164,24 @@ class TrainingLoop:
     def _run_epoch(self, epoch: int) -> None:
         figures = self.batches.figures(epoch)
         self.step.train()
-        groups = read_groups(
-            self.dataset,
-            self.collate,
-            self.batches.visits(epoch, self.done % self.steps_per_epoch * self.config.accumulate),
-            self.config.accumulate,
-            workers=self.config.workers,
-            pin_memory=self.accelerator.device.type == "cuda",
-            substitutions=self.substitutions,
-        )
-        with contextlib.closing(groups):
-            for group, waited in groups:
-                started = time.perf_counter()
-                update = self._take_step(group, epoch)
-                seconds = time.perf_counter() - started + waited
-                self.watch.add(seconds, waited, len(group) * self.batches.global_batch)
-                self._log_step(update, epoch)
-                self.progress.show(self.done, epoch=epoch, speed=len(group) * self.batches.global_batch / seconds)
-                ended = self.done % self.steps_per_epoch == 0
-                if ended:
-                    self._log_epoch(epoch, figures)
-                # Before an evaluation too: who is stopped in it begins with it, and the best one must be on the disk.
-                due = self.schedule.due(self.done) or (ended and self.validation.due(epoch))
-                if due or any(update.wishes.values()):
-                    self._save()
-                self._stop_if_asked(update.wishes["stop"])
-                if ended:
-                    self._evaluate(epoch)
+        visits = self.batches.visits(epoch, self.done % self.steps_per_epoch * self.config.accumulate)
+        for group, waited in self.reader.groups(visits, self.config.accumulate):
+            started = time.perf_counter()
+            update = self._take_step(group, epoch)
+            seconds = time.perf_counter() - started + waited
+            self.watch.add(seconds, waited, len(group) * self.batches.global_batch)
+            self._log_step(update, epoch)
+            self.progress.show(self.done, epoch=epoch, speed=len(group) * self.batches.global_batch / seconds)
+            ended = self.done % self.steps_per_epoch == 0
+            if ended:
+                self._log_epoch(epoch, figures)
+            # Before an evaluation too: who is stopped in it begins with it, and the best one must be on the disk.
+            due = self.schedule.due(self.done) or (ended and self.validation.due(epoch))
+            if due or any(update.wishes.values()):
+                self._save()
+            self._stop_if_asked(update.wishes["stop"])
+            if ended:
+                self._evaluate(epoch)
 
     def _take_step(self, group: list[TrainingBatch], epoch: int) -> Update:
         """One optimizer step; the global generator is seeded by the step, so that dropout repeats after a resume."""

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -13,10 +14,14 @@ from torch import Tensor, nn
 from truepair.sampling.statistics import hardest_similarity
 from truepair.training.agreement import sum_over_ranks
 from truepair.training.average import WeightAverage
+from truepair.training.heap import release_free_memory
 from truepair.training.moment import Moment
 from truepair.training.optimizer import OptimizerConfig, learning_rate_at, set_learning_rate
 from truepair.training.sharding import is_sharded, settle_gradients, whole
 from truepair.training.training_step import StepOutput, TrainingBatch, TrainingStep
+
+SLOW_FORWARD = 0.5
+"""Seconds of a forward pass on the CPU that is worth a look for memory to give back, which takes hundredths."""
 
 
 @dataclass(frozen=True)
@@ -104,8 +109,11 @@ class Updater:
         """Add the gradient of one of ``count`` batches; ranks exchange gradients after the last."""
         quiet = contextlib.nullcontext() if last else self.accelerator.no_sync(self.step)
         with quiet:
+            started = time.monotonic()
             with self.accelerator.autocast():
                 output: StepOutput = self.step(batch.to(self.accelerator.device), moment)
+            if self.accelerator.device.type == "cpu" and time.monotonic() - started > SLOW_FORWARD:
+                release_free_memory()
             self.accelerator.backward(output.losses["loss"] / count)
         return output
 

@@ -1,0 +1,71 @@
+import os
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor
+
+from truepair.data.dataset import Visit
+from truepair.data.substitution import SubstitutionLog
+from truepair.data.tensor_batch import TensorBatch
+from truepair.training.batches import VisitSampler
+from truepair.training.loader import GroupReader
+
+
+@dataclass(frozen=True)
+class Batch(TensorBatch):
+    index: Tensor  # [B]
+    source_index: Tensor  # [B]
+    pixels: Tensor  # [B, 64, 64]
+    nothing: Tensor  # [0, 3]
+    process: int
+    reasons: list[str]
+
+
+class Numbers:
+    """Samples that are numbers."""
+
+    def __len__(self) -> int:
+        return 12
+
+    def __getitem__(self, visit: Visit) -> int:
+        return 100 * visit.epoch + visit.index
+
+
+def collate(samples: Sequence[int]) -> Batch:
+    numbers = torch.tensor(samples)
+    pixels = numbers[:, None, None].float().expand(-1, 64, 64).contiguous()
+    return Batch(numbers % 100, numbers % 100, pixels, torch.empty(0, 3), os.getpid(), [""] * len(samples))
+
+
+def read(reader: GroupReader, epoch: int) -> list[list[Batch]]:
+    visits = VisitSampler(epoch, [range(8), range(8, 12), range(4)], 3)
+    return [group for group, _ in reader.groups(visits, 2)]  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_an_epoch_comes_in_groups_whoever_reads_it(workers: int) -> None:
+    with closing(
+        GroupReader(Numbers(), collate, workers=workers, pin_memory=False, substitutions=SubstitutionLog())
+    ) as reader:
+        epochs = [read(reader, epoch) for epoch in range(3)]
+    for epoch, groups in enumerate(epochs):
+        assert [len(group) for group in groups] == [2, 1]
+        for batch, rows in zip([*groups[0], *groups[1]], [range(8), range(8, 12), range(4)], strict=True):
+            assert batch.index.tolist() == list(rows)
+            assert batch.pixels[:, 5, 5].tolist() == [100 * epoch + row for row in rows]
+            assert batch.nothing.shape == (0, 3)
+    processes = [{batch.process for group in groups for batch in group} for groups in epochs]
+    assert processes[0] == processes[1] == processes[2]
+    assert len(processes[0] - {os.getpid()}) == workers
+
+
+def test_processes_end_with_the_reader() -> None:
+    reader = GroupReader(Numbers(), collate, workers=1, pin_memory=False, substitutions=SubstitutionLog())
+    groups = reader.groups(VisitSampler(0, [range(4)] * 5, 5), 1)
+    ((batch,), _) = next(groups)
+    reader.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(batch.process, 0)  # type: ignore[attr-defined]
