@@ -112,7 +112,7 @@ def test_optimizer_round_trip_and_mismatch(tmp_path: Path) -> None:
     optimizer = torch.optim.AdamW([weight], lr=0.1)
     weight.grad = torch.arange(3.0)
     optimizer.step()
-    save_optimizer(optimizer, tmp_path)
+    save_optimizer(optimizer.state_dict(), tmp_path)
     fresh = torch.optim.AdamW([torch.nn.Parameter(torch.ones(3))], lr=0.3)
     load_optimizer(fresh, tmp_path)
     assert torch.equal(fresh.state_dict()["state"][0]["exp_avg"], optimizer.state_dict()["state"][0]["exp_avg"])
