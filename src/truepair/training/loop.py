@@ -106,12 +106,9 @@ class TrainingLoop:
             run_folder, self.accelerator.process_index, policy=loop.on_non_finite, cap=loop.max_skipped
         )
         self.substitutions = SubstitutionLog(max_bad_fraction)
+        pin = self.accelerator.device.type == "cuda"
         self.reader = GroupReader(
-            dataset,
-            collate,
-            workers=loop.workers,
-            pin_memory=self.accelerator.device.type == "cuda",
-            substitutions=self.substitutions,
+            dataset, collate, workers=loop.workers, pin_memory=pin, substitutions=self.substitutions
         )
         self.watch = Stopwatch()
         self.done = 0
