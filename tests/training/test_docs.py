@@ -12,7 +12,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="
 
 def test_examples_run() -> None:
     examples = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
-    assert len(examples) == 1
+    assert len(examples) == 2
     for example in examples:
         exec(compile(example, "training.md", "exec"), {})
 
