@@ -1,5 +1,5 @@
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -40,9 +40,12 @@ def collate(samples: Sequence[int]) -> Batch:
     return Batch(numbers % 100, numbers % 100, pixels, torch.empty(0, 3), os.getpid(), [""] * len(samples))
 
 
+def visits(epoch: int) -> VisitSampler:
+    return VisitSampler(epoch, [range(8), range(8, 12), range(4)], 3)
+
+
 def read(reader: GroupReader, epoch: int) -> list[list[Batch]]:
-    visits = VisitSampler(epoch, [range(8), range(8, 12), range(4)], 3)
-    return [group for group, _ in reader.groups(visits, 2)]  # type: ignore[misc]
+    return [group for group, _ in reader.groups([visits(epoch)], 3, 2)]  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("workers", [0, 1, 2])
@@ -62,9 +65,31 @@ def test_an_epoch_comes_in_groups_whoever_reads_it(workers: int) -> None:
     assert len(processes[0] - {os.getpid()}) == workers
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_epochs_that_are_known_are_read_ahead(workers: int) -> None:
+    asked = []
+
+    def known() -> Iterator[VisitSampler]:
+        for epoch in range(3):
+            asked.append(epoch)
+            yield visits(epoch)
+
+    with closing(
+        GroupReader(Numbers(), collate, workers=workers, pin_memory=False, substitutions=SubstitutionLog())
+    ) as reader:
+        for epoch in range(3):
+            for place, (group, _) in enumerate(reader.groups(known() if epoch == 0 else [], 3, 2)):
+                assert len(group) == 2 - place
+                assert group[0].pixels.min() == 100 * epoch  # type: ignore[attr-defined]
+                # A worker has two batches to read beyond those that are waited for.
+                assert len(asked) == min(3, epoch + 1 + workers)
+        (((first, *_), _),) = reader.groups([visits(7)], 3, 3)
+        assert first.pixels.max() == 707  # type: ignore[attr-defined]
+
+
 def test_processes_end_with_the_reader() -> None:
     reader = GroupReader(Numbers(), collate, workers=1, pin_memory=False, substitutions=SubstitutionLog())
-    groups = reader.groups(VisitSampler(0, [range(4)] * 5, 5), 1)
+    groups = reader.groups([VisitSampler(0, [range(4)] * 5, 5)], 5, 1)
     ((batch,), _) = next(groups)
     reader.close()
     with pytest.raises(ProcessLookupError):

@@ -117,6 +117,16 @@ class EpochBatches:
         """This rank's batches of an epoch from batch ``start`` on."""
         raise NotImplementedError
 
+    def ahead(self, epoch: int, start: int, epochs: int) -> Iterator[VisitSampler]:
+        """This rank's batches from a batch on: of this epoch, and of those after it that are known already.
+
+        Args:
+            epoch: the present one.
+            start: its next batch.
+            epochs: those of the run.
+        """
+        yield self.visits(epoch, start)
+
     def global_batches(self, epoch: int) -> list[Indices]:
         """All batches of an epoch over all ranks: dataset indices [global batch] each."""
         raise NotImplementedError
@@ -173,6 +183,11 @@ class RandomBatches(EpochBatches):
         batches = self.global_batches(epoch)[start:]
         shares = [rank_share(batch, self.ranks.rank, self.ranks.count) for batch in batches]
         return VisitSampler(epoch, shares, len(shares))
+
+    def ahead(self, epoch: int, start: int, epochs: int) -> Iterator[VisitSampler]:
+        """This rank's batches to the end of the run."""
+        yield self.visits(epoch, start)
+        yield from (self.visits(later) for later in range(epoch + 1, epochs))
 
 
 class GritBatches(EpochBatches):

@@ -2,7 +2,7 @@
 
 import itertools
 import time
-from collections.abc import Callable, Generator, Iterator, Sized
+from collections.abc import Callable, Generator, Iterable, Iterator, Sized
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -30,7 +30,7 @@ class VisitedDataset(Sized, Protocol):
 
 
 class GroupReader:
-    """Reads batches in groups, epoch after epoch, with the same worker processes; to be closed after use.
+    """Reads batches in groups, with the same worker processes from epoch to epoch; to be closed after use.
 
     To start a worker, and to let it read the texts of a table, takes as long as some steps on cached states.
 
@@ -64,21 +64,30 @@ class GroupReader:
         self._batches: Iterator[TrainingBatch] | None = None
         self._substitutions = substitutions
 
-    def groups(self, visits: VisitSampler, size: int) -> Generator[tuple[list[TrainingBatch], float], None, None]:
-        """Yield the batches of an epoch in groups, each group with the seconds spent waiting for it.
+    def groups(
+        self, epochs: Iterable[VisitSampler], count: int, size: int
+    ) -> Generator[tuple[list[TrainingBatch], float], None, None]:
+        """Yield the next batches in groups, each group with the seconds spent waiting for it.
+
+        Workers read on while the last groups of an epoch are trained on, and while the model is evaluated, as far as
+        the epochs that were given last go. These are asked for when none of the ones before is left.
 
         Args:
-            visits: which samples meet.
+            epochs: which samples meet, epoch by epoch, from the next batch on.
+            count: batches to yield: those that are left of the epoch.
             size: batches of a group; the last may have fewer.
 
         Raises:
             DataError: too many samples are unreadable, or a loading process was killed.
         """
-        self._visits.of_epoch = visits
         asked = time.perf_counter()
-        self._batches = iter(self._loader)
-        for _ in range(0, len(visits), size):
-            group = [_whole(batch) for batch in _take(self._batches, size)]
+        for start in range(0, count, size):
+            wanted = min(size, count - start)
+            group = self._take(wanted)
+            if not group:
+                self._visits.epochs = epochs
+                self._batches = iter(self._loader)
+                group = self._take(wanted)
             for batch in group:
                 self._substitutions.update(batch)
             yield group, time.perf_counter() - asked
@@ -90,6 +99,21 @@ class GroupReader:
         if end_processes is not None:
             end_processes()
         self._batches = None
+
+    def _take(self, count: int) -> list[TrainingBatch]:
+        """The next batches; none if no epoch is left, or none was given yet."""
+        if self._batches is None:
+            return []
+        try:
+            group = list(itertools.islice(self._batches, count))
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise DataError(
+                "a data loading process was killed, most often for want of memory; lower loop.workers or "
+                "loop.batch_size"
+            ) from error
+        return [_whole(batch) for batch in group] if self._loader.num_workers else group
 
 
 class _Light:
@@ -119,23 +143,10 @@ def _changed(batch: TrainingBatch, kind: type, change: Callable[[Any], Any]) -> 
 
 
 class _Visits(Sampler[list[Visit]]):
-    """The batches of whichever epoch is read."""
+    """The batches of whichever epochs are read."""
 
-    of_epoch: VisitSampler
+    epochs: Iterable[VisitSampler]
 
     def __iter__(self) -> Iterator[list[Visit]]:
-        return iter(self.of_epoch)
-
-    def __len__(self) -> int:
-        return len(self.of_epoch)
-
-
-def _take(batches: Iterator[TrainingBatch], size: int) -> list[TrainingBatch]:
-    try:
-        return list(itertools.islice(batches, size))
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise DataError(
-            "a data loading process was killed, most often for want of memory; lower loop.workers or loop.batch_size"
-        ) from error
+        for visits in self.epochs:
+            yield from visits

@@ -161,8 +161,9 @@ class TrainingLoop:
     def _run_epoch(self, epoch: int) -> None:
         figures = self.batches.figures(epoch)
         self.step.train()
-        visits = self.batches.visits(epoch, self.done % self.steps_per_epoch * self.config.accumulate)
-        for group, waited in self.reader.groups(visits, self.config.accumulate):
+        start = self.done % self.steps_per_epoch * self.config.accumulate
+        ahead = self.batches.ahead(epoch, start, self.config.epochs)
+        for group, waited in self.reader.groups(ahead, self.batches.per_epoch - start, self.config.accumulate):
             started = time.perf_counter()
             update = self._take_step(group, epoch)
             seconds = time.perf_counter() - started + waited
