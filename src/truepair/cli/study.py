@@ -17,7 +17,7 @@ from truepair.errors import ConfigError
 if TYPE_CHECKING:
     from truepair.training.recipe import PretrainRecipe
 
-HELP = """usage: truepair study STUDY.yaml [--folder FOLDER] [--workers N] [--only ARM ...] [--list]
+HELP = """usage: truepair study STUDY.yaml [--folder FOLDER] [--workers N] [--only ARM ...] [--redo] [--list]
 
 Trains every arm of the study on every kind of data, draw of concepts and seed, each run once: the same command goes on
 with a study that was stopped. Then it writes FOLDER/results.parquet, curves.parquet, table.md and the page study.html.
@@ -25,6 +25,7 @@ with a study that was stopped. Then it writes FOLDER/results.parquet, curves.par
   --folder     where everything goes (runs/<name of the file>)
   --workers    runs at a time, each in a process with its share of the cores (default: one a core)
   --only       names of arms; the others are left alone
+  --redo       runs whose definition has changed since are done again, instead of being an error
   --list       only say what would be run"""
 
 
@@ -42,7 +43,8 @@ def run(arguments: list[str]) -> None:
     words = leading_words(options)
     if len(words) != 1:
         raise ConfigError("give one study file: truepair study STUDY.yaml")
-    file, only, listed = Path(words[0]), _take_words(options, "only"), take_flag(options, "list")
+    file, only = Path(words[0]), _take_words(options, "only")
+    listed, redo = take_flag(options, "list"), take_flag(options, "redo")
     folder = Path(take_option(options, "folder") or Path("runs") / file.stem)
     workers = _count(take_option(options, "workers"))
     if options:
@@ -53,7 +55,7 @@ def run(arguments: list[str]) -> None:
     from truepair.tasks.study.cells import runs_of, runs_of_arms
     from truepair.tasks.study.config import StudyConfig
     from truepair.tasks.study.results import gather
-    from truepair.tasks.study.runner import is_done, run_study
+    from truepair.tasks.study.runner import is_done, is_outdated, run_study
 
     quiet_libraries()
     values: dict[str, Any] = {}
@@ -65,12 +67,13 @@ def run(arguments: list[str]) -> None:
     console = Console(stderr=True)
     if listed:
         for one in chosen:
-            console.print(f"{'done' if is_done(one) else 'to do'}: {one.name}", highlight=False)
+            state = "changed" if is_outdated(one) else "done" if is_done(one) else "to do"
+            console.print(f"{state}: {one.name}", highlight=False)
         return
     try:
-        run_study(chosen, workers, partial(console.print, highlight=False))
+        run_study(chosen, workers, partial(console.print, highlight=False), redo=redo)
     finally:
-        done = [one for one in every if one.arm is not None and is_done(one)]
+        done = [one for one in every if one.arm is not None and not is_outdated(one) and is_done(one)]
         if done:
             gather(file.stem, done, folder)
             command = shlex.join(["truepair", "study", *arguments])

@@ -10,6 +10,7 @@ from truepair.cli.arguments import lay_recipe, nested
 from truepair.errors import ConfigError
 from truepair.tasks.study.cells import StudyRun, runs_of, runs_of_arms, slug
 from truepair.tasks.study.config import ArmConfig, PrepareConfig, StudyConfig
+from truepair.training.loop_config import LoopConfig
 from truepair.training.recipe import PretrainRecipe
 
 
@@ -107,12 +108,25 @@ def test_a_fingerprint_is_of_the_definition_not_of_the_place(tmp_path: Path) -> 
         runs = runs_of(study(data={"few": {}}, data_seeds=[0], seeds=[7], **changes), tmp_path / folder, read)
         return {run.folder.relative_to(tmp_path / folder): run.fingerprint for run in runs}
 
+    def same(first: dict[Path, str], second: dict[Path, str]) -> set[str]:
+        return {"/".join(path.parts) for path in first if first[path] == second[path]}
+
     first, second = prints("a"), prints("b")
     assert first == second and len(set(first.values())) == len(first)
-    changed = prints("a", fields={"loop.epochs": 4})
-    assert {path for path in first if first[path] == changed[path]} == {
-        path for path in first if ("mined" in path.parts and "cells" in path.parts) or "seed" in path.parts
-    }
+    # Of the cells, "guided" and "plain" train for 3 epochs, and "mined" needs a judge that does.
+    assert same(first, prints("a", fields={"loop.epochs": 4})) == {"prepared/few/0/seed/7"}
+    prepared = {**study().prepare, "mined": PrepareConfig(command="mine", judge="{judge}", low=0.2, high=0.6)}
+    of_the_ledger = {"prepared/few/0/mined", "cells/few/0/mined/7"}
+    assert {"/".join(path.parts) for path in first} - same(first, prints("a", prepare=prepared)) == of_the_ledger
+
+
+def test_fields_at_their_defaults_are_no_part_of_a_fingerprint(tmp_path: Path) -> None:
+    def prints(**fields: Any) -> list[str]:
+        return [run.fingerprint for run in runs_of(study(fields=fields), tmp_path, read)]
+
+    default = LoopConfig().epochs
+    assert prints() == prints(**{"loop.epochs": default, "momentum": None}) != prints(**{"loop.epochs": default + 1})
+    assert prints(momentum={}) != prints()  # asked for, with all its defaults
 
 
 def test_names_become_folders() -> None:

@@ -97,11 +97,17 @@ def test_another_definition_in_the_folder_is_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     only = ["--folder", "out", "--workers", "1", "--only", "InfoNCE"]
-    main(["study", str(study_of(squares, tmp_path)), *only])
+    main(["study", str(study_of(squares, tmp_path, data={"all": {}})), *only])
+    pairs = rows_of(tmp_path / "out")[0]["pairs"]
     changed = study_of(squares, tmp_path, data={"all": {"data.drawings": 2}})
     with pytest.raises(SystemExit):
         main(["study", str(changed), *only])
-    assert "holds a run of another definition; delete it" in capsys.readouterr().err
+    assert "holds a run of another definition; give --redo" in capsys.readouterr().err
+    assert [row["pairs"] for row in rows_of(tmp_path / "out")] == [pairs]
+    main(["study", str(changed), "--folder", "out", "--list"])
+    assert capsys.readouterr().err.startswith("changed: ")
+    main(["study", str(changed), *only, "--redo"])
+    assert [row["pairs"] < pairs for row in rows_of(tmp_path / "out")] == [True]
 
 
 def test_a_run_that_fails_takes_only_its_own_with_it(

@@ -3,8 +3,8 @@
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,8 @@ class StudyRun:
         command: pretrain, judge or mine.
         recipe: of the command.
         needs: folders of the runs that come first.
-        fingerprint: of everything the run was asked for.
+        fingerprint: of everything the run was asked for, and of what it needs. A field at its default does not enter,
+            so that fields which a later version adds leave the runs of a study as they are.
         arm: the cell's arm; None for what ``prepare`` asks for.
         data: kind of data.
         data_seed: draw of concepts.
@@ -143,7 +144,7 @@ class _Grid:
                 command="pretrain",
                 recipe=_with_seed(recipe, seed),
                 needs=tuple(needs.values()),
-                fingerprint=self._fingerprint(_with_seed(recipe, seed), {}),
+                fingerprint=self._fingerprint(_with_seed(recipe, seed), {}, needs.values()),
                 arm=arm_name,
                 data=data,
                 data_seed=data_seed,
@@ -170,7 +171,7 @@ class _Grid:
             command=layer.command,
             recipe=recipe,
             needs=tuple(needs.values()),
-            fingerprint=self._fingerprint(recipe, {"command": layer.command, **mining}),
+            fingerprint=self._fingerprint(recipe, {"command": layer.command, **mining}, needs.values()),
             arm=None,
             data=data,
             data_seed=data_seed,
@@ -194,15 +195,30 @@ class _Grid:
         fields = {**self.study.fields, **drawn, **_filled(layer.fields, needs)}
         return self.read(names, fields, where)
 
-    def _fingerprint(self, recipe: PretrainRecipe, more: Mapping[str, Any]) -> str:
+    def _fingerprint(self, recipe: PretrainRecipe, more: Mapping[str, Any], needs: Iterable[Path]) -> str:
         """Of what a run was asked for, wherever the study's folder is."""
-        text = json.dumps([asdict(recipe), more], sort_keys=True, default=str).replace(str(self.folder), "")
+        needed = [self.prepared[folder].fingerprint for folder in needs]
+        text = json.dumps([_stated(recipe), more, needed], sort_keys=True, default=str).replace(str(self.folder), "")
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def slug(name: str) -> str:
     """A name as part of a path: letters, digits and some signs stay, anything else becomes a hyphen."""
     return re.sub(r"[^\w.+=%-]+", "-", name).strip("-.") or "-"
+
+
+def _stated(value: Any) -> Any:
+    """Configs as names and values, without the fields that are at their defaults."""
+    if is_dataclass(value):
+        pairs = [(entry, getattr(value, entry.name)) for entry in fields(value)]
+        return {entry.name: _stated(part) for entry, part in pairs if part != _default(entry)}
+    if isinstance(value, Mapping):
+        return {name: _stated(part) for name, part in value.items()}
+    return [_stated(part) for part in value] if isinstance(value, list | tuple) else value
+
+
+def _default(entry: Field[Any]) -> Any:
+    return entry.default if entry.default_factory is MISSING else entry.default_factory()
 
 
 def _with_seed(recipe: PretrainRecipe, seed: int) -> PretrainRecipe:

@@ -26,7 +26,7 @@ from truepair.training.build import Say
 RESULT = "result.json"
 
 
-def run_study(runs: Sequence[StudyRun], workers: int, say: Say) -> None:
+def run_study(runs: Sequence[StudyRun], workers: int, say: Say, *, redo: bool = False) -> None:
     """Do every run that is not done; those that others need come first.
 
     A run that fails does not stop the others, but those that need it.
@@ -35,11 +35,16 @@ def run_study(runs: Sequence[StudyRun], workers: int, say: Say) -> None:
         runs: in an order in which they can be done.
         workers: processes; each gets its share of the cores. With 1, this process does everything.
         say: prints a line.
+        redo: delete runs of another definition, and do them again.
 
     Raises:
         ConfigError: a folder holds a run of another definition.
         TruepairError: runs failed; the first is named.
     """
+    if redo:
+        for run in runs:
+            if is_outdated(run):
+                shutil.rmtree(run.folder)
     waiting = [run for run in runs if not is_done(run)]
     if not waiting:
         return
@@ -58,14 +63,18 @@ def is_done(run: StudyRun) -> bool:
     Raises:
         ConfigError: it is the result of another definition.
     """
-    file = run.folder / RESULT
-    if not file.exists():
-        return False
-    if json.loads(file.read_text(encoding="utf-8"))["fingerprint"] != run.fingerprint:
+    if is_outdated(run):
         raise ConfigError(
-            f"{run.folder} holds a run of another definition; delete it, give another --folder, or the old settings"
+            f"{run.folder} holds a run of another definition; give --redo to do such runs again, another --folder, or "
+            "the old settings"
         )
-    return True
+    return (run.folder / RESULT).exists()
+
+
+def is_outdated(run: StudyRun) -> bool:
+    """Whether a run's folder holds the result of another definition."""
+    file = run.folder / RESULT
+    return file.exists() and json.loads(file.read_text(encoding="utf-8"))["fingerprint"] != run.fingerprint
 
 
 def do_run(run: StudyRun) -> None:
