@@ -2,7 +2,18 @@ import pytest
 import torch
 
 from data.makers import photos
-from truepair.data import PairCollator, PairDataset, TransformConfig, build_transform, open_pairs, train_wordpiece
+from truepair.data import (
+    PairCollator,
+    PairDataset,
+    TransformConfig,
+    build_transform,
+    collate,
+    encode_captions,
+    open_pairs,
+    train_wordpiece,
+)
+from truepair.data.tokenizer import caption_tokens
+from truepair.relations.text import normalise_caption
 
 
 @pytest.fixture
@@ -57,3 +68,22 @@ def test_captions_may_be_normalised_before_tokenizing(dataset, tokenizer):
 
     assert tokenizer.decode(batch.input_ids[0]) == "[CLS] picture number 1"
     assert batch.captions == ["Picture, (number) 1."]
+
+
+def test_a_caption_is_tokenized_once_while_it_is_remembered(tokenizer, monkeypatch):
+    monkeypatch.setattr(collate, "_REMEMBERED", 3)
+    asked = []
+
+    def counted(tokenizer, texts, **options):
+        asked.append(list(texts))
+        return caption_tokens(tokenizer, texts, **options)
+
+    monkeypatch.setattr(collate, "caption_tokens", counted)
+    collator = PairCollator(tokenizer, 20, normalise=True)
+    for captions in (["A dog!", "a cat"], ["a cat", "two dogs", "a cat"], ["A dog!"], ["owls", "a cat"], ["a cat"]):
+        ids, mask = collator.encode(captions)
+        plain = [normalise_caption(caption) for caption in captions]
+        assert [part.tolist() for part in (ids, mask)] == [
+            part.tolist() for part in encode_captions(tokenizer, plain, max_length=20)
+        ]
+    assert asked == [["a dog", "a cat"], ["two dogs"], ["owls"], ["a cat"]]

@@ -89,6 +89,17 @@ def encode_captions(
     Raises:
         ConfigError: the tokenizer lacks a padding or end token, or ``max_length`` leaves no room for text.
     """
+    return padded(caption_tokens(tokenizer, captions, max_length=max_length, add_sep=add_sep), tokenizer.pad_token_id)
+
+
+def caption_tokens(
+    tokenizer: PreTrainedTokenizerBase, captions: Sequence[str], *, max_length: int, add_sep: bool = True
+) -> list[list[int]]:
+    """The token ids of each caption, as :func:`encode_captions` pads them.
+
+    Raises:
+        ConfigError: as there.
+    """
     start, end = (
         _first(tokenizer.cls_token_id, tokenizer.bos_token_id),
         _first(tokenizer.sep_token_id, tokenizer.eos_token_id),
@@ -101,11 +112,14 @@ def encode_captions(
     if room < 1:
         raise ConfigError(f"max_length is {max_length}; give at least {max_length - room + 1}")
     texts = tokenizer(list(captions), add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
-    rows = [[*before, *text[:room], *after] for text in texts]
-    longest = max(map(len, rows))
-    padding = [tokenizer.pad_token_id] * longest
+    return [[*before, *text[:room], *after] for text in texts]
+
+
+def padded(rows: Sequence[Sequence[int]], padding: int) -> tuple[Tensor, Tensor]:
+    """Token ids of B captions, padded on the right to the longest: input_ids and attention_mask, both int64 [B, L]."""
+    fill = [padding] * max(map(len, rows))
     lengths = torch.tensor([len(row) for row in rows])  # [B]
-    input_ids = torch.tensor([[*row, *padding[len(row) :]] for row in rows], dtype=torch.int64)  # [B, L]
+    input_ids = torch.tensor([[*row, *fill[len(row) :]] for row in rows], dtype=torch.int64)  # [B, L]
     attention_mask = (torch.arange(input_ids.shape[1]) < lengths[:, None]).long()  # [B, L]
     return input_ids, attention_mask
 
