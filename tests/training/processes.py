@@ -103,12 +103,16 @@ def run_in_process(run: Any, fault: Fault | None = None, limit: float = 60) -> t
     return _status(_start(run, fault, {}), limit), time.monotonic() - started
 
 
-def run_ranks(runs: Sequence[Any], faults: Sequence[Fault | None] | None = None, limit: float = 60) -> list[int]:
-    """Run one process for each rank; returns their exit codes."""
+def free_port() -> int:
+    """A port that nothing listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": "lo"}
+        return int(probe.getsockname()[1])
+
+
+def run_ranks(runs: Sequence[Any], faults: Sequence[Fault | None] | None = None, limit: float = 60) -> list[int]:
+    """Run one process for each rank; returns their exit codes."""
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "GLOO_SOCKET_IFNAME": "lo"}
     common |= {"WORLD_SIZE": str(len(runs)), "LOCAL_WORLD_SIZE": str(len(runs))}
     processes = [
         _start(run, fault, {**common, "RANK": str(rank), "LOCAL_RANK": str(rank)})

@@ -1,4 +1,4 @@
-"""Two ranks: one writer, equal steps, a stop that all agree on, and a rank that dies under torchrun."""
+"""Two ranks: one writer, equal steps, a stop that all agree on, and a rank that dies under torchrun or accelerate."""
 
 import os
 import signal
@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from training.processes import Fault, run_in_process, run_ranks
+from training.processes import Fault, free_port, run_in_process, run_ranks
 from training.tiny import TinyRun, remains
 from truepair.training.run_log import read_log
 
@@ -61,10 +61,19 @@ def test_a_run_may_go_on_with_another_number_of_ranks(tmp_path: Path) -> None:
     assert steps == list(range(1, 16))
 
 
+LAUNCHERS = {
+    "torchrun": ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "1"],
+    # On a CPU, too, it starts several processes if "multi_gpu" asks for it.
+    "accelerate": ["accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--max_restarts", "1"],
+}
+
+
 @pytest.mark.slow
-def test_torchrun_brings_all_back_when_one_dies(whole: Path, tmp_path: Path) -> None:
-    call = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    call += ["--max-restarts", "1", "--monitor-interval", "0.1", str(HERE / "torchrun_tiny.py"), str(tmp_path), "11"]
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_a_launcher_brings_all_back_when_one_dies(whole: Path, tmp_path: Path, launcher: str) -> None:
+    port = [] if launcher == "torchrun" else ["--main_process_port", str(free_port())]
+    call = [sys.executable, "-m", *LAUNCHERS[launcher], *port, "--monitor_interval", "0.1"]
+    call += [str(HERE / "torchrun_tiny.py"), str(tmp_path), "11"]
     path = os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     done = subprocess.run(call, env=environment, capture_output=True, text=True, timeout=200)
