@@ -107,7 +107,7 @@ def caption_tokens(
     if tokenizer.pad_token_id is None or (add_sep and end is None):
         raise ConfigError("the tokenizer has no padding or no end token; set pad_token, or use add_sep=False")
     before = [] if start is None else [start]
-    after = [end] if add_sep else []
+    after = [end] if add_sep and end is not None else []
     room = max_length - len(before) - len(after)
     if room < 1:
         raise ConfigError(f"max_length is {max_length}; give at least {max_length - room + 1}")

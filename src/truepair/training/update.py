@@ -92,18 +92,22 @@ class Updater:
             settle_gradients(self.trainable)
         norm = float(whole(self.accelerator.clip_grad_norm_(self.trainable, self.config.clip_norm or math.inf)))
         loss = sum(float(output.losses["loss"].detach()) for output in outputs)
-        # With fp16 the scaler skips steps whose gradients overflow, and lowers the scale.
-        sound = math.isfinite(loss) and (math.isfinite(norm) or self.accelerator.scaler is not None)
+        sound = math.isfinite(loss) and (math.isfinite(norm) or self._overflows())
         hardest = _hardest(outputs) / self.accelerator.num_processes
         total = sum_over_ranks({"bad": float(not sound), "hardest": hardest, **wishes()}, self.accelerator.device)
         finite = not total.pop("bad")
         if finite:
             self.optimizer.step()
-            self.bare_step.after_update(moment)
-            if self.average is not None:
-                self.average.update()
+            if math.isfinite(norm):  # else the scaler has left it out; of a fused optimizer, accelerate cannot tell
+                self.bare_step.after_update(moment)
+                if self.average is not None:
+                    self.average.update()
         self.optimizer.zero_grad(set_to_none=True)
         return Update(outputs, finite, norm, total.pop("hardest"), total)
+
+    def _overflows(self) -> bool:
+        """Whether gradients may be endless for want of range: fp16's scaler leaves such a step out and falls."""
+        return self.accelerator.scaler is not None and self.accelerator.scaler.get_scale() > 1.0
 
     def _differentiate(self, batch: TrainingBatch, moment: Moment, count: int, *, last: bool) -> StepOutput:
         """Add the gradient of one of ``count`` batches; ranks exchange gradients after the last."""
