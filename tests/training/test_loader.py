@@ -1,5 +1,5 @@
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from truepair.data.dataset import Visit
 from truepair.data.substitution import SubstitutionLog
 from truepair.data.tensor_batch import TensorBatch
-from truepair.training.batches import VisitSampler
+from truepair.training.batches import Visits
 from truepair.training.loader import GroupReader
 
 
@@ -40,12 +40,12 @@ def collate(samples: Sequence[int]) -> Batch:
     return Batch(numbers % 100, numbers % 100, pixels, torch.empty(0, 3), os.getpid(), [""] * len(samples))
 
 
-def visits(epoch: int) -> VisitSampler:
-    return VisitSampler(epoch, [range(8), range(8, 12), range(4)], 3)
+def visits(epoch: int) -> Visits:
+    return ([Visit(epoch, index) for index in rows] for rows in (range(8), range(8, 12), range(4)))
 
 
 def read(reader: GroupReader, epoch: int) -> list[list[Batch]]:
-    return [group for group, _ in reader.groups([visits(epoch)], 3, 2)]  # type: ignore[misc]
+    return [group for group, _ in reader.groups(visits(epoch), 3, 2)]  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("workers", [0, 1, 2])
@@ -69,27 +69,27 @@ def test_an_epoch_comes_in_groups_whoever_reads_it(workers: int) -> None:
 def test_epochs_that_are_known_are_read_ahead(workers: int) -> None:
     asked = []
 
-    def known() -> Iterator[VisitSampler]:
+    def known() -> Visits:
         for epoch in range(3):
             asked.append(epoch)
-            yield visits(epoch)
+            yield from visits(epoch)
 
     with closing(
         GroupReader(Numbers(), collate, workers=workers, pin_memory=False, substitutions=SubstitutionLog())
     ) as reader:
         for epoch in range(3):
-            for place, (group, _) in enumerate(reader.groups(known() if epoch == 0 else [], 3, 2)):
+            for place, (group, _) in enumerate(reader.groups(known() if epoch == 0 else iter([]), 3, 2)):
                 assert len(group) == 2 - place
                 assert group[0].pixels.min() == 100 * epoch  # type: ignore[attr-defined]
                 # A worker has two batches to read beyond those that are waited for.
                 assert len(asked) == min(3, epoch + 1 + workers)
-        (((first, *_), _),) = reader.groups([visits(7)], 3, 3)
+        (((first, *_), _),) = reader.groups(visits(7), 3, 3)
         assert first.pixels.max() == 707  # type: ignore[attr-defined]
 
 
 def test_processes_end_with_the_reader() -> None:
     reader = GroupReader(Numbers(), collate, workers=1, pin_memory=False, substitutions=SubstitutionLog())
-    groups = reader.groups([VisitSampler(0, [range(4)] * 5, 5)], 5, 1)
+    groups = reader.groups(visits(0), 3, 1)
     ((batch,), _) = next(groups)
     reader.close()
     with pytest.raises(ProcessLookupError):

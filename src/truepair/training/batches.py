@@ -1,6 +1,6 @@
 """Who meets in a batch: random batches, or GRIT's hard ones, as one rank's visits of an epoch."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Sampler
 
 from truepair.data.dataset import Visit
 from truepair.errors import ConfigError
@@ -22,6 +21,7 @@ from truepair.sampling.statistics import shared_label_rate
 from truepair.training.training_step import StepOutput
 
 Indices = NDArray[np.int64]
+Visits = Iterator[list[Visit]]  # batches, as a data loader asks for their samples
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,24 +66,6 @@ class SamplerConfig:
         )
 
 
-class VisitSampler(Sampler[list[Visit]]):
-    """A DataLoader's ``batch_sampler``: batches of indices, as visits of an epoch."""
-
-    def __init__(self, epoch: int, batches: Iterable[Sequence[int] | Indices], count: int) -> None:
-        self.epoch = epoch
-        self.batches = batches
-        self.count = count
-
-    def __len__(self) -> int:
-        """How many batches there are."""
-        return self.count
-
-    def __iter__(self) -> Iterator[list[Visit]]:
-        """Yield the batches."""
-        for batch in self.batches:
-            yield [Visit(self.epoch, int(index)) for index in batch]
-
-
 class EpochBatches:
     """The batches of each epoch for one rank, from any point on.
 
@@ -113,11 +95,11 @@ class EpochBatches:
         """The sizes of grouped sampling as used; None for random batches."""
         return None
 
-    def visits(self, epoch: int, start: int) -> VisitSampler:
+    def visits(self, epoch: int, start: int) -> Visits:
         """This rank's batches of an epoch from batch ``start`` on."""
         raise NotImplementedError
 
-    def ahead(self, epoch: int, start: int, epochs: int) -> Iterator[VisitSampler]:
+    def ahead(self, epoch: int, start: int, epochs: int) -> Visits:
         """This rank's batches from a batch on: of this epoch, and of those after it that are known already.
 
         Args:
@@ -125,7 +107,7 @@ class EpochBatches:
             start: its next batch.
             epochs: those of the run.
         """
-        yield self.visits(epoch, start)
+        return self.visits(epoch, start)
 
     def global_batches(self, epoch: int) -> list[Indices]:
         """All batches of an epoch over all ranks: dataset indices [global batch] each."""
@@ -178,16 +160,16 @@ class RandomBatches(EpochBatches):
         """All batches of an epoch over all ranks."""
         return random_batches(self.count, self.global_batch, seed=self.seed, epoch=epoch)
 
-    def visits(self, epoch: int, start: int = 0) -> VisitSampler:
+    def visits(self, epoch: int, start: int = 0) -> Visits:
         """This rank's batches of an epoch from batch ``start`` on."""
         batches = self.global_batches(epoch)[start:]
-        shares = [rank_share(batch, self.ranks.rank, self.ranks.count) for batch in batches]
-        return VisitSampler(epoch, shares, len(shares))
+        return _visits(epoch, (rank_share(batch, self.ranks.rank, self.ranks.count) for batch in batches))
 
-    def ahead(self, epoch: int, start: int, epochs: int) -> Iterator[VisitSampler]:
+    def ahead(self, epoch: int, start: int, epochs: int) -> Visits:
         """This rank's batches to the end of the run."""
-        yield self.visits(epoch, start)
-        yield from (self.visits(later) for later in range(epoch + 1, epochs))
+        yield from self.visits(epoch, start)
+        for later in range(epoch + 1, epochs):
+            yield from self.visits(later)
 
 
 class GritBatches(EpochBatches):
@@ -220,10 +202,10 @@ class GritBatches(EpochBatches):
         self._require(epoch, self.sampler.step)
         return [self.sampler.step_samples(step) for step in range(self.per_epoch)]
 
-    def visits(self, epoch: int, start: int) -> VisitSampler:
+    def visits(self, epoch: int, start: int) -> Visits:
         """This rank's batches of the present epoch, from the one that follows the last that was trained on."""
         self._require(epoch, start)
-        return VisitSampler(epoch, self.sampler, self.per_epoch - start)
+        return _visits(epoch, self.sampler)
 
     def trained(self, index: Tensor, output: StepOutput) -> None:
         """Collect the features; after the last batch of an epoch, plan the next.
@@ -310,3 +292,8 @@ def describe_scaling(config: SamplerConfig, batches: EpochBatches) -> list[str]:
         f"GRIT on {batches.count:,} pairs: search_space {wanted.search_space:,} -> {used.search_space:,}, "
         f"queue_size {wanted.queue_size:,} -> {used.queue_size:,}"
     ]
+
+
+def _visits(epoch: int, batches: Iterable[Iterable[int]]) -> Visits:
+    for batch in batches:
+        yield [Visit(epoch, int(index)) for index in batch]

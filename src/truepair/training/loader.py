@@ -2,7 +2,7 @@
 
 import itertools
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sized
+from collections.abc import Callable, Generator, Iterator, Sized
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Sampler
 from truepair.data.dataset import Visit
 from truepair.data.substitution import SubstitutionLog
 from truepair.errors import DataError
-from truepair.training.batches import VisitSampler
+from truepair.training.batches import Visits
 from truepair.training.signals import ignore_stop_signals
 from truepair.training.training_step import TrainingBatch
 
@@ -64,16 +64,14 @@ class GroupReader:
         self._batches: Iterator[TrainingBatch] | None = None
         self._substitutions = substitutions
 
-    def groups(
-        self, epochs: Iterable[VisitSampler], count: int, size: int
-    ) -> Generator[tuple[list[TrainingBatch], float], None, None]:
+    def groups(self, ahead: Visits, count: int, size: int) -> Generator[tuple[list[TrainingBatch], float], None, None]:
         """Yield the next batches in groups, each group with the seconds spent waiting for it.
 
-        Workers read on while the last groups of an epoch are trained on, and while the model is evaluated, as far as
-        the epochs that were given last go. These are asked for when none of the ones before is left.
+        Batches ahead may be of several epochs. Then workers read on while the last groups of an epoch are trained on,
+        and while the model is evaluated; and the next call, for the next epoch, goes on with them.
 
         Args:
-            epochs: which samples meet, epoch by epoch, from the next batch on.
+            ahead: which samples meet, from the next batch on; not looked at while batches of an earlier call are left.
             count: batches to yield: those that are left of the epoch.
             size: batches of a group; the last may have fewer.
 
@@ -85,7 +83,7 @@ class GroupReader:
             wanted = min(size, count - start)
             group = self._take(wanted)
             if not group:
-                self._visits.epochs = epochs
+                self._visits.ahead = ahead
                 self._batches = iter(self._loader)
                 group = self._take(wanted)
             for batch in group:
@@ -101,7 +99,7 @@ class GroupReader:
         self._batches = None
 
     def _take(self, count: int) -> list[TrainingBatch]:
-        """The next batches; none if no epoch is left, or none was given yet."""
+        """The next batches; none if there are none, or none were given yet."""
         if self._batches is None:
             return []
         try:
@@ -143,10 +141,9 @@ def _changed(batch: TrainingBatch, kind: type, change: Callable[[Any], Any]) -> 
 
 
 class _Visits(Sampler[list[Visit]]):
-    """The batches of whichever epochs are read."""
+    """Whichever batches are to be read."""
 
-    epochs: Iterable[VisitSampler]
+    ahead: Visits
 
-    def __iter__(self) -> Iterator[list[Visit]]:
-        for visits in self.epochs:
-            yield from visits
+    def __iter__(self) -> Visits:
+        return self.ahead
