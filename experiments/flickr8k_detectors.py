@@ -220,9 +220,13 @@ def main() -> None:
     else:
         probabilities = cross_validated(evidence, judged)
     scores = single_detectors(photos, train, judged.pairs, evidence)
-    if options.model:
-        scores |= model_detectors(Path(options.model), photos, judged.pairs)
     scores["all evidence on captions"] = probabilities
+    if options.model:
+        found = model_detectors(Path(options.model), photos, judged.pairs)
+        scores |= found
+        if not options.test_judgements:
+            combined = evidence | {"model": torch.stack(list(found.values()), dim=1)}
+            scores["all evidence on captions, and the model"] = cross_validated(combined, judged)
     pairs, matches = len(judged.labels), int(judged.labels.sum())
     print(f"{pairs:,} judged pairs of {len(judged.pairs.images.unique())} photos, {matches} of them matches\n")
     print("| detector | AUC | AP (95 % interval) | precision at recall 0.1 | 0.25 | 0.5 |\n|---|---|---|---|---|---|")
@@ -251,7 +255,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--data", required=True, help="photos with several captions, in splits")
     parser.add_argument("--judgements", required=True, help="JSON Lines of judged pairs")
     parser.add_argument("--test-judgements", help="fit on the first file, test on this one")
-    parser.add_argument("--model", help="folder of a truepair model, for its ITC and con-D")
+    parser.add_argument("--model", help="folder of a truepair model, for its ITC and con-D, alone and with evidence")
     parser.add_argument("--split", default="test", help="the photos that are judged")
     parser.add_argument("--name", default="Flickr8k, human judgements", help="of the data, on the page")
     parser.add_argument("--output", default="detectors.json")
