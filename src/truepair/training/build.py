@@ -18,7 +18,7 @@ from truepair.models.albef_checkpoint import load_albef
 from truepair.models.bert_checkpoint import albef_from_bert
 from truepair.models.config import AlbefConfig
 from truepair.models.image_encoder import load_image_encoder
-from truepair.models.minilm import load_minilm, minilm_folder
+from truepair.models.minilm import minilm_folder
 from truepair.models.resize import resize_images
 from truepair.relations.text import normalise_caption
 from truepair.training.groups import choose_groups, few_of_each, group_column, needs_groups, rows_of_groups
@@ -92,9 +92,7 @@ def build_tokenizer(config: TextConfig, train: PairTable) -> PreTrainedTokenizer
         if config.normalise:
             texts = [normalise_caption(text) for text in texts]
         return train_wordpiece(texts, config.vocab_size)
-    if config.tokenizer == "minilm":
-        return load_minilm().tokenizer
-    return load_tokenizer(config.tokenizer)
+    return load_tokenizer(minilm_folder() if config.tokenizer == "minilm" else config.tokenizer)
 
 
 def build_preprocessing(recipe: PretrainRecipe, tokenizer: PreTrainedTokenizerBase) -> Preprocessing:
