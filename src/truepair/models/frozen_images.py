@@ -54,15 +54,18 @@ class ImageStates:
         Returns:
             float32 [B, N, W].
         """
-        images = self._image_rows(rows)  # [B]
+        images, chosen = self._image_rows(rows), self.shown(rows, epoch, seed)  # [B], [B]
         if len(self.views) == 1:
             return self.views[0].gather(images)
-        chosen = (images + epoch + seed) % len(self.views)  # [B]
         states = torch.empty(len(images), *self.views[0].shape)
         for number, view in enumerate(self.views):
             at = (chosen == number).nonzero()[:, 0]
             states.index_copy_(0, at, view.gather(images[at]))
         return states
+
+    def shown(self, rows: Tensor | Sequence[int], epoch: int, seed: int = 0) -> Tensor:
+        """Which view each of some rows shows in an epoch, int64 [B]."""
+        return (self._image_rows(rows) + epoch + seed) % len(self.views)
 
     def of_rows(self, rows: NDArray[np.int64]) -> "ImageStates":
         """The states of some rows of the table, as a table of their own."""

@@ -31,7 +31,7 @@ from truepair.training.match_keys import concept_labels
 from truepair.training.micro_batches import MicroBatches
 from truepair.training.momentum import MomentumModel
 from truepair.training.recipe import PretrainRecipe
-from truepair.training.reference import BatchReference, EncoderReference, PlainReference, ReferenceModel
+from truepair.training.reference import EncoderReference, PlainReference, ReferenceModel, albef_reference
 from truepair.training.regulating import Regulator
 from truepair.training.relating import ENCODERS, Relator
 from truepair.training.step import PretrainStep
@@ -153,7 +153,7 @@ class StepBuilder:
         table, states = cached_images(self.recipe, model, self.table, self.say)
         if len(table) != len(self.table):
             raise CheckpointError(f"{checkpoint} could not read all training images; see the lines above")
-        return BatchReference(self._towers(model, states))
+        return albef_reference(self._towers(model, states))
 
     def _towers(self, model: AlbefModel, image_cache: ImageStates | None) -> Towers:
         config = self.recipe.model

@@ -1,5 +1,6 @@
 """A frozen dual encoder beside the student: SRCL's seed model, or a guide that detectors ask."""
 
+from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -11,6 +12,9 @@ from truepair.models.minilm import sentence_vectors
 from truepair.training.gathering import gather
 from truepair.training.step_view import StepView
 from truepair.training.towers import Towers
+
+_AT_ONCE = 256  # states that go through the heads together
+_MOST_FEATURES = 1_000_000  # 1 GB at 256 dimensions
 
 
 class ReferenceModel(Protocol):
@@ -40,6 +44,63 @@ class BatchReference:
         _, images = self.towers.encode_images(view.local, view.moment.epoch)
         text = self.towers.encode_text(view.local)
         return gather(images), gather(text.feature)
+
+
+class StateReference:
+    """Features of cached states: each image view and caption of the table goes through the heads once, not each epoch.
+
+    Args:
+        towers: Those of the reference model, with caches of image and caption states.
+    """
+
+    def __init__(self, towers: Towers) -> None:
+        self.towers = towers
+        towers.model.requires_grad_(False)
+        towers.model.eval()
+
+    @torch.no_grad()
+    def features(self, view: StepView) -> tuple[Tensor, Tensor]:
+        """Features of a batch, see ``ReferenceModel.features``."""
+        self.towers.model.to(view.image_features.device)
+        cache, rows = self.towers.image_cache, view.batch.source_index.cpu()  # [B]
+        assert cache is not None
+        shown = cache.shown(rows, view.moment.epoch, self.towers.seed)  # [B]
+        images, place_of_row = self._images
+        texts, place_of_caption = self._texts
+        places = torch.tensor([place_of_caption[caption] for caption in view.batch.captions])  # [B]
+        return images[shown, place_of_row[rows]], texts[places]
+
+    @cached_property
+    def _images(self) -> tuple[Tensor, Tensor]:
+        """Features of each view of the R images of the table [V, R, E], and the place of each row's image [T]."""
+        cache, model = self.towers.image_cache, self.towers.model
+        assert cache is not None
+        used, place_of_row = cache.image_rows.unique(return_inverse=True)  # [R], [T]
+        found = [
+            torch.cat([model.project_image(states.gather(part).to(model.device)) for part in used.split(_AT_ONCE)])
+            for states in cache.views
+        ]
+        return torch.stack(found), place_of_row
+
+    @cached_property
+    def _texts(self) -> tuple[Tensor, dict[str, int]]:
+        """Features of the C captions of the table [C, E], and the place of each."""
+        cache, model = self.towers.caption_cache, self.towers.model
+        assert cache is not None
+        captions = list(cache.places)
+        found = []
+        for start in range(0, len(captions), _AT_ONCE):
+            states, mask = (part.to(model.device) for part in cache.gather(captions[start : start + _AT_ONCE]))
+            found.append(model.project_text(states, mask))
+        return torch.cat(found), {caption: place for place, caption in enumerate(captions)}
+
+
+def albef_reference(towers: Towers) -> BatchReference | StateReference:
+    """The reference of one of our models, of cached states if it has any, and if their features fit into memory."""
+    images, captions = towers.image_cache, towers.caption_cache
+    if images is None or captions is None or len(images.views) * len(images) + len(captions.places) > _MOST_FEATURES:
+        return BatchReference(towers)
+    return StateReference(towers)
 
 
 class EncoderReference:
