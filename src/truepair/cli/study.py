@@ -55,7 +55,7 @@ def run(arguments: list[str]) -> None:
     from truepair.tasks.study.cells import runs_of, runs_of_arms
     from truepair.tasks.study.config import StudyConfig
     from truepair.tasks.study.results import gather
-    from truepair.tasks.study.runner import is_done, is_outdated, run_study
+    from truepair.tasks.study.runner import run_study, state_of
 
     quiet_libraries()
     values: dict[str, Any] = {}
@@ -67,13 +67,12 @@ def run(arguments: list[str]) -> None:
     console = Console(stderr=True)
     if listed:
         for one in chosen:
-            state = "changed" if is_outdated(one) else "done" if is_done(one) else "to do"
-            console.print(f"{state}: {one.name}", highlight=False)
+            console.print(f"{state_of(one)}: {one.name}", highlight=False)
         return
     try:
         run_study(chosen, workers, partial(console.print, highlight=False), redo=redo)
     finally:
-        done = [one for one in every if one.arm is not None and not is_outdated(one) and is_done(one)]
+        done = [one for one in every if one.arm is not None and state_of(one) == "done"]
         if done:
             gather(file.stem, done, folder)
             command = shlex.join(["truepair", "study", *arguments])

@@ -54,9 +54,10 @@ class ImageStates:
         Returns:
             float32 [B, N, W].
         """
-        images, chosen = self._image_rows(rows), self.shown(rows, epoch, seed)  # [B], [B]
+        images = self._image_rows(rows)  # [B]
         if len(self.views) == 1:
             return self.views[0].gather(images)
+        chosen = self.shown(rows, epoch, seed)  # [B]
         states = torch.empty(len(images), *self.views[0].shape)
         for number, view in enumerate(self.views):
             at = (chosen == number).nonzero()[:, 0]

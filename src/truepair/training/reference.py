@@ -25,17 +25,19 @@ class ReferenceModel(Protocol):
         ...
 
 
-class BatchReference:
+class _FrozenTowers:
+    def __init__(self, towers: Towers) -> None:
+        self.towers = towers
+        towers.model.requires_grad_(False)
+        towers.model.eval()
+
+
+class BatchReference(_FrozenTowers):
     """Features of the very pixels and tokens that the student sees, as in SRCL; or of cached states of them.
 
     Args:
         towers: Those of the reference model.
     """
-
-    def __init__(self, towers: Towers) -> None:
-        self.towers = towers
-        towers.model.requires_grad_(False)
-        towers.model.eval()
 
     @torch.no_grad()
     def features(self, view: StepView) -> tuple[Tensor, Tensor]:
@@ -46,17 +48,12 @@ class BatchReference:
         return gather(images), gather(text.feature)
 
 
-class StateReference:
+class StateReference(_FrozenTowers):
     """Features of cached states: each image view and caption of the table goes through the heads once, not each epoch.
 
     Args:
         towers: Those of the reference model, with caches of image and caption states.
     """
-
-    def __init__(self, towers: Towers) -> None:
-        self.towers = towers
-        towers.model.requires_grad_(False)
-        towers.model.eval()
 
     @torch.no_grad()
     def features(self, view: StepView) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -43,7 +43,7 @@ def run_study(runs: Sequence[StudyRun], workers: int, say: Say, *, redo: bool = 
     """
     if redo:
         for run in runs:
-            if is_outdated(run):
+            if state_of(run) == "changed":
                 shutil.rmtree(run.folder)
     waiting = [run for run in runs if not is_done(run)]
     if not waiting:
@@ -63,18 +63,22 @@ def is_done(run: StudyRun) -> bool:
     Raises:
         ConfigError: it is the result of another definition.
     """
-    if is_outdated(run):
+    state = state_of(run)
+    if state == "changed":
         raise ConfigError(
             f"{run.folder} holds a run of another definition; give --redo to do such runs again, another --folder, or "
             "the old settings"
         )
-    return (run.folder / RESULT).exists()
+    return state == "done"
 
 
-def is_outdated(run: StudyRun) -> bool:
-    """Whether a run's folder holds the result of another definition."""
+def state_of(run: StudyRun) -> Literal["to do", "done", "changed"]:
+    """Whether a run's folder holds its result, or that of another definition."""
     file = run.folder / RESULT
-    return file.exists() and json.loads(file.read_text(encoding="utf-8"))["fingerprint"] != run.fingerprint
+    if not file.exists():
+        return "to do"
+    same = json.loads(file.read_text(encoding="utf-8"))["fingerprint"] == run.fingerprint
+    return "done" if same else "changed"
 
 
 def do_run(run: StudyRun) -> None:
