@@ -23,7 +23,7 @@ from truepair.mining.run_inputs import RunInputs
 from truepair.relations.identity import same_pair
 from truepair.relations.text import caption_key
 from truepair.training.build import build_model, build_preprocessing, build_tokenizer
-from truepair.training.caches import cached_captions, cached_images
+from truepair.training.caches import StateCaches
 from truepair.training.recipe import DataConfig, ModelConfig, PretrainRecipe, TextConfig
 
 RECIPE = PretrainRecipe(
@@ -50,9 +50,10 @@ def tables_of(drawings: Callable[[int], bool]) -> tuple[PairTable, EvidenceTable
     tokenizer = build_tokenizer(RECIPE.text, table)
     model = build_model(RECIPE.model, RECIPE.text, tokenizer, print)
     preprocessing = build_preprocessing(RECIPE, tokenizer)
-    table, images = cached_images(RECIPE, model, table, print)
+    caches = StateCaches(RECIPE, model, preprocessing.collator().encode, print)
+    table, images = caches.images(table)
     captions = sorted({row[0] for row in sample.rows["captions"]})
-    texts = cached_captions(RECIPE.model, model, captions, preprocessing.collator().encode)
+    texts = caches.captions(captions)
     run = RunInputs(table=table, preprocessing=preprocessing, model=model, image_cache=images, caption_cache=texts)
     return table, EvidenceTables.of_run(run)
 

@@ -24,7 +24,7 @@ from truepair.sampling.grouped import GroupedBatchSampler
 from truepair.sampling.known import KnownMatches
 from truepair.sampling.statistics import hardest_similarity, shared_label_rate
 from truepair.training.build import build_tables
-from truepair.training.caches import cached_images
+from truepair.training.caches import StateCaches
 from truepair.training.match_keys import concept_labels, match_keys
 from truepair.training.recipe import PretrainRecipe
 
@@ -39,10 +39,10 @@ def main() -> None:
     arguments = parser.parse_args()
     recipe = read_recipe(PretrainRecipe, [find_recipe("sample")], [], command="grit_batches")
     model = load_albef(arguments.model).eval()
-    table, cache = cached_images(recipe, model, build_tables(recipe.data).train, print)
+    collator = Preprocessing.load(arguments.model).collator()
+    table, cache = StateCaches(recipe, model, collator.encode, print).images(build_tables(recipe.data).train)
     assert cache is not None, "the recipe 'sample' caches image states"
     images = encode_images(model, (cache[i : i + 256] for i in range(0, len(table), 256)), are_states=True).features
-    collator = Preprocessing.load(arguments.model).collator()
     texts = encode_captions(model, [captions[0] for captions in table.rows["captions"]], collator.encode).features
     labels, keys = concept_labels(table), match_keys(table, recipe.data.captions)
     assert labels is not None, "the bundled sample states its concepts"

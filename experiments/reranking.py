@@ -28,7 +28,7 @@ from truepair.tasks.images import ImageSource
 from truepair.tasks.pretraining import HELD_OUT
 from truepair.tasks.retrieval import RetrievalTask
 from truepair.training.build import build_tables
-from truepair.training.caches import cached_captions, cached_images
+from truepair.training.caches import StateCaches
 from truepair.training.recipe import PretrainRecipe
 
 DIRECTIONS: dict[Direction, str] = {"i2t": "captions of a photograph", "t2i": "photographs of a caption"}
@@ -40,12 +40,13 @@ def rankings_of(run: Path) -> tuple[dict[str, ScoreSource], RetrievalTruth]:
     model, collator = load_albef(run / "model"), Preprocessing.load(run / "model").collator()
     test = build_tables(recipe.data).test
     assert test is not None, "the run had no test split"
-    test, states = cached_images(recipe, model, test, print)
+    caches = StateCaches(recipe, model, collator.encode, print)
+    test, states = caches.images(test)
     task = RetrievalTask(
         collator,
         ImageSource(test, collator, cache=states),
         recipe.evaluation,
-        cache=lambda captions: cached_captions(recipe.model, model, captions, collator.encode),
+        cache=caches.captions,
     )
     chosen = json.loads((run / HELD_OUT).read_text(encoding="utf-8"))["combination"]
     return task.rankings(task.encode(model), Combination(**chosen)), task.gallery.truth

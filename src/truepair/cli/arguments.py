@@ -1,5 +1,6 @@
 """Recipes and command-line overrides, read into typed dataclasses by jsonargparse."""
 
+import copy
 import dataclasses
 import types
 import typing
@@ -63,7 +64,8 @@ def lay_recipe(kind: type[Recipe], layers: Iterable[tuple[str, Mapping[str, Any]
         values = laid_over(values, dict(stated))
     parser = _parser_of(typing.cast(Hashable, kind))
     try:
-        parsed = parser.parse_object(values, defaults=True) if values else parser.get_defaults()
+        # A copy: jsonargparse writes into lists of dataclasses, which belong to the caller.
+        parsed = parser.parse_object(copy.deepcopy(values), defaults=True) if values else parser.get_defaults()
         return kind(**_instances(parser, parsed))
     except (SystemExit, ConfigError):
         raise

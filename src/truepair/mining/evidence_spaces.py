@@ -58,14 +58,14 @@ class EvidenceSpaces:
         """
         images, texts = tables.images.double(), tables.texts.double()
         image_mean, text_mean = images.mean(dim=0), texts.mean(dim=0)
-        centred = images - image_mean
-        penalty = ridge * torch.eye(centred.shape[1], dtype=torch.float64)
+        images, texts = images - image_mean, texts - text_mean
+        penalised = images.T @ images + ridge * torch.eye(images.shape[1], dtype=torch.float64)
         return cls(
             image_mean.float(),
-            _discriminant(centred, groups, image_width, shrinkage),
+            _discriminant(images, groups, image_width, shrinkage),
             text_mean.float(),
-            _discriminant(texts - text_mean, groups, text_width, shrinkage),
-            torch.linalg.solve(centred.T @ centred + penalty, centred.T @ (texts - text_mean)).float(),
+            _discriminant(texts, groups, text_width, shrinkage),
+            torch.cholesky_solve(images.T @ texts, torch.linalg.cholesky(penalised)).float().contiguous(),
         )
 
     def project(self, tables: EvidenceTables) -> dict[str, Tensor]:
@@ -87,7 +87,7 @@ class EvidenceSpaces:
 
 
 def _discriminant(centred: Tensor, groups: Tensor, width: int, shrinkage: float) -> Tensor:
-    """Directions of linear discriminant analysis, the best last, scaled to unit spread within groups [F, A]."""
+    """Directions of linear discriminant analysis, the best first, scaled to unit spread within groups [F, A]."""
     _, group = groups.unique(return_inverse=True)  # [N]
     counts = torch.bincount(group)  # [C]
     if len(counts) < 2 or int(counts.max()) < 2:
@@ -98,8 +98,9 @@ def _discriminant(centred: Tensor, groups: Tensor, width: int, shrinkage: float)
     covariance = within.T @ within / len(centred)  # [F, F]
     level = covariance.diagonal().mean().clamp(min=1e-12)
     covariance = (1 - shrinkage) * covariance + shrinkage * level * torch.eye(len(covariance), dtype=centred.dtype)
-    whitening = torch.linalg.inv(torch.linalg.cholesky(covariance))  # [F, F]
-    whitened = means @ whitening.T  # [C, F]
-    _, directions = torch.linalg.eigh(whitened.T @ whitened)
-    found: Tensor = whitening.T @ directions[:, -min(width, len(counts) - 1) :]
-    return found.float()
+    spread = torch.linalg.cholesky(covariance)  # [F, F]
+    whitened = torch.linalg.solve_triangular(spread, means.T, upper=False)  # [F, C]
+    # Of the C means, not of their F x F scatter: the same directions from a matrix that is far smaller as a rule.
+    directions, _, _ = torch.linalg.svd(whitened, full_matrices=False)  # [F, min(F, C)]
+    found: Tensor = torch.linalg.solve_triangular(spread.T, directions[:, : min(width, len(counts) - 1)], upper=True)
+    return found.float().contiguous()  # as it will be read from a file

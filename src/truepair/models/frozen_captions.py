@@ -57,6 +57,7 @@ def cache_caption_states(
     *,
     batch_size: int = 64,
     progress: Progress | None = None,
+    encoder_key: str | None = None,
 ) -> CaptionStates:
     """Compute the token states of every distinct caption once, or open those that are there.
 
@@ -71,6 +72,7 @@ def cache_caption_states(
         folder: where caches are kept.
         batch_size: captions encoded at once.
         progress: called with (tokens done, tokens in all).
+        encoder_key: the encoder's fingerprint, if it is known.
 
     Raises:
         DataError: no captions, or no room on the disk.
@@ -96,7 +98,9 @@ def cache_caption_states(
         for begin in range(caption, len(distinct), batch_size):
             yield StateBlock(states_of(slice(begin, begin + batch_size)))
 
-    key = combined_key(encoder=encoder_fingerprint(encoder), input_ids=input_ids, attention_mask=attention_mask)
+    key = combined_key(
+        encoder=encoder_key or encoder_fingerprint(encoder), input_ids=input_ids, attention_mask=attention_mask
+    )
     width = states_of(slice(0, 1)).shape[1]
     tokens = FrozenStates.open_or_compute(
         folder, key, int(lengths.sum()), (width,), blocks, label="captions", progress=progress

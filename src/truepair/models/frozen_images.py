@@ -107,6 +107,7 @@ def cache_image_states(
     batch_size: int = 16,
     workers: int = 0,
     progress: Progress | None = None,
+    encoder_key: str | None = None,
 ) -> ImageStates:
     """Compute the states of every distinct image of a table once, or open those that are there.
 
@@ -126,6 +127,7 @@ def cache_image_states(
         workers: processes that read images, and encode them if the encoder is on the CPU: give the number of cores.
             With 0 the main process does both.
         progress: called with (images done, images in all) after each batch of a view.
+        encoder_key: the encoder's fingerprint, if it is known.
 
     Raises:
         ConfigError: several views without ``augmented``, or one of another table.
@@ -134,7 +136,7 @@ def cache_image_states(
     if views > 1 and (augmented is None or len(augmented) != len(plain)):
         raise ConfigError(f"{views} views need the augmented dataset of the same table; give one, or set views to 1")
     ids, first, image_rows = _distinct(plain.table.image_ids)
-    encoder_key = encoder_fingerprint(encoder)
+    encoder_key = encoder_key or encoder_fingerprint(encoder)
     caches = []
     for view in range(views):
         dataset = plain if view == 0 or augmented is None else augmented

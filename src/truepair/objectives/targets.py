@@ -6,10 +6,14 @@ from torch import Tensor
 from truepair.objectives.direction import Direction
 from truepair.relations.pairs import PairSet
 
+_DENSE = 32  # a logit out of a matrix product costs so much less than one out of gathered rows, backward pass included
+
 
 def pair_scores(anchors: Tensor, candidates: Tensor, scale: Tensor, pairs: PairSet) -> Tensor:
-    """Logits of single cells [P]; anchors [A, D], candidates [C, D]."""
+    """Logits of single cells [P]; anchors [A, D], candidates [C, D]. Memory O(P D) at most, never O(A C) for few."""
     # index_select: the gradient of plain indexing is three times slower.
+    if len(anchors) * len(candidates) <= _DENSE * len(pairs):
+        return (anchors @ candidates.T).flatten().index_select(0, pairs.linear) * scale
     return (anchors.index_select(0, pairs.rows) * candidates.index_select(0, pairs.columns)).sum(dim=1) * scale
 
 

@@ -86,6 +86,8 @@ class PairSet:
 
     def where(self, keep: Tensor) -> "PairSet":
         """The cells chosen by a bool mask or an index [P]."""
+        if keep.dtype == torch.bool:
+            keep = keep.nonzero()[:, 0]  # once, not for each of the three
         return PairSet(self.rows[keep], self.columns[keep], self.values[keep], self.shape)
 
     def of_rows(self, start: int, stop: int) -> "PairSet":

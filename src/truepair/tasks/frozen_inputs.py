@@ -3,7 +3,7 @@
 from truepair.errors import ConfigError
 from truepair.mining.run_inputs import RunInputs
 from truepair.training.build import Say, build_student, build_tables
-from truepair.training.caches import cached_captions, cached_images
+from truepair.training.caches import StateCaches
 from truepair.training.recipe import PretrainRecipe
 
 
@@ -23,7 +23,8 @@ def frozen_inputs(recipe: PretrainRecipe, say: Say) -> RunInputs:
     table = build_tables(recipe.data).train
     student = build_student(recipe, table, lambda _: None)
     model, preprocessing = student.model, student.preprocessing
-    table, images = cached_images(recipe, model, table, say)
+    caches = StateCaches(recipe, model, preprocessing.collator().encode, say)
+    table, images = caches.images(table)
     captions = (caption for captions in table.values("captions") for caption in captions)
-    states = cached_captions(recipe.model, model, captions, preprocessing.collator().encode)
-    return RunInputs(table=table, preprocessing=preprocessing, model=model, image_cache=images, caption_cache=states)
+    texts = caches.captions(captions)
+    return RunInputs(table=table, preprocessing=preprocessing, model=model, image_cache=images, caption_cache=texts)

@@ -1,7 +1,6 @@
 """A whole pre-training run: from a recipe to a trained model and its retrieval figures."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,12 +9,11 @@ from truepair.data.dataset import PairDataset
 from truepair.data.table import PairTable
 from truepair.evaluation.reranking import Combination
 from truepair.models.albef import AlbefModel
-from truepair.models.frozen_captions import CaptionStates
 from truepair.tasks.images import ImageSource
 from truepair.tasks.retrieval import RetrievalResult, RetrievalTask
 from truepair.training.assemble import StepBuilder
 from truepair.training.build import Say, build_image_transform, build_student, build_tables
-from truepair.training.caches import cached_captions, cached_images
+from truepair.training.caches import StateCaches
 from truepair.training.joining import never_joining, trains_itm
 from truepair.training.loop import TrainingLoop
 from truepair.training.match_keys import concept_labels, match_keys
@@ -71,10 +69,11 @@ def pretrain(recipe: PretrainRecipe, run_folder: Path, say: Say) -> PretrainOutc
     for line in never_joining(recipe):
         say(line)
 
-    pictures = _Pictures(recipe, model, collator, say)
+    caches = StateCaches(recipe, model, collator.encode, say)
+    pictures = _Pictures(recipe, model, collator, caches)
     train_images = pictures.of(tables.train, recipe.model.image_views)
     validation, test, unseen = (pictures.task(table) for table in (tables.validation, tables.test, tables.unseen))
-    step = StepBuilder(recipe, model, collator, train_images.table, train_images.cache, run_folder, say).build()
+    step = StepBuilder(recipe, model, collator, caches, train_images.table, train_images.cache, run_folder, say).build()
     loop = TrainingLoop(
         step,
         _dataset(recipe, train_images, model),
@@ -102,15 +101,15 @@ def pretrain(recipe: PretrainRecipe, run_folder: Path, say: Say) -> PretrainOutc
 class _Pictures:
     """The pictures of the splits of a run."""
 
-    def __init__(self, recipe: PretrainRecipe, model: AlbefModel, collator: PairCollator, say: Say) -> None:
+    def __init__(self, recipe: PretrainRecipe, model: AlbefModel, collator: PairCollator, caches: StateCaches) -> None:
         self.recipe = recipe
         self.model = model
         self.collator = collator
-        self.say = say
+        self.caches = caches
 
     def of(self, table: PairTable, views: int = 1) -> ImageSource:
         """Pictures of a split, or their states."""
-        table, cache = cached_images(self.recipe, self.model, table, self.say, views=views)
+        table, cache = self.caches.images(table, views)
         transform = build_image_transform(self.recipe.data.transform, self.model, train=False)
         size = self.recipe.evaluation.batch_size
         return ImageSource(table, self.collator, transform=transform, cache=cache, batch_size=size)
@@ -120,10 +119,7 @@ class _Pictures:
         if table is None:
             return None
         protocol = self.recipe.evaluation
-        return RetrievalTask(self.collator, self.of(table), protocol, cache=self._caption_states)
-
-    def _caption_states(self, captions: Sequence[str]) -> CaptionStates | None:
-        return cached_captions(self.recipe.model, self.model, captions, self.collator.encode)
+        return RetrievalTask(self.collator, self.of(table), protocol, cache=self.caches.captions)
 
 
 def _evaluate(

@@ -24,7 +24,7 @@ from truepair.objectives.masking import TokenMasker
 from truepair.relations.ledger import Ledger
 from truepair.sampling.ranks import Ranks
 from truepair.training.build import Say, build_image_transform, build_preprocessing
-from truepair.training.caches import cached_captions, cached_images
+from truepair.training.caches import StateCaches
 from truepair.training.connecting import ConnectionMiner, EcmConfig
 from truepair.training.engine import sharding_plugin
 from truepair.training.match_keys import concept_labels
@@ -46,6 +46,7 @@ class StepBuilder:
         recipe: What the step is composed of.
         model: The student.
         collator: The run's tokenization.
+        caches: States from its frozen encoders.
         table: The training pairs.
         image_cache: States of their images, where the recipe asks for a cache.
         run_folder: Where the ledger goes.
@@ -57,6 +58,7 @@ class StepBuilder:
         recipe: PretrainRecipe,
         model: AlbefModel,
         collator: PairCollator,
+        caches: StateCaches,
         table: PairTable,
         image_cache: ImageStates | None,
         run_folder: Path,
@@ -65,6 +67,7 @@ class StepBuilder:
         self.recipe = recipe
         self.model = model
         self.collator = collator
+        self.caches = caches
         self.table = table
         self.image_cache = image_cache
         self.run_folder = run_folder
@@ -82,7 +85,7 @@ class StepBuilder:
             TruepairError: A model that the recipe names is missing, damaged or does not fit.
         """
         tokenizer, objectives = self.collator.tokenizer, self.recipe.objectives
-        towers = self._towers(self.model, self.image_cache)
+        towers = self._towers(self.model, self.caches, self.image_cache)
         masker = TokenMasker(
             tokenizer.mask_token_id, tokenizer.all_special_ids, self.model.config.vocab_size, objectives.mlm.masking
         )
@@ -150,12 +153,13 @@ class StepBuilder:
                 f"{checkpoint} was trained with another tokenizer ({model.config.vocab_size} entries, "
                 f"here {self.model.config.vocab_size}); set text.tokenizer to that folder"
             )
-        table, states = cached_images(self.recipe, model, self.table, self.say)
+        caches = StateCaches(self.recipe, model, self.collator.encode, self.say)
+        table, states = caches.images(self.table)
         if len(table) != len(self.table):
             raise CheckpointError(f"{checkpoint} could not read all training images; see the lines above")
-        return albef_reference(self._towers(model, states))
+        return albef_reference(self._towers(model, caches, states))
 
-    def _towers(self, model: AlbefModel, image_cache: ImageStates | None) -> Towers:
+    def _towers(self, model: AlbefModel, caches: StateCaches, image_cache: ImageStates | None) -> Towers:
         config = self.recipe.model
         captions = (caption for captions in self.table.values("captions") for caption in captions)
         return Towers(
@@ -163,7 +167,7 @@ class StepBuilder:
             freeze_image=config.freeze_image,
             freeze_text=config.freeze_text,
             image_cache=image_cache,
-            caption_cache=cached_captions(config, model, captions, self.collator.encode),
+            caption_cache=caches.captions(captions),
             seed=self.recipe.loop.seed,
             parts=MicroBatches(self.recipe.loop.micro_batch),
         )

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterable
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 
 from torch import nn
@@ -11,12 +12,14 @@ from truepair.data.dataset import PairDataset
 from truepair.data.table import PairTable
 from truepair.errors import DataError
 from truepair.models.albef import AlbefModel
+from truepair.models.encoder_base import ImageEncoder
+from truepair.models.fingerprint import encoder_fingerprint
 from truepair.models.frozen_captions import CaptionStates, EncodeCaptions, cache_caption_states
 from truepair.models.frozen_images import ImageStates, cache_image_states
 from truepair.models.pooled import PooledEncoder
 from truepair.training.build import Say, build_image_transform, open_sources
 from truepair.training.progress import counting
-from truepair.training.recipe import ModelConfig, PretrainRecipe
+from truepair.training.recipe import PretrainRecipe
 
 
 def cache_folder(stated: str | None) -> Path:
@@ -26,65 +29,110 @@ def cache_folder(stated: str | None) -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "truepair" / "states"
 
 
-def cached_images(
-    recipe: PretrainRecipe, model: AlbefModel, table: PairTable, say: Say, *, views: int = 1
-) -> tuple[PairTable, ImageStates | None]:
-    """States of a table's images, if the recipe asks for a cache; rows whose image cannot be read are left out, aloud.
+class StateCaches:
+    """States of a run's pictures and captions from the frozen encoders of its model, where its recipe asks for them.
+
+    The encoders are hashed once, and the sources' pictures opened once, however many splits a run has.
 
     Args:
         recipe: says whether, and how images are transformed.
-        model: holds the frozen image encoder.
-        table: the images.
+        model: holds the frozen encoders.
+        encode: the tokenization of the run, such as that of its collator.
         say: prints a line.
-        views: how many views of each image: the plain one, then augmented ones.
-
-    Returns:
-        The table without unreadable rows, and the states of its rows; or the table as it is and None.
-
-    Raises:
-        DataError: more rows are unreadable than the recipe puts up with.
     """
-    if not recipe.model.cache_images:
-        return table, None
-    transform = recipe.data.transform
-    whole = open_sources(recipe.data) if recipe.model.cache_sources else table
-    plain = PairDataset(whole, build_image_transform(transform, model, train=False), captions="first")
-    augmented = PairDataset(whole, build_image_transform(transform, model, train=True), captions="first")
-    encoder = PooledEncoder(model.image_encoder) if recipe.model.pool_images else model.image_encoder
-    with counting(f"image states of {whole.name}, {len(whole):,} rows") as progress:
-        states = cache_image_states(
-            encoder,
-            plain,
-            cache_folder(recipe.model.cache_folder),
-            augmented=augmented,
-            views=views,
-            preprocessing=asdict(transform),
-            workers=recipe.loop.workers if model.device.type != "cpu" else os.cpu_count() or 1,
-            progress=progress,
+
+    def __init__(self, recipe: PretrainRecipe, model: AlbefModel, encode: EncodeCaptions, say: Say) -> None:
+        self.recipe = recipe
+        self.model = model
+        self.encode = encode
+        self.say = say
+        self._of_sources: dict[int, ImageStates] = {}  # by number of views
+
+    def images(self, table: PairTable, views: int = 1) -> tuple[PairTable, ImageStates | None]:
+        """States of a table's images; rows whose image cannot be read are left out, aloud.
+
+        Args:
+            table: the images.
+            views: how many views of each image: the plain one, then augmented ones.
+
+        Returns:
+            The table without unreadable rows, and the states of its rows; or the table as it is and None.
+
+        Raises:
+            DataError: more rows are unreadable than the recipe puts up with.
+        """
+        if not self.recipe.model.cache_images:
+            return table, None
+        states = self._rows_of_sources(table, views) if self.recipe.model.cache_sources else self._states(table, views)
+        unreadable = states.unreadable
+        if not unreadable:
+            return table, states
+        row, reason = next(iter(unreadable.items()))
+        line = (
+            f"{len(unreadable)} of {len(table)} rows of {table.name} have unreadable images; "
+            f"the first: row {row}: {reason}"
         )
-    if whole is not table:
-        states = states.of_rows(whole.rows_of(table.image_ids))
-    unreadable = states.unreadable
-    if not unreadable:
-        return table, states
-    row, reason = next(iter(unreadable.items()))
-    line = (
-        f"{len(unreadable)} of {len(table)} rows of {table.name} have unreadable images; the first: row {row}: {reason}"
-    )
-    if len(unreadable) > recipe.data.max_bad_fraction * len(table):
-        raise DataError(f"{line}; repair them or raise data.max_bad_fraction")
-    say(f"left out: {line}")
-    return table.select(states.readable), states.of_rows(states.readable)
+        if len(unreadable) > self.recipe.data.max_bad_fraction * len(table):
+            raise DataError(f"{line}; repair them or raise data.max_bad_fraction")
+        self.say(f"left out: {line}")
+        return table.select(states.readable), states.of_rows(states.readable)
+
+    def captions(self, captions: Iterable[str]) -> CaptionStates | None:
+        """Token states of captions, or None."""
+        if not self.recipe.model.cache_captions:
+            return None
+        folder = self.recipe.model.cache_folder
+        return text_states(self.model.text_encoder, captions, self.encode, folder, encoder_key=self._text_key)
+
+    def _rows_of_sources(self, table: PairTable, views: int) -> ImageStates:
+        """States of some rows of the recipe's sources, out of one cache of all."""
+        if views not in self._of_sources:
+            self._of_sources[views] = self._states(self._sources, views)
+        return self._of_sources[views].of_rows(self._sources.rows_of(table.image_ids))
+
+    def _states(self, table: PairTable, views: int) -> ImageStates:
+        recipe, transform = self.recipe, self.recipe.data.transform
+        plain = PairDataset(table, build_image_transform(transform, self.model, train=False), captions="first")
+        augmented = PairDataset(table, build_image_transform(transform, self.model, train=True), captions="first")
+        with counting(f"image states of {table.name}, {len(table):,} rows") as progress:
+            return cache_image_states(
+                self._image_encoder,
+                plain,
+                cache_folder(recipe.model.cache_folder),
+                augmented=augmented,
+                views=views,
+                preprocessing=asdict(transform),
+                workers=recipe.loop.workers if self.model.device.type != "cpu" else os.cpu_count() or 1,
+                progress=progress,
+                encoder_key=self._image_key,
+            )
+
+    @cached_property
+    def _sources(self) -> PairTable:
+        return open_sources(self.recipe.data)
+
+    @cached_property
+    def _image_encoder(self) -> ImageEncoder:
+        encoder = self.model.image_encoder
+        return PooledEncoder(encoder) if self.recipe.model.pool_images else encoder
+
+    @cached_property
+    def _image_key(self) -> str:
+        return encoder_fingerprint(self._image_encoder)
+
+    @cached_property
+    def _text_key(self) -> str:
+        return encoder_fingerprint(self.model.text_encoder)
 
 
-def cached_captions(
-    config: ModelConfig, model: AlbefModel, captions: Iterable[str], encode: EncodeCaptions
-) -> CaptionStates | None:
-    """Token states of captions from the frozen text encoder, if the recipe asks for a cache; else none are read."""
-    return text_states(model.text_encoder, captions, encode, config.cache_folder) if config.cache_captions else None
-
-
-def text_states(encoder: nn.Module, texts: Iterable[str], encode: EncodeCaptions, folder: str | None) -> CaptionStates:
+def text_states(
+    encoder: nn.Module,
+    texts: Iterable[str],
+    encode: EncodeCaptions,
+    folder: str | None,
+    *,
+    encoder_key: str | None = None,
+) -> CaptionStates:
     """Token states of texts from a frozen text encoder.
 
     Args:
@@ -92,6 +140,9 @@ def text_states(encoder: nn.Module, texts: Iterable[str], encode: EncodeCaptions
         texts: repeated ones are encoded once.
         encode: the tokenization of the run.
         folder: where caches are kept; a folder of the user's cache when None.
+        encoder_key: the encoder's fingerprint, if it is known.
     """
     with counting("text states") as progress:
-        return cache_caption_states(encoder, texts, encode, cache_folder(folder), progress=progress)
+        return cache_caption_states(
+            encoder, texts, encode, cache_folder(folder), progress=progress, encoder_key=encoder_key
+        )
