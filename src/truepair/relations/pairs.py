@@ -52,6 +52,12 @@ class PairSet:
         return cls(index, index + offset, torch.ones(rows, device=device), (rows, columns))
 
     @classmethod
+    def empty(cls, rows: int, columns: int, *, device: torch.device | str | None = None) -> "PairSet":
+        """No cell of a matrix."""
+        nothing = torch.zeros(0, dtype=torch.int64, device=device)
+        return cls(nothing, nothing, nothing.float(), (rows, columns))
+
+    @classmethod
     def from_dense(cls, matrix: Tensor, where: Tensor | None = None) -> "PairSet":
         """The cells of a dense matrix [R, C] that are True, non-zero, or chosen by the mask ``where`` [R, C]."""
         rows, columns = torch.nonzero(matrix if where is None else where, as_tuple=True)

@@ -76,7 +76,7 @@ def _in_batch(
 ) -> Tensor:
     images, texts = view.image_features, view.text_features
     rows = Direction.of_relations(relations, "i2t", smoothing)
-    columns = Direction.of_relations(relations, "t2i", smoothing)
+    columns = rows.transposed() if relations.symmetric else Direction.of_relations(relations, "t2i", smoothing)
     if view.alone:
         return contrastive_loss(
             images,

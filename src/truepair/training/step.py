@@ -162,19 +162,24 @@ class PretrainStep(TrainingStep):
             relations.record(parts.ledger, view.moment.epoch)
         if miner is not None and judged is not None and miner.config.judge == "all":
             relations = miner.connect_all(view, judged, relations, parts.ledger)
-        extra = parts.relator.extra_matches(relations, view, self.seed)
+        nothing = PairSet.empty(view.size, view.size, device=view.image_features.device)
+        extra = parts.relator.extra_matches(relations, view, self.seed) if self._fuses(view) else nothing
         if miner is not None and miner.config.judge == "hardest":
             candidates = self._candidates(view, relations)
             relations, pairs, converted, asked = miner.connect_hardest(view, candidates, relations, parts.ledger)
             if parts.found is not None:
                 parts.found.add(view.batch, converted, asked)
             if "mlm" not in miner.config.places:
-                converted = converted.where(torch.zeros_like(converted.rows, dtype=torch.bool))
+                converted = nothing
             return relations, _with_matches(pairs, extra), PairSet.union(converted, extra) if len(extra) else converted
         if parts.found is not None:
             parts.found.add(view.batch, relations.matches())
         itm = self.config.itm.due(view.moment.epoch)
         return relations, matching_pairs(self._candidates(view, relations), extra) if itm else None, extra
+
+    def _fuses(self, view: StepView) -> bool:
+        """Whether ITM or MLM has started."""
+        return self.config.itm.due(view.moment.epoch) or self.config.mlm.due(view.moment.epoch)
 
     def _candidates(self, view: StepView, relations: BatchRelations) -> HardNegatives:
         """The hardest negatives of each image and each text."""
@@ -189,10 +194,10 @@ class PretrainStep(TrainingStep):
         seen: tuple[MomentumModel, MomentumView] | None,
     ) -> dict[str, Tensor]:
         """ITM and MLM, as far as they have started."""
+        if not self._fuses(view):
+            return {}
         mlm, epoch = self.config.mlm, view.moment.epoch
         with_itm, with_mlm = self.config.itm.due(epoch), mlm.due(epoch)
-        if not with_itm and not with_mlm:
-            return {}
         masked = MaskedRows.of(view, self.masker, converted, mlm, self.seed) if with_mlm else None
         return FusedRows(view, self.towers, pairs if with_itm else None, masked, seen).losses()
 
