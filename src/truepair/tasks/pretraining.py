@@ -12,7 +12,7 @@ from truepair.models.albef import AlbefModel
 from truepair.tasks.images import ImageSource
 from truepair.tasks.retrieval import RetrievalResult, RetrievalTask
 from truepair.training.assemble import StepBuilder
-from truepair.training.build import Say, build_image_transform, build_student, build_tables
+from truepair.training.build import BuildStudent, Say, build_image_transform, build_student, build_tables
 from truepair.training.caches import StateCaches
 from truepair.training.joining import never_joining, trains_itm
 from truepair.training.loop import TrainingLoop
@@ -48,13 +48,16 @@ class PretrainOutcome:
     unseen: RetrievalResult | None = None
 
 
-def pretrain(recipe: PretrainRecipe, run_folder: Path, say: Say) -> PretrainOutcome:
+def pretrain(
+    recipe: PretrainRecipe, run_folder: Path, say: Say, *, build: BuildStudent = build_student
+) -> PretrainOutcome:
     """Run a recipe to its end, or go on with it where it was stopped.
 
     Args:
         recipe: everything the run depends on.
         run_folder: where checkpoints, logs, the model, ``retrieval.json`` and ``retrieval_unseen.json`` go.
         say: prints a line.
+        build: makes the model before its first step.
 
     Raises:
         TruepairError: anything in data, recipe or run folder that does not fit, in one line.
@@ -63,7 +66,7 @@ def pretrain(recipe: PretrainRecipe, run_folder: Path, say: Say) -> PretrainOutc
     for where, why in tables.train.skipped[:5]:
         say(f"left out: {where}: {why}")
     say(f"{len(tables.train):,} training pairs from {tables.train.name}")
-    student = build_student(recipe, tables.train, say)
+    student = build(recipe, tables.train, say)
     model, collator = student.model, student.preprocessing.collator()
     model.config.itm_trained = trains_itm(recipe)
     for line in never_joining(recipe):

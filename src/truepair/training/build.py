@@ -37,6 +37,18 @@ class Tables:
     unseen: PairTable | None = None
 
 
+@dataclass(frozen=True)
+class Student:
+    """A run's model before its first step, and how captions and images reach it."""
+
+    model: AlbefModel
+    preprocessing: Preprocessing
+
+
+BuildStudent = Callable[[PretrainRecipe, PairTable, Say], Student]
+"""Makes the model of a recipe for a table; see :func:`build_student`."""
+
+
 def open_sources(config: DataConfig) -> PairTable:
     """All rows of a recipe's sources.
 
@@ -44,14 +56,6 @@ def open_sources(config: DataConfig) -> PairTable:
         DataError: a source cannot be read.
     """
     return PairTable.concat([open_pairs(source) for source in config.sources])
-
-
-@dataclass(frozen=True)
-class Student:
-    """A run's model before its first step, and how captions and images reach it."""
-
-    model: AlbefModel
-    preprocessing: Preprocessing
 
 
 def build_tables(config: DataConfig) -> Tables:

@@ -21,9 +21,12 @@ from truepair.tasks.mining import mine
 from truepair.tasks.pretraining import pretrain
 from truepair.tasks.study.cells import StudyRun
 from truepair.tasks.study.results import figures_of
+from truepair.tasks.study.students import StudentMemory
 from truepair.training.build import Say
 
 RESULT = "result.json"
+
+_students = StudentMemory()  # of this process
 
 
 def run_study(runs: Sequence[StudyRun], workers: int, say: Say, *, redo: bool = False) -> None:
@@ -100,7 +103,7 @@ def do_run(run: StudyRun) -> None:
 
 
 def _pretrain(run: StudyRun, say: Say) -> dict[str, Any]:
-    outcome = pretrain(run.recipe, run.folder, say)
+    outcome = pretrain(run.recipe, run.folder, say, build=_students.build)
     if run.arm is None:
         shutil.rmtree(run.folder / "checkpoints", ignore_errors=True)
     return {"pairs": len(outcome.train_images.table), "figures": figures_of(run.folder)}
