@@ -15,3 +15,11 @@ class ConfigError(TruepairError):
 
 class CheckpointError(TruepairError):
     """A checkpoint that is missing, damaged, or belongs to another model."""
+
+
+def message_of(error: TruepairError) -> str:
+    """What an error says; torch wraps one that a loading process raised into that process's traceback."""
+    text = str(error).strip()
+    if not text.startswith("Caught ") or "Traceback" not in text:
+        return text
+    return text.splitlines()[-1].partition(": ")[2] or text

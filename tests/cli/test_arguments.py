@@ -110,3 +110,9 @@ def test_a_recipe_that_lies_under_itself(tmp_path: Path) -> None:
     (tmp_path / "two.yaml").write_text("base: [one.yaml]")
     with pytest.raises(ConfigError, match="lies under itself"):
         read_recipe(Recipe, [tmp_path / "one.yaml"], [], command="test")
+
+
+@pytest.mark.parametrize("word", ["[dataset_flickr8k.json", "{e: [1}"])
+def test_an_option_that_is_no_yaml_is_one_line(tmp_path: Path, word: str) -> None:
+    with pytest.raises(ConfigError, match=r"^--names: "):
+        read("", ["--names", word], tmp_path)

@@ -90,3 +90,15 @@ def test_judged_matches_count_beside_the_naive_figures(checkpoint: Path, karpath
     for way in ("i2t", "t2i"):
         assert more[way]["map_at_r"]["value"] == 1.0 > plain[way]["map_at_r"]["value"]
         assert more[f"naive_{way}"] == plain[f"naive_{way}"]
+
+
+def test_figures_that_could_not_be_kept_are_not_computed(
+    checkpoint: Path, karpathy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["evaluate", str(checkpoint), "--data", str(karpathy), "--output"]
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SystemExit):
+        main([*words, str(tmp_path / "file" / "figures.json")])
+    assert "figures.json cannot be written" in capsys.readouterr().err
+    main([*words, str(tmp_path / "new" / "figures.json")])
+    assert json.loads((tmp_path / "new" / "figures.json").read_text())

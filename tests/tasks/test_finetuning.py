@@ -268,3 +268,30 @@ def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     with pytest.raises(SystemExit):
         main(["finetune", "vqa", "paper", "--run-folder", str(tmp_path / "run")])
     assert "truepair: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("task", ["vqa", "nlvr2"])
+def test_validation_without_truth_is_one_line(
+    task: str, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = vqa_recipe(tmp_path) if task == "vqa" else nlvr2_recipe(tmp_path)
+    settings = json.loads(recipe.read_text())
+    if task == "vqa":
+        del settings["data"]["validation"][0]["annotations"]
+        recipe.write_text(json.dumps(settings))
+    else:
+        file = Path(settings["data"]["validation"][0]["statements"])
+        lines = [json.loads(line) for line in file.read_text().splitlines()]
+        file.write_text("\n".join(json.dumps({k: v for k, v in line.items() if k != "label"}) for line in lines))
+    with pytest.raises(SystemExit):
+        finetune(task, recipe, tmp_path / "run", checkpoint)
+    assert "data.validation: a " in capsys.readouterr().err
+
+
+def test_the_stages_of_nlvr2_share_their_precision() -> None:
+    layers = [find_recipe(name, "nlvr2") for name in ("paper", "assignment")]
+    kind = task_command("nlvr2").recipe
+    both = ["--loop.precision", "bf16", "--assignment.loop.precision", "bf16"]
+    assert read_recipe(kind, layers, both, command="test").loop.precision == "bf16"
+    with pytest.raises(ConfigError, match="both the same precision and cpu"):
+        read_recipe(kind, layers, both[:2], command="test")

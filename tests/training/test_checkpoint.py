@@ -120,3 +120,14 @@ def test_optimizer_round_trip_and_mismatch(tmp_path: Path) -> None:
         load_optimizer(
             torch.optim.AdamW([torch.nn.Parameter(torch.ones(3)), torch.nn.Parameter(torch.ones(3))]), tmp_path
         )
+
+
+def test_settings_of_the_optimizer_are_those_of_the_recipe(tmp_path: Path) -> None:
+    def built(peak: float, decay: float) -> torch.optim.AdamW:
+        weight = torch.nn.Parameter(torch.ones(3))
+        return torch.optim.AdamW([{"params": [weight], "peak": peak, "weight_decay": decay}], lr=peak)
+
+    save_optimizer(built(0.1, 0.02).state_dict(), tmp_path)
+    fresh = built(0.01, 0.5)
+    load_optimizer(fresh, tmp_path)
+    assert [fresh.param_groups[0][name] for name in ("peak", "weight_decay", "lr")] == [0.01, 0.5, 0.01]

@@ -25,8 +25,9 @@ from truepair.training.batches import SamplerConfig, build_batches, describe_sca
 from truepair.training.loop_config import LoopConfig
 from truepair.training.moment import Moment
 from truepair.training.run_log import read_log
+from truepair.training.selection import take_best
 from truepair.training.training_step import StepOutput
-from truepair.training.update import Updater
+from truepair.training.update import Update, Updater
 
 
 def of_kind(folder: Path, kind: str) -> list[dict[str, Any]]:
@@ -184,6 +185,34 @@ def test_the_best_checkpoint_stays(tmp_path: Path) -> None:
     names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert names == ["step-00000010", "step-00000020"]
     assert result.best_folder == tmp_path / "checkpoints" / "step-00000010"
+
+
+def test_the_best_model_is_the_average_that_was_the_best(tmp_path: Path) -> None:
+    seen: list[dict[str, torch.Tensor]] = []
+
+    def look(model: TinyModel) -> dict[str, float]:
+        seen.append({name: value.clone() for name, value in model.state_dict().items()})
+        return {"score": float(len(seen) == 2)}
+
+    loop = TinyRun(tmp_path, loop={"epochs": 3, "best_figure": "score", "keep_checkpoints": 1}, evaluator=look).build()
+    take_best(loop.model, loop.run())
+    saved = load_file(tmp_path / "model" / "model.safetensors")
+    for name, value in seen[1].items():
+        assert torch.equal(loop.model.state_dict()[name], value) and torch.equal(saved[name], value)
+        assert not torch.equal(seen[2][name], value)
+
+
+def test_without_validation_the_last_model_is_kept_aloud(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = TinyRun(tmp_path, loop={"epochs": 1, "best_figure": "score"}, evaluator=None).go()
+    assert result.best_folder is None
+    assert "'score', but nothing is evaluated" in " ".join(capsys.readouterr().err.split())
+
+
+def test_figures_that_not_every_batch_has_are_means_over_those_that_have_them() -> None:
+    losses = [{"loss": 1.0}, {"loss": 3.0, "rare": 5.0}]
+    outputs = [StepOutput({name: torch.tensor(value) for name, value in part.items()}) for part in losses]
+    update = Update(outputs, finite=True, gradient_norm=0.0, hardest_similarity=0.0, wishes={})
+    assert {name: float(value) for name, value in update.losses.items()} == {"loss": 2.0, "rare": 5.0}
 
 
 def test_an_unknown_best_figure_is_one_line(tmp_path: Path) -> None:

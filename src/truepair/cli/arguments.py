@@ -1,5 +1,6 @@
 """Recipes and command-line overrides, read into typed dataclasses by jsonargparse."""
 
+import contextlib
 import copy
 import dataclasses
 import types
@@ -103,9 +104,10 @@ def _read_word(name: str, word: str, hint: Any) -> Any:
     kinds = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
     if str in kinds:
         return None if word == "null" and type(None) in kinds else word
+    if "e" in word.lower():  # YAML takes 1e-3 for a word
+        with contextlib.suppress(ValueError):
+            return float(word)
     try:
-        return float(word) if "e" in word.lower() else yaml.safe_load(word)  # YAML takes 1e-3 for a word
-    except ValueError:
         return yaml.safe_load(word)
     except yaml.YAMLError as error:
         raise ConfigError(f"--{name}: {_one_line(str(error))}") from error

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from truepair.cli.arguments import read_recipe, to_yaml
+from truepair.cli.arguments import read_recipe
 from truepair.cli.opening import say
 from truepair.cli.recipes import find_recipe, take_flag, take_option
+from truepair.cli.run_folder import keep_recipe
 
 if TYPE_CHECKING:
     from truepair.training.recipe import PretrainRecipe
@@ -77,8 +78,7 @@ def run(arguments: list[str]) -> None:
     for name, recipe in arms.items():
         say(f"training: {name}")
         place = folder / name.replace(" ", "-")
-        place.mkdir(parents=True, exist_ok=True)
-        (place / "recipe.yaml").write_text(to_yaml(recipe), encoding="utf-8")
+        keep_recipe(recipe, place)
         runs[name] = ReportedRun(pretrain(recipe, place, say), place)
     report = report_runs(runs, folder, command=shlex.join(["truepair", "demo", *arguments]), title="truepair demo")
     tables = Console()

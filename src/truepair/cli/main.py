@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from truepair import __version__
-from truepair.errors import TruepairError
+from truepair.errors import TruepairError, message_of
 
 # Command: (module with ``run(arguments)``, help line). A module is imported only when its command is called.
 COMMANDS = {
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         _command(words[0])(words[1:])
     except TruepairError as error:
-        sys.exit(_fail(str(error)))
+        sys.exit(_fail(message_of(error)))
     except KeyboardInterrupt:
         sys.exit(_fail("stopped; run the same command again to go on from the last checkpoint", status=130))
 

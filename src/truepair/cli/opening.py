@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from rich.console import Console
 
-from truepair.cli.arguments import read_recipe, to_yaml
+from truepair.cli.arguments import read_recipe
 from truepair.cli.recipes import take_option, take_recipes
+from truepair.cli.run_folder import RECIPE, keep_recipe
 from truepair.errors import TruepairError
 
 if TYPE_CHECKING:
@@ -35,19 +36,20 @@ class Opening(Generic[Recipe]):
 
     @contextmanager
     def recorded(self) -> Iterator[None]:
-        """Keep the recipe in the run folder; if it is refused there, the one before is put back."""
+        """Keep the recipe in the run folder; if it is refused there, the one before is put back.
+
+        Raises:
+            ConfigError: the folder cannot be written, or holds a run of other settings.
+        """
         if not is_first_process():
             yield
             return
-        file = self.folder / "recipe.yaml"
-        before = file.read_bytes() if file.is_file() else None
-        self.folder.mkdir(parents=True, exist_ok=True)
-        file.write_text(to_yaml(self.recipe), encoding="utf-8")
+        before = keep_recipe(self.recipe, self.folder)
         try:
             yield
         except TruepairError:
             if before is not None:
-                file.write_bytes(before)
+                (self.folder / RECIPE).write_bytes(before)
             raise
 
 

@@ -7,10 +7,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
 from truepair.cli.arguments import lay_recipe, nested
 from truepair.cli.layers import laid_over, read_layers
+from truepair.cli.opening import say
 from truepair.cli.recipes import find_recipe, leading_words, take_flag, take_option
 from truepair.errors import ConfigError
 
@@ -64,13 +63,12 @@ def run(arguments: list[str]) -> None:
     study = StudyConfig.from_values(values, str(file))
     every = runs_of(study, folder, partial(_read_recipe, file))
     chosen = runs_of_arms(every, only)
-    console = Console(stderr=True)
     if listed:
         for one in chosen:
-            console.print(f"{state_of(one)}: {one.name}", highlight=False)
+            say(f"{state_of(one)}: {one.name}")
         return
     try:
-        run_study(chosen, workers, partial(console.print, highlight=False), redo=redo)
+        run_study(chosen, workers, say, redo=redo)
     finally:
         done = [one for one in every if one.arm is not None and state_of(one) == "done"]
         if done:
@@ -85,7 +83,7 @@ def run(arguments: list[str]) -> None:
                 arms=list(study.arms),
                 questions=study.questions,
             )
-            console.print(f"{len(done)} cells; the page of what they found: {page}")
+            say(f"{len(done)} cells; the page of what they found: {page}")
 
 
 def _read_recipe(file: Path, names: Sequence[str], fields: Mapping[str, Any], where: str) -> "PretrainRecipe":

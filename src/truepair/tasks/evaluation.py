@@ -4,10 +4,13 @@ import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from accelerate import PartialState
+
 from truepair.data.judgements import JudgedCaptions, judged_captions, read_judgements
 from truepair.data.preprocessing import Preprocessing
 from truepair.data.source import SourceConfig
 from truepair.data.table import PairTable
+from truepair.errors import ConfigError
 from truepair.evaluation.coco import load_coco_truths
 from truepair.evaluation.protocol import RetrievalProtocol
 from truepair.models.albef_checkpoint import load_albef
@@ -53,8 +56,10 @@ def evaluate_model(model_folder: Path, config: EvaluateConfig) -> RetrievalResul
         DataError: the pairs cannot be read, or have no such split.
         ConfigError: figures that need a package that is not installed.
     """
+    if config.output is not None:
+        _make_room(Path(config.output))
     preprocessing = Preprocessing.load(model_folder)
-    model = load_albef(model_folder)
+    model = load_albef(model_folder).to(PartialState().device)
     transform = build_image_transform(preprocessing.transform, model, train=False)
     collator = preprocessing.collator()
     tables = build_tables(
@@ -84,3 +89,12 @@ def evaluate_model(model_folder: Path, config: EvaluateConfig) -> RetrievalResul
     if config.output is not None:
         Path(config.output).write_text(json.dumps(result.as_dict(), indent=1), encoding="utf-8")
     return result
+
+
+def _make_room(file: Path) -> None:
+    """Make the folder of a file before the figures are there that would be lost without it."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.open("a", encoding="utf-8").close()
+    except OSError as error:
+        raise ConfigError(f"output: {file} cannot be written ({error.strerror}); give another file") from error

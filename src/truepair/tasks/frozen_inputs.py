@@ -1,5 +1,7 @@
 """The training pairs of a recipe, and their states from frozen encoders."""
 
+from accelerate import PartialState
+
 from truepair.errors import ConfigError
 from truepair.mining.run_inputs import RunInputs
 from truepair.training.build import Say, build_student, build_tables
@@ -23,6 +25,7 @@ def frozen_inputs(recipe: PretrainRecipe, say: Say) -> RunInputs:
     table = build_tables(recipe.data).train
     student = build_student(recipe, table, lambda _: None)
     model, preprocessing = student.model, student.preprocessing
+    model.to(PartialState(cpu=recipe.loop.cpu).device)
     caches = StateCaches(recipe, model, preprocessing.collator().encode, say)
     table, images = caches.images(table)
     captions = (caption for captions in table.values("captions") for caption in captions)

@@ -68,11 +68,11 @@ class Nlvr2Task(DownstreamTask[Nlvr2Table, bool, Nlvr2Result]):
         """The statements of a split.
 
         Raises:
-            DataError: a training statement has no label.
+            DataError: a statement to learn from, or to choose the model by, has no label.
         """
         table = open_nlvr2(getattr(self.recipe.data, split))
-        if split == "train" and -1 in table.statements["label"]:
-            raise DataError("a training statement has no label; train on labelled files")
+        if split != "test" and -1 in table.statements["label"]:
+            raise DataError(f"data.{split}: a statement has no label; give labelled files")
         return table
 
     def texts(self, table: Nlvr2Table) -> list[str]:

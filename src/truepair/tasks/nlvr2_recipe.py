@@ -67,3 +67,8 @@ class Nlvr2Recipe:
     batch_size: int = 64
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
+
+    def __post_init__(self) -> None:
+        first = self.assignment.loop if self.assignment is not None else self.loop
+        if (first.precision, first.cpu) != (self.loop.precision, self.loop.cpu):
+            raise ConfigError("assignment.loop and loop run in one process; give both the same precision and cpu")

@@ -4,6 +4,8 @@ import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from accelerate import PartialState
+
 from truepair.data.collate import PairCollator
 from truepair.data.dataset import PairDataset
 from truepair.data.table import PairTable
@@ -68,6 +70,7 @@ def pretrain(
     say(f"{len(tables.train):,} training pairs from {tables.train.name}")
     student = build(recipe, tables.train, say)
     model, collator = student.model, student.preprocessing.collator()
+    model.to(PartialState(cpu=recipe.loop.cpu).device)  # for the states of frozen encoders
     model.config.itm_trained = trains_itm(recipe)
     for line in never_joining(recipe):
         say(line)

@@ -15,6 +15,7 @@ from truepair.data.transforms import ImageTransform
 from truepair.data.vqa import VqaCollator, VqaDataset, VqaSample
 from truepair.data.vqa_batch import VqaBatch
 from truepair.data.vqa_source import VqaTable, load_answer_list, open_vqa
+from truepair.errors import DataError
 from truepair.evaluation.alternatives import AlternativesBaseline
 from truepair.evaluation.vqa_accuracy import VqaAccuracy, vqa_accuracy, write_vqa_results
 from truepair.models.albef_checkpoint import load_model
@@ -81,15 +82,17 @@ class VqaTask(DownstreamTask[VqaTable, str, VqaResult]):
         return cls(recipe, VqaModel.from_albef(start.albef, **fields), start.preprocessing)
 
     def read(self, split: Split) -> VqaTable:
-        """The questions of a split; of the first two, as many as the recipe wants."""
+        """The questions of a split; of the first two, as many as the recipe wants.
+
+        Raises:
+            DataError: a question to learn from, or to choose the model by, has no answers.
+        """
         data = self.recipe.data
-        match split:
-            case "train":
-                return _part(open_vqa(data.train), data.train_questions)
-            case "validation":
-                return _part(open_vqa(data.validation), data.validation_questions)
-            case "test":
-                return open_vqa(data.test)
+        counts = {"train": data.train_questions, "validation": data.validation_questions, "test": 0}
+        table = _part(open_vqa(getattr(data, split)), counts[split])
+        if split != "test" and not all(table.questions["answers"]):
+            raise DataError(f"data.{split}: a question has no answers; give files with answers, or their annotations")
+        return table
 
     def texts(self, table: VqaTable) -> list[str]:
         """The questions of a table."""

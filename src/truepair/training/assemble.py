@@ -23,7 +23,7 @@ from truepair.models.frozen_images import ImageStates
 from truepair.objectives.masking import TokenMasker
 from truepair.relations.ledger import Ledger
 from truepair.sampling.ranks import Ranks
-from truepair.training.build import Say, build_image_transform, build_preprocessing
+from truepair.training.build import Say, build_image_transform, build_preprocessing, require_same_tokenizer
 from truepair.training.caches import StateCaches
 from truepair.training.connecting import ConnectionMiner, EcmConfig
 from truepair.training.engine import sharding_plugin
@@ -147,12 +147,8 @@ class StepBuilder:
             return EncoderReference()
         if not Path(checkpoint, "preprocessing.json").exists():
             return PlainReference(open_dual_encoder(checkpoint, self.table, self.device))
+        require_same_tokenizer(checkpoint, self.collator.tokenizer)
         model = load_albef(checkpoint)
-        if model.config.vocab_size != self.model.config.vocab_size:
-            raise CheckpointError(
-                f"{checkpoint} was trained with another tokenizer ({model.config.vocab_size} entries, "
-                f"here {self.model.config.vocab_size}); set text.tokenizer to that folder"
-            )
         caches = StateCaches(self.recipe, model, self.collator.encode, self.say)
         table, states = caches.images(self.table)
         if len(table) != len(self.table):

@@ -2,17 +2,19 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
 from truepair.data.open import open_pairs
+from truepair.data.preprocessing import FILE as PREPROCESSING_FILE
 from truepair.data.preprocessing import Preprocessing
 from truepair.data.randomness import stable_hash
 from truepair.data.table import PairTable
 from truepair.data.tokenizer import load_tokenizer, train_wordpiece
 from truepair.data.transforms import ImageTransform, TransformConfig, build_transform
-from truepair.errors import ConfigError
+from truepair.errors import CheckpointError, ConfigError
 from truepair.models.albef import AlbefModel
 from truepair.models.albef_checkpoint import load_albef
 from truepair.models.bert_checkpoint import albef_from_bert
@@ -113,11 +115,29 @@ def build_student(recipe: PretrainRecipe, train: PairTable, say: Say) -> Student
         CheckpointError: a checkpoint that is missing or does not fit.
     """
     tokenizer = build_tokenizer(recipe.text, train)
+    if recipe.model.checkpoint is not None:
+        require_same_tokenizer(recipe.model.checkpoint, tokenizer)
     seed_weights(recipe.loop.seed)
     model = build_model(recipe.model, recipe.text, tokenizer, say)
     if recipe.model.checkpoint is not None or recipe.model.image_checkpoint is not None:
         resize_images(model, recipe.data.transform.size)  # the saved config says so, and caches are keyed by it
     return Student(model, build_preprocessing(recipe, tokenizer))
+
+
+def require_same_tokenizer(checkpoint: str, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse a model whose token ids mean other words than those of a tokenizer, where it came with one of its own.
+
+    Raises:
+        CheckpointError: it was trained with another tokenizer, or its own cannot be read.
+    """
+    if not Path(checkpoint, PREPROCESSING_FILE).exists():
+        return
+    own = Preprocessing.load(Path(checkpoint)).tokenizer
+    if own.get_vocab() != tokenizer.get_vocab():
+        raise CheckpointError(
+            f"{checkpoint} was trained with another tokenizer ({len(own)} entries, here {len(tokenizer)}); set "
+            "text.tokenizer to that folder"
+        )
 
 
 def seed_weights(seed: int) -> None:
@@ -132,8 +152,17 @@ def build_model(config: ModelConfig, text: TextConfig, tokenizer: PreTrainedToke
         ConfigError: options that do not exist or do not fit.
         CheckpointError: a checkpoint that is missing or does not fit.
     """
-    if config.checkpoint is not None:
-        return load_albef(config.checkpoint)
+    model = _pretrained(config, tokenizer, say) if config.checkpoint is None else load_albef(config.checkpoint)
+    if len(tokenizer) > model.config.vocab_size or text.max_length > model.config.max_position_embeddings:
+        raise ConfigError(
+            f"the tokenizer has {len(tokenizer)} entries and captions up to {text.max_length} tokens, but the model "
+            f"{model.config.vocab_size} and {model.config.max_position_embeddings}; make text and model fit"
+        )
+    return model
+
+
+def _pretrained(config: ModelConfig, tokenizer: PreTrainedTokenizerBase, say: Say) -> AlbefModel:
+    """A model of a recipe's sizes, with the encoders that it names."""
     options = dict(config.options)
     if config.image_checkpoint is not None:
         encoder = load_image_encoder(config.image_checkpoint)
@@ -146,11 +175,6 @@ def build_model(config: ModelConfig, text: TextConfig, tokenizer: PreTrainedToke
         model = AlbefModel(AlbefConfig.of_size(config.size, vocab_size=len(tokenizer), **options))
     if config.image_checkpoint is not None:
         model.image_encoder.load_state_dict(encoder.state_dict())
-    if len(tokenizer) > model.config.vocab_size or text.max_length > model.config.max_position_embeddings:
-        raise ConfigError(
-            f"the tokenizer has {len(tokenizer)} entries and captions up to {text.max_length} tokens, but the model "
-            f"{model.config.vocab_size} and {model.config.max_position_embeddings}; make text and model fit"
-        )
     return model
 
 

@@ -193,11 +193,14 @@ def save_optimizer(optimizer: dict[str, Any], folder: Path, scaler: torch.amp.Gr
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, folder: Path, scaler: torch.amp.GradScaler | None = None) -> None:
-    """Read the state back; only tensors and plain values are ever unpickled.
+    """Read the state back, but not learning rates and decay: a run may go on with others, after it has diverged, say.
+
+    Only tensors and plain values are ever unpickled.
 
     Raises:
         CheckpointError: the state belongs to other parameters, or holds anything but tensors and plain values.
     """
+    settings = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
     try:
         state = torch.load(folder / "optimizer.pt", weights_only=True, map_location="cpu")
         optimizer.load_state_dict(_spread(state["optimizer"], optimizer))
@@ -208,6 +211,8 @@ def load_optimizer(optimizer: torch.optim.Optimizer, folder: Path, scaler: torch
     except (pickle.UnpicklingError, RuntimeError, KeyError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise CheckpointError(f"{folder / 'optimizer.pt'} was not written by truepair ({reason}); remove it") from error
+    for group, own in zip(optimizer.param_groups, settings, strict=True):
+        group.update(own)
     if scaler is not None and state["scaler"] is not None:
         scaler.load_state_dict(state["scaler"])
 

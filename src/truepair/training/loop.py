@@ -135,7 +135,7 @@ class TrainingLoop:
             RunRecords(self.run_folder, self.accelerator) as self.records,
             RunProgress(self.total_steps, enabled=main) as self.progress,
         ):
-            for line in describe_scaling(self.sampler_config, self.batches):
+            for line in [*describe_scaling(self.sampler_config, self.batches), *self.validation.missing()]:
                 self.progress.say(line)
             self._resume()
             while self.done < self.total_steps:

@@ -177,6 +177,11 @@ class PretrainRecipe:
     def __post_init__(self) -> None:
         if self.srcl is not None and self.momentum is not None and self.momentum.queue_size:
             raise ConfigError("srcl weighs pairs of the batch only; set momentum.queue_size to 0, or drop one of both")
+        words = self.model.text_checkpoint
+        if words is not None and self.model.checkpoint is None and self.text.tokenizer == "train":
+            raise ConfigError(
+                f"text.tokenizer 'train' makes tokens that {words} does not know; set text.tokenizer to it"
+            )
         if self.ecm is not None and self.ecm.discriminator.view == "batch" and self.model.cache_images:
             raise ConfigError("ecm.discriminator.view 'batch' needs images, which model.cache_images does without")
         if self.ecm is not None and not self.ecm.zones.symmetric and self.relations.symmetric:

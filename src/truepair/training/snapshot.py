@@ -108,6 +108,22 @@ class Snapshot:
         self.preprocessing.save(folder)
 
 
+def load_average(model: PreTrainedModel, folder: Path) -> None:
+    """Put the moving average that a checkpoint holds, if it holds one, into a whole model of the same kind.
+
+    Raises:
+        CheckpointError: it does not fit.
+    """
+    file = folder / AVERAGE_FILE
+    if not file.exists():
+        return
+    try:
+        load_whole(model, model.state_dict() | load_file(file))
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"{file} is the average of another model ({reason}); give another run folder") from error
+
+
 def load_weights(model: PreTrainedModel, folder: Path) -> None:
     """Read the weights that ``save_pretrained`` wrote into a model of the same kind; safetensors alone.
 

@@ -44,9 +44,10 @@ class Update:
 
     @property
     def losses(self) -> dict[str, Tensor]:
-        """Losses of this rank, mean over the batches."""
+        """Losses of this rank, mean over the batches that have them: some need a false negative."""
         parts = [output.losses for output in self.outputs]
-        return {name: torch.stack([part[name].detach() for part in parts]).mean() for name in parts[0]}
+        names = dict.fromkeys(name for part in parts for name in part)
+        return {name: torch.stack([part[name].detach() for part in parts if name in part]).mean() for name in names}
 
 
 class Updater:

@@ -32,6 +32,15 @@ class Validation:
         self.best_figure = best_figure
         self._scores: dict[int, float] = {}
 
+    def missing(self) -> list[str]:
+        """A line if the best model is asked for, and nothing says which one it is."""
+        if not self.best_figure or (self.evaluator is not None and self.every):
+            return []
+        return [
+            f"loop.best_figure is '{self.best_figure}', but nothing is evaluated (no validation split, or "
+            "loop.evaluate_every is 0); the last model is kept"
+        ]
+
     def due(self, epoch: int) -> bool:
         """Whether an epoch ends with an evaluation; the last one does, unless there is none at all."""
         if self.evaluator is None or not self.every:

@@ -1,6 +1,7 @@
 """`truepair study` from end to end on made-up squares: runs, resumption, failures, and what is gathered."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from tests.tasks.test_mining import recipe_of
 
 from truepair.cli.main import main
+from truepair.training.run_log import read_log
 
 SAME = [{"detector": name, "action": "relabel"} for name in ("same_image", "same_caption")]
 
@@ -123,3 +125,36 @@ def test_a_run_that_fails_takes_only_its_own_with_it(
     assert "3 of 7 runs failed; the first, prepared/all/0/judge: " in said
     assert "failed: all/0/mined/0: all/0/mined, which it needs, failed" in said
     assert {row["arm"] for row in rows_of(tmp_path / "out")} == {"InfoNCE", "oracle"}
+
+
+def test_half_a_run_of_another_definition_is_begun_anew(
+    squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    only = ["--folder", "out", "--workers", "1", "--only", "InfoNCE"]
+    fields = {"loop.batch_size": 4, "evaluation.rerank": 0, "model.pool_images": True, "loop.epochs": 2}
+
+    def losses() -> list[float]:
+        """Of the only run."""
+        (log,) = (tmp_path / "out" / "cells").rglob("log.jsonl")
+        return [record["loss"] for record in read_log(log) if record["kind"] == "step"]
+
+    def half_done(file: Path) -> None:
+        """Do the run, then lose its result and its second epoch."""
+        main(["study", str(file), *only])
+        (folder,) = (tmp_path / "out" / "cells").rglob("checkpoints")
+        (folder.parent / "result.json").unlink()
+        shutil.rmtree(max(folder.iterdir()))
+
+    plain = study_of(squares, tmp_path, data={"all": {}}, fields=fields)
+    main(["study", str(plain), *only])
+    wanted = losses()
+    shutil.rmtree(tmp_path / "out")
+    smoothed = study_of(squares, tmp_path, data={"all": {}}, fields={**fields, "objectives.itc.smoothing": 0.9})
+    half_done(smoothed)
+    plain = study_of(squares, tmp_path, data={"all": {}}, fields=fields)
+    main(["study", str(plain), *only])
+    assert losses() == wanted
+    half_done(plain)
+    main(["study", str(plain), *only])
+    assert losses() == wanted

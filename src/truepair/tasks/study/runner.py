@@ -1,5 +1,6 @@
 """Runs the cells of a study in worker processes, each once; what is done is not done again."""
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -25,6 +26,7 @@ from truepair.tasks.study.students import StudentMemory
 from truepair.training.build import Say
 
 RESULT = "result.json"
+DEFINITION = "definition.txt"
 
 _students = StudentMemory()  # of this process
 
@@ -90,9 +92,12 @@ def do_run(run: StudyRun) -> None:
     Raises:
         TruepairError: whatever the command raises.
     """
-    if run.command != "pretrain" and run.folder.exists():
-        shutil.rmtree(run.folder)  # half a judge
+    asked = run.folder / DEFINITION
+    goes_on = run.command == "pretrain" and asked.exists() and asked.read_text(encoding="utf-8") == run.fingerprint
+    if run.folder.exists() and not goes_on:
+        shutil.rmtree(run.folder)  # half a judge, or half a run of another definition
     run.folder.mkdir(parents=True, exist_ok=True)
+    asked.write_text(run.fingerprint, encoding="utf-8")
     started = time.perf_counter()
     with (run.folder / "said.txt").open("w", encoding="utf-8") as said:
         found = _COMMANDS[run.command](run, lambda line: print(line, file=said, flush=True))
@@ -146,7 +151,7 @@ def _done_by_workers(runs: Sequence[StudyRun], workers: int) -> Iterator[Done]:
     context = multiprocessing.get_context("spawn")
     threads = max(1, (os.cpu_count() or 1) // workers)
     waiting, failed, open_folders = list(runs), set[Path](), {run.folder for run in runs}
-    with ProcessPoolExecutor(workers, context, _start_worker, (threads,)) as pool:
+    with ProcessPoolExecutor(workers, context, _start_worker, (threads,)) as pool, _nothing_queued(pool):
         going: dict[Future[None], StudyRun] = {}
         while waiting or going:
             for run in list(waiting):
@@ -172,6 +177,16 @@ def _done_by_workers(runs: Sequence[StudyRun], workers: int) -> Iterator[Done]:
                     error = raised
                     failed.add(run.folder)
                 yield run, error
+
+
+@contextlib.contextmanager
+def _nothing_queued(pool: ProcessPoolExecutor) -> Iterator[None]:
+    """Leave a pool without the runs that are queued, when something goes wrong or the user stops."""
+    try:
+        yield
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
 
 
 def _missing(run: StudyRun, failed: set[Path]) -> TruepairError | None:
