@@ -150,3 +150,11 @@ class TestConcat:
         with pytest.raises(DataError, match="give at least one"):
             PairTable.concat([])
         assert PairTable.concat([table]) is table
+
+
+def test_further_captions_are_unfolded_in_parts(table, monkeypatch):
+    whole = table.as_pairs()
+    monkeypatch.setattr("truepair.data.table._PART", 2)
+    parts = table.as_pairs()
+
+    assert parts.rows[:] == whole.rows[:]

@@ -100,6 +100,9 @@ def test_sources_are_joined_and_visual_genome_weighs_half(tmp_path: Path) -> Non
     assert list(table.questions["answers"])[3:] == [["green"], ["yes", "yes"]]
     assert list(table.questions["weight"]) == [1, 1, 1, 0.5, 0.5]
     assert list(table.questions["question_id"])[3:] == [-1, 17]
+    more = put_json(tmp_path / "more_qa.json", entries[:1])
+    twice = open_vqa([genome, VqaSource(questions=str(more), image_root=str(tmp_path / "vg"))])
+    assert list(twice.questions["question_id"]) == [-1, 17, -2]
 
 
 def test_ids_of_images_do_not_depend_on_where_they_lie(tmp_path: Path) -> None:

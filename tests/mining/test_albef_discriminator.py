@@ -100,6 +100,9 @@ def test_states_come_from_the_runs_caches_if_the_encoders_are_the_same(
     for encoder in ("image_states", "text_states"):
         monkeypatch.setattr(type(student), encoder, unwanted)
     torch.testing.assert_close(cached.score(batch, IMAGES, TEXTS), expected, atol=2e-3, rtol=0)
+    pooled = open_discriminator(config, replace(run, pooled=True))  # fusion has nothing to attend to in a mean
+    with pytest.raises(AssertionError, match="need not run"):
+        pooled.score(batch, IMAGES, TEXTS)
     with torch.no_grad():
         next(student.image_encoder.parameters()).add_(1.0)
     other = open_discriminator(config, run)

@@ -95,3 +95,13 @@ def test_declared_pairs_are_certain() -> None:
     certain = with_known(graph)
     assert bool((certain.log_odds[graph.known] > 7).all())
     assert torch.equal(certain.log_odds[~graph.known], graph.log_odds[~graph.known])
+
+
+def test_scores_that_differ_in_the_last_bit_leave_no_edge_without_its_reverse() -> None:
+    graph = random_graph(8, 30, 1)
+    up = graph.rows < graph.columns
+    floor = float(graph.log_odds.median())
+    graph = graph.scored(torch.where(up, torch.nextafter(graph.log_odds, torch.tensor(9.0)), graph.log_odds))
+    kept = graph.strongest(8, floor)
+    cells = list(zip(kept.rows.tolist(), kept.columns.tolist(), strict=True))
+    assert 0 < len(cells) < len(graph) and all((j, i) in cells for i, j in cells)

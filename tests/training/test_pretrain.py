@@ -12,6 +12,7 @@ from truepair.data.open import open_pairs
 from truepair.data.transforms import TransformConfig
 from truepair.errors import ConfigError, DataError
 from truepair.tasks.pretraining import pretrain
+from truepair.training.build import build_student, build_tables
 from truepair.training.itm import ItmConfig
 from truepair.training.loop_config import LoopConfig
 from truepair.training.optimizer import OptimizerConfig
@@ -143,3 +144,15 @@ def test_groups_can_be_chosen_by_size(squares: Path) -> None:
     assert len(build_tables(config).train) == len(open_pairs(squares / "pairs.jsonl", split="train"))
     with pytest.raises(ConfigError, match=r"no group of .* is left"):
         build_tables(replace(config, min_group_size=5))
+
+
+def test_a_tokenizer_without_a_mask_token_trains_without_mlm(squares: Path, tmp_path: Path) -> None:
+    recipe = recipe_for(squares)
+    tokenizer = build_student(recipe, build_tables(recipe.data).train, silent).preprocessing.tokenizer
+    tokenizer.mask_token = None
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    recipe = replace(recipe, text=replace(recipe.text, tokenizer=str(tmp_path / "tokenizer")))
+    with pytest.raises(ConfigError, match=r"no mask token; set objectives\.mlm\.weight to 0"):
+        pretrain(recipe, tmp_path / "with", silent)
+    objectives = replace(recipe.objectives, mlm=replace(recipe.objectives.mlm, weight=0.0))
+    pretrain(replace(recipe, objectives=objectives), tmp_path / "without", silent)

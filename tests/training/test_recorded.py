@@ -58,3 +58,13 @@ def test_the_ledger_of_other_data_is_refused(ledger: str, images: np.ndarray, ca
 def test_a_misspelt_action_is_named(ledger: str) -> None:
     with pytest.raises(ConfigError, match="ledger_actions has 'relable'; give some of keep, mask, relabel"):
         relator(ledger, "relable")
+
+
+def test_a_verdict_that_a_pair_does_not_match_counts_only_if_asked_for(tmp_path: Path) -> None:
+    with Ledger(tmp_path) as written:
+        for caption, action in ((1, "keep"), (2, "swap")):
+            cell = torch.tensor([0]), torch.tensor([caption]), torch.full((1,), 0.4)
+            written.record(*cell, detector="con_d", action=action, epoch=0)
+    images, captions = np.array([0]), np.array([1, 2])
+    assert relator(str(tmp_path)).recorded(images, captions)[0].split(": ")[1].startswith("1 of 1 verdicts")
+    assert "1 of 1 verdicts of action keep" in relator(str(tmp_path), "keep").recorded(images, captions)[0]

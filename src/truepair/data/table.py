@@ -15,6 +15,8 @@ from truepair.data.images import load_image
 from truepair.data.randomness import stable_hash
 from truepair.errors import DataError
 
+_PART = 1024  # rows
+
 
 class PairTable:
     """Image-text pairs in Arrow, memory-mapped, with random access by row. Images stay encoded until they are read.
@@ -131,7 +133,7 @@ class PairTable:
         if (counts == 1).all():
             return self
         repeated = np.repeat(np.arange(len(self)), counts)  # [number of captions]
-        columns = {name: self._column(name).take(pa.array(repeated)) for name in self._stored.column_names}
+        columns = {name: _taken(self._column(name), repeated) for name in self._stored.column_names}
         for name in ("captions", "caption_ids"):
             columns[name] = _lists_of_one(pc.list_flatten(self._column(name)))
         return self._with(Dataset(pa.table(columns)), None)
@@ -191,3 +193,9 @@ def _hash_ids(ids: NDArray[np.int64], salt: int) -> NDArray[np.int64]:
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return ((mixed ^ (mixed >> np.uint64(31))) >> np.uint64(1)).astype(np.int64)
+
+
+def _taken(column: pa.ChunkedArray, rows: NDArray[np.int64]) -> pa.ChunkedArray:
+    """Some values of a column, in parts: Arrow cannot put more than 2 GB of images into one array."""
+    parts = [column.take(pa.array(rows[start : start + _PART])) for start in range(0, len(rows), _PART)]
+    return pa.chunked_array([chunk for part in parts for chunk in part.chunks], column.type)

@@ -1,5 +1,6 @@
 """Questions about images from disk: the layout of VQA v2, and the lists of the ALBEF line (Visual Genome QA)."""
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,7 +95,8 @@ def open_vqa(sources: Sequence[VqaSource]) -> VqaTable:
         DataError: a file cannot be read as questions or answers, they do not fit each other, or images are missing.
     """
     images = ImagePaths(" and ".join(Path(source.questions).name for source in sources) or "an empty list of sources")
-    rows = [row for source in sources for row in _questions(source, images)]
+    numbers = itertools.count(1)
+    rows = [row for source in sources for row in _questions(source, images, numbers)]
     columns = list(zip(*rows, strict=True)) or [()] * len(_SCHEMA)
     table = pa.table([pa.array(list(c), type=f.type) for c, f in zip(columns, _SCHEMA, strict=True)], schema=_SCHEMA)
     found = VqaTable(images.table(), Dataset(table))
@@ -117,13 +119,13 @@ def load_answer_list(path: str | Path) -> list[str]:
     return answers
 
 
-def _questions(source: VqaSource, images: ImagePaths) -> Iterator[Question]:
+def _questions(source: VqaSource, images: ImagePaths, numbers: Iterator[int]) -> Iterator[Question]:
     path = _existing(source.questions)
     content = load_json(path)
     if isinstance(content, list):
         if source.annotations is not None:
             raise DataError(f"{path} is a list with answers of its own; leave annotations out")
-        return _listed(content, source, path, images)
+        return _listed(content, source, path, images, numbers)
     return _official(content, source, path, images)
 
 
@@ -170,7 +172,9 @@ def _annotations(source: VqaSource) -> dict[int, dict[str, Any]] | None:
     return found
 
 
-def _listed(entries: list[Any], source: VqaSource, path: Path, images: ImagePaths) -> Iterator[Question]:
+def _listed(
+    entries: list[Any], source: VqaSource, path: Path, images: ImagePaths, numbers: Iterator[int]
+) -> Iterator[Question]:
     """Questions in the lists of the ALBEF line; those without an id are numbered downwards from -1."""
     root = Path(source.image_root).expanduser()
     for number, entry in enumerate(entries, 1):
@@ -181,7 +185,7 @@ def _listed(entries: list[Any], source: VqaSource, path: Path, images: ImagePath
         answers = [answer] if isinstance(answer, str) else answer
         if not isinstance(answers, list) or not all(isinstance(each, str) for each in answers):
             raise DataError(f"{where}: answer is neither a text nor a list of texts; repair it")
-        question_id = _integer(entry, "question_id", where) if "question_id" in entry else -number
+        question_id = _integer(entry, "question_id", where) if "question_id" in entry else -next(numbers)
         image = images.add(root, _text(entry, "image", where))
         yield Question(question_id, image, _text(entry, "question", where), answers, source.answer_weight, "", "")
 

@@ -111,7 +111,7 @@ def _shared_states(
     if run.model is None:
         return None, None
     student = run.preprocessing
-    same_images = image_input_key(own) == image_input_key(student)
+    same_images = not run.pooled and image_input_key(own) == image_input_key(student)
     same_captions = caption_input_key(own) == caption_input_key(student)
     return (
         run.image_cache if same_images and _equal(run.model.image_encoder, model.image_encoder) else None,

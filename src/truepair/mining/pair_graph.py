@@ -59,7 +59,9 @@ class PairGraph:
         rank = torch.empty_like(self.rows)
         rank[order] = torch.arange(len(self)) - starts[self.rows]
         near = rank < neighbours
-        kept = ((near | near[self.reverse]) & (self.log_odds > floor)).nonzero()[:, 0]
+        above = self.log_odds > floor
+        reverse = self.reverse  # both directions stay or go, though their scores may differ in the last bit
+        kept = ((near | near[reverse]) & above & above[reverse]).nonzero()[:, 0]
         return PairGraph(self.size, self.rows[kept], self.columns[kept], self.log_odds[kept], self.known[kept])
 
     def row_sums(self, values: Tensor) -> Tensor:

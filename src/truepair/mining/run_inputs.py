@@ -19,6 +19,7 @@ class RunInputs:
         model: the student, whose frozen encoders the caches are of; needed with a cache.
         image_cache: states of the table's images, from the student's frozen image encoder.
         caption_cache: states of the table's captions, from the student's frozen text encoder.
+        pooled: the cache holds the mean of an image's states only; enough to compare, not to fuse.
     """
 
     table: PairTable
@@ -26,3 +27,4 @@ class RunInputs:
     model: AlbefModel | None = None
     image_cache: ImageStates | None = None
     caption_cache: CaptionStates | None = None
+    pooled: bool = False

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from transformers import AutoImageProcessor, AutoModel
 
 from truepair.errors import CheckpointError, ConfigError
@@ -60,8 +61,8 @@ def load_image_encoder(name_or_folder: str | Path, *, image_size: int | None = N
         return EfficientNetLite0.from_config({"model_type": "efficientnet_lite0", **size})
     try:
         model, info = AutoModel.from_pretrained(name_or_folder, output_loading_info=True)
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:300]
         raise CheckpointError(f"no image encoder could be loaded from '{name_or_folder}': {reason}") from None
     missing = [key for key in sorted(info["missing_keys"]) if not _is_pooling(key)]
     if missing:

@@ -43,8 +43,8 @@ class FeatureQueue:
             self._reserve(image.shape[1], index.device)
         end = self._size + len(index)
         self._index[self._size : end] = index
-        self._image[self._size : end] = image
-        self._text[self._size : end] = text
+        self._image[self._size : end] = image.detach()
+        self._text[self._size : end] = text.detach()
         self._size = end
 
     def keep(self, positions: Tensor) -> None:

@@ -30,4 +30,11 @@ def frozen_inputs(recipe: PretrainRecipe, say: Say) -> RunInputs:
     table, images = caches.images(table)
     captions = (caption for captions in table.values("captions") for caption in captions)
     texts = caches.captions(captions)
-    return RunInputs(table=table, preprocessing=preprocessing, model=model, image_cache=images, caption_cache=texts)
+    return RunInputs(
+        table=table,
+        preprocessing=preprocessing,
+        model=model,
+        image_cache=images,
+        caption_cache=texts,
+        pooled=recipe.model.pool_images,
+    )

@@ -9,7 +9,7 @@ from accelerate import PartialState
 from truepair.data.collate import PairCollator
 from truepair.data.dataset import PairDataset
 from truepair.data.table import PairTable
-from truepair.errors import CheckpointError
+from truepair.errors import CheckpointError, ConfigError
 from truepair.mining.conversion_truth import ConversionTruth
 from truepair.mining.coverage import check_coverage
 from truepair.mining.discriminator import Discriminator
@@ -83,12 +83,15 @@ class StepBuilder:
 
         Raises:
             TruepairError: A model that the recipe names is missing, damaged or does not fit.
+            ConfigError: MLM is asked for with a tokenizer that has no mask token.
         """
         tokenizer, objectives = self.collator.tokenizer, self.recipe.objectives
+        if tokenizer.mask_token_id is None and objectives.mlm.weight > 0:
+            raise ConfigError("the tokenizer has no mask token; set objectives.mlm.weight to 0, or take another one")
         towers = self._towers(self.model, self.caches, self.image_cache)
-        masker = TokenMasker(
-            tokenizer.mask_token_id, tokenizer.all_special_ids, self.model.config.vocab_size, objectives.mlm.masking
-        )
+        special = tokenizer.all_special_ids
+        mask_id = special[0] if tokenizer.mask_token_id is None else tokenizer.mask_token_id  # without MLM none is used
+        masker = TokenMasker(mask_id, special, self.model.config.vocab_size, objectives.mlm.masking)
         return PretrainStep(self.model, towers, masker, objectives, self._parts(towers), seed=self.recipe.loop.seed)
 
     def _parts(self, towers: Towers) -> StepParts:
@@ -121,6 +124,7 @@ class StepBuilder:
             model=self.model,
             image_cache=towers.image_cache,
             caption_cache=towers.caption_cache,
+            pooled=self.recipe.model.pool_images,
         )
         judge = open_discriminator(ecm.discriminator, inputs, self.device)
         self._check_coverage(judge, ecm)

@@ -1,21 +1,11 @@
 """One step of fine-tuning on a downstream task."""
 
-from typing import Any, Protocol
-
-from torch import Tensor
+from typing import Any
 
 from truepair.models.downstream import DownstreamModel
 from truepair.training.moment import Moment
 from truepair.training.task_states import States
 from truepair.training.training_step import StepOutput, TrainingStep
-
-
-class TaskModel(Protocol):
-    """A downstream model with a loss of its own."""
-
-    def loss(self, batch: Any, image_states: Tensor | None = None, text_states: Tensor | None = None) -> Tensor:
-        """The loss of a batch, a scalar."""
-        ...
 
 
 class FinetuneStep(TrainingStep):

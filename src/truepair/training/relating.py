@@ -48,7 +48,7 @@ class RuleConfig:
         action: keep (a negative), mask (left out), relabel (a match), reweight, swap (no ITM negative) or smooth (a
             share of the target).
         ledger: Folder or file of the verdicts, for "recorded".
-        ledger_actions: Recorded actions that count; all when empty.
+        ledger_actions: Recorded actions that count; when empty all but keep, which says that a pair does not match.
         margin: For "guide" and "momentum": how far below the own pair's similarity still counts.
         strategy: "absolute" or "relative" margin.
         compare: For "guide": "across" compares image i with text j, "images" image i with image j, "texts" text i with
@@ -246,7 +246,9 @@ _DETECTORS: Mapping[str, Callable[[RuleConfig], Detector]] = {
     "same_caption": lambda _: SameCaption(),
     "same_group": lambda _: SameGroup(),
     "recorded": lambda rule: RecordedVerdict(
-        VerdictIndex.from_table(read_ledger(str(rule.ledger)), actions=rule.ledger_actions or None)
+        VerdictIndex.from_table(
+            read_ledger(str(rule.ledger)), actions=rule.ledger_actions or sorted({*_ACTIONS} - {"keep"})
+        )
     ),
     "guide": lambda rule: GuideSimilarity(rule.margin, rule.strategy, rule.compare),  # type: ignore[arg-type]
     "weight": lambda rule: LowWeight(rule.high),

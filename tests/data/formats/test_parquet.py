@@ -54,3 +54,13 @@ def test_a_damaged_file_is_an_error(tmp_path):
 def test_missing_columns_are_an_error(tmp_path):
     with pytest.raises(DataError, match="has no caption column"):
         open_pairs(write(tmp_path / "x.parquet", {"image": ["a.png"], "label": ["x"]}))
+
+
+def test_files_of_one_name_in_folders_named_for_splits(tmp_path):
+    write(tmp_path / "data" / "train" / "0000.parquet", {"jpg": [encoded(picture("red"))], "captions": [["a"]]})
+    write(tmp_path / "data" / "test" / "0000.parquet", {"jpg": [encoded(picture("blue"))], "captions": [["b"]]})
+
+    table = open_pairs(tmp_path / "data")
+
+    assert dict(zip(table.rows["split"], table.rows["captions"], strict=True)) == {"train": ["a"], "test": ["b"]}
+    assert len(set(table.image_ids.tolist())) == 2

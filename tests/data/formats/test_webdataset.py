@@ -120,3 +120,15 @@ def test_a_shard_missing_from_a_range_is_an_error(tmp_path):
 
     with pytest.raises(DataError, match=r"1 of 2 shards of .* are missing, the first .*s-1\.tar"):
         open_pairs(tmp_path / "s-{0..1}.tar")
+
+
+def test_shards_of_one_name_in_several_folders(tmp_path):
+    for folder, colour in (("one", "red"), ("two", "blue"), ("val", "green")):
+        (tmp_path / folder).mkdir()
+        shard(tmp_path / folder / "000.tar", sample("a", colour, folder))
+
+    table = open_pairs(tmp_path)
+
+    assert table.rows["captions"][:] == [["one"], ["two"], ["val"]]
+    assert table.rows["split"][:] == ["train", "train", "val"]
+    assert len(set(table.image_ids.tolist())) == 3

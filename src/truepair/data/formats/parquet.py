@@ -8,10 +8,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from truepair.data.formats.columns import CAPTION_NAMES, IMAGE_NAMES, find_column, split_in_name
+from truepair.data.formats.columns import CAPTION_NAMES, IMAGE_NAMES, find_column
 from truepair.data.formats.entry import STATED_FIELDS, record_of_entry
 from truepair.data.formats.record import Reader, Record, Skips, beside
-from truepair.data.formats.shards import expand
+from truepair.data.formats.shards import expand, names_of, splits_of
 from truepair.data.source import SourceConfig
 from truepair.errors import DataError
 
@@ -22,8 +22,8 @@ class ParquetReader(Reader):
     """Reads Parquet files: a file, a folder of them, or a pattern.
 
     The image column holds paths, bytes, or a struct of ``bytes`` and ``path``; the caption column text or lists of
-    text. Columns with a table's own names are taken over; further scalar columns become text. A file named for a split
-    sets the split of its rows.
+    text. Columns with a table's own names are taken over; further scalar columns become text. A file named for a
+    split, or in a folder named for one, sets the split of its rows.
     """
 
     def __init__(self, config: SourceConfig) -> None:
@@ -44,19 +44,18 @@ class ParquetReader(Reader):
         Raises:
             DataError: a file is not Parquet, or has no image or caption column.
         """
-        for file in self.files:
+        for file, name, split in zip(self.files, names_of(self.files), splits_of(self.files), strict=True):
             parquet = self._open(file)
             image_name, caption_name = self._columns(file, parquet.schema_arrow)
             wanted = [image_name, caption_name, *STATED_FIELDS, *self.extra]
-            split = split_in_name(file.stem)
             rows = (row for batch in parquet.iter_batches(_BATCH_ROWS, columns=wanted) for row in batch.to_pylist())
             for number, entry in enumerate(rows):
                 record = record_of_entry(
                     entry,
-                    f"{file.name} row {number}",
+                    f"{name} row {number}",
                     image_name=image_name,
                     caption_name=caption_name,
-                    key=f"{file.name}:{number}",
+                    key=f"{name}:{number}",
                     extra=self.extra,
                 )
                 if split is not None and entry.get("split") is None:

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
-from truepair.data.formats.columns import CAPTION_NAMES, split_in_name
+from truepair.data.formats.columns import CAPTION_NAMES
 from truepair.data.formats.entry import state_fields
 from truepair.data.formats.record import IMAGE_SUFFIXES, Reader, Record, Skips
-from truepair.data.formats.shards import expand
+from truepair.data.formats.shards import expand, names_of, splits_of
 from truepair.data.source import SourceConfig
 from truepair.errors import DataError
 
@@ -47,40 +47,35 @@ class WebDatasetReader(Reader):
         Raises:
             DataError: a shard is damaged, compressed or no tar.
         """
-        for shard in self.files:
+        for shard, name, split in zip(self.files, names_of(self.files), splits_of(self.files), strict=True):
             samples = _index(shard, skips)
             with shard.open("rb") as file:
                 for key, sample in samples.items():
-                    record = self._record(shard, file, key, sample, skips)
-                    if record is not None:
+                    record = Record(f"{name}: {key}", f"{name}/{key}", captions=[], split=split or "train")
+                    if self._filled(record, shard, file, sample, skips):
                         yield record
 
-    def _record(self, shard: Path, file: BinaryIO, key: str, sample: _Sample, skips: Skips) -> Record | None:
-        where = f"{shard.name}: {key}"
+    def _filled(self, record: Record, shard: Path, file: BinaryIO, sample: _Sample, skips: Skips) -> bool:
+        """Put a sample into a record; False for one that cannot be used."""
         if sample.image is None:
-            skips.row(where, "it has no image")
-            return None
+            skips.row(record.where, "it has no image")
+            return False
         if any(size > _LARGEST_TEXT for _, size in sample.texts.values()):
-            skips.row(where, f"its text is larger than {_LARGEST_TEXT} bytes")
-            return None
+            skips.row(record.where, f"its text is larger than {_LARGEST_TEXT} bytes")
+            return False
         texts = {suffix: _text(file, place) for suffix, place in sample.texts.items()}
         try:
             entry = json.loads(texts.get(".json", "{}"))
         except (ValueError, RecursionError):
             entry = None
         if not isinstance(entry, dict):
-            skips.row(where, "its .json is not a JSON object")
-            return None
+            skips.row(record.where, "its .json is not a JSON object")
+            return False
         offset, size = sample.image
-        record = Record(
-            where=where,
-            key=f"{shard.name}/{key}",
-            captions=[texts[".txt"]] if ".txt" in texts else self._captions(entry),
-            image={"path": str(shard.absolute()), "offset": offset, "size": size},
-            split=split_in_name(shard.stem) or "train",
-        )
+        record.captions = [texts[".txt"]] if ".txt" in texts else self._captions(entry)
+        record.image = {"path": str(shard.absolute()), "offset": offset, "size": size}
         state_fields(record, entry)
-        return record
+        return True
 
     def _captions(self, entry: dict[str, Any]) -> list[Any]:
         wanted = CAPTION_NAMES if self.config.caption_column is None else (self.config.caption_column,)

@@ -17,7 +17,7 @@ from truepair.data.store.finish import finish_rows
 from truepair.errors import DataError
 
 # Raise it when the meaning of the rows changes, so that older files are not read.
-_VERSION = 1
+_VERSION = 2
 _NOT_IN_KEY = ("source", "name", "split", "cache_dir")
 
 Left = list[tuple[str, str]]
