@@ -34,7 +34,7 @@ def run(arguments: list[str]) -> None:
     words = list(arguments)
     task = words.pop(0) if words[0] in TASKS else "retrieval"
     if not words or words[0].startswith("--"):
-        raise ConfigError(f"give the model first: truepair evaluate {task} runs/demo/model [--any.field value]")
+        raise ConfigError(f"give the model first: truepair evaluate {task} runs/sample/model [--any.field value]")
 
     from truepair.cli.quiet import quiet_libraries
 
