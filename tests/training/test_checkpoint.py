@@ -131,3 +131,15 @@ def test_settings_of_the_optimizer_are_those_of_the_recipe(tmp_path: Path) -> No
     fresh = built(0.01, 0.5)
     load_optimizer(fresh, tmp_path)
     assert [fresh.param_groups[0][name] for name in ("peak", "weight_decay", "lr")] == [0.01, 0.5, 0.01]
+
+
+def test_a_run_that_went_back_behind_a_damaged_checkpoint_keeps_its_own(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path, keep=1)
+    store.save(1, write_two, {})
+    store.best = 1
+    damaged = store.save(9, write_two, {})
+    (damaged / "a.bin").unlink()
+    assert store.newest(lambda line: None) is not None
+    for step in (2, 3):
+        assert store.save(step, write_two, {}).exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000001", "step-00000003"]

@@ -19,7 +19,7 @@ class DiscriminatorConfig:
             augmentation included, as in the MAFA program. The other kinds always read plain images.
         memory: ask once per (image, caption). None does so where a verdict depends on nothing else; crops of the batch
             have a verdict each, and are remembered only if this is true.
-        memory_limit: most verdicts to hold, 12 bytes each; None for all.
+        memory_limit: most verdicts to hold, 12 bytes each, also in every checkpoint; None for all.
         calibration: kind dual: JSON file of its calibration; None takes ``calibration.json`` in the checkpoint.
         pairs_at_once: pairs that are read together.
         least_coverage: warn when a smaller share of known pairs passes the upper threshold.
@@ -29,7 +29,7 @@ class DiscriminatorConfig:
     kind: str = "albef"
     view: str = "plain"
     memory: bool | None = None
-    memory_limit: int | None = None
+    memory_limit: int | None = 50_000_000
     calibration: str | None = None
     pairs_at_once: int = 1024
     least_coverage: float = 0.2

@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar, cast
 
+from accelerate import PartialState
 from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
@@ -145,6 +146,7 @@ class DownstreamTask(ABC, Generic[Table, Answer, Result]):
     def evaluate(self, folder: Path) -> Result:
         """Answer the test texts; files go to a folder."""
         table = self.read("test")
+        self.model.to(PartialState().device)  # a model just loaded is on the CPU
         return self.report(self._answers(table, self._states(table)), table, folder)
 
     @cached_property

@@ -85,14 +85,19 @@ class StepBuilder:
             TruepairError: A model that the recipe names is missing, damaged or does not fit.
             ConfigError: MLM is asked for with a tokenizer that has no mask token.
         """
-        tokenizer, objectives = self.collator.tokenizer, self.recipe.objectives
-        if tokenizer.mask_token_id is None and objectives.mlm.weight > 0:
-            raise ConfigError("the tokenizer has no mask token; set objectives.mlm.weight to 0, or take another one")
         towers = self._towers(self.model, self.caches, self.image_cache)
-        special = tokenizer.all_special_ids
-        mask_id = special[0] if tokenizer.mask_token_id is None else tokenizer.mask_token_id  # without MLM none is used
-        masker = TokenMasker(mask_id, special, self.model.config.vocab_size, objectives.mlm.masking)
-        return PretrainStep(self.model, towers, masker, objectives, self._parts(towers), seed=self.recipe.loop.seed)
+        seed = self.recipe.loop.seed
+        return PretrainStep(self.model, towers, self._masker(), self.recipe.objectives, self._parts(towers), seed=seed)
+
+    def _masker(self) -> TokenMasker | None:
+        """What hides tokens for MLM, where there is any."""
+        tokenizer, mlm = self.collator.tokenizer, self.recipe.objectives.mlm
+        if not mlm.weight:
+            return None
+        if tokenizer.mask_token_id is None:
+            raise ConfigError("the tokenizer has no mask token; set objectives.mlm.weight to 0, or take another one")
+        vocabulary = self.model.config.vocab_size
+        return TokenMasker(tokenizer.mask_token_id, tokenizer.all_special_ids, vocabulary, mlm.masking)
 
     def _parts(self, towers: Towers) -> StepParts:
         recipe = self.recipe

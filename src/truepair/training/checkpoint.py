@@ -70,6 +70,7 @@ class CheckpointStore:
                 (aside / STATE).write_text(json.dumps({"step": step, **state}, indent=1), encoding="utf-8")
                 _seal(aside)
                 _move(aside, final)
+                self._remove_damaged(step)
         self.prune()
         self.meet()
         return final
@@ -106,6 +107,15 @@ class CheckpointStore:
 
     def _folders(self) -> list[Path]:
         return sorted(self.folder.glob("step-*"))
+
+    def _remove_damaged(self, step: int) -> None:
+        """Remove checkpoints of later steps: the run went back behind them because they are damaged.
+
+        Pruning would take them for the newest, and a new one for an old one.
+        """
+        for later in self._folders():
+            if _step_of(later) > step:
+                _remove(later)
 
     def _clear_leftovers(self) -> None:
         """Remove what a process that was killed left half-written or half-removed."""

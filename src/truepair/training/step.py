@@ -55,7 +55,7 @@ class PretrainStep(TrainingStep):
     Args:
         model: The model to train.
         towers: Image and text states of a batch, computed or from a cache of frozen ones.
-        masker: Hides tokens for MLM.
+        masker: Hides tokens for MLM; None without MLM.
         config: Which objectives, and how much of each.
         parts: Relations, judge, regulation, momentum model.
         seed: Seed of the run.
@@ -67,7 +67,7 @@ class PretrainStep(TrainingStep):
         self,
         model: AlbefModel,
         towers: Towers,
-        masker: TokenMasker,
+        masker: TokenMasker | None,
         config: ObjectivesConfig,
         parts: StepParts,
         *,
@@ -198,7 +198,10 @@ class PretrainStep(TrainingStep):
             return {}
         mlm, epoch = self.config.mlm, view.moment.epoch
         with_itm, with_mlm = self.config.itm.due(epoch), mlm.due(epoch)
-        masked = MaskedRows.of(view, self.masker, converted, mlm, self.seed) if with_mlm else None
+        masked = None
+        if with_mlm:
+            assert self.masker is not None, "MLM has a weight, so there is one"
+            masked = MaskedRows.of(view, self.masker, converted, mlm, self.seed)
         return FusedRows(view, self.towers, pairs if with_itm else None, masked, seen).losses()
 
     @torch.no_grad()
