@@ -46,7 +46,7 @@ def _require_same_run(folder: Path, before: bytes, recipe: Any) -> None:
     if not finished and not any((folder / "checkpoints").glob("step-*")):
         return
     then, now = (dict(_leaves(yaml.safe_load(text))) for text in (before, to_yaml(recipe)))
-    for name in then.keys() & now.keys():
+    for name in (name for name in now if name in then):
         free = name.startswith((*_FREE, *_FREE_IN_PARTS)) and not (finished and name.startswith(_SETTLED))
         if then[name] != now[name] and not free:
             raise ConfigError(

@@ -6,6 +6,7 @@ from typing import TypeVar
 
 from truepair.cli.arguments import read_recipe
 from truepair.cli.recipes import find_recipe, leading_words
+from truepair.cli.run_folder import RECIPE
 from truepair.errors import ConfigError
 
 Recipe = TypeVar("Recipe")
@@ -25,7 +26,7 @@ def recipe_of_run(kind: type[Recipe], task: str, model_folder: Path, words: Sequ
     """
     options = list(words)
     paths = [find_recipe(name, task) for name in leading_words(options)]
-    own = model_folder.parent / "recipe.yaml"
+    own = model_folder.parent / RECIPE
     if own.is_file():
         paths.insert(0, own)
     if not paths:
