@@ -65,6 +65,18 @@ def test_it_has_no_dropout() -> None:
     assert step.model.training and not any(module.training for module in momentum_of(step).modules())
 
 
+def test_running_statistics_are_the_students() -> None:
+    step = composed(MomentumConfig())
+    for model in (step.model, momentum_of(step).model):
+        model.image_encoder.add_module("norm", torch.nn.BatchNorm2d(3))
+    norm = step.model.image_encoder.get_submodule("norm")
+    norm(torch.full((2, 3, 4, 4), 3.0))  # as an encoder that normalises over the batch would
+    step(FIRST, moment(0))
+    seen = momentum_of(step).model.image_encoder.get_buffer("norm.running_mean")
+    torch.testing.assert_close(seen, torch.full((3,), 0.3))
+    assert seen is not norm.get_buffer("running_mean")
+
+
 def albef_itc(
     step: PretrainStep, batch: object, queue: by_hand.Features, same: set[by_hand.Cell], alpha: float
 ) -> float:

@@ -64,7 +64,8 @@ class MomentumView(NamedTuple):
 class MomentumModel(nn.Module):
     """A copy of the student that follows it slowly, and the features of the pairs it saw last.
 
-    Parameters that are not trained are shared with the student, not copied.
+    Parameters that are not trained are shared with the student, not copied; running statistics of batch norm are the
+    student's of the moment, since this model, always in evaluation mode, gathers none.
 
     Args:
         towers: The student's; the copy reads the same caches.
@@ -105,6 +106,8 @@ class MomentumModel(nn.Module):
     @torch.no_grad()
     def see(self, view: StepView) -> MomentumView:
         """Encode the batch."""
+        for own, theirs in zip(self.model.buffers(), self._student[0].buffers(), strict=True):
+            own.copy_(theirs)
         image_states, images = self.towers.encode_images(view.local, view.moment.epoch)
         text = self.towers.encode_text(view.local)
         return MomentumView(image_states, gather(images), gather(text.feature))
