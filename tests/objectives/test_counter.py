@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from truepair.objectives.counter import keyed_uniform, sample_keys
+from truepair.objectives.counter import keyed_integers, keyed_uniform, sample_keys
 
 
 def splitmix(x: int) -> int:
@@ -30,6 +30,14 @@ def test_numbers_are_uniform_and_uncorrelated() -> None:
     assert ((counts - 5000) ** 2 / 5000).sum() < 50  # chi square with 19 degrees of freedom
     for neighbour in (numbers.roll(1, 0), numbers.roll(1, 1)):
         assert abs(torch.corrcoef(torch.stack([numbers.flatten(), neighbour.flatten()]))[0, 1]) < 0.015
+
+
+@pytest.mark.parametrize("below", [1, 7, 30_522, 2**24])
+def test_integers_are_the_floor_of_the_exact_product(below: int) -> None:
+    keys = sample_keys(0, 1, torch.arange(2000))
+    found, expected = keyed_integers(keys, 50, below, stream=2), keyed_uniform(keys, 50, stream=2).double() * below
+    assert torch.equal(found, expected.long()) and found.max() < below
+    assert abs(found.double().mean() / below - 0.5 * (below - 1) / below) < 0.005
 
 
 def test_a_number_depends_on_its_own_key_only() -> None:

@@ -73,7 +73,7 @@ def information_bounds(
         similarity = queries[rows] @ keys.T  # [R, N]
         sums.append(_anchor_terms(similarity, similarity / temperature, rows, regulation))
     log_mean_f = torch.cat([part[:, 0] for part in sums])  # [N]
-    terms = torch.cat([part[:, 1:] for part in sums]).double().mean(dim=0).tolist()
+    terms = torch.cat([part[:, 1:] for part in sums]).cpu().double().mean(dim=0).tolist()  # MPS has no float64
     found = float("nan")
     if suspects is not None and len(suspects):
         scores = (queries[suspects.rows] * keys[suspects.columns]).sum(dim=1) / temperature

@@ -42,9 +42,28 @@ def keyed_uniform(keys: Tensor, count: int, stream: int = 0) -> Tensor:
     Returns:
         float32 [B, count].
     """
+    return _draws(keys, count, stream).float() * 2.0**-_MANTISSA
+
+
+def keyed_integers(keys: Tensor, count: int, below: int, stream: int = 0) -> Tensor:
+    """Uniform integers from 0 to ``below`` - 1 for each key, without floating point, which could round up to ``below``.
+
+    Args:
+        keys: From :func:`sample_keys`, int64 [B].
+        count: How many numbers per key.
+        below: Up to 2 ** 24.
+        stream: Different streams of one key are independent.
+
+    Returns:
+        int64 [B, count].
+    """
+    return (_draws(keys, count, stream) * below) >> _MANTISSA
+
+
+def _draws(keys: Tensor, count: int, stream: int) -> Tensor:
+    """Integers of ``_MANTISSA`` random bits [B, count]."""
     position = torch.arange(count, device=keys.device)
-    bits = sample_keys(keys.unsqueeze(1), stream, position)  # [B, count]
-    return _shifted(bits, 64 - _MANTISSA).float() * 2.0**-_MANTISSA
+    return _shifted(sample_keys(keys.unsqueeze(1), stream, position), 64 - _MANTISSA)
 
 
 def _wrapped(value: int) -> int:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from truepair.errors import ConfigError
-from truepair.objectives.counter import keyed_uniform
+from truepair.objectives.counter import keyed_integers, keyed_uniform
 
 IGNORED = -100
 """Label of a token that is not predicted (the ``ignore_index`` of cross-entropy)."""
@@ -100,9 +100,7 @@ class TokenMasker:
     def _random_ids(self, keys: Tensor, length: int) -> Tensor:
         """One ordinary token per position [B, L]."""
         ordinary = self.ordinary_ids.to(keys.device)
-        # float64: a float32 product could round up to len(ordinary).
-        draw = keyed_uniform(keys, length, stream=2).double() * len(ordinary)
-        return ordinary[draw.long()]
+        return ordinary[keyed_integers(keys, length, len(ordinary), stream=2)]
 
 
 def mlm_loss(logits: Tensor, labels: Tensor, teacher_logits: Tensor | None = None, alpha: float = 0.0) -> Tensor:

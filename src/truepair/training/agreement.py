@@ -15,7 +15,11 @@ def sum_over_ranks(values: Mapping[str, float], device: torch.device) -> dict[st
     """
     if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
         return dict(values)
-    dtype = torch.float32 if device.type == "mps" else torch.float64
-    sent = torch.tensor(list(values.values()), dtype=dtype, device=device)
+    sent = torch.tensor(list(values.values()), dtype=sum_dtype(device), device=device)
     dist.all_reduce(sent)
     return dict(zip(values, sent.tolist(), strict=True))
+
+
+def sum_dtype(device: torch.device) -> torch.dtype:
+    """What long sums are kept in: float64, which Apple's MPS does not know."""
+    return torch.float32 if device.type == "mps" else torch.float64

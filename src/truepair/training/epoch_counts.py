@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from truepair.training.agreement import sum_dtype
+
 
 class EpochCounts:
     """Sums by name. Those on a device are brought to the host only when they are read."""
@@ -13,8 +15,9 @@ class EpochCounts:
     def add(self, counts: dict[str, float] | dict[str, Tensor]) -> None:
         """Add to the sums; a name that is new starts at 0."""
         for name, count in counts.items():
-            value = torch.as_tensor(count, dtype=torch.float64)
-            self._sums[name] = self._sums[name] + value if name in self._sums else value
+            dtype = sum_dtype(count.device) if isinstance(count, Tensor) else torch.float64
+            value = torch.as_tensor(count, dtype=dtype)
+            self._sums[name] = self._sums[name].to(value) + value if name in self._sums else value
 
     def read(self) -> dict[str, float]:
         """The sums so far."""
