@@ -37,10 +37,10 @@ from truepair.mining.caption_words import WordStatistics
 from truepair.mining.evidence_tables import pooled_captions, pooled_images
 from truepair.models.albef_checkpoint import load_albef
 from truepair.models.gallery import PairJudge, encode_captions, encode_images
+from truepair.models.image_transform import image_transform
 from truepair.models.minilm import load_minilm
 from truepair.tasks.frozen_inputs import frozen_inputs
 from truepair.tasks.images import ImageSource
-from truepair.training.build import build_image_transform
 from truepair.training.recipe import PretrainRecipe
 
 FOLDS = 10
@@ -121,7 +121,7 @@ def model_detectors(folder: Path, photos: Photos, pairs: JudgedPairs) -> dict[st
     """Scores of a trained model: similarity of its ITC features, and con-D, its ITM head."""
     preprocessing, model = Preprocessing.load(folder), load_albef(folder).eval()
     collator = preprocessing.collator()
-    transform = build_image_transform(preprocessing.transform, model, train=False)
+    transform = image_transform(preprocessing.transform, model.image_encoder, train=False)
     images = encode_images(model, ImageSource(photos.table, collator, transform=transform).batches())
     texts = [text for own in photos.captions for text in own]
     judge = PairJudge(model, images, encode_captions(model, texts, collator.encode))

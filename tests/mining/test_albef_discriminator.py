@@ -134,6 +134,11 @@ def test_mistakes_are_named_in_one_line(table: PairTable, folder: Path, tmp_path
     run = RunInputs(table=table, preprocessing=preprocessing_of(table, add_sep=False))
     with pytest.raises(ConfigError, match="differ in their add_sep; set"):
         open_discriminator(DiscriminatorConfig(checkpoint=str(folder), view="batch"), run)
+    transform = replace(run.preprocessing.transform, normalisation="encoder")
+    for student, mistake in ((load_albef(folder), "differ in their image normalisation"), (None, "no image encoder")):
+        encoders = RunInputs(table=table, preprocessing=preprocessing_of(table, transform=transform), model=student)
+        with pytest.raises(ConfigError, match=mistake):
+            open_discriminator(DiscriminatorConfig(checkpoint=str(folder), view="batch"), encoders)
     with pytest.raises(CheckpointError, match=r"has no usable preprocessing\.json"):
         open_discriminator(DiscriminatorConfig(checkpoint=str(tmp_path)), run)
     with pytest.raises(ConfigError, match="did you mean 'albef'"):

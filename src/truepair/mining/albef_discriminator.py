@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 from truepair.data.collate import PairBatch
 from truepair.data.preprocessing import Preprocessing
-from truepair.data.transforms import ImageTransform, TransformConfig, build_transform
 from truepair.errors import CheckpointError
 from truepair.mining.albef_views import BatchView, PlainView, View
 from truepair.mining.discriminator_config import DiscriminatorConfig
@@ -20,6 +19,7 @@ from truepair.models.albef_checkpoint import load_albef
 from truepair.models.fingerprint import combined_key, encoder_fingerprint
 from truepair.models.frozen_captions import CaptionStates
 from truepair.models.frozen_images import ImageStates
+from truepair.models.image_transform import image_transform
 
 
 class AlbefDiscriminator(PairReader):
@@ -85,10 +85,11 @@ def open_albef(config: DiscriminatorConfig, run: RunInputs, device: torch.device
         )
     view: View
     if config.view == "batch":
-        view = BatchView(model, own, run.preprocessing)
+        view = BatchView(model, own, run.preprocessing, None if run.model is None else run.model.image_encoder)
     else:
         states, captions = _shared_states(model, own, run)
-        images = PlainImages(run.table, evaluation_transform(own.transform, model)) if states is None else states
+        transform = image_transform(own.transform, model.image_encoder, train=False)
+        images = PlainImages(run.table, transform) if states is None else states
         view = PlainView(model, images, own.collator(), captions)
     fingerprint = combined_key(
         model=encoder_fingerprint(model), images=image_input_key(own), captions=caption_input_key(own), view=config.view
@@ -96,12 +97,6 @@ def open_albef(config: DiscriminatorConfig, run: RunInputs, device: torch.device
     return AlbefDiscriminator(
         model, view, name=f"albef {folder}", fingerprint=fingerprint, pairs_at_once=config.pairs_at_once
     )
-
-
-def evaluation_transform(config: TransformConfig, model: AlbefModel) -> ImageTransform:
-    """The unaugmented transform of a model; "encoder" normalisation takes its image encoder's statistics."""
-    encoder = model.image_encoder
-    return build_transform(config, train=False, encoder_statistics=(encoder.pixel_mean, encoder.pixel_std))
 
 
 def _shared_states(

@@ -9,8 +9,10 @@ from truepair.data.preprocessing import Preprocessing
 from truepair.errors import ConfigError
 from truepair.mining.plain_images import PlainImages
 from truepair.models.albef import AlbefModel
+from truepair.models.encoder_base import ImageEncoder
 from truepair.models.frozen_captions import CaptionStates
 from truepair.models.frozen_images import ImageStates
+from truepair.models.image_transform import pixel_statistics
 
 
 class View(Protocol):
@@ -38,6 +40,7 @@ class BatchView:
         model: the judge.
         own: the judge's preprocessing.
         student: the student's, which the batch went through.
+        encoder: the student's image encoder, whose pixel statistics "encoder" normalisation takes.
 
     Raises:
         ConfigError: the two differ in how tokens or pixel values are to be read.
@@ -45,8 +48,18 @@ class BatchView:
 
     repeatable = False
 
-    def __init__(self, model: AlbefModel, own: Preprocessing, student: Preprocessing) -> None:
-        _require_same_inputs(own, student)
+    def __init__(
+        self, model: AlbefModel, own: Preprocessing, student: Preprocessing, encoder: ImageEncoder | None = None
+    ) -> None:
+        statistics = pixel_statistics(own.transform, model.image_encoder)
+        for what, one, other in (
+            ("tokenizer", own.tokenizer.get_vocab(), student.tokenizer.get_vocab()),
+            ("add_sep", own.add_sep, student.add_sep),
+            ("normalise", own.normalise, student.normalise),
+            ("image normalisation", statistics, pixel_statistics(student.transform, encoder)),
+        ):
+            if one != other:
+                raise ConfigError(f"ecm.discriminator.view: judge and student differ in their {what}; set it to plain")
         self.model = model
 
     def image_states(self, batch: PairBatch, rows: Tensor) -> Tensor:
@@ -108,14 +121,3 @@ class PlainView:
             return states.to(self.model.device), mask.to(self.model.device)
         ids, mask = (part.to(self.model.device) for part in self.collator.encode(texts))
         return self.model.text_states(ids, mask), mask
-
-
-def _require_same_inputs(own: Preprocessing, student: Preprocessing) -> None:
-    for what, one, other in (
-        ("tokenizer", own.tokenizer.get_vocab(), student.tokenizer.get_vocab()),
-        ("add_sep", own.add_sep, student.add_sep),
-        ("normalise", own.normalise, student.normalise),
-        ("image normalisation", own.transform.normalisation, student.transform.normalisation),
-    ):
-        if one != other:
-            raise ConfigError(f"ecm.discriminator.view: judge and student differ in their {what}; set it to plain")

@@ -13,7 +13,6 @@ from truepair.data.collate import PairCollator
 from truepair.data.preprocessing import Preprocessing
 from truepair.data.table import PairTable
 from truepair.errors import CheckpointError
-from truepair.mining.albef_discriminator import evaluation_transform
 from truepair.mining.input_keys import caption_input_key, image_input_key
 from truepair.mining.plain_images import PlainImages
 from truepair.mining.transformers_inputs import load_model, load_part, processor_key, processor_transform
@@ -21,6 +20,7 @@ from truepair.models.albef import AlbefModel
 from truepair.models.albef_checkpoint import load_albef
 from truepair.models.config import AlbefConfig
 from truepair.models.fingerprint import combined_key, encoder_fingerprint
+from truepair.models.image_transform import image_transform
 
 
 class DualEncoder(Protocol):
@@ -142,7 +142,7 @@ def _open_albef(folder: Path, table: PairTable, device: torch.device | str) -> A
     fingerprint = combined_key(
         model=encoder_fingerprint(model), images=image_input_key(own), captions=caption_input_key(own)
     )
-    images = PlainImages(table, evaluation_transform(own.transform, model))
+    images = PlainImages(table, image_transform(own.transform, model.image_encoder, train=False))
     return AlbefDualEncoder(model, own.collator(), images, fingerprint=fingerprint)
 
 

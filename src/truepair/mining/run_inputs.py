@@ -16,7 +16,8 @@ class RunInputs:
     Attributes:
         table: the table that batches are drawn from; ``PairBatch.source_index`` numbers its rows.
         preprocessing: how captions and images reach the student.
-        model: the student, whose frozen encoders the caches are of; needed with a cache.
+        model: the student, whose frozen encoders the caches are of; needed with a cache, and with "encoder"
+            normalisation by a judge of the batches as they are.
         image_cache: states of the table's images, from the student's frozen image encoder.
         caption_cache: states of the table's captions, from the student's frozen text encoder.
         pooled: the cache holds the mean of an image's states only; enough to compare, not to fuse.

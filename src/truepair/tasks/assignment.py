@@ -6,9 +6,10 @@ from typing import cast
 
 from truepair.data.dataset import PairDataset
 from truepair.data.preprocessing import Preprocessing
+from truepair.models.image_transform import image_transform
 from truepair.models.nlvr2 import Nlvr2Model
 from truepair.models.resize import resize_images
-from truepair.tasks.start import StartConfig, image_transform
+from truepair.tasks.start import StartConfig
 from truepair.training.assignment_step import AssignmentStep
 from truepair.training.build import Say, build_tables
 from truepair.training.loop import TrainingLoop
@@ -69,11 +70,12 @@ def assign_texts(
         preprocessing.normalise,
         config.data.transform,
     )
+    transform = image_transform(own.transform, model.image_encoder, train=True)
     captions = "first" if config.data.captions == "pairs" else config.data.captions
     states = States(freeze_image=start.freeze_image, freeze_text=start.freeze_text)
     engine = TrainingLoop(
         AssignmentStep(model, states, seed=config.loop.seed),
-        PairDataset(table, image_transform(own, model, train=True), captions=captions, seed=config.loop.seed),
+        PairDataset(table, transform, captions=captions, seed=config.loop.seed),
         own,
         own.collator(),
         loop=config.loop,

@@ -15,7 +15,8 @@ from truepair.data.preprocessing import Preprocessing
 from truepair.data.table import PairTable
 from truepair.data.transforms import ImageTransform
 from truepair.models.downstream import DownstreamModel
-from truepair.tasks.start import StartConfig, image_transform, task_states
+from truepair.models.image_transform import image_transform
+from truepair.tasks.start import StartConfig, task_states
 from truepair.training.loader import VisitedDataset
 from truepair.training.loop_config import LoopConfig
 from truepair.training.optimizer import OptimizerConfig
@@ -164,7 +165,7 @@ class DownstreamTask(ABC, Generic[Table, Answer, Result]):
     def _transform(self, *, train: bool) -> ImageTransform | None:
         if self.recipe.model.cache_images:
             return None
-        return image_transform(self.preprocessing, self.model, train=train)
+        return image_transform(self.preprocessing.transform, self.model.image_encoder, train=train)
 
     def _answers(self, table: Table, states: States) -> list[Answer]:
         """An answer to each text, in the order of the table."""

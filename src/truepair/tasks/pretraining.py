@@ -11,10 +11,11 @@ from truepair.data.dataset import PairDataset
 from truepair.data.table import PairTable
 from truepair.evaluation.reranking import Combination
 from truepair.models.albef import AlbefModel
+from truepair.models.image_transform import image_transform
 from truepair.tasks.images import ImageSource
 from truepair.tasks.retrieval import RetrievalResult, RetrievalTask
 from truepair.training.assemble import StepBuilder
-from truepair.training.build import BuildStudent, Say, build_image_transform, build_student, build_tables
+from truepair.training.build import BuildStudent, Say, build_student, build_tables
 from truepair.training.caches import StateCaches
 from truepair.training.joining import never_joining, trains_itm
 from truepair.training.loop import TrainingLoop
@@ -116,7 +117,7 @@ class _Pictures:
     def of(self, table: PairTable, views: int = 1) -> ImageSource:
         """Pictures of a split, or their states."""
         table, cache = self.caches.images(table, views)
-        transform = build_image_transform(self.recipe.data.transform, self.model, train=False)
+        transform = image_transform(self.recipe.data.transform, self.model.image_encoder, train=False)
         size = self.recipe.evaluation.batch_size
         return ImageSource(table, self.collator, transform=transform, cache=cache, batch_size=size)
 
@@ -140,6 +141,6 @@ def _evaluate(
 
 
 def _dataset(recipe: PretrainRecipe, images: ImageSource, model: AlbefModel) -> PairDataset:
-    transform = None if images.are_states else build_image_transform(recipe.data.transform, model, train=True)
+    transform = None if images.are_states else image_transform(recipe.data.transform, model.image_encoder, train=True)
     captions = "first" if recipe.data.captions == "pairs" else recipe.data.captions
     return PairDataset(images.table, transform, captions=captions, seed=recipe.loop.seed)

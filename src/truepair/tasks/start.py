@@ -9,12 +9,13 @@ from typing import Any
 from truepair.data.dataset import PairDataset
 from truepair.data.preprocessing import Preprocessing
 from truepair.data.table import PairTable
-from truepair.data.transforms import ImageTransform, TransformConfig, build_transform
+from truepair.data.transforms import TransformConfig
 from truepair.errors import ConfigError, DataError
 from truepair.models.albef import AlbefModel
 from truepair.models.albef_checkpoint import load_albef
 from truepair.models.downstream import DownstreamModel
 from truepair.models.frozen_images import ImageStates, cache_image_states
+from truepair.models.image_transform import image_transform
 from truepair.models.resize import resize_images
 from truepair.training.build import seed_weights
 from truepair.training.caches import cache_folder, text_states
@@ -102,14 +103,6 @@ def load_start(config: StartConfig, seed: int) -> Start:
     return Start(albef, replace(preprocessing, transform=transform, max_length=length))
 
 
-def image_transform(preprocessing: Preprocessing, model: DownstreamModel, *, train: bool) -> ImageTransform:
-    """The transform of a task; "encoder" normalisation takes the pixel statistics of the model's image encoder."""
-    encoder = model.image_encoder
-    return build_transform(
-        preprocessing.transform, train=train, encoder_statistics=(encoder.pixel_mean, encoder.pixel_std)
-    )
-
-
 def task_states(
     config: StartConfig, preprocessing: Preprocessing, model: DownstreamModel, images: PairTable, texts: Iterable[str]
 ) -> States:
@@ -130,7 +123,8 @@ def task_states(
 def _image_states(
     config: StartConfig, preprocessing: Preprocessing, model: DownstreamModel, table: PairTable
 ) -> ImageStates:
-    dataset = PairDataset(table, image_transform(preprocessing, model, train=False), captions="first")
+    transform = image_transform(preprocessing.transform, model.image_encoder, train=False)
+    dataset = PairDataset(table, transform, captions="first")
     with counting(f"image states of {table.name}") as progress:
         states = cache_image_states(
             model.image_encoder,

@@ -8,6 +8,7 @@ from accelerate import PartialState
 
 from truepair.data.collate import PairCollator
 from truepair.data.dataset import PairDataset
+from truepair.data.preprocessing import Preprocessing
 from truepair.data.table import PairTable
 from truepair.errors import CheckpointError, ConfigError
 from truepair.mining.conversion_truth import ConversionTruth
@@ -20,10 +21,12 @@ from truepair.mining.run_inputs import RunInputs
 from truepair.models.albef import AlbefModel
 from truepair.models.albef_checkpoint import load_albef
 from truepair.models.frozen_images import ImageStates
+from truepair.models.image_transform import image_transform, pixel_statistics
+from truepair.models.resize import resize_images
 from truepair.objectives.masking import TokenMasker
 from truepair.relations.ledger import Ledger
 from truepair.sampling.ranks import Ranks
-from truepair.training.build import Say, build_image_transform, build_preprocessing, require_same_tokenizer
+from truepair.training.build import Say, build_preprocessing, require_same_tokenizer
 from truepair.training.caches import StateCaches
 from truepair.training.connecting import ConnectionMiner, EcmConfig
 from truepair.training.engine import sharding_plugin
@@ -141,7 +144,8 @@ class StepBuilder:
         if config.kind == "evidence":
             return
         pixels = config.view == "batch"
-        transform = build_image_transform(self.recipe.data.transform, self.model, train=True) if pixels else None
+        encoder = self.model.image_encoder
+        transform = image_transform(self.recipe.data.transform, encoder, train=True) if pixels else None
         dataset = PairDataset(self.table, transform, captions="first")
         found = check_coverage(
             judge, dataset, self.collator, high=ecm.zones.high, least=config.least_coverage, sample=256
@@ -158,11 +162,23 @@ class StepBuilder:
             return PlainReference(open_dual_encoder(checkpoint, self.table, self.device))
         require_same_tokenizer(checkpoint, self.collator.tokenizer)
         model = load_albef(checkpoint)
+        resize_images(model, self.recipe.data.transform.size)
+        self._require_same_pixels(checkpoint, model)
         caches = StateCaches(self.recipe, model, self.collator.encode, self.say)
         table, states = caches.images(self.table)
         if len(table) != len(self.table):
             raise CheckpointError(f"{checkpoint} could not read all training images; see the lines above")
         return albef_reference(self._towers(model, caches, states))
+
+    def _require_same_pixels(self, checkpoint: str, model: AlbefModel) -> None:
+        """Refuse a reference that would read pixel values of another scale than it was trained on."""
+        reads = model if self.recipe.model.cache_images else self.model  # a cache is made for the reference itself
+        own = pixel_statistics(Preprocessing.load(Path(checkpoint)).transform, model.image_encoder)
+        if own != pixel_statistics(self.recipe.data.transform, reads.image_encoder):
+            raise CheckpointError(
+                f"{checkpoint} was trained on images of another normalisation; set data.transform.normalisation to its "
+                "own, or where that is 'encoder', give a model with this run's image encoder"
+            )
 
     def _towers(self, model: AlbefModel, caches: StateCaches, image_cache: ImageStates | None) -> Towers:
         config = self.recipe.model

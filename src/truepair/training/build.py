@@ -13,7 +13,6 @@ from truepair.data.preprocessing import Preprocessing
 from truepair.data.randomness import stable_hash
 from truepair.data.table import PairTable
 from truepair.data.tokenizer import load_tokenizer, train_wordpiece
-from truepair.data.transforms import ImageTransform, TransformConfig, build_transform
 from truepair.errors import CheckpointError, ConfigError
 from truepair.models.albef import AlbefModel
 from truepair.models.albef_checkpoint import load_albef
@@ -176,9 +175,3 @@ def _pretrained(config: ModelConfig, tokenizer: PreTrainedTokenizerBase, say: Sa
     if config.image_checkpoint is not None:
         model.image_encoder.load_state_dict(encoder.state_dict())
     return model
-
-
-def build_image_transform(config: TransformConfig, model: AlbefModel, *, train: bool) -> ImageTransform:
-    """The transform of a recipe; "encoder" normalisation takes the pixel statistics of the model's image encoder."""
-    encoder = model.image_encoder
-    return build_transform(config, train=train, encoder_statistics=(encoder.pixel_mean, encoder.pixel_std))

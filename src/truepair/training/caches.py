@@ -16,8 +16,9 @@ from truepair.models.encoder_base import ImageEncoder
 from truepair.models.fingerprint import encoder_fingerprint
 from truepair.models.frozen_captions import CaptionStates, EncodeCaptions, cache_caption_states
 from truepair.models.frozen_images import ImageStates, cache_image_states
+from truepair.models.image_transform import image_transform
 from truepair.models.pooled import PooledEncoder
-from truepair.training.build import Say, build_image_transform, open_sources
+from truepair.training.build import Say, open_sources
 from truepair.training.progress import counting
 from truepair.training.recipe import PretrainRecipe
 
@@ -91,9 +92,9 @@ class StateCaches:
         return self._of_sources[views].of_rows(self._sources.rows_of(table.image_ids))
 
     def _states(self, table: PairTable, views: int) -> ImageStates:
-        recipe, transform = self.recipe, self.recipe.data.transform
-        plain = PairDataset(table, build_image_transform(transform, self.model, train=False), captions="first")
-        augmented = PairDataset(table, build_image_transform(transform, self.model, train=True), captions="first")
+        recipe, transform, encoder = self.recipe, self.recipe.data.transform, self.model.image_encoder
+        plain = PairDataset(table, image_transform(transform, encoder, train=False), captions="first")
+        augmented = PairDataset(table, image_transform(transform, encoder, train=True), captions="first")
         with counting(f"image states of {table.name}, {len(table):,} rows") as progress:
             return cache_image_states(
                 self._image_encoder,
