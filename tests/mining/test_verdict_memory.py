@@ -66,7 +66,7 @@ def test_a_restored_memory_goes_on_as_the_saved_one() -> None:
         memory.scores(images, -images, lambda places: places / 8)
     restored = VerdictMemory(JUDGE)
     restored.load_state_dict(memory.state_dict())
-    assert restored.figures() == memory.figures()
+    assert (restored.hits, restored.misses, len(restored)) == (memory.hits, memory.misses, len(memory))
     images = torch.arange(30)
     torch.testing.assert_close(restored.find(images, -images), memory.find(images, -images), equal_nan=True)
     assert all(isinstance(value, Tensor) for value in memory.state_dict().values())
@@ -77,7 +77,7 @@ def test_a_restored_memory_goes_on_as_the_saved_one() -> None:
 def test_an_empty_memory_can_be_saved() -> None:
     memory = VerdictMemory(JUDGE)
     memory.load_state_dict(VerdictMemory(JUDGE).state_dict())
-    assert len(memory) == 0 and memory.figures() == {"memory_hits": 0, "memory_misses": 0, "memory_size": 0}
+    assert (memory.hits, memory.misses, len(memory)) == (0, 0, 0)
 
 
 def test_beyond_the_limit_it_answers_but_does_not_keep() -> None:

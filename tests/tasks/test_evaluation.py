@@ -100,5 +100,8 @@ def test_figures_that_could_not_be_kept_are_not_computed(
     with pytest.raises(SystemExit):
         main([*words, str(tmp_path / "file" / "figures.json")])
     assert "figures.json cannot be written" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([*words, str(tmp_path / "new" / "figures.json"), "--split", "tset"])
+    assert not (tmp_path / "new" / "figures.json").exists()
     main([*words, str(tmp_path / "new" / "figures.json")])
     assert json.loads((tmp_path / "new" / "figures.json").read_text())

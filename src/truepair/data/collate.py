@@ -47,11 +47,6 @@ class PairBatch(TensorBatch):
     def __len__(self) -> int:
         return len(self.captions)
 
-    @property
-    def substituted(self) -> Tensor:
-        """Where another row was delivered than asked for, bool [B]."""
-        return self.index != self.source_index
-
 
 class PairCollator:
     """Makes a ``PairBatch`` of samples: stacks images, tokenizes captions, pads to the longest of the batch.

@@ -98,12 +98,6 @@ class VerdictMemory:
         self._insert(keys[new], scores[new])
         return len(self) - before
 
-    def figures(self) -> dict[str, float]:
-        """Hits, misses and the share of hits since the last reset, and the verdicts held."""
-        asked = self.hits + self.misses
-        share = {"memory_hit_rate": self.hits / asked} if asked else {}
-        return {"memory_hits": self.hits, "memory_misses": self.misses, **share, "memory_size": len(self)}
-
     def reset_counts(self) -> None:
         """Count hits and misses from zero again."""
         self.hits = self.misses = 0

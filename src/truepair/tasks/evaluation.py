@@ -14,10 +14,11 @@ from truepair.errors import ConfigError
 from truepair.evaluation.coco import load_coco_truths
 from truepair.evaluation.protocol import RetrievalProtocol
 from truepair.models.albef_checkpoint import load_albef
+from truepair.models.image_transform import image_transform
 from truepair.tasks.coco_reports import coco_reports
 from truepair.tasks.images import ImageSource
 from truepair.tasks.retrieval import RetrievalResult, RetrievalTask
-from truepair.training.build import build_image_transform, build_tables
+from truepair.training.build import build_tables
 from truepair.training.recipe import DataConfig
 
 
@@ -60,7 +61,7 @@ def evaluate_model(model_folder: Path, config: EvaluateConfig) -> RetrievalResul
         _make_room(Path(config.output))
     preprocessing = Preprocessing.load(model_folder)
     model = load_albef(model_folder).to(PartialState().device)
-    transform = build_image_transform(preprocessing.transform, model, train=False)
+    transform = image_transform(preprocessing.transform, model.image_encoder, train=False)
     collator = preprocessing.collator()
     tables = build_tables(
         DataConfig(
@@ -95,6 +96,9 @@ def _make_room(file: Path) -> None:
     """Make the folder of a file before the figures are there that would be lost without it."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
+        new = not file.exists()
         file.open("a", encoding="utf-8").close()
+        if new:
+            file.unlink()  # an evaluation that fails leaves nothing
     except OSError as error:
         raise ConfigError(f"output: {file} cannot be written ({error.strerror}); give another file") from error
