@@ -2,6 +2,8 @@ import json
 import re
 from collections import Counter
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from tests.reports.samples import HOSTILE
 from tests.reports.study.made_up import ARMS, DETECTORS, write_study
@@ -103,6 +105,14 @@ def test_one_run_of_each_arm_gives_no_interval(tmp_path):
     assert re.search(r"by the two figures is 0.\d\d \(1 run\)", source)
     assert "95 % interval" not in section(source, "density")[1]
     assert "1 sample of concepts with 1 seed each" in source
+
+
+def test_arms_of_fewer_seeds_are_counted_as_they_are(tmp_path):
+    folder = write_study(tmp_path, seeds=(0, 1), tests=("held_out",))
+    rows = pq.read_table(folder / "results.parquet").to_pylist()
+    fewer = [row for row in rows if (row["arm"], row["seed"]) != ("GRIT", 1)]
+    pq.write_table(pa.Table.from_pylist(fewer), folder / "results.parquet")
+    assert "3 samples of concepts with up to 2 seeds each: 102 runs" in report(folder)
 
 
 def test_a_question_is_about_the_arms_that_the_study_file_names(tmp_path):

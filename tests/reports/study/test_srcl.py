@@ -29,6 +29,15 @@ def test_every_arm_is_drawn_six_lines_a_figure():
     assert drawn["Information with negatives (nats), 7 drawings"] == [["InfoNCE", *names[:5]], ["InfoNCE", *names[5:]]]
 
 
+def test_an_arm_that_knows_the_truth_is_not_the_best_of_them():
+    rows = study_rows()
+    rows += [row | {"arm": "SRCL with oracle", "ga": 99.0} for row in rows if row["arm"] == "SRCL own"]
+    arms = ["InfoNCE", "SRCL own", "SRCL good seed", "SRCL with oracle"]
+    view = StudyView(StudyTable(rows, arms), StudyCurves(), "InfoNCE", "oracle relabel")
+    sentence = next(line for line in answer_srcl(view).sentences if line.startswith("7 drawings: clear gains"))
+    assert "in 1 of 2 arms, clear losses in 1; best is SRCL good seed" in sentence
+
+
 def test_one_arm_needs_no_counting():
     rows = [row for row in study_rows() if row["arm"] in ("InfoNCE", "SRCL own")]
     for row in rows:

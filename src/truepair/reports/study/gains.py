@@ -25,10 +25,10 @@ def gain_plot(view: StudyView, arms: Sequence[str], title: str) -> list[Interval
 
 
 def gain_sentences(view: StudyView, arms: Sequence[str]) -> list[str]:
-    """For each kind of data: how many arms gain and lose clearly, and the best of them."""
+    """For each kind of data: how many arms that do not know the truth gain and lose clearly, and the best of them."""
     sentences = []
     for data in view.table.data:
-        gains = {arm: gain for arm in arms if (gain := view.gain(arm, data)) is not None}
+        gains = {arm: gain for arm in view.methods if arm in arms and (gain := view.gain(arm, data)) is not None}
         if not gains:
             continue
         best = max(gains, key=lambda arm: gains[arm].mean)

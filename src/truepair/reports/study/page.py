@@ -93,10 +93,11 @@ def _summary(view: StudyView) -> str:
     samples = len({row["data_seed"] for row in table.rows})
     seeds = len({row["seed"] for row in table.rows})
     kinds = counted(len(table.data), "kind of data", "kinds of data")
+    most = "" if len(runs) == len({run[:2] for run in runs}) * samples * seeds else "up to "
     return (
         f"{counted(len(table.arms), 'arm')} on {kinds}, {counted(samples, 'sample')} of concepts with "
-        f"{counted(seeds, 'seed')} each: {counted(len(runs), 'run')}. All are set against {view.reference}, run by "
-        f"run; {view.ceiling} knows every false negative and is the ceiling."
+        f"{most}{counted(seeds, 'seed')} each: {counted(len(runs), 'run')}. All are set against {view.reference}, run "
+        f"by run; {view.ceiling} knows every false negative and is the ceiling."
     )
 
 
