@@ -50,7 +50,7 @@ def run(arguments: list[str]) -> None:
         raise ConfigError(f"truepair study: there is no option {options[0]}; see truepair study --help")
 
     from truepair.cli.quiet import quiet_libraries
-    from truepair.reports.study import report_study
+    from truepair.reports.study import read_detectors, report_study
     from truepair.tasks.study.cells import runs_of, runs_of_arms
     from truepair.tasks.study.config import StudyConfig
     from truepair.tasks.study.results import gather
@@ -67,6 +67,9 @@ def run(arguments: list[str]) -> None:
         for one in chosen:
             say(f"{state_of(one)}: {one.name}")
         return
+    detectors = file.parent / study.detectors if study.detectors else folder / "detectors.json"
+    if read_detectors(detectors) is None and study.detectors:
+        raise ConfigError(f"{file}: detectors: there is no file {detectors}")
     try:
         run_study(chosen, workers, say, redo=redo)
     finally:
@@ -82,6 +85,7 @@ def run(arguments: list[str]) -> None:
                 command=command,
                 arms=list(study.arms),
                 questions=study.questions,
+                detectors=detectors,
             )
             say(f"{len(done)} cells; the page of what they found: {page}")
 

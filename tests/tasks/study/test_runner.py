@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from tests.reports.study.made_up import DETECTORS
 from tests.tasks.test_mining import recipe_of
 
 from truepair.cli.main import main
@@ -92,6 +93,16 @@ def test_a_study_is_run_once_and_gathered(
     main(["study", file, "--folder", "out", "--list"])
     listed = capsys.readouterr().err
     assert listed.count("done: ") == 7 and "to do" not in listed
+
+    # Detectors of another place, which is looked for before anything is trained.
+    named = ["study", str(study_of(squares, tmp_path, detectors="people.json")), "--folder", "out"]
+    with pytest.raises(SystemExit):
+        main(named)
+    assert "detectors: there is no file" in capsys.readouterr().err
+    (tmp_path / "people.json").write_text(json.dumps(DETECTORS))
+    main(named)
+    assert DETECTORS["detectors"][0]["name"] in (tmp_path / "out" / "study.html").read_text()
+    assert results_of(tmp_path / "out") == again
 
 
 def test_another_definition_in_the_folder_is_one_line(

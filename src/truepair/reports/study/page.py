@@ -32,10 +32,11 @@ def report_study(
     command: str = "",
     arms: Sequence[str] = (),
     questions: Mapping[str, QuestionArms] | None = None,
+    detectors: Path | None = None,
 ) -> Path:
     """Write ``study.html`` and ``table.md`` into the folder of a study; it may be unfinished.
 
-    Reads ``results.parquet``, and ``curves.parquet`` and ``detectors.json`` where they are.
+    Reads ``results.parquet``, and ``curves.parquet`` and ``detectors.json`` where they are; see docs/study.md.
 
     Args:
         folder: of the study.
@@ -45,6 +46,7 @@ def report_study(
         command: what reproduces the study.
         arms: their order; empty: that of the results.
         questions: which arms a question is about; empty: the terms in their names tell.
+        detectors: another place of ``detectors.json``.
 
     Returns:
         Path of the page.
@@ -56,13 +58,13 @@ def report_study(
     table = StudyTable.read(folder / "results.parquet", arms)
     curves = StudyCurves.read(folder / "curves.parquet")
     view = StudyView(table, curves, reference, ceiling, questions or {})
-    detectors = read_detectors(folder / "detectors.json")
+    found = read_detectors(detectors or folder / "detectors.json")
     answers = [answer_batches, answer_density, answer_srcl, answer_mafa, answer_naive]
     page = StudyPage(
         title=title,
         summary=_summary(view),
-        key_figures=[*_key_figures(view), *detector_figure(detectors)],
-        answers=[*(answer(view) for answer in answers), answer_detectors(detectors)],
+        key_figures=[*_key_figures(view), *detector_figure(found)],
+        answers=[*(answer(view) for answer in answers), answer_detectors(found)],
         tables=arm_tables(view),
         facts=[_study_facts(view, command, [arm for arm in arms if arm not in table.arms]), machine_facts()],
     )

@@ -80,6 +80,8 @@ class StudyConfig:
         seeds: seeds of initialisation and order; ``loop.seed`` of the runs.
         prepare: what arms need: judges, seed models, ledgers.
         questions: what the page asks of which arms.
+        detectors: figures of detectors against people's judgements for the page, a file beside the study's; absent: the
+            ``detectors.json`` of the study's folder, if there is one.
     """
 
     title: str
@@ -93,6 +95,7 @@ class StudyConfig:
     seeds: list[int] = field(default_factory=lambda: [0])
     prepare: dict[str, PrepareConfig] = field(default_factory=dict)
     questions: dict[str, QuestionArms] = field(default_factory=dict)
+    detectors: str = ""
 
     def __post_init__(self) -> None:
         for role, name in (("reference", self.reference), ("ceiling", self.ceiling)):
