@@ -55,6 +55,7 @@ def test_answers_in_words(source):
     mafa = section(source, "mafa")[1]
     assert "GRIT + ECM instead of GRIT + removal+0." in mafa
     assert "never run" not in mafa
+    assert "GRIT + removal89.0 %59.0 %1.2 %" in mafa and "Pairs converted" not in density
     assert re.search(r"rank correlation \(Spearman\) of 9 arms by the two figures is 0.8", section(source, "naive")[1])
     assert (
         "both, calibrated with an average precision of 0.710, which reaches the aim" in section(source, "detectors")[1]
@@ -121,6 +122,14 @@ def test_a_question_is_about_the_arms_that_the_study_file_names(tmp_path):
     source = report(folder, questions=named)
     assert "of 4 arms by the two figures" in section(source, "naive")[1]
     assert "SRCL" not in section(source, "density")[0].split("<figcaption>Share of the gain")[1]
+
+
+def test_how_well_every_judge_chose_is_shown_once(tmp_path):
+    folder = write_study(tmp_path, tests=("held_out",), seeds=(0,))
+    source = report(folder, questions={"mafa": QuestionArms(arms=["GRIT + removal"])})
+    assert "GRIT + removal89.0 %" in section(source, "mafa")[1]
+    density = section(source, "density")[1]
+    assert "GRIT + ECM89.0 %" in density and "GRIT + removal89.0 %" not in density
 
 
 def test_what_cannot_be_reported_is_said(tmp_path):

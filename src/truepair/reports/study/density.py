@@ -1,5 +1,6 @@
 """Question 2: what false negatives cost as they grow denser, and what each method wins back."""
 
+from truepair.reports.study.converted import converted_table
 from truepair.reports.study.data import Answer, Drawing
 from truepair.reports.study.plots import IntervalPlot, gain_estimate, share_estimate
 from truepair.reports.study.view import StudyView
@@ -11,7 +12,7 @@ LIMITS = (-150.0, 200.0)  # per cent shown: where there is little to recover, sh
 
 
 def answer_density(view: StudyView) -> Answer:
-    """The ceiling's gain by kind of data, and the share of it that each arm reaches."""
+    """The ceiling's gain by kind of data, and the share of it that each arm reaches, and how well its judge chose."""
     sentences = [text for data in view.table.data for text in _sentence(view, data)]
     missing = [arm for arm in (view.reference, view.ceiling) if arm not in view.table.arms]
     if missing:
@@ -24,6 +25,7 @@ def answer_density(view: StudyView) -> Answer:
         question="How much does the reference lose to them as their density grows, and what does each method recover?",
         sentences=sentences,
         drawings=_drawings(view),
+        tables=converted_table(view, [arm for arm in view.methods if arm not in view.arms_of("mafa")]),
     )
 
 
