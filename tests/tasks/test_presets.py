@@ -96,6 +96,11 @@ def test_a_seed_model_reads_the_pixel_values_it_was_trained_on(squares: Path, tm
     for other in ("imagenet", "encoder"):
         with pytest.raises(CheckpointError, match=r"images of another normalisation; set data\.transform"):
             train(["srcl"], squares, tmp_path, *options, "--data.transform.normalisation", other)
+    own = ["--data.transform.normalisation", "encoder"]  # the same statistics, since the encoders are alike
+    (tmp_path / "own").mkdir()
+    seed = train(["seed"], squares, tmp_path / "own", *own).run.model_folder
+    again = ["--srcl.seed_model", str(seed), "--text.tokenizer", str(seed), "--loop.epochs", "1"]
+    assert train(["srcl"], squares, tmp_path / "own", *again, *own).run.steps > 0
     # Of another size: position embeddings are interpolated, as for the student.
     larger = ["--data.transform.size", "32", "--model.options.image_encoder.image_size", "32"]
     assert train(["srcl"], squares, tmp_path, *options, *larger).run.steps > 0
