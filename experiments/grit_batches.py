@@ -58,6 +58,7 @@ def main() -> None:
             hardest = torch.cat([hardest_similarity(images[batch], texts[batch]) for batch in batches]).mean()
             false = shared_label_rate([batch.numpy().astype(np.int64) for batch in batches], labels)
             row = {"batches": kind, "known_apart": known, "seed": seed, "quantile": quantile}
+            row["search_space"] = config.search_space
             print(json.dumps(row | {"hardest_similarity": round(float(hardest), 4), "false_negative_rate": false}))
             for batch in batches:
                 sampler.collect(batch, images[batch], texts[batch])

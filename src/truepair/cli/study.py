@@ -67,8 +67,8 @@ def run(arguments: list[str]) -> None:
         for one in chosen:
             say(f"{state_of(one)}: {one.name}")
         return
-    detectors = file.parent / study.detectors if study.detectors else folder / "detectors.json"
-    if read_detectors(detectors) is None and study.detectors:
+    detectors = file.parent / study.detectors if study.detectors else None
+    if detectors is not None and read_detectors(detectors) is None:
         raise ConfigError(f"{file}: detectors: there is no file {detectors}")
     try:
         run_study(chosen, workers, say, redo=redo)

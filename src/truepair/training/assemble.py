@@ -8,8 +8,10 @@ from accelerate import PartialState
 
 from truepair.data.collate import PairCollator
 from truepair.data.dataset import PairDataset
+from truepair.data.preprocessing import FILE as PREPROCESSING_FILE
 from truepair.data.preprocessing import Preprocessing
 from truepair.data.table import PairTable
+from truepair.data.transforms import TransformConfig
 from truepair.errors import CheckpointError, ConfigError
 from truepair.mining.conversion_truth import ConversionTruth
 from truepair.mining.coverage import check_coverage
@@ -158,23 +160,23 @@ class StepBuilder:
             return None
         if checkpoint == ENCODERS:
             return EncoderReference()
-        if not Path(checkpoint, "preprocessing.json").exists():
+        if not Path(checkpoint, PREPROCESSING_FILE).exists():
             return PlainReference(open_dual_encoder(checkpoint, self.table, self.device))
-        require_same_tokenizer(checkpoint, self.collator.tokenizer)
-        model = load_albef(checkpoint)
+        own, model = Preprocessing.load(Path(checkpoint)), load_albef(checkpoint)
+        require_same_tokenizer(checkpoint, own.tokenizer, self.collator.tokenizer)
         resize_images(model, self.recipe.data.transform.size)
-        self._require_same_pixels(checkpoint, model)
+        self._require_same_pixels(checkpoint, own.transform, model)
         caches = StateCaches(self.recipe, model, self.collator.encode, self.say)
         table, states = caches.images(self.table)
         if len(table) != len(self.table):
             raise CheckpointError(f"{checkpoint} could not read all training images; see the lines above")
         return albef_reference(self._towers(model, caches, states))
 
-    def _require_same_pixels(self, checkpoint: str, model: AlbefModel) -> None:
+    def _require_same_pixels(self, checkpoint: str, own: TransformConfig, model: AlbefModel) -> None:
         """Refuse a reference that would read pixel values of another scale than it was trained on."""
         reads = model if self.recipe.model.cache_images else self.model  # a cache is made for the reference itself
-        own = pixel_statistics(Preprocessing.load(Path(checkpoint)).transform, model.image_encoder)
-        if own != pixel_statistics(self.recipe.data.transform, reads.image_encoder):
+        given = pixel_statistics(self.recipe.data.transform, reads.image_encoder)
+        if given != pixel_statistics(own, model.image_encoder):
             raise CheckpointError(
                 f"{checkpoint} was trained on images of another normalisation; set data.transform.normalisation to its "
                 "own, or where that is 'encoder', give a model with this run's image encoder"

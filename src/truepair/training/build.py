@@ -114,8 +114,9 @@ def build_student(recipe: PretrainRecipe, train: PairTable, say: Say) -> Student
         CheckpointError: a checkpoint that is missing or does not fit.
     """
     tokenizer = build_tokenizer(recipe.text, train)
-    if recipe.model.checkpoint is not None:
-        require_same_tokenizer(recipe.model.checkpoint, tokenizer)
+    start = recipe.model.checkpoint
+    if start is not None and Path(start, PREPROCESSING_FILE).exists():
+        require_same_tokenizer(start, Preprocessing.load(Path(start)).tokenizer, tokenizer)
     seed_weights(recipe.loop.seed)
     model = build_model(recipe.model, recipe.text, tokenizer, say)
     if recipe.model.checkpoint is not None or recipe.model.image_checkpoint is not None:
@@ -123,15 +124,12 @@ def build_student(recipe: PretrainRecipe, train: PairTable, say: Say) -> Student
     return Student(model, build_preprocessing(recipe, tokenizer))
 
 
-def require_same_tokenizer(checkpoint: str, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Refuse a model whose token ids mean other words than those of a tokenizer, where it came with one of its own.
+def require_same_tokenizer(checkpoint: str, own: PreTrainedTokenizerBase, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse a model whose own token ids mean other words than those of a tokenizer.
 
     Raises:
-        CheckpointError: it was trained with another tokenizer, or its own cannot be read.
+        CheckpointError: it was trained with another tokenizer.
     """
-    if not Path(checkpoint, PREPROCESSING_FILE).exists():
-        return
-    own = Preprocessing.load(Path(checkpoint)).tokenizer
     if own.get_vocab() != tokenizer.get_vocab():
         raise CheckpointError(
             f"{checkpoint} was trained with another tokenizer ({len(own)} entries, here {len(tokenizer)}); set "
