@@ -132,6 +132,18 @@ def test_how_well_every_judge_chose_is_shown_once(tmp_path):
     assert "GRIT + ECM89.0 %" in density and "GRIT + removal89.0 %" not in density
 
 
+def test_without_a_ceiling_there_are_gains_and_no_shares(tmp_path):
+    arms = [arm for arm in ARMS if "oracle" not in arm]
+    source = report(write_study(tmp_path, arms=arms), ceiling="", arms=arms)
+    drawn, density = section(source, "density")
+    assert "No arm knows the truth of the training pairs" in density and "best is GRIT + ECM, +" in density
+    assert drawn.count('<svg role="img"') == 1
+    table = (tmp_path / "table.md").read_text()
+    assert "share of" not in table and "ceiling" not in source
+    header, _, *rows = [line for line in table.splitlines() if line.startswith("|")]
+    assert all(row.count("|") == header.count("|") for row in rows)
+
+
 def test_what_cannot_be_reported_is_said(tmp_path):
     with pytest.raises(DataError, match="run the study first"):
         report(tmp_path)

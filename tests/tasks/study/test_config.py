@@ -49,6 +49,13 @@ def test_mistakes_are_one_line(change: dict[str, Any], line: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_a_study_without_known_truth_has_no_ceiling() -> None:
+    without = {name: value for name, value in VALUES.items() if name != "ceiling"}
+    assert StudyConfig.from_values(without, "study.yaml").ceiling == ""
+    with pytest.raises(ConfigError, match="the reference '' is no arm"):
+        StudyConfig.from_values({**without, "reference": ""}, "study.yaml")
+
+
 def test_a_missing_field_is_named() -> None:
     with pytest.raises(ConfigError, match=r"study\.yaml: missing 1 required keyword-only argument: 'title'"):
         StudyConfig.from_values({name: value for name, value in VALUES.items() if name != "title"}, "study.yaml")

@@ -2,6 +2,7 @@
 
 from truepair.reports.study.converted import converted_table
 from truepair.reports.study.data import Answer, Drawing
+from truepair.reports.study.gains import gain_plot, gain_sentences
 from truepair.reports.study.plots import IntervalPlot, gain_estimate, share_estimate
 from truepair.reports.study.view import StudyView
 from truepair.reports.study.words import gain_words, listed, number, share_words
@@ -12,10 +13,14 @@ LIMITS = (-150.0, 200.0)  # per cent shown: where there is little to recover, sh
 
 
 def answer_density(view: StudyView) -> Answer:
-    """The ceiling's gain by kind of data, and the share of it that each arm reaches, and how well its judge chose."""
+    """The ceiling's gain by kind of data, and the share of it that each arm reaches; without a ceiling, their gains."""
     sentences = [text for data in view.table.data for text in _sentence(view, data)]
-    missing = [arm for arm in (view.reference, view.ceiling) if arm not in view.table.arms]
-    if missing:
+    missing = [arm for arm in (view.reference, view.ceiling) if arm and arm not in view.table.arms]
+    arms = view.arms_of("density")
+    if not view.ceiling:
+        sentences = ["No arm knows the truth of the training pairs, so there is no share of a gain to be given."]
+        sentences += gain_sentences(view, arms)
+    elif missing:
         sentences = [f"No run of {listed(missing)} is finished, so no share of a gain can be given."]
     elif len(view.table.data) > 1:
         sentences.append(_verdict(view))
@@ -24,7 +29,7 @@ def answer_density(view: StudyView) -> Answer:
         title="What false negatives cost",
         question="How much does the reference lose to them as their density grows, and what does each method recover?",
         sentences=sentences,
-        drawings=_drawings(view),
+        drawings=_drawings(view) if view.ceiling else gain_plot(view, arms, "All arms"),
         tables=converted_table(view, [arm for arm in view.methods if arm not in view.arms_of("mafa")]),
     )
 

@@ -28,7 +28,7 @@ def report_study(
     *,
     title: str,
     reference: str,
-    ceiling: str,
+    ceiling: str = "",
     command: str = "",
     arms: Sequence[str] = (),
     questions: Mapping[str, QuestionArms] | None = None,
@@ -42,7 +42,7 @@ def report_study(
         folder: of the study.
         title: heading of the page.
         reference: the arm that all are set against.
-        ceiling: the arm whose gain over the reference is all there is to recover.
+        ceiling: the arm whose gain over the reference is all there is to recover; empty: there is none.
         command: what reproduces the study.
         arms: their order; empty: that of the results.
         questions: which arms a question is about; empty: the terms in their names tell.
@@ -96,10 +96,11 @@ def _summary(view: StudyView) -> str:
     seeds = len({row["seed"] for row in table.rows})
     kinds = counted(len(table.data), "kind of data", "kinds of data")
     most = "" if len(runs) == len({run[:2] for run in runs}) * samples * seeds else "up to "
+    ceiling = f"; {view.ceiling} knows every false negative and is the ceiling" if view.ceiling else ""
     return (
         f"{counted(len(table.arms), 'arm')} on {kinds}, {counted(samples, 'sample')} of concepts with "
         f"{most}{counted(seeds, 'seed')} each: {counted(len(runs), 'run')}. All are set against {view.reference}, run "
-        f"by run; {view.ceiling} knows every false negative and is the ceiling."
+        f"by run{ceiling}."
     )
 
 

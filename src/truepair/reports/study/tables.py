@@ -23,7 +23,7 @@ def arm_tables(view: StudyView) -> list[TextTable]:
         "runs",
         "score",
         f"gain over {view.reference}",
-        f"share of {view.ceiling}",
+        *([f"share of {view.ceiling}"] if view.ceiling else []),
         "gain, own pair only",
         *(f"gain, {TEST_TITLES.get(test, test)}" for test in others),
         *(["score by ITM", "gain by ITM"] if view.table.has(ITM) else []),
@@ -50,14 +50,14 @@ def _cells(view: StudyView, arm: str, data: str, others: Sequence[str]) -> list[
     gains = [view.gain(arm, data), view.gain(arm, data, figure=NAIVE)]
     elsewhere = [view.gain(arm, data, test=test) for test in others]
     own, naive, *further = [NOTHING if base else gain_cell(gain) for gain in [*gains, *elsewhere]]
-    share = NOTHING if base else share_cell(view.recovered(arm, data))
+    shares = [NOTHING if base else share_cell(view.recovered(arm, data))] if view.ceiling else []
     count, score = level(view, arm, data)
     if view.table.has(ITM):
         matched = bool(view.table.figures(arm, data, view.test, ITM))
         further.append(level(view, arm, data, ITM)[1] if matched else NOTHING)
         further.append(gain_cell(view.gain(arm, data, figure=ITM)) if matched and not base else NOTHING)
     seconds = view.mean(arm, data, "seconds")
-    return [count, score, own, share, naive, *further, NOTHING if seconds is None else TextCell(number(seconds))]
+    return [count, score, own, *shares, naive, *further, NOTHING if seconds is None else TextCell(number(seconds))]
 
 
 def level(view: StudyView, arm: str, data: str, figure: str = AWARE) -> tuple[TextCell, TextCell]:

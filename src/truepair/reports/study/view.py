@@ -32,7 +32,7 @@ class StudyView:
         table: results.
         curves: figures over training.
         reference: the arm that all are set against.
-        ceiling: the arm whose gain over the reference is all there is to recover.
+        ceiling: the arm whose gain over the reference is all there is to recover; empty: there is none.
         questions: arms of the questions, where the study file names them.
     """
 

@@ -71,7 +71,8 @@ class StudyConfig:
     Attributes:
         title: heading of its page.
         reference: arm that the others are compared with.
-        ceiling: arm whose gain over the reference counts as 100 %.
+        ceiling: arm whose gain over the reference counts as 100 %; absent where the truth of the training pairs is not
+            known.
         arms: name of each method, and what is particular about it.
         recipes: bundled recipes, or files beside the study's, that lie under all runs.
         fields: dotted names of recipe fields and their values, for all runs.
@@ -86,9 +87,9 @@ class StudyConfig:
 
     title: str
     reference: str
-    ceiling: str
     arms: dict[str, ArmConfig]
     recipes: list[str]
+    ceiling: str = ""
     fields: dict[str, Any] = field(default_factory=dict)
     data: dict[str, dict[str, Any]] = field(default_factory=lambda: {"all": {}})
     data_seeds: list[int] = field(default_factory=lambda: [0])
@@ -99,7 +100,7 @@ class StudyConfig:
 
     def __post_init__(self) -> None:
         for role, name in (("reference", self.reference), ("ceiling", self.ceiling)):
-            if name not in self.arms:
+            if name not in self.arms and (name or role == "reference"):
                 raise ConfigError(f"the {role} '{name}' is no arm of the study{nearest(name, self.arms)}")
         for name, arm in self.arms.items():
             for data in arm.data:
