@@ -17,12 +17,11 @@ import time
 import torch
 from torch import Tensor
 
-from truepair.models.albef import AlbefModel
-from truepair.models.answer_decoder import AnswerDecoder
-from truepair.models.answer_ranking import rank_answers
-from truepair.models.answer_trie import AnswerTrie
-from truepair.models.config import AlbefConfig
-from truepair.models.vqa import VqaModel
+from truepair.models.fusion.albef import AlbefModel
+from truepair.models.fusion.answer_decoder import AnswerDecoder
+from truepair.models.fusion.answers import AnswerTrie, rank_answers
+from truepair.models.fusion.config import AlbefConfig
+from truepair.models.fusion.vqa import VqaModel
 
 START, END = 101, 102
 FIRST_TOKENS = 1200

@@ -34,7 +34,7 @@ from efficientnet_lite_pytorch import EfficientNet
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from truepair.models.efficientnet import EfficientNetLite0, EfficientNetLite0Config, imagenet_weights_file
+from truepair.models.encoders.efficientnet import EfficientNetLite0, EfficientNetLite0Config, imagenet_weights_file
 
 Encode = Callable[[Tensor], Tensor]
 

@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from truepair.models.config import AlbefConfig
-from truepair.models.fusion import FusionEncoder, ImageKeysValues
+from truepair.models.fusion.config import AlbefConfig
+from truepair.models.fusion.fusion_encoder import FusionEncoder, ImageKeysValues
 
 # Name, pairs, image states, their width, tokens, width, heads.
 SHAPES = (

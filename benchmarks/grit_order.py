@@ -26,9 +26,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from truepair.sampling.config import GroupedConfig
 from truepair.sampling.grit import grit_order
-from truepair.sampling.grouped import GroupedBatchSampler
+from truepair.sampling.grouped import GroupedBatchSampler, GroupedConfig
 
 SAMPLES, DIMENSION, BATCH, TEMPERATURE = 1920, 256, 128, 0.07
 

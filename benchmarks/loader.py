@@ -22,9 +22,8 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode, v2
 
 from truepair.data import PairDataset, PairSample, TransformConfig, Visit, build_transform, open_pairs
-from truepair.data.augment import AlbefRandAugment
 from truepair.data.images import read_bytes
-from truepair.data.transforms import NORMALISATIONS
+from truepair.data.transforms import NORMALISATIONS, AlbefRandAugment
 
 BATCH = 50
 

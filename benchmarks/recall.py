@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from truepair.evaluation.ranking import rank_queries
+from truepair.evaluation.metrics import rank_queries
 from truepair.evaluation.scores import MatrixScores
 from truepair.evaluation.truth import RetrievalTruth
 

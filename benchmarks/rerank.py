@@ -18,10 +18,16 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from truepair.evaluation.candidates import CandidatePairs, score_candidates
-from truepair.models.albef import AlbefModel
-from truepair.models.config import AlbefConfig
-from truepair.models.gallery import EncodedCaptions, EncodedImages, PairJudge, encode_captions, encode_images
+from truepair.evaluation.reranking import CandidatePairs, score_candidates
+from truepair.models.fusion.albef import AlbefModel
+from truepair.models.fusion.config import AlbefConfig
+from truepair.models.fusion.gallery import (
+    EncodedCaptions,
+    EncodedImages,
+    PairJudge,
+    encode_captions,
+    encode_images,
+)
 
 
 def gallery(model: AlbefModel, images: int, captions: int) -> PairJudge:

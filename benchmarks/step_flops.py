@@ -29,8 +29,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
-from truepair.data.collate import PairBatch
-from truepair.training.step import PretrainStep
+from truepair.data.pairs import PairBatch
+from truepair.methods.step import PretrainStep
 
 OTHER = "other"
 OFFICIAL = {"cold": 291.3, "warm": 291.3, "converted": 348.7, "converted, warm": 348.7}

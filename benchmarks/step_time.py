@@ -33,14 +33,16 @@ from mafa_step import MOMENT, NONE_CONVERTED, SEED, half_masked, mafa_step, rand
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from truepair.data.collate import PairBatch
-from truepair.models import bert_layers, lean_layer, lean_mlp
-from truepair.models.albef import AlbefModel
-from truepair.models.bert_layers import visible_keys
-from truepair.models.lean_layer import LeanLayer
-from truepair.objectives.counter import sample_keys
-from truepair.objectives.masking import IGNORED
-from truepair.training.heap import release_free_memory
+from truepair.data.pairs import PairBatch
+from truepair.engine.loop.update import release_free_memory
+from truepair.models.encoders import vision_tower as lean_layer
+from truepair.models.encoders import vision_tower as lean_mlp
+from truepair.models.encoders.vision_tower import LeanLayer
+from truepair.models.fusion.albef import AlbefModel
+from truepair.models.fusion.fusion_encoder import text_encoder as bert_layers
+from truepair.models.fusion.text_encoder import visible_keys
+from truepair.objectives.mlm import IGNORED
+from truepair.randomness import sample_keys
 
 Losses = dict[str, Tensor]
 SIDES = ("textbook", "plain", "truepair")

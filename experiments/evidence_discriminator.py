@@ -13,18 +13,18 @@ import torch
 from torch import Tensor
 
 from truepair.data.open import open_pairs
+from truepair.data.splits import DataConfig
 from truepair.data.table import PairTable
 from truepair.data.transforms import TransformConfig
-from truepair.mining.evidence_fit import EvidenceConfig, fit_evidence
-from truepair.mining.evidence_model import TERMS, EvidenceModel
-from truepair.mining.evidence_tables import EvidenceTables
-from truepair.mining.pair_truth import PairTruth
-from truepair.mining.run_inputs import RunInputs
-from truepair.relations.identity import same_pair
+from truepair.evaluation.truth import PairTruth
+from truepair.judges.base import RunInputs
+from truepair.judges.evidence import TERMS, EvidenceModel, EvidenceTables
+from truepair.judges.evidence_fit import EvidenceConfig, fit_evidence
+from truepair.methods.caches import StateCaches
+from truepair.methods.recipe import ModelConfig, PretrainRecipe, TextConfig
+from truepair.methods.student import build_model, build_preprocessing, build_tokenizer
+from truepair.relations.pairs import same_pair
 from truepair.relations.text import caption_key
-from truepair.training.build import build_model, build_preprocessing, build_tokenizer
-from truepair.training.caches import StateCaches
-from truepair.training.recipe import DataConfig, ModelConfig, PretrainRecipe, TextConfig
 
 RECIPE = PretrainRecipe(
     data=DataConfig(transform=TransformConfig(size=128, normalisation="encoder", rand_augment_ops=0)),

@@ -17,31 +17,30 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from truepair.cli.arguments import read_recipe
-from truepair.cli.quiet import quiet_libraries
-from truepair.cli.recipes import find_recipe
+from truepair.cli.arguments import find_recipe, read_recipe
+from truepair.cli.main import quiet_libraries
 from truepair.data.judgements import read_judgements
 from truepair.data.preprocessing import Preprocessing
 from truepair.data.table import PairTable
 from truepair.errors import TruepairError
 from truepair.evaluation.detectors import average_precision_interval, brier_score, detector_metrics, reliability
-from truepair.mining.caption_evidence import (
+from truepair.judges.caption_evidence import (
     ALIGNMENT_TERMS,
     JudgedPairs,
     caption_space,
     image_to_caption,
     set_similarity,
 )
-from truepair.mining.caption_judge import CaptionFeatures, CaptionJudge, Evidence, caption_evidence
-from truepair.mining.caption_words import WordStatistics
-from truepair.mining.evidence_tables import pooled_captions, pooled_images
-from truepair.models.albef_checkpoint import load_albef
-from truepair.models.gallery import PairJudge, encode_captions, encode_images
-from truepair.models.image_transform import image_transform
-from truepair.models.minilm import load_minilm
-from truepair.tasks.frozen_inputs import frozen_inputs
-from truepair.tasks.images import ImageSource
-from truepair.training.recipe import PretrainRecipe
+from truepair.judges.caption_words import WordStatistics
+from truepair.judges.captions import CaptionFeatures, CaptionJudge, Evidence, caption_evidence
+from truepair.judges.evidence import pooled_captions, pooled_images
+from truepair.methods.recipe import PretrainRecipe
+from truepair.models.checkpoints.load import load_albef
+from truepair.models.encoders.images import image_transform
+from truepair.models.encoders.minilm import load_minilm
+from truepair.models.fusion.gallery import PairJudge, encode_captions, encode_images
+from truepair.tasks.mining import frozen_inputs
+from truepair.tasks.retrieval import ImageSource
 
 FOLDS = 10
 HALVES = 5

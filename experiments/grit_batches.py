@@ -15,20 +15,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from truepair.cli.arguments import read_recipe
-from truepair.cli.recipes import find_recipe
+from truepair.cli.arguments import find_recipe, read_recipe
+from truepair.data.identity import concept_labels, match_keys
 from truepair.data.preprocessing import Preprocessing
-from truepair.models.albef_checkpoint import load_albef
-from truepair.models.gallery import encode_captions, encode_images
-from truepair.sampling.config import GroupedConfig
-from truepair.sampling.grouped import GroupedBatchSampler
+from truepair.data.splits import build_tables
+from truepair.methods.caches import StateCaches
+from truepair.methods.recipe import PretrainRecipe
+from truepair.models.checkpoints.load import load_albef
+from truepair.models.fusion.gallery import encode_captions, encode_images
+from truepair.sampling.batches import hardest_similarity, shared_label_rate
+from truepair.sampling.grouped import GroupedBatchSampler, GroupedConfig
 from truepair.sampling.hardness import HardnessConfig
 from truepair.sampling.known import KnownMatches
-from truepair.sampling.statistics import hardest_similarity, shared_label_rate
-from truepair.training.build import build_tables
-from truepair.training.caches import StateCaches
-from truepair.training.match_keys import concept_labels, match_keys
-from truepair.training.recipe import PretrainRecipe
 
 BATCH = 128
 

@@ -13,18 +13,15 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from truepair.cli.arguments import read_recipe
-from truepair.cli.recipes import find_recipe
-from truepair.data.randomness import stable_hash
-from truepair.mining.evidence_fit import EvidenceConfig, fit_evidence
-from truepair.mining.evidence_tables import EvidenceTables
-from truepair.mining.pair_graph import PairGraph
-from truepair.mining.pair_truth import PairTruth
-from truepair.mining.proposals import Declared, exact_graph, graph_of
-from truepair.mining.refinement_fit import RefinementConfig, cross_fitted, fit_rounds
-from truepair.tasks.frozen_inputs import frozen_inputs
-from truepair.tasks.mining import hidden_matches
-from truepair.training.recipe import PretrainRecipe
+from truepair.cli.arguments import find_recipe, read_recipe
+from truepair.evaluation.truth import PairTruth
+from truepair.judges.evidence import EvidenceTables
+from truepair.judges.evidence_fit import EvidenceConfig, fit_evidence
+from truepair.methods.recipe import PretrainRecipe
+from truepair.mining.graph import Declared, PairGraph, exact_graph, graph_of
+from truepair.mining.refinement import RefinementConfig, cross_fitted, fit_rounds
+from truepair.randomness import stable_hash
+from truepair.tasks.mining import frozen_inputs, hidden_matches
 
 FOLDS = 3
 

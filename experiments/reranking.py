@@ -18,18 +18,16 @@ from rich.table import Table
 
 from truepair.cli.arguments import read_recipe
 from truepair.data.preprocessing import Preprocessing
-from truepair.evaluation.metrics import RECALL_DEPTHS
-from truepair.evaluation.ranking import rank_queries
+from truepair.data.splits import build_tables
+from truepair.evaluation.metrics import RECALL_DEPTHS, rank_queries
 from truepair.evaluation.reranking import Combination
 from truepair.evaluation.scores import ScoreSource
 from truepair.evaluation.truth import Direction, RetrievalTruth
-from truepair.models.albef_checkpoint import load_albef
-from truepair.tasks.images import ImageSource
+from truepair.methods.caches import StateCaches
+from truepair.methods.recipe import PretrainRecipe
+from truepair.models.checkpoints.load import load_albef
 from truepair.tasks.pretraining import HELD_OUT
-from truepair.tasks.retrieval import RetrievalTask
-from truepair.training.build import build_tables
-from truepair.training.caches import StateCaches
-from truepair.training.recipe import PretrainRecipe
+from truepair.tasks.retrieval import ImageSource, RetrievalTask
 
 DIRECTIONS: dict[Direction, str] = {"i2t": "captions of a photograph", "t2i": "photographs of a caption"}
 

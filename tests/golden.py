@@ -21,17 +21,18 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from golden_grit import check_grit_order
-from golden_step import RecordedStep
+sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a program, it is no part of a package
+
+from tests.golden_grit import check_grit_order
+from tests.golden_step import RecordedStep
 from truepair.errors import TruepairError
-from truepair.models.albef import AlbefModel, Encoded
-from truepair.models.fusion import ImageKeysValues
-from truepair.models.official import load_official, official_names
-from truepair.objectives.contrastive import contrastive_loss
-from truepair.objectives.direction import Direction
-from truepair.objectives.masking import mlm_loss
-from truepair.objectives.matching import HardNegatives, hardest_negatives, itm_loss
-from truepair.objectives.zones import Connections, ZoneConfig, connect
+from truepair.models.checkpoints.official import load_official, official_names
+from truepair.models.fusion.albef import AlbefModel, Encoded
+from truepair.models.fusion.fusion_encoder import ImageKeysValues
+from truepair.objectives.contrastive import Direction, contrastive_loss
+from truepair.objectives.ecm import Connections, ZoneConfig, connect
+from truepair.objectives.itm import HardNegatives, hardest_negatives, itm_loss
+from truepair.objectives.mlm import mlm_loss
 
 TOLERANCE = 1e-4
 SMOOTHING_STARTS = 1  # the official program smooths from its second epoch on

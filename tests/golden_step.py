@@ -6,23 +6,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from truepair.data.collate import PairBatch
+from truepair.data.pairs import PairBatch
 from truepair.data.preprocessing import Preprocessing
-from truepair.data.tokenizer import train_wordpiece
+from truepair.data.tokens import train_wordpiece
 from truepair.data.transforms import TransformConfig
-from truepair.mining.albef_discriminator import AlbefDiscriminator
-from truepair.mining.albef_views import BatchView
-from truepair.mining.discriminator_config import DiscriminatorConfig
-from truepair.models.albef import AlbefModel
-from truepair.objectives.masking import TokenMasker
-from truepair.objectives.zones import ZoneConfig
-from truepair.training.connecting import ConnectionMiner, EcmConfig
-from truepair.training.itc import ItcConfig
-from truepair.training.moment import Moment
-from truepair.training.relating import RelationsConfig, Relator
-from truepair.training.step import ObjectivesConfig, PretrainStep
-from truepair.training.step_parts import StepParts
-from truepair.training.towers import Towers
+from truepair.engine.loop.step import Moment
+from truepair.judges.base import DiscriminatorConfig
+from truepair.judges.itm import AlbefDiscriminator, BatchView
+from truepair.methods.ecm import ConnectionMiner, EcmConfig
+from truepair.methods.encode import Towers
+from truepair.methods.rules import RelationsConfig, Relator
+from truepair.methods.step import ItcConfig, ObjectivesConfig, PretrainStep, StepParts
+from truepair.models.fusion.albef import AlbefModel
+from truepair.objectives.ecm import ZoneConfig
+from truepair.objectives.mlm import TokenMasker
 
 STEPS_PER_EPOCH = 10
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from truepair.spelling import nearest
+from truepair.errors import nearest
 
 
 @pytest.mark.parametrize(

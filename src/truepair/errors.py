@@ -1,5 +1,8 @@
 """The errors a user can cause. Each says in one line what is wrong and what to do about it."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class TruepairError(Exception):
     """Base of the errors raised on purpose; the command line prints them as one line, without a traceback."""
@@ -23,3 +26,9 @@ def message_of(error: TruepairError) -> str:
     if not text.startswith("Caught ") or "Traceback" not in text:
         return text
     return text.splitlines()[-1].partition(": ")[2] or text
+
+
+def nearest(word: str, words: Iterable[str]) -> str:
+    """Return " (did you mean 'x'?)" for the nearest known word, or nothing."""
+    found = difflib.get_close_matches(word, list(words), n=1, cutoff=0.5)
+    return f" (did you mean '{found[0]}'?)" if found else ""

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 from rich.table import Table
-from tests.reports.samples import metrics
 
+from tests.reports.samples import metrics
 from truepair.cli.tables import comparison_table, conversion_table, precision_table, retrieval_table
-from truepair.evaluation.suspects import precision_at
+from truepair.evaluation.detectors import precision_at
 from truepair.tasks.audit import Audit
 from truepair.tasks.conversions import Conversions
 from truepair.tasks.retrieval import RetrievalResult

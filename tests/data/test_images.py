@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from data.makers import encoded, mean_colour, noise, picture, put, put_jsonl
+from tests.data.makers import encoded, mean_colour, noise, picture, put, put_jsonl
 from truepair.data import BadImageError, ImageTransform, PairDataset, load_image, open_pairs
 from truepair.errors import DataError
 

@@ -3,12 +3,12 @@ from typing import Any
 
 import pytest
 
-from data.makers import photos, put, put_jsonl
+from tests.data.makers import photos, put, put_jsonl
 from truepair.data.judgements import Judgement, judged_captions, read_judgements
 from truepair.data.open import open_pairs
 from truepair.data.table import PairTable
 from truepair.errors import DataError
-from truepair.evaluation.gallery import CaptionGallery
+from truepair.evaluation.truth import CaptionGallery
 
 
 @pytest.fixture

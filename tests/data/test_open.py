@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.makers import encoded, noise, photos, picture, put, put_json, put_jsonl
+from tests.data.makers import encoded, noise, photos, picture, put, put_json, put_jsonl
 from truepair.data import SourceConfig, open_pairs
-from truepair.data.store.finish import finish_rows
-from truepair.data.store.paths import ImagePaths
+from truepair.data.store.cache import finish_rows
+from truepair.data.store.rows import ImagePaths
 from truepair.errors import ConfigError, DataError
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.makers import encoded, photos, picture, put_jsonl
+from tests.data.makers import encoded, photos, picture, put_jsonl
 from truepair.data import PairTable, open_pairs
 from truepair.errors import DataError
 

@@ -7,11 +7,11 @@ import torch
 from PIL import Image
 from torchvision.transforms import InterpolationMode, v2
 
-from data.makers import noise
+from tests.data.makers import noise
 from truepair.data import TransformConfig, build_transform
-from truepair.data.randomness import isolated_rng
 from truepair.data.transforms import NORMALISATIONS
 from truepair.errors import ConfigError
+from truepair.randomness import isolated_rng
 
 
 def v2_tensor(image, normalisation):

@@ -5,10 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.evaluation import oracle
 from truepair.errors import DataError
 from truepair.evaluation import FeatureScores, RetrievalTruth, evaluate_retrieval
-
-from . import oracle
 
 FIGURES = ("recall_at_1", "recall_at_5", "recall_at_10", "map_at_r", "r_precision", "median_rank")
 

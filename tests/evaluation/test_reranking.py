@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.evaluation.judge import Judge, random_matrix
 from truepair.errors import ConfigError
 from truepair.evaluation import (
     ITM_ALONE,
@@ -17,8 +18,6 @@ from truepair.evaluation import (
     find_candidates,
     score_candidates,
 )
-
-from .judge import Judge, random_matrix
 
 
 def slow_ranking(similarity, judged, k):

@@ -1,7 +1,7 @@
 import torch
 
 from truepair.mining.suspects import find_suspects
-from truepair.models.gallery import EncodedCaptions, EncodedImages
+from truepair.models.fusion.gallery import EncodedCaptions, EncodedImages
 
 
 class TableJudge:

@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from truepair.models.albef import AlbefModel
-from truepair.models.config import AlbefConfig
+from truepair.models.fusion.albef import AlbefModel
+from truepair.models.fusion.config import AlbefConfig
 
 VIT = {
     "model_type": "vit",

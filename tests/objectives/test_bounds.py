@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from truepair.objectives import bounds
 from truepair.objectives.bounds import information_bounds
 from truepair.objectives.contrastive import contrastive_loss
-from truepair.objectives.regulation import Regulation, RegulationConfig, normalised_weights
+from truepair.objectives.srcl import Regulation, RegulationConfig, normalised_weights
 from truepair.relations.pairs import PairSet
 
 

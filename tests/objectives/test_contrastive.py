@@ -7,15 +7,13 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference import direction_loss, srcl_weights
 from torch import Tensor
 
+from tests.objectives.reference import direction_loss, srcl_weights
 from truepair.objectives import contrastive
-from truepair.objectives.contrastive import ContrastiveOutput, contrastive_loss
-from truepair.objectives.direction import Direction
-from truepair.objectives.exponentials import Shifted, exponentials_for
-from truepair.objectives.regulation import Regulation, RegulationConfig
-from truepair.objectives.tiled import tiled_sums
+from truepair.objectives.contrastive import ContrastiveOutput, Direction, contrastive_loss
+from truepair.objectives.srcl import Regulation, RegulationConfig
+from truepair.objectives.tiled import Shifted, exponentials_for, tiled_sums
 from truepair.relations.pairs import PairSet
 
 

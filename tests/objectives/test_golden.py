@@ -7,10 +7,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from truepair.objectives.contrastive import contrastive_loss
-from truepair.objectives.direction import Direction
-from truepair.objectives.matching import hardest_negatives, itm_loss
-from truepair.objectives.zones import Connections, ZoneConfig, connect
+from truepair.objectives.contrastive import Direction, contrastive_loss
+from truepair.objectives.ecm import Connections, ZoneConfig, connect
+from truepair.objectives.itm import hardest_negatives, itm_loss
 
 FOLDER = Path(__file__).parents[1] / "data" / "golden" / "albef_step_1"
 BATCH = load_file(FOLDER / "batch.safetensors")

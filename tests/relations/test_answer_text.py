@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from truepair.relations.answer_text import normalise_answer
+from truepair.relations.text import normalise_answer
 
 
 @pytest.mark.parametrize(

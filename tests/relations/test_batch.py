@@ -6,13 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from truepair.errors import ConfigError
-from truepair.objectives.contrastive import contrastive_loss
-from truepair.objectives.direction import Direction
+from truepair.objectives.contrastive import Direction, contrastive_loss
 from truepair.relations.actions import Action, Keep, Mask, Relabel, Reweight, Smooth, Swap
 from truepair.relations.batch import BatchRelations, Rule
-from truepair.relations.detection import Detection
-from truepair.relations.detectors import GuideSimilarity, SameCaption, SameImage
-from truepair.relations.evidence import Evidence
+from truepair.relations.detectors import Detection, Evidence, GuideSimilarity, SameCaption, SameImage
 from truepair.relations.pairs import PairSet
 
 

@@ -9,6 +9,7 @@ from truepair.errors import ConfigError
 from truepair.relations import detectors
 from truepair.relations.detectors import (
     Detector,
+    Evidence,
     GuideSimilarity,
     JudgedScore,
     LowWeight,
@@ -18,10 +19,8 @@ from truepair.relations.detectors import (
     SameCaption,
     SameImage,
 )
-from truepair.relations.evidence import Evidence
-from truepair.relations.identity import same_pair
-from truepair.relations.pairs import PairSet
-from truepair.relations.verdict_index import VerdictIndex
+from truepair.relations.ledger import VerdictIndex
+from truepair.relations.pairs import PairSet, same_pair
 
 
 def cells(pairs: PairSet) -> list[tuple[int, int]]:

@@ -13,10 +13,8 @@ import torch
 from truepair.errors import DataError
 from truepair.relations.actions import Mask, Relabel
 from truepair.relations.batch import BatchRelations, Rule
-from truepair.relations.detectors import RecordedVerdict, SameCaption, SameImage
-from truepair.relations.evidence import Evidence
-from truepair.relations.ledger import SCHEMA, Ledger, merge_ledger, read_ledger, read_verdicts
-from truepair.relations.verdict_index import VerdictIndex
+from truepair.relations.detectors import Evidence, RecordedVerdict, SameCaption, SameImage
+from truepair.relations.ledger import SCHEMA, Ledger, VerdictIndex, merge_ledger, read_ledger, read_verdicts
 
 
 def write(

@@ -9,9 +9,8 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
+from tests.reports.samples import HOSTILE, LONG, report
 from truepair.reports import PictureBook, ReportData, render_report
-
-from .samples import HOSTILE, LONG, report
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(

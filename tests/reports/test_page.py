@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.reports.samples import HOSTILE, LONG, report
 from truepair.errors import DataError
 from truepair.evaluation import Estimate
 from truepair.reports import PictureBook, ReportData, ResultRow, render_report, write_report
 from truepair.reports.page import format_figure, format_interval
-
-from .samples import HOSTILE, LONG, report
 
 SECTIONS = ["results", "curves", "examples", "suspects", "converted", "facts"]
 VOID = {"meta", "link", "img", "br", "input"}

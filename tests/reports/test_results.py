@@ -1,7 +1,6 @@
+from tests.reports.samples import metrics
 from truepair.evaluation import precision_at
 from truepair.reports import key_figures, result_table
-
-from .samples import metrics
 
 
 def test_columns_nest_way_arm_and_protocol_with_the_last_way_first():

@@ -12,14 +12,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sampling.pairs import make_features
+from tests.sampling.pairs import make_features
 from truepair.sampling import grit
 from truepair.sampling.grit import grit_order
 
 TESTS = Path(__file__).parents[1]
 sys.path.insert(0, str(TESTS))
 
-from golden_grit import check_grit_order  # noqa: E402
+from tests.golden_grit import check_grit_order  # noqa: E402
 
 
 def walk_by_hand(

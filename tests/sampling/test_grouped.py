@@ -11,15 +11,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from sampling.pairs import make_features, run_epochs
+from tests.sampling.pairs import make_features, run_epochs
 from truepair.errors import CheckpointError, ConfigError
-from truepair.sampling.config import GroupedConfig
-from truepair.sampling.grouped import GroupedBatchSampler
+from truepair.sampling.batches import hardest_similarity
+from truepair.sampling.grouped import GroupedBatchSampler, GroupedConfig
 from truepair.sampling.hardness import HardnessConfig
 from truepair.sampling.known import KnownMatches
-from truepair.sampling.random import random_batches
+from truepair.sampling.plan import random_batches
 from truepair.sampling.ranks import Ranks
-from truepair.sampling.statistics import hardest_similarity
 
 
 def make_sampler(count: int = 50, batch_size: int = 6, **options: Any) -> GroupedBatchSampler:

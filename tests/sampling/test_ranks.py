@@ -8,11 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from sampling.gloo import GlooPool
-from sampling.pairs import make_features, run_epochs
+from tests.sampling.gloo import GlooPool
+from tests.sampling.pairs import make_features, run_epochs
 from truepair.errors import ConfigError
-from truepair.sampling.config import GroupedConfig
-from truepair.sampling.grouped import GroupedBatchSampler
+from truepair.sampling.grouped import GroupedBatchSampler, GroupedConfig
 from truepair.sampling.known import KnownMatches
 from truepair.sampling.plan import PlanFolder
 from truepair.sampling.ranks import Ranks

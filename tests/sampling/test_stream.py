@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sampling.pairs import make_features
+from tests.sampling.pairs import make_features
 from truepair.errors import ConfigError
-from truepair.sampling.config import GroupedConfig
-from truepair.sampling.statistics import hardest_similarity
+from truepair.sampling.batches import hardest_similarity
+from truepair.sampling.grouped import GroupedConfig
 from truepair.sampling.stream import GroupedStream
 
 

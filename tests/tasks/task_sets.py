@@ -8,10 +8,10 @@ import torch
 from PIL import Image
 
 from truepair.data.preprocessing import Preprocessing
-from truepair.data.tokenizer import train_wordpiece
+from truepair.data.tokens import train_wordpiece
 from truepair.data.transforms import TransformConfig
-from truepair.models.albef import AlbefModel
-from truepair.models.config import AlbefConfig
+from truepair.models.fusion.albef import AlbefModel
+from truepair.models.fusion.config import AlbefConfig
 
 COLOURS = {"red": (200, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 200)}
 TRANSFORM = TransformConfig(size=16, normalisation="none", crop_scale=(1.0, 1.0), flip=0.0, rand_augment_ops=0)

@@ -11,10 +11,10 @@ from PIL import Image
 from truepair.data.open import open_pairs
 from truepair.data.table import PairTable
 from truepair.errors import DataError
+from truepair.evaluation.truth import KnownTruth
 from truepair.relations.ledger import Ledger
 from truepair.relations.text import caption_key
 from truepair.tasks.conversions import read_conversions
-from truepair.tasks.known_truth import KnownTruth
 
 DOG = ["a dog", "a good dog", "a hound"]
 # What each row shows: (captions, all that is true of it, family).

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tasks import task_sets
-from tasks.task_sets import COLOURS, write_checkpoint
+from tests.tasks import task_sets
+from tests.tasks.task_sets import COLOURS, write_checkpoint
 from truepair.cli.main import main
 
 IMAGES, CAPTIONS = 10, 2

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from truepair.cli.main import main
+from truepair.engine.logs.log import read_log
 from truepair.relations.ledger import read_ledger
-from truepair.training.run_log import read_log
 
 MODEL = {
     "image_encoder": {"model_type": "conv_stem", "image_size": 16, "hidden_size": 32, "num_hidden_layers": 1},

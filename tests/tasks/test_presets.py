@@ -6,12 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from truepair.cli.arguments import read_recipe
-from truepair.cli.recipes import bundled_recipes, find_recipe
+from truepair.cli.arguments import bundled_recipes, find_recipe, read_recipe
 from truepair.errors import CheckpointError
+from truepair.methods.recipe import PretrainRecipe
 from truepair.relations.ledger import read_ledger
 from truepair.tasks.pretraining import PretrainOutcome, pretrain
-from truepair.training.recipe import PretrainRecipe
 
 SMALL = """
 data: {sources: [PAIRS], captions: draw, transform: {size: 16, normalisation: none}, validation_split: ''}

@@ -6,19 +6,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from training.test_pretrain import recipe_for, silent
-from truepair.data.dataset import PairDataset
+from tests.tasks.test_pretraining import recipe_for, silent
+from truepair.data.pairs import PairDataset
 from truepair.errors import DataError
-from truepair.evaluation.protocol import RetrievalProtocol
+from truepair.evaluation.metrics import RetrievalProtocol
 from truepair.relations.ledger import Ledger
-from truepair.reports.run_facts import run_facts
-from truepair.reports.run_report import ReportedRun, report_run, report_runs
+from truepair.reports.facts import run_facts
+from truepair.reports.run import ReportedRun, report_run, report_runs
 from truepair.tasks.audit import audit_pairs
 from truepair.tasks.evaluation import EvaluateConfig, evaluate_model
 from truepair.tasks.examples import draw_examples
-from truepair.tasks.images import ImageSource
 from truepair.tasks.pretraining import PretrainOutcome, pretrain
-from truepair.tasks.retrieval import RetrievalTask, similarity_of
+from truepair.tasks.retrieval import ImageSource, RetrievalTask, similarity_of
 
 
 @pytest.fixture(scope="module")

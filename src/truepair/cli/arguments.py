@@ -3,20 +3,179 @@
 import contextlib
 import copy
 import dataclasses
+import itertools
+import re
 import types
 import typing
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 
-from truepair.cli.complaints import plain_complaint
-from truepair.cli.layers import laid_over, read_layers
-from truepair.errors import ConfigError
-from truepair.spelling import nearest
+from truepair.errors import ConfigError, nearest
+
+_KEYS = re.compile(r'(?:Parser key "[^"]+": ?)+')
+
+_UNION = re.compile(r"Does not validate against any of the Union subtypes Subtypes: \[.*?\] Errors: ")
+
+_OTHER_KIND = re.compile(r"- Expected a <class '(?:NoneType|float|int|bool|str)'>\.?(?= (?:- |Given value type)|$) ?")
+
+_GIVEN = re.compile(r" ?Given value type: .*$")
+
+_CHOICE = re.compile(r"Expected a typing\.Literal\[(.*?)\]\. Got value: (.*)")
+
+_KIND = re.compile(r"Expected a <class '(?:\w+\.)*(\w+)'>\. Got value: (.*)")
+
+_OPTION = re.compile(r"Option '([^']*)' is not accepted")
+
+
+def plain_complaint(text: str) -> str:
+    """Shorten what jsonargparse says of a value to the field and what is wrong with it.
+
+    Of a field that may also be absent, or a plain number, it lists why each kind does not fit; only the reason for
+    the kind that was meant is kept.
+
+    Args:
+        text: its message, of any number of lines.
+
+    Returns:
+        One line.
+    """
+    line = " ".join(text.split())
+    union = _UNION.search(line) is not None
+    line = _UNION.sub("", line)
+    if union:
+        shorter = _GIVEN.sub("", _OTHER_KIND.sub("", line)).replace(": - ", ": ").removeprefix("- ").strip()
+        line = shorter if shorter.rstrip(": ") else line
+    line = _KEYS.sub(
+        lambda keys: ".".join(re.findall(r'"([^"]+)"', keys[0])) + ": ", line.replace(": - Parser", ": Parser")
+    )
+    line = _CHOICE.sub(lambda found: f"{found[2]} is none of {found[1]}", line)
+    line = _KIND.sub(lambda found: f"{found[2]} is no {found[1]}", line)
+    return _OPTION.sub(lambda found: f"there is no field '{found[1]}'", line)
+
+
+_FOLDER = Path(str(files("truepair") / "recipes"))
+
+
+def bundled_recipes(task: str = "") -> list[str]:
+    """Names of the recipes that come with the package: of pre-training, or of fine-tuning on a task."""
+    return sorted(path.stem for path in (_FOLDER / task).glob("*.yaml"))
+
+
+def find_recipe(name: str, task: str = "") -> Path:
+    """Return the path of a recipe, given as a file or as the name of a bundled one.
+
+    Args:
+        name: file or name.
+        task: the task whose bundled recipes are meant; those of pre-training when empty.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    bundled = _FOLDER / task / f"{path.stem}.yaml"
+    if path.suffix in ("", ".yaml") and path.parent.name in ("", "recipes", task) and bundled.is_file():
+        return bundled
+    names = bundled_recipes(task)
+    raise ConfigError(f"there is no recipe {name}{nearest(path.stem, names)}; give a file or one of {', '.join(names)}")
+
+
+def take_recipes(arguments: list[str], command: str, task: str = "") -> tuple[list[str], list[Path]]:
+    """Take the leading words out of the arguments: names of recipes, and their paths.
+
+    Raises:
+        ConfigError: there are none, or one cannot be found.
+    """
+    names = leading_words(arguments)
+    if not names:
+        raise ConfigError(f"give the recipe first: {command} RECIPE [--any.field value]")
+    return names, [find_recipe(name, task) for name in names]
+
+
+def leading_words(arguments: list[str]) -> list[str]:
+    """Take the words before the first option out of the arguments."""
+    words = list(itertools.takewhile(lambda word: not word.startswith("-"), arguments))
+    del arguments[: len(words)]
+    return words
+
+
+def take_option(arguments: list[str], name: str) -> str | None:
+    """Take ``--name value`` or ``--name=value`` out of the arguments, and return the value.
+
+    Raises:
+        ConfigError: the option stands without a value.
+    """
+    for place, word in enumerate(arguments):
+        if word.startswith(f"--{name}="):
+            del arguments[place]
+            return word.split("=", 1)[1]
+        if word == f"--{name}":
+            if place + 1 == len(arguments) or arguments[place + 1].startswith("--"):
+                raise ConfigError(f"--{name} needs a value")
+            value = arguments[place + 1]
+            del arguments[place : place + 2]
+            return value
+    return None
+
+
+def take_flag(arguments: list[str], name: str) -> bool:
+    """Take ``--name`` out of the arguments; whether it was there."""
+    if f"--{name}" in arguments:
+        arguments.remove(f"--{name}")
+        return True
+    return False
+
+
+def read_layers(path: Path, above: tuple[Path, ...] = ()) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Yield what lies under a recipe file, the lowest first, and then the file itself.
+
+    Args:
+        path: YAML file. Its key ``base`` names recipes that lie under it: bundled ones, or files beside it.
+        above: the files that led here.
+
+    Raises:
+        ConfigError: a file cannot be read, or lies under itself.
+    """
+    if path in above:
+        raise ConfigError(f"{path} lies under itself: its 'base' leads back to it; drop it there")
+    values = _read_yaml(path)
+    bases = values.pop("base", [])
+    for name in [bases] if isinstance(bases, str) else bases:
+        beside = path.parent / name
+        yield from read_layers(beside if beside.is_file() else find_recipe(str(name)), (*above, path))
+    yield path, values
+
+
+def laid_over(lower: dict[str, Any], upper: dict[str, Any]) -> dict[str, Any]:
+    """The fields of both, those of the upper where both state one; groups are merged, lists are not."""
+    merged = dict(lower)
+    for name, value in upper.items():
+        below = merged.get(name)
+        merged[name] = laid_over(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read the recipe {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{path} is not valid YAML: {reason}") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} must hold fields and values, not a {type(values).__name__}")
+    return values
+
 
 Recipe = TypeVar("Recipe")
 

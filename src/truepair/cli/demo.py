@@ -8,13 +8,11 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from truepair.cli.arguments import read_recipe
-from truepair.cli.opening import say
-from truepair.cli.recipes import find_recipe, take_flag, take_option
-from truepair.cli.run_folder import keep_recipe
+from truepair.cli.arguments import find_recipe, read_recipe, take_flag, take_option
+from truepair.cli.opening import keep_recipe, say
 
 if TYPE_CHECKING:
-    from truepair.training.recipe import PretrainRecipe
+    from truepair.methods.recipe import PretrainRecipe
 
 HELP = """usage: truepair demo [--full] [--data PAIRS] [--judge FOLDER] [--run-folder FOLDER] [--any.field value ...]
 
@@ -49,7 +47,7 @@ def run(arguments: list[str]) -> None:
     folder = Path(take_option(options, "run-folder") or "runs/demo")
     started = time.perf_counter()
 
-    from truepair.training.recipe import PretrainRecipe
+    from truepair.methods.recipe import PretrainRecipe
 
     def read(*names: str) -> PretrainRecipe:
         """Bundled recipes under the options of the command line."""
@@ -58,12 +56,11 @@ def run(arguments: list[str]) -> None:
     plain = _on_data(read("demo"), source, full)
     arms = {PLAIN: plain}
 
-    from truepair.cli.quiet import quiet_libraries
+    from truepair.cli.main import quiet_libraries
     from truepair.cli.tables import comparison_table, conversion_table, precision_table
-    from truepair.mining.offline import MiningConfig
-    from truepair.reports.run_report import ReportedRun, report_runs
-    from truepair.tasks.judge import fit_judge
-    from truepair.tasks.mining import mine
+    from truepair.mining.mine import MiningConfig
+    from truepair.reports.run import ReportedRun, report_runs
+    from truepair.tasks.mining import fit_judge, mine
     from truepair.tasks.pretraining import pretrain
 
     quiet_libraries()

@@ -36,7 +36,7 @@ def run(arguments: list[str]) -> None:
     if not words or words[0].startswith("--"):
         raise ConfigError(f"give the model first: truepair evaluate {task} runs/sample/model [--any.field value]")
 
-    from truepair.cli.quiet import quiet_libraries
+    from truepair.cli.main import quiet_libraries
 
     command = task_command(task)
     quiet_libraries()

@@ -5,8 +5,8 @@ from typing import Any
 
 from rich.console import Console
 
+from truepair.cli.arguments import bundled_recipes
 from truepair.cli.opening import Opening, open_recipe, say
-from truepair.cli.recipes import bundled_recipes
 from truepair.errors import ConfigError
 
 HELP = """usage: truepair finetune TASK RECIPE [RECIPE ...] --model.checkpoint FOLDER [--any.field value ...]

@@ -21,7 +21,7 @@ def run(arguments: list[str]) -> None:
         return
     opened = open_recipe(list(arguments), "truepair judge", pretrain_recipe, folder="runs/judge")
 
-    from truepair.tasks.judge import fit_judge
+    from truepair.tasks.mining import fit_judge
 
     with opened.recorded():
         fit_judge(opened.recipe, opened.folder, say)

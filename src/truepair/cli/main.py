@@ -5,6 +5,9 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
+import datasets
+import transformers
+
 from truepair import __version__
 from truepair.errors import TruepairError, message_of
 
@@ -43,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _command(name: str) -> Callable[[list[str]], None]:
     if name not in COMMANDS:
-        from truepair.spelling import nearest
+        from truepair.errors import nearest
 
         raise TruepairError(f"there is no command '{name}'{nearest(name, COMMANDS)}; see truepair --help")
     run: Callable[[list[str]], None] = importlib.import_module(COMMANDS[name][0]).run
@@ -62,3 +65,10 @@ def _help() -> str:
 def _fail(line: str, status: int = 2) -> int:
     print(f"truepair: {line}", file=sys.stderr)
     return status
+
+
+def quiet_libraries() -> None:
+    """Keep transformers and datasets from drawing bars and printing what we report ourselves; their errors remain."""
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    datasets.disable_progress_bars()

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from truepair.cli.arguments import take_option
 from truepair.cli.opening import open_recipe, pretrain_recipe, say
-from truepair.cli.recipes import take_option
 from truepair.errors import ConfigError
 
 HELP = """usage: truepair mine RECIPE [RECIPE ...] [--judge FOLDER] [--run-folder FOLDER] [--high 0.8] [--low 0.5]
@@ -32,7 +32,7 @@ def run(arguments: list[str]) -> None:
     high, low = (_probability(options, name, default) for name, default in (("high", 0.8), ("low", 0.5)))
     opened = open_recipe(options, "truepair mine", pretrain_recipe, folder="runs/mined")
 
-    from truepair.mining.offline import MiningConfig
+    from truepair.mining.mine import MiningConfig
     from truepair.tasks.mining import mine
 
     with opened.recorded():

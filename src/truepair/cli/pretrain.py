@@ -5,8 +5,8 @@ import time
 
 from rich.console import Console
 
+from truepair.cli.arguments import bundled_recipes, take_flag
 from truepair.cli.opening import is_first_process, open_recipe, pretrain_recipe, say
-from truepair.cli.recipes import bundled_recipes, take_flag
 
 HELP = """usage: truepair pretrain RECIPE [RECIPE ...] [--run-folder FOLDER] [--report] [--any.field value ...]
 
@@ -43,7 +43,7 @@ def run(arguments: list[str]) -> None:
     if outcome.retrieval is not None:
         Console().print(retrieval_table(outcome.retrieval))
     if with_report and is_first_process():
-        from truepair.reports.run_report import report_run
+        from truepair.reports.run import report_run
 
         command = shlex.join(["truepair", "pretrain", *arguments])
         report = report_run(outcome, opened.folder, command=command, title=opened.title)

@@ -7,14 +7,21 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from truepair.cli.arguments import lay_recipe, nested
-from truepair.cli.layers import laid_over, read_layers
+from truepair.cli.arguments import (
+    find_recipe,
+    laid_over,
+    lay_recipe,
+    leading_words,
+    nested,
+    read_layers,
+    take_flag,
+    take_option,
+)
 from truepair.cli.opening import say
-from truepair.cli.recipes import find_recipe, leading_words, take_flag, take_option
 from truepair.errors import ConfigError
 
 if TYPE_CHECKING:
-    from truepair.training.recipe import PretrainRecipe
+    from truepair.methods.recipe import PretrainRecipe
 
 HELP = """usage: truepair study STUDY.yaml [--folder FOLDER] [--workers N] [--only ARM ...] [--redo] [--list]
 
@@ -49,7 +56,7 @@ def run(arguments: list[str]) -> None:
     if options:
         raise ConfigError(f"truepair study: there is no option {options[0]}; see truepair study --help")
 
-    from truepair.cli.quiet import quiet_libraries
+    from truepair.cli.main import quiet_libraries
     from truepair.reports.study import read_detectors, report_study
     from truepair.tasks.study.cells import runs_of, runs_of_arms
     from truepair.tasks.study.config import StudyConfig
@@ -92,7 +99,7 @@ def run(arguments: list[str]) -> None:
 
 def _read_recipe(file: Path, names: Sequence[str], fields: Mapping[str, Any], where: str) -> "PretrainRecipe":
     """Lay recipes and fields over each other; a recipe is bundled, or a file beside the study's."""
-    from truepair.training.recipe import PretrainRecipe
+    from truepair.methods.recipe import PretrainRecipe
 
     layers: list[tuple[str, Mapping[str, Any]]] = []
     for name in names:

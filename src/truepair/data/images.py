@@ -18,9 +18,13 @@ DEFAULT_MAX_PIXELS = 89_478_485
 
 # What Pillow may try. Its list of formats is longer; EPS, for one, starts an outside program.
 _WANTED = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
+
 Image.init()  # Pillow loads some of these only when asked to.
+
 _FORMATS = tuple(name for name in _WANTED if name in Image.OPEN)
+
 _ORIENTATION = 0x0112
+
 # What Pillow and its decoders raise on damaged input, found by feeding them damaged images.
 _DECODER_ERRORS = (
     OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, ArithmeticError, RuntimeError,

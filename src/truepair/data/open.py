@@ -1,26 +1,115 @@
-"""One function that opens image-text pairs in any known format."""
+"""One function that opens any source: what it is, and which reader reads it."""
 
+import os
+import re
 from collections.abc import Callable
 from dataclasses import fields, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from truepair.data.detect import detect_format
-from truepair.data.formats.albef import AlbefReader
-from truepair.data.formats.coco import CocoReader
 from truepair.data.formats.delimited import DelimitedReader
 from truepair.data.formats.folder import FolderReader
 from truepair.data.formats.hub import HubReader
-from truepair.data.formats.jsonl import JsonlReader
-from truepair.data.formats.karpathy import KarpathyReader
+from truepair.data.formats.json import AlbefReader, CocoReader, JsonlReader, KarpathyReader
 from truepair.data.formats.parquet import ParquetReader, SampleReader
-from truepair.data.formats.record import Reader
+from truepair.data.formats.record import IMAGE_SUFFIXES, Reader
+from truepair.data.formats.shards import is_pattern
 from truepair.data.formats.webdataset import WebDatasetReader
 from truepair.data.source import SourceConfig
 from truepair.data.store.cache import cached_rows
 from truepair.data.table import PairTable
-from truepair.errors import ConfigError, DataError
-from truepair.spelling import nearest
+from truepair.errors import ConfigError, DataError, nearest
+
+_SUFFIXES = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".csv": "delimited",
+    ".tsv": "delimited",
+    ".txt": "delimited",
+    ".tar": "webdataset",
+    ".parquet": "parquet",
+}
+
+_HUB_NAME = re.compile(r"\w[\w.-]*(/[\w.-]+)?(:[\w.-]+)?")
+
+# Files that mark a folder as laid out for the `datasets` library: written by it, or its own list of captions.
+_SAVED = ("dataset_dict.json", "state.json")
+
+_METADATA = frozenset(("metadata.jsonl", "metadata.csv", "metadata.parquet"))
+
+_FOLDER_FILES = 10_000
+
+_CHUNK = 1 << 20
+
+
+def detect_format(source: str, path: Path) -> str:
+    """Name of the format of a source.
+
+    Args:
+        source: as the user gave it.
+        path: the same as a path.
+
+    Raises:
+        DataError: there is no such source, or no format fits it.
+    """
+    if source == "sample":
+        return "sample"
+    if path.is_dir():
+        return _of_folder(path)
+    suffix = path.suffix.lower()
+    if path.is_file():
+        if suffix == ".json":
+            return _of_json(path)
+        if suffix in _SUFFIXES:
+            return _SUFFIXES[suffix]
+        raise DataError(f"the ending of {source} does not tell its format; give format")
+    if is_pattern(path) and suffix in (".tar", ".parquet"):
+        return _SUFFIXES[suffix]
+    if _HUB_NAME.fullmatch(source) and suffix not in {*_SUFFIXES, ".json"}:
+        return "hub"
+    raise DataError(f"no such file or folder: {source}; check the path")
+
+
+def _of_folder(path: Path) -> str:
+    names = set(islice((name for _, _, names in os.walk(path) for name in names), _FOLDER_FILES))
+    if _METADATA & names or any((path / name).is_file() for name in _SAVED) or _has_card(path):
+        return "hub"
+    suffixes = {Path(name).suffix.lower() for name in names}
+    for suffix in (".tar", ".parquet"):
+        if suffix in suffixes:
+            return _SUFFIXES[suffix]
+    if suffixes & IMAGE_SUFFIXES:
+        return "folder"
+    raise DataError(
+        f"the folder {path} holds no tar, Parquet or image files; give the path of the file with the captions"
+    )
+
+
+def _has_card(path: Path) -> bool:
+    """Whether the folder has a data card as on the hub, which starts with a block of YAML."""
+    card = path / "README.md"
+    return card.is_file() and card.read_bytes()[:4].strip() == b"---"
+
+
+def _of_json(path: Path) -> str:
+    """ALBEF's is a list; Karpathy's an object with "sentences", COCO's one with "annotations"."""
+    tail = b""
+    with path.open("rb") as file:
+        chunk = file.read(_CHUNK).removeprefix(b"\xef\xbb\xbf")
+        if chunk.lstrip().startswith(b"["):
+            return "albef"
+        while chunk:
+            # Within a JSON text a quote would be escaped, so these are keys.
+            found = re.search(rb'"(sentences|annotations)"\s*:', tail + chunk)
+            if found:
+                return "karpathy" if found[1] == b"sentences" else "coco"
+            tail = chunk[-64:]
+            chunk = file.read(_CHUNK)
+    raise DataError(
+        f"{path} is neither a JSON list of pairs nor in the layout of Karpathy or COCO; give format, or repair it"
+    )
+
 
 READERS: dict[str, Callable[[SourceConfig], Reader]] = {
     "sample": SampleReader,

@@ -7,8 +7,8 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from truepair.data.collate import PairCollator
-from truepair.data.tokenizer import load_tokenizer
+from truepair.data.pairs import PairCollator
+from truepair.data.tokens import load_tokenizer
 from truepair.data.transforms import TransformConfig
 from truepair.errors import CheckpointError
 

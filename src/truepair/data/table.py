@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from truepair.data.images import load_image
-from truepair.data.randomness import stable_hash
 from truepair.errors import DataError
+from truepair.randomness import stable_hash
 
 _PART = 1024  # rows
 

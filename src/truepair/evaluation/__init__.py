@@ -1,17 +1,23 @@
 """Figures of retrieval, VQA and NLVR2, re-ranking and precision of suspects: arrays in, numbers out."""
 
-from truepair.evaluation.candidates import CandidatePairs, PairScorer, find_candidates, score_candidates
 from truepair.evaluation.coco import CocoGallery, CocoReport, load_coco_truths
-from truepair.evaluation.gallery import CaptionGallery
+from truepair.evaluation.detectors import SuspectPrecision, precision_at
 from truepair.evaluation.metrics import DirectionMetrics, Estimate, RetrievalMetrics, evaluate_retrieval
 from truepair.evaluation.nlvr2 import Nlvr2Metrics, nlvr2_metrics, write_nlvr2_results
-from truepair.evaluation.reranking import ITM_ALONE, Combination, RerankedScores, Trial, choose_combination
-from truepair.evaluation.scores import FeatureScores, MatrixScores, ScoreSource
-from truepair.evaluation.subset import SubsetScores
-from truepair.evaluation.suspects import SuspectPrecision, precision_at
-from truepair.evaluation.text_baseline import TextBaseline
-from truepair.evaluation.truth import RetrievalTruth
-from truepair.evaluation.vqa_accuracy import VqaAccuracy, answer_accuracy, vqa_accuracy, write_vqa_results
+from truepair.evaluation.reranking import (
+    ITM_ALONE,
+    CandidatePairs,
+    Combination,
+    PairScorer,
+    RerankedScores,
+    Trial,
+    choose_combination,
+    find_candidates,
+    score_candidates,
+)
+from truepair.evaluation.scores import FeatureScores, MatrixScores, ScoreSource, SubsetScores
+from truepair.evaluation.truth import CaptionGallery, RetrievalTruth
+from truepair.evaluation.vqa import TextBaseline, VqaAccuracy, answer_accuracy, vqa_accuracy, write_vqa_results
 
 __all__ = [
     "ITM_ALONE",

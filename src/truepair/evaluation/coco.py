@@ -15,12 +15,9 @@ import torch
 from torch import Tensor
 
 from truepair.errors import ConfigError, DataError
-from truepair.evaluation.match_lists import MatchLists
-from truepair.evaluation.metrics import DirectionMetrics, summarise
-from truepair.evaluation.ranking import rank_queries
-from truepair.evaluation.scores import ScoreSource, as_source
-from truepair.evaluation.subset import SubsetScores
-from truepair.evaluation.truth import QuerySet
+from truepair.evaluation.metrics import DirectionMetrics, rank_queries, summarise
+from truepair.evaluation.scores import ScoreSource, SubsetScores, as_source
+from truepair.evaluation.truth import MatchLists, QuerySet
 
 Answers = Mapping[int, Sequence[int]]
 """From the COCO id of a query to the ids of all its right candidates."""

@@ -1,1 +1,1 @@
-"""Who is a false negative?"""
+"""A whole data set mined: candidates, graph, refinement."""

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import torch
 
-from truepair.evaluation.candidates import find_candidates, score_candidates
+from truepair.evaluation.reranking import find_candidates, score_candidates
 from truepair.evaluation.scores import FeatureScores
-from truepair.models.gallery import PairJudge
+from truepair.models.fusion.gallery import PairJudge
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,9 @@
 """Pure mathematics on tensors: the contrastive loss and its weights, ITM, MLM, and bounds on mutual information."""
 
 from truepair.objectives.bounds import InformationBounds, information_bounds
-from truepair.objectives.calibration import CalibrationConfig, WeightHistogram, calibrated, weight_histogram
-from truepair.objectives.contrastive import ContrastiveOutput, DirectionLosses, contrastive_loss
-from truepair.objectives.counter import keyed_uniform, sample_keys
-from truepair.objectives.direction import Direction
-from truepair.objectives.distillation import consistency_loss, momentum_targets
-from truepair.objectives.masking import MaskingConfig, TokenMasker, mlm_loss
-from truepair.objectives.matching import (
+from truepair.objectives.contrastive import ContrastiveOutput, Direction, DirectionLosses, contrastive_loss
+from truepair.objectives.ecm import ZONE_ACTIONS, Connections, Zone, ZoneConfig, connect, zones_of
+from truepair.objectives.itm import (
     HardNegatives,
     MatchingConfig,
     MatchingPairs,
@@ -16,10 +12,19 @@ from truepair.objectives.matching import (
     itm_loss,
     matching_pairs,
 )
-from truepair.objectives.queue import FeatureQueue
-from truepair.objectives.regulation import Regulation, RegulationConfig, normalised_weights
+from truepair.objectives.mlm import MaskingConfig, TokenMasker, mlm_loss
+from truepair.objectives.momentum import FeatureQueue, consistency_loss, momentum_targets
 from truepair.objectives.schedules import Schedule
-from truepair.objectives.zones import ZONE_ACTIONS, Connections, Zone, ZoneConfig, connect, zones_of
+from truepair.objectives.srcl import (
+    CalibrationConfig,
+    Regulation,
+    RegulationConfig,
+    WeightHistogram,
+    calibrated,
+    normalised_weights,
+    weight_histogram,
+)
+from truepair.randomness import keyed_uniform, sample_keys
 
 __all__ = [
     "ZONE_ACTIONS",

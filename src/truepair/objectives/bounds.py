@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from truepair.objectives.regulation import Regulation, normalised_weights
+from truepair.objectives.srcl import Regulation, normalised_weights
 from truepair.relations.pairs import PairSet
 
 _CHUNK = 512  # anchors whose logits are held at once

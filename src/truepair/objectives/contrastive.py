@@ -15,13 +15,154 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from truepair.objectives.dense import dense_sums
-from truepair.objectives.direction import Direction
-from truepair.objectives.logsumexp import DirectionSums, row_logsumexp, safe_logsumexp
-from truepair.objectives.regulation import Regulation
-from truepair.objectives.targets import pair_scores, target_score
+from truepair.objectives.srcl import Regulation
+from truepair.objectives.sums import DirectionSums, dense_sums, row_logsumexp, safe_logsumexp
 from truepair.objectives.tiled import tiled_sums
+from truepair.relations.batch import BatchRelations, Side
 from truepair.relations.pairs import PairSet
+
+
+@dataclass(frozen=True)
+class Direction:
+    """Targets y and candidate weights w of one direction (rows are anchors, columns are candidates).
+
+    The target row of anchor i is ``(1 - smoothing) * positives_i + smoothing * uniform``. The positives are normalised
+    to sum to 1; the uniform part spreads over the candidates that take part (weight above 0). A positive always has
+    weight 1. A row without a positive has no target: its loss is 0 and it does not count in the mean.
+
+    Attributes:
+        positives: Positive pairs with their shares before normalisation [A, C]. None: each anchor's own pair.
+        smoothing: Share of the uniform part, 0 to 1. S-ITC (MAFA): 0.5.
+        soft: Dense target rows instead of the positives, each summing to 1 [A, C]: momentum distillation, consistency.
+        weights: Weights >= 0 of single candidates in the denominator; 0 leaves a candidate out; all others have
+            weight 1, or what the regulation gives them. Each cell at most once.
+        offset: Column of anchor 0's own pair, when the candidates were gathered over ranks.
+    """
+
+    positives: PairSet | None = None
+    smoothing: float = 0.0
+    soft: Tensor | None = None  # [A, C]
+    weights: PairSet | None = None
+    offset: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.smoothing <= 1.0:
+            raise ValueError(f"smoothing is {self.smoothing}; use a number from 0 to 1.")
+
+    @classmethod
+    def of_relations(cls, relations: BatchRelations, side: Side, smoothing: float = 0.0) -> "Direction":
+        """Targets and weights that the relations of a batch ask for in one direction."""
+        return cls(positives=relations.positives(side), smoothing=smoothing, weights=relations.weights(side))
+
+    def of_rows(self, start: int, stop: int) -> "Direction":
+        """The direction of some anchors only; given targets and weights, or own pairs at their place."""
+        return Direction(
+            positives=None if self.positives is None else self.positives.of_rows(start, stop),
+            smoothing=self.smoothing,
+            soft=None if self.soft is None else self.soft[start:stop],
+            weights=None if self.weights is None else self.weights.of_rows(start, stop),
+            offset=self.offset + start,
+        )
+
+    def transposed(self) -> "Direction":
+        """The other direction under symmetric relations: the same cells, read from the other side.
+
+        Raises:
+            ValueError: If there are soft targets (their columns do not sum to 1) or an offset.
+        """
+        if self.soft is not None or self.offset:
+            raise ValueError("Soft targets and offsets cannot be transposed; give the other direction explicitly.")
+        positives = None if self.positives is None else self.positives.T
+        weights = None if self.weights is None else self.weights.T
+        return Direction(positives, self.smoothing, None, weights)
+
+    def resolved_positives(self, shape: tuple[int, int], device: torch.device) -> PairSet:
+        """The positives, or each anchor's own pair; checked against the shape of the logits.
+
+        Raises:
+            ValueError: If a set belongs to a matrix of another shape.
+        """
+        for pairs in (self.positives, self.weights):
+            if pairs is not None and pairs.shape != shape:
+                raise ValueError(f"The pairs are of a {pairs.shape} matrix, the logits of {shape}.")
+        if self.positives is not None:
+            return self.positives
+        return PairSet.diagonal(*shape, self.offset, device=device)
+
+
+_DENSE = 32  # a logit out of a matrix product costs so much less than one out of gathered rows, backward pass included
+
+
+def pair_scores(anchors: Tensor, candidates: Tensor, scale: Tensor, pairs: PairSet) -> Tensor:
+    """Logits of single cells [P]; anchors [A, D], candidates [C, D]. Memory O(P D) at most, never O(A C) for few."""
+    # index_select: the gradient of plain indexing is three times slower.
+    if len(anchors) * len(candidates) <= _DENSE * len(pairs):
+        return (anchors @ candidates.T).flatten().index_select(0, pairs.linear) * scale
+    return (anchors.index_select(0, pairs.rows) * candidates.index_select(0, pairs.columns)).sum(dim=1) * scale
+
+
+def target_score(
+    anchors: Tensor, candidates: Tensor, scale: Tensor, direction: Direction, positives: PairSet
+) -> tuple[Tensor, Tensor]:
+    """Score of each anchor's target row under y = (1 - smoothing) * positives + smoothing * uniform.
+
+    The uniform part has a closed form, the anchor's score with the sum of the candidates: no dense row is built.
+
+    Args:
+        anchors: Features [A, D].
+        candidates: Features [C, D].
+        scale: 1 / temperature, scalar.
+        direction: Smoothing, soft targets and weights.
+        positives: The direction's positives, resolved [A, C].
+
+    Returns:
+        Scores [A], and which anchors have a target, bool [A].
+    """
+    left_out = _left_out(direction.weights, positives)
+    if direction.soft is not None:
+        soft = _without(direction.soft.to(anchors.dtype), left_out)
+        score = (anchors * (soft @ candidates)).sum(dim=1) * scale
+        has_target = soft.sum(dim=1) > 0
+    else:
+        score, has_target = _positive_score(anchors, candidates, scale, positives)
+    if direction.smoothing > 0:
+        uniform = _uniform_score(anchors, candidates, scale, left_out)
+        score = (1.0 - direction.smoothing) * score + direction.smoothing * uniform
+    return score, has_target
+
+
+def _positive_score(anchors: Tensor, candidates: Tensor, scale: Tensor, positives: PairSet) -> tuple[Tensor, Tensor]:
+    """Mean score of the positives of each anchor, in their shares, and which anchors have any [A], [A]."""
+    shares = positives.normalised().values.to(anchors.dtype)
+    scores = pair_scores(anchors, candidates, scale, positives) * shares
+    total = torch.zeros(positives.shape[0], dtype=scores.dtype, device=scores.device)
+    return total.index_add(0, positives.rows, scores), positives.row_sums() > 0
+
+
+def _uniform_score(anchors: Tensor, candidates: Tensor, scale: Tensor, left_out: PairSet | None) -> Tensor:
+    """Mean score over the candidates that take part [A]."""
+    total = anchors @ candidates.sum(dim=0) * scale
+    if left_out is None:
+        return total / len(candidates)
+    removed = pair_scores(anchors, candidates, scale, left_out)
+    count = len(candidates) - torch.bincount(left_out.rows, minlength=len(anchors))
+    return total.index_add(0, left_out.rows, removed, alpha=-1) / count.clamp(min=1)
+
+
+def _left_out(weights: PairSet | None, positives: PairSet) -> PairSet | None:
+    """Candidates of weight 0 that are not positives."""
+    if weights is None:
+        return None
+    return weights.where((weights.values == 0) & ~positives.contains(weights))
+
+
+def _without(soft: Tensor, left_out: PairSet | None) -> Tensor:
+    """Target rows without the candidates that are left out, summing to 1 again [A, C]."""
+    if left_out is None:
+        return soft
+    kept = soft.masked_fill(left_out.mask(), 0.0)
+    return kept / kept.sum(dim=1, keepdim=True).clamp(min=torch.finfo(kept.dtype).tiny)
+
 
 Implementation = Literal["auto", "dense", "tiled"]
 

@@ -1,10 +1,7 @@
-"""The denominators of the contrastive loss tile by tile: memory O((Bq + Bk) D), exact in value and gradient.
+"""The contrastive loss in tiles: exact sums and gradients with O(B D) memory."""
 
-Forward: one pass over the tiles of the logits feeds the running log-sum-exp of the rows and of the columns. Backward:
-each tile is computed again and turned into gradients at once. That is four matrix products of 2 Bq Bk D operations, the
-least that exact gradients can take without the stored logits.
-"""
-
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,11 +9,205 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from truepair.objectives.exponentials import exponentials_for
-from truepair.objectives.logsumexp import DirectionSums, RunningSum
-from truepair.objectives.regulation import Regulation
-from truepair.objectives.tiles import FixedCells, Tile, TilePlan, tiles, without
+from truepair.objectives.srcl import Regulation
+from truepair.objectives.sums import DirectionSums, RunningLogSumExp, RunningSum
 from truepair.relations.pairs import PairSet
+
+# Sums of a million exponentials of it, and their reciprocals, are finite.
+_MODERATE = {torch.float32: 70.0, torch.float64: 600.0}
+
+
+class Exponentials(ABC):
+    """What is kept of a tile of logits z, and how sums and gradients follow from it.
+
+    Attributes:
+        nothing: Value of a cell that does not take part.
+    """
+
+    nothing: float
+
+    @abstractmethod
+    def prepared(self, logits: Tensor) -> Tensor:
+        """What is kept of a tile, in its place [R, C]."""
+
+    @abstractmethod
+    def running(self, length: int, dim: int, like: Tensor) -> RunningLogSumExp | RunningSum:
+        """An empty running log-sum-exp of ``length`` anchors."""
+
+    @abstractmethod
+    def gradient(self, values: Tensor, log_sum: Tensor, grad: Tensor, out: Tensor) -> Tensor:
+        """``grad * exp(z - log_sum)``, written to ``out``, which may be ``values``; the vectors broadcast [R, C]."""
+
+
+class Shifted(Exponentials):
+    """For any logits: the logits are kept, and each exponential is shifted by its anchor's maximum or sum."""
+
+    nothing = -torch.inf
+
+    def prepared(self, logits: Tensor) -> Tensor:
+        """The logits themselves."""
+        return logits
+
+    def running(self, length: int, dim: int, like: Tensor) -> RunningLogSumExp:
+        """With a running maximum."""
+        return RunningLogSumExp(length, dim, like)
+
+    def gradient(self, values: Tensor, log_sum: Tensor, grad: Tensor, out: Tensor) -> Tensor:
+        """By an exponential."""
+        return torch.sub(values, log_sum, out=out).exp_().mul_(grad)
+
+
+class Moderate(Exponentials):
+    """For logits of moderate size: their exponentials are kept."""
+
+    nothing = 0.0
+
+    def prepared(self, logits: Tensor) -> Tensor:
+        """The exponentials."""
+        return logits.exp_()
+
+    def running(self, length: int, dim: int, like: Tensor) -> RunningSum:
+        """A plain sum."""
+        return RunningSum(length, dim, like)
+
+    def gradient(self, values: Tensor, log_sum: Tensor, grad: Tensor, out: Tensor) -> Tensor:
+        """By a product."""
+        return torch.mul(values, grad * (-log_sum).exp(), out=out)
+
+
+def exponentials_for(queries: Tensor, keys: Tensor, scale: Tensor, regulation: Regulation | None) -> Exponentials:
+    """The cheaper way that is safe for these features; NaN and infinity take the one for any logits."""
+    longest = queries.norm(dim=1).amax() * keys.norm(dim=1).amax()
+    largest = float(longest * scale.abs()) + (regulation.config.largest_log_weight if regulation else 0.0)
+    return Moderate() if largest <= _MODERATE[queries.dtype] else Shifted()
+
+
+Cells = tuple[Tensor, Tensor]
+"""Rows and columns of some cells inside a tile."""
+
+
+@dataclass(frozen=True)
+class FixedCells:
+    """Cells that are left out of the sums of a direction, sorted into tiles.
+
+    Attributes:
+        rows: Row inside its tile, int64 [P].
+        columns: Column inside its tile, int64 [P].
+        bounds: Where each tile's cells start, row-major over the tiles.
+        per_row: Number of cells in each row of the matrix [Bq].
+        per_column: Number of cells in each column [Bk].
+    """
+
+    rows: Tensor  # [P]
+    columns: Tensor  # [P]
+    bounds: list[int]
+    per_row: Tensor  # [Bq]
+    per_column: Tensor  # [Bk]
+
+    @classmethod
+    def of(cls, cells: PairSet | None, tile: int) -> "FixedCells | None":
+        """Sort cells into tiles; None where there are none."""
+        if cells is None or len(cells) == 0:
+            return None
+        down, across = (-(-length // tile) for length in cells.shape)
+        bucket, order = torch.sort((cells.rows // tile) * across + cells.columns // tile)
+        bounds = torch.searchsorted(bucket, torch.arange(down * across + 1, device=bucket.device)).tolist()
+        return cls(
+            cells.rows[order] % tile,
+            cells.columns[order] % tile,
+            bounds,
+            torch.bincount(cells.rows, minlength=cells.shape[0]),
+            torch.bincount(cells.columns, minlength=cells.shape[1]),
+        )
+
+    def inside(self, tile_number: int) -> Cells | None:
+        """The cells of one tile, or None."""
+        first, last = self.bounds[tile_number], self.bounds[tile_number + 1]
+        return (self.rows[first:last], self.columns[first:last]) if last > first else None
+
+
+@dataclass(frozen=True)
+class TilePlan:
+    """How the tiles are computed.
+
+    Attributes:
+        size: Rows and columns of a tile.
+        exponentials: What is kept of the logits.
+        row_fixed: Cells left out of the row sums.
+        column_fixed: Cells left out of the column sums.
+        regulation: Weights u of the other cells; None: all 1.
+    """
+
+    size: int
+    exponentials: Exponentials
+    row_fixed: FixedCells | None
+    column_fixed: FixedCells | None
+    regulation: Regulation | None
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One tile of z = s + log u.
+
+    Attributes:
+        rows: Its rows in the matrix.
+        columns: Its columns.
+        values: z, or what the plan's exponentials keep of it [R, C].
+        work: Scratch of the same shape [R, C].
+        log_weights: log u, when there is a regulation [R, C].
+        row_fixed: Cells left out of the row sums.
+        column_fixed: Cells left out of the column sums.
+    """
+
+    rows: slice
+    columns: slice
+    values: Tensor  # [R, C]
+    work: Tensor  # [R, C]
+    log_weights: Tensor | None  # [R, C]
+    row_fixed: Cells | None
+    column_fixed: Cells | None
+
+
+def tiles(queries: Tensor, keys: Tensor, scale: Tensor, plan: TilePlan) -> Iterator[Tile]:
+    """All tiles, row by row; the tensors of one are overwritten by the next."""
+    largest = min(plan.size, len(queries)) * min(plan.size, len(keys))
+    buffers = [queries.new_empty(largest) for _ in range(2 if plan.regulation is None else 3)]
+    number = 0
+    for top in range(0, len(queries), plan.size):
+        rows = slice(top, min(top + plan.size, len(queries)))
+        for left in range(0, len(keys), plan.size):
+            columns = slice(left, min(left + plan.size, len(keys)))
+            shape = (rows.stop - top, columns.stop - left)
+            logits, work, *more = (buffer[: shape[0] * shape[1]].view(shape) for buffer in buffers)
+            torch.mm(queries[rows], keys[columns].T, out=logits)
+            log_weights = None
+            if plan.regulation is None:
+                logits.mul_(scale)
+            else:
+                log_weights = plan.regulation.log_weights(rows, columns, logits, (more[0], work))
+                torch.addcmul(log_weights, logits, scale, out=logits)
+            row_fixed = plan.row_fixed.inside(number) if plan.row_fixed else None
+            column_fixed = plan.column_fixed.inside(number) if plan.column_fixed else None
+            yield Tile(rows, columns, plan.exponentials.prepared(logits), work, log_weights, row_fixed, column_fixed)
+            number += 1
+
+
+class without:  # noqa: N801 - reads as a clause: with without(values, cells, nothing): ...
+    """Within the block, the cells of a tile hold ``nothing``; afterwards they are what they were."""
+
+    def __init__(self, values: Tensor, cells: Cells | None, nothing: float) -> None:
+        self.values, self.cells, self.nothing = values, cells, nothing
+
+    def __enter__(self) -> Tensor:
+        if self.cells is not None:
+            self.kept = self.values[self.cells]
+            self.values[self.cells] = self.nothing
+        return self.values
+
+    def __exit__(self, *_: object) -> None:
+        if self.cells is not None:
+            self.values[self.cells] = self.kept
+
 
 TILE = 2048
 """Rows and columns of a tile: 16 MiB of float32. Half of it is as fast on an idle machine; on a busy one the threads

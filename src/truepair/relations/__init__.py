@@ -2,9 +2,10 @@
 
 from truepair.relations.actions import Action, ItmRole, Keep, Mask, Relabel, Reweight, Smooth, Swap
 from truepair.relations.batch import BatchRelations, Finding, Rule
-from truepair.relations.detection import Detection
 from truepair.relations.detectors import (
+    Detection,
     Detector,
+    Evidence,
     GuideSimilarity,
     JudgedScore,
     MomentumSimilarity,
@@ -13,11 +14,8 @@ from truepair.relations.detectors import (
     SameGroup,
     SameImage,
 )
-from truepair.relations.evidence import Evidence
-from truepair.relations.identity import same_pair
-from truepair.relations.ledger import Ledger, merge_ledger, read_ledger, read_verdicts
-from truepair.relations.pairs import PairSet
-from truepair.relations.verdict_index import VerdictIndex
+from truepair.relations.ledger import Ledger, VerdictIndex, merge_ledger, read_ledger, read_verdicts
+from truepair.relations.pairs import PairSet, same_pair
 
 __all__ = [
     "Action",

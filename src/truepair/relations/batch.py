@@ -9,13 +9,12 @@ import torch
 from torch import Tensor
 
 from truepair.relations.actions import Action, ItmRole
-from truepair.relations.detection import Detection
-from truepair.relations.detectors import Detector
-from truepair.relations.evidence import Evidence
+from truepair.relations.detectors import Detection, Detector, Evidence
 from truepair.relations.ledger import Ledger
 from truepair.relations.pairs import PairSet
 
 Side = Literal["i2t", "t2i"]
+
 SIDES: tuple[Side, Side] = ("i2t", "t2i")
 
 

@@ -1,4 +1,4 @@
-"""A sparse set of (row, column) cells of a batch matrix, with a value each."""
+"""Sparse cells of a batch matrix, and the pairs that match for certain."""
 
 from dataclasses import dataclass
 
@@ -147,3 +147,16 @@ class PairSet:
 def _shape(matrix: Tensor) -> tuple[int, int]:
     rows, columns = matrix.shape
     return rows, columns
+
+
+def same_pair(image_ids: Tensor, caption_keys: Tensor) -> Tensor:
+    """Which (image i, text j) of a batch of pairs are one image or one text, so that calling them negatives is wrong.
+
+    Args:
+        image_ids: Image id of each pair of the batch, int64 [B].
+        caption_keys: Key of the normalised caption text of each pair (``caption_key``), int64 [B].
+
+    Returns:
+        bool [B, B], symmetric, True on the diagonal.
+    """
+    return (image_ids[:, None] == image_ids[None, :]) | (caption_keys[:, None] == caption_keys[None, :])

@@ -1,13 +1,17 @@
-"""When two captions count as the same text."""
+"""When two captions, or two answers to a question, count as the same text."""
 
 import hashlib
+import re
 import unicodedata
 from functools import lru_cache
+from itertools import product
 
 # Punctuation in Unicode's books that names something in a caption: "keycap: #", "50% off", "black & white".
 _MEANINGFUL = frozenset("#*&@%")
+
 # These stand inside words, so taking them away must not cut the word: "man's", "U.S.".
 _WITHIN_WORDS = frozenset(".'`\u2018\u2019\u02bc")
+
 # Captions come back each epoch: those of a small data set are kept. A few megabytes.
 _KEPT = 1 << 16
 
@@ -57,3 +61,61 @@ def caption_key(text: str) -> int:
     """
     digest = hashlib.blake2b(normalise_caption(text).encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
+
+
+_MARKS = ';/[]"{}()=+\\_-><@`,?!'
+
+_COMMA_IN_NUMBER = re.compile(r"\d,\d")
+
+_FULL_STOP = re.compile(r"\.(?!\d)")
+
+_ARTICLES = frozenset(("a", "an", "the"))
+
+_DIGITS = {
+    word: str(number)
+    for number, word in enumerate(
+        ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+    )
+} | {"none": "0"}
+
+# Contractions whose form without the apostrophe is no other English word ("well", "shell", "its" stay as they are).
+_CONTRACTIONS = """
+    ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd've he's
+    how'd how'll how's i'd've isn't it'd it'd've it'll ma'am might've mightn't mightn't've must've mustn't needn't
+    not've o'clock oughtn't shan't she'd've should've shouldn't shouldn't've somebody'd've somebody'll somebody's
+    someone'd someone'd've someone'll someone's something'd something'd've something'll that's there'd there'd've
+    there're there's they'd they'd've they'll they're they've 'twas wasn't we'd've we've weren't what'll what're what's
+    what've when's where'd where's where've who'd who'd've who'll who's who've why'll why're why's won't would've
+    wouldn't wouldn't've y'all y'all'll y'all'd've you'd you'd've you'll you're you've
+"""
+
+
+def _without_apostrophes(word: str) -> set[str]:
+    """The word in every way of leaving out one or more of its apostrophes."""
+    first, *rest = word.split("'")
+    ways = product(("", "'"), repeat=len(rest))
+    return {first + "".join(mark + part for mark, part in zip(marks, rest, strict=True)) for marks in ways} - {word}
+
+
+_COMPLETED = {short: word for word in _CONTRACTIONS.split() for short in _without_apostrophes(word)}
+
+
+def normalise_answer(text: str) -> str:
+    """Normalise an answer as the evaluation of VQA describes it (Antol et al., ICCV 2015; visualqa.org/evaluation).
+
+    Lower case; no full stops but those of decimals; number words as digits; no articles; missing apostrophes of
+    contractions put in; other punctuation, but for apostrophe and colon, becomes a space. As in the evaluation program,
+    a mark that stands beside a space anywhere in the answer is deleted instead, and so is every mark of an answer with
+    a comma between digits ("1,000").
+
+    Returns:
+        The normalised answer; empty if nothing but articles and punctuation was there.
+    """
+    text = " ".join(text.split())
+    in_number = _COMMA_IN_NUMBER.search(text) is not None
+    joined = text
+    for mark in _MARKS:
+        beside_space = f"{mark} " in text or f" {mark}" in text
+        joined = joined.replace(mark, "" if beside_space or in_number else " ")
+    words = [_DIGITS.get(word, word) for word in _FULL_STOP.sub("", joined).lower().split()]
+    return " ".join(_COMPLETED.get(word, word) for word in words if word not in _ARTICLES)

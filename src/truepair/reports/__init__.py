@@ -1,10 +1,11 @@
 """The report of runs: one HTML page with figures, curves, examples, suspected false negatives and converted pairs."""
 
-from truepair.reports.converted import ConvertedCard, ConvertedPairs
-from truepair.reports.curves import information_plots, loss_plots, recall_plots
+from truepair.reports.curves import batch_plots, conversion_plots, information_plots, loss_plots, recall_plots
 from truepair.reports.data import (
     CaptionAnswer,
     CaptionQuery,
+    ConvertedCard,
+    ConvertedPairs,
     FactGroup,
     KeyFigure,
     Line,
@@ -18,8 +19,7 @@ from truepair.reports.data import (
     ResultTable,
     SuspectCard,
 )
-from truepair.reports.epoch_curves import batch_plots, conversion_plots
-from truepair.reports.machine import machine_facts
+from truepair.reports.facts import machine_facts
 from truepair.reports.page import render_report, write_report
 from truepair.reports.pictures import PictureBook
 from truepair.reports.results import key_figures, result_table

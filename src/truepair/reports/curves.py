@@ -1,9 +1,46 @@
-"""Curves by step: losses, mutual information and recall, from the log records of one or several runs."""
+"""Curves of a run's log."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from truepair.reports.data import Line, Plot
-from truepair.reports.series import Records, number_names, step_line
+
+MOST_POINTS = 200
+
+Records = Sequence[Mapping[str, Any]]
+
+
+def number_names(records: Records, kind: str) -> list[str]:
+    """Names of the numbers in the records of a kind, in order of appearance."""
+    names: dict[str, None] = {}
+    for record in records:
+        if record["kind"] == kind:
+            names |= {name: None for name, value in record.items() if isinstance(value, (int, float))}
+    return [name for name in names if name not in ("step", "epoch")]
+
+
+def step_line(records: Records, kind: str, name: str, title: str) -> list[Line]:
+    """A number by step, thinned to 200 points by averaging neighbours; no line where it never occurs."""
+    points = [(record["step"], record[name]) for record in _with(records, kind, name)]
+    size = -(-len(points) // MOST_POINTS) or 1
+    groups = [points[start : start + size] for start in range(0, len(points), size)]
+    x = [sum(x for x, _ in group) / len(group) for group in groups]
+    y = [sum(y for _, y in group) / len(group) for group in groups]
+    return [Line(name=title, x=x, y=y)] if points else []
+
+
+def epoch_line(records: Records, name: str, title: str) -> list[Line]:
+    """A number by epoch, counted from 1 as the terminal does; no line where it never occurs."""
+    found = _with(records, "epoch", name)
+    x = [float(record["epoch"] + 1) for record in found]
+    return [Line(name=title, x=x, y=[record[name] for record in found])] if found else []
+
+
+def _with(records: Records, kind: str, name: str) -> Records:
+    """Records of a kind that have a number, and a finite one."""
+    return [record for record in records if record["kind"] == kind and math.isfinite(record.get(name, math.nan))]
+
 
 LOSS_TITLES = {
     "loss": "Total loss",
@@ -12,12 +49,15 @@ LOSS_TITLES = {
     "mlm": "MLM loss",
     "temperature": "Temperature",
 }
+
 INFORMATION_TITLES = {
     "mi_positive": "positives",
     "mi_negative": "negatives",
     "mi_false_negative": "false negatives",
 }
+
 METRIC_TITLES = {"r@1": "R@1", "r@5": "R@5", "r@10": "R@10", "map@r": "mAP@R"}
+
 DIRECTION_TITLES = {"i2t": "image to text", "t2i": "text to image"}
 
 
@@ -75,3 +115,66 @@ def _metric(name: str) -> tuple[str, str]:
     direction, _, metric = name.removeprefix("naive_").partition("_")
     title = METRIC_TITLES.get(metric, metric)
     return f"{title}, own pair only" if naive else title, DIRECTION_TITLES.get(direction, direction)
+
+
+COUNT_TITLES = {
+    "ecm/conversions_batch_true": "false negatives in batches",
+    "ecm/conversions_converted": "pairs converted",
+    "ecm/conversions_right": "of them true",
+}
+
+ZONE_TITLES = {  # all that is counted where the truth is not known
+    "ecm/all/above": "pairs converted",
+    "relations/con_d/relabel": "pairs converted by a rule",
+    "ecm/i2t/above": "captions of a picture converted",
+    "ecm/t2i/above": "pictures of a caption converted",
+}
+
+SHARE_TITLES = {"ecm/conversion_precision": "precision", "ecm/conversion_recall": "recall"}
+
+
+def batch_plots(logs: Mapping[str, Records]) -> list[Plot]:
+    """How hard the batches were, and how many of their partners show the same, as far as it was logged.
+
+    Args:
+        logs: name of each run -> its records, as ``read_log`` gives them.
+    """
+    hardest = [line for run, records in logs.items() for line in epoch_line(records, "hardest_similarity", run)]
+    rates = [line for run, records in logs.items() for line in epoch_line(records, "false_negative_rate", run)]
+    chance: list[Line] = []
+    for records in logs.values():  # runs on the same data have the same line
+        found = epoch_line(records, "random_false_negative_rate", "random batches on average")
+        chance += [line for line in found if line.y[0] not in [known.y[0] for known in chance]]
+    plots = []
+    if hardest:
+        plots.append(Plot(title="Hardest in-batch negative: similarity", x_label="epoch", lines=hardest))
+    if rates:
+        title = "False-negative rate of batches, and of random ones"
+        plots.append(Plot(title=title, x_label="epoch", lines=rates + chance, percent=True))
+    return plots
+
+
+def conversion_plots(logs: Mapping[str, Records]) -> list[Plot]:
+    """How many pairs each run's judge converted in an epoch, and, where truth is known, how well it chose.
+
+    Counts are of meetings in a batch: a pair that meets again counts again.
+
+    Args:
+        logs: name of each run -> its records.
+    """
+    managed = {run: records for run, records in logs.items() if _lines(records, COUNT_TITLES | ZONE_TITLES)}
+    plots = []
+    for run, records in managed.items():
+        of_run = f", {run}" if len(managed) > 1 else ""
+        counts = _lines(records, COUNT_TITLES) or _lines(records, ZONE_TITLES)
+        plots.append(Plot(title=f"Conversions in an epoch{of_run}", x_label="epoch", lines=counts))
+        shares = _lines(records, SHARE_TITLES)
+        if shares:
+            title = f"Conversions: precision and recall{of_run}"
+            plots.append(Plot(title=title, x_label="epoch", lines=shares, percent=True))
+    return plots
+
+
+def _lines(records: Records, titles: Mapping[str, str]) -> list[Line]:
+    """A line for each of some numbers that the epochs of a run have."""
+    return [line for name, title in titles.items() for line in epoch_line(records, name, title)]

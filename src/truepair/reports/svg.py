@@ -13,11 +13,15 @@ from matplotlib.figure import Figure
 
 # Colours that stand for those of the page: matplotlib knows no CSS variables.
 INK, MUTED, RULE = "#fe0001", "#fe0002", "#fe0003"
+
 SERIES = [f"#fd000{number}" for number in range(1, 7)]
+
 WIDTH = 4.7  # inches of 72 units: as wide as a phone, so that text is 10 pixels high there
+
 _CSS = {INK: "currentColor", MUTED: "var(--muted)", RULE: "var(--rule)"} | {
     colour: f"var(--series-{number})" for number, colour in enumerate(SERIES, start=1)
 }
+
 _SETTINGS = {
     "svg.fonttype": "none",
     "font.size": 10,

@@ -1,6 +1,8 @@
-"""Batches of samples that are hard negatives of each other, planned from features that training computes anyway."""
+"""The grouped batch sampler (GRIT-VLP): epochs of similar pairs from the features of the epoch before."""
 
+import dataclasses
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -10,20 +12,69 @@ from torch import Tensor
 from torch.utils.data import Sampler
 
 from truepair.errors import CheckpointError, ConfigError
-from truepair.sampling.config import GroupedConfig
-from truepair.sampling.hardness import Hardness, HardnessSchedule
-from truepair.sampling.known import KnownMatches
-from truepair.sampling.plan import PlanFolder, checksum, lay_out, step_bounds
-from truepair.sampling.queue import FeatureQueue
-from truepair.sampling.random import random_batches
+from truepair.sampling.grit import cut_spaces, walk_spaces
+from truepair.sampling.hardness import Hardness, HardnessConfig, HardnessSchedule
+from truepair.sampling.known import KnownMatches, separate
+from truepair.sampling.plan import FeatureQueue, PlanFolder, checksum, lay_out, random_batches, step_bounds
 from truepair.sampling.ranks import Ranks
-from truepair.sampling.separate import separate
-from truepair.sampling.spaces import cut_spaces, walk_spaces
+
+STORAGE = ("float32", "float16", "bfloat16")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupedConfig:
+    """How grouped batches are made; the defaults are those of GRIT-VLP and MAFA.
+
+    Attributes:
+        queue_size: Samples (of all ranks together) whose features are collected before they are grouped.
+        search_space: Samples among which a walk looks for the next one (M).
+        group_size: Samples of one slice of a walk; left out, those of one step over all ranks.
+        storage: Type the collected features are kept in: float32, float16 or bfloat16.
+        hardness: Which candidate a walk takes; the most similar by default.
+    """
+
+    queue_size: int = 48_000
+    search_space: int = 1_920
+    group_size: int | None = None
+    storage: str = "float32"
+    hardness: HardnessConfig = field(default_factory=HardnessConfig)
+
+    def __post_init__(self) -> None:
+        if self.storage not in STORAGE:
+            raise ConfigError(f"sampler.storage is '{self.storage}'; give {', '.join(STORAGE[:-1])} or {STORAGE[-1]}")
+        for name in ("queue_size", "search_space", "group_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"sampler.{name} is {value}; give 1 or more")
+        if self.queue_size < self.search_space:
+            raise ConfigError(
+                f"sampler.queue_size {self.queue_size} is smaller than sampler.search_space {self.search_space}; "
+                "give at least as much"
+            )
+
+    def scaled(self, count: int, global_batch: int) -> "GroupedConfig":
+        """Shrink search space and queue to a small data set; a large one leaves them as they are.
+
+        A search space that is a large part of the data set fills batches with false negatives (FALCON,
+        arXiv 2505.11192), and one of a single group cannot choose. So a space is at most an eighth of the samples, but
+        at least four groups, in whole groups where possible; the queue is at most the data set.
+
+        Args:
+            count: Samples of the data set.
+            global_batch: Samples of one step over all ranks.
+        """
+        group = self.group_size or global_batch
+        space = min(self.search_space, max(count // 8, 4 * group), count)
+        if space < self.search_space and space > group:
+            space -= space % group
+        return dataclasses.replace(self, search_space=space, queue_size=max(space, min(self.queue_size, count)))
+
 
 Indices = NDArray[np.int64]
 
 # What a random generator is for; together with seed and epoch it makes the key of its numbers.
 _WINDOW, _LAYOUT, _LEFT_OUT, _SEPARATE = 1, 2, 3, 4
+
 _SETTINGS = ("count", "global_batch", "drop_last", "seed", "queue_size", "search_space", "group_size")
 
 

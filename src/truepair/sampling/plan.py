@@ -1,4 +1,4 @@
-"""The plan of an epoch: one order of all samples, where its batches begin, and the file that keeps it."""
+"""What a grouped sampler collects over an epoch, and the plan of the next."""
 
 import os
 import zlib
@@ -6,9 +6,49 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from truepair.errors import CheckpointError, ConfigError
+
+
+def random_batches(
+    count: int, batch_size: int, *, seed: int, epoch: int, drop_last: bool = True
+) -> list[NDArray[np.int64]]:
+    """Cut a fresh permutation of the data set into batches.
+
+    Args:
+        count: number of samples in the data set.
+        batch_size: samples of one global batch (over all ranks).
+        seed: seed of the run.
+        epoch: epoch, counted from 0.
+        drop_last: leave out the short last batch. Which samples it holds changes from epoch to epoch.
+
+    Returns:
+        Arrays of dataset indices, each ``[batch_size]`` (the last may be shorter when ``drop_last`` is off).
+
+    Raises:
+        ValueError: ``drop_last`` leaves no batch at all.
+    """
+    if count < batch_size and drop_last:
+        raise ValueError(f"{count} samples do not fill one batch of {batch_size}; lower the batch size")
+    order = np.random.default_rng([seed, epoch]).permutation(count).astype(np.int64)  # [count]
+    end = count - count % batch_size if drop_last else count
+    return [order[start : start + batch_size] for start in range(0, end, batch_size)]
+
+
+def rank_share(batch: NDArray[np.int64], rank: int, ranks: int) -> NDArray[np.int64]:
+    """Return one rank's consecutive share of a global batch; every rank gets the same number of samples.
+
+    Raises:
+        ValueError: the batch cannot be shared equally.
+    """
+    if len(batch) % ranks:
+        raise ValueError(f"a batch of {len(batch)} cannot be shared equally by {ranks} ranks")
+    size = len(batch) // ranks
+    return batch[rank * size : (rank + 1) * size]
+
 
 Indices = NDArray[np.int64]
 
@@ -121,3 +161,74 @@ class PlanFolder:
         if order.dtype != np.int64 or order.ndim != 1:
             raise CheckpointError(f"{self.path(epoch)} is not a plan; delete it and resume from an older checkpoint")
         return np.asarray(order, np.int64)
+
+
+class FeatureQueue:
+    """Dataset indices (int64) and features of samples, in one block of memory on the device of the features.
+
+    Args:
+        capacity: Most samples it holds at a time.
+        storage: Type the features are kept in.
+    """
+
+    def __init__(self, capacity: int, storage: torch.dtype) -> None:
+        self.capacity = capacity
+        self.storage = storage
+        self._size = 0
+        self._index = torch.empty(0, dtype=torch.int64)  # [capacity] once in use
+        self._image = self._text = torch.empty(0, 0, dtype=storage)  # [capacity, D] once in use
+
+    def __len__(self) -> int:
+        return self._size
+
+    @property
+    def index(self) -> Tensor:
+        """Dataset indices, int64 [n]."""
+        return self._index[: self._size]
+
+    @property
+    def image(self) -> Tensor:
+        """Image features [n, D]."""
+        return self._image[: self._size]
+
+    @property
+    def text(self) -> Tensor:
+        """Text features [n, D]."""
+        return self._text[: self._size]
+
+    def add(self, index: Tensor, image: Tensor, text: Tensor) -> None:
+        """Append samples: int64 [b], and features [b, D] of the storage type."""
+        if not len(self._index) or self._index.device != index.device:
+            self._reserve(image.shape[1], index.device)
+        end = self._size + len(index)
+        self._index[self._size : end] = index
+        self._image[self._size : end] = image.detach()
+        self._text[self._size : end] = text.detach()
+        self._size = end
+
+    def keep(self, positions: Tensor) -> None:
+        """Forget all samples but those at some positions, int64 [k]; they stay in that order."""
+        kept = [part[positions] for part in (self.index, self.image, self.text)]
+        self._size = 0
+        if len(positions):
+            self.add(*kept)
+
+    def _reserve(self, dimension: int, device: torch.device) -> None:
+        """Take the memory on a device, and move what is held there."""
+        held = (self.index, self.image, self.text)
+        self._index = torch.empty(self.capacity, dtype=torch.int64, device=device)
+        self._image = torch.empty(self.capacity, dimension, dtype=self.storage, device=device)
+        self._text = torch.empty_like(self._image)
+        for block, part in zip((self._index, self._image, self._text), held, strict=True):
+            if self._size:
+                block[: self._size] = part
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return copies of what it holds."""
+        return {name: getattr(self, name).cpu().clone() for name in ("index", "image", "text")}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Hold what another queue held; the memory moves to the device of the next features that are added."""
+        self._size, self._index = 0, torch.empty(0, dtype=torch.int64)
+        if len(state["index"]):
+            self.add(state["index"], state["image"], state["text"])

@@ -11,16 +11,16 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from truepair.errors import ConfigError
-from truepair.sampling.config import GroupedConfig
+from truepair.sampling.grit import cut_spaces, walk_spaces
+from truepair.sampling.grouped import GroupedConfig
 from truepair.sampling.hardness import Hardness, HardnessSchedule
-from truepair.sampling.known import KnownMatches
-from truepair.sampling.plan import lay_out, step_bounds
-from truepair.sampling.queue import FeatureQueue
-from truepair.sampling.separate import separate
-from truepair.sampling.spaces import cut_spaces, walk_spaces
+from truepair.sampling.known import KnownMatches, separate
+from truepair.sampling.plan import FeatureQueue, lay_out, step_bounds
 
 Sample = TypeVar("Sample")
+
 Features = Callable[[Sequence[Sample]], tuple[Tensor, Tensor]]
+
 Keys = Callable[[Sample], Sequence[int]]
 
 _STREAM = 5  # together with seed, epoch and window: the key of the random numbers

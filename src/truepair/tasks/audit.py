@@ -5,15 +5,15 @@ from typing import Literal
 
 import numpy as np
 
-from truepair.data.collate import PairCollator
-from truepair.evaluation.suspects import SuspectPrecision, precision_at
+from truepair.data.pairs import PairCollator
+from truepair.evaluation.detectors import SuspectPrecision, precision_at
+from truepair.evaluation.marks import Verdict
+from truepair.evaluation.truth import KnownTruth
 from truepair.mining.suspects import Suspect, find_suspects
-from truepair.models.albef import AlbefModel
-from truepair.models.gallery import PairJudge, encode_captions, encode_images
+from truepair.models.fusion.albef import AlbefModel
+from truepair.models.fusion.gallery import PairJudge, encode_captions, encode_images
 from truepair.relations.text import caption_key
-from truepair.tasks.images import ImageSource
-from truepair.tasks.known_truth import KnownTruth
-from truepair.tasks.marks import Verdict
+from truepair.tasks.retrieval import ImageSource
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from truepair.data.table import PairTable
 from truepair.errors import DataError
+from truepair.evaluation.marks import Verdict
+from truepair.evaluation.truth import KnownTruth
 from truepair.relations.actions import Relabel
 from truepair.relations.detectors import JudgedScore, RecordedVerdict
 from truepair.relations.ledger import read_verdicts
 from truepair.relations.text import caption_key
-from truepair.tasks.known_truth import KnownTruth
-from truepair.tasks.marks import Verdict
 
 Indices = NDArray[np.int64]
 
@@ -32,7 +32,7 @@ class Conversions:
         places: which of its row's captions each caption is, int64 [P].
         scores: the judge's match probability, float32 [P].
         epochs: epoch of the first conversion, from 0, int32 [P].
-        verdicts: what the known truth says, words of :data:`truepair.tasks.marks.Verdict` [P].
+        verdicts: what the known truth says, words of :data:`truepair.evaluation.marks.Verdict` [P].
         recall: of the false negatives that met in a batch, the share that was converted, over all epochs of the log;
             None where the truth is not known.
     """

@@ -4,22 +4,65 @@ import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import torch
 from accelerate import PartialState
+from torch import Tensor
 
 from truepair.data.judgements import JudgedCaptions, judged_captions, read_judgements
 from truepair.data.preprocessing import Preprocessing
 from truepair.data.source import SourceConfig
+from truepair.data.splits import DataConfig, build_tables
 from truepair.data.table import PairTable
 from truepair.errors import ConfigError
-from truepair.evaluation.coco import load_coco_truths
-from truepair.evaluation.protocol import RetrievalProtocol
-from truepair.models.albef_checkpoint import load_albef
-from truepair.models.image_transform import image_transform
-from truepair.tasks.coco_reports import coco_reports
-from truepair.tasks.images import ImageSource
-from truepair.tasks.retrieval import RetrievalResult, RetrievalTask
-from truepair.training.build import build_tables
-from truepair.training.recipe import DataConfig
+from truepair.evaluation.coco import CocoGallery, CocoReport, CocoTruths, load_coco_truths
+from truepair.evaluation.metrics import RetrievalProtocol
+from truepair.evaluation.scores import ScoreSource
+from truepair.models.checkpoints.load import load_albef
+from truepair.models.encoders.images import image_transform
+from truepair.relations.text import normalise_caption
+from truepair.tasks.retrieval import ImageSource, RetrievalResult, RetrievalTask, build_gallery
+
+
+class CaptionScores:
+    """Scores of distinct texts as scores of captions, several of which may share a text.
+
+    Args:
+        source: scores of images and distinct texts.
+        texts: the text of each caption, int64 [C].
+    """
+
+    def __init__(self, source: ScoreSource, texts: Tensor) -> None:
+        self.source = source
+        self.texts = texts
+
+    def image_rows(self, start: int, stop: int) -> Tensor:
+        """Scores of images ``start..stop - 1`` against all captions, [stop - start, C]."""
+        return self.source.image_rows(start, stop)[:, self.texts]
+
+    def caption_rows(self, start: int, stop: int) -> Tensor:
+        """Scores of captions ``start..stop - 1`` against all images, [stop - start, I]."""
+        distinct, place = self.texts[start:stop].unique(return_inverse=True)
+        rows = torch.cat([self.source.caption_rows(int(text), int(text) + 1) for text in distinct])
+        return rows[place]
+
+
+def coco_reports(result: RetrievalResult, table: PairTable, truths: CocoTruths) -> dict[str, CocoReport]:
+    """The report of every way of ranking.
+
+    Args:
+        result: figures of a model on the table, with its rankings.
+        table: the Karpathy test split of COCO; image and caption ids are COCO's.
+        truths: from `load_coco_truths`.
+
+    Raises:
+        DataError: images or captions of the test split are missing.
+    """
+    places = {normalise_caption(text): number for number, text in enumerate(build_gallery(table).texts)}
+    captions = [caption for own in table.rows["captions"] for caption in own]
+    texts = torch.tensor([places[normalise_caption(caption)] for caption in captions])
+    ids = [number for own in table.rows["caption_ids"] for number in own]
+    gallery = CocoGallery(table.image_ids.tolist(), ids)
+    return {way: gallery.evaluate(CaptionScores(scores, texts), truths) for way, scores in result.rankings.items()}
 
 
 @dataclass(frozen=True, kw_only=True)

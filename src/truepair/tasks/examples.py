@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from truepair.evaluation.marks import Mark
 from truepair.evaluation.scores import ScoreSource
 from truepair.evaluation.truth import RetrievalTruth
-from truepair.tasks.marks import Mark
 from truepair.tasks.retrieval import RetrievalTask
 
 

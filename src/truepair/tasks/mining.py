@@ -1,20 +1,55 @@
-"""Mining a whole training set for false negatives, into a ledger that any later run reads."""
+"""A judge fitted on clean pairs, and a whole training set mined by it."""
 
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
 
-from truepair.mining.evidence_model import EvidenceModel
-from truepair.mining.evidence_tables import EvidenceTables
-from truepair.mining.offline import MinedPairs, MiningConfig, mine_pairs
-from truepair.mining.pair_truth import PairTruth
-from truepair.mining.proposals import Declared
-from truepair.mining.refinement import Refinement
+from truepair.data.splits import build_tables
+from truepair.errors import ConfigError
+from truepair.evaluation.truth import PairTruth
+from truepair.judges.base import RunInputs
+from truepair.judges.evidence import EvidenceModel, EvidenceTables
+from truepair.judges.evidence_fit import EvidenceConfig, fit_evidence
+from truepair.methods.caches import StateCaches
+from truepair.methods.recipe import PretrainRecipe
+from truepair.methods.student import Say, build_student
+from truepair.mining.graph import Declared
+from truepair.mining.mine import MinedPairs, MiningConfig, mine_pairs
+from truepair.mining.refinement import Refinement, fit_refinement
 from truepair.relations.actions import Relabel, Swap
 from truepair.relations.ledger import Ledger
-from truepair.tasks.frozen_inputs import frozen_inputs
-from truepair.training.build import Say
-from truepair.training.recipe import PretrainRecipe
+
+
+def frozen_inputs(recipe: PretrainRecipe, say: Say) -> RunInputs:
+    """What a run of the recipe would give its judge, without the run.
+
+    Args:
+        recipe: names the pairs and the frozen encoders.
+        say: prints a line.
+
+    Raises:
+        ConfigError: the recipe caches no frozen features.
+        DataError: a source cannot be read.
+    """
+    if not recipe.model.cache_images or not recipe.model.cache_captions:
+        raise ConfigError("this judge compares frozen features; set model.cache_images and model.cache_captions")
+    table = build_tables(recipe.data).train
+    student = build_student(recipe, table, lambda _: None)
+    model, preprocessing = student.model, student.preprocessing
+    model.to(PartialState(cpu=recipe.loop.cpu).device)
+    caches = StateCaches(recipe, model, preprocessing.collator().encode, say)
+    table, images = caches.images(table)
+    captions = (caption for captions in table.values("captions") for caption in captions)
+    texts = caches.captions(captions)
+    return RunInputs(
+        table=table,
+        preprocessing=preprocessing,
+        model=model,
+        image_cache=images,
+        caption_cache=texts,
+        pooled=recipe.model.pool_images,
+    )
 
 
 def mine(
@@ -81,3 +116,27 @@ def _known(found: MinedPairs, truth: PairTruth, declared: Declared, hidden: int,
     right = int(found.matches(truth, declared).sum())
     precision = f"{right / len(found):.0%} of them do" if len(found) else "there are none"
     return f"by the known truth, from {least:g} on: {precision}, {right / max(hidden, 1):.0%} of {hidden:,} are found"
+
+
+def fit_judge(recipe: PretrainRecipe, folder: Path, say: Say, config: EvidenceConfig | None = None) -> EvidenceModel:
+    """Fit the evidence judge on the training pairs of a recipe, and the refinement that mining a whole table needs.
+
+    Args:
+        recipe: names clean data with a ``group`` column, and the frozen encoders that the judge compares.
+        folder: where the judge goes; ``ecm.discriminator`` asks for it with kind "evidence" and this checkpoint;
+            :func:`truepair.tasks.mining.mine` reads it too.
+        say: prints a line.
+        config: how it is fitted.
+
+    Raises:
+        ConfigError: the recipe caches no frozen features.
+        DataError: the pairs declare no groups, or too few.
+    """
+    inputs = frozen_inputs(recipe, say)
+    table, tables = inputs.table, EvidenceTables.of_run(inputs)
+    judge = fit_evidence(tables, table, config)
+    refinement = fit_refinement(judge, tables, table, evidence=config)
+    judge.save(folder)
+    refinement.save(folder)
+    say(f"a judge was fitted on {len(table):,} clean pairs from {table.name}: {folder}")
+    return judge

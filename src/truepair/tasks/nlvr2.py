@@ -2,27 +2,204 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import cast
 
+import torch
 from torch import Tensor
 
-from truepair.data.nlvr2 import Nlvr2Collator, Nlvr2Dataset, Nlvr2Sample
-from truepair.data.nlvr2_batch import Nlvr2Batch
-from truepair.data.nlvr2_source import Nlvr2Table, open_nlvr2
+from truepair.data.pairs import PairBatch, PairDataset
 from truepair.data.preprocessing import Preprocessing
+from truepair.data.sample_tasks.store import sample_nlvr2
+from truepair.data.splits import DataConfig, build_tables
+from truepair.data.tasks.nlvr2 import (
+    Nlvr2Batch,
+    Nlvr2Collator,
+    Nlvr2Dataset,
+    Nlvr2Sample,
+    Nlvr2Source,
+    Nlvr2Table,
+    open_nlvr2,
+)
 from truepair.data.transforms import ImageTransform
-from truepair.errors import DataError
+from truepair.engine.loop.config import LoopConfig
+from truepair.engine.loop.loop import TrainingLoop
+from truepair.engine.loop.optimizer import OptimizerConfig
+from truepair.engine.loop.step import Moment, StepOutput, TrainingStep
+from truepair.errors import ConfigError, DataError
 from truepair.evaluation.nlvr2 import Nlvr2Metrics, nlvr2_metrics, write_nlvr2_results
-from truepair.evaluation.text_baseline import TextBaseline
-from truepair.models.albef_checkpoint import load_model
-from truepair.models.nlvr2 import Nlvr2Model
-from truepair.tasks.assignment import assign_texts
-from truepair.tasks.downstream_task import DownstreamTask, Split
-from truepair.tasks.finetuning import finetune
-from truepair.tasks.nlvr2_recipe import Nlvr2Recipe
-from truepair.tasks.start import load_start
-from truepair.training.build import Say
+from truepair.evaluation.vqa import TextBaseline
+from truepair.methods.student import Say
+from truepair.models.checkpoints.load import load_model
+from truepair.models.encoders.images import image_transform, resize_images
+from truepair.models.fusion.nlvr2 import Nlvr2Model
+from truepair.randomness import stable_hash
+from truepair.tasks.downstream import DownstreamTask, Split, finetune
+from truepair.tasks.start import StartConfig, States, load_start
+
+
+class AssignmentStep(TrainingStep):
+    """Which of two images does a caption belong to: the first, the second, or neither?
+
+    Args:
+        model: with ``assignment_head``; its classifier is left out of training.
+        states: which encoders are frozen.
+        seed: seed of the run.
+    """
+
+    def __init__(self, model: Nlvr2Model, states: States, *, seed: int) -> None:
+        super().__init__(model)
+        states.freeze(model)
+        model.classifier.requires_grad_(False)
+        self.states = states
+        self.seed = seed
+
+    def forward(self, batch: PairBatch, moment: Moment) -> StepOutput:
+        """Compute the loss of a batch of pairs.
+
+        Args:
+            batch: B pairs.
+            moment: where the run stands; which images are drawn depends on its step and on the batch.
+        """
+        generator = torch.Generator(batch.input_ids.device)
+        generator.manual_seed(stable_hash(self.seed, moment.step, int(batch.index[0]), "text assignment"))
+        images, texts = self.states(self.model, batch)
+        return StepOutput({"loss": self.model.assignment_loss(batch, generator, images, texts)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class AssignmentConfig:
+    """Text assignment before NLVR2 (ALBEF, section 3.5): pairs, mostly those of pre-training.
+
+    Attributes:
+        data: where the pairs come from; their transform states the image size of this stage.
+        optimizer: how the weights move.
+        loop: how long and how; one epoch in the papers.
+    """
+
+    data: DataConfig = field(default_factory=DataConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    loop: LoopConfig = field(default_factory=LoopConfig)
+
+
+def assign_texts(
+    model: Nlvr2Model,
+    preprocessing: Preprocessing,
+    config: AssignmentConfig,
+    start: StartConfig,
+    run_folder: Path,
+    say: Say,
+) -> Nlvr2Model:
+    """Train a model on text assignment, or go on where that was stopped.
+
+    Args:
+        model: with ``assignment_head``; changed in place.
+        preprocessing: tokenization.
+        config: pairs, and how to train on them.
+        start: says which encoders are frozen.
+        run_folder: where checkpoints, log and model of this stage go.
+        say: prints a line.
+
+    Returns:
+        The trained model, whose assignment head is gone: the one that was given, or where ``loop.shard`` spread that
+        over processes, another.
+
+    Raises:
+        TruepairError: anything that does not fit, in one line.
+    """
+    table = build_tables(config.data).train
+    say(f"text assignment on {len(table):,} pairs from {table.name}")
+    size = model.image_encoder.image_size
+    resize_images(model, config.data.transform.size)
+    own = Preprocessing(
+        preprocessing.tokenizer,
+        preprocessing.max_length,
+        preprocessing.add_sep,
+        preprocessing.normalise,
+        config.data.transform,
+    )
+    transform = image_transform(own.transform, model.image_encoder, train=True)
+    captions = "first" if config.data.captions == "pairs" else config.data.captions
+    states = States(freeze_image=start.freeze_image, freeze_text=start.freeze_text)
+    engine = TrainingLoop(
+        AssignmentStep(model, states, seed=config.loop.seed),
+        PairDataset(table, transform, captions=captions, seed=config.loop.seed),
+        own,
+        own.collator(),
+        loop=config.loop,
+        optimizer=config.optimizer,
+        run_folder=run_folder,
+        max_bad_fraction=config.data.max_bad_fraction,
+    )
+    engine.run()
+    trained = cast(Nlvr2Model, engine.model)
+    trained.drop_assignment()
+    resize_images(trained, size)
+    return trained
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nlvr2DataConfig:
+    """Where statements come from.
+
+    Attributes:
+        sample: folder for the statements about the bundled drawings; they are written if it is not there, and stand for
+            all that is not stated below.
+        train: files of statements; several become one set.
+        validation: files for validation figures; empty for none.
+        test: files whose statements are judged in the end; scored where their labels are known.
+    """
+
+    sample: str | None = None
+    train: list[Nlvr2Source] = field(default_factory=list)
+    validation: list[Nlvr2Source] = field(default_factory=list)
+    test: list[Nlvr2Source] = field(default_factory=list)
+
+    def filled(self) -> "Nlvr2DataConfig":
+        """The same with the files of the sample in place of what is not stated.
+
+        Raises:
+            ConfigError: there is nothing to train on.
+        """
+        if self.sample is not None:
+            files = sample_nlvr2(self.sample)
+            return replace(
+                self,
+                sample=None,
+                train=self.train or [files["train"]],
+                validation=self.validation or [files["val"]],
+                test=self.test or [files["test"]],
+            )
+        if not self.train:
+            raise ConfigError("data.train names no files; state some, or data.sample")
+        return self
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nlvr2Recipe:
+    """Fine-tuning on statements about two images.
+
+    Attributes:
+        data: where statements come from.
+        model: what is started from, and which parts move.
+        assignment: text assignment, which the model is trained on first; absent for none.
+        batch_size: statements judged at once in evaluation.
+        optimizer: how the weights move.
+        loop: how long and how.
+    """
+
+    data: Nlvr2DataConfig = field(default_factory=Nlvr2DataConfig)
+    model: StartConfig = field(default_factory=StartConfig)
+    assignment: AssignmentConfig | None = None
+    batch_size: int = 64
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    loop: LoopConfig = field(default_factory=LoopConfig)
+
+    def __post_init__(self) -> None:
+        first = self.assignment.loop if self.assignment is not None else self.loop
+        if (first.precision, first.cpu) != (self.loop.precision, self.loop.cpu):
+            raise ConfigError("assignment.loop and loop run in one process; give both the same precision and cpu")
 
 
 @dataclass(frozen=True)

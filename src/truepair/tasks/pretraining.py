@@ -1,4 +1,4 @@
-"""A whole pre-training run: from a recipe to a trained model and its retrieval figures."""
+"""A whole training run: from a recipe to a trained model and its retrieval figures."""
 
 import json
 from dataclasses import dataclass, replace
@@ -6,23 +6,21 @@ from pathlib import Path
 
 from accelerate import PartialState
 
-from truepair.data.collate import PairCollator
-from truepair.data.dataset import PairDataset
+from truepair.data.identity import concept_labels, match_keys
+from truepair.data.pairs import PairCollator, PairDataset
+from truepair.data.preprocessing import Preprocessing
+from truepair.data.splits import build_tables
 from truepair.data.table import PairTable
+from truepair.engine.loop.loop import RunResult, TrainingLoop, take_best
+from truepair.errors import ConfigError
 from truepair.evaluation.reranking import Combination
-from truepair.models.albef import AlbefModel
-from truepair.models.image_transform import image_transform
-from truepair.tasks.images import ImageSource
-from truepair.tasks.retrieval import RetrievalResult, RetrievalTask
-from truepair.training.assemble import StepBuilder
-from truepair.training.build import BuildStudent, Say, build_student, build_tables
-from truepair.training.caches import StateCaches
-from truepair.training.joining import never_joining, trains_itm
-from truepair.training.loop import TrainingLoop
-from truepair.training.match_keys import concept_labels, match_keys
-from truepair.training.recipe import PretrainRecipe
-from truepair.training.run_result import RunResult
-from truepair.training.selection import take_best
+from truepair.methods.build import StepBuilder
+from truepair.methods.caches import StateCaches
+from truepair.methods.recipe import PretrainRecipe, never_joining, trains_itm
+from truepair.methods.student import BuildStudent, Say, build_student
+from truepair.models.encoders.images import image_transform
+from truepair.models.fusion.albef import AlbefModel
+from truepair.tasks.retrieval import ImageSource, RetrievalResult, RetrievalTask
 
 HELD_OUT, UNSEEN = "retrieval.json", "retrieval_unseen.json"
 """Files of the figures: on the test split, and on groups that no run trains on."""
@@ -144,3 +142,31 @@ def _dataset(recipe: PretrainRecipe, images: ImageSource, model: AlbefModel) -> 
     transform = None if images.are_states else image_transform(recipe.data.transform, model.image_encoder, train=True)
     captions = "first" if recipe.data.captions == "pairs" else recipe.data.captions
     return PairDataset(images.table, transform, captions=captions, seed=recipe.loop.seed)
+
+
+def finetune_retrieval(recipe: PretrainRecipe, run_folder: Path, say: Say) -> RetrievalResult | None:
+    """Fine-tune on retrieval, and measure the model that is left on the test split.
+
+    The recipe is one of pre-training, so that everything that can be composed there can be here: SRCL with its own
+    weights, a momentum model, conversion. The tokenization is the checkpoint's; images may have another size. Two
+    pre-trained encoders will do as well: what reads both then starts fresh.
+
+    Args:
+        recipe: with ``model.checkpoint``, or with ``model.image_checkpoint`` and ``model.text_checkpoint``.
+        run_folder: where everything goes.
+        say: prints a line.
+
+    Returns:
+        Figures on the test split; None without one.
+
+    Raises:
+        ConfigError: the recipe names nothing pre-trained.
+    """
+    model = recipe.model
+    if model.checkpoint is not None:
+        known = Preprocessing.load(Path(model.checkpoint))
+        text = replace(recipe.text, tokenizer=model.checkpoint, add_sep=known.add_sep, normalise=known.normalise)
+        recipe = replace(recipe, text=text)
+    elif model.image_checkpoint is None or model.text_checkpoint is None:
+        raise ConfigError("model.checkpoint names nothing to start from; give the 'model' folder of a pre-training run")
+    return pretrain(recipe, run_folder, say).retrieval

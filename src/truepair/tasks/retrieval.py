@@ -1,26 +1,85 @@
 """Zero-shot retrieval: captions for pictures and pictures for captions that the model was not trained on."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
+from torch.utils.data import DataLoader
 
-from truepair.data.collate import PairCollator
 from truepair.data.judgements import JudgedCaptions
+from truepair.data.pairs import PairCollator, PairDataset
 from truepair.data.table import PairTable
-from truepair.evaluation.candidates import CandidatePairs, find_candidates, score_candidates
+from truepair.data.transforms import ImageTransform
+from truepair.errors import ConfigError
 from truepair.evaluation.coco import CocoReport
-from truepair.evaluation.gallery import CaptionGallery
-from truepair.evaluation.metrics import RetrievalMetrics, evaluate_retrieval
-from truepair.evaluation.protocol import RetrievalProtocol
-from truepair.evaluation.reranking import ITM_ALONE, Combination, RerankedScores, choose_combination
+from truepair.evaluation.metrics import RetrievalMetrics, RetrievalProtocol, evaluate_retrieval
+from truepair.evaluation.reranking import (
+    ITM_ALONE,
+    CandidatePairs,
+    Combination,
+    RerankedScores,
+    choose_combination,
+    find_candidates,
+    score_candidates,
+)
 from truepair.evaluation.scores import FeatureScores, ScoreSource
-from truepair.evaluation.truth import RetrievalTruth
-from truepair.models.albef import AlbefModel
-from truepair.models.frozen_captions import CaptionStates
-from truepair.models.gallery import PairJudge, encode_captions, encode_images
-from truepair.tasks.images import ImageSource
+from truepair.evaluation.truth import CaptionGallery, RetrievalTruth
+from truepair.models.encoders.frozen_captions import CaptionStates
+from truepair.models.encoders.frozen_images import ImageStates
+from truepair.models.fusion.albef import AlbefModel
+from truepair.models.fusion.gallery import PairJudge, encode_captions, encode_images
+
+
+class ImageSource:
+    """Batches of a table's pictures in row order, unaugmented.
+
+    Args:
+        table: the pictures.
+        collator: makes batches of samples.
+        transform: evaluation transform; not needed with a cache.
+        cache: states of the table's pictures, row by row.
+        batch_size: pictures a batch.
+
+    Raises:
+        ConfigError: neither a transform nor a cache is given.
+    """
+
+    def __init__(
+        self,
+        table: PairTable,
+        collator: PairCollator,
+        *,
+        transform: ImageTransform | None = None,
+        cache: ImageStates | None = None,
+        batch_size: int = 64,
+    ) -> None:
+        if transform is None and cache is None:
+            raise ConfigError("pictures need a transform to read them with, or a cache of their states")
+        self.table = table
+        self.collator = collator
+        self.transform = transform
+        self.cache = cache
+        self.batch_size = batch_size
+
+    @property
+    def are_states(self) -> bool:
+        """Whether the batches are states [B, N, W] rather than pixels [B, 3, H, W]."""
+        return self.cache is not None
+
+    def batches(self) -> Iterator[Tensor]:
+        """Yield the pictures, batch by batch.
+
+        Raises:
+            BadImageError: a picture cannot be read; a substitute would make the figures wrong.
+        """
+        if self.cache is not None:
+            for start in range(0, len(self.table), self.batch_size):
+                yield self.cache[start : start + self.batch_size]
+            return
+        dataset = PairDataset(self.table, self.transform, captions="first", substitutes=0)
+        for batch in DataLoader(dataset, batch_size=self.batch_size, collate_fn=self.collator):
+            yield batch.pixel_values
 
 
 @dataclass(frozen=True)

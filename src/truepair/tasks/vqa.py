@@ -2,31 +2,108 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from truepair.data.answer_vocabulary import AnswerVocabulary
 from truepair.data.preprocessing import Preprocessing
-from truepair.data.randomness import stable_hash
+from truepair.data.sample_tasks.store import ANSWERS, sample_vqa
+from truepair.data.tasks.vqa import VqaBatch, VqaCollator, VqaDataset, VqaSample
+from truepair.data.tasks.vqa_source import AnswerVocabulary, VqaSource, VqaTable, load_answer_list, open_vqa
 from truepair.data.transforms import ImageTransform
-from truepair.data.vqa import VqaCollator, VqaDataset, VqaSample
-from truepair.data.vqa_batch import VqaBatch
-from truepair.data.vqa_source import VqaTable, load_answer_list, open_vqa
-from truepair.errors import DataError
-from truepair.evaluation.alternatives import AlternativesBaseline
-from truepair.evaluation.vqa_accuracy import VqaAccuracy, vqa_accuracy, write_vqa_results
-from truepair.models.albef_checkpoint import load_model
-from truepair.models.answer_trie import AnswerTrie
-from truepair.models.vqa import VqaModel
-from truepair.relations.answer_text import normalise_answer
-from truepair.tasks.downstream_task import DownstreamTask, Split
-from truepair.tasks.finetuning import finetune
-from truepair.tasks.start import load_start
-from truepair.tasks.vqa_recipe import VqaRecipe
-from truepair.training.build import Say
+from truepair.engine.loop.config import LoopConfig
+from truepair.engine.loop.optimizer import OptimizerConfig
+from truepair.errors import ConfigError, DataError
+from truepair.evaluation.vqa import AlternativesBaseline, VqaAccuracy, vqa_accuracy, write_vqa_results
+from truepair.methods.student import Say
+from truepair.models.checkpoints.load import load_model
+from truepair.models.fusion.answers import AnswerTrie
+from truepair.models.fusion.vqa import VqaModel
+from truepair.randomness import stable_hash
+from truepair.relations.text import normalise_answer
+from truepair.tasks.downstream import DownstreamTask, Split, finetune
+from truepair.tasks.start import StartConfig, load_start
+
+
+@dataclass(frozen=True, kw_only=True)
+class VqaDataConfig:
+    """Where questions and answers come from.
+
+    Attributes:
+        sample: folder for the questions about the bundled drawings; they are written if it is not there, and stand for
+            all that is not stated below.
+        train: files of questions and answers; several (train, val, Visual Genome) become one set.
+        validation: files for validation figures; empty for none.
+        test: files whose questions are answered in the end; scored where their answers are known.
+        answers: JSON list of the answers to choose from.
+        train_questions: train on this many of the questions, drawn by a hash of their ids; 0 for all.
+        validation_questions: measure this many between epochs, drawn alike; 0 for all.
+    """
+
+    sample: str | None = None
+    train: list[VqaSource] = field(default_factory=list)
+    validation: list[VqaSource] = field(default_factory=list)
+    test: list[VqaSource] = field(default_factory=list)
+    answers: str = ""
+    train_questions: int = 0
+    validation_questions: int = 0
+
+    def filled(self) -> "VqaDataConfig":
+        """The same with the files of the sample in place of what is not stated.
+
+        Raises:
+            ConfigError: there is nothing to train on, or no answer list.
+        """
+        if self.sample is not None:
+            files = sample_vqa(self.sample)
+            return replace(
+                self,
+                sample=None,
+                train=self.train or [files["train"]],
+                validation=self.validation or [files["val"]],
+                test=self.test or [files["test"]],
+                answers=self.answers or f"{self.sample}/{ANSWERS}",
+            )
+        if not self.train or not self.answers:
+            raise ConfigError("data.train and data.answers name no files; state them, or data.sample")
+        return self
+
+
+@dataclass(frozen=True, kw_only=True)
+class VqaRecipe:
+    """Fine-tuning on questions about images.
+
+    Attributes:
+        data: where questions and answers come from.
+        model: what is started from, and which parts move.
+        max_answer_length: most tokens of an answer, start and end included.
+        list_vocabulary: the answer decoder knows the tokens of the answer list alone. Answers with others, which could
+            not be chosen, are not trained on; a vocabulary head of 30,522 tokens is saved.
+        candidates: answers of each question that are scored in full (ALBEF: 128).
+        generate: let the decoder write each answer, the likeliest token each time, in place of choosing from the list.
+        similarity_weight: what the cosine of image and answer in ITC counts beside the answer's log-likelihood, in
+            ranking alone; to be chosen on validation questions. Needs ``token_products``.
+        batch_size: questions answered at once in evaluation.
+        optimizer: how the weights move.
+        loop: how long and how.
+    """
+
+    data: VqaDataConfig = field(default_factory=VqaDataConfig)
+    model: StartConfig = field(default_factory=StartConfig)
+    max_answer_length: int = 12
+    list_vocabulary: bool = True
+    candidates: int = 128
+    generate: bool = False
+    similarity_weight: float = 0.0
+    batch_size: int = 64
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    loop: LoopConfig = field(default_factory=LoopConfig)
+
+    def __post_init__(self) -> None:
+        if self.generate and self.similarity_weight:
+            raise ConfigError("similarity_weight ranks a list, and generate writes without one; drop one of both")
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 import pytest
 
-from data.makers import picture, put
+from tests.data.makers import picture, put
 from truepair.data import open_pairs
 from truepair.errors import DataError
 

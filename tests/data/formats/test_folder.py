@@ -1,4 +1,4 @@
-from data.makers import picture, put
+from tests.data.makers import picture, put
 from truepair.data import open_pairs
 
 

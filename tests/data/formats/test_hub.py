@@ -3,7 +3,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data.makers import encoded, picture, put, put_jsonl
+from tests.data.makers import encoded, picture, put, put_jsonl
 from truepair.data import open_pairs
 from truepair.errors import DataError
 

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from data.makers import picture, put, put_jsonl
+from tests.data.makers import picture, put, put_jsonl
 from truepair.data import open_pairs
 from truepair.errors import DataError
 

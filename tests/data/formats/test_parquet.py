@@ -2,7 +2,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data.makers import encoded, picture, put
+from tests.data.makers import encoded, picture, put
 from truepair.data import open_pairs
 from truepair.errors import DataError
 

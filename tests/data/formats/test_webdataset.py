@@ -5,7 +5,7 @@ import tarfile
 
 import pytest
 
-from data.makers import encoded, picture, put
+from tests.data.makers import encoded, picture, put
 from truepair.data import open_pairs
 from truepair.errors import DataError
 

@@ -7,16 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.makers import photos
-from truepair.data.nlvr2_source import Nlvr2Source, Nlvr2Table, open_nlvr2
+from tests.data.makers import photos
 from truepair.data.open import open_pairs
 from truepair.data.sample_tasks import write_sample_nlvr2, write_sample_vqa
 from truepair.data.sample_tasks.vqa import IMAGE_PATTERN
 from truepair.data.table import PairTable
-from truepair.data.vqa_source import VqaSource, VqaTable, load_answer_list, open_vqa
+from truepair.data.tasks.nlvr2 import Nlvr2Source, Nlvr2Table, open_nlvr2
+from truepair.data.tasks.vqa_source import VqaSource, VqaTable, load_answer_list, open_vqa
 from truepair.errors import DataError
-from truepair.evaluation.text_baseline import TextBaseline
-from truepair.evaluation.vqa_accuracy import vqa_accuracy
+from truepair.evaluation.vqa import TextBaseline, vqa_accuracy
 from truepair.relations.text import normalise_caption
 
 

@@ -5,6 +5,7 @@ import math
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
 from tests.tasks.study.study_rows import DENSITIES, GAINS, study_rows
 
 ARMS = list(GAINS)

@@ -1,9 +1,9 @@
 """The page of a study in a real browser: it must fit a phone, follow the dark scheme and need no network."""
 
 import pytest
+
 from tests.reports.study.made_up import ARMS, write_study
 from tests.reports.test_browser import BROWSER, probe
-
 from truepair.reports.study import report_study
 
 pytestmark = pytest.mark.skipif(

@@ -1,6 +1,6 @@
 import pytest
 
-from truepair.reports.study.curves import StudyCurves
+from truepair.reports.study.view import StudyCurves
 
 
 def row(epoch, value, *, arm="GRIT", name="mi_negative", seed=0):

@@ -1,8 +1,8 @@
 import json
 
 import pytest
-from tests.reports.study.made_up import DETECTORS
 
+from tests.reports.study.made_up import DETECTORS
 from truepair.errors import DataError
 from truepair.reports.study.detectors import answer_detectors, detector_figure, read_detectors
 

@@ -5,13 +5,13 @@ from collections import Counter
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
 from tests.reports.samples import HOSTILE
 from tests.reports.study.made_up import ARMS, DETECTORS, write_study
 from tests.reports.test_page import Page
-
 from truepair.errors import ConfigError, DataError
 from truepair.reports.study import report_study
-from truepair.tasks.study.questions import QuestionArms
+from truepair.tasks.study.config import QuestionArms
 
 KEYS = ["batches", "density", "srcl", "mafa", "naive", "detectors"]
 

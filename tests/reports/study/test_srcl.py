@@ -2,10 +2,8 @@ import re
 
 from tests.reports.study.made_up import curve_rows
 from tests.tasks.study.study_rows import study_rows
-
-from truepair.reports.study.curves import StudyCurves
-from truepair.reports.study.srcl import answer_srcl
-from truepair.reports.study.view import StudyView
+from truepair.reports.study.answers import answer_srcl
+from truepair.reports.study.view import StudyCurves, StudyView
 from truepair.tasks.study.table import StudyTable
 
 

@@ -1,11 +1,10 @@
 import numpy as np
-from tests.tasks.study.study_rows import study_rows, study_table
 
+from tests.tasks.study.study_rows import study_rows, study_table
 from truepair.reports.data import FactGroup
-from truepair.reports.study.curves import StudyCurves
 from truepair.reports.study.data import TextCell, TextTable
 from truepair.reports.study.tables import arm_tables, markdown, write_markdown
-from truepair.reports.study.view import StudyView
+from truepair.reports.study.view import StudyCurves, StudyView
 from truepair.tasks.study.table import StudyTable
 
 

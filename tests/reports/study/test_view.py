@@ -1,10 +1,9 @@
 import pytest
-from tests.tasks.study.study_rows import study_rows, study_table
 
+from tests.tasks.study.study_rows import study_rows, study_table
 from truepair.errors import ConfigError
-from truepair.reports.study.curves import StudyCurves
-from truepair.reports.study.view import StudyView
-from truepair.tasks.study.questions import QuestionArms
+from truepair.reports.study.view import StudyCurves, StudyView
+from truepair.tasks.study.config import QuestionArms
 from truepair.tasks.study.table import StudyTable
 
 

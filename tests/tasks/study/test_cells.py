@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from truepair.cli.arguments import lay_recipe, nested
+from truepair.engine.loop.config import LoopConfig
 from truepair.errors import ConfigError
+from truepair.methods.recipe import PretrainRecipe
 from truepair.tasks.study.cells import StudyRun, runs_of, runs_of_arms, slug
 from truepair.tasks.study.config import ArmConfig, PrepareConfig, StudyConfig
-from truepair.training.loop_config import LoopConfig
-from truepair.training.recipe import PretrainRecipe
 
 
 def read(names: Sequence[str], fields: Mapping[str, Any], where: str) -> PretrainRecipe:

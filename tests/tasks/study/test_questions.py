@@ -1,7 +1,7 @@
 import pytest
 
 from truepair.errors import ConfigError
-from truepair.tasks.study.questions import QuestionArms
+from truepair.tasks.study.config import QuestionArms
 
 
 def test_a_pair_has_two_arms():

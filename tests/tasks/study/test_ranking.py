@@ -5,10 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.tasks.study.study_rows import GAINS, study_rows, study_table
 from truepair.tasks.study.ranking import ranking_agreement, spearman
 from truepair.tasks.study.table import StudyTable
-
-from .study_rows import GAINS, study_rows, study_table
 
 
 def slow_ranks(values):

@@ -7,11 +7,11 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+
 from tests.reports.study.made_up import DETECTORS
 from tests.tasks.test_mining import recipe_of
-
 from truepair.cli.main import main
-from truepair.training.run_log import read_log
+from truepair.engine.logs.log import read_log
 
 SAME = [{"detector": name, "action": "relabel"} for name in ("same_image", "same_caption")]
 

@@ -5,14 +5,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.tasks.test_mining import recipe_of
 
+from tests.tasks.test_mining import recipe_of
 from truepair.cli.arguments import read_recipe
+from truepair.data.splits import build_tables
 from truepair.data.table import PairTable
-from truepair.tasks.study import students
-from truepair.tasks.study.students import StudentMemory
-from truepair.training.build import Student, build_student, build_tables
-from truepair.training.recipe import PretrainRecipe
+from truepair.methods.recipe import PretrainRecipe
+from truepair.methods.student import Student, build_student
+from truepair.tasks.study import runner as students
+from truepair.tasks.study.runner import StudentMemory
 
 
 @pytest.fixture

@@ -2,10 +2,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tests.tasks.study.study_rows import GAINS, study_rows
 from truepair.errors import DataError
 from truepair.tasks.study.table import Cell, StudyTable
-
-from .study_rows import GAINS, study_rows
 
 
 def test_reads_what_a_study_gathers(tmp_path):

@@ -5,10 +5,8 @@ from pathlib import Path
 
 from rich.table import Table
 
-from truepair.cli.tasks.command import TaskCommand
-from truepair.cli.tasks.run_recipe import recipe_of_run
-from truepair.tasks.nlvr2 import Nlvr2Result, evaluate_nlvr2, finetune_nlvr2
-from truepair.tasks.nlvr2_recipe import Nlvr2Recipe
+from truepair.cli.tasks.command import TaskCommand, recipe_of_run
+from truepair.tasks.nlvr2 import Nlvr2Recipe, Nlvr2Result, evaluate_nlvr2, finetune_nlvr2
 
 
 def evaluate(model_folder: Path, words: Sequence[str]) -> Nlvr2Result:

@@ -8,10 +8,10 @@ from rich.table import Table
 from truepair.cli.arguments import read_recipe
 from truepair.cli.tables import coco_table, retrieval_table
 from truepair.cli.tasks.command import TaskCommand
+from truepair.methods.recipe import PretrainRecipe
 from truepair.tasks.evaluation import EvaluateConfig, evaluate_model
+from truepair.tasks.pretraining import finetune_retrieval
 from truepair.tasks.retrieval import RetrievalResult
-from truepair.tasks.retrieval_tuning import finetune_retrieval
-from truepair.training.recipe import PretrainRecipe
 
 
 def evaluate(model_folder: Path, words: Sequence[str]) -> RetrievalResult:

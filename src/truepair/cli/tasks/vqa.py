@@ -5,10 +5,8 @@ from pathlib import Path
 
 from rich.table import Table
 
-from truepair.cli.tasks.command import TaskCommand
-from truepair.cli.tasks.run_recipe import recipe_of_run
-from truepair.tasks.vqa import VqaResult, evaluate_vqa, finetune_vqa
-from truepair.tasks.vqa_recipe import VqaRecipe
+from truepair.cli.tasks.command import TaskCommand, recipe_of_run
+from truepair.tasks.vqa import VqaRecipe, VqaResult, evaluate_vqa, finetune_vqa
 
 
 def evaluate(model_folder: Path, words: Sequence[str]) -> VqaResult:

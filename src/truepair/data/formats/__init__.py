@@ -1,1 +1,1 @@
-"""Readers of the formats that image-text pairs come in, each of which yields ``Record``s."""
+"""Readers of files, one for each format."""

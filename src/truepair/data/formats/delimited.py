@@ -4,9 +4,17 @@ import csv
 from collections.abc import Iterator
 from functools import cached_property
 
-from truepair.data.formats.columns import CAPTION_NAMES, IMAGE_NAMES, find_column
-from truepair.data.formats.entry import extra_fields, record_of_entry
-from truepair.data.formats.record import Reader, Record, Skips, beside
+from truepair.data.formats.record import (
+    CAPTION_NAMES,
+    IMAGE_NAMES,
+    Reader,
+    Record,
+    Skips,
+    beside,
+    extra_fields,
+    find_column,
+    record_of_entry,
+)
 from truepair.data.source import SourceConfig
 from truepair.errors import DataError
 

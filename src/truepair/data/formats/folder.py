@@ -5,8 +5,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from truepair.data.formats.columns import split_in_name
-from truepair.data.formats.record import IMAGE_SUFFIXES, Reader, Record, Skips
+from truepair.data.formats.record import IMAGE_SUFFIXES, Reader, Record, Skips, split_in_name
 from truepair.data.source import SourceConfig
 
 

@@ -7,9 +7,17 @@ from pathlib import Path
 from datasets import Dataset, DatasetDict, Features, Image, Value, config, load_dataset, load_from_disk
 from datasets.exceptions import DatasetsError
 
-from truepair.data.formats.columns import CAPTION_NAMES, IMAGE_NAMES, find_column, split_in_name
-from truepair.data.formats.entry import STATED_FIELDS, record_of_entry
-from truepair.data.formats.record import Reader, Record, Skips
+from truepair.data.formats.record import (
+    CAPTION_NAMES,
+    IMAGE_NAMES,
+    STATED_FIELDS,
+    Reader,
+    Record,
+    Skips,
+    find_column,
+    record_of_entry,
+    split_in_name,
+)
 from truepair.data.source import SourceConfig
 from truepair.errors import DataError
 

@@ -8,9 +8,17 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from truepair.data.formats.columns import CAPTION_NAMES, IMAGE_NAMES, find_column
-from truepair.data.formats.entry import STATED_FIELDS, record_of_entry
-from truepair.data.formats.record import Reader, Record, Skips, beside
+from truepair.data.formats.record import (
+    CAPTION_NAMES,
+    IMAGE_NAMES,
+    STATED_FIELDS,
+    Reader,
+    Record,
+    Skips,
+    beside,
+    find_column,
+    record_of_entry,
+)
 from truepair.data.formats.shards import expand, names_of, splits_of
 from truepair.data.source import SourceConfig
 from truepair.errors import DataError

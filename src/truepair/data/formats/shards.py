@@ -5,11 +5,13 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from truepair.data.formats.columns import split_in_name
+from truepair.data.formats.record import split_in_name
 from truepair.errors import DataError
 
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+
 _PATTERN = re.compile(r"[*?\[]")
+
 _MOST_FILES = 1_000_000
 
 

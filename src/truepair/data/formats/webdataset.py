@@ -8,15 +8,15 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
-from truepair.data.formats.columns import CAPTION_NAMES
-from truepair.data.formats.entry import state_fields
-from truepair.data.formats.record import IMAGE_SUFFIXES, Reader, Record, Skips
+from truepair.data.formats.record import CAPTION_NAMES, IMAGE_SUFFIXES, Reader, Record, Skips, state_fields
 from truepair.data.formats.shards import expand, names_of, splits_of
 from truepair.data.source import SourceConfig
 from truepair.errors import DataError
 
 _PICKLES = frozenset((".pkl", ".pickle", ".pyd", ".pt", ".pth"))
+
 _LARGEST_TEXT = 16 << 20  # bytes
+
 _BLOCK = tarfile.BLOCKSIZE
 
 

@@ -4,12 +4,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from truepair.data.randomness import stable_hash
 from truepair.data.table import PairTable
 from truepair.errors import DataError
+from truepair.randomness import stable_hash
 from truepair.relations.text import normalise_caption
 
 SPLITS = ("train", "val", "test")
+
 _COLUMNS = ("group", "category", "names")
 
 

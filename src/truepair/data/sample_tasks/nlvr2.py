@@ -6,7 +6,6 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import NamedTuple
 
-from truepair.data.randomness import stable_hash
 from truepair.data.sample_tasks.drawings import (
     SPLITS,
     Drawing,
@@ -17,8 +16,10 @@ from truepair.data.sample_tasks.drawings import (
     write_text,
 )
 from truepair.data.table import PairTable
+from truepair.randomness import stable_hash
 
 _FILES = {"train": "train", "val": "dev", "test": "test1"}
+
 _SETS_PER_FOLDER = 100
 
 

@@ -7,18 +7,21 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from truepair.data.images import read_bytes
-from truepair.data.randomness import stable_hash
 from truepair.data.sample_tasks.drawings import SPLITS, Drawing, partners, read_drawings, shuffled, write_text
 from truepair.data.table import PairTable
-from truepair.relations.answer_text import normalise_answer
+from truepair.randomness import stable_hash
+from truepair.relations.text import normalise_answer
 
 IMAGE_PATTERN = "{subtype}/COCO_{subtype}_{id:012d}.webp"
 """Where the drawings lie: as in VQA v2, but for the format of the files, which are copied as they are."""
 
 _SUBTYPES = {"train": "train2014", "val": "val2014", "test": "test2015"}
+
 _PEOPLE = 10
+
 _FREQUENT = 9
 """Answers given at least this often in training are in the answer list, as is usual for VQA v2."""
+
 _MOST_QUESTIONS = 100
 """Question ids are image id x this + a running number."""
 

@@ -1,1 +1,1 @@
-"""From records to checked rows in memory-mapped Arrow files."""
+"""Tables on disk."""

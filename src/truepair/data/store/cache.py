@@ -1,23 +1,201 @@
-"""Arrow files of sources that were read before, found again by what they were read from."""
+"""Tables on disk, made once for a source and opened memory-mapped."""
 
 import hashlib
 import json
 import re
 import shutil
 import tempfile
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from datasets import Dataset
+from numpy.typing import NDArray
 
-from truepair.data.formats.record import Reader
+from truepair.data.formats.record import Reader, Skips
+from truepair.data.images import describe
 from truepair.data.source import SourceConfig
-from truepair.data.store.build import write_rows
-from truepair.data.store.finish import finish_rows
+from truepair.data.store.rows import write_rows
 from truepair.errors import DataError
+
+_COMPARED_ROWS = 1000  # images compared at once; bounds the memory for embedded ones
+
+
+def finish_rows(file: Path, *, merge: bool, skips: Skips) -> None:
+    """Merge rows of one image if asked to, check all ids, and fill in the names of each group.
+
+    Args:
+        file: Arrow stream as ``write_rows`` leaves it; rewritten in place where needed.
+        merge: make one row of the rows that share an image id and a split.
+        skips: takes the image files that merging leaves out.
+
+    Raises:
+        DataError: one image id with two files, or one caption id with two texts or images.
+    """
+    if merge:
+        _rewrite(file, _merged(open_stream(file), skips))
+    table = open_stream(file)
+    _check_image_ids(table)
+    _check_caption_ids(table)
+    if table["group"].null_count < len(table) and table["names"].null_count:
+        _rewrite(file, _with_names(table))
+
+
+def open_stream(file: Path) -> pa.Table:
+    """Memory-map an Arrow stream."""
+    return pa.ipc.open_stream(pa.memory_map(str(file))).read_all()
+
+
+def _rewrite(file: Path, batches: Iterator[pa.RecordBatch]) -> None:
+    aside = file.with_suffix(".rewritten")
+    first = next(batches)
+    with pa.OSFile(str(aside), "wb") as sink, pa.ipc.new_stream(sink, first.schema) as writer:
+        writer.write_batch(first)
+        for batch in batches:
+            writer.write_batch(batch)
+    aside.replace(file)
+
+
+def _check_image_ids(table: pa.Table) -> None:
+    for row, first in _conflicts(table):
+        raise DataError(
+            f"image id {table['image_id'][row]} stands for {_image_name(table, first)} (row {first}) and for "
+            f"{_image_name(table, row)} (row {row}); repair it, or set derive_ids, or repeats='merge' to keep the "
+            "first image"
+        )
+
+
+def _conflicts(table: pa.Table) -> Iterator[tuple[int, int]]:
+    """Rows whose image is not that of the first row with their image id, each with that first row."""
+    rows, firsts = _repeats(table["image_id"].to_numpy())
+    for start in range(0, len(rows), _COMPARED_ROWS):
+        block = slice(start, start + _COMPARED_ROWS)
+        for position in np.flatnonzero(~_same_image(table, rows[block], firsts[block])):
+            yield int(rows[start + position]), int(firsts[start + position])
+
+
+def _check_caption_ids(table: pa.Table) -> None:
+    ids = pc.list_flatten(table["caption_ids"]).to_numpy()
+    texts = pc.list_flatten(table["captions"])
+    parents = _parent_rows(table)
+    image_ids = table["image_id"].to_numpy()
+    again, firsts = _repeats(ids)
+    same_text = pc.equal(texts.take(pa.array(again)), texts.take(pa.array(firsts))).to_numpy()
+    same = same_text & (image_ids[parents[again]] == image_ids[parents[firsts]])
+    if not same.all():
+        wrong = int(np.flatnonzero(~same)[0])
+        row, first = parents[again[wrong]], parents[firsts[wrong]]
+        raise DataError(
+            f"caption id {ids[again[wrong]]} stands for two captions (rows {first} and {row}, "
+            f"{_image_name(table, int(first))} and {_image_name(table, int(row))}); repair it or set derive_ids"
+        )
+
+
+def _repeats(ids: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Positions whose id occurred before, and the position of its first occurrence."""
+    _, first, inverse = np.unique(ids, return_index=True, return_inverse=True)
+    firsts = first[inverse]
+    again = np.flatnonzero(firsts != np.arange(len(ids)))
+    return again, firsts[again]
+
+
+def _parent_rows(table: pa.Table) -> NDArray[np.int64]:
+    """Row of each caption of the flattened caption column."""
+    lengths = pc.list_value_length(table["captions"]).to_numpy()
+    return np.repeat(np.arange(len(table)), lengths)
+
+
+def _same_image(table: pa.Table, rows: NDArray[np.int64], others: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Whether two lists of rows hold the same image, by bytes where they are embedded and by place where not."""
+    left, right = table["image"].take(pa.array(rows)), table["image"].take(pa.array(others))
+    embedded = np.asarray(pc.is_valid(pc.struct_field(left, "bytes")), dtype=bool)
+    same_place = _same_field(left, right, "path") & _same_field(left, right, "offset")
+    return _same_field(left, right, "bytes") & (embedded | same_place)
+
+
+def _same_field(left: pa.ChunkedArray, right: pa.ChunkedArray, name: str) -> NDArray[np.bool_]:
+    """Whether a field of two columns of structs is equal; null equals null."""
+    one, other = pc.struct_field(left, name), pc.struct_field(right, name)
+    both_null = pc.and_(pc.is_null(one), pc.is_null(other))
+    return np.asarray(pc.or_(pc.fill_null(pc.equal(one, other), False), both_null), dtype=bool)
+
+
+def _image_name(table: pa.Table, row: int) -> str:
+    return describe(table["image"][row].as_py())
+
+
+def _merged(table: pa.Table, skips: Skips) -> Iterator[pa.RecordBatch]:
+    """Batches in which rows that share image id and split are one row, with the image of the first and all captions."""
+    lists = ("captions", "caption_ids", "names")
+    light = table.select(["image_id", "split", *lists])
+    kept: dict[tuple[int, str], dict[str, Any]] = {}
+    row_of: dict[tuple[int, str], int] = {}
+    for row, values in enumerate(_iterate(light)):
+        key = (values["image_id"], values["split"])
+        first = kept.setdefault(key, values)
+        if first is values:
+            row_of[key] = row
+            continue
+        _add_captions(first, values)
+    first_rows = set(row_of.values())
+    for row, first_row in _conflicts(table):
+        if row not in first_rows:
+            why = f"it shares its image id with {_image_name(table, first_row)}: captions merged, image left out"
+            skips.note(_image_name(table, row), why)
+    merged = iter(kept.values())
+    start = 0
+    for batch in table.to_batches():
+        mask = pa.array([row in first_rows for row in range(start, start + len(batch))])
+        start += len(batch)
+        part = batch.filter(mask)
+        new = [next(merged) for _ in range(len(part))]
+        for name in lists:
+            column = pa.array([row[name] for row in new], part.schema.field(name).type)
+            part = part.set_column(part.schema.get_field_index(name), part.schema.field(name), column)
+        yield part
+
+
+def _add_captions(first: dict[str, Any], other: dict[str, Any]) -> None:
+    known = set(first["caption_ids"])
+    for text, number in zip(other["captions"], other["caption_ids"], strict=True):
+        if number not in known:
+            first["captions"].append(text)
+            first["caption_ids"].append(number)
+    if other["names"] is not None:
+        first["names"] = list(dict.fromkeys([*(first["names"] or []), *other["names"]]))
+
+
+def _with_names(table: pa.Table) -> Iterator[pa.RecordBatch]:
+    """Batches with the missing names filled in: all captions of the row's group, over all splits."""
+    names: dict[str, dict[str, None]] = {}
+    for row in _iterate(table.select(["group", "captions", "names"])):
+        if row["group"] is not None:
+            names.setdefault(row["group"], {}).update(dict.fromkeys(row["names"] or row["captions"]))
+
+    for batch in table.to_batches():
+        position = batch.schema.get_field_index("names")
+        rows = batch.select(["group", "captions", "names"]).to_pylist()
+        column = pa.array([_names_of(row, names) for row in rows], batch.schema.field(position).type)
+        yield batch.set_column(position, batch.schema.field(position), column)
+
+
+def _names_of(row: dict[str, Any], by_group: dict[str, dict[str, None]]) -> list[str]:
+    stated: list[str] = row["names"] or row["captions"]
+    return stated if row["names"] is not None or row["group"] is None else list(by_group[row["group"]])
+
+
+def _iterate(table: pa.Table) -> Iterator[dict[str, Any]]:
+    for batch in table.to_batches():
+        yield from batch.to_pylist()
+
 
 # Raise it when the meaning of the rows changes, so that older files are not read.
 _VERSION = 2
+
 _NOT_IN_KEY = ("source", "name", "split", "cache_dir")
 
 Left = list[tuple[str, str]]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from truepair.reports.data import FactGroup, KeyFigure, Plot
-from truepair.reports.plots import draw_plot
+from truepair.reports.page import draw_plot
 
 
 class Drawing(Protocol):

@@ -10,10 +10,12 @@ from truepair.evaluation import Estimate
 from truepair.reports.data import KeyFigure
 from truepair.reports.study.data import Answer, TextCell, TextTable
 from truepair.reports.study.plots import IntervalPlot
-from truepair.reports.study.words import number, span
+from truepair.reports.study.view import number, span
 
 AIM = 0.70  # average precision
+
 RECALLS = ("0.1", "0.25", "0.5")
+
 _FORM = (
     'give {"data": ..., "pairs": ..., "matches": ..., "detectors": [{"name", "auc", "average_precision", '
     '"precision_at_recall": {"0.1", "0.25", "0.5"}}]}'

@@ -6,20 +6,21 @@ from pathlib import Path
 from markupsafe import Markup
 
 from truepair.reports.data import FactGroup, KeyFigure
-from truepair.reports.machine import machine_facts
+from truepair.reports.facts import machine_facts
 from truepair.reports.page import page_environment
-from truepair.reports.study.batches import answer_batches
-from truepair.reports.study.curves import StudyCurves
+from truepair.reports.study.answers import (
+    answer_batches,
+    answer_density,
+    answer_mafa,
+    answer_naive,
+    answer_srcl,
+    best_method,
+)
 from truepair.reports.study.data import StudyPage
-from truepair.reports.study.density import answer_density, best_method
 from truepair.reports.study.detectors import answer_detectors, detector_figure, read_detectors
-from truepair.reports.study.mafa import answer_mafa
-from truepair.reports.study.naive import answer_naive
-from truepair.reports.study.srcl import answer_srcl
 from truepair.reports.study.tables import arm_tables, write_markdown
-from truepair.reports.study.view import StudyView
-from truepair.reports.study.words import counted, gain_words, number, share_cell
-from truepair.tasks.study.questions import QuestionArms
+from truepair.reports.study.view import StudyCurves, StudyView, counted, gain_words, number, share_cell
+from truepair.tasks.study.config import QuestionArms
 from truepair.tasks.study.table import StudyTable
 
 

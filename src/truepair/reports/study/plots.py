@@ -1,4 +1,4 @@
-"""The figures of a study that are no lines over time: intervals, two rankings, histograms."""
+"""Figures of a study's runs over training, averaged over the cells of an arm."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,14 +11,18 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from truepair.evaluation import Estimate
-from truepair.reports.study.words import number
+from truepair.reports.study.view import number
 from truepair.reports.svg import INK, MUTED, RULE, SERIES, clear_figure, inline_svg, page_settings
 from truepair.tasks.study.statistics import FEWEST, PairedDifference, RecoveredShare
 
 _MARKERS = "osD^vP"  # series differ by shape too
+
 _DASHES = ["solid", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)), (0, (10, 2)), (0, (3, 3))]
+
 _NAME_WIDTH = 24  # characters
+
 _LINE, _MARGIN, _LEGEND = 0.12, 0.62, 0.2  # inches: a series of a row, axis and its label, a name above the plot
+
 _NAME, _MORE, _HEAD = 0.21, 0.13, 0.5  # a name of one line, a further line, the headings of a ranking
 
 

@@ -5,8 +5,7 @@ from pathlib import Path
 
 from truepair.reports.data import FactGroup
 from truepair.reports.study.data import TextCell, TextTable
-from truepair.reports.study.view import StudyView
-from truepair.reports.study.words import NOTHING, gain_cell, number, share_cell
+from truepair.reports.study.view import NOTHING, StudyView, gain_cell, number, share_cell
 from truepair.tasks.study.ranking import AWARE, NAIVE
 
 ITM = "itm_ga"

@@ -1,16 +1,83 @@
-"""A study as its page looks at it: results, curves, and which arms each question is about."""
+"""Figures of a study in words."""
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cached_property
+from pathlib import Path
+from typing import Any
 
-from truepair.errors import ConfigError
-from truepair.reports.study.curves import StudyCurves
-from truepair.tasks.study.questions import Question, QuestionArms
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from truepair.errors import ConfigError, DataError
+from truepair.reports.data import Line
+from truepair.reports.study.data import TextCell
+from truepair.tasks.study.config import Question, QuestionArms
 from truepair.tasks.study.ranking import AWARE
-from truepair.tasks.study.statistics import PairedDifference, RecoveredShare, paired_difference, recovered_share
+from truepair.tasks.study.statistics import FEWEST, PairedDifference, RecoveredShare, paired_difference, recovered_share
 from truepair.tasks.study.table import StudyTable
+
+COLUMNS = ("arm", "data", "epoch", "name", "value")
+
+
+class StudyCurves:
+    """Means over cells by arm, data, name and epoch.
+
+    Args:
+        rows: epoch (from 1), name and value, with arm and data; one for each cell that has the figure.
+    """
+
+    def __init__(self, rows: Sequence[Mapping[str, Any]] = ()) -> None:
+        found: dict[tuple[str, str, str], dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+        for row in rows:
+            found[row["arm"], row["data"], row["name"]][row["epoch"]].append(row["value"])
+        self._means = {
+            key: {epoch: sum(values) / len(values) for epoch, values in sorted(epochs.items())}
+            for key, epochs in found.items()
+        }
+
+    @classmethod
+    def read(cls, path: Path) -> "StudyCurves":
+        """Read ``curves.parquet``; a study without that file has no curves.
+
+        Raises:
+            DataError: the file cannot be read, or lacks a column.
+        """
+        if not path.exists():
+            return cls()
+        try:
+            return cls(pq.read_table(path, columns=list(COLUMNS)).to_pylist())
+        except (OSError, KeyError, pa.ArrowException) as error:
+            raise DataError(f"curves cannot be read from {path} ({error}); remove it and run the study again") from None
+
+    def line(self, arm: str, data: str, name: str, *, factor: float = 1.0) -> list[Line]:
+        """An arm's mean figure by epoch; no line where no cell has it.
+
+        Args:
+            arm: of the study.
+            data: kind of data.
+            name: of the figure.
+            factor: the values are multiplied by it.
+        """
+        means = self._means.get((arm, data, name), {})
+        x = [float(epoch) for epoch in means]
+        return [Line(name=arm, x=x, y=[factor * value for value in means.values()])] if means else []
+
+    def last(self, arm: str, data: str, name: str) -> float | None:
+        """An arm's mean figure in the last epoch that has it."""
+        means = self._means.get((arm, data, name), {})
+        return list(means.values())[-1] if means else None
+
+    def bins(self, arm: str, data: str, name: str) -> list[float]:
+        """Shares, in per cent, of counts called ``name/00``, ``name/01``, ... in their last epoch; empty if none."""
+        counts: list[float] = []
+        while (count := self.last(arm, data, f"{name}/{len(counts):02d}")) is not None:
+            counts.append(count)
+        total = sum(counts)
+        return [100 * count / total for count in counts] if total else []
+
 
 # Where the study file names no arms of a question, the terms in their names do.
 TERMS: dict[Question, list[str]] = {
@@ -20,7 +87,9 @@ TERMS: dict[Question, list[str]] = {
     "mafa": ["*GRIT*", "*ECM*", "*MAFA*", "S-ITC*"],
     "naive": ["*"],
 }
+
 KNOWS_TRUTH = "*oracle*"  # arms so called are ceilings, not methods
+
 MAIN_TEST = "held_out"
 
 
@@ -103,3 +172,75 @@ class StudyView:
     def mean(self, arm: str, data: str, figure: str) -> float | None:
         """Mean of a figure on the main test, over an arm's cells."""
         return self.table.mean(arm, data, self.test, figure)
+
+
+_DASH = "\N{EN DASH}"
+
+_MINUS = "\N{MINUS SIGN}"
+
+NOTHING = TextCell(_DASH)
+
+
+def number(value: float, digits: int = 1) -> str:
+    """A number with a proper minus; nothing rounds to a negative zero."""
+    return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", _MINUS)
+
+
+def signed(value: float, digits: int = 1) -> str:
+    """A number that always shows its sign; zero has none."""
+    text = number(value, digits)
+    return text if text.startswith(_MINUS) or not float(text) else f"+{text}"
+
+
+def span(low: float, high: float, digits: int = 1) -> str:
+    """An interval."""
+    return f"{number(low, digits)} to {number(high, digits)}"
+
+
+def gain_cell(gain: PairedDifference | None) -> TextCell:
+    """A paired difference and its interval; few runs have none."""
+    if gain is None:
+        return NOTHING
+    few = gain.cells < FEWEST
+    return TextCell(signed(gain.mean), counted(gain.cells, "run") if few else span(gain.low, gain.high))
+
+
+def gain_words(gain: PairedDifference) -> str:
+    """A paired difference within a sentence."""
+    text, small = gain_cell(gain)
+    return f"{text} points ({small})"
+
+
+def share_cell(share: RecoveredShare | None) -> TextCell:
+    """A share in per cent and its interval; few runs have none."""
+    if share is None:
+        return NOTHING
+    few = share.cells < FEWEST
+    small = counted(share.cells, "run") if few else span(100 * share.low, 100 * share.high, 0)
+    return TextCell(f"{number(100 * share.value, 0)} %", small)
+
+
+def share_words(share: RecoveredShare) -> str:
+    """A share within a sentence."""
+    text, small = share_cell(share)
+    return f"{text} ({small})"
+
+
+def percent_cell(value: float | None) -> TextCell:
+    """A figure that is in per cent already."""
+    return NOTHING if value is None else TextCell(f"{number(value)} %")
+
+
+def plain_cell(value: float | None) -> TextCell:
+    """A figure without a unit."""
+    return NOTHING if value is None else TextCell(number(value, 2))
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names as a sentence lists them."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def counted(count: int, thing: str, things: str = "") -> str:
+    """A count and its noun."""
+    return f"{count:,} {thing if count == 1 else things or thing + 's'}"

@@ -8,10 +8,9 @@ from dataclasses import MISSING, Field, dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from truepair.errors import ConfigError
-from truepair.spelling import nearest
+from truepair.errors import ConfigError, nearest
+from truepair.methods.recipe import PretrainRecipe
 from truepair.tasks.study.config import ArmConfig, LayerConfig, PrepareConfig, StudyConfig
-from truepair.training.recipe import PretrainRecipe
 
 ReadRecipe = Callable[[Sequence[str], Mapping[str, Any], str], PretrainRecipe]
 """Names of recipes, the lowest first; dotted fields over them; and where they come from, for messages."""

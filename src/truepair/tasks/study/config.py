@@ -1,11 +1,32 @@
 """A study as its file states it."""
 
 from dataclasses import dataclass, field, fields
-from typing import Any, Self, get_origin
+from typing import Any, Literal, Self, get_args, get_origin
 
-from truepair.errors import ConfigError
-from truepair.spelling import nearest
-from truepair.tasks.study.questions import QUESTIONS, QuestionArms
+from truepair.errors import ConfigError, nearest
+
+Question = Literal["batches", "density", "srcl", "mafa", "naive"]
+
+QUESTIONS: tuple[Question, ...] = get_args(Question)
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuestionArms:
+    """The arms that a question's figures show, and those it compares.
+
+    Attributes:
+        arms: names, or patterns of names with ``*`` and ``?``; empty: found by the terms in the names of the arms.
+        pairs: two names each: what is gained by the first instead of the second, cell by cell.
+    """
+
+    arms: list[str] = field(default_factory=list)
+    pairs: list[list[str]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        wrong = [pair for pair in self.pairs if len(pair) != 2]
+        if wrong:
+            raise ConfigError(f"questions: pairs holds {wrong[0]!r}; give two arms each")
+
 
 COMMANDS = ("pretrain", "judge", "mine")
 

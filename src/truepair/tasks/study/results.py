@@ -10,9 +10,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from truepair.engine.logs.log import read_log
 from truepair.tasks.pretraining import HELD_OUT, UNSEEN
 from truepair.tasks.study.cells import StudyRun
-from truepair.training.run_log import read_log
 
 TESTS = {"held_out": HELD_OUT, "unseen": UNSEEN}
 """Name of each test -> the file of a run that holds its figures."""
@@ -37,6 +37,7 @@ FIGURES = (
     "itm_ga",
     *LAST,
 )
+
 SCHEMA = pa.schema(
     [
         *((name, pa.string()) for name in ("study", "arm", "data")),
@@ -47,6 +48,7 @@ SCHEMA = pa.schema(
         *((name, pa.float64()) for name in FIGURES),
     ]
 )
+
 CURVES = (
     "hardest_is_false",
     "false_negative_rate",

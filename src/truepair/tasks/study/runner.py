@@ -1,6 +1,7 @@
 """Runs the cells of a study in worker processes, each once; what is done is not done again."""
 
 import contextlib
+import copy
 import json
 import multiprocessing
 import os
@@ -14,18 +15,43 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
+from truepair.data.table import PairTable
 from truepair.errors import ConfigError, TruepairError
-from truepair.mining.offline import MiningConfig
-from truepair.tasks.judge import fit_judge
-from truepair.tasks.mining import mine
+from truepair.methods.recipe import PretrainRecipe
+from truepair.methods.student import Say, Student, build_student
+from truepair.mining.mine import MiningConfig
+from truepair.tasks.mining import fit_judge, mine
 from truepair.tasks.pretraining import pretrain
 from truepair.tasks.study.cells import StudyRun
 from truepair.tasks.study.results import figures_of
-from truepair.tasks.study.students import StudentMemory
-from truepair.training.build import Say
+
+
+class StudentMemory:
+    """Builds students; one that starts as the last one did is a copy of it.
+
+    The arms of a study start alike, seed by seed, and to load and draw all weights takes a tenth of a short run.
+    """
+
+    def __init__(self) -> None:
+        self._last: tuple[object, Student, Tensor] | None = None
+
+    def build(self, recipe: PretrainRecipe, train: PairTable, say: Say) -> Student:
+        """See :func:`truepair.methods.student.build_student`; torch's generator is left as that would leave it."""
+        if recipe.text.tokenizer == "train":  # depends on the captions as well
+            return build_student(recipe, train, say)
+        start = (recipe.model, recipe.text, recipe.data.transform, recipe.loop.seed)
+        if self._last is None or self._last[0] != start:
+            self._last = None  # so that there are never three
+            self._last = start, build_student(recipe, train, say), torch.get_rng_state()
+        _, student, random_state = self._last
+        torch.set_rng_state(random_state)
+        return Student(copy.deepcopy(student.model), student.preprocessing)
+
 
 RESULT = "result.json"
+
 DEFINITION = "definition.txt"
 
 _students = StudentMemory()  # of this process

@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 from truepair.tasks.study.table import Cell, Figures
 
 RESAMPLES = 10_000
+
 ENDS = (25, 975)  # per mille
+
 FEWEST = 5  # cells that an interval is given for: of fewer, a bootstrap mostly says how few they are
 
 Array = NDArray[np.float64]

@@ -1,0 +1,234 @@
+"""Lists in JSON: JSON Lines, ALBEF's, Karpathy's and COCO's."""
+
+import json
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from truepair.data.formats.record import (
+    CAPTION_NAMES,
+    IMAGE_NAMES,
+    Reader,
+    Record,
+    Skips,
+    beside,
+    extra_fields,
+    find_column,
+    record_of_entry,
+    split_in_name,
+)
+from truepair.data.source import SourceConfig
+from truepair.errors import DataError
+
+
+def load_json(path: Path) -> Any:
+    """Parse a JSON file.
+
+    Bytes that are not UTF-8 become lone surrogates, and are found when captions are checked.
+
+    Raises:
+        DataError: the file is not JSON.
+    """
+    text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} is not JSON ({error}); repair it, or give its format") from None
+
+
+def list_in(content: Any, name: str, path: Path) -> list[dict[str, Any]]:
+    """The list of objects under a name of a JSON object.
+
+    Raises:
+        DataError: there is no such list.
+    """
+    entries = content.get(name) if isinstance(content, dict) else None
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise DataError(f"{path} has no list of objects under '{name}'; give its format, or repair it")
+    return entries
+
+
+class JsonlReader(Reader):
+    """Reads lines such as ``{"image": "a.jpg", "captions": ["a dog"], "image_id": 7, "split": "train"}``.
+
+    Optional fields: image_id, caption_ids, split, group, family, names. Further scalar fields become text columns.
+    """
+
+    def __init__(self, config: SourceConfig) -> None:
+        self.config = config
+        self.files = [config.path]
+        self.roots = beside(config.path)
+
+    @cached_property
+    def extra(self) -> tuple[str, ...]:
+        """Names of the further fields of all lines."""
+        names: dict[str, None] = {}
+        for where, entry in self._entries():
+            names.update(dict.fromkeys(extra_fields(entry, *self._columns(entry, where))))
+        return tuple(names)
+
+    def records(self, skips: Skips) -> Iterator[Record]:
+        """Read the lines in order.
+
+        Raises:
+            DataError: a line is no JSON object, or has no image or caption field.
+        """
+        for where, entry in self._entries():
+            image_name, caption_name = self._columns(entry, where)
+            yield record_of_entry(entry, where, image_name=image_name, caption_name=caption_name, extra=self.extra)
+
+    def _columns(self, entry: dict[str, Any], where: str) -> tuple[str, str]:
+        return (
+            find_column(entry, self.config.image_column, IMAGE_NAMES, "image", where),
+            find_column(entry, self.config.caption_column, CAPTION_NAMES, "caption", where),
+        )
+
+    def _entries(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        # Bytes that are not UTF-8 become lone surrogates, and are found when captions are checked.
+        with self.config.path.open(encoding="utf-8-sig", errors="surrogateescape") as lines:
+            for number, line in enumerate(lines, 1):
+                where = f"{self.config.path.name} line {number}"
+                if not line.strip():
+                    continue
+                try:
+                    entry = json.loads(line)
+                except (ValueError, RecursionError) as error:
+                    raise DataError(f"{where} is not JSON ({error}); repair or delete it") from None
+                if not isinstance(entry, dict):
+                    raise DataError(f"{where} is not a JSON object but {line.strip():.40}; repair or delete it")
+                yield where, entry
+
+
+class AlbefReader(Reader):
+    """Reads a list of ``{"image": path, "caption": text or list of texts, "image_id": optional}``.
+
+    The files of the ALBEF line repeat an image for each of its captions; ``repeats="merge"`` makes one row of these.
+    """
+
+    def __init__(self, config: SourceConfig) -> None:
+        self.config = config
+        self.files = [config.path]
+        self.roots = beside(config.path)
+
+    def records(self, skips: Skips) -> Iterator[Record]:
+        """Read the entries in order.
+
+        Raises:
+            DataError: the file is no JSON list of objects with an image and a caption.
+        """
+        path = self.config.path
+        entries = load_json(path)
+        if not isinstance(entries, list):
+            raise DataError(
+                f"{path} holds no list but one {type(entries).__name__}; give its format, or wrap it in a list"
+            )
+        for number, entry in enumerate(entries, 1):
+            where = f"{path.name} entry {number}"
+            if not isinstance(entry, dict):
+                raise DataError(f"{where} is not an object but {entry!r:.40}; repair or delete it")
+            yield record_of_entry(
+                entry,
+                where,
+                image_name=find_column(entry, self.config.image_column, IMAGE_NAMES, "image", where),
+                caption_name=find_column(entry, self.config.caption_column, CAPTION_NAMES, "caption", where),
+            )
+
+
+class KarpathyReader(Reader):
+    """Reads ``{"images": [{filename, filepath?, imgid, split, sentids, sentences: [{raw, sentid}]}]}``.
+
+    Image ids are ``imgid``, caption ids ``sentid``. The split "restval" stays a split of its own.
+    """
+
+    def __init__(self, config: SourceConfig) -> None:
+        self.config = config
+        self.files = [config.path]
+        self.roots = beside(config.path)
+
+    def records(self, skips: Skips) -> Iterator[Record]:
+        """Read the images in order.
+
+        Raises:
+            DataError: the file is not in this layout.
+        """
+        path = self.config.path
+        for number, entry in enumerate(list_in(load_json(path), "images", path), 1):
+            yield _record(entry, f"{path.name} image {number}")
+
+
+def _record(entry: dict[str, Any], where: str) -> Record:
+    sentences, name = entry.get("sentences"), entry.get("filename")
+    if not isinstance(name, str) or not isinstance(sentences, list):
+        raise DataError(f"{where} has no filename or no list of sentences; give the right format, or repair it")
+    if not all(isinstance(sentence, dict) for sentence in sentences):
+        raise DataError(f"{where} has a sentence that is no object; repair it")
+    ids = [sentence.get("sentid") for sentence in sentences]
+    path = f"{entry['filepath']}/{name}" if entry.get("filepath") else name
+    return Record(
+        where=where,
+        key=path,
+        image_path=path,
+        captions=[sentence.get("raw") for sentence in sentences],
+        image_id=entry.get("cocoid", entry.get("imgid")),  # COCO's own id is what judgements refer to
+        caption_ids=None if None in ids else ids,
+        split=str(entry.get("split", "train")),
+    )
+
+
+class CocoReader(Reader):
+    """Reads ``{"images": [{id, file_name}], "annotations": [{id, image_id, caption}]}``.
+
+    The split is that of the file name. Images are looked for in the layout of COCO's archives, too: ``val2014`` beside
+    the folder that holds ``captions_val2014.json``.
+    """
+
+    def __init__(self, config: SourceConfig) -> None:
+        self.config = config
+        self.files = [config.path]
+        above, pictures = config.path.parent.parent, config.path.stem.rpartition("_")[2]
+        self.roots = [
+            *beside(config.path),
+            config.path.parent / pictures,
+            above / pictures,
+            above / "images" / pictures,
+        ]
+
+    def records(self, skips: Skips) -> Iterator[Record]:
+        """Read the images in order, each with its annotations.
+
+        Raises:
+            DataError: the file is not in this layout.
+        """
+        path = self.config.path
+        content = load_json(path)
+        images = list_in(content, "images", path)
+        by_image = _annotations(list_in(content, "annotations", path), path)
+        split = split_in_name(path.stem) or "train"
+        for number, image in enumerate(images, 1):
+            where = f"{path.name} image {number}"
+            name, image_id = image.get("file_name"), image.get("id")
+            if not isinstance(name, str) or image_id is None:
+                raise DataError(f"{where} has no file_name or no id; repair it")
+            own = by_image.pop(image_id, [])
+            ids = [annotation.get("id") for annotation in own]
+            yield Record(
+                where=where,
+                key=name,
+                image_path=name,
+                captions=[annotation.get("caption") for annotation in own],
+                image_id=image_id,
+                caption_ids=None if None in ids else ids,
+                split=split,
+            )
+        for image_id, own in by_image.items():
+            skips.part(f"{path.name} image id {image_id}", f"its {len(own)} annotations belong to no image of the file")
+
+
+def _annotations(entries: list[dict[str, Any]], path: Path) -> dict[Any, list[dict[str, Any]]]:
+    by_image: dict[Any, list[dict[str, Any]]] = {}
+    for number, annotation in enumerate(entries, 1):
+        if "caption" not in annotation or "image_id" not in annotation:
+            raise DataError(f"{path.name} annotation {number} has no caption or no image_id; give a captions file")
+        by_image.setdefault(annotation["image_id"], []).append(annotation)
+    return by_image

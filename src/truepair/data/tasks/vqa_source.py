@@ -1,0 +1,250 @@
+"""Questions about images: files, tables, answer lists."""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import torch
+from datasets import Dataset
+from torch import Tensor
+
+from truepair.data.formats.json import list_in, load_json
+from truepair.data.table import PairTable
+from truepair.data.tasks.images import ImagePaths
+from truepair.errors import ConfigError, DataError
+
+
+@dataclass(frozen=True, kw_only=True)
+class VqaSource:
+    """One file of questions, and what belongs to it.
+
+    Attributes:
+        questions: JSON file: the official questions (``v2_OpenEnded_mscoco_train2014_questions.json``), or a list of
+            objects with image, question and answer, as the ALBEF line has them.
+        annotations: JSON file of the official answers; absent where they are unknown, or stand in ``questions``.
+        image_root: folder of the images.
+        image_pattern: path of an image within it, of ``{subtype}`` (data_subtype of the file) and ``{id}``; for the
+            official layout.
+        answer_weight: what the answers of a question weigh together; ALBEF gives those of Visual Genome 0.5.
+    """
+
+    questions: str
+    annotations: str | None = None
+    image_root: str
+    image_pattern: str = "{subtype}/COCO_{subtype}_{id:012d}.jpg"
+    answer_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.answer_weight <= 0:
+            raise ConfigError(f"answer_weight is {self.answer_weight}; give a positive number")
+        try:
+            self.image_pattern.format(subtype="x", id=1)
+        except (KeyError, ValueError, IndexError):
+            raise ConfigError(
+                f"image_pattern is '{self.image_pattern}'; it may hold {{subtype}} and {{id:012d}}"
+            ) from None
+
+
+class Question(NamedTuple):
+    """One question as its source states it; ``answers`` is empty where they are unknown."""
+
+    question_id: int
+    image: int
+    question: str
+    answers: list[str]
+    weight: float
+    answer_type: str
+    question_type: str
+
+
+_SCHEMA = pa.schema(
+    [
+        ("question_id", pa.int64()),
+        ("image", pa.int64()),
+        ("question", pa.string()),
+        ("answers", pa.list_(pa.string())),
+        ("weight", pa.float32()),
+        ("answer_type", pa.string()),
+        ("question_type", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class VqaTable:
+    """Questions and the images they are about.
+
+    Attributes:
+        images: one row a distinct image.
+        questions: columns question_id, image (row of ``images``), question, answers, weight, answer_type and
+            question_type; answers are as people wrote them, types are empty where unknown.
+    """
+
+    images: PairTable
+    questions: Dataset
+
+    def __len__(self) -> int:
+        return len(self.questions)
+
+
+def open_vqa(sources: Sequence[VqaSource]) -> VqaTable:
+    """Open questions; several sources, such as train, val and Visual Genome, become one table.
+
+    Raises:
+        DataError: a file cannot be read as questions or answers, they do not fit each other, or images are missing.
+    """
+    images = ImagePaths(" and ".join(Path(source.questions).name for source in sources) or "an empty list of sources")
+    numbers = itertools.count(1)
+    rows = [row for source in sources for row in _questions(source, images, numbers)]
+    columns = list(zip(*rows, strict=True)) or [()] * len(_SCHEMA)
+    table = pa.table([pa.array(list(c), type=f.type) for c, f in zip(columns, _SCHEMA, strict=True)], schema=_SCHEMA)
+    found = VqaTable(images.table(), Dataset(table))
+    if len(set(table["question_id"].to_pylist())) < len(table):
+        raise DataError(f"{images.what} has a question_id twice; each question needs one of its own")
+    return found
+
+
+def load_answer_list(path: str | Path) -> list[str]:
+    """The answers to choose from: a JSON list of texts.
+
+    Raises:
+        DataError: the file holds no such list, or an answer twice.
+    """
+    answers = load_json(_existing(path))
+    if not isinstance(answers, list) or not answers or not all(isinstance(a, str) and a.strip() for a in answers):
+        raise DataError(f"{path} holds no JSON list of answers; give one text for each answer")
+    if len(set(answers)) < len(answers):
+        raise DataError(f"{path} has an answer twice; each may stand there once")
+    return answers
+
+
+def _questions(source: VqaSource, images: ImagePaths, numbers: Iterator[int]) -> Iterator[Question]:
+    path = _existing(source.questions)
+    content = load_json(path)
+    if isinstance(content, list):
+        if source.annotations is not None:
+            raise DataError(f"{path} is a list with answers of its own; leave annotations out")
+        return _listed(content, source, path, images, numbers)
+    return _official(content, source, path, images)
+
+
+def _official(content: Any, source: VqaSource, path: Path, images: ImagePaths) -> Iterator[Question]:
+    """Questions in the layout of VQA v2."""
+    answers = _annotations(source)
+    subtype = content.get("data_subtype", "") if isinstance(content, dict) else ""
+    root = Path(source.image_root).expanduser()
+    for number, entry in enumerate(list_in(content, "questions", path), 1):
+        where = f"{path.name} question {number}"
+        question_id, image_id = _integer(entry, "question_id", where), _integer(entry, "image_id", where)
+        own = {} if answers is None else answers.pop(question_id, None)
+        if own is None:
+            raise DataError(f"{where} (id {question_id}) has no annotation; are the two files of one split?")
+        yield Question(
+            question_id,
+            images.add(root, source.image_pattern.format(subtype=subtype, id=image_id)),
+            _text(entry, "question", where),
+            own.get("answers", []),
+            source.answer_weight,
+            own.get("answer_type", ""),
+            own.get("question_type", ""),
+        )
+    if answers:
+        raise DataError(f"{len(answers)} annotations answer no question of {path.name}; are the files of one split?")
+
+
+def _annotations(source: VqaSource) -> dict[int, dict[str, Any]] | None:
+    """Answers and types by question id; None where no file is named."""
+    if source.annotations is None:
+        return None
+    path = _existing(source.annotations)
+    found = {}
+    for number, entry in enumerate(list_in(load_json(path), "annotations", path), 1):
+        where = f"{path.name} annotation {number}"
+        given = entry.get("answers")
+        if not isinstance(given, list) or not given or not all(isinstance(answer, dict) for answer in given):
+            raise DataError(f"{where} has no list of answers; repair it")
+        found[_integer(entry, "question_id", where)] = {
+            "answers": [_text(answer, "answer", where) for answer in given],
+            "answer_type": str(entry.get("answer_type", "")),
+            "question_type": str(entry.get("question_type", "")),
+        }
+    return found
+
+
+def _listed(
+    entries: list[Any], source: VqaSource, path: Path, images: ImagePaths, numbers: Iterator[int]
+) -> Iterator[Question]:
+    """Questions in the lists of the ALBEF line; those without an id are numbered downwards from -1."""
+    root = Path(source.image_root).expanduser()
+    for number, entry in enumerate(entries, 1):
+        where = f"{path.name} entry {number}"
+        if not isinstance(entry, dict):
+            raise DataError(f"{where} is not an object but {entry!r:.40}; repair or delete it")
+        answer = entry.get("answer", [])
+        answers = [answer] if isinstance(answer, str) else answer
+        if not isinstance(answers, list) or not all(isinstance(each, str) for each in answers):
+            raise DataError(f"{where}: answer is neither a text nor a list of texts; repair it")
+        question_id = _integer(entry, "question_id", where) if "question_id" in entry else -next(numbers)
+        image = images.add(root, _text(entry, "image", where))
+        yield Question(question_id, image, _text(entry, "question", where), answers, source.answer_weight, "", "")
+
+
+def _existing(path: str | Path) -> Path:
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise DataError(f"there is no file {file}; check the path")
+    return file
+
+
+def _integer(entry: dict[str, Any], name: str, where: str) -> int:
+    value = entry.get(name)
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise DataError(f"{where}: {name} is not an integer but {value!r:.40}; repair it")
+    return value
+
+
+def _text(entry: dict[str, Any], name: str, where: str) -> str:
+    value = entry.get(name)
+    if not isinstance(value, str) or not value.strip():
+        raise DataError(f"{where}: {name} is not a text but {value!r:.40}; repair it")
+    return value
+
+
+class AnswerVocabulary:
+    """A part of a tokenizer's vocabulary. A decoder over it alone is many times smaller and faster.
+
+    Args:
+        tokens: V tokens of the tokenizer, the padding first; a token's new number is its place.
+    """
+
+    def __init__(self, tokens: Sequence[int]) -> None:
+        self.tokens = list(tokens)
+        self._places = torch.full((max(tokens) + 1,), -1)
+        self._places[torch.tensor(self.tokens)] = torch.arange(len(self.tokens))
+
+    @classmethod
+    def of_answers(cls, input_ids: Tensor, attention_mask: Tensor, padding: int) -> "AnswerVocabulary":
+        """The tokens of some answers.
+
+        Args:
+            input_ids: tokens of the answers, start and end included, int64 [A, T].
+            attention_mask: 1 for tokens and 0 for padding, [A, T].
+            padding: the padding token.
+        """
+        used = input_ids[attention_mask.bool()].unique().tolist()
+        return cls([padding, *(token for token in used if token != padding)])
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def places(self, input_ids: Tensor) -> Tensor:
+        """Numbers of some tokens here, int64 of the same shape; -1 for those that are not part of it."""
+        places = self._places.to(input_ids.device)
+        return torch.where(input_ids < len(places), places[input_ids.clamp(max=len(places) - 1)], -1)
+
+    def known(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Whether all tokens of an answer [A, T] are part of it, bool [A]."""
+        return ((self.places(input_ids) >= 0) | ~attention_mask.bool()).all(dim=1)

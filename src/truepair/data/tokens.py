@@ -1,0 +1,155 @@
+"""Captions to token ids: with any tokenizer of transformers, or a WordPiece trained on the captions at hand."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from torch import Tensor
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from truepair.errors import ConfigError, DataError
+
+_SPECIAL = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
+
+_PREFIX = "##"
+
+# Stand-ins for characters inside a word come from here, a private area of Unicode.
+_PRIVATE = 0xF0000
+
+
+def load_tokenizer(name_or_folder: str | Path) -> PreTrainedTokenizerBase:
+    """Load a tokenizer from a folder, or by its name on the hub.
+
+    Raises:
+        ConfigError: there is no such tokenizer, or it cannot be reached.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(str(name_or_folder), trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ConfigError(
+            f"no tokenizer at '{name_or_folder}': give a folder written by save_pretrained or a hub name ({reason})"
+        ) from None
+
+
+def train_wordpiece(
+    captions: Iterable[str], vocab_size: int = 8192, *, min_frequency: int = 2, lowercase: bool = True
+) -> PreTrainedTokenizerFast:
+    """Train a BERT-style WordPiece tokenizer on captions; the same captions give the same tokenizer, in any order.
+
+    Token ids: [PAD] 0, [UNK] 1, [CLS] 2, [SEP] 3, [MASK] 4, then the characters, then the merged pieces.
+
+    Args:
+        captions: the corpus; take the training split alone.
+        vocab_size: most entries of the vocabulary, special tokens included; all characters are kept even so.
+        min_frequency: two pieces that meet less often are not merged.
+        lowercase: lower-case and strip accents, as bert-base-uncased does.
+
+    Raises:
+        ConfigError: ``vocab_size`` leaves no room beside the special tokens.
+        DataError: the corpus has no text.
+    """
+    if vocab_size <= len(_SPECIAL):
+        raise ConfigError(f"vocab_size is {vocab_size}; give more than the {len(_SPECIAL)} special tokens")
+    normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+    splitter = pre_tokenizers.BertPreTokenizer()
+    words = Counter(word for text in captions for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text)))
+    if not words:
+        raise DataError("no caption to train a tokenizer on; check the split")
+    pieces = [*_SPECIAL.values(), *_train_pieces(words, vocab_size - len(_SPECIAL), min_frequency)]
+    vocabulary = {piece: number for number, piece in enumerate(pieces)}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token=_SPECIAL["unk"]))
+    tokenizer.normalizer = normalizer
+    tokenizer.pre_tokenizer = splitter
+    tokenizer.decoder = decoders.WordPiece(prefix=_PREFIX)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[(_SPECIAL[name], vocabulary[_SPECIAL[name]]) for name in ("cls", "sep")],
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, **{f"{name}_token": token for name, token in _SPECIAL.items()}
+    )
+
+
+def encode_captions(
+    tokenizer: PreTrainedTokenizerBase, captions: Sequence[str], *, max_length: int, add_sep: bool = True
+) -> tuple[Tensor, Tensor]:
+    """Tokenize captions and pad them on the right to the longest.
+
+    Args:
+        tokenizer: its start token ([CLS], or BOS) comes first, if it has one.
+        captions: B texts.
+        max_length: most tokens, special tokens included.
+        add_sep: add the end token ([SEP], or EOS).
+
+    Returns:
+        input_ids and attention_mask, both int64 [B, L].
+
+    Raises:
+        ConfigError: the tokenizer lacks a padding or end token, or ``max_length`` leaves no room for text.
+    """
+    return padded(caption_tokens(tokenizer, captions, max_length=max_length, add_sep=add_sep), tokenizer.pad_token_id)
+
+
+def caption_tokens(
+    tokenizer: PreTrainedTokenizerBase, captions: Sequence[str], *, max_length: int, add_sep: bool = True
+) -> list[list[int]]:
+    """The token ids of each caption, as :func:`encode_captions` pads them.
+
+    Raises:
+        ConfigError: as there.
+    """
+    start, end = (
+        _first(tokenizer.cls_token_id, tokenizer.bos_token_id),
+        _first(tokenizer.sep_token_id, tokenizer.eos_token_id),
+    )
+    if tokenizer.pad_token_id is None or (add_sep and end is None):
+        raise ConfigError("the tokenizer has no padding or no end token; set pad_token, or use add_sep=False")
+    before = [] if start is None else [start]
+    after = [end] if add_sep and end is not None else []
+    room = max_length - len(before) - len(after)
+    if room < 1:
+        raise ConfigError(f"max_length is {max_length}; give at least {max_length - room + 1}")
+    texts = tokenizer(list(captions), add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
+    return [[*before, *text[:room], *after] for text in texts]
+
+
+def padded(rows: Sequence[Sequence[int]], padding: int) -> tuple[Tensor, Tensor]:
+    """Token ids of B captions, padded on the right to the longest: input_ids and attention_mask, both int64 [B, L]."""
+    fill = [padding] * max(map(len, rows))
+    lengths = torch.tensor([len(row) for row in rows])  # [B]
+    input_ids = torch.tensor([[*row, *fill[len(row) :]] for row in rows], dtype=torch.int64)  # [B, L]
+    attention_mask = (torch.arange(input_ids.shape[1]) < lengths[:, None]).long()  # [B, L]
+    return input_ids, attention_mask
+
+
+def _train_pieces(words: Mapping[str, int], size: int, min_frequency: int) -> list[str]:
+    """Pieces of the vocabulary, in order of their ids.
+
+    The library's WordPiece trainer numbers the ``##`` pieces in the order of a hash map that differs from process to
+    process, and equal counts are settled by number. Its BPE trainer sorts its alphabet. So characters inside a word are
+    written as characters of their own, BPE is trained on that, and the pieces are written back.
+    """
+    characters = sorted({character for word in words for character in word[1:]})
+    inner = {ord(character): chr(_PRIVATE + number) for number, character in enumerate(characters)}
+    outer = {ord(stand_in): chr(code) for code, stand_in in inner.items()}
+
+    def _corpus() -> Iterator[list[str]]:
+        for word, count in words.items():
+            yield [word[0] + word[1:].translate(inner)] * count
+
+    bpe = Tokenizer(models.BPE())
+    trainer = trainers.BpeTrainer(vocab_size=size, min_frequency=min_frequency, show_progress=False)
+    bpe.train_from_iterator(_corpus(), trainer)
+    vocabulary = bpe.get_vocab()
+    return [
+        (_PREFIX if ord(piece[0]) in outer else "") + piece.translate(outer)
+        for piece in sorted(vocabulary, key=vocabulary.__getitem__)
+    ]
+
+
+def _first(*ids: int | None) -> int | None:
+    return next((number for number in ids if number is not None), None)

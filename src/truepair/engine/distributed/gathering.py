@@ -1,0 +1,113 @@
+"""What ranks exchange in a step: tensors with their gradients, batches, and sums."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, cast
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+
+from truepair.data.pairs import PairBatch
+from truepair.sampling.ranks import Ranks
+
+
+def gather(tensor: Tensor) -> Tensor:
+    """Concatenate a tensor of every rank, in the order of the ranks; each gets the gradient of its part from all.
+
+    Args:
+        tensor: Of the same shape on all ranks [b, ...].
+
+    Returns:
+        [ranks * b, ...]; the tensor itself on one rank.
+    """
+    if Ranks.current().count == 1:
+        return tensor
+    return cast(Tensor, _Gather.apply(tensor))
+
+
+def gather_padded(tensor: Tensor) -> Tensor:
+    """The same of tensors [b, L, ...] whose lengths L differ; filled with zeros to the longest."""
+    if Ranks.current().count == 1:
+        return tensor
+    longest = torch.tensor(tensor.shape[1], device=tensor.device)
+    dist.all_reduce(longest, dist.ReduceOp.MAX)
+    missing = int(longest) - tensor.shape[1]
+    return gather(F.pad(tensor, (0, 0) * (tensor.dim() - 2) + (0, missing)))
+
+
+def gather_batch(batch: PairBatch, *, pixels: bool = False) -> PairBatch:
+    """The pairs of all ranks.
+
+    Args:
+        batch: This rank's pairs.
+        pixels: Bring the images too; only a judge that reads them needs them.
+
+    Returns:
+        All pairs; the batch itself on one rank.
+    """
+    if Ranks.current().count == 1:
+        return batch
+    texts: list[Any] = [None] * Ranks.current().count
+    dist.all_gather_object(texts, (batch.captions, batch.reasons))
+    return replace(
+        batch,
+        pixel_values=gather(batch.pixel_values) if pixels and batch.pixel_values is not None else None,
+        input_ids=gather_padded(batch.input_ids),
+        attention_mask=gather_padded(batch.attention_mask),
+        index=gather(batch.index),
+        source_index=gather(batch.source_index),
+        image_id=gather(batch.image_id),
+        caption_id=gather(batch.caption_id),
+        caption_key=gather(batch.caption_key),
+        captions=[caption for captions, _ in texts for caption in captions],
+        reasons=[reason for _, reasons in texts for reason in reasons],
+    )
+
+
+def total(values: dict[str, float]) -> dict[str, float]:
+    """Sum figures of the same names over all ranks."""
+    if Ranks.current().count == 1:
+        return values
+    parts: list[Any] = [None] * Ranks.current().count
+    dist.all_gather_object(parts, values)
+    return {name: sum(part[name] for part in parts) for name in values}
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(context: Any, tensor: Tensor) -> Tensor:
+        """All parts, in the order of the ranks."""
+        context.rows = len(tensor)
+        parts = [torch.empty_like(tensor) for _ in range(Ranks.current().count)]
+        dist.all_gather(parts, tensor.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> Tensor:
+        """This rank's part of the gradients that all ranks have of it."""
+        (gradient,) = gradients
+        gradient = gradient.clone(memory_format=torch.contiguous_format)  # autograd may use it elsewhere too
+        dist.all_reduce(gradient)
+        start = Ranks.current().rank * context.rows
+        return gradient[start : start + context.rows]
+
+
+def sum_over_ranks(values: Mapping[str, float], device: torch.device) -> dict[str, float]:
+    """Add up the numbers of all ranks, which all call this together with the same names.
+
+    Args:
+        values: this rank's numbers.
+        device: where the process group wants tensors.
+    """
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return dict(values)
+    sent = torch.tensor(list(values.values()), dtype=sum_dtype(device), device=device)
+    dist.all_reduce(sent)
+    return dict(zip(values, sent.tolist(), strict=True))
+
+
+def sum_dtype(device: torch.device) -> torch.dtype:
+    """What long sums are kept in: float64, which Apple's MPS does not know."""
+    return torch.float32 if device.type == "mps" else torch.float64

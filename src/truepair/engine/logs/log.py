@@ -1,0 +1,167 @@
+"""Where a run's figures go: its log, a log of what differs between machines, and trackers."""
+
+import contextlib
+import importlib.util
+import json
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from accelerate import Accelerator
+
+from truepair.errors import CheckpointError, ConfigError
+
+
+class RunLog:
+    """Append-only JSONL log of a run.
+
+    A resumed run first forgets what was written after the checkpoint it starts from, so that the file reads as if the
+    run had never been interrupted.
+
+    Args:
+        path: the file, created with its folder when missing.
+        enabled: write at all; on for one rank of a run.
+    """
+
+    def __init__(self, path: Path, *, enabled: bool = True) -> None:
+        self.path = path
+        self.enabled = enabled
+        if enabled:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("a", encoding="utf-8")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def write(self, kind: str, step: int, **values: Any) -> None:
+        """Write one record: what it is (``kind``), the number of finished steps, and any JSON values.
+
+        Raises:
+            CheckpointError: the disk is full, say.
+        """
+        if not self.enabled:
+            return
+        try:
+            self._file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise _unwritable(self.path, error) from error
+
+    def rewind(self, step: int) -> None:
+        """Forget every record of a step later than ``step``, and a half-written last line."""
+        if not self.enabled:
+            return
+        kept = [record for record in read_log(self.path) if record["step"] <= step]
+        self._file.close()
+        aside = self.path.with_suffix(".tmp")
+        try:
+            aside.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
+            aside.replace(self.path)
+            self._file = self.path.open("a", encoding="utf-8")
+        except OSError as error:
+            raise _unwritable(self.path, error) from error
+
+    def sync(self) -> None:
+        """Bring what was written to the disk."""
+        if self.enabled:
+            os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Close the file."""
+        if self.enabled:
+            with contextlib.suppress(OSError):  # what could not be flushed has been reported
+                self._file.close()
+
+
+def _unwritable(path: Path, error: OSError) -> CheckpointError:
+    return CheckpointError(
+        f"could not write {path}: {error.strerror or error}; free some space and run the same command again"
+    )
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """Read the records of a log; a last line cut short by a crash is left out."""
+    if not path.exists():
+        return []
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        if line.endswith("\n"):
+            records.append(json.loads(line))
+    return records
+
+
+class RunRecords:
+    """``log.jsonl``, which two equal runs have alike byte by byte, ``timing.jsonl``, and the trackers.
+
+    Trackers cannot forget: after a crash they hold the steps since the last checkpoint twice.
+
+    Args:
+        folder: the run folder.
+        accelerator: holds the trackers; its first process writes.
+    """
+
+    def __init__(self, folder: Path, accelerator: Accelerator) -> None:
+        self.folder = folder
+        self.accelerator = accelerator
+        main = accelerator.is_main_process
+        self._log = RunLog(folder / "log.jsonl", enabled=main)
+        self._timing = RunLog(folder / "timing.jsonl", enabled=main)
+
+    def __enter__(self) -> Self:
+        if self.accelerator.log_with:
+            self.accelerator.init_trackers(self.folder.name)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._log.close()
+        self._timing.close()
+        for tracker in self.accelerator.trackers:
+            tracker.finish()
+
+    def write(self, kind: str, step: int, **values: Any) -> None:
+        """Write a record that depends on nothing but the run."""
+        self._log.write(kind, step, **values)
+        self._track(kind, step, values)
+
+    def write_timing(self, step: int, values: dict[str, float]) -> None:
+        """Write a record of speed, waiting and memory."""
+        self._timing.write("step", step, **values)
+        self._track("timing", step, values)
+
+    def rewind(self, step: int) -> None:
+        """Forget what was written after a step."""
+        self._log.rewind(step)
+        self._timing.rewind(step)
+
+    def sync(self) -> None:
+        """Bring what was written to the disk, before a checkpoint that relies on it."""
+        self._log.sync()
+        self._timing.sync()
+
+    def validations(self) -> dict[int, dict[str, Any]]:
+        """The validation figures so far, by step."""
+        return {record["step"]: record for record in read_log(self._log.path) if record["kind"] == "validation"}
+
+    def _track(self, kind: str, step: int, values: dict[str, Any]) -> None:
+        if self.accelerator.trackers:
+            self.accelerator.log({f"{kind}/{name}": value for name, value in values.items()}, step=step)
+
+
+def require_trackers(names: list[str]) -> None:
+    """Check that trackers are installed.
+
+    Raises:
+        ConfigError: one is not; accelerate would leave it out without a word.
+    """
+    for name in names:
+        packages = {"tensorboard": ("tensorboard", "tensorboardX")}.get(name, (name,))
+        if not any(importlib.util.find_spec(package) for package in packages):
+            raise ConfigError(
+                f"loop.trackers names {name}, which is not installed; pip install {name}, or leave it out"
+            )

@@ -1,0 +1,78 @@
+"""SIGTERM and SIGINT: a request that the loop serves at the end of a step."""
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+from types import FrameType, TracebackType
+from typing import Any, Self, TypeVar
+
+Answer = TypeVar("Answer")
+
+CAUGHT = (signal.SIGTERM, signal.SIGINT)
+
+
+class RunStopped(SystemExit):
+    """A run was stopped by a signal, after its checkpoint; the exit status is 128 and the signal's number."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(128 + number)
+
+
+class _InterruptedError(BaseException):
+    """Leaves what must not wait for the end of a step; a BaseException, so that nobody takes it for a failure."""
+
+
+class StopSignals:
+    """Catches SIGTERM and SIGINT while it is entered; the second signal ends the process at once.
+
+    In a thread other than the main one Python cannot set handlers, and nothing is caught.
+
+    Attributes:
+        number: the signal that was caught; 0 if none.
+    """
+
+    def __init__(self) -> None:
+        self.number = 0
+        self._interruptible = False
+        self._former: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            self._former = {number: signal.signal(number, self._handle) for number in CAUGHT}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, former in self._former.items():
+            signal.signal(number, former)
+
+    def interruptibly(self, task: Callable[[], Answer]) -> Answer | None:
+        """Call what must not hold up a stop, and return its answer; None if a signal came before or during it."""
+        try:
+            self._interruptible = True
+            answer = None if self.number else task()
+            self._interruptible = False
+            return answer
+        except _InterruptedError:
+            return None
+        finally:
+            self._interruptible = False
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.number:
+            os._exit(128 + number)
+        self.number = number
+        if self._interruptible:
+            raise _InterruptedError
+
+
+def ignore_stop_signals(worker: int) -> None:
+    """Let a loading process outlive a signal to the whole process group; it ends with the main process.
+
+    Args:
+        worker: number of the process; a DataLoader's ``worker_init_fn`` gets it.
+    """
+    for number in CAUGHT:
+        signal.signal(number, signal.SIG_IGN)

@@ -1,0 +1,130 @@
+"""The contract between what is trained and the loop that trains it."""
+
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, Self
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+
+class Moment(NamedTuple):
+    """Where a run stands when a step begins.
+
+    Attributes:
+        epoch: Epoch, counted from 0.
+        step: Finished optimizer steps.
+        total_steps: Optimizer steps of the whole run.
+        steps_per_epoch: Optimizer steps of an epoch.
+        logged: Whether figures of this step go to the log, so that costly ones are worth computing.
+    """
+
+    epoch: int
+    step: int
+    total_steps: int
+    steps_per_epoch: int
+    logged: bool = False
+
+    @property
+    def progress(self) -> float:
+        """Share of the run that is done, 0 to 1."""
+        return self.step / self.total_steps
+
+
+class StepOutput(NamedTuple):
+    """What a step hands to the loop.
+
+    Attributes:
+        losses: Scalars: ``loss`` (to be minimised), its parts, and whatever else is worth a line in the log.
+        image_feature: L2-normalised image features of this rank's pairs, for the sampler's queue [B, E]; None where a
+            step computes none (grouped sampling needs them).
+        text_feature: Text features of the same pairs [B, E].
+    """
+
+    losses: dict[str, Tensor]
+    image_feature: Tensor | None = None  # [B, E]
+    text_feature: Tensor | None = None  # [B, E]
+
+
+class TrainingBatch(Protocol):
+    """What the loop reads of a batch: a dataclass such as ``PairBatch``."""
+
+    @property
+    def index(self) -> Tensor:
+        """Rows that were asked for, int64 [B]."""
+        ...
+
+    @property
+    def source_index(self) -> Tensor:
+        """Rows that were delivered, int64 [B]; another one where a sample could not be read."""
+        ...
+
+    @property
+    def reasons(self) -> list[str]:
+        """Why a row was substituted, or empty [B]."""
+        ...
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Self:
+        """The same batch on a device."""
+        ...
+
+
+class TrainingStep(nn.Module):
+    """The losses of a batch, and all that a run must keep beside the weights of the model.
+
+    A subclass writes :meth:`forward`. The other methods do nothing here; the loop calls them on every rank, in the
+    order: forward, backward, optimizer step, ``after_update``, and once an epoch ``epoch_figures``.
+
+    What randomness a step needs it draws from the global generator, which the loop seeds by (seed, step, rank), or from
+    keys of the samples; so nothing of it has to be saved.
+
+    Args:
+        model: What is trained and saved with ``save_pretrained``. Modules that are assigned to the step beside it
+            (a momentum encoder, a judge) are the step's own to save.
+    """
+
+    micro_batch: int = 0
+    """Pairs whose activations a step holds at once; 0 where a step takes the batch as a whole."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Any, moment: Moment) -> StepOutput:
+        """Compute the losses of a batch on its device.
+
+        Args:
+            batch: What the run's collator made.
+            moment: Where the run stands.
+        """
+        raise NotImplementedError
+
+    def after_update(self, moment: Moment) -> None:
+        """Follow the weights after an optimizer step: clamp the temperature, move a momentum encoder.
+
+        Args:
+            moment: The same as in the forward pass of this step.
+        """
+
+    def begin(self) -> None:
+        """Prepare a run that starts from its first step; one that goes on has :meth:`load_state` called instead."""
+
+    def save_state(self, folder: Path) -> None:
+        """Write what a resumed run needs beside the model (momentum encoder, queues, verdicts) into a checkpoint.
+
+        All ranks call it together, with a folder that all of them see; what is the same on all ranks is written by the
+        first alone (``Ranks.current().rank == 0``).
+        """
+
+    def load_state(self, folder: Path) -> None:
+        """Read what :meth:`save_state` wrote; all ranks call it, after the weights of the model were loaded."""
+
+    def epoch_figures(self, epoch: int) -> dict[str, float]:
+        """Return the figures of the epoch that has just ended, for the log, and start counting anew.
+
+        Figures that every rank has its share of are to be reduced here: all ranks call this together.
+        """
+        return {}
+
+    def close(self) -> None:
+        """Let go of open files; called once, when the loop ends for whatever reason."""

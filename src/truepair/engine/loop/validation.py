@@ -1,0 +1,89 @@
+"""Evaluation between epochs, and the model that a run leaves: the last, or the best."""
+
+from collections.abc import Callable
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from truepair.engine.logs.log import RunRecords
+from truepair.engine.logs.progress import RunProgress
+from truepair.engine.loop.signals import StopSignals
+from truepair.errors import ConfigError
+
+Evaluator = Callable[[PreTrainedModel], dict[str, float]]
+
+
+class Validation:
+    """Evaluates the model at the end of epochs, on one process.
+
+    The log tells what has been evaluated, so that a run that was stopped in an evaluation starts it again.
+
+    Args:
+        evaluator: returns the figures of a model; None for no evaluation.
+        every: epochs between two evaluations; 0 for never.
+        epochs: epochs of the run.
+        best_figure: the figure whose highest value names the best checkpoint; empty for none.
+    """
+
+    def __init__(self, evaluator: Evaluator | None, *, every: int, epochs: int, best_figure: str) -> None:
+        self.evaluator = evaluator
+        self.every = every
+        self.epochs = epochs
+        self.best_figure = best_figure
+        self._scores: dict[int, float] = {}
+
+    def missing(self) -> list[str]:
+        """A line if the best model is asked for, and nothing says which one it is."""
+        if not self.best_figure or (self.evaluator is not None and self.every):
+            return []
+        return [
+            f"loop.best_figure is '{self.best_figure}', but nothing is evaluated (no validation split, or "
+            "loop.evaluate_every is 0); the last model is kept"
+        ]
+
+    def due(self, epoch: int) -> bool:
+        """Whether an epoch ends with an evaluation; the last one does, unless there is none at all."""
+        if self.evaluator is None or not self.every:
+            return False
+        return (epoch + 1) % self.every == 0 or epoch + 1 == self.epochs
+
+    def run(
+        self,
+        model: PreTrainedModel,
+        step: int,
+        epoch: int,
+        records: RunRecords,
+        progress: RunProgress,
+        signals: StopSignals,
+    ) -> None:
+        """Evaluate, unless it has been done; a signal breaks it off, and it is done when the run goes on."""
+        if self.evaluator is None or step in self._scores:
+            return
+        evaluate = self.evaluator
+        figures = signals.interruptibly(lambda: evaluate(model))
+        if figures is None:
+            return
+        self._scores[step] = self._score(figures)
+        records.write("validation", step, epoch=epoch, **figures)
+        shown = {name: value for name, value in figures.items() if name.endswith("r@1") and "naive" not in name}
+        text = ", ".join(f"{name.replace('_r@1', ' R@1')} {value:.1%}" for name, value in (shown or figures).items())
+        progress.say(f"epoch {epoch + 1} of {self.epochs}: validation {text}")
+
+    def recall(self, records: dict[int, dict[str, Any]]) -> None:
+        """Take in what was evaluated before the run was stopped."""
+        self._scores = {step: self._score(figures) for step, figures in records.items()}
+
+    @property
+    def best_step(self) -> int | None:
+        """The step with the highest ``best_figure``, the first of equals; None without one."""
+        if not self.best_figure or not self._scores:
+            return None
+        return max(sorted(self._scores), key=self._scores.__getitem__)
+
+    def _score(self, figures: dict[str, Any]) -> float:
+        if not self.best_figure:
+            return 0.0
+        if self.best_figure not in figures:
+            names = ", ".join(name for name in figures if name not in ("kind", "step", "epoch"))
+            raise ConfigError(f"loop.best_figure is '{self.best_figure}', which is not evaluated; give one of {names}")
+        return float(figures[self.best_figure])

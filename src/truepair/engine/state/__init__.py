@@ -1,0 +1,1 @@
+"""Checkpoints and what is in them."""

@@ -1,0 +1,279 @@
+"""Checkpoints that are either whole or not there: written aside, synced, hashed, renamed."""
+
+import hashlib
+import json
+import os
+import pickle
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+
+from truepair.engine.distributed.sharding import spread_like
+from truepair.errors import CheckpointError, ConfigError
+
+MANIFEST = "manifest.json"
+
+STATE = "state.json"
+
+
+class CheckpointStore:
+    """The checkpoints of one run: ``step-00001200/`` folders, the newest ``keep`` of them and the best one.
+
+    A checkpoint is a folder with the model and tokenizer (as ``save_pretrained`` writes them), ``optimizer.pt``
+    (tensors, read with ``weights_only``), what the training step and the sampler keep, ``state.json`` and
+    ``manifest.json`` (SHA-256 of every file, written last).
+
+    Args:
+        folder: where the checkpoints lie; all ranks see it.
+        keep: how many of the newest to keep.
+        main: whether this rank makes and prunes folders; one rank does.
+        meet: waits until all ranks have called it.
+    """
+
+    def __init__(
+        self, folder: Path, keep: int = 2, *, main: bool = True, meet: Callable[[], None] = lambda: None
+    ) -> None:
+        self.folder = folder
+        self.keep = keep
+        self.main = main
+        self.meet = meet
+        self.best: int | None = None
+
+    def save(self, step: int, write: Callable[[Path], None], state: dict[str, Any]) -> Path:
+        """Write the checkpoint of a step; all ranks call this together.
+
+        Args:
+            step: finished optimizer steps.
+            write: writes this rank's files into the folder it is given.
+            state: JSON values to keep beside them.
+
+        Returns:
+            The finished folder.
+
+        Raises:
+            CheckpointError: the disk is full, say. Earlier checkpoints stay as they are.
+        """
+        final = self.path(step)
+        aside = self.folder / f".{final.name}.partial"
+        with _one_line_errors(final, aside):
+            if self.main:
+                self._clear_leftovers()
+                aside.mkdir(parents=True)
+            self.meet()
+            write(aside)
+            self.meet()
+            if self.main:
+                (aside / STATE).write_text(json.dumps({"step": step, **state}, indent=1), encoding="utf-8")
+                _seal(aside)
+                _move(aside, final)
+                self._remove_damaged(step)
+        self.prune()
+        self.meet()
+        return final
+
+    def prune(self) -> None:
+        """Remove all but the newest checkpoints and the ``best`` one."""
+        if not self.main:
+            return
+        for old in self._folders()[: -self.keep]:
+            if _step_of(old) != self.best:
+                _remove(old)
+
+    def newest(self, on_damage: Callable[[str], None]) -> tuple[Path, dict[str, Any]] | None:
+        """Find the newest whole checkpoint and its state; name each damaged one to ``on_damage`` and pass over it.
+
+        Raises:
+            CheckpointError: there are checkpoints, but no whole one; to start anew would wipe the run's log.
+        """
+        folders = self._folders()
+        for folder in reversed(folders):
+            fault = find_fault(folder)
+            if fault is None:
+                state: dict[str, Any] = json.loads((folder / STATE).read_text(encoding="utf-8"))
+                return folder, state
+            before = "; going back to the one before it" if folder != folders[0] else ""
+            on_damage(f"checkpoint {folder} is damaged ({fault}){before}")
+        if folders:
+            raise CheckpointError(f"no checkpoint in {self.folder} is whole; remove that folder to start anew")
+        return None
+
+    def path(self, step: int) -> Path:
+        """The folder of a step's checkpoint."""
+        return self.folder / f"step-{step:08d}"
+
+    def _folders(self) -> list[Path]:
+        return sorted(self.folder.glob("step-*"))
+
+    def _remove_damaged(self, step: int) -> None:
+        """Remove checkpoints of later steps: the run went back behind them because they are damaged.
+
+        Pruning would take them for the newest, and a new one for an old one.
+        """
+        for later in self._folders():
+            if _step_of(later) > step:
+                _remove(later)
+
+    def _clear_leftovers(self) -> None:
+        """Remove what a process that was killed left half-written or half-removed."""
+        for leftover in self.folder.glob(".step-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def write_folder(final: Path, write: Callable[[Path], None]) -> None:
+    """Write a folder that is either whole or not there, or still the former one.
+
+    Raises:
+        CheckpointError: the disk is full, say.
+    """
+    aside = final.with_name(f".{final.name}.partial")
+    shutil.rmtree(aside, ignore_errors=True)
+    with _one_line_errors(final, aside):
+        aside.mkdir(parents=True)
+        write(aside)
+        for path in aside.rglob("*"):
+            _sync(path)
+        _move(aside, final)
+
+
+@contextmanager
+def _one_line_errors(final: Path, aside: Path) -> Iterator[None]:
+    """Turn what the disk refuses into one line, and remove what was half-written."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise CheckpointError(
+            f"could not write {final}: {getattr(error, 'strerror', None) or error}; free some space and run the same "
+            "command again, earlier checkpoints are untouched"
+        ) from error
+
+
+def _move(aside: Path, final: Path) -> None:
+    shutil.rmtree(final, ignore_errors=True)
+    aside.rename(final)
+    _sync(final.parent)
+
+
+def _step_of(folder: Path) -> int:
+    return int(folder.name.removeprefix("step-"))
+
+
+def _remove(folder: Path) -> None:
+    """Remove a checkpoint; under its name it is whole until it is gone."""
+    aside = folder.with_name(f".{folder.name}.removed")
+    folder.rename(aside)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def find_fault(folder: Path) -> str | None:
+    """Return what is wrong with a checkpoint folder, or None when every file matches the manifest."""
+    try:
+        manifest: dict[str, str] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return "no readable manifest"
+    for name, digest in manifest.items():
+        path = folder / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if _sha256(path) != digest:
+            return f"{name} does not match its hash"
+    try:
+        json.loads((folder / STATE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return f"{STATE} cannot be read"
+    return None
+
+
+def save_optimizer(optimizer: dict[str, Any], folder: Path, scaler: torch.amp.GradScaler | None = None) -> None:
+    """Write the state of the optimizer, of whole tensors, and of the loss scaler of fp16, into a checkpoint folder.
+
+    Raises:
+        OSError: the disk is full, say.
+    """
+    state = {"optimizer": optimizer, "scaler": None if scaler is None else scaler.state_dict()}
+    with (folder / "optimizer.pt").open("wb") as file:
+        try:
+            torch.save(state, file)
+        except RuntimeError as error:  # what torch makes of an OSError
+            raise OSError(f"optimizer.pt: {error.__cause__ or error.__context__ or error}") from error
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, folder: Path, scaler: torch.amp.GradScaler | None = None) -> None:
+    """Read the state back, but not learning rates and decay: a run may go on with others, after it has diverged, say.
+
+    Only tensors and plain values are ever unpickled.
+
+    Raises:
+        CheckpointError: the state belongs to other parameters, or holds anything but tensors and plain values.
+    """
+    settings = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
+    try:
+        state = torch.load(folder / "optimizer.pt", weights_only=True, map_location="cpu")
+        optimizer.load_state_dict(_spread(state["optimizer"], optimizer))
+    except ValueError as error:
+        raise CheckpointError(
+            f"{folder} was written by a run with other trainable parameters; give another run folder"
+        ) from error
+    except (pickle.UnpicklingError, RuntimeError, KeyError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"{folder / 'optimizer.pt'} was not written by truepair ({reason}); remove it") from error
+    for group, own in zip(optimizer.param_groups, settings, strict=True):
+        group.update(own)
+    if scaler is not None and state["scaler"] is not None:
+        scaler.load_state_dict(state["scaler"])
+
+
+def _spread(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """A whole state, of which this process keeps its part where the parameters are spread."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    own = {
+        number: {name: spread_like(parameters[number], value) for name, value in values.items()}
+        for number, values in state["state"].items()
+        if number < len(parameters)
+    }
+    return state | {"state": own}
+
+
+def require_same_plan(run_folder: Path, then: dict[str, Any], now: dict[str, Any]) -> None:
+    """Refuse to go on with a run whose plan was another one.
+
+    Raises:
+        ConfigError: something differs.
+    """
+    changed = [f"{name} was {then.get(name)}, is {value}" for name, value in now.items() if then.get(name) != value]
+    if changed:
+        raise ConfigError(
+            f"{run_folder} holds a run of another plan ({'; '.join(changed)}); give another --run-folder, or the old "
+            "settings"
+        )
+
+
+def _seal(folder: Path) -> None:
+    """Sync every file to disk, then write the manifest of their hashes."""
+    manifest = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            _sync(path)
+            manifest[str(path.relative_to(folder))] = _sha256(path)
+    target = folder / MANIFEST
+    target.write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+    _sync(target)
+    _sync(folder)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,1 @@
+"""Judges give pairs a probability of matching."""

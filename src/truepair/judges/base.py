@@ -1,0 +1,170 @@
+"""What a judge is, what it may read of a run, and how it is configured."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from truepair.data.pairs import PairBatch, PairDataset
+from truepair.data.preprocessing import Preprocessing
+from truepair.data.table import PairTable
+from truepair.data.transforms import ImageTransform
+from truepair.errors import ConfigError
+from truepair.models.encoders.frozen_captions import CaptionStates
+from truepair.models.encoders.frozen_images import ImageStates
+from truepair.models.fusion.albef import AlbefModel
+
+
+class Discriminator(Protocol):
+    """con-D (COSMO/MAFA, section 3): a frozen judge of pairs.
+
+    Attributes:
+        name: for logs.
+        fingerprint: of everything a verdict depends on: weights, preprocessing, view. Verdicts of different judges
+            never mix.
+        repeatable: whether a verdict is a function of image id and caption id, so that it may be remembered. A judge
+            that sees augmented crops is not repeatable: each crop has a verdict of its own.
+    """
+
+    name: str
+    fingerprint: str
+    repeatable: bool
+
+    def score(self, batch: PairBatch, images: Tensor, texts: Tensor) -> Tensor:
+        """Match probabilities of some (image row, text row) pairs of a batch; no gradient, no dropout.
+
+        Args:
+            batch: B pairs.
+            images: image rows, int64 [P].
+            texts: text rows, int64 [P].
+
+        Returns:
+            Probabilities in [0, 1], float32 [P], on the device of ``images``.
+        """
+        ...
+
+
+def ledger_name(discriminator: Discriminator) -> str:
+    """The name under which a judge's verdicts stand in a ledger; those of another judge have another."""
+    return f"con_d:{discriminator.fingerprint[:12]}"
+
+
+_VIEWS = ("plain", "batch")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiscriminatorConfig:
+    """Which con-D a run asks, and how.
+
+    Attributes:
+        checkpoint: folder of the judge (kinds blip and dual: or a name on the hub).
+        kind: "albef" (ITM head of a truepair model), "blip" (``BlipForImageTextRetrieval``), "dual" (similarity of a
+            dual encoder), "evidence" (what the two pairs of a candidate have in common).
+        view: what an albef judge reads: "plain" images, through its own preprocessing; or the "batch" as it is,
+            augmentation included, as in the MAFA program. The other kinds always read plain images.
+        memory: ask once per (image, caption). None does so where a verdict depends on nothing else; crops of the batch
+            have a verdict each, and are remembered only if this is true.
+        memory_limit: most verdicts to hold, 12 bytes each, also in every checkpoint; None for all.
+        calibration: kind dual: JSON file of its calibration; None takes ``calibration.json`` in the checkpoint.
+        pairs_at_once: pairs that are read together.
+        least_coverage: warn when a smaller share of known pairs passes the upper threshold.
+    """
+
+    checkpoint: str
+    kind: str = "albef"
+    view: str = "plain"
+    memory: bool | None = None
+    memory_limit: int | None = 50_000_000
+    calibration: str | None = None
+    pairs_at_once: int = 1024
+    least_coverage: float = 0.2
+
+    def __post_init__(self) -> None:
+        if self.view not in _VIEWS:
+            raise ConfigError(f"ecm.discriminator.view is '{self.view}'; give {' or '.join(_VIEWS)}")
+        if self.view == "batch" and self.kind != "albef":
+            raise ConfigError(f"ecm.discriminator.view is batch, which kind '{self.kind}' cannot read; set it to plain")
+        if self.pairs_at_once < 1:
+            raise ConfigError(f"ecm.discriminator.pairs_at_once is {self.pairs_at_once}; give at least 1")
+        if not 0.0 <= self.least_coverage <= 1.0:
+            raise ConfigError(f"ecm.discriminator.least_coverage is {self.least_coverage}; give a share from 0 to 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunInputs:
+    """What a training run has that its judge may use.
+
+    Attributes:
+        table: the table that batches are drawn from; ``PairBatch.source_index`` numbers its rows.
+        preprocessing: how captions and images reach the student.
+        model: the student, whose frozen encoders the caches are of; needed with a cache, and with "encoder"
+            normalisation by a judge of the batches as they are.
+        image_cache: states of the table's images, from the student's frozen image encoder.
+        caption_cache: states of the table's captions, from the student's frozen text encoder.
+        pooled: the cache holds the mean of an image's states only; enough to compare, not to fuse.
+    """
+
+    table: PairTable
+    preprocessing: Preprocessing
+    model: AlbefModel | None = None
+    image_cache: ImageStates | None = None
+    caption_cache: CaptionStates | None = None
+    pooled: bool = False
+
+
+Read = Callable[[Tensor, Tensor], Tensor]
+"""Match probabilities [p] of pairs of encoded images and captions, by their places among the encoded [p], [p]."""
+
+
+class PairReader(ABC):
+    """A ``Discriminator`` that encodes the distinct images and captions of a query, then reads the pairs in parts.
+
+    Attributes:
+        pairs_at_once: pairs that are read together.
+    """
+
+    pairs_at_once: int
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """Where pairs are read."""
+
+    @abstractmethod
+    def encode(self, batch: PairBatch, image_rows: Tensor, text_rows: Tensor) -> Read:
+        """Encode the images [U] and captions [V] of some rows of a batch, for their pairs to be read."""
+
+    def score(self, batch: PairBatch, images: Tensor, texts: Tensor) -> Tensor:
+        """Match probabilities, see ``Discriminator.score``."""
+        if not len(images):
+            return torch.zeros(0, device=images.device)
+        with torch.inference_mode():
+            image_rows, image_of = images.unique(return_inverse=True)  # [U], [P]
+            text_rows, text_of = texts.unique(return_inverse=True)  # [V], [P]
+            read = self.encode(batch, image_rows, text_rows)
+            places = (rows.to(self.device).split(self.pairs_at_once) for rows in (image_of, text_of))
+            scores = torch.cat([read(image, text) for image, text in zip(*places, strict=True)]).to(images.device)
+        return scores.clone()  # outside inference mode, so that autograd may keep it
+
+
+class PlainImages:
+    """Reads images by their rows.
+
+    Args:
+        table: the table that batches are drawn from; ``PairBatch.source_index`` numbers its rows.
+        transform: the judge's own evaluation transform.
+    """
+
+    def __init__(self, table: PairTable, transform: ImageTransform) -> None:
+        self._dataset = PairDataset(table, transform, captions="first", substitutes=0)
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """Pixels of rows [R], float32 [R, 3, H, W] on the CPU.
+
+        Raises:
+            BadImageError: an image cannot be read.
+        """
+        return torch.stack([sample["pixel_values"] for sample in self._dataset.__getitems__(rows.tolist())])

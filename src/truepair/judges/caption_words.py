@@ -1,0 +1,169 @@
+"""Words of captions: how rare, of which kind, and how many."""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+_WORD = re.compile(r"[a-z]+")
+
+_EMPTY_WORDS = """
+    a an the of in on at to and with is are his her its their while by for from as it he she they that this be being
+    up down out over into near next two one some other through
+"""
+
+_EMPTY = frozenset(_EMPTY_WORDS.split())
+
+_ENDINGS = ("ing", "es", "ed", "s")
+
+_SHORTEST = 3  # letters that are left when an ending goes
+
+
+@dataclass(frozen=True)
+class WordStatistics:
+    """How rare words are among captions: a rare word tells more than a common one.
+
+    Attributes:
+        captions: how many were counted.
+        counts: in how many of them a stem occurs.
+    """
+
+    captions: int
+    counts: Counter[str]
+
+    @classmethod
+    def of(cls, captions: Iterable[str]) -> "WordStatistics":
+        """Count the words of captions, those of the training set as a rule."""
+        stems = [{stem(word) for word in words(caption)} for caption in captions]
+        return cls(len(stems), Counter(word for some in stems for word in some))
+
+    def rarity(self, word: str) -> float:
+        """Inverse document frequency of a word's stem: log((T + 1) / (captions that have it + 1))."""
+        return math.log((self.captions + 1) / (self.counts[stem(word)] + 1))
+
+
+def words(caption: str) -> list[str]:
+    """The words of a caption in lower case, without numbers and punctuation."""
+    return _WORD.findall(caption.lower())
+
+
+def stem(word: str) -> str:
+    """A word without a common English ending, so that "jumps" and "jumping" are one word."""
+    for ending in _ENDINGS:
+        if word.endswith(ending) and len(word) - len(ending) >= _SHORTEST:
+            return word[: -len(ending)]
+    return word
+
+
+def is_content(word: str) -> bool:
+    """Whether a word in lower case says something about an image: it is no article, preposition or such."""
+    return word.isalnum() and word not in _EMPTY
+
+
+KINDS = {
+    "sex": ("man men boy boys guy guys male gentleman", "woman women girl girls lady ladies female"),
+    "age": (
+        "boy boys girl girls child children kid kids baby toddler",
+        "man men woman women lady guy adult adults",
+    ),
+    "creature": (
+        "dog dogs puppy puppies",
+        "horse horses",
+        "bird birds",
+        "man men woman women boy boys girl girls people person child children kid kids",
+    ),
+    "number": ("two", "three", "four five six seven", "group several many crowd people"),
+    "colour": (
+        "black dark",
+        "white",
+        "brown tan golden blond blonde beige yellow chocolate",
+        "grey gray silver",
+        "red",
+        "blue",
+        "green",
+        "pink purple lavender",
+        "orange",
+    ),
+    "place": (
+        "grass grassy field lawn yard park backyard meadow",
+        "snow snowy snowboarder ice icy",
+        "beach sand sandy shore",
+        "water ocean sea lake river pool stream pond creek waves wave swims swimming puddle",
+        "street road sidewalk city path trail",
+        "mountain mountains rock rocks rocky cliff climber climbs climbing hill",
+        "woods forest trees wooded tree",
+        "indoors room bed couch floor kitchen inside",
+    ),
+    "action": (
+        "run runs running race racing races chases chasing ran",
+        "jump jumps jumping leaps leaping leap midair air",
+        "swim swims swimming",
+        "sit sits sitting seated",
+        "stand stands standing",
+        "walk walks walking",
+        "play plays playing",
+        "fight fights fighting wrestling wrestle bites",
+        "climb climbs climbing",
+        "ride rides riding rider",
+        "smile smiles smiling",
+        "looks looking look",
+        "lay lays laying lies lying sleeping",
+        "hold holds holding carries carrying mouth",
+    ),
+    "thing": (
+        "ball",
+        "frisbee",
+        "stick",
+        "bike bicycle bmx biker",
+        "motorcycle motorbike motocross dirt",
+        "skateboard skateboarder",
+        "surfboard surfer surfing",
+        "swing",
+        "toy",
+        "bench",
+        "car",
+        "camera",
+        "hat",
+        "shirt",
+        "guitar",
+    ),
+}
+"""Kinds of things that English captions of everyday photos name; of each kind, groups of words for the same."""
+
+KIND_TERMS = tuple(f"{kind} {term}" for kind in KINDS for term in ("added", "omitted", "contradicted"))
+
+_GROUPS = tuple(frozenset(group.split()) for groups in KINDS.values() for group in groups)
+
+
+def named_groups(captions: Sequence[str]) -> Tensor:
+    """Which groups of ``KINDS`` each of T captions names, one after the other, float32 of 0 and 1 [T, G]."""
+    rows = [[not group.isdisjoint(named) for group in _GROUPS] for named in map(words, captions)]
+    return torch.tensor(rows, dtype=torch.float32)
+
+
+def kind_evidence(captions: Tensor, own: Tensor) -> Tensor:
+    """How far captions agree with images on what is named, kind by kind.
+
+    Args:
+        captions: groups that each caption names [P, G].
+        own: groups that the K captions of its image name [P, K, G].
+
+    Returns:
+        [P, 3 * kinds] in the order of ``KIND_TERMS``. *Added*: over the groups that the caption names, the sum of the
+        shares of the image's captions that do not. *Omitted*: the other way round. *Contradicted*: how many groups it
+        names that none of the image's captions does, times the share of those that name another group of this kind. A
+        brown dog is no black dog; a dog of no stated colour may be.
+    """
+    share = own.mean(dim=1)  # [P, G]
+    added, omitted, new = captions * (1 - share), (1 - captions) * share, captions * (share == 0)
+    columns, start = [], 0
+    for groups in KINDS.values():
+        here = slice(start, start + len(groups))
+        stated = own[:, :, here].amax(dim=2).mean(dim=1)  # [P] share of captions that name any group of the kind
+        columns += [added[:, here].sum(dim=1), omitted[:, here].sum(dim=1), new[:, here].sum(dim=1) * stated]
+        start = here.stop
+    return torch.stack(columns, dim=1)

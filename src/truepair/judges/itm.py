@@ -1,0 +1,312 @@
+"""ITM heads as judges: ours (ALBEF), and BLIP's."""
+
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoImageProcessor, AutoTokenizer, BlipForImageTextRetrieval, PreTrainedTokenizerBase
+
+from truepair.data.pairs import PairBatch, PairCollator
+from truepair.data.preprocessing import Preprocessing
+from truepair.errors import CheckpointError, ConfigError
+from truepair.judges.base import DiscriminatorConfig, PairReader, PlainImages, Read, RunInputs
+from truepair.models.checkpoints.load import load_albef, load_hub_model, load_part, processor_key, processor_transform
+from truepair.models.encoders.base import ImageEncoder
+from truepair.models.encoders.fingerprint import caption_input_key, combined_key, encoder_fingerprint, image_input_key
+from truepair.models.encoders.frozen_captions import CaptionStates
+from truepair.models.encoders.frozen_images import ImageStates
+from truepair.models.encoders.images import image_transform, pixel_statistics
+from truepair.models.fusion.albef import AlbefModel
+
+
+class View(Protocol):
+    """States of some images and captions of a batch, by the judge's encoders.
+
+    Attributes:
+        repeatable: whether the same image and caption always look the same.
+    """
+
+    repeatable: bool
+
+    def image_states(self, batch: PairBatch, rows: Tensor) -> Tensor:
+        """States of the images of some rows, [U, N, W] on the judge's device."""
+        ...
+
+    def text_states(self, batch: PairBatch, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """States of the captions of some rows [U, L, D], and their mask [U, L]."""
+        ...
+
+
+class BatchView:
+    """The student's own pixels and tokens, augmentation included, as in the MAFA program.
+
+    Args:
+        model: the judge.
+        own: the judge's preprocessing.
+        student: the student's, which the batch went through.
+        encoder: the student's image encoder, whose pixel statistics "encoder" normalisation takes.
+
+    Raises:
+        ConfigError: the two differ in how tokens or pixel values are to be read.
+    """
+
+    repeatable = False
+
+    def __init__(
+        self, model: AlbefModel, own: Preprocessing, student: Preprocessing, encoder: ImageEncoder | None = None
+    ) -> None:
+        statistics = pixel_statistics(own.transform, model.image_encoder)
+        for what, one, other in (
+            ("tokenizer", own.tokenizer.get_vocab(), student.tokenizer.get_vocab()),
+            ("add_sep", own.add_sep, student.add_sep),
+            ("normalise", own.normalise, student.normalise),
+            ("image normalisation", statistics, pixel_statistics(student.transform, encoder)),
+        ):
+            if one != other:
+                raise ConfigError(f"ecm.discriminator.view: judge and student differ in their {what}; set it to plain")
+        self.model = model
+
+    def image_states(self, batch: PairBatch, rows: Tensor) -> Tensor:
+        """States of the augmented images.
+
+        Raises:
+            ConfigError: the batch has no pixels, since the student's image states come from a cache.
+        """
+        if batch.pixel_values is None:
+            raise ConfigError(
+                "ecm.discriminator.view is batch, but the student's images come from a cache; set it to plain"
+            )
+        return self.model.image_states(batch.pixel_values[rows].to(self.model.device))
+
+    def text_states(self, batch: PairBatch, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """States of the batch's tokens."""
+        mask = batch.attention_mask[rows]
+        length = int(mask.sum(dim=1).max())  # padding costs as much as words
+        ids, mask = (part[:, :length].to(self.model.device) for part in (batch.input_ids[rows], mask))
+        return self.model.text_states(ids, mask), mask
+
+
+class PlainView:
+    """The unaugmented image and the caption's text, through the judge's own preprocessing.
+
+    Args:
+        model: the judge.
+        images: reads pixels by row; or states of the judge's own image encoder, row by row.
+        collator: the judge's tokenization.
+        captions: token states of the judge's own text encoder, under this tokenization; None computes them.
+    """
+
+    repeatable = True
+
+    def __init__(
+        self,
+        model: AlbefModel,
+        images: PlainImages | ImageStates,
+        collator: PairCollator,
+        captions: CaptionStates | None = None,
+    ) -> None:
+        self.model = model
+        self.images = images
+        self.collator = collator
+        self.captions = captions
+
+    def image_states(self, batch: PairBatch, rows: Tensor) -> Tensor:
+        """States of the plain images."""
+        wanted = batch.source_index[rows].cpu()
+        if isinstance(self.images, ImageStates):
+            return self.images[wanted].to(self.model.device)
+        return self.model.image_states(self.images(wanted).to(self.model.device))
+
+    def text_states(self, batch: PairBatch, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """States of the captions as their source states them."""
+        texts = [batch.captions[row] for row in rows.tolist()]
+        if self.captions is not None:
+            states, mask = self.captions.gather(texts)
+            return states.to(self.model.device), mask.to(self.model.device)
+        ids, mask = (part.to(self.model.device) for part in self.collator.encode(texts))
+        return self.model.text_states(ids, mask), mask
+
+
+class AlbefDiscriminator(PairReader):
+    """Match probability by the ITM head.
+
+    Args:
+        model: the judge; it is put into evaluation mode and gets no gradient.
+        view: what it reads of a batch.
+        name: for logs.
+        fingerprint: of the weights, the preprocessing and the view.
+        pairs_at_once: pairs that go through the fusion encoder together.
+    """
+
+    def __init__(
+        self, model: AlbefModel, view: View, *, name: str, fingerprint: str, pairs_at_once: int = 1024
+    ) -> None:
+        self.model = model.eval().requires_grad_(False)
+        self.view = view
+        self.name = name
+        self.fingerprint = fingerprint
+        self.repeatable = view.repeatable
+        self.pairs_at_once = pairs_at_once
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        device: torch.device = self.model.device
+        return device
+
+    def encode(self, batch: PairBatch, image_rows: Tensor, text_rows: Tensor) -> Read:
+        """Encode images and captions, see ``PairReader.encode``; image keys and values are computed once per image."""
+        model = self.model
+        image_states = self.view.image_states(batch, image_rows)
+        text_states, mask = self.view.text_states(batch, text_rows)
+        keys_values = model.image_keys_values(image_states)
+        with_features = model.config.itm_product
+        image_features = model.project_image(image_states) if with_features else None
+        text_features = model.project_text(text_states, mask) if with_features else None
+
+        def read(image: Tensor, text: Tensor) -> Tensor:
+            """The ITM head's opinion."""
+            fused = model.fuse(text_states[text], mask[text], keys_values, image, cls_only=True)  # [p, 1, D]
+            logits = model.match(fused, _some(image_features, image), _some(text_features, text))  # [p, 2]
+            probabilities: Tensor = (logits[:, 1] - logits[:, 0]).float().sigmoid()
+            return probabilities
+
+        return read
+
+
+def open_albef(config: DiscriminatorConfig, run: RunInputs, device: torch.device | str) -> AlbefDiscriminator:
+    """Open a folder that ``truepair`` wrote: model, tokenizer and preprocessing.
+
+    Raises:
+        CheckpointError: there is none, it is damaged, or its ITM head was never trained.
+        ConfigError: the judge cannot read the batches as they are, and ``view`` is "batch".
+    """
+    folder = Path(config.checkpoint)
+    own = Preprocessing.load(folder)
+    model = load_albef(folder).to(device)
+    if not model.config.itm_trained:
+        raise CheckpointError(
+            f"{folder} cannot judge: its run did not train ITM; see objectives.itm.weight and start_epoch in its recipe"
+        )
+    view: View
+    if config.view == "batch":
+        view = BatchView(model, own, run.preprocessing, None if run.model is None else run.model.image_encoder)
+    else:
+        states, captions = _shared_states(model, own, run)
+        transform = image_transform(own.transform, model.image_encoder, train=False)
+        images = PlainImages(run.table, transform) if states is None else states
+        view = PlainView(model, images, own.collator(), captions)
+    fingerprint = combined_key(
+        model=encoder_fingerprint(model), images=image_input_key(own), captions=caption_input_key(own), view=config.view
+    )
+    return AlbefDiscriminator(
+        model, view, name=f"albef {folder}", fingerprint=fingerprint, pairs_at_once=config.pairs_at_once
+    )
+
+
+def _shared_states(
+    model: AlbefModel, own: Preprocessing, run: RunInputs
+) -> tuple[ImageStates | None, CaptionStates | None]:
+    """The run's caches, as far as they hold what the judge's own encoders would compute."""
+    if run.model is None:
+        return None, None
+    student = run.preprocessing
+    same_images = not run.pooled and image_input_key(own) == image_input_key(student)
+    same_captions = caption_input_key(own) == caption_input_key(student)
+    return (
+        run.image_cache if same_images and _equal(run.model.image_encoder, model.image_encoder) else None,
+        run.caption_cache if same_captions and _equal(run.model.text_encoder, model.text_encoder) else None,
+    )
+
+
+def _equal(one: nn.Module, other: nn.Module) -> bool:
+    return encoder_fingerprint(one) == encoder_fingerprint(other)
+
+
+def _some(features: Tensor | None, rows: Tensor) -> Tensor | None:
+    return None if features is None else features[rows]
+
+
+class BlipDiscriminator(PairReader):
+    """Match probability by a frozen ``BlipForImageTextRetrieval`` (Li et al., ICML 2022), on plain images.
+
+    Args:
+        model: the judge; it is put into evaluation mode and gets no gradient.
+        tokenizer: its own.
+        images: reads images through its own processor.
+        name: for logs.
+        fingerprint: of weights and preprocessing.
+        pairs_at_once: pairs that are fused together.
+    """
+
+    repeatable = True
+
+    def __init__(
+        self,
+        model: BlipForImageTextRetrieval,
+        tokenizer: PreTrainedTokenizerBase,
+        images: PlainImages,
+        *,
+        name: str,
+        fingerprint: str,
+        pairs_at_once: int = 1024,
+    ) -> None:
+        self.model = model.eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.images = images
+        self.name = name
+        self.fingerprint = fingerprint
+        self.pairs_at_once = pairs_at_once
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        device: torch.device = self.model.device
+        return device
+
+    def encode(self, batch: PairBatch, image_rows: Tensor, text_rows: Tensor) -> Read:
+        """Encode images and tokenize captions, see ``PairReader.encode``."""
+        pixels = self.images(batch.source_index[image_rows].cpu()).to(self.device)
+        states = self.model.vision_model(pixel_values=pixels).last_hidden_state  # [U, N, W]
+        captions = [batch.captions[row] for row in text_rows.tolist()]
+        tokens = self.tokenizer(
+            captions, padding=True, truncation=True, max_length=self._room(), return_tensors="pt"
+        ).to(self.device)
+
+        def read(image: Tensor, text: Tensor) -> Tensor:
+            """The ITM head's opinion."""
+            fused = self.model.text_encoder(
+                input_ids=tokens["input_ids"][text],
+                attention_mask=tokens["attention_mask"][text],
+                encoder_hidden_states=states[image],
+                encoder_attention_mask=torch.ones(len(image), states.shape[1], dtype=torch.long, device=self.device),
+            ).last_hidden_state  # [p, L, D]
+            probabilities: Tensor = self.model.itm_head(fused[:, 0]).float().softmax(dim=1)[:, 1]
+            return probabilities
+
+        return read
+
+    def _room(self) -> int:
+        """Most tokens of a caption."""
+        most: int = self.model.config.text_config.max_position_embeddings
+        return min(most, int(self.tokenizer.model_max_length))
+
+
+def open_blip(config: DiscriminatorConfig, run: RunInputs, device: torch.device | str) -> BlipDiscriminator:
+    """Open a folder or a name on the hub, with its own processor and tokenizer.
+
+    Raises:
+        CheckpointError: there is none, or it is damaged.
+    """
+    model = load_hub_model(BlipForImageTextRetrieval, config.checkpoint)
+    processor = load_part(AutoImageProcessor, config.checkpoint)
+    tokenizer = load_part(AutoTokenizer, config.checkpoint)
+    return BlipDiscriminator(
+        model.to(device),
+        tokenizer,
+        PlainImages(run.table, processor_transform(processor)),
+        name=f"blip {config.checkpoint}",
+        fingerprint=combined_key(model=encoder_fingerprint(model), inputs=processor_key(processor, tokenizer)),
+        pairs_at_once=config.pairs_at_once,
+    )

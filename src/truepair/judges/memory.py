@@ -1,0 +1,216 @@
+"""Verdicts of a frozen judge, kept so that no pair is judged twice."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from truepair.data.pairs import PairBatch
+from truepair.errors import CheckpointError, ConfigError
+from truepair.judges.base import Discriminator
+
+Keys = NDArray[np.int64]
+
+Scores = NDArray[np.float32]
+
+
+class VerdictMemory:
+    """Scores by (image id, caption id), for tens of millions of pairs: 12 bytes each, no loop over pairs.
+
+    A pair's key is a 64-bit mix of its two ids; among ten million pairs, two share a key with a chance of 3 in a
+    million. Keys lie in sorted runs, each more than twice as long as the next. New verdicts are a new run, and runs
+    that have come too close in length are merged: a verdict is moved O(log N) times in all, and a lookup is a few
+    binary searches.
+
+    Attributes:
+        hits: lookups answered since the last :meth:`reset_counts`.
+        misses: lookups that had to be asked.
+    """
+
+    def __init__(self, fingerprint: str, *, limit: int | None = None) -> None:
+        """An empty memory.
+
+        Args:
+            fingerprint: of the judge whose verdicts it holds, hexadecimal.
+            limit: most verdicts to hold; further ones are not kept. None for no limit.
+
+        Raises:
+            ConfigError: ``limit`` is below 1.
+        """
+        if limit is not None and limit < 1:
+            raise ConfigError(f"ecm.discriminator.memory_limit is {limit}; give at least 1, or memory: false")
+        self.fingerprint = fingerprint
+        self.limit = limit
+        self.hits = 0
+        self.misses = 0
+        self._runs: list[tuple[Keys, Scores]] = []
+
+    def __len__(self) -> int:
+        return sum(len(keys) for keys, _ in self._runs)
+
+    def scores(self, image_ids: Tensor, caption_ids: Tensor, ask: Callable[[Tensor], Tensor]) -> Tensor:
+        """Scores of pairs, remembered or asked for; each pair is asked once, however often it stands in the query.
+
+        Args:
+            image_ids: int64 [P].
+            caption_ids: int64 [P].
+            ask: given the places of Q unknown pairs in the query, int64 [Q] in rising order on the CPU, returns their
+                scores [Q].
+
+        Returns:
+            float32 [P], on the CPU.
+        """
+        keys, first, inverse = np.unique(_keys(image_ids, caption_ids), return_index=True, return_inverse=True)
+        found, known = self._find(keys)
+        unknown = np.flatnonzero(~known)
+        if len(unknown):
+            order = np.argsort(first[unknown])
+            places = torch.from_numpy(first[unknown][order])
+            answers = ask(places).detach().to("cpu", torch.float32).numpy()
+            found[unknown[order]] = answers
+            self._insert(keys[unknown], found[unknown])
+        self.misses += len(unknown)
+        self.hits += len(inverse) - len(unknown)
+        return torch.from_numpy(found[inverse])
+
+    def find(self, image_ids: Tensor, caption_ids: Tensor) -> Tensor:
+        """What is remembered of some pairs, NaN where nothing is, float32 [P] on the CPU; counts nothing."""
+        scores, known = self._find(_keys(image_ids, caption_ids))
+        return torch.from_numpy(np.where(known, scores, np.float32(np.nan)))
+
+    def prefill(self, ledger: pa.Table, *, detector: str) -> int:
+        """Take over the verdicts that one detector left in a ledger.
+
+        Args:
+            ledger: from ``read_ledger``.
+            detector: the judge's name there, see ``ledger_name``. Rows of other detectors are passed over.
+
+        Returns:
+            How many verdicts were taken over.
+        """
+        rows = ledger.filter(pc.equal(ledger["detector"], detector))
+        columns = (torch.from_numpy(rows[name].to_numpy().copy()) for name in ("image_id", "caption_id"))
+        keys, last = np.unique(_keys(*columns)[::-1], return_index=True)  # of a pair's verdicts the last counts
+        scores = rows["score"].to_numpy()[::-1][last].astype(np.float32)
+        new = ~self._find(keys)[1]
+        before = len(self)
+        self._insert(keys[new], scores[new])
+        return len(self) - before
+
+    def reset_counts(self) -> None:
+        """Count hits and misses from zero again."""
+        self.hits = self.misses = 0
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Everything as tensors: the verdicts [N], the counts, and the judge's fingerprint."""
+        self._merge(everything=True)
+        keys, scores = self._runs[0] if self._runs else _EMPTY
+        return {
+            "keys": torch.from_numpy(keys.copy()),
+            "scores": torch.from_numpy(scores.copy()),
+            "counts": torch.tensor([self.hits, self.misses]),
+            "fingerprint": torch.tensor(list(self.fingerprint.encode()), dtype=torch.uint8),
+        }
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Go on from a saved state.
+
+        Raises:
+            CheckpointError: it holds the verdicts of another judge.
+        """
+        saved = bytes(state["fingerprint"].tolist()).decode()
+        if saved != self.fingerprint:
+            raise CheckpointError(
+                f"the saved verdicts are of judge {saved[:12]}, this run's is {self.fingerprint[:12]}; "
+                "resume with the same discriminator, or start anew"
+            )
+        keys, scores = state["keys"].cpu().numpy().copy(), state["scores"].cpu().numpy().copy()
+        self._runs = [(keys, scores)] if len(keys) else []
+        self.hits, self.misses = state["counts"].tolist()
+
+    def _find(self, keys: Keys) -> tuple[Scores, NDArray[np.bool_]]:
+        """Scores of keys [P], and whether they are known [P]."""
+        scores, known = np.zeros(len(keys), dtype=np.float32), np.zeros(len(keys), dtype=np.bool_)
+        for run_keys, run_scores in self._runs:
+            places = np.minimum(np.searchsorted(run_keys, keys), len(run_keys) - 1)
+            here = run_keys[places] == keys
+            scores[here] = run_scores[places[here]]
+            known |= here
+        return scores, known
+
+    def _insert(self, keys: Keys, scores: Scores) -> None:
+        """Add verdicts of new keys, distinct and sorted [Q], as far as there is room."""
+        if self.limit is not None:
+            room = max(self.limit - len(self), 0)
+            keys, scores = keys[:room], scores[:room]
+        if len(keys):
+            self._runs.append((keys, scores))
+            self._merge()
+
+    def _merge(self, *, everything: bool = False) -> None:
+        """Merge the last runs as long as they are of similar length."""
+        runs = self._runs
+        while len(runs) > 1 and (everything or len(runs[-2][0]) <= 2 * len(runs[-1][0])):
+            last = runs.pop()
+            runs[-1] = _merged(runs[-1], last)
+
+
+_EMPTY: tuple[Keys, Scores] = (np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32))
+
+
+def _merged(one: tuple[Keys, Scores], other: tuple[Keys, Scores]) -> tuple[Keys, Scores]:
+    """Two sorted runs as one, in linear time."""
+    count = len(one[0]) + len(other[0])
+    of_other = np.searchsorted(one[0], other[0]) + np.arange(len(other[0]))
+    from_one = np.ones(count, dtype=np.bool_)
+    from_one[of_other] = False
+    keys, scores = np.empty(count, dtype=np.int64), np.empty(count, dtype=np.float32)
+    keys[from_one], scores[from_one] = one
+    keys[of_other], scores[of_other] = other
+    return keys, scores
+
+
+def _keys(image_ids: Tensor, caption_ids: Tensor) -> Keys:
+    """A 64-bit key of each pair of ids [P]; the mix is SplitMix64's (Steele et al. 2014)."""
+    images, captions = (ids.cpu().numpy().astype(np.uint64) for ids in (image_ids, caption_ids))
+    return _mixed(_mixed(images) + captions).astype(np.int64)
+
+
+def _mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    values = values + np.uint64(0x9E3779B97F4A7C15)
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
+
+
+class MemorisedDiscriminator:
+    """Asks a frozen judge once per (image id, caption id); it is a ``Discriminator`` itself.
+
+    Args:
+        discriminator: the judge.
+        memory: holds its verdicts.
+    """
+
+    def __init__(self, discriminator: Discriminator, memory: VerdictMemory) -> None:
+        if memory.fingerprint != discriminator.fingerprint:
+            raise ValueError("the memory is of another judge: make it with this discriminator's fingerprint")
+        self.discriminator = discriminator
+        self.memory = memory
+        self.name = discriminator.name
+        self.fingerprint = discriminator.fingerprint
+        self.repeatable = discriminator.repeatable
+
+    def score(self, batch: PairBatch, images: Tensor, texts: Tensor) -> Tensor:
+        """Match probabilities, see ``Discriminator.score``; only pairs without a verdict reach the judge."""
+
+        def ask(places: Tensor) -> Tensor:
+            """Scores of the pairs at some places of the query."""
+            at = places.to(images.device)
+            return self.discriminator.score(batch, images[at], texts[at])
+
+        scores = self.memory.scores(batch.image_id[images], batch.caption_id[texts], ask)
+        return scores.to(images.device)

@@ -1,0 +1,189 @@
+"""From a recipe to the training step it describes."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import PartialState
+
+from truepair.data.identity import concept_labels
+from truepair.data.pairs import PairCollator, PairDataset
+from truepair.data.preprocessing import FILE as PREPROCESSING_FILE
+from truepair.data.preprocessing import Preprocessing
+from truepair.data.table import PairTable
+from truepair.data.transforms import TransformConfig
+from truepair.engine.distributed.accelerator import sharding_plugin
+from truepair.errors import CheckpointError, ConfigError
+from truepair.evaluation.truth import ConversionTruth, PairTruth
+from truepair.judges.base import Discriminator, RunInputs
+from truepair.judges.dual import open_dual_encoder
+from truepair.judges.open import check_coverage, open_discriminator
+from truepair.methods.caches import StateCaches
+from truepair.methods.ecm import ConnectionMiner, EcmConfig
+from truepair.methods.encode import MicroBatches, Towers
+from truepair.methods.momentum import MomentumModel
+from truepair.methods.recipe import PretrainRecipe
+from truepair.methods.reference import EncoderReference, PlainReference, ReferenceModel, albef_reference
+from truepair.methods.rules import ENCODERS, Relator
+from truepair.methods.srcl import Regulator
+from truepair.methods.step import PretrainStep, StepParts
+from truepair.methods.student import Say, build_preprocessing, require_same_tokenizer
+from truepair.models.checkpoints.load import load_albef
+from truepair.models.encoders.frozen_images import ImageStates
+from truepair.models.encoders.images import image_transform, pixel_statistics, resize_images
+from truepair.models.fusion.albef import AlbefModel
+from truepair.objectives.mlm import TokenMasker
+from truepair.relations.ledger import Ledger
+from truepair.sampling.ranks import Ranks
+
+
+class StepBuilder:
+    """Builds the step of a recipe for one training table.
+
+    Args:
+        recipe: What the step is composed of.
+        model: The student.
+        collator: The run's tokenization.
+        caches: States from its frozen encoders.
+        table: The training pairs.
+        image_cache: States of their images, where the recipe asks for a cache.
+        run_folder: Where the ledger goes.
+        say: Prints a line.
+    """
+
+    def __init__(
+        self,
+        recipe: PretrainRecipe,
+        model: AlbefModel,
+        collator: PairCollator,
+        caches: StateCaches,
+        table: PairTable,
+        image_cache: ImageStates | None,
+        run_folder: Path,
+        say: Say,
+    ) -> None:
+        self.recipe = recipe
+        self.model = model
+        self.collator = collator
+        self.caches = caches
+        self.table = table
+        self.image_cache = image_cache
+        self.run_folder = run_folder
+        self.say = say
+        sharding_plugin(recipe.loop)  # refuses in time what accelerate was told, before it changes how models are read
+        # Processes meet here already: ledger and judge belong to a rank.
+        state = PartialState(cpu=recipe.loop.cpu)
+        self.device = state.device
+        self.ranks = Ranks(state.process_index, state.num_processes)
+
+    def build(self) -> PretrainStep:
+        """The step.
+
+        Raises:
+            TruepairError: A model that the recipe names is missing, damaged or does not fit.
+            ConfigError: MLM is asked for with a tokenizer that has no mask token.
+        """
+        towers = self._towers(self.model, self.caches, self.image_cache)
+        seed = self.recipe.loop.seed
+        return PretrainStep(self.model, towers, self._masker(), self.recipe.objectives, self._parts(towers), seed=seed)
+
+    def _masker(self) -> TokenMasker | None:
+        """What hides tokens for MLM, where there is any."""
+        tokenizer, mlm = self.collator.tokenizer, self.recipe.objectives.mlm
+        if not mlm.weight:
+            return None
+        if tokenizer.mask_token_id is None:
+            raise ConfigError("the tokenizer has no mask token; set objectives.mlm.weight to 0, or take another one")
+        vocabulary = self.model.config.vocab_size
+        return TokenMasker(tokenizer.mask_token_id, tokenizer.all_special_ids, vocabulary, mlm.masking)
+
+    def _parts(self, towers: Towers) -> StepParts:
+        recipe = self.recipe
+        truth, labels = PairTruth.from_table(self.table), concept_labels(self.table)
+        srcl, relations = recipe.srcl, recipe.relations
+        relator = Relator(relations, None if labels is None else torch.from_numpy(labels))
+        caption_ids = np.fromiter((number for of_row in self.table.rows["caption_ids"] for number in of_row), np.int64)
+        for line in relator.recorded(np.asarray(self.table.rows["image_id"], np.int64), caption_ids):
+            self.say(line)
+        return StepParts(
+            relator=relator,
+            miner=self._miner(towers),
+            regulator=None if srcl is None else Regulator(srcl, self._reference(srcl.seed_model)),
+            momentum=None if recipe.momentum is None else MomentumModel(towers, recipe.momentum, len(self.table)),
+            guide=self._reference(relations.guide_model),
+            # Every rank knows the verdicts on all pairs; one writes them.
+            ledger=Ledger(self.run_folder / "ledger") if relations.ledger and self.ranks.rank == 0 else None,
+            truth=truth,
+            found=ConversionTruth(truth) if truth is not None and (recipe.ecm is not None or relations.finds) else None,
+        )
+
+    def _miner(self, towers: Towers) -> ConnectionMiner | None:
+        ecm = self.recipe.ecm
+        if ecm is None:
+            return None
+        inputs = RunInputs(
+            table=self.table,
+            preprocessing=build_preprocessing(self.recipe, self.collator.tokenizer),
+            model=self.model,
+            image_cache=towers.image_cache,
+            caption_cache=towers.caption_cache,
+            pooled=self.recipe.model.pool_images,
+        )
+        judge = open_discriminator(ecm.discriminator, inputs, self.device)
+        self._check_coverage(judge, ecm)
+        return ConnectionMiner(ecm, judge, rank=self.ranks.rank, ranks=self.ranks.count)
+
+    def _check_coverage(self, judge: Discriminator, ecm: EcmConfig) -> None:
+        """Say aloud when a judge would convert next to nothing. The evidence judge knows nothing of own pairs."""
+        config = ecm.discriminator
+        if config.kind == "evidence":
+            return
+        pixels = config.view == "batch"
+        encoder = self.model.image_encoder
+        transform = image_transform(self.recipe.data.transform, encoder, train=True) if pixels else None
+        dataset = PairDataset(self.table, transform, captions="first")
+        found = check_coverage(
+            judge, dataset, self.collator, high=ecm.zones.high, least=config.least_coverage, sample=256
+        )
+        self.say(found.warning or f"{judge.name} passes {found.share:.0%} of known pairs at {found.high:g}")
+
+    def _reference(self, checkpoint: str | None) -> ReferenceModel | None:
+        """The frozen dual encoder of a checkpoint: one of ours on the student's batches, others on plain images."""
+        if checkpoint is None:
+            return None
+        if checkpoint == ENCODERS:
+            return EncoderReference()
+        if not Path(checkpoint, PREPROCESSING_FILE).exists():
+            return PlainReference(open_dual_encoder(checkpoint, self.table, self.device))
+        own, model = Preprocessing.load(Path(checkpoint)), load_albef(checkpoint)
+        require_same_tokenizer(checkpoint, own.tokenizer, self.collator.tokenizer)
+        resize_images(model, self.recipe.data.transform.size)
+        self._require_same_pixels(checkpoint, own.transform, model)
+        caches = StateCaches(self.recipe, model, self.collator.encode, self.say)
+        table, states = caches.images(self.table)
+        if len(table) != len(self.table):
+            raise CheckpointError(f"{checkpoint} could not read all training images; see the lines above")
+        return albef_reference(self._towers(model, caches, states))
+
+    def _require_same_pixels(self, checkpoint: str, own: TransformConfig, model: AlbefModel) -> None:
+        """Refuse a reference that would read pixel values of another scale than it was trained on."""
+        reads = model if self.recipe.model.cache_images else self.model  # a cache is made for the reference itself
+        given = pixel_statistics(self.recipe.data.transform, reads.image_encoder)
+        if given != pixel_statistics(own, model.image_encoder):
+            raise CheckpointError(
+                f"{checkpoint} was trained on images of another normalisation; set data.transform.normalisation to its "
+                "own, or where that is 'encoder', give a model with this run's image encoder"
+            )
+
+    def _towers(self, model: AlbefModel, caches: StateCaches, image_cache: ImageStates | None) -> Towers:
+        config = self.recipe.model
+        captions = (caption for captions in self.table.values("captions") for caption in captions)
+        return Towers(
+            model,
+            freeze_image=config.freeze_image,
+            freeze_text=config.freeze_text,
+            image_cache=image_cache,
+            caption_cache=caches.captions(captions),
+            seed=self.recipe.loop.seed,
+            parts=MicroBatches(self.recipe.loop.micro_batch),
+        )

@@ -1,0 +1,149 @@
+"""Frozen states of a run's images and captions, computed once and kept for the next run."""
+
+import os
+from collections.abc import Iterable
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+
+from torch import nn
+
+from truepair.data.pairs import PairDataset
+from truepair.data.splits import open_sources
+from truepair.data.table import PairTable
+from truepair.engine.logs.progress import counting
+from truepair.errors import DataError
+from truepair.methods.recipe import PretrainRecipe
+from truepair.methods.student import Say
+from truepair.models.encoders.base import ImageEncoder
+from truepair.models.encoders.fingerprint import encoder_fingerprint
+from truepair.models.encoders.frozen_captions import CaptionStates, EncodeCaptions, cache_caption_states
+from truepair.models.encoders.frozen_images import ImageStates, PooledEncoder, cache_image_states
+from truepair.models.encoders.images import image_transform
+from truepair.models.fusion.albef import AlbefModel
+
+
+def cache_folder(stated: str | None) -> Path:
+    """The folder that a recipe states, or ``truepair/states`` in the user's cache."""
+    if stated is not None:
+        return Path(stated)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "truepair" / "states"
+
+
+class StateCaches:
+    """States of a run's pictures and captions from the frozen encoders of its model, where its recipe asks for them.
+
+    The encoders are hashed once, and the sources' pictures opened once, however many splits a run has.
+
+    Args:
+        recipe: says whether, and how images are transformed.
+        model: holds the frozen encoders.
+        encode: the tokenization of the run, such as that of its collator.
+        say: prints a line.
+    """
+
+    def __init__(self, recipe: PretrainRecipe, model: AlbefModel, encode: EncodeCaptions, say: Say) -> None:
+        self.recipe = recipe
+        self.model = model
+        self.encode = encode
+        self.say = say
+        self._of_sources: dict[int, ImageStates] = {}  # by number of views
+
+    def images(self, table: PairTable, views: int = 1) -> tuple[PairTable, ImageStates | None]:
+        """States of a table's images; rows whose image cannot be read are left out, aloud.
+
+        Args:
+            table: the images.
+            views: how many views of each image: the plain one, then augmented ones.
+
+        Returns:
+            The table without unreadable rows, and the states of its rows; or the table as it is and None.
+
+        Raises:
+            DataError: more rows are unreadable than the recipe puts up with.
+        """
+        if not self.recipe.model.cache_images:
+            return table, None
+        states = self._rows_of_sources(table, views) if self.recipe.model.cache_sources else self._states(table, views)
+        unreadable = states.unreadable
+        if not unreadable:
+            return table, states
+        row, reason = next(iter(unreadable.items()))
+        line = (
+            f"{len(unreadable)} of {len(table)} rows of {table.name} have unreadable images; "
+            f"the first: row {row}: {reason}"
+        )
+        if len(unreadable) > self.recipe.data.max_bad_fraction * len(table):
+            raise DataError(f"{line}; repair them or raise data.max_bad_fraction")
+        self.say(f"left out: {line}")
+        return table.select(states.readable), states.of_rows(states.readable)
+
+    def captions(self, captions: Iterable[str]) -> CaptionStates | None:
+        """Token states of captions, or None."""
+        if not self.recipe.model.cache_captions:
+            return None
+        folder = self.recipe.model.cache_folder
+        return text_states(self.model.text_encoder, captions, self.encode, folder, encoder_key=self._text_key)
+
+    def _rows_of_sources(self, table: PairTable, views: int) -> ImageStates:
+        """States of some rows of the recipe's sources, out of one cache of all."""
+        if views not in self._of_sources:
+            self._of_sources[views] = self._states(self._sources, views)
+        return self._of_sources[views].of_rows(self._sources.rows_of(table.image_ids))
+
+    def _states(self, table: PairTable, views: int) -> ImageStates:
+        recipe, transform, encoder = self.recipe, self.recipe.data.transform, self.model.image_encoder
+        plain = PairDataset(table, image_transform(transform, encoder, train=False), captions="first")
+        augmented = PairDataset(table, image_transform(transform, encoder, train=True), captions="first")
+        with counting(f"image states of {table.name}, {len(table):,} rows") as progress:
+            return cache_image_states(
+                self._image_encoder,
+                plain,
+                cache_folder(recipe.model.cache_folder),
+                augmented=augmented,
+                views=views,
+                preprocessing=asdict(transform),
+                workers=recipe.loop.workers if self.model.device.type != "cpu" else os.cpu_count() or 1,
+                progress=progress,
+                encoder_key=self._image_key,
+            )
+
+    @cached_property
+    def _sources(self) -> PairTable:
+        return open_sources(self.recipe.data)
+
+    @cached_property
+    def _image_encoder(self) -> ImageEncoder:
+        encoder = self.model.image_encoder
+        return PooledEncoder(encoder) if self.recipe.model.pool_images else encoder
+
+    @cached_property
+    def _image_key(self) -> str:
+        return encoder_fingerprint(self._image_encoder)
+
+    @cached_property
+    def _text_key(self) -> str:
+        return encoder_fingerprint(self.model.text_encoder)
+
+
+def text_states(
+    encoder: nn.Module,
+    texts: Iterable[str],
+    encode: EncodeCaptions,
+    folder: str | None,
+    *,
+    encoder_key: str | None = None,
+) -> CaptionStates:
+    """Token states of texts from a frozen text encoder.
+
+    Args:
+        encoder: the encoder.
+        texts: repeated ones are encoded once.
+        encode: the tokenization of the run.
+        folder: where caches are kept; a folder of the user's cache when None.
+        encoder_key: the encoder's fingerprint, if it is known.
+    """
+    with counting("text states") as progress:
+        return cache_caption_states(
+            encoder, texts, encode, cache_folder(folder), progress=progress, encoder_key=encoder_key
+        )

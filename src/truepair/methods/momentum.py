@@ -1,0 +1,186 @@
+"""The momentum model of ALBEF: a slow copy of the student, its soft targets, and a queue of its features."""
+
+import copy
+from dataclasses import dataclass
+from typing import NamedTuple, Self
+
+import torch
+from torch import Tensor, nn
+
+from truepair.engine.distributed.gathering import gather
+from truepair.errors import ConfigError
+from truepair.methods.encode import StepView, Towers
+from truepair.methods.srcl import of_rows
+from truepair.models.fusion.albef import AlbefModel
+from truepair.objectives.contrastive import Direction, contrastive_loss
+from truepair.objectives.momentum import FeatureQueue, momentum_targets
+from truepair.objectives.srcl import Regulation
+from truepair.relations.batch import SIDES, BatchRelations, Side
+from truepair.relations.pairs import PairSet
+
+
+@dataclass(frozen=True, kw_only=True)
+class MomentumConfig:
+    """The momentum model (ALBEF, section 3.2 and 3.3).
+
+    Attributes:
+        decay: Share of its weights that it keeps in each step; ALBEF: 0.995.
+        queue_size: Past pairs whose momentum features are further candidates of ITC; ALBEF: 65536, scaled down to the
+            training pairs. 0: none.
+        distillation: Weight of its soft targets in ITC and MLM; ALBEF: 0.4, reached at the end of the first epoch,
+            which ``ramp_epochs`` says.
+        ramp_epochs: Epochs over which the weight rises from 0.
+    """
+
+    decay: float = 0.995
+    queue_size: int = 65_536
+    distillation: float = 0.4
+    ramp_epochs: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.decay < 1.0:
+            raise ConfigError(f"momentum.decay is {self.decay}; give a number from 0 to below 1")
+        if not 0.0 <= self.distillation <= 1.0 or self.queue_size < 0 or self.ramp_epochs < 0:
+            raise ConfigError("momentum.distillation lies between 0 and 1; queue_size and ramp_epochs are not negative")
+
+
+class MomentumView(NamedTuple):
+    """A batch as the momentum model sees it.
+
+    Attributes:
+        image_states: States of this rank's images, part by part, each [n, N, W].
+        images: Image features of all ranks [B, E].
+        texts: Text features of all ranks [B, E].
+    """
+
+    image_states: list[Tensor]
+    images: Tensor  # [B, E]
+    texts: Tensor  # [B, E]
+
+
+class MomentumModel(nn.Module):
+    """A copy of the student that follows it slowly, and the features of the pairs it saw last.
+
+    Parameters that are not trained are shared with the student, not copied; running statistics of batch norm are the
+    student's of the moment, since this model, always in evaluation mode, gathers none.
+
+    Args:
+        towers: The student's; the copy reads the same caches.
+        config: How slow, how large a queue, how much distillation.
+        seen: Training pairs; the queue holds half of them at most, so that no pair meets itself.
+    """
+
+    def __init__(self, towers: Towers, config: MomentumConfig, seen: int) -> None:
+        super().__init__()
+        student = towers.model
+        frozen = {id(parameter): parameter for parameter in student.parameters() if not parameter.requires_grad}
+        self.model: AlbefModel = copy.deepcopy(student, frozen)
+        self.model.requires_grad_(False)
+        # `deepcopy` leaves the shared parameters those of the student; they are frozen there too.
+        self.towers = towers.of_copy(self.model)
+        self.config = config
+        size = min(config.queue_size, seen // 2)
+        self.queue = FeatureQueue(size, student.config.embed_dim) if size else None
+        self._student = (student,)  # in a tuple: not a submodule of this one
+
+    def train(self, mode: bool = True) -> Self:
+        """Stay in evaluation mode: a teacher has no dropout."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def follow(self) -> None:
+        """Move towards the student: decay * own + (1 - decay) * student."""
+        for own, theirs in zip(self.model.parameters(), self._student[0].parameters(), strict=True):
+            if own is not theirs:
+                own.lerp_(theirs, 1.0 - self.config.decay)
+
+    def alpha(self, view: StepView) -> float:
+        """Weight of the soft targets at this moment."""
+        ramp = self.config.ramp_epochs * view.moment.steps_per_epoch
+        share = min(1.0, view.moment.step / ramp) if ramp else 1.0
+        return self.config.distillation * share
+
+    @torch.no_grad()
+    def see(self, view: StepView) -> MomentumView:
+        """Encode the batch."""
+        for own, theirs in zip(self.model.buffers(), self._student[0].buffers(), strict=True):
+            own.copy_(theirs)
+        image_states, images = self.towers.encode_images(view.local, view.moment.epoch)
+        text = self.towers.encode_text(view.local)
+        return MomentumView(image_states, gather(images), gather(text.feature))
+
+    @torch.no_grad()
+    def token_logits(
+        self, image_states: Tensor, masked_ids: Tensor, mask: Tensor, images: Tensor, predicted: Tensor
+    ) -> Tensor:
+        """Vocabulary logits of the predicted tokens [P, V].
+
+        Args:
+            image_states: Of some images [n, N, W].
+            masked_ids: Tokens of each row [R, L].
+            mask: 1 for tokens, 0 for padding [R, L].
+            images: Image of each row [R], below n.
+            predicted: Where the P tokens are, bool [R, L].
+        """
+        states = self.towers.text_states(masked_ids, mask)
+        keys_values = self.model.image_keys_values(image_states)
+        return self.model.predict_tokens(self.model.fuse(states, mask, keys_values, images), predicted)
+
+    def itc_loss(
+        self,
+        view: StepView,
+        seen: MomentumView,
+        relations: BatchRelations,
+        smoothing: float,
+        regulation: Regulation | None = None,
+    ) -> Tensor:
+        """ALBEF's ITC: this rank's features against the momentum features of the batch and of the queue.
+
+        Targets are ``(1 - alpha) * positives + alpha * momentum model``; an entry of the queue that is the same image
+        or caption is a positive. A regulation knows no weights for a queue; there must be none.
+        """
+        halves = []
+        for side in SIDES:
+            direction, keys = self._candidates(view, seen, side, relations, smoothing)
+            half = contrastive_loss(
+                (view.image_features if side == "i2t" else view.text_features)[view.own],  # [b, E]
+                keys,
+                view.temperature,
+                rows=direction,
+                regulation=None if regulation is None else of_rows(regulation, view.own, transposed=side == "t2i"),
+                symmetric=False,
+            )
+            halves.append(half.loss)
+        return torch.stack(halves).mean()
+
+    def remember(self, view: StepView, seen: MomentumView) -> None:
+        """Put the batch's momentum features into the queue; what is not a number (a broken image) becomes 0."""
+        if self.queue is not None:
+            images, texts = seen.images.nan_to_num(), seen.texts.nan_to_num()
+            self.queue.enqueue(images, texts, view.batch.image_id, view.batch.caption_key)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What is this model's own: parameters that moved away from the student's, and the queue."""
+        students = {id(parameter) for parameter in self._student[0].parameters()}
+        own: dict[str, Tensor] = {n: value for n, value in self.named_parameters() if id(value) not in students}
+        return own if self.queue is None else own | {f"queue.{name}": v for name, v in self.queue.named_buffers()}
+
+    def _candidates(
+        self, view: StepView, seen: MomentumView, side: Side, relations: BatchRelations, smoothing: float
+    ) -> tuple[Direction, Tensor]:
+        """Targets and weights of this rank's anchors of one side, and their candidates [B + F, E]."""
+        images_ask = side == "i2t"
+        anchors, keys = (seen.images, seen.texts) if images_ask else (seen.texts, seen.images)  # [B, E]
+        positives, weights = relations.positives(side), relations.weights(side)
+        if self.queue is not None and len(self.queue):
+            keys = torch.cat([keys, self.queue.features("texts" if images_ask else "images")])  # [B + F, E]
+            queued = self.queue.positives(view.batch.image_id, view.batch.caption_key)
+            positives = PairSet.union(positives.widened(len(keys)), queued.where(queued.columns >= view.size))
+            weights = weights.widened(len(keys))
+        rows = (view.own.start, view.own.stop)
+        positives, alpha = positives.of_rows(*rows), self.alpha(view)
+        soft = None
+        if alpha:
+            with torch.autocast(keys.device.type, enabled=False):
+                soft = momentum_targets(anchors[view.own], keys, view.temperature.detach(), positives, alpha)
+        return Direction(positives, smoothing, soft, weights.of_rows(*rows)), keys

@@ -1,0 +1,158 @@
+"""A pre-training recipe: everything a run depends on, as data."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from truepair.data.splits import DataConfig
+from truepair.engine.loop.config import LoopConfig
+from truepair.engine.loop.optimizer import OptimizerConfig
+from truepair.errors import ConfigError
+from truepair.evaluation.metrics import RetrievalProtocol
+from truepair.methods.ecm import EcmConfig
+from truepair.methods.momentum import MomentumConfig
+from truepair.methods.rules import RelationsConfig
+from truepair.methods.srcl import SrclConfig
+from truepair.methods.step import ItmConfig, MlmConfig, ObjectivesConfig
+from truepair.sampling.batches import SamplerConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextConfig:
+    """How captions become tokens.
+
+    Attributes:
+        tokenizer: "train" trains a WordPiece on the training captions, "minilm" takes MiniLM-L6's; else a name or a
+            folder.
+        vocab_size: largest vocabulary of a trained tokenizer.
+        max_length: most tokens of a caption, special tokens included (ALBEF: 25 in pre-training).
+        add_sep: end captions with [SEP]; ALBEF's have none.
+        normalise: lower-case and strip punctuation first, as ALBEF does.
+    """
+
+    tokenizer: str = "train"
+    vocab_size: int = 8192
+    max_length: int = 25
+    add_sep: bool = False
+    normalise: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Which model is trained.
+
+    Attributes:
+        size: named size to start from: tiny, small or base.
+        options: fields of ``AlbefConfig`` that replace the size's, among them ``image_encoder``.
+        checkpoint: folder or name of a whole model to start from; size and options are not used then.
+        image_checkpoint: folder or name of pre-trained image encoder weights, "efficientnet_lite0" for the small one.
+        text_checkpoint: folder or name of a BERT whose layers start text and fusion encoder, "minilm" for MiniLM-L6.
+        freeze_image: do not train the image encoder.
+        freeze_text: do not train the text encoder (the fusion encoder is trained).
+        cache_images: compute the frozen image encoder's states once and train on them.
+        cache_sources: let the cache hold every image of the sources, not only those of a split: many runs on parts of
+            them share it.
+        pool_images: cache only the mean of an image's states, for runs of ITC alone with ``image_pooling`` "mean".
+        image_views: how many views of each image the cache holds: the plain one, then augmented ones.
+        cache_captions: compute the frozen text encoder's states once per caption. MLM still runs it, on masked
+            captions.
+        cache_folder: where caches are kept; a folder of the user's cache when absent.
+    """
+
+    size: str = "tiny"
+    options: dict[str, Any] = field(default_factory=dict)
+    checkpoint: str | None = None
+    image_checkpoint: str | None = None
+    text_checkpoint: str | None = None
+    freeze_image: bool = False
+    freeze_text: bool = False
+    cache_images: bool = False
+    cache_sources: bool = False
+    pool_images: bool = False
+    image_views: int = 1
+    cache_captions: bool = False
+    cache_folder: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.cache_images and not self.freeze_image:
+            raise ConfigError("model.cache_images needs model.freeze_image: states of a moving encoder go stale")
+        if self.cache_captions and not self.freeze_text:
+            raise ConfigError("model.cache_captions needs model.freeze_text: states of a moving encoder go stale")
+        if (self.cache_sources or self.pool_images) and not self.cache_images:
+            raise ConfigError("model.cache_sources and model.pool_images say what model.cache_images keeps; set it too")
+        if self.image_views > 1 and not self.cache_images:
+            raise ConfigError(
+                "model.image_views is for model.cache_images; images that are read anew are augmented anew"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainRecipe:
+    """A pre-training run.
+
+    Attributes:
+        data: where the pairs come from.
+        text: how captions become tokens.
+        model: which model is trained.
+        sampler: who meets in a batch.
+        objectives: what a step trains.
+        relations: which pairs are known or suspected to match, and what becomes of them.
+        ecm: conversion of false negatives that a discriminator finds (MAFA); absent for none.
+        srcl: regulation of the negatives by similarity (SRCL); absent for none.
+        momentum: momentum model, queue and distillation (ALBEF); absent for none.
+        optimizer: how the weights move.
+        loop: how long and how.
+        evaluation: how the figures are measured.
+    """
+
+    data: DataConfig = field(default_factory=DataConfig)
+    text: TextConfig = field(default_factory=TextConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    objectives: ObjectivesConfig = field(default_factory=ObjectivesConfig)
+    relations: RelationsConfig = field(default_factory=RelationsConfig)
+    ecm: EcmConfig | None = None
+    srcl: SrclConfig | None = None
+    momentum: MomentumConfig | None = None
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    loop: LoopConfig = field(default_factory=LoopConfig)
+    evaluation: RetrievalProtocol = field(default_factory=RetrievalProtocol)
+
+    def __post_init__(self) -> None:
+        if self.srcl is not None and self.momentum is not None and self.momentum.queue_size:
+            raise ConfigError("srcl weighs pairs of the batch only; set momentum.queue_size to 0, or drop one of both")
+        words = self.model.text_checkpoint
+        if words is not None and self.model.checkpoint is None and self.text.tokenizer == "train":
+            raise ConfigError(
+                f"text.tokenizer 'train' makes tokens that {words} does not know; set text.tokenizer to it"
+            )
+        if self.ecm is not None and self.ecm.discriminator.view == "batch" and self.model.cache_images:
+            raise ConfigError("ecm.discriminator.view 'batch' needs images, which model.cache_images does without")
+        if self.ecm is not None and not self.ecm.zones.symmetric and self.relations.symmetric:
+            raise ConfigError("ecm.zones.symmetric false needs relations.symmetric false, or both directions convert")
+        fused = self.objectives.itm.weight > 0 or self.objectives.mlm.weight > 0
+        if self.model.pool_images and (fused or self.model.options.get("image_pooling") != "mean"):
+            raise ConfigError(
+                "model.pool_images needs objectives.itm.weight 0, objectives.mlm.weight 0 and image_pooling 'mean' in "
+                "model.options; drop it, or set them"
+            )
+        by_judge = any(rule.detector == "con_d" for rule in self.relations.rules)
+        if by_judge != (self.ecm is not None and self.ecm.judge == "rules"):
+            raise ConfigError("relations.rules: detector 'con_d' and ecm.judge 'rules' go together; give both or none")
+        if self.momentum is None and any(rule.detector == "momentum" for rule in self.relations.rules):
+            raise ConfigError("relations.rules: detector 'momentum' needs a momentum section")
+
+
+def trains_itm(recipe: PretrainRecipe) -> bool:
+    """Whether the ITM head is trained at all."""
+    return recipe.objectives.itm.due(recipe.loop.epochs - 1)
+
+
+def never_joining(recipe: PretrainRecipe) -> list[str]:
+    """One line for each loss that the recipe asks for, and that comes too late."""
+    parts: dict[str, ItmConfig | MlmConfig] = {"itm": recipe.objectives.itm, "mlm": recipe.objectives.mlm}
+    return [
+        f"{name.upper()} is not trained: objectives.{name}.start_epoch is {part.start_epoch}, and the run ends after "
+        f"{recipe.loop.epochs} epochs"
+        for name, part in parts.items()
+        if part.weight > 0 and not part.due(recipe.loop.epochs - 1)
+    ]

@@ -1,0 +1,79 @@
+"""Trained models from a folder or from the hub, ours and those of transformers."""
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+from safetensors import SafetensorError
+from transformers import BaseImageProcessor, PreTrainedModel, PreTrainedTokenizerBase
+
+from truepair.data.transforms import ImageTransform
+from truepair.errors import CheckpointError
+from truepair.models.encoders.fingerprint import combined_key
+from truepair.models.fusion.albef import AlbefModel
+
+Model = TypeVar("Model", bound=PreTrainedModel)
+
+
+def load_albef(name_or_folder: str | Path) -> AlbefModel:
+    """Load a pre-trained model.
+
+    Raises:
+        CheckpointError: there is none, or it is damaged.
+    """
+    return load_model(AlbefModel, name_or_folder)
+
+
+def load_model(kind: type[Model], name_or_folder: str | Path) -> Model:
+    """Load a trained model of some kind, such as a `VqaModel`.
+
+    Raises:
+        CheckpointError: there is none, it is damaged, or it is of another kind.
+    """
+    try:
+        model, loading = kind.from_pretrained(name_or_folder, output_loading_info=True)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"no model could be loaded from {name_or_folder}: {reason}") from error
+    if loading["missing_keys"]:
+        first = sorted(loading["missing_keys"])[0]
+        raise CheckpointError(f"{name_or_folder} lacks weights of the model ({first}, ...); give a whole model")
+    trained: Model = model
+    return trained
+
+
+def load_part(kind: Any, name_or_folder: str, **options: Any) -> Any:
+    """``kind.from_pretrained``, with errors of one line.
+
+    Raises:
+        CheckpointError: there is no such thing, or it is damaged.
+    """
+    try:
+        return kind.from_pretrained(name_or_folder, **options)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        if not Path(name_or_folder).exists():
+            raise CheckpointError(f"no model in {name_or_folder}, neither a folder nor a hub name in reach") from error
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"no model could be loaded from {name_or_folder}: {reason}; give another") from error
+
+
+def load_hub_model(kind: Any, name_or_folder: str) -> Any:
+    """``kind.from_pretrained``, none of its weights left at random.
+
+    Raises:
+        CheckpointError: there is no such model, it is damaged, or it is of another kind.
+    """
+    model, loading = load_part(kind, name_or_folder, output_loading_info=True)
+    if loading["missing_keys"]:
+        first = sorted(loading["missing_keys"])[0]
+        raise CheckpointError(f"{name_or_folder} lacks weights of {type(model).__name__} ({first}, ...); give another")
+    return model
+
+
+def processor_transform(processor: BaseImageProcessor) -> ImageTransform:
+    """An image processor as a transform of one image to float32 [3, H, W]."""
+    return ImageTransform(lambda image: processor(images=image, return_tensors="pt")["pixel_values"][0].float())
+
+
+def processor_key(processor: BaseImageProcessor, tokenizer: PreTrainedTokenizerBase) -> str:
+    """Equal keys, equal inputs of a model."""
+    return combined_key(images=processor.to_dict(), captions=tokenizer.get_vocab())

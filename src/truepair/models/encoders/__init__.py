@@ -1,0 +1,1 @@
+"""Image encoders, frozen encoders and their caches."""

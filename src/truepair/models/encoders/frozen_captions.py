@@ -1,0 +1,120 @@
+"""Caption states from a frozen text encoder: computed once per distinct caption, stored without padding."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from truepair.errors import DataError
+from truepair.models.encoders.fingerprint import combined_key, encoder_fingerprint
+from truepair.models.encoders.frozen import FrozenStates, Progress, StateBlock
+
+EncodeCaptions = Callable[[Sequence[str]], tuple[Tensor, Tensor]]
+"""Captions to token ids and attention mask (1 = token, then 0 = padding), both int64 [T, L]."""
+
+
+@dataclass(frozen=True)
+class CaptionStates:
+    """Token states of captions, by their text.
+
+    Attributes:
+        tokens: the states of all tokens of all captions, one after the other; a row is one token (D).
+        places: first row and number of tokens of each caption.
+    """
+
+    tokens: FrozenStates
+    places: Mapping[str, tuple[int, int]]
+
+    def gather(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """States of some captions, padded to the longest of them.
+
+        Returns:
+            States float32 [B, L, D], zero on padding, and attention mask int64 [B, L].
+
+        Raises:
+            DataError: a caption that is not in the cache.
+        """
+        missing = next((caption for caption in captions if caption not in self.places), None)
+        if missing is not None:
+            raise DataError(f"the cache of caption states lacks '{missing}'; compute it for all captions of the run")
+        first, length = torch.tensor([self.places[caption] for caption in captions]).T  # [B], [B]
+        positions = torch.arange(int(length.max()))  # [L]
+        mask = positions < length[:, None]  # [B, L]
+        rows = (first[:, None] + positions)[mask]  # [T]
+        states = torch.zeros(*mask.shape, *self.tokens.shape)
+        states[mask] = self.tokens.gather(rows)
+        return states, mask.long()
+
+
+def cache_caption_states(
+    encoder: nn.Module,
+    captions: Iterable[str],
+    encode: EncodeCaptions,
+    folder: Path,
+    *,
+    batch_size: int = 64,
+    progress: Progress | None = None,
+    encoder_key: str | None = None,
+) -> CaptionStates:
+    """Compute the token states of every distinct caption once, or open those that are there.
+
+    The key of the cache is of the encoder and of all token ids. Captions are encoded in order of length, so that
+    little padding is computed.
+
+    Args:
+        encoder: called with ``input_ids`` and ``attention_mask`` [B, L]; returns states [B, L, D], or an output of
+            transformers with ``last_hidden_state``.
+        captions: texts; repeated ones are encoded once.
+        encode: the tokenization of the run, such as that of its collator.
+        folder: where caches are kept.
+        batch_size: captions encoded at once.
+        progress: called with (tokens done, tokens in all).
+        encoder_key: the encoder's fingerprint, if it is known.
+
+    Raises:
+        DataError: no captions, or no room on the disk.
+    """
+    distinct = sorted(set(captions))
+    if not distinct:
+        raise DataError("there are no captions to encode; check the split")
+    input_ids, attention_mask = encode(distinct)  # [T, L], [T, L]
+    order = attention_mask.sum(dim=1).argsort(stable=True)
+    distinct, input_ids, attention_mask = [distinct[i] for i in order], input_ids[order], attention_mask[order]
+    lengths = attention_mask.sum(dim=1)  # [T]
+    first = lengths.cumsum(0) - lengths  # [T]
+
+    def states_of(part: slice) -> Tensor:
+        """The states of the tokens of some captions, without padding [tokens, D]."""
+        longest = int(lengths[part].max())
+        mask = attention_mask[part, :longest]
+        return _encode(encoder, input_ids[part, :longest], mask)[mask.bool()]
+
+    def blocks(start: int) -> Iterator[StateBlock]:
+        """The blocks from row ``start`` on."""
+        caption = int((first < start).sum())  # blocks end with a caption, so `start` is the first row of one
+        for begin in range(caption, len(distinct), batch_size):
+            yield StateBlock(states_of(slice(begin, begin + batch_size)))
+
+    key = combined_key(
+        encoder=encoder_key or encoder_fingerprint(encoder), input_ids=input_ids, attention_mask=attention_mask
+    )
+    width = states_of(slice(0, 1)).shape[1]
+    tokens = FrozenStates.open_or_compute(
+        folder, key, int(lengths.sum()), (width,), blocks, label="captions", progress=progress
+    )
+    places = dict(zip(distinct, zip(first.tolist(), lengths.tolist(), strict=True), strict=True))
+    return CaptionStates(tokens, places)
+
+
+@torch.inference_mode()
+def _encode(encoder: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    """Token ids and mask [B, L] to states [B, L, D] on the CPU, in evaluation mode."""
+    device = next(encoder.parameters()).device
+    training = encoder.training
+    encoder.eval()
+    output = encoder(input_ids=input_ids.to(device), attention_mask=attention_mask.to(device))
+    encoder.train(training)
+    states: Tensor = getattr(output, "last_hidden_state", output)
+    return states.cpu()

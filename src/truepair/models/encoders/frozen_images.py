@@ -1,0 +1,254 @@
+"""States of a table's images from a frozen encoder."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from truepair.data.pairs import PairDataset, PairSample
+from truepair.errors import ConfigError
+from truepair.models.encoders.base import ImageEncoder
+from truepair.models.encoders.fingerprint import combined_key, encoder_fingerprint
+from truepair.models.encoders.frozen import FrozenStates, Progress, StateBlock
+from truepair.sampling.batches import Visit
+
+_PROBES = 8
+
+
+@dataclass(frozen=True)
+class ImageStates:
+    """States of the images of a table, by its rows; rows of one image share their states.
+
+    Attributes:
+        views: one cache per view; the first is of the plain images.
+        image_rows: row of the caches that each of the T rows of the table uses, int64 [T].
+    """
+
+    views: tuple[FrozenStates, ...]
+    image_rows: Tensor
+
+    def __len__(self) -> int:
+        return len(self.image_rows)
+
+    def __getitem__(self, rows: Tensor | Sequence[int] | slice) -> Tensor:
+        """States of the plain images of some rows of the table, float32 [B, N, W]."""
+        return self.views[0].gather(self._image_rows(rows))
+
+    def visit(self, rows: Tensor | Sequence[int], epoch: int, seed: int = 0) -> Tensor:
+        """States for training: each image shows its views in turn, one per epoch.
+
+        The images of a batch differ in the view they show.
+
+        Args:
+            rows: rows of the table [B].
+            epoch: epoch.
+            seed: shifts the order.
+
+        Returns:
+            float32 [B, N, W].
+        """
+        images = self._image_rows(rows)  # [B]
+        if len(self.views) == 1:
+            return self.views[0].gather(images)
+        chosen = self.shown(rows, epoch, seed)  # [B]
+        states = torch.empty(len(images), *self.views[0].shape)
+        for number, view in enumerate(self.views):
+            at = (chosen == number).nonzero()[:, 0]
+            states.index_copy_(0, at, view.gather(images[at]))
+        return states
+
+    def shown(self, rows: Tensor | Sequence[int], epoch: int, seed: int = 0) -> Tensor:
+        """Which view each of some rows shows in an epoch, int64 [B]."""
+        return (self._image_rows(rows) + epoch + seed) % len(self.views)
+
+    def of_rows(self, rows: NDArray[np.int64]) -> "ImageStates":
+        """The states of some rows of the table, as a table of their own."""
+        return replace(self, image_rows=self.image_rows[torch.from_numpy(rows)])
+
+    @property
+    def nbytes(self) -> int:
+        """Size of all views on disk, in bytes."""
+        return sum(view.nbytes for view in self.views)
+
+    @property
+    def unreadable(self) -> dict[int, str]:
+        """Rows of the table whose image could not be read, and why. Their states are of the row that stood in."""
+        reasons = self.views[0].unreadable
+        wanted = torch.tensor(sorted(reasons), dtype=torch.int64)
+        found = torch.isin(self.image_rows, wanted).nonzero()[:, 0].tolist()
+        return {row: reasons[int(self.image_rows[row])] for row in found}
+
+    @property
+    def readable(self) -> NDArray[np.int64]:
+        """Rows of the table whose states are of their own image; train on ``table.select`` of them."""
+        return np.setdiff1d(np.arange(len(self)), list(self.unreadable))
+
+    def _image_rows(self, rows: Tensor | Sequence[int] | slice) -> Tensor:
+        return self.image_rows[
+            rows if isinstance(rows, slice) else torch.as_tensor(rows, dtype=torch.int64, device="cpu")
+        ]
+
+
+def cache_image_states(
+    encoder: ImageEncoder,
+    plain: PairDataset,
+    folder: Path,
+    *,
+    augmented: PairDataset | None = None,
+    views: int = 1,
+    preprocessing: Any = None,
+    batch_size: int = 16,
+    workers: int = 0,
+    progress: Progress | None = None,
+    encoder_key: str | None = None,
+) -> ImageStates:
+    """Compute the states of every distinct image of a table once, or open those that are there.
+
+    The key of a cache is of the encoder, the distinct image ids in order, the pixels of a few images as the dataset
+    delivers them, and ``preprocessing``. Files that change under the same ids are noticed only if they are among these
+    few.
+
+    Args:
+        encoder: in evaluation mode; it runs on the device it is on.
+        plain: the table with the evaluation transform.
+        folder: where caches are kept.
+        augmented: the same table with the training transform; needed for more than one view. View v is what it
+            delivers in epoch v.
+        views: V, how many views of each image to store; each takes as much time and disk as the first.
+        preprocessing: what else the pixels depend on, of JSON types; the settings of the transform, say.
+        batch_size: images encoded at once. 16 is fastest on a CPU at 128 px: more leave its caches.
+        workers: processes that read images, and encode them if the encoder is on the CPU: give the number of cores.
+            With 0 the main process does both.
+        progress: called with (images done, images in all) after each batch of a view.
+        encoder_key: the encoder's fingerprint, if it is known.
+
+    Raises:
+        ConfigError: several views without ``augmented``, or one of another table.
+        DataError: unreadable images beyond what the dataset substitutes, or no room on the disk.
+    """
+    if views > 1 and (augmented is None or len(augmented) != len(plain)):
+        raise ConfigError(f"{views} views need the augmented dataset of the same table; give one, or set views to 1")
+    ids, first, image_rows = _distinct(plain.table.image_ids)
+    encoder_key = encoder_key or encoder_fingerprint(encoder)
+    caches = []
+    for view in range(views):
+        dataset = plain if view == 0 or augmented is None else augmented
+        source = _ViewSource(dataset, first, view, batch_size, workers)
+        key = combined_key(
+            encoder=encoder_key, ids=ids.tobytes(), pixels=source.probe(), preprocessing=preprocessing, view=view
+        )
+        cache = FrozenStates.open_or_compute(
+            folder, key, len(ids), source.shape(encoder), source.compute(encoder), label="images", progress=progress
+        )
+        caches.append(cache)
+    return ImageStates(tuple(caches), torch.from_numpy(image_rows))
+
+
+class _ViewSource:
+    """One view of the distinct images, as batches of states.
+
+    Args:
+        dataset: delivers the pixels.
+        rows: the first row of each of the R distinct images [R].
+        view: the epoch to visit.
+        batch_size: images of a batch.
+        workers: reading processes.
+    """
+
+    def __init__(self, dataset: PairDataset, rows: NDArray[np.int64], view: int, batch_size: int, workers: int) -> None:
+        self.dataset = dataset
+        self.visits = [Visit(view, int(row)) for row in rows]
+        self.batch_size = batch_size
+        self.workers = workers
+
+    def probe(self) -> Tensor:
+        """Pixels of a few images, from the first to the last [P, 3, H, W]."""
+        places = np.unique(np.linspace(0, len(self.visits) - 1, _PROBES).astype(int))
+        return _collate([self.dataset[self.visits[place]] for place in places])[0]
+
+    def shape(self, encoder: ImageEncoder) -> tuple[int, ...]:
+        """Shape of one image's states, (N, W)."""
+        pixels, _ = _collate([self.dataset[self.visits[0]]])
+        return tuple(_encode(encoder, pixels).shape[1:])
+
+    def compute(self, encoder: ImageEncoder) -> Callable[[int], Iterator[StateBlock]]:
+        """What ``FrozenStates`` calls with the first row that is missing."""
+        # Several processes with one thread each keep all cores busy; the threads of one process wait for each other.
+        in_workers = next(encoder.parameters()).device.type == "cpu"
+        collate = partial(_encoded, encoder) if in_workers else _collate
+
+        def blocks(start: int) -> Iterator[StateBlock]:
+            """The blocks from row ``start`` on."""
+            loader: DataLoader[Any] = DataLoader(
+                self.dataset,
+                sampler=self.visits[start:],
+                batch_size=self.batch_size,
+                num_workers=self.workers,
+                collate_fn=collate,
+            )
+            for states_or_pixels, reasons in loader:
+                yield StateBlock(states_or_pixels if in_workers else _encode(encoder, states_or_pixels), reasons)
+
+        return blocks
+
+
+@torch.inference_mode()
+def _encode(encoder: ImageEncoder, pixels: Tensor) -> Tensor:
+    """Pixels [B, 3, H, W] to states [B, N, W], in evaluation mode."""
+    training = encoder.training
+    encoder.eval()
+    states: Tensor = encoder(pixels.to(next(encoder.parameters()).device))
+    encoder.train(training)
+    return states
+
+
+def _encoded(encoder: ImageEncoder, samples: Sequence[PairSample]) -> tuple[Tensor, list[str]]:
+    pixels, reasons = _collate(samples)
+    return _encode(encoder, pixels).half(), reasons
+
+
+def _collate(samples: Sequence[PairSample]) -> tuple[Tensor, list[str]]:
+    return torch.stack([sample["pixel_values"] for sample in samples]), [sample["reason"] for sample in samples]
+
+
+def _distinct(image_ids: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """The distinct ids in order of their first row [R], that row [R], and the place of each row's id among them [T]."""
+    ids, first, inverse = np.unique(image_ids, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    place = np.empty_like(order)
+    place[order] = np.arange(len(order))
+    return ids[order], first[order], place[inverse]
+
+
+class PooledEncoder(ImageEncoder):
+    """An image encoder that hands out one state an image, the mean of its states.
+
+    Models with ``image_pooling`` "mean" project it to the same feature; a fusion encoder has little left to read.
+
+    Args:
+        encoder: the encoder.
+    """
+
+    def __init__(self, encoder: ImageEncoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.config = encoder.config
+        self.width = encoder.width
+        self.image_size = encoder.image_size
+        self.pixel_mean, self.pixel_std = encoder.pixel_mean, encoder.pixel_std
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """Images [B, 3, H, W] to states [B, 1, W]."""
+        states: Tensor = self.encoder(pixel_values)  # [B, N, W]
+        return states.mean(dim=1, keepdim=True)
+
+    def resized(self, image_size: int) -> "PooledEncoder":
+        """The same for images of another size."""
+        return PooledEncoder(self.encoder.resized(image_size))

@@ -1,0 +1,1 @@
+"""Models whose fusion encoder reads pairs: ALBEF, and those of downstream tasks."""

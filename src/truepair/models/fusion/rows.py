@@ -1,0 +1,103 @@
+"""Rows of text that share an image or a length, so that work is done once for each."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_LEAST_ROWS = 16
+
+_MOST_GROUPS = 8
+
+
+def apply_by_length(
+    states: Tensor,
+    attention_mask: Tensor,
+    function: Callable[[Tensor, Tensor, Tensor], Tensor],
+    *,
+    cls_only: bool = False,
+) -> Tensor:
+    """Apply a function of rows of tokens to groups of rows of like length.
+
+    On accelerators all rows are one group: a group would cost a wait for the host.
+
+    Args:
+        states: One entry per token, ids [R, L] or states [R, L, D].
+        attention_mask: 1 for tokens, then 0 for padding, [R, L].
+        function: From the numbers [r] of some rows, their entries and their mask, both cut to the l tokens of the
+            longest of them, to new states [r, l, D]; [r, 1, D] with ``cls_only``.
+        cls_only: The function returns one state a row.
+
+    Returns:
+        The new states in the order of the rows [R, L, D], zero behind the end of a group; [R, 1, D] with ``cls_only``.
+    """
+    rows, length = attention_mask.shape
+    if states.device.type != "cpu":
+        return function(torch.arange(rows, device=states.device), states, attention_mask)
+    lengths = attention_mask.sum(dim=1)  # [R]
+    order = torch.argsort(lengths, stable=True)
+    parts = []
+    for group in order.chunk(max(1, min(_MOST_GROUPS, rows // _LEAST_ROWS))):
+        longest = max(1, int(lengths[group[-1:]].sum()))  # of no rows at all there is no longest
+        part = function(group, states[group, :longest], attention_mask[group, :longest])
+        parts.append(part if cls_only else F.pad(part, (0, 0, 0, length - longest)))
+    return torch.cat(parts)[torch.argsort(order)]
+
+
+@dataclass(frozen=True)
+class RowGroups:
+    """R rows in S slots of G places each, all rows of a slot using the same one of I sources.
+
+    In cross-attention the queries of different rows do not see each other. So the rows that share an image can be laid
+    end to end as one long query, and its keys and values are then read in place. G is the mean number of rows a source
+    has, rounded up. A source with more rows gets several slots; thus there are at most I + R / G of them, and neither
+    the copies of keys and values nor the empty places can outgrow the batch when one image is very popular.
+    `benchmarks/fusion_sharing.py` compares this with a copy per row.
+    """
+
+    place: Tensor
+    """[R] int64: the place of each row among the S * G places."""
+    source: Tensor
+    """[S] int64: the source each slot uses."""
+    size: int
+    """G, places per slot."""
+    in_order: bool
+    """Slot s uses source s, so nothing has to be copied."""
+
+    @classmethod
+    def of(cls, sources: Tensor, count: int) -> Self:
+        """Pack rows.
+
+        Args:
+            sources: The source of each row, [R] int64, each below `count`.
+            count: I, the number of sources.
+        """
+        rows = len(sources)
+        size = max(1, -(-rows // count))
+        used = torch.bincount(sources, minlength=count)  # [I] rows of each source
+        slots = (used + size - 1).div(size, rounding_mode="floor")  # [I] slots of each source
+        # The rank of each row among the rows of its source: its position after sorting, less where that source begins.
+        order = torch.argsort(sources, stable=True)
+        begins = used.cumsum(0) - used  # [I]
+        rank = torch.empty_like(sources)
+        rank[order] = torch.arange(rows, device=sources.device) - begins[sources[order]]
+        place = (slots.cumsum(0) - slots)[sources] * size + rank
+        in_order = bool((slots == 1).all())
+        source = torch.repeat_interleave(torch.arange(count, device=sources.device), slots)
+        return cls(place, source, size, in_order)
+
+    def pack(self, rows: Tensor) -> Tensor:
+        """Rows [R, L, D] to slots [S, G * L, D]; empty places are zero."""
+        places = rows.new_zeros(len(self.source) * self.size, *rows.shape[1:])
+        return places.index_copy(0, self.place, rows).view(len(self.source), -1, rows.shape[2])
+
+    def unpack(self, slots: Tensor) -> Tensor:
+        """Slots [S, G * L, D] to rows [R, L, D]."""
+        return slots.reshape(len(slots) * self.size, -1, slots.shape[2]).index_select(0, self.place)
+
+    def expand(self, sources: Tensor) -> Tensor:
+        """One entry per source [I, ...] to one per slot [S, ...]; a source's gradient is the sum over its slots."""
+        return sources if self.in_order else sources.index_select(0, self.source)

@@ -1,0 +1,141 @@
+"""Counter-based randomness: what is drawn is a pure function of its keys, on the host and on tensors."""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+
+def stable_hash(*keys: int | str) -> int:
+    """Hash a sequence of integers and strings to 63 bits, the same in every process and on every machine.
+
+    The code is free of ambiguity: ``("ab", "c")``, ``("a", "bc")`` and ``("abc",)`` differ, and so do 1 and "1".
+
+    Returns:
+        63 bits of blake2b, a non-negative int64.
+    """
+    state = hashlib.blake2b(digest_size=8)
+    for key in keys:
+        coded = f"i{key}".encode() if isinstance(key, int) else b"s" + key.encode("utf-8", "surrogatepass")
+        state.update(len(coded).to_bytes(8, "big"))
+        state.update(coded)
+    return int.from_bytes(state.digest(), "big") >> 1
+
+
+def keyed_generator(*keys: int | str) -> torch.Generator:
+    """CPU generator whose stream is a pure function of the keys, for example (seed, epoch, sample id, "augment").
+
+    torch's CPU generator uses the lowest 32 bits of its seed. Two samples of a large set can therefore draw alike,
+    which is harmless for augmentation.
+    """
+    return torch.Generator().manual_seed(stable_hash(*keys))
+
+
+def seed_generators(*keys: int | str) -> None:
+    """Set torch's global generators, of the CPU and of the accelerator if there is one.
+
+    ``torch.manual_seed`` writes out the stack for each kind of accelerator that is not there: a hundredth of a step on
+    cached states.
+    """
+    seed = stable_hash(*keys)
+    if torch.accelerator.is_available():
+        torch.manual_seed(seed)
+    else:
+        torch.default_generator.manual_seed(seed)
+
+
+@contextmanager
+def isolated_rng(*keys: int | str) -> Iterator[None]:
+    """Let code that draws from torch's global CPU generator draw from a keyed stream, and put the generator back after.
+
+    torchvision's v2 transforms take no generator. ``torch.manual_seed`` would also reseed every accelerator, so only
+    the CPU generator is touched.
+    """
+    generator = torch.default_generator
+    state = generator.get_state()
+    generator.manual_seed(stable_hash(*keys))
+    try:
+        yield
+    finally:
+        generator.set_state(state)
+
+
+_GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
+
+_MIX_1 = 0xBF58476D1CE4E5B9 - (1 << 64)
+
+_MIX_2 = 0x94D049BB133111EB - (1 << 64)
+
+_MANTISSA = 24  # bits of a float32 significand: every draw is an exact float32 below 1
+
+
+def sample_keys(*parts: int | Tensor, device: torch.device | str | None = None) -> Tensor:
+    """Fold integers and integer tensors into one int64 key per sample.
+
+    Args:
+        *parts: For example seed, epoch, sample ids [B]; order matters; scalars and tensors broadcast.
+        device: Device of the keys when no part is a tensor.
+
+    Returns:
+        Keys of the broadcast shape, int64.
+    """
+    tensors = [part for part in parts if isinstance(part, Tensor)]
+    key = torch.zeros((), dtype=torch.long, device=tensors[0].device if tensors else device)
+    for part in parts:
+        value = part.long() if isinstance(part, Tensor) else _wrapped(part)
+        key = _mixed(key * _MIX_1 + value + _GOLDEN)
+    return key
+
+
+def keyed_uniform(keys: Tensor, count: int, stream: int = 0) -> Tensor:
+    """Uniform numbers in [0, 1) for each key.
+
+    Args:
+        keys: From :func:`sample_keys`, int64 [B].
+        count: How many numbers per key.
+        stream: Different streams of one key are independent.
+
+    Returns:
+        float32 [B, count].
+    """
+    return _draws(keys, count, stream).float() * 2.0**-_MANTISSA
+
+
+def keyed_integers(keys: Tensor, count: int, below: int, stream: int = 0) -> Tensor:
+    """Uniform integers from 0 to ``below`` - 1 for each key, without floating point, which could round up to ``below``.
+
+    Args:
+        keys: From :func:`sample_keys`, int64 [B].
+        count: How many numbers per key.
+        below: Up to 2 ** 24.
+        stream: Different streams of one key are independent.
+
+    Returns:
+        int64 [B, count].
+    """
+    return (_draws(keys, count, stream) * below) >> _MANTISSA
+
+
+def _draws(keys: Tensor, count: int, stream: int) -> Tensor:
+    """Integers of ``_MANTISSA`` random bits [B, count]."""
+    position = torch.arange(count, device=keys.device)
+    return _shifted(sample_keys(keys.unsqueeze(1), stream, position), 64 - _MANTISSA)
+
+
+def _wrapped(value: int) -> int:
+    """A Python integer as a signed 64-bit one."""
+    value &= (1 << 64) - 1
+    return value - (1 << 64) if value >> 63 else value
+
+
+def _shifted(x: Tensor, bits: int) -> Tensor:
+    """Logical right shift: int64 tensors only know the arithmetic one."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _mixed(x: Tensor) -> Tensor:
+    x = (x ^ _shifted(x, 30)) * _MIX_1
+    x = (x ^ _shifted(x, 27)) * _MIX_2
+    return x ^ _shifted(x, 31)

@@ -1,0 +1,340 @@
+"""Who meets in a batch: random batches, or GRIT's hard ones, as one rank's visits of an epoch."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from truepair.errors import ConfigError
+from truepair.sampling.grouped import GroupedBatchSampler, GroupedConfig
+from truepair.sampling.hardness import HardnessConfig
+from truepair.sampling.known import KnownMatches
+from truepair.sampling.plan import random_batches, rank_share
+from truepair.sampling.ranks import Ranks
+
+
+class Visit(NamedTuple):
+    """One visit of a sample. Samplers yield visits, so that the epoch reaches worker processes."""
+
+    epoch: int
+    index: int  # type: ignore[assignment]  # a row number, not the method of tuples
+
+
+def hardest_similarity(image: Tensor, text: Tensor) -> Tensor:
+    """Similarity of each sample's hardest negative in its batch.
+
+    Args:
+        image: Normalised image features [B, D].
+        text: Normalised text features [B, D].
+
+    Returns:
+        The mean over both directions (image to other texts, text to other images) of the largest cosine, [B]; -inf
+        in a batch of one.
+    """
+    similarity = (image @ text.T).fill_diagonal_(-torch.inf)  # [B, B]
+    return (similarity.amax(dim=1) + similarity.amax(dim=0)) / 2
+
+
+def shared_label_rate(batches: Iterable[NDArray[np.int64]], labels: NDArray[np.int64]) -> float:
+    """Share of the pairs of samples within batches that have the same label: the rate of false negatives.
+
+    Args:
+        batches: Dataset indices of each batch.
+        labels: What each sample shows, int64 [N]; a negative label is like no other.
+
+    Returns:
+        A share from 0 to 1; 0 when there are no pairs.
+    """
+    shared = pairs = 0
+    for batch in batches:
+        pairs += len(batch) * (len(batch) - 1) // 2
+        _, counts = np.unique(labels[batch][labels[batch] >= 0], return_counts=True)
+        shared += int((counts * (counts - 1) // 2).sum())
+    return shared / pairs if pairs else 0.0
+
+
+Indices = NDArray[np.int64]
+
+Visits = Iterator[list[Visit]]  # batches, as a data loader asks for their samples
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplerConfig:
+    """Who meets in a batch.
+
+    Attributes:
+        kind: "random", or "grit": hard batches from the features of the epoch before (GRIT-VLP, MAFA).
+        queue_size: samples (of all ranks together) whose features are collected before they are grouped.
+        search_space: samples among which a walk looks for the next one; scaled down to small data, aloud.
+        group_size: samples of one slice of a walk; those of one batch over all ranks when absent.
+        storage: type the collected features are kept in: float32, float16 or bfloat16.
+        hardness: which candidate a walk takes; the most similar by default.
+        separate_known: keep samples of one image or one caption out of each other's batch.
+    """
+
+    kind: str = "random"
+    queue_size: int = 48_000
+    search_space: int = 1_920
+    group_size: int | None = None
+    storage: str = "float32"
+    hardness: HardnessConfig = field(default_factory=HardnessConfig)
+    separate_known: bool = True
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("random", "grit"):
+            raise ConfigError(f"sampler.kind is '{self.kind}'; give random or grit")
+        self.grouped()
+
+    def grouped(self) -> GroupedConfig:
+        """The sizes of grouped sampling.
+
+        Raises:
+            ConfigError: they contradict each other.
+        """
+        return GroupedConfig(
+            queue_size=self.queue_size,
+            search_space=self.search_space,
+            group_size=self.group_size,
+            storage=self.storage,
+            hardness=self.hardness,
+        )
+
+
+class EpochBatches:
+    """The batches of each epoch for one rank, from any point on.
+
+    Args:
+        count: training pairs.
+        batch_size: pairs of one batch on one rank.
+        ranks: this process among all.
+        labels: what each pair shows, int64 [count], negative where that is not known; for the log alone.
+
+    Raises:
+        ConfigError: the pairs do not fill one global batch.
+    """
+
+    def __init__(self, count: int, batch_size: int, ranks: Ranks, labels: Indices | None) -> None:
+        self.count = count
+        self.global_batch = batch_size * ranks.count
+        self.ranks = ranks
+        self.labels = labels
+        self.per_epoch = count // self.global_batch
+        if not self.per_epoch:
+            raise ConfigError(
+                f"{count} training pairs do not fill one batch of {self.global_batch}; lower loop.batch_size"
+            )
+
+    @property
+    def grouping(self) -> GroupedConfig | None:
+        """The sizes of grouped sampling as used; None for random batches."""
+        return None
+
+    def visits(self, epoch: int, start: int) -> Visits:
+        """This rank's batches of an epoch from batch ``start`` on."""
+        raise NotImplementedError
+
+    def ahead(self, epoch: int, start: int, epochs: int) -> Visits:
+        """This rank's batches from a batch on: of this epoch, and of those after it that are known already.
+
+        Args:
+            epoch: the present one.
+            start: its next batch.
+            epochs: those of the run.
+        """
+        return self.visits(epoch, start)
+
+    def global_batches(self, epoch: int) -> list[Indices]:
+        """All batches of an epoch over all ranks: dataset indices [global batch] each."""
+        raise NotImplementedError
+
+    def trained(self, index: Tensor, image_features: Tensor | None, text_features: Tensor | None) -> None:
+        """Take note of a batch that has been trained on; all ranks call this together.
+
+        Args:
+            index: dataset indices of this rank's batch [B].
+            image_features: that the step computed of them [B, E]; None where it computes none.
+            text_features: of their texts [B, E].
+        """
+
+    def skipped(self) -> None:
+        """Take note of a batch that was not trained on."""
+
+    def figures(self, epoch: int) -> dict[str, float]:
+        """Figures of an epoch's batches that are known before it is trained: how many partners show the same.
+
+        ``random_false_negative_rate`` is what random batches have on average.
+        """
+        if self.labels is None:
+            return {}
+        actual = shared_label_rate(self.global_batches(epoch), self.labels)
+        return {"false_negative_rate": actual, "random_false_negative_rate": self._random_rate}
+
+    @cached_property
+    def _random_rate(self) -> float:
+        assert self.labels is not None
+        return shared_label_rate([np.arange(self.count)], self.labels)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What :meth:`load_state_dict` needs."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Go on from a saved state."""
+
+
+class RandomBatches(EpochBatches):
+    """A fresh permutation each epoch: a pure function of seed and epoch, for any number of ranks."""
+
+    def __init__(
+        self, count: int, batch_size: int, *, seed: int, ranks: Ranks | None = None, labels: Indices | None = None
+    ) -> None:
+        super().__init__(count, batch_size, ranks or Ranks(), labels)
+        self.seed = seed
+
+    def global_batches(self, epoch: int) -> list[Indices]:
+        """All batches of an epoch over all ranks."""
+        return random_batches(self.count, self.global_batch, seed=self.seed, epoch=epoch)
+
+    def visits(self, epoch: int, start: int = 0) -> Visits:
+        """This rank's batches of an epoch from batch ``start`` on."""
+        batches = self.global_batches(epoch)[start:]
+        return _visits(epoch, (rank_share(batch, self.ranks.rank, self.ranks.count) for batch in batches))
+
+    def ahead(self, epoch: int, start: int, epochs: int) -> Visits:
+        """This rank's batches to the end of the run."""
+        yield from self.visits(epoch, start)
+        for later in range(epoch + 1, epochs):
+            yield from self.visits(later)
+
+
+class GritBatches(EpochBatches):
+    """Random in epoch 0, then grouped by the features that training computes anyway."""
+
+    def __init__(
+        self,
+        count: int,
+        batch_size: int,
+        *,
+        config: GroupedConfig,
+        seed: int,
+        ranks: Ranks | None = None,
+        labels: Indices | None = None,
+        known: KnownMatches | None = None,
+        plan_folder: Path | None = None,
+    ) -> None:
+        super().__init__(count, batch_size, ranks or Ranks(), labels)
+        self.sampler = GroupedBatchSampler(
+            count, batch_size, config=config, seed=seed, ranks=self.ranks, known=known, plan_folder=plan_folder
+        )
+
+    @property
+    def grouping(self) -> GroupedConfig:
+        """The sizes, scaled to the data."""
+        return self.sampler.config
+
+    def global_batches(self, epoch: int) -> list[Indices]:
+        """All batches of the present epoch over all ranks."""
+        self._require(epoch, self.sampler.step)
+        return [self.sampler.step_samples(step) for step in range(self.per_epoch)]
+
+    def visits(self, epoch: int, start: int) -> Visits:
+        """This rank's batches of the present epoch, from the one that follows the last that was trained on."""
+        self._require(epoch, start)
+        return _visits(epoch, self.sampler)
+
+    def trained(self, index: Tensor, image_features: Tensor | None, text_features: Tensor | None) -> None:
+        """Collect the features; after the last batch of an epoch, plan the next.
+
+        Raises:
+            ConfigError: the step computes no features.
+        """
+        if image_features is None or text_features is None:
+            raise ConfigError("sampler.kind is 'grit', but this training step has no features to go by; give random")
+        self.sampler.collect(index, image_features, text_features)
+
+    def skipped(self) -> None:
+        """The samples of this batch take random places in the next epoch."""
+        self.sampler.skip()
+
+    def figures(self, epoch: int) -> dict[str, float]:
+        """The rates of an epoch's batches, and how many samples share a batch with a known match of theirs."""
+        figures = super().figures(epoch)
+        if self.sampler.known is not None:
+            samples = np.concatenate(self.global_batches(epoch))
+            batch = np.repeat(np.arange(self.per_epoch), self.global_batch)
+            figures["clashes"] = float(len(self.sampler.known.clashes(samples, batch)))
+        return figures
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Features collected, walks, and where the epoch stands."""
+        return self.sampler.state_dict()
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Go on from a saved state."""
+        self.sampler.load_state_dict(state)
+
+    def _require(self, epoch: int, start: int) -> None:
+        if (epoch, start) != (self.sampler.epoch, self.sampler.step):
+            raise ConfigError(
+                f"the sampler stands at batch {self.sampler.step} of epoch {self.sampler.epoch}, not at {start} of "
+                f"{epoch}; each batch must be trained on once, in order"
+            )
+
+
+def build_batches(
+    config: SamplerConfig,
+    count: int,
+    batch_size: int,
+    *,
+    seed: int,
+    ranks: Ranks,
+    keys: Indices | None = None,
+    labels: Indices | None = None,
+    plan_folder: Path | None = None,
+) -> EpochBatches:
+    """Build the batches of a run.
+
+    Args:
+        config: which kind.
+        count: training pairs.
+        batch_size: pairs of one batch on one rank.
+        seed: seed of the run.
+        ranks: this process among all.
+        keys: pairs with the same key in a column match each other, int64 [count, K]; see ``KnownMatches``.
+        labels: what each pair shows, int64 [count], for the log.
+        plan_folder: where plans of grouped epochs go.
+    """
+    if config.kind == "random":
+        return RandomBatches(count, batch_size, seed=seed, ranks=ranks, labels=labels)
+    return GritBatches(
+        count,
+        batch_size,
+        config=config.grouped().scaled(count, batch_size * ranks.count),
+        seed=seed,
+        ranks=ranks,
+        labels=labels,
+        known=KnownMatches(keys) if config.separate_known and keys is not None else None,
+        plan_folder=plan_folder,
+    )
+
+
+def describe_scaling(config: SamplerConfig, batches: EpochBatches) -> list[str]:
+    """Say in a line what was scaled down to the data; no line where nothing was."""
+    wanted, used = config.grouped(), batches.grouping
+    if used is None or used == wanted:
+        return []
+    return [
+        f"GRIT on {batches.count:,} pairs: search_space {wanted.search_space:,} -> {used.search_space:,}, "
+        f"queue_size {wanted.queue_size:,} -> {used.queue_size:,}"
+    ]
+
+
+def _visits(epoch: int, batches: Iterable[Iterable[int]]) -> Visits:
+    for batch in batches:
+        yield [Visit(epoch, int(index)) for index in batch]

@@ -1,0 +1,245 @@
+"""What downstream tasks have in common: data, states of frozen encoders, answers, training and evaluation."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar, cast
+
+from accelerate import PartialState
+from torch import Tensor
+from torch.utils.data import DataLoader
+from transformers import PreTrainedModel
+
+from truepair.data.preprocessing import Preprocessing
+from truepair.data.table import PairTable
+from truepair.data.transforms import ImageTransform
+from truepair.engine.logs.progress import counting
+from truepair.engine.loop.config import LoopConfig
+from truepair.engine.loop.loader import VisitedDataset
+from truepair.engine.loop.loop import TrainingLoop, take_best
+from truepair.engine.loop.optimizer import OptimizerConfig
+from truepair.engine.loop.step import Moment, StepOutput, TrainingBatch, TrainingStep
+from truepair.methods.student import Say
+from truepair.models.encoders.images import image_transform
+from truepair.models.fusion.downstream import DownstreamModel
+from truepair.tasks.start import StartConfig, States, task_states
+
+Split = Literal["train", "validation", "test"]
+
+
+class TaskRecipe(Protocol):
+    """What is read of a task's recipe; ``data`` has the sources of each `Split`."""
+
+    @property
+    def data(self) -> Any:
+        """Where texts and images come from."""
+        ...
+
+    @property
+    def model(self) -> StartConfig:
+        """What is started from."""
+        ...
+
+    @property
+    def batch_size(self) -> int:
+        """Texts of a batch in evaluation."""
+        ...
+
+    @property
+    def optimizer(self) -> OptimizerConfig:
+        """How the weights move."""
+        ...
+
+    @property
+    def loop(self) -> LoopConfig:
+        """How long and how."""
+        ...
+
+
+class TaskTable(Protocol):
+    """Texts about images."""
+
+    @property
+    def images(self) -> PairTable:
+        """The images, each once."""
+        ...
+
+    def __len__(self) -> int: ...
+
+
+Table = TypeVar("Table", bound=TaskTable)
+
+Answer = TypeVar("Answer")
+
+Result = TypeVar("Result")
+
+
+class DownstreamTask(ABC, Generic[Table, Answer, Result]):
+    """A task of texts about images. A subclass says how they are read, answered and measured; its model has the loss.
+
+    Args:
+        recipe: with its data filled in.
+        model: heads on a pre-trained checkpoint, or a trained model.
+        preprocessing: tokenization and images.
+    """
+
+    texts_name: ClassVar[str]
+    """What the texts are, for people: "questions"."""
+
+    def __init__(self, recipe: TaskRecipe, model: DownstreamModel, preprocessing: Preprocessing) -> None:
+        self.recipe = recipe
+        self.model = model
+        self.preprocessing = preprocessing
+
+    @abstractmethod
+    def read(self, split: Split) -> Table:
+        """Read the texts of a split."""
+
+    @abstractmethod
+    def texts(self, table: Table) -> Sequence[str]:
+        """The texts of a table."""
+
+    @abstractmethod
+    def dataset(self, table: Table, transform: ImageTransform | None) -> VisitedDataset:
+        """The samples of a table; with pixels where there is a transform."""
+
+    @abstractmethod
+    def collate(self, samples: Sequence[Any]) -> TrainingBatch:
+        """Make a batch of samples."""
+
+    def prepare(self) -> None:
+        """Compute what all answers need of the model as it is now; called before they are given."""
+
+    @abstractmethod
+    def answer(self, batch: Any, images: Tensor, texts: Tensor) -> list[Answer]:
+        """What the model answers to each text of a batch, from image states [I, N, W] and text states [B, L, D]."""
+
+    @abstractmethod
+    def measure(self, answers: Sequence[Answer], table: Table) -> dict[str, float]:
+        """Figures of answers to the texts of a table, for the log of a run."""
+
+    @abstractmethod
+    def report(self, answers: Sequence[Answer], table: Table, folder: Path) -> Result:
+        """Write answers to the test texts, and measure them beside the baselines where the truth is known."""
+
+    def train_dataset(self) -> VisitedDataset:
+        """What is trained on."""
+        return self.dataset(self._train, self._transform(train=True))
+
+    def train_states(self) -> States:
+        """Where the states of its images and texts come from."""
+        return self._states(self._train)
+
+    @property
+    def validates(self) -> bool:
+        """Whether there are validation data."""
+        return bool(self.recipe.data.validation)
+
+    @property
+    def tests(self) -> bool:
+        """Whether there are test data."""
+        return bool(self.recipe.data.test)
+
+    def figures(self, model: PreTrainedModel) -> dict[str, float]:
+        """Figures of a model, which is the task's from now on, on the validation data."""
+        self.model = cast(DownstreamModel, model)
+        table, states = self._validation
+        return self.measure(self._answers(table, states), table)
+
+    def evaluate(self, folder: Path) -> Result:
+        """Answer the test texts; files go to a folder."""
+        table = self.read("test")
+        self.model.to(PartialState().device)  # a model just loaded is on the CPU
+        return self.report(self._answers(table, self._states(table)), table, folder)
+
+    @cached_property
+    def _train(self) -> Table:
+        return self.read("train")
+
+    @cached_property
+    def _validation(self) -> tuple[Table, States]:
+        table = self.read("validation")
+        return table, self._states(table)
+
+    def _states(self, table: Table) -> States:
+        return task_states(self.recipe.model, self.preprocessing, self.model, table.images, self.texts(table))
+
+    def _transform(self, *, train: bool) -> ImageTransform | None:
+        if self.recipe.model.cache_images:
+            return None
+        return image_transform(self.preprocessing.transform, self.model.image_encoder, train=train)
+
+    def _answers(self, table: Table, states: States) -> list[Answer]:
+        """An answer to each text, in the order of the table."""
+        self.model.eval()
+        self.prepare()
+        dataset: Any = self.dataset(table, self._transform(train=False))
+        loader: DataLoader[Any] = DataLoader(dataset, batch_size=self.recipe.batch_size, collate_fn=self.collate)
+        found: list[Answer] = []
+        with counting(f"answers to {len(table):,} {self.texts_name}") as progress:
+            for batch in loader:
+                batch = batch.to(self.model.device)
+                found += self.answer(batch, *states(self.model, batch))
+                progress(len(found), len(table))
+        return found
+
+
+class FinetuneStep(TrainingStep):
+    """The loss of a task's model on a batch.
+
+    Args:
+        model: what is trained.
+        states: where the states of images and texts come from.
+    """
+
+    def __init__(self, model: DownstreamModel, states: States) -> None:
+        super().__init__(model)
+        states.freeze(model)
+        self.states = states
+
+    def forward(self, batch: Any, moment: Moment) -> StepOutput:
+        """Compute the loss of a batch.
+
+        Args:
+            batch: what the task's collator made.
+            moment: where the run stands; a task's loss is the same throughout.
+        """
+        return StepOutput({"loss": self.model.loss(batch, *self.states(self.model, batch))})
+
+
+def finetune(task: DownstreamTask[Any, Any, Result], run_folder: Path, say: Say) -> Result | None:
+    """Train a task's model to the end of the run, or go on where it was stopped; then answer the test texts.
+
+    The model that is left, in memory and in ``run_folder/model``, is the best on the validation data where
+    ``loop.best_figure`` says so.
+
+    Args:
+        task: what is trained.
+        run_folder: where checkpoints, logs, the model and the answers go.
+        say: prints a line.
+
+    Returns:
+        The result of the test texts; None without such, and on further ranks.
+
+    Raises:
+        TruepairError: anything that does not fit, in one line.
+    """
+    dataset = task.train_dataset()
+    say(f"{len(dataset):,} training {task.texts_name}")
+    engine = TrainingLoop(
+        FinetuneStep(task.model, task.train_states()),
+        dataset,
+        task.preprocessing,
+        task.collate,
+        loop=task.recipe.loop,
+        optimizer=task.recipe.optimizer,
+        run_folder=run_folder,
+        evaluator=task.figures if task.validates else None,
+    )
+    run = engine.run()
+    if not engine.accelerator.is_main_process:
+        return None
+    task.model = cast(DownstreamModel, engine.model)
+    take_best(task.model, run)
+    return task.evaluate(run_folder) if task.tests else None

@@ -1,1 +1,0 @@
-"""The pre-training run: recipe, step, loop, checkpoints and log."""

@@ -1,0 +1,70 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from tests.judges.given import batch_of
+from truepair.data.open import open_pairs
+from truepair.evaluation.truth import ConversionTruth, PairTruth
+from truepair.relations.pairs import PairSet
+from truepair.relations.text import caption_key
+
+
+def cells(pairs: list[tuple[int, int]], size: int) -> PairSet:
+    rows, columns = torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2).T
+    return PairSet(rows, columns, torch.ones(len(rows)), (size, size))
+
+
+def test_truth_of_a_table_is_that_of_its_groups(squares: Path) -> None:
+    table = open_pairs(squares / "pairs.jsonl")
+    truth = PairTruth.from_table(table)
+    assert truth is not None
+    groups, captions = list(table.rows["group"]), [row[0] for row in table.rows["captions"]]
+    size = len(table)
+    rows = torch.arange(size).repeat_interleave(size)
+    keys = torch.tensor([caption_key(caption) for caption in captions]).repeat(size)
+    expected = [one == other for one in groups for other in groups]
+    assert truth.matches(rows, keys).tolist() == expected
+    assert not truth.matches(torch.tensor([0, 0]), torch.tensor([caption_key("unheard of"), 2**62])).any()
+
+
+def test_a_table_without_truth_has_none(tmp_path: Path) -> None:
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    (tmp_path / "pairs.jsonl").write_text('{"image": "a.png", "captions": ["a dog"]}\n')
+    assert PairTruth.from_table(open_pairs(tmp_path / "pairs.jsonl")) is None
+
+
+@settings(max_examples=50, deadline=None)
+@given(data=st.data())
+def test_figures_are_those_of_a_loop_over_all_cells(data: st.DataObject) -> None:
+    size = data.draw(st.integers(1, 6))
+    texts = [f"text {data.draw(st.integers(0, 4))}" for _ in range(size)]
+    batch = batch_of(torch.arange(size), texts)
+    pairs = st.lists(st.tuples(st.integers(0, size - 1), st.integers(0, size - 1)), max_size=12)
+    known = [(i, i) for i in range(size)] + data.draw(pairs)
+    truth = PairTruth(np.array([i for i, _ in known]), np.array([caption_key(texts[j]) for _, j in known]))
+    true = {(i, texts[j]) for i, j in known}
+    counter, converted_all, judged_all, batch_all, right_all = ConversionTruth(truth), 0, 0, 0, 0
+    for _ in range(2):
+        judged, converted = data.draw(pairs), data.draw(pairs)
+        counter.add(batch, cells(converted, size), cells(judged, size))
+        hidden = {(i, j) for i in range(size) for j in range(size) if texts[i] != texts[j] and (i, texts[j]) in true}
+        counted = {(i, j) for i, j in converted if texts[i] != texts[j]}
+        converted_all, right_all = converted_all + len(counted), right_all + len(counted & hidden)
+        judged_all, batch_all = judged_all + len(hidden & set(judged)), batch_all + len(hidden)
+    figures = counter.figures()
+    assert figures["conversions_right"] == right_all
+    for name, whole in (
+        ("conversion_precision", converted_all),
+        ("conversion_recall_judged", judged_all),
+        ("conversion_recall", batch_all),
+    ):
+        assert (name in figures) == bool(whole)
+        if whole:
+            assert figures[name] == pytest.approx(right_all / whole)
+    counter.reset()
+    assert set(counter.figures().values()) == {0.0}

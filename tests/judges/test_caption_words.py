@@ -1,0 +1,58 @@
+import math
+
+import pytest
+
+from truepair.judges.caption_words import (
+    KIND_TERMS,
+    WordStatistics,
+    is_content,
+    kind_evidence,
+    named_groups,
+    stem,
+    words,
+)
+
+OWN = ["A brown dog runs on grass.", "The dog jumps", "A tan puppy in a field"]
+
+
+def evidence(caption: str, own: list[str]) -> dict[str, float]:
+    found = kind_evidence(named_groups([caption]), named_groups(own)[None])
+    return dict(zip(KIND_TERMS, found[0].tolist(), strict=True))
+
+
+def test_a_rare_word_tells_more() -> None:
+    statistics = WordStatistics.of(["dogs run", "a dog jumping, a dog", "a cat"])
+    assert statistics.rarity("jumps") == pytest.approx(math.log(4 / 2))
+    assert statistics.rarity("dog") == pytest.approx(math.log(4 / 3))
+    assert statistics.rarity("zebra") == pytest.approx(math.log(4))
+
+
+def test_a_caption_of_the_image_itself_contradicts_nothing() -> None:
+    for caption in OWN:
+        found = evidence(caption, OWN)
+        assert all(found[term] == 0 for term in KIND_TERMS if term.endswith("contradicted"))
+
+
+def test_another_colour_contradicts_only_where_a_colour_is_stated() -> None:
+    found = evidence("a black dog", OWN)
+    assert found["colour contradicted"] == pytest.approx(2 / 3)  # two of three captions state another colour
+    assert found["colour added"] == 1.0
+    assert found["colour omitted"] == pytest.approx(2 / 3)
+    assert found["creature contradicted"] == 0
+    assert evidence("a black dog", ["the dog jumps"])["colour contradicted"] == 0
+    assert evidence("a dog in the snow", OWN)["place contradicted"] == pytest.approx(2 / 3)
+
+
+def test_no_caption_says_everything_and_one_that_says_nothing_adds_nothing() -> None:
+    found = evidence("it is", OWN)
+    assert all(found[term] == 0 for term in KIND_TERMS if not term.endswith("omitted"))
+    assert found["creature omitted"] == 1.0
+    assert len(named_groups(OWN)) == 3
+    assert evidence("it is", ["and so"]) == dict.fromkeys(KIND_TERMS, 0.0)
+
+
+def test_words_stems_and_content() -> None:
+    assert words("Two dogs, running -- 3 o'clock.") == ["two", "dogs", "running", "o", "clock"]
+    assert {stem("jumps"), stem("jumping"), stem("jumped"), stem("jump")} == {"jump"}
+    assert stem("bus") == "bus"  # too short to cut
+    assert is_content("dog") and not is_content("the") and not is_content(".")

@@ -1,0 +1,91 @@
+"""A run's frozen states: of each split what a cache of its own would hold, with encoders hashed once."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.tasks.test_mining import recipe_of
+from truepair.cli.arguments import read_recipe
+from truepair.data.splits import build_tables
+from truepair.errors import DataError
+from truepair.methods import caches
+from truepair.methods.caches import StateCaches
+from truepair.methods.recipe import PretrainRecipe
+from truepair.methods.student import build_student
+
+
+def recipe_with(squares: Path, folder: Path, **model: object) -> PretrainRecipe:
+    recipe = read_recipe(PretrainRecipe, [recipe_of(squares, folder)], [], command="test")
+    return replace(recipe, model=replace(recipe.model, **model))
+
+
+def caches_of(recipe: PretrainRecipe, lines: list[str]) -> StateCaches:
+    student = build_student(recipe, build_tables(recipe.data).train, lambda _: None)
+    return StateCaches(recipe, student.model, student.preprocessing.collator().encode, lines.append)
+
+
+def test_splits_of_one_cache_hold_what_their_own_would(squares: Path, tmp_path: Path) -> None:
+    apart = recipe_with(squares, tmp_path, pool_images=True)
+    together = recipe_with(squares, tmp_path, pool_images=True, cache_sources=True)
+    tables = build_tables(apart.data)
+    assert tables.test is not None
+    ones, whole = caches_of(apart, []), caches_of(together, [])
+    for table, views in ((tables.train, 1), (tables.test, 1), (tables.train, 2)):
+        (_, wanted), (_, found) = ones.images(table, views), whole.images(table, views)
+        assert wanted is not None and found is not None and len(found.views) == views
+        assert torch.equal(found[:], wanted[:]) and found[:].shape[1] == 1
+
+
+def test_encoders_are_hashed_once(squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed: list[str] = []
+    fingerprint = caches.encoder_fingerprint
+
+    def counted(encoder: torch.nn.Module) -> str:
+        """The fingerprint, noted."""
+        hashed.append(type(encoder).__name__)
+        return fingerprint(encoder)
+
+    monkeypatch.setattr(caches, "encoder_fingerprint", counted)
+    monkeypatch.setattr("truepair.models.encoders.frozen_images.encoder_fingerprint", counted)
+    monkeypatch.setattr("truepair.models.encoders.frozen_captions.encoder_fingerprint", counted)
+    recipe = recipe_with(squares, tmp_path)
+    run, tables = caches_of(recipe, []), build_tables(recipe.data)
+    assert tables.test is not None
+    for table in (tables.train, tables.test):
+        run.images(table)
+        run.captions(caption for row in table.values("captions") for caption in row)
+    assert sorted(hashed) == ["ConvStem", "TextEncoder"]
+
+
+def test_other_weights_are_other_states(squares: Path, tmp_path: Path) -> None:
+    recipe = recipe_with(squares, tmp_path)
+    table = build_tables(recipe.data).train
+    other = replace(recipe, loop=replace(recipe.loop, seed=recipe.loop.seed + 1))
+    (_, first), (_, second) = caches_of(recipe, []).images(table), caches_of(other, []).images(table)
+    assert first is not None and second is not None and not torch.equal(first[:], second[:])
+
+
+def test_unreadable_rows_of_the_sources_are_left_out_of_their_split(squares: Path, tmp_path: Path) -> None:
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for file in squares.iterdir():
+        (pictures / file.name).write_bytes(b"no picture" if file.name == "red-small-3.png" else file.read_bytes())
+    recipe = recipe_with(pictures, tmp_path, cache_sources=True)
+    tables, lines = build_tables(recipe.data), list[str]()
+    assert tables.test is not None
+    run = caches_of(replace(recipe, data=replace(recipe.data, max_bad_fraction=0.2)), lines)
+    train, _ = run.images(tables.train)
+    assert len(train) == len(tables.train) and not lines
+    test, states = run.images(tables.test)
+    assert states is not None and len(test) == len(states) == len(tables.test) - 1 and "left out: 1 of" in lines[0]
+    with pytest.raises(DataError, match=r"unreadable images.*raise data\.max_bad_fraction"):
+        caches_of(replace(recipe, data=replace(recipe.data, max_bad_fraction=0.0)), []).images(tables.test)
+
+
+def test_without_a_cache_there_are_no_states(squares: Path, tmp_path: Path) -> None:
+    recipe = recipe_with(squares, tmp_path, cache_images=False, cache_captions=False)
+    table = build_tables(recipe.data).train
+    run = caches_of(recipe, [])
+    assert run.images(table) == (table, None) and run.captions(["a red square"]) is None

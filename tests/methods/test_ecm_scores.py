@@ -1,0 +1,51 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.judges.given import GivenJudge, batch_of
+from truepair.methods.ecm import judge_candidates
+from truepair.objectives.ecm import ZoneConfig, connect
+from truepair.objectives.itm import HardNegatives, hardest_negatives
+
+
+def slow_scores(
+    candidates: HardNegatives, table: torch.Tensor, zones: ZoneConfig
+) -> tuple[list[list[float]], list[list[float]], set[tuple[int, int]]]:
+    """Candidate by candidate, as the rules read."""
+    asked: set[tuple[int, int]] = set()
+    sides = []
+    for is_image, side in ((True, candidates.i2t), (False, candidates.t2i)):
+        rows = []
+        for own, (first, second) in enumerate(side.tolist()):
+            row = [float("nan"), float("nan")]
+            for place, other in enumerate((first, second)):
+                if other < 0:
+                    continue
+                if place == 1 and not (zones.judge_second and zones.low <= row[0] < zones.high):
+                    continue
+                cell = (own, other) if is_image else (other, own)
+                asked.add(cell)
+                row[place] = float(table[cell])
+            rows.append(row)
+        sides.append(rows)
+    return sides[0], sides[1], asked
+
+
+@settings(max_examples=50, deadline=None)
+@given(size=st.integers(1, 9), seed=st.integers(0, 10_000), judge_second=st.booleans())
+def test_scores_are_those_of_the_rules_and_no_cell_is_asked_twice(size: int, seed: int, judge_second: bool) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    allowed = torch.rand(size, size, generator=generator) < 0.7
+    candidates = hardest_negatives(torch.rand(size, size, generator=generator), allowed)
+    judge = GivenJudge(torch.rand(size, size, generator=generator))
+    zones = ZoneConfig(judge_second=judge_second)
+    scores = judge_candidates(candidates, batch_of(torch.arange(size)), judge, zones)
+    i2t, t2i, asked = slow_scores(candidates, judge.table, zones)
+    torch.testing.assert_close(scores.i2t, torch.tensor(i2t), equal_nan=True)
+    torch.testing.assert_close(scores.t2i, torch.tensor(t2i), equal_nan=True)
+    assert len(judge.asked) == len(set(judge.asked)) and set(judge.asked) == asked
+    cells = list(zip(scores.judged.rows.tolist(), scores.judged.columns.tolist(), strict=True))
+    assert cells == sorted(asked)
+    assert scores.judged.values.tolist() == pytest.approx([float(judge.table[cell]) for cell in cells])
+    connect(candidates, scores.i2t, scores.t2i, zones)  # takes them as they are

@@ -1,0 +1,18 @@
+"""Settings of a recipe that contradict each other are named before anything is loaded."""
+
+import pytest
+
+from truepair.errors import ConfigError
+from truepair.judges.base import DiscriminatorConfig
+from truepair.methods.ecm import EcmConfig
+from truepair.methods.recipe import PretrainRecipe
+from truepair.methods.rules import RelationsConfig
+from truepair.objectives.ecm import ZoneConfig
+
+ONE_SIDED = EcmConfig(discriminator=DiscriminatorConfig(checkpoint="judge"), zones=ZoneConfig(symmetric=False))
+
+
+def test_conversions_are_one_sided_in_zones_and_relations_or_in_neither() -> None:
+    with pytest.raises(ConfigError, match=r"needs relations\.symmetric false"):
+        PretrainRecipe(ecm=ONE_SIDED)
+    assert PretrainRecipe(ecm=ONE_SIDED, relations=RelationsConfig(symmetric=False)).ecm is ONE_SIDED

@@ -1,0 +1,295 @@
+"""What a step makes of relations and of con-D, against a textbook that reads one pair after the other."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.methods import by_hand
+from tests.methods.steps import HALF_MASKED, Composition, ecm, moment, pairs, remembering, verdicts
+from truepair.errors import ConfigError
+from truepair.methods import step as fused
+from truepair.methods.rules import RelationsConfig, RuleConfig
+from truepair.methods.step import ItcConfig, ItmConfig, MlmConfig, ObjectivesConfig, PretrainStep
+from truepair.objectives.itm import MatchingPairs
+from truepair.relations.ledger import Ledger, read_ledger
+
+HALF = MlmConfig(masking=HALF_MASKED)
+OBJECTIVES = ObjectivesConfig(mlm=HALF)
+NO_RULES = RelationsConfig(rules=[])
+# Images 0 and 3 stand twice, and one caption is said of two images.
+BATCH = pairs([0, 1, 2, 3, 4, 5, 3, 0], [0, 1, 2, 3, 4, 1, 6, 7])
+SAME_IMAGE = {(0, 7), (7, 0), (3, 6), (6, 3)}
+SAME_CAPTION = {(1, 5), (5, 1)}
+DISTINCT = pairs(list(range(8)))
+LOW, HIGH = 0.5, 0.8
+
+Cells = set[by_hand.Cell]
+
+
+class Spy:
+    """Notes the pairs that ITM reads."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.pairs: list[tuple[int, int, int]] = []
+        original = fused.itm_part
+
+        def itm_part(view: object, model: object, pairs: MatchingPairs, part: object) -> Tensor:
+            rows = zip(pairs.images.tolist(), pairs.texts.tolist(), pairs.labels.tolist(), strict=True)
+            self.pairs = [row for row, valid in zip(rows, pairs.valid.tolist(), strict=True) if valid]
+            return original(view, model, pairs, part)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(fused, "itm_part", itm_part)
+
+    def of_label(self, label: int) -> list[by_hand.Cell]:
+        return sorted((image, text) for image, text, given in self.pairs if given == label)
+
+
+def losses_of(step: PretrainStep, epoch: int = 0, batch: object = BATCH) -> dict[str, float]:
+    return {name: float(loss.detach()) for name, loss in step(batch, moment(epoch * 10, epoch=epoch)).losses.items()}
+
+
+def own(batch: object = BATCH) -> list[by_hand.Cell]:
+    return [(row, row) for row in range(8)]
+
+
+def check(
+    step: PretrainStep,
+    batch: object,
+    *,
+    itc: float,
+    matches: list[by_hand.Cell],
+    others: list[by_hand.Cell],
+    read: Cells,
+) -> None:
+    """The losses of a step are those of these ITM pairs and these further MLM rows."""
+    model, losses = step.model, losses_of(step, batch=batch)
+    assert losses["itc"] == pytest.approx(itc, rel=1e-6)
+    assert losses["itm"] == pytest.approx(by_hand.itm(model, batch, matches, others), rel=1e-6)
+    rows = by_hand.readings(batch, read, step.seed)
+    assert losses["mlm"] == pytest.approx(by_hand.mlm(model, batch, step.masker, rows), rel=1e-6)
+    assert losses["loss"] == pytest.approx(losses["itc"] + losses["itm"] + losses["mlm"])
+
+
+def test_pairs_of_one_image_or_caption_are_matches() -> None:
+    step = Composition(OBJECTIVES).build()
+    found, matches = by_hand.features(step.model, BATCH), SAME_IMAGE | SAME_CAPTION
+    texts, images = by_hand.ranking(found, matches)
+    negatives = [(row, texts[row][0]) for row in range(8)] + [(images[row][0], row) for row in range(8)]
+    check(
+        step,
+        BATCH,
+        itc=by_hand.symmetric_itc(found, float(step.model.temperature), matches),
+        matches=own() + sorted(SAME_IMAGE),  # one caption on two images is read with either image already
+        others=negatives,
+        read=SAME_IMAGE,
+    )
+
+
+def test_smoothing_spreads_a_share_of_the_target_from_its_epoch_on() -> None:
+    itc = ItcConfig(smoothing=0.3, smoothing_start_epoch=1)
+    step = Composition(replace(OBJECTIVES, itc=itc), NO_RULES).build()
+    found, temperature = by_hand.features(step.model, DISTINCT), float(step.model.temperature)
+    assert losses_of(step, 0, DISTINCT)["itc"] == pytest.approx(by_hand.symmetric_itc(found, temperature), rel=1e-6)
+    smooth = {a: {c: 0.7 * (a == c) + 0.3 / 8 for c in range(8)} for a in range(8)}
+    sides = (by_hand.itc(a, c, temperature, smooth) for a, c in (found, found[::-1]))
+    assert losses_of(step, 1, DISTINCT)["itc"] == pytest.approx(sum(sides) / 2, rel=1e-6)
+
+
+def judged_by_hand(step: PretrainStep) -> tuple[Cells, list[by_hand.Cell]]:
+    """MAFA's mining with a judged second-hardest: conversions, and the negatives that ITM reads."""
+    scores, found = verdicts(), by_hand.features(step.model, DISTINCT)
+    texts, images = by_hand.ranking(found, ())
+    converted, negatives = set(), []
+    for row in range(8):
+        for candidates in ([(row, text) for text in texts[row]], [(image, row) for image in images[row]]):
+            for cell in candidates[:2]:
+                if scores[cell] < LOW:
+                    negatives.append(cell)
+                    break
+                if scores[cell] >= HIGH:
+                    converted.add(cell)
+                    break
+    return converted, negatives
+
+
+def test_what_con_d_takes_for_a_match_is_one_everywhere() -> None:
+    step = Composition(OBJECTIVES, NO_RULES, ecm()).build()
+    converted, negatives = judged_by_hand(step)
+    assert len(converted) >= 2 and len(negatives) >= 8
+    found, temperature = by_hand.features(step.model, DISTINCT), float(step.model.temperature)
+    check(
+        step,
+        DISTINCT,
+        itc=by_hand.symmetric_itc(found, temperature, converted),
+        matches=own() + sorted(converted),
+        others=negatives,
+        read=converted,
+    )
+
+
+def test_a_conversion_is_one_sided_only_if_both_rules_say_so() -> None:
+    relations = replace(NO_RULES, symmetric=False)
+    two_sided = Composition(OBJECTIVES, NO_RULES, ecm()).build()
+    assert losses_of(Composition(OBJECTIVES, relations, ecm()).build(), 0, DISTINCT) == losses_of(
+        two_sided, 0, DISTINCT
+    )
+    step = Composition(OBJECTIVES, relations, ecm(symmetric=False, judge_second=False)).build()
+    scores, found = verdicts(), by_hand.features(step.model, DISTINCT)
+    texts, images = by_hand.ranking(found, ())
+    by_image = {(i, texts[i][0]) for i in range(8) if scores[i, texts[i][0]] >= HIGH}
+    by_text = {(images[t][0], t) for t in range(8) if scores[images[t][0], t] >= HIGH}
+    assert by_image != by_text
+    temperature = float(step.model.temperature)
+    i2t = by_hand.itc(found.images, found.texts, temperature, by_hand.multi_hot(8, by_image))
+    t2i = by_hand.itc(found.texts, found.images, temperature, by_hand.multi_hot(8, by_text, of_texts=True))
+    assert losses_of(step, 0, DISTINCT)["itc"] == pytest.approx((i2t + t2i) / 2, rel=1e-6)
+
+
+@pytest.mark.parametrize("mask_between", [False, True])
+def test_all_pairs_judged(mask_between: bool) -> None:
+    relations = RelationsConfig(rules=[], extra_rows=100)
+    step = Composition(OBJECTIVES, relations, ecm(judge="all", mask_between=mask_between)).build()
+    others = [(i, t) for i in range(8) for t in range(8) if i != t]
+    scores = verdicts()
+    above, between = ({cell for cell in others if low <= scores[cell] < high} for low, high in ((HIGH, 2), (LOW, HIGH)))
+    found = by_hand.features(step.model, DISTINCT)
+    texts, images = by_hand.ranking(found, above | between)
+    negatives = [(i, texts[i][0]) for i in range(8) if texts[i]] + [(images[t][0], t) for t in range(8) if images[t]]
+    check(
+        step,
+        DISTINCT,
+        itc=by_hand.symmetric_itc(found, float(step.model.temperature), above, between if mask_between else ()),
+        matches=own() + sorted(above),
+        others=negatives,
+        read=above,
+    )
+
+
+def test_rules_dispose_of_con_ds_verdicts() -> None:
+    rule = RuleConfig(detector="con_d", action="mask", low=0.6)
+    step = Composition(OBJECTIVES, RelationsConfig(rules=[rule]), ecm(judge="rules")).build()
+    left_out = {(i, t) for i in range(8) for t in range(8) if i != t and verdicts()[i, t] >= 0.6}
+    found = by_hand.features(step.model, DISTINCT)
+    texts, images = by_hand.ranking(found, left_out)
+    check(
+        step,
+        DISTINCT,
+        itc=by_hand.symmetric_itc(found, float(step.model.temperature), (), left_out),
+        matches=own(),
+        others=[(row, texts[row][0]) for row in range(8)] + [(images[row][0], row) for row in range(8)],
+        read=set(),
+    )
+    with pytest.raises(ConfigError, match="con_d"):
+        losses_of(Composition(OBJECTIVES, RelationsConfig(rules=[rule])).build())
+
+
+def test_a_match_is_never_a_negative(monkeypatch: pytest.MonkeyPatch) -> None:
+    spy = Spy(monkeypatch)
+    for sampling in ("top1", "multinomial"):
+        for judge in ("hardest", "all"):
+            itm = ItmConfig(sampling=sampling, hard_fraction=0.5)
+            relations = RelationsConfig(extra_rows=100)
+            step = Composition(replace(OBJECTIVES, itm=itm), relations, ecm(judge=judge, high=0.6)).build()
+            losses_of(step)
+            matches, negatives = spy.of_label(1), spy.of_label(0)
+            assert len(set(matches)) == len(matches) and set(own()) | SAME_IMAGE <= set(matches)
+            assert not set(negatives) & (set(matches) | SAME_CAPTION)
+
+
+def test_further_matches_are_capped_by_lot(monkeypatch: pytest.MonkeyPatch) -> None:
+    spy, drawn = Spy(monkeypatch), []
+    step = Composition(OBJECTIVES, RelationsConfig(extra_rows=0.25)).build()
+    for number in (0, 1, 2, 3, 0):
+        step(BATCH, moment(number))
+        drawn.append(set(spy.of_label(1)) - set(own()))
+    assert all(len(cells) == 2 and cells <= SAME_IMAGE for cells in drawn)
+    assert drawn[0] == drawn[4] and len(set(map(frozenset, drawn))) > 1
+
+
+def test_objectives_begin_at_their_epochs_and_weigh_what_they_weigh() -> None:
+    objectives = ObjectivesConfig(
+        itc=ItcConfig(weight=0.5),
+        itm=ItmConfig(weight=2.0, start_epoch=1),
+        mlm=replace(HALF, weight=3.0, start_epoch=2),
+    )
+    step = Composition(objectives).build()
+    assert set(losses_of(step, 0)) == {"loss", "itc", "temperature"}
+    assert set(losses_of(step, 1)) == {"loss", "itc", "itm", "temperature"}
+    losses = losses_of(step, 2)
+    assert losses["loss"] == pytest.approx(0.5 * losses["itc"] + 2 * losses["itm"] + 3 * losses["mlm"])
+
+
+def test_every_verdict_reaches_the_ledger_with_what_was_done(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    step = Composition(OBJECTIVES, ecm=ecm(), ledger=ledger).build()
+    judge = step.parts.miner.own_judge.discriminator  # type: ignore[union-attr]
+    step(DISTINCT, moment(0))
+    once = set(judge.asked)
+    step(BATCH, moment(0))  # a second batch of the same optimizer step
+    step(BATCH, moment(10, epoch=1))
+    step.close()
+    rows = read_ledger(tmp_path).to_pylist()
+    of_con_d = {(row["image_id"], row["caption_id"]): row for row in rows if row["detector"].startswith("con_d:")}
+    assert set(of_con_d) == set(judge.asked) and len(judge.asked) == len(of_con_d)
+    for cell, row in of_con_d.items():
+        score = float(verdicts()[cell])
+        action = "keep" if score < LOW else "relabel" if score >= HIGH else "swap"
+        assert row["action"] == action and row["score"] == pytest.approx(score)
+        assert row["epoch"] == 1 or cell in once  # of each pair the latest verdict counts
+    ids = list(zip(BATCH.image_id.tolist(), BATCH.caption_id.tolist(), strict=True))
+    for detector, cells in (("same_image", SAME_IMAGE), ("same_caption", SAME_CAPTION)):
+        known = {(row["image_id"], row["caption_id"]) for row in rows if row["detector"] == detector}
+        assert known == {(ids[image][0], ids[text][1]) for image, text in cells}
+
+
+@pytest.mark.parametrize(("mask_between", "action"), [(False, "swap"), (True, "mask")])
+def test_the_ledger_says_what_becomes_of_the_pairs_between(tmp_path: Path, mask_between: bool, action: str) -> None:
+    step = Composition(
+        OBJECTIVES, NO_RULES, ecm(judge="all", mask_between=mask_between), ledger=Ledger(tmp_path)
+    ).build()
+    losses_of(step, 0, DISTINCT)
+    step.close()
+    actions = {(row["image_id"], row["caption_id"]): row["action"] for row in read_ledger(tmp_path).to_pylist()}
+    scores = verdicts()
+    expected = {(i, t): scores[i, t] for i in range(8) for t in range(8) if i != t and scores[i, t] >= LOW}
+    assert actions == {cell: "relabel" if score >= HIGH else action for cell, score in expected.items()}
+
+
+def test_a_run_that_begins_anew_leaves_nothing_of_a_dead_one(tmp_path: Path) -> None:
+    dead = Composition(OBJECTIVES, ledger=Ledger(tmp_path)).build()
+    losses_of(dead)
+    dead.close()
+    assert list(tmp_path.glob("*.parquet"))
+    anew = Composition(OBJECTIVES, NO_RULES, ledger=Ledger(tmp_path)).build()
+    anew.begin()
+    losses_of(anew)
+    anew.close()
+    assert not list(tmp_path.glob("*.parquet"))
+
+
+def test_figures_of_an_epoch() -> None:
+    judge = remembering(verdicts())
+    step = Composition(OBJECTIVES, ecm=ecm(), judge=lambda: judge).build()
+    for number in range(3):
+        step(BATCH, moment(number))
+    figures = step.epoch_figures(0)
+    assert figures["relations/same_image/relabel"] == 3 * len(SAME_IMAGE)
+    assert figures["relations/same_caption/relabel"] == 3 * len(SAME_CAPTION)
+    zones = sum(figures[f"ecm/{side}/{zone}"] for side in ("i2t", "t2i") for zone in ("below", "between", "above"))
+    assert zones == 3 * 16
+    asked = len(judge.discriminator.asked)  # type: ignore[attr-defined]
+    assert figures["ecm/memory_misses"] == asked and figures["ecm/memory_hits"] >= 2 * asked
+    again = step.epoch_figures(1)
+    assert not any(again.values())
+
+
+def test_features_are_those_of_the_batch_and_the_bounds_are_logged() -> None:
+    step = Composition(OBJECTIVES).build()
+    output, found = step(BATCH, moment(0, logged=True)), by_hand.features(step.model, BATCH)
+    torch.testing.assert_close(output.image_feature, found.images)
+    torch.testing.assert_close(output.text_feature, found.texts)
+    assert {"mi_positive", "mi_negative", "mi_bound"} <= set(output.losses)
+    assert "mi_positive" not in step(BATCH, moment(0)).losses

@@ -1,0 +1,105 @@
+"""What studies compare methods with: removal by weight, shuffled weights, one place of ECM at a time, frozen guides."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from tests.methods import by_hand
+from tests.methods.steps import ASKED, Composition, moment, pairs, student
+from truepair.errors import ConfigError
+from truepair.methods.ecm import EcmConfig
+from truepair.methods.rules import RelationsConfig, RuleConfig
+from truepair.methods.srcl import SrclConfig
+from truepair.methods.step import ItmConfig, MlmConfig, ObjectivesConfig, hardest_is_false
+from truepair.objectives.srcl import RegulationConfig
+
+ITC_ALONE = ObjectivesConfig(itm=ItmConfig(weight=0.0), mlm=MlmConfig(weight=0.0))
+BATCH = pairs(list(range(12)))
+TEMPERED = RegulationConfig("tempered", tau_w=0.2)
+
+
+def itc_of(composition: Composition, number: int = 0) -> float:
+    return float(composition.build()(BATCH, moment(number)).losses["itc"].detach())
+
+
+@pytest.mark.parametrize("below", [0.8, 1.0])
+def test_removal_leaves_out_what_srcl_would_weigh_little(below: float) -> None:
+    rule = RuleConfig(detector="weight", action="mask", high=below)
+    relations = RelationsConfig(rules=[rule], guide_model="guide", weights=TEMPERED, symmetric=False)
+    step = Composition(ITC_ALONE, relations, guided=True).build()
+    found, guide = by_hand.features(step.model, BATCH), by_hand.features(student(12), BATCH)
+    temperature, losses, removed = float(step.model.temperature.detach()), [], 0
+    for queries, keys, seed_queries, seed_keys in (
+        (found.images, found.texts, guide.images, guide.texts),
+        (found.texts, found.images, guide.texts, guide.images),
+    ):
+        for anchor in range(12):
+            others = [c for c in range(12) if c != anchor]
+            raw = {c: 1 / math.exp(float(seed_queries[anchor] @ seed_keys[c]) / 0.2) for c in others}
+            mean = sum(raw.values()) / len(others)
+            left = [anchor, *(c for c in others if raw[c] / mean >= below)]
+            removed += 12 - len(left)
+            logits = [float(queries[anchor] @ keys[c]) / temperature for c in left]
+            losses.append(math.log(sum(map(math.exp, logits))) - logits[0])
+    assert 0 < removed < 24 * 11
+    loss = float(step(BATCH, moment()).losses["itc"].detach())
+    assert loss == pytest.approx(sum(losses) / len(losses), rel=1e-5)
+
+
+def test_shuffled_weights_are_those_of_other_texts_of_the_seed() -> None:
+    plain = SrclConfig(weights=TEMPERED, alpha=1.0, seed_model="seed")
+    shuffled = replace(plain, shuffle=True)
+    losses = [itc_of(Composition(ITC_ALONE, RelationsConfig(rules=[]), srcl=config)) for config in (plain, shuffled)]
+    again = itc_of(Composition(ITC_ALONE, RelationsConfig(rules=[]), srcl=shuffled))
+    other = itc_of(Composition(ITC_ALONE, RelationsConfig(rules=[]), srcl=shuffled), 1)
+    assert losses[1] == again and len({*losses, other}) == 3
+    with pytest.raises(ConfigError, match=r"srcl\.shuffle .* set srcl\.alpha to 1"):
+        SrclConfig(seed_model="seed", shuffle=True)
+
+
+def test_places_hear_of_conversions_alone() -> None:
+    everywhere = Composition(ecm=EcmConfig(discriminator=ASKED), relations=RelationsConfig(rules=[]))
+    nowhere = Composition(relations=RelationsConfig(rules=[]))
+    wanted = {name: step.build()(BATCH, moment()).losses for name, step in (("all", everywhere), ("none", nowhere))}
+    for place in ("itc", "itm", "mlm"):
+        config = EcmConfig(discriminator=ASKED, places=[place])
+        found = replace(everywhere, ecm=config).build()(BATCH, moment()).losses
+        for name in ("itc", "itm", "mlm"):
+            assert torch.equal(found[name], wanted["all" if name == place else "none"][name])
+        assert not torch.equal(found[place], wanted["none"][place])
+
+
+def test_impossible_places_are_one_line() -> None:
+    for places in ([], ["vqa"]):
+        with pytest.raises(ConfigError, match=r"ecm\.places is .*; give some of itc, itm, mlm"):
+            EcmConfig(discriminator=ASKED, places=places)
+    with pytest.raises(ConfigError, match=r"ecm\.places belongs to ecm\.judge 'hardest'"):
+        EcmConfig(discriminator=ASKED, places=["itc"], judge="all")
+
+
+def test_frozen_encoders_compare_within_a_modality_only() -> None:
+    rule = RuleConfig(detector="guide", action="mask")
+    for wrong in (rule, RuleConfig(detector="weight", action="mask")):
+        with pytest.raises(ConfigError, match=r"relations\.guide_model 'encoders' compares no image with a text"):
+            RelationsConfig(rules=[wrong], guide_model="encoders")
+    RelationsConfig(rules=[replace(rule, compare="texts")], guide_model="encoders")
+    with pytest.raises(ConfigError, match=r"detector 'weight' needs relations\.guide_model"):
+        RelationsConfig(rules=[RuleConfig(detector="weight", action="mask")])
+
+
+def test_the_hardest_negative_is_counted_where_it_is_a_false_one() -> None:
+    generator = torch.Generator().manual_seed(2)
+    images, texts = (F.normalize(torch.randn(12, 4, generator=generator), dim=1) for _ in range(2))
+    batch = pairs([0, 0, *range(2, 12)], list(range(12)))
+    hidden = torch.rand(12, 12, generator=generator) < 0.3
+    similarity, hits = images @ texts.T, []
+    for i in range(12):
+        same = [j for j in range(12) if i == j or {i, j} == {0, 1}]
+        others = [j for j in range(12) if j not in same]
+        hits += [float(hidden[i, max(others, key=lambda j: float(similarity[i, j]))])]
+        hits += [float(hidden[max(others, key=lambda j: float(similarity[j, i])), i])]
+    assert hardest_is_false(similarity, hidden, batch) == pytest.approx(sum(hits) / 24)
+    assert 0 < sum(hits) < 24

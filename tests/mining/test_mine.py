@@ -1,0 +1,146 @@
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.judges.test_evidence import CONFIG, all_pairs, average_precision, made_up
+from truepair.errors import CheckpointError, ConfigError, DataError
+from truepair.evaluation.truth import PairTruth
+from truepair.judges.evidence import EvidenceModel, EvidenceTables
+from truepair.judges.evidence_fit import fit_evidence
+from truepair.mining.graph import Declared, PairGraph, exact_graph, searched_graph
+from truepair.mining.mine import MiningConfig, mine_pairs
+from truepair.mining.refinement import Refinement, RefinementConfig, cross_fitted, fit_refinement
+
+REFINEMENT = RefinementConfig(neighbours=16)
+
+
+@pytest.fixture(scope="module")
+def judge() -> tuple[EvidenceModel, Refinement]:
+    clean, tables = made_up(80, seed=1)
+    model = fit_evidence(tables, clean, CONFIG)
+    return model, fit_refinement(model, tables, clean, evidence=CONFIG, config=REFINEMENT)
+
+
+def scores_of(graph: PairGraph, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    full = torch.full((graph.size, graph.size), -30.0)
+    full[graph.rows, graph.columns] = graph.log_odds
+    return full[left, right]
+
+
+def test_all_pairs_by_products_of_matrices_are_those_one_by_one(judge: tuple[EvidenceModel, Refinement]) -> None:
+    _, tables = made_up(12, seed=2)
+    model, spaces = judge[0], judge[0].spaces.project(tables)
+    rows, columns = torch.arange(5, 20), torch.arange(60)
+    grid = model.log_odds(spaces, rows, columns)
+    for i, row in enumerate(rows):
+        here = row.expand(60)
+        there = model.score(spaces, here, columns).logit() + model.score(spaces, columns, here).logit()
+        torch.testing.assert_close(grid[i], there / 2, atol=2e-3, rtol=1e-3)
+
+
+def test_partners_of_partners_find_more(judge: tuple[EvidenceModel, Refinement]) -> None:
+    table, tables = made_up(70, seed=2)
+    model, refinement = judge
+    left, right, labels = all_pairs(table)
+    graph = exact_graph(model, model.spaces.project(tables), Declared.of_table(table), 16)
+    before = average_precision(scores_of(graph, left, right), labels)
+    after = average_precision(scores_of(refinement.refine(graph), left, right), labels)
+    assert after > before + 0.05
+
+
+def test_mined_pairs_are_right_as_often_as_they_say(judge: tuple[EvidenceModel, Refinement]) -> None:
+    table, tables = made_up(70, seed=3)
+    declared, truth = Declared.of_table(table), PairTruth.from_table(table)
+    assert truth is not None
+    mined = mine_pairs(*judge, tables, declared, MiningConfig(low=0.3))
+    right = mined.matches(truth, declared).float()
+    assert len(mined) > 100
+    assert float(right.mean()) == pytest.approx(float(mined.scores.mean()), abs=0.12)
+    assert not bool(declared.known(mined.images, mined.captions).any())
+    sure = mined.above(0.8)
+    assert 0 < len(sure) < len(mined) and float(sure.scores.min()) >= 0.8
+    cells = set(zip(mined.images.tolist(), mined.captions.tolist(), strict=True))
+    assert len(cells) == len(mined) and all((j, i) in cells for i, j in cells)
+
+
+def test_neighbour_search_proposes_what_all_pairs_would(judge: tuple[EvidenceModel, Refinement]) -> None:
+    table, tables = made_up(70, seed=4)
+    declared = Declared.of_table(table)
+    exact = mine_pairs(*judge, tables, declared)
+    searched = mine_pairs(*judge, tables, declared, MiningConfig(exact_rows=10))
+    cells = [set(zip(found.images.tolist(), found.captions.tolist(), strict=True)) for found in (exact, searched)]
+    assert len(cells[0] & cells[1]) > 0.8 * len(cells[0])
+    graph = searched_graph(judge[0], judge[0].spaces.project(tables), declared, 16)
+    full = judge[0].log_odds(judge[0].spaces.project(tables), torch.arange(350), torch.arange(350))
+    torch.testing.assert_close(graph.log_odds, full[graph.rows, graph.columns], atol=2e-3, rtol=1e-3)
+
+
+def test_candidates_are_the_best_of_each_row_and_known_pairs_first(judge: tuple[EvidenceModel, Refinement]) -> None:
+    table, tables = made_up(20, seed=5)
+    declared = Declared.of_table(table)
+    model, spaces = judge[0], judge[0].spaces.project(tables)
+    graph = exact_graph(model, spaces, declared, 6)
+    full = model.log_odds(spaces, torch.arange(100), torch.arange(100))
+    edges = set(zip(graph.rows.tolist(), graph.columns.tolist(), strict=True))
+    captions = [row[0] for row in table.rows["captions"]]
+    for row in range(100):
+        others = [column for column in range(100) if column != row]
+        others.sort(key=lambda column: (captions[column] != captions[row], -float(full[row, column])))
+        assert all((row, column) in edges for column in others[:6])
+    assert graph.known.tolist() == [captions[i] == captions[j] for i, j in zip(graph.rows, graph.columns, strict=True)]
+
+
+def test_no_score_is_from_spaces_that_knew_a_concept_of_the_pair() -> None:
+    clean, tables = made_up(24, seed=1)
+    model, groups = fit_evidence(tables, clean, CONFIG), list(clean.rows["group"])
+    config = RefinementConfig(folds=4)
+    before = cross_fitted(model, tables, groups, CONFIG, config)
+    assert torch.equal(before, before.T)
+    numbers = torch.arange(24).repeat_interleave(5)
+    generator = torch.Generator().manual_seed(config.seed)
+    fold = (torch.randperm(24, generator=generator) % 4)[numbers]
+    for one, other in ((0, 0), (1, 3), (2, 3)):
+        rows, columns = ((fold == part).nonzero()[:, 0] for part in (one, other))
+        left_out = other if one != other else 1  # a fold alone: with the first other fold
+        seen = ((fold != one) & (fold != left_out)).nonzero()[:, 0]
+        spaces = CONFIG.spaces(tables.rows(seen), numbers[seen]).project(tables)
+        expected = model.log_odds(spaces, rows, columns)
+        torch.testing.assert_close(before[rows[:, None], columns], expected, atol=1e-3, rtol=1e-3)
+
+
+def test_scores_are_lowered_for_a_larger_table(judge: tuple[EvidenceModel, Refinement]) -> None:
+    table, tables = made_up(60, seed=6)
+    model, refinement = judge
+    graph = exact_graph(model, model.spaces.project(tables), Declared.of_table(table), 16)
+    same_size = replace(refinement, clean_pairs=300)
+    expected = same_size.refine(graph.scored(graph.log_odds + math.log(399 / 299)))
+    found = refinement.refine(graph)
+    assert torch.equal(found.rows, expected.rows)
+    torch.testing.assert_close(found.log_odds, expected.log_odds, atol=1e-3, rtol=1e-3)
+    assert not torch.allclose(found.log_odds.mean(), same_size.refine(graph).log_odds.mean(), atol=1e-3)
+
+
+def test_it_is_saved_and_loaded(judge: tuple[EvidenceModel, Refinement], tmp_path: Path) -> None:
+    judge[1].save(tmp_path / "judge")
+    loaded = Refinement.load(tmp_path / "judge")
+    assert loaded.fingerprint == judge[1].fingerprint
+    assert (loaded.neighbours, loaded.clean_pairs) == (16, 400)
+    with pytest.raises(CheckpointError, match="holds no refinement"):
+        Refinement.load(tmp_path)
+
+
+def test_what_cannot_be_mined_is_named(judge: tuple[EvidenceModel, Refinement]) -> None:
+    table, tables = made_up(20, seed=5)
+    strange = EvidenceTables(tables.images, tables.texts, "others")
+    with pytest.raises(CheckpointError, match="other encoders"):
+        mine_pairs(*judge, strange, Declared.of_table(table))
+    with pytest.raises(DataError, match="too few"):
+        fit_refinement(judge[0], tables, table, evidence=CONFIG, config=RefinementConfig(folds=12))
+    with pytest.raises(ConfigError, match="0 < low <= high"):
+        MiningConfig(low=0.9)
+    for wrong in ({"rounds": 0}, {"neighbours": 0}, {"folds": 2}):
+        with pytest.raises(ConfigError):
+            RefinementConfig(**wrong)
