@@ -6,10 +6,10 @@ from truepair.data.pairs import PairBatch
 from truepair.data.preprocessing import Preprocessing
 from truepair.data.tokens import train_wordpiece
 from truepair.data.transforms import TransformConfig
-from truepair.engine.loop.step import Moment
-from truepair.judges.base import DiscriminatorConfig
-from truepair.judges.itm import AlbefDiscriminator, BatchView
-from truepair.judges.memory import MemorisedDiscriminator, VerdictMemory
+from truepair.engine.loop.step import StepInfo
+from truepair.judges.base import JudgeConfig
+from truepair.judges.itm import AlbefJudge, BatchView
+from truepair.judges.memory import MemorisedJudge, VerdictMemory
 from truepair.methods.ecm import ConnectionMiner, EcmConfig
 from truepair.methods.encode import Towers
 from truepair.methods.rules import RelationsConfig, Relator
@@ -21,7 +21,7 @@ from truepair.objectives.mlm import MaskingConfig, TokenMasker
 
 MASK_ID, SPECIAL_IDS = 103, (0, 100, 101, 102, 103)
 SEED = 0
-MOMENT = Moment(epoch=1, step=10, total_steps=20, steps_per_epoch=10)  # epoch 1: S-ITC smooths
+MOMENT = StepInfo(epoch=1, step=10, total_steps=20, steps_per_epoch=10)  # epoch 1: S-ITC smooths
 NONE_CONVERTED = ZoneConfig(low=1.0, high=1.0)
 ALL_CONVERTED = ZoneConfig(low=0.0, high=0.0, once=False)  # found from both sides: twice, as in the official program
 
@@ -68,14 +68,14 @@ def mafa_step(student: AlbefModel, judge: AlbefModel, zones: ZoneConfig) -> Pret
         normalise=True,
         transform=TransformConfig(size=judge.image_encoder.image_size),
     )
-    discriminator = AlbefDiscriminator(judge, BatchView(judge, same, same), name="random", fingerprint="random")
-    remembering = MemorisedDiscriminator(discriminator, VerdictMemory(discriminator.fingerprint))
+    discriminator = AlbefJudge(judge, BatchView(judge, same, same), name="random", fingerprint="random")
+    remembering = MemorisedJudge(discriminator, VerdictMemory(discriminator.fingerprint))
     masker = half_masked(student)
     objectives = ObjectivesConfig(
         itc=ItcConfig(key_gradient=False, smoothing=0.5, smoothing_start_epoch=1),
         mlm=MlmConfig(masking=masker.config),
     )
-    asked = DiscriminatorConfig(checkpoint="random", view="batch", memory=True)
+    asked = JudgeConfig(checkpoint="random", view="batch", memory=True)
     parts = StepParts(
         relator=Relator(RelationsConfig(ledger=False)),
         miner=ConnectionMiner(EcmConfig(discriminator=asked, zones=zones), remembering),

@@ -3,7 +3,7 @@
     python benchmarks/rerank.py                         # 200 images, the 64 best captions of each, size "small"
 
 Pair by pair is how the official programs do it: for each image, its states are repeated for its k captions, keys and
-values are computed from the copies, and all tokens of all captions go through all layers. Ours is `PairJudge` as
+values are computed from the copies, and all tokens of all captions go through all layers. Ours is `GalleryMatcher` as
 `score_candidates` calls it. Both read the same encoded images and captions; weights are random, caption lengths are
 those of COCO (8 to 24 tokens, mostly near 12). The two take turns in one process, on the same images, and are timed in
 seconds of CPU time. One JSON line a round, and one for the median and range of the ratio.
@@ -24,20 +24,20 @@ from truepair.models.fusion.config import AlbefConfig
 from truepair.models.fusion.gallery import (
     EncodedCaptions,
     EncodedImages,
-    PairJudge,
+    GalleryMatcher,
     encode_captions,
     encode_images,
 )
 
 
-def gallery(model: AlbefModel, images: int, captions: int) -> PairJudge:
+def gallery(model: AlbefModel, images: int, captions: int) -> GalleryMatcher:
     generator = torch.Generator().manual_seed(0)
     side = model.image_encoder.image_size
     batches = (torch.randn(10, 3, side, side, generator=generator) for _ in range(-(-images // 10)))
     lengths = (8 + torch.randn(captions, generator=generator).abs() * 5).clamp(max=24).long()  # [T]
     ids = torch.randint(1000, 30000, (captions, int(lengths.max())), generator=generator)
     mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long()  # [T, L]
-    return PairJudge(
+    return GalleryMatcher(
         model,
         encode_images(model, batches),
         encode_captions(model, [""] * captions, lambda _: (ids * mask, mask)),
@@ -57,7 +57,7 @@ def pair_by_pair(model: AlbefModel, images: EncodedImages, captions: EncodedCapt
     return torch.stack(scores)
 
 
-def shared(judge: PairJudge, tops: Tensor) -> Tensor:
+def shared(judge: GalleryMatcher, tops: Tensor) -> Tensor:
     """The same log-odds by the library."""
     ordered = tops.sort(dim=1)
     flags = torch.ones(tops.numel(), dtype=torch.bool)
@@ -90,7 +90,7 @@ def main() -> None:
     for number in range(-1, arguments.rounds):  # the first turns warm up, on two images
         part = slice(number * each, (number + 1) * each) if number >= 0 else slice(0, 2)
         images = EncodedImages(whole.images.states[part], whole.images.features[part])
-        judge = PairJudge(model, images, whole.captions)
+        judge = GalleryMatcher(model, images, whole.captions)
         tops = (images.features @ whole.captions.features.T).topk(arguments.top, dim=1).indices  # [I, k]
         slow, slow_seconds = timed(lambda j=judge, t=tops: pair_by_pair(model, j.images, j.captions, t))
         fast, fast_seconds = timed(lambda j=judge, t=tops: shared(j, t))

@@ -17,7 +17,7 @@ from truepair.data.splits import DataConfig
 from truepair.data.table import PairTable
 from truepair.data.transforms import TransformConfig
 from truepair.evaluation.truth import PairTruth
-from truepair.judges.base import RunInputs
+from truepair.judges.base import JudgeInputs
 from truepair.judges.evidence import TERMS, EvidenceModel, EvidenceTables
 from truepair.judges.evidence_fit import EvidenceConfig, fit_evidence
 from truepair.methods.caches import StateCaches
@@ -54,7 +54,7 @@ def tables_of(drawings: Callable[[int], bool]) -> tuple[PairTable, EvidenceTable
     table, images = caches.images(table)
     captions = sorted({row[0] for row in sample.rows["captions"]})
     texts = caches.captions(captions)
-    run = RunInputs(table=table, preprocessing=preprocessing, model=model, image_cache=images, caption_cache=texts)
+    run = JudgeInputs(table=table, preprocessing=preprocessing, model=model, image_cache=images, caption_cache=texts)
     return table, EvidenceTables.of_run(run)
 
 

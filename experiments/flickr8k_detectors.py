@@ -38,7 +38,7 @@ from truepair.methods.recipe import PretrainRecipe
 from truepair.models.checkpoints.load import load_albef
 from truepair.models.encoders.images import image_transform
 from truepair.models.encoders.minilm import load_minilm
-from truepair.models.fusion.gallery import PairJudge, encode_captions, encode_images
+from truepair.models.fusion.gallery import GalleryMatcher, encode_captions, encode_images
 from truepair.tasks.mining import frozen_inputs
 from truepair.tasks.retrieval import ImageSource
 
@@ -123,7 +123,7 @@ def model_detectors(folder: Path, photos: Photos, pairs: JudgedPairs) -> dict[st
     transform = image_transform(preprocessing.transform, model.image_encoder, train=False)
     images = encode_images(model, ImageSource(photos.table, collator, transform=transform).batches())
     texts = [text for own in photos.captions for text in own]
-    judge = PairJudge(model, images, encode_captions(model, texts, collator.encode))
+    judge = GalleryMatcher(model, images, encode_captions(model, texts, collator.encode))
     captions = pairs.owners * len(photos.captions[0]) + pairs.places
     found = {"image to caption, ITC": (images.features[pairs.images] * judge.captions.features[captions]).sum(dim=1)}
     if model.config.itm_trained:

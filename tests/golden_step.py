@@ -10,9 +10,9 @@ from truepair.data.pairs import PairBatch
 from truepair.data.preprocessing import Preprocessing
 from truepair.data.tokens import train_wordpiece
 from truepair.data.transforms import TransformConfig
-from truepair.engine.loop.step import Moment
-from truepair.judges.base import DiscriminatorConfig
-from truepair.judges.itm import AlbefDiscriminator, BatchView
+from truepair.engine.loop.step import StepInfo
+from truepair.judges.base import JudgeConfig
+from truepair.judges.itm import AlbefJudge, BatchView
 from truepair.methods.ecm import ConnectionMiner, EcmConfig
 from truepair.methods.encode import Towers
 from truepair.methods.rules import RelationsConfig, Relator
@@ -70,8 +70,8 @@ class RecordedStep:
         """Train on the batch in an epoch: the losses; gradients are left in the student, ITM logits in this object."""
         self.itm_logits.clear()
         self.step.zero_grad()
-        moment = Moment(epoch, epoch * STEPS_PER_EPOCH, 2 * STEPS_PER_EPOCH, STEPS_PER_EPOCH)
-        losses = self.step(self.batch, moment).losses
+        info = StepInfo(epoch, epoch * STEPS_PER_EPOCH, 2 * STEPS_PER_EPOCH, STEPS_PER_EPOCH)
+        losses = self.step(self.batch, info).losses
         losses["loss"].backward()
         return {name: losses[name].detach() for name in ("mlm", "itc", "itm")}
 
@@ -102,9 +102,7 @@ def _miner(discriminator: AlbefModel, config: Mapping[str, Any]) -> ConnectionMi
         normalise=True,
         transform=TransformConfig(size=config["image_size"], normalisation="none", rand_augment_ops=0),
     )
-    judge = AlbefDiscriminator(
-        discriminator, BatchView(discriminator, same, same), name="recorded", fingerprint="recorded"
-    )
+    judge = AlbefJudge(discriminator, BatchView(discriminator, same, same), name="recorded", fingerprint="recorded")
     zones = ZoneConfig.official(config["low_threshold"], config["high_threshold"])
-    asked = DiscriminatorConfig(checkpoint="recorded", view="batch")
+    asked = JudgeConfig(checkpoint="recorded", view="batch")
     return ConnectionMiner(EcmConfig(discriminator=asked, zones=zones), judge)

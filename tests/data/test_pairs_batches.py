@@ -7,8 +7,8 @@ from truepair.data import (
     PairDataset,
     TransformConfig,
     build_transform,
-    encode_captions,
     open_pairs,
+    tokenize_captions,
     train_wordpiece,
 )
 from truepair.data import pairs as collate
@@ -83,6 +83,6 @@ def test_a_caption_is_tokenized_once_while_it_is_remembered(tokenizer, monkeypat
         ids, mask = collator.encode(captions)
         plain = [normalise_caption(caption) for caption in captions]
         assert [part.tolist() for part in (ids, mask)] == [
-            part.tolist() for part in encode_captions(tokenizer, plain, max_length=20)
+            part.tolist() for part in tokenize_captions(tokenizer, plain, max_length=20)
         ]
     assert asked == [["a dog", "a cat"], ["two dogs"], ["owls"], ["a cat"]]

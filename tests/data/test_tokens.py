@@ -3,7 +3,7 @@ import random
 import pytest
 import torch
 
-from truepair.data import encode_captions, load_tokenizer, train_wordpiece
+from truepair.data import load_tokenizer, tokenize_captions, train_wordpiece
 from truepair.errors import ConfigError, DataError
 
 NOUNS = [f"{colour} {thing}" for colour in ("red", "blue", "green") for thing in ("dog", "cat", "doghouse")]
@@ -77,7 +77,7 @@ def test_a_vocabulary_without_room_is_an_error():
 
 class TestEncodeCaptions:
     def test_rows_are_padded_and_masked(self, tokenizer):
-        ids, mask = encode_captions(tokenizer, ["dog", "the red dog on the grass"], max_length=30)
+        ids, mask = tokenize_captions(tokenizer, ["dog", "the red dog on the grass"], max_length=30)
 
         assert ids[0, mask[0].bool()].tolist() == tokenizer("dog")["input_ids"]
         assert ids[1].tolist() == tokenizer("the red dog on the grass")["input_ids"]
@@ -86,7 +86,7 @@ class TestEncodeCaptions:
 
     @pytest.mark.parametrize("add_sep", [True, False])
     def test_long_captions_are_cut_with_their_ends_in_place(self, tokenizer, add_sep):
-        ids, mask = encode_captions(tokenizer, ["dog " * 50], max_length=6, add_sep=add_sep)
+        ids, mask = tokenize_captions(tokenizer, ["dog " * 50], max_length=6, add_sep=add_sep)
 
         dog = tokenizer.convert_tokens_to_ids("dog")
         assert ids.tolist() == [[2, *[dog] * 4, 3] if add_sep else [2, *[dog] * 5]]
@@ -94,4 +94,4 @@ class TestEncodeCaptions:
 
     def test_what_leaves_no_room_is_an_error(self, tokenizer):
         with pytest.raises(ConfigError, match="max_length is 2; give at least 3"):
-            encode_captions(tokenizer, ["dog"], max_length=2)
+            tokenize_captions(tokenizer, ["dog"], max_length=2)

@@ -38,7 +38,7 @@ def test_a_judge_of_captions_tells_scenes_apart() -> None:
 
 
 def test_every_program_is_run_and_every_judge_is_listed() -> None:
-    from truepair.judges.open import DISCRIMINATORS
+    from truepair.judges.open import JUDGES
 
     assert len(PROGRAMS) == 4
-    assert all(f"| `{kind}` |" in TEXT for kind in DISCRIMINATORS)
+    assert all(f"| `{kind}` |" in TEXT for kind in JUDGES)

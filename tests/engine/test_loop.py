@@ -18,7 +18,7 @@ from truepair.engine.logs.log import read_log
 from truepair.engine.loop.average import WeightAverage
 from truepair.engine.loop.config import LoopConfig
 from truepair.engine.loop.loop import take_best
-from truepair.engine.loop.step import Moment, StepOutput
+from truepair.engine.loop.step import StepInfo, StepOutput
 from truepair.engine.loop.update import Update, Updater
 from truepair.errors import ConfigError
 from truepair.sampling.batches import SamplerConfig, build_batches, describe_scaling
@@ -67,11 +67,11 @@ def test_accumulated_gradients_are_the_mean_of_the_batches(tmp_path: Path) -> No
     loop = TinyRun(tmp_path, sampler=RANDOM).build()
     loop.step.eval()  # dropout off
     batches = [loop.collate([loop.dataset[visit] for visit in visits]) for visits in loop.batches.visits(0, 0)]
-    moment = Moment(0, 0, 15, 5)
+    info = StepInfo(0, 0, 15, 5)
     gradients = []
     for group in (batches[:2], batches[:1], batches[1:2]):
         for batch in group:
-            loop.updater._differentiate(batch, moment, len(group), last=batch is group[-1])
+            loop.updater._differentiate(batch, info, len(group), last=batch is group[-1])
         gradients.append(loop.model.image.weight.grad.clone())
         loop.model.image.weight.grad = None
     assert not torch.allclose(gradients[1], gradients[2])

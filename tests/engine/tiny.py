@@ -15,7 +15,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from truepair.engine.loop.config import LoopConfig
 from truepair.engine.loop.loop import RunResult, TrainingLoop
 from truepair.engine.loop.optimizer import OptimizerConfig
-from truepair.engine.loop.step import Moment, StepOutput, TrainingStep
+from truepair.engine.loop.step import StepInfo, StepOutput, TrainingStep
 from truepair.randomness import stable_hash
 from truepair.sampling.batches import SamplerConfig, Visit
 from truepair.sampling.ranks import Ranks
@@ -88,7 +88,7 @@ class TinyStep(TrainingStep):
         self.batches = 0
         self.begun = self.closed = 0
 
-    def forward(self, batch: TinyBatch, moment: Moment) -> StepOutput:
+    def forward(self, batch: TinyBatch, info: StepInfo) -> StepOutput:
         image = normalize(self.model.image(dropout(batch.image, 0.2, self.training)), dim=1)
         text = normalize(self.model.text(batch.text) + 0.1 * self.queue, dim=1)
         logits = 5 * image @ text.T
@@ -97,7 +97,7 @@ class TinyStep(TrainingStep):
         self.batches += 1
         return StepOutput({"loss": loss, "itc": loss}, image.detach(), text.detach())
 
-    def after_update(self, moment: Moment) -> None:
+    def after_update(self, info: StepInfo) -> None:
         self.queue.mul_(0.5).add_(self.model.image.bias.detach())
 
     def save_state(self, folder: Path) -> None:

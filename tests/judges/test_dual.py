@@ -13,9 +13,9 @@ from truepair.data.pairs import PairDataset
 from truepair.data.table import PairTable
 from truepair.data.transforms import build_transform
 from truepair.errors import CheckpointError, ConfigError, DataError
-from truepair.judges.base import DiscriminatorConfig, RunInputs
+from truepair.judges.base import JudgeConfig, JudgeInputs
 from truepair.judges.dual import DualCalibration, fit_dual_calibration, open_dual_encoder
-from truepair.judges.open import open_discriminator
+from truepair.judges.open import open_judge
 from truepair.models.checkpoints.load import load_albef
 
 
@@ -69,10 +69,10 @@ def test_hard_captions_make_it_more_careful(table: PairTable) -> None:
 @pytest.mark.parametrize("kind", ["clip", "albef"])
 def test_scores_are_calibrated_cosines(kind: str, table: PairTable, tmp_path: Path) -> None:
     folder = (save_clip if kind == "clip" else save_albef)(tmp_path / "judge", table)
-    config = DiscriminatorConfig(checkpoint=str(folder), kind="dual")
-    run = RunInputs(table=table, preprocessing=preprocessing_of(table, max_length=4))
+    config = JudgeConfig(checkpoint=str(folder), kind="dual")
+    run = JudgeInputs(table=table, preprocessing=preprocessing_of(table, max_length=4))
     with pytest.raises(ConfigError, match=r"calibration\.json is missing; fit it"):
-        open_discriminator(config, run)
+        open_judge(config, run)
     encoder = open_dual_encoder(str(folder), table, "cpu")
     calibration = fit_dual_calibration(encoder, table)
     calibration.save(folder / "calibration.json")
@@ -82,7 +82,7 @@ def test_scores_are_calibrated_cosines(kind: str, table: PairTable, tmp_path: Pa
     dataset = PairDataset(table, captions="first")
     batch = run.preprocessing.collator()([dataset[row] for row in rows])
     images, texts = torch.tensor([0, 2, 2, 1]), torch.tensor([1, 0, 2, 2])
-    scores = open_discriminator(config, run).score(batch, images, texts)
+    scores = open_judge(config, run).score(batch, images, texts)
     cosines = expected_cosines(kind, folder, table, rows, batch.captions)
     torch.testing.assert_close(scores, torch.sigmoid(calibration.scale * cosines + calibration.bias)[images, texts])
     assert not scores.is_inference()

@@ -14,10 +14,10 @@ from truepair.data.pairs import PairDataset
 from truepair.data.table import PairTable
 from truepair.data.transforms import build_transform
 from truepair.errors import CheckpointError, ConfigError, DataError
-from truepair.judges.base import DiscriminatorConfig, RunInputs
-from truepair.judges.evidence import TERMS, EvidenceDiscriminator, EvidenceModel, EvidenceTables, with_products
+from truepair.judges.base import JudgeConfig, JudgeInputs
+from truepair.judges.evidence import TERMS, EvidenceJudge, EvidenceModel, EvidenceTables, with_products
 from truepair.judges.evidence_fit import EvidenceConfig, fit_evidence
-from truepair.judges.open import open_discriminator
+from truepair.judges.open import open_judge
 from truepair.models.encoders.frozen_captions import cache_caption_states
 from truepair.models.encoders.frozen_images import cache_image_states
 
@@ -71,7 +71,7 @@ def test_it_beats_each_piece_of_evidence_on_new_concepts_and_is_calibrated(dual:
     table, tables = made_up(60, seed=2, dual=dual)
     model = fit_evidence(clean_tables, clean, CONFIG)
     assert len(model.terms) == (8 if dual else 6)
-    judge = EvidenceDiscriminator(model, tables, name="evidence")
+    judge = EvidenceJudge(model, tables, name="evidence")
     batch = batch_of(torch.arange(len(table)))
     left, right, labels = all_pairs(table)
     scores = judge.score(batch, left, right)
@@ -100,7 +100,7 @@ def test_the_prior_can_be_stated() -> None:
 def test_scores_follow_the_rows_of_the_batch() -> None:
     clean, clean_tables = made_up(40, seed=1)
     _, tables = made_up(20, seed=2)
-    judge = EvidenceDiscriminator(fit_evidence(clean_tables, clean, CONFIG), tables, name="evidence")
+    judge = EvidenceJudge(fit_evidence(clean_tables, clean, CONFIG), tables, name="evidence")
     everything = batch_of(torch.arange(100))
     rows = torch.tensor([17, 93, 4])
     images, texts = torch.tensor([0, 1, 2, 0]), torch.tensor([1, 2, 0, 2])
@@ -130,7 +130,7 @@ def test_it_is_saved_and_loaded(tmp_path: Path) -> None:
         EvidenceModel.load(tmp_path / "judge")
     other = EvidenceTables(tables.images, tables.texts, "others")
     with pytest.raises(CheckpointError, match="features of other encoders"):
-        EvidenceDiscriminator(model, other, name="judge")
+        EvidenceJudge(model, other, name="judge")
 
 
 def test_it_opens_on_the_caches_of_a_run(squares: Path, tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_it_opens_on_the_caches_of_a_run(squares: Path, tmp_path: Path) -> None:
     student, own = tiny_model(), preprocessing_of(table)
     plain = PairDataset(table, build_transform(own.transform, train=False), captions="first")
     captions = [row[0] for row in table.rows["captions"]]
-    run = RunInputs(
+    run = JudgeInputs(
         table=table,
         preprocessing=own,
         model=student,
@@ -146,9 +146,9 @@ def test_it_opens_on_the_caches_of_a_run(squares: Path, tmp_path: Path) -> None:
         caption_cache=cache_caption_states(student.text_encoder, captions, own.collator().encode, tmp_path),
     )
     fit_evidence(EvidenceTables.of_run(run), table, CONFIG).save(tmp_path / "judge")
-    config = DiscriminatorConfig(checkpoint=str(tmp_path / "judge"), kind="evidence")
-    judge = open_discriminator(config, run)
-    assert isinstance(judge, EvidenceDiscriminator)
+    config = JudgeConfig(checkpoint=str(tmp_path / "judge"), kind="evidence")
+    judge = open_judge(config, run)
+    assert isinstance(judge, EvidenceJudge)
     expected = student.image_states(torch.stack([plain[5]["pixel_values"]])).mean(dim=1)
     image = EvidenceTables.of_run(run).images[5:6]
     torch.testing.assert_close(image, F.normalize(expected, dim=1).detach(), atol=2e-3, rtol=0)
@@ -156,11 +156,11 @@ def test_it_opens_on_the_caches_of_a_run(squares: Path, tmp_path: Path) -> None:
     scores = judge.score(batch, torch.tensor([0, 1, 2]), torch.tensor([1, 2, 0]))
     assert scores.shape == (3,) and bool(((scores >= 0) & (scores <= 1)).all())
     with pytest.raises(ConfigError, match="needs frozen features"):
-        open_discriminator(config, RunInputs(table=table, preprocessing=own))
+        open_judge(config, JudgeInputs(table=table, preprocessing=own))
     settings = json.loads((tmp_path / "judge" / "evidence.json").read_text())
     (tmp_path / "judge" / "evidence.json").write_text(json.dumps({**settings, "encoders": "others"}))
     with pytest.raises(CheckpointError, match="features of other encoders"):
-        open_discriminator(config, run)
+        open_judge(config, run)
 
 
 def test_data_that_cannot_be_fitted_is_named() -> None:

@@ -11,10 +11,10 @@ from truepair.data.preprocessing import Preprocessing
 from truepair.data.table import PairTable
 from truepair.data.transforms import build_transform
 from truepair.errors import CheckpointError, ConfigError
-from truepair.judges.base import DiscriminatorConfig, RunInputs
-from truepair.judges.itm import AlbefDiscriminator
-from truepair.judges.memory import MemorisedDiscriminator
-from truepair.judges.open import open_discriminator
+from truepair.judges.base import JudgeConfig, JudgeInputs
+from truepair.judges.itm import AlbefJudge
+from truepair.judges.memory import MemorisedJudge
+from truepair.judges.open import open_judge
 from truepair.models.checkpoints.load import load_albef
 from truepair.models.encoders.frozen_captions import cache_caption_states
 from truepair.models.encoders.frozen_images import cache_image_states
@@ -50,10 +50,10 @@ def one_by_one(folder: Path, batch: PairBatch) -> torch.Tensor:
 
 @pytest.mark.parametrize("pairs_at_once", [2, 1024])
 def test_the_batch_view_scores_the_students_inputs(table: PairTable, folder: Path, pairs_at_once: int) -> None:
-    run = RunInputs(table=table, preprocessing=preprocessing_of(table))
-    config = DiscriminatorConfig(checkpoint=str(folder), view="batch", pairs_at_once=pairs_at_once)
-    judge = open_discriminator(config, run)
-    assert isinstance(judge, AlbefDiscriminator) and not judge.repeatable
+    run = JudgeInputs(table=table, preprocessing=preprocessing_of(table))
+    config = JudgeConfig(checkpoint=str(folder), view="batch", pairs_at_once=pairs_at_once)
+    judge = open_judge(config, run)
+    assert isinstance(judge, AlbefJudge) and not judge.repeatable
     batch = batch_of(table, run.preprocessing, train=True)
     scores = judge.score(batch, IMAGES, TEXTS)
     torch.testing.assert_close(scores, one_by_one(folder, batch))
@@ -64,10 +64,8 @@ def test_the_batch_view_scores_the_students_inputs(table: PairTable, folder: Pat
 def test_the_plain_view_sees_past_augmentation_and_tokenization(table: PairTable, folder: Path) -> None:
     own = Preprocessing.load(folder)
     student = preprocessing_of(table, add_sep=False, max_length=5)
-    judge = open_discriminator(
-        DiscriminatorConfig(checkpoint=str(folder)), RunInputs(table=table, preprocessing=student)
-    )
-    assert isinstance(judge, MemorisedDiscriminator)
+    judge = open_judge(JudgeConfig(checkpoint=str(folder)), JudgeInputs(table=table, preprocessing=student))
+    assert isinstance(judge, MemorisedJudge)
     scores = judge.score(batch_of(table, student, train=True), IMAGES, TEXTS)
     torch.testing.assert_close(scores, one_by_one(folder, batch_of(table, own, train=False)))
     assert judge.memory.misses == 4  # one pair stood there twice
@@ -79,15 +77,15 @@ def test_states_come_from_the_runs_caches_if_the_encoders_are_the_same(
     own, student = Preprocessing.load(folder), load_albef(folder)
     plain = PairDataset(table, build_transform(own.transform, train=False), captions="first")
     captions = [row[0] for row in table.rows["captions"]]
-    run = RunInputs(
+    run = JudgeInputs(
         table=table,
         preprocessing=own,
         model=student,
         image_cache=cache_image_states(student.image_encoder, plain, tmp_path),
         caption_cache=cache_caption_states(student.text_encoder, captions, own.collator().encode, tmp_path),
     )
-    config = DiscriminatorConfig(checkpoint=str(folder), memory=False)
-    cached, fresh = open_discriminator(config, run), open_discriminator(config, replace(run, model=None))
+    config = JudgeConfig(checkpoint=str(folder), memory=False)
+    cached, fresh = open_judge(config, run), open_judge(config, replace(run, model=None))
     batch = batch_of(table, own, train=False)
     expected = fresh.score(batch, IMAGES, TEXTS)
     assert cached.fingerprint == fresh.fingerprint
@@ -98,54 +96,52 @@ def test_states_come_from_the_runs_caches_if_the_encoders_are_the_same(
     for encoder in ("image_states", "text_states"):
         monkeypatch.setattr(type(student), encoder, unwanted)
     torch.testing.assert_close(cached.score(batch, IMAGES, TEXTS), expected, atol=2e-3, rtol=0)
-    pooled = open_discriminator(config, replace(run, pooled=True))  # fusion has nothing to attend to in a mean
+    pooled = open_judge(config, replace(run, pooled=True))  # fusion has nothing to attend to in a mean
     with pytest.raises(AssertionError, match="need not run"):
         pooled.score(batch, IMAGES, TEXTS)
     with torch.no_grad():
         next(student.image_encoder.parameters()).add_(1.0)
-    other = open_discriminator(config, run)
+    other = open_judge(config, run)
     with pytest.raises(AssertionError, match="need not run"):
         other.score(batch, IMAGES, TEXTS)
 
 
 def test_fingerprints_tell_judges_and_views_apart(table: PairTable, folder: Path, tmp_path: Path) -> None:
-    run = RunInputs(table=table, preprocessing=preprocessing_of(table))
+    run = JudgeInputs(table=table, preprocessing=preprocessing_of(table))
     another = save_albef(tmp_path, table, seed=1)
     judges = [
-        open_discriminator(DiscriminatorConfig(checkpoint=str(path), view=view), run)
+        open_judge(JudgeConfig(checkpoint=str(path), view=view), run)
         for path, view in ((folder, "plain"), (folder, "batch"), (another, "plain"))
     ]
     assert len({judge.fingerprint for judge in judges}) == 3
-    again = open_discriminator(DiscriminatorConfig(checkpoint=str(folder), view="batch", memory=True), run)
-    assert isinstance(again, MemorisedDiscriminator) and again.fingerprint == judges[1].fingerprint
+    again = open_judge(JudgeConfig(checkpoint=str(folder), view="batch", memory=True), run)
+    assert isinstance(again, MemorisedJudge) and again.fingerprint == judges[1].fingerprint
 
 
 def test_a_model_whose_itm_was_not_trained_is_no_judge(table: PairTable, tmp_path: Path) -> None:
     folder = save_albef(tmp_path, table, itm_trained=False)
     with pytest.raises(CheckpointError, match="did not train ITM"):
-        open_discriminator(
-            DiscriminatorConfig(checkpoint=str(folder)), RunInputs(table=table, preprocessing=preprocessing_of(table))
-        )
+        open_judge(JudgeConfig(checkpoint=str(folder)), JudgeInputs(table=table, preprocessing=preprocessing_of(table)))
 
 
 def test_mistakes_are_named_in_one_line(table: PairTable, folder: Path, tmp_path: Path) -> None:
-    run = RunInputs(table=table, preprocessing=preprocessing_of(table, add_sep=False))
+    run = JudgeInputs(table=table, preprocessing=preprocessing_of(table, add_sep=False))
     with pytest.raises(ConfigError, match="differ in their add_sep; set"):
-        open_discriminator(DiscriminatorConfig(checkpoint=str(folder), view="batch"), run)
+        open_judge(JudgeConfig(checkpoint=str(folder), view="batch"), run)
     transform = replace(run.preprocessing.transform, normalisation="encoder")
     for student, mistake in ((load_albef(folder), "differ in their image normalisation"), (None, "no image encoder")):
-        encoders = RunInputs(table=table, preprocessing=preprocessing_of(table, transform=transform), model=student)
+        encoders = JudgeInputs(table=table, preprocessing=preprocessing_of(table, transform=transform), model=student)
         with pytest.raises(ConfigError, match=mistake):
-            open_discriminator(DiscriminatorConfig(checkpoint=str(folder), view="batch"), encoders)
+            open_judge(JudgeConfig(checkpoint=str(folder), view="batch"), encoders)
     with pytest.raises(CheckpointError, match=r"has no usable preprocessing\.json"):
-        open_discriminator(DiscriminatorConfig(checkpoint=str(tmp_path)), run)
+        open_judge(JudgeConfig(checkpoint=str(tmp_path)), run)
     with pytest.raises(ConfigError, match="did you mean 'albef'"):
-        open_discriminator(DiscriminatorConfig(checkpoint=str(folder), kind="albeff"), run)
+        open_judge(JudgeConfig(checkpoint=str(folder), kind="albeff"), run)
     for fields in ({"view": "crop"}, {"view": "batch", "kind": "blip"}, {"pairs_at_once": 0}, {"least_coverage": 2.0}):
         with pytest.raises(ConfigError):
-            DiscriminatorConfig(checkpoint="x", **fields)  # type: ignore[arg-type]
-    same = RunInputs(table=table, preprocessing=preprocessing_of(table))
-    judge = open_discriminator(DiscriminatorConfig(checkpoint=str(folder), view="batch"), same)
+            JudgeConfig(checkpoint="x", **fields)  # type: ignore[arg-type]
+    same = JudgeInputs(table=table, preprocessing=preprocessing_of(table))
+    judge = open_judge(JudgeConfig(checkpoint=str(folder), view="batch"), same)
     batch = replace(batch_of(table, same.preprocessing, train=False), pixel_values=None)
     with pytest.raises(ConfigError, match="come from a cache; set"):
         judge.score(batch, IMAGES, TEXTS)

@@ -8,16 +8,16 @@ from tests.judges.tiny_judges import preprocessing_of, save_albef, save_blip
 from truepair.data.open import open_pairs
 from truepair.data.pairs import PairDataset
 from truepair.errors import CheckpointError
-from truepair.judges.base import DiscriminatorConfig, RunInputs
-from truepair.judges.open import open_discriminator
+from truepair.judges.base import JudgeConfig, JudgeInputs
+from truepair.judges.open import open_judge
 
 
 def test_it_scores_as_the_model_of_transformers_on_plain_images(squares: Path, tmp_path: Path) -> None:
     table = open_pairs(squares / "pairs.jsonl")
     student = preprocessing_of(table, max_length=4)
     folder = save_blip(tmp_path, table)
-    run = RunInputs(table=table, preprocessing=student)
-    judge = open_discriminator(DiscriminatorConfig(checkpoint=str(folder), kind="blip", pairs_at_once=2), run)
+    run = JudgeInputs(table=table, preprocessing=student)
+    judge = open_judge(JudgeConfig(checkpoint=str(folder), kind="blip", pairs_at_once=2), run)
     rows = [40, 3, 17]
     dataset = PairDataset(table, captions="first")
     batch = student.collator()([dataset[row] for row in rows])
@@ -36,7 +36,7 @@ def test_it_scores_as_the_model_of_transformers_on_plain_images(squares: Path, t
 
 def test_a_checkpoint_of_something_else_is_named(squares: Path, tmp_path: Path) -> None:
     table = open_pairs(squares / "pairs.jsonl")
-    run = RunInputs(table=table, preprocessing=preprocessing_of(table))
+    run = JudgeInputs(table=table, preprocessing=preprocessing_of(table))
     for folder in (save_albef(tmp_path / "albef", table), tmp_path / "none"):
         with pytest.raises(CheckpointError, match=str(folder)):
-            open_discriminator(DiscriminatorConfig(checkpoint=str(folder), kind="blip"), run)
+            open_judge(JudgeConfig(checkpoint=str(folder), kind="blip"), run)

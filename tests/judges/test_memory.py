@@ -10,7 +10,7 @@ from torch import Tensor
 from tests.judges.given import GivenJudge, batch_of
 from truepair.errors import CheckpointError, ConfigError
 from truepair.judges.base import ledger_name
-from truepair.judges.memory import MemorisedDiscriminator, VerdictMemory
+from truepair.judges.memory import MemorisedJudge, VerdictMemory
 from truepair.relations.ledger import Ledger, read_ledger
 
 JUDGE = "ab" * 16
@@ -106,7 +106,7 @@ def test_verdicts_of_the_same_judge_come_from_a_ledger(tmp_path: Path) -> None:
 
 def test_a_memorised_judge_is_asked_once_over_batches() -> None:
     judge = GivenJudge(torch.rand(8, 8, generator=torch.Generator().manual_seed(0)))
-    memorised = MemorisedDiscriminator(judge, VerdictMemory(judge.fingerprint))
+    memorised = MemorisedJudge(judge, VerdictMemory(judge.fingerprint))
     first, second = batch_of(torch.tensor([5, 2, 7])), batch_of(torch.tensor([7, 5, 0]))
     images, texts = torch.tensor([0, 0, 1, 0]), torch.tensor([1, 2, 2, 1])
     torch.testing.assert_close(memorised.score(first, images, texts), judge.table[[5, 5, 2, 5], [2, 7, 7, 2]])
@@ -116,4 +116,4 @@ def test_a_memorised_judge_is_asked_once_over_batches() -> None:
     assert judge.asked == [(5, 2), (5, 7), (2, 7), (0, 5)]
     assert (memorised.memory.hits, memorised.memory.misses) == (2, 4)
     with pytest.raises(ValueError, match="another judge"):
-        MemorisedDiscriminator(judge, VerdictMemory(JUDGE))
+        MemorisedJudge(judge, VerdictMemory(JUDGE))

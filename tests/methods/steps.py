@@ -11,10 +11,10 @@ from tests.judges.given import GivenJudge
 from tests.models.tiny_albef import batch as tiny_inputs
 from tests.models.tiny_albef import tiny_model
 from truepair.data.pairs import PairBatch
-from truepair.engine.loop.step import Moment
+from truepair.engine.loop.step import StepInfo
 from truepair.evaluation.truth import ConversionTruth
-from truepair.judges.base import Discriminator, DiscriminatorConfig
-from truepair.judges.memory import MemorisedDiscriminator, VerdictMemory
+from truepair.judges.base import Judge, JudgeConfig
+from truepair.judges.memory import MemorisedJudge, VerdictMemory
 from truepair.methods.ecm import ConnectionMiner, EcmConfig
 from truepair.methods.encode import MicroBatches, Towers
 from truepair.methods.momentum import MomentumConfig, MomentumModel
@@ -28,7 +28,7 @@ from truepair.objectives.mlm import MaskingConfig, TokenMasker
 from truepair.relations.ledger import Ledger
 
 IDS = 16
-ASKED = DiscriminatorConfig(checkpoint="given")
+ASKED = JudgeConfig(checkpoint="given")
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 
 
@@ -70,9 +70,9 @@ def of_rank(batch: PairBatch, rank: int, world: int) -> PairBatch:
     return replace(batch, **{**columns, **cut})
 
 
-def moment(step: int = 0, *, epoch: int = 0, per_epoch: int = 10, epochs: int = 2, logged: bool = False) -> Moment:
-    """A moment of a run of 20 steps."""
-    return Moment(epoch, step, per_epoch * epochs, per_epoch, logged)
+def info(step: int = 0, *, epoch: int = 0, per_epoch: int = 10, epochs: int = 2, logged: bool = False) -> StepInfo:
+    """A info of a run of 20 steps."""
+    return StepInfo(epoch, step, per_epoch * epochs, per_epoch, logged)
 
 
 def verdicts(seed: int = 7) -> Tensor:
@@ -80,10 +80,10 @@ def verdicts(seed: int = 7) -> Tensor:
     return torch.rand(IDS, IDS, generator=torch.Generator().manual_seed(seed))
 
 
-def remembering(table: Tensor) -> MemorisedDiscriminator:
+def remembering(table: Tensor) -> MemorisedJudge:
     """A judge of given opinions that is asked once a pair."""
     judge = GivenJudge(table)
-    return MemorisedDiscriminator(judge, VerdictMemory(judge.fingerprint))
+    return MemorisedJudge(judge, VerdictMemory(judge.fingerprint))
 
 
 @dataclass
@@ -93,7 +93,7 @@ class Composition:
     objectives: ObjectivesConfig = field(default_factory=ObjectivesConfig)
     relations: RelationsConfig = field(default_factory=RelationsConfig)
     ecm: EcmConfig | None = None
-    judge: Callable[[], Discriminator] = lambda: remembering(verdicts())
+    judge: Callable[[], Judge] = lambda: remembering(verdicts())
     found: ConversionTruth | None = None
     srcl: SrclConfig | None = None
     momentum: MomentumConfig | None = None

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from tests.engine.live_memory import LiveMemory
 from tests.methods.compositions import BATCHES, COMPOSITIONS
-from tests.methods.steps import HALF_MASKED, Composition, ecm, moment, pairs, student
+from tests.methods.steps import HALF_MASKED, Composition, ecm, info, pairs, student
 from truepair.engine.loop.config import LoopConfig
 from truepair.errors import ConfigError
 from truepair.methods import encode as micro_batches
@@ -25,14 +25,14 @@ def trained(step: PretrainStep) -> tuple[dict[str, float], dict[str, Tensor], di
     for number, batch in enumerate(BATCHES):
         step.zero_grad()
         torch.manual_seed(number)
-        losses = step(batch, moment(number)).losses
+        losses = step(batch, info(number)).losses
         losses["loss"].backward()
         gradients = {name: p.grad.clone() for name, p in step.named_parameters() if p.grad is not None}
         with torch.no_grad():
             for name, parameter in step.named_parameters():
                 if name in gradients:
                     parameter -= 0.01 * gradients[name]
-        step.after_update(moment(number))
+        step.after_update(info(number))
     return {name: float(losses[name].detach()) for name in PARTS if name in losses}, gradients, step.epoch_figures(0)
 
 
@@ -85,7 +85,7 @@ def test_mixed_precision(dtype: torch.dtype) -> None:
     for size in (0, 3):
         step = replace(composition, micro_batch=size).build()
         with torch.autocast("cpu", dtype):
-            losses.append(step(batch, moment()).losses["loss"])
+            losses.append(step(batch, info()).losses["loss"])
         losses[-1].backward()
         gradients.append(step.model.image_projection.weight.grad)
     assert float(losses[1].detach()) == pytest.approx(float(losses[0].detach()), rel=0.02)
@@ -97,7 +97,7 @@ def peak(size: int, batch: int) -> int:
     step = replace(ALL, ecm=None, micro_batch=size, model={"vocab_size": 4000}).build()
     given = pairs(list(range(batch)))
     with LiveMemory() as memory:
-        step(given, moment()).losses["loss"].backward()
+        step(given, info()).losses["loss"].backward()
     return memory.peak
 
 

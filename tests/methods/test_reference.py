@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.methods.steps import moment, pairs, student
+from tests.methods.steps import info, pairs, student
 from truepair.data.pairs import PairBatch
 from truepair.methods import reference
 from truepair.methods.encode import StepView, Towers
@@ -45,7 +45,7 @@ def test_features_of_all_states_are_those_of_each_batch(towers: Towers) -> None:
     once = albef_reference(towers)
     assert isinstance(once, StateReference)
     for epoch, rows in enumerate([[5, 0, 3], [1, 4], [0, 1, 2, 3, 4, 5], [2]]):
-        view = StepView.of(batch_of(rows), towers, moment(epoch=epoch), 0, pixels=False)
+        view = StepView.of(batch_of(rows), towers, info(epoch=epoch), 0, pixels=False)
         for found, wanted in zip(once.features(view), BatchReference(towers).features(view), strict=True):
             torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-6)
             assert not found.requires_grad

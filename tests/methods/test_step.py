@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tests.methods import by_hand
-from tests.methods.steps import HALF_MASKED, Composition, ecm, moment, pairs, remembering, verdicts
+from tests.methods.steps import HALF_MASKED, Composition, ecm, info, pairs, remembering, verdicts
 from truepair.errors import ConfigError
 from truepair.methods import step as fused
 from truepair.methods.rules import RelationsConfig, RuleConfig
@@ -48,7 +48,7 @@ class Spy:
 
 
 def losses_of(step: PretrainStep, epoch: int = 0, batch: object = BATCH) -> dict[str, float]:
-    return {name: float(loss.detach()) for name, loss in step(batch, moment(epoch * 10, epoch=epoch)).losses.items()}
+    return {name: float(loss.detach()) for name, loss in step(batch, info(epoch * 10, epoch=epoch)).losses.items()}
 
 
 def own(batch: object = BATCH) -> list[by_hand.Cell]:
@@ -203,7 +203,7 @@ def test_further_matches_are_capped_by_lot(monkeypatch: pytest.MonkeyPatch) -> N
     spy, drawn = Spy(monkeypatch), []
     step = Composition(OBJECTIVES, RelationsConfig(extra_rows=0.25)).build()
     for number in (0, 1, 2, 3, 0):
-        step(BATCH, moment(number))
+        step(BATCH, info(number))
         drawn.append(set(spy.of_label(1)) - set(own()))
     assert all(len(cells) == 2 and cells <= SAME_IMAGE for cells in drawn)
     assert drawn[0] == drawn[4] and len(set(map(frozenset, drawn))) > 1
@@ -226,10 +226,10 @@ def test_every_verdict_reaches_the_ledger_with_what_was_done(tmp_path: Path) -> 
     ledger = Ledger(tmp_path)
     step = Composition(OBJECTIVES, ecm=ecm(), ledger=ledger).build()
     judge = step.parts.miner.own_judge.discriminator  # type: ignore[union-attr]
-    step(DISTINCT, moment(0))
+    step(DISTINCT, info(0))
     once = set(judge.asked)
-    step(BATCH, moment(0))  # a second batch of the same optimizer step
-    step(BATCH, moment(10, epoch=1))
+    step(BATCH, info(0))  # a second batch of the same optimizer step
+    step(BATCH, info(10, epoch=1))
     step.close()
     rows = read_ledger(tmp_path).to_pylist()
     of_con_d = {(row["image_id"], row["caption_id"]): row for row in rows if row["detector"].startswith("con_d:")}
@@ -274,7 +274,7 @@ def test_figures_of_an_epoch() -> None:
     judge = remembering(verdicts())
     step = Composition(OBJECTIVES, ecm=ecm(), judge=lambda: judge).build()
     for number in range(3):
-        step(BATCH, moment(number))
+        step(BATCH, info(number))
     figures = step.epoch_figures(0)
     assert figures["relations/same_image/relabel"] == 3 * len(SAME_IMAGE)
     assert figures["relations/same_caption/relabel"] == 3 * len(SAME_CAPTION)
@@ -288,8 +288,8 @@ def test_figures_of_an_epoch() -> None:
 
 def test_features_are_those_of_the_batch_and_the_bounds_are_logged() -> None:
     step = Composition(OBJECTIVES).build()
-    output, found = step(BATCH, moment(0, logged=True)), by_hand.features(step.model, BATCH)
+    output, found = step(BATCH, info(0, logged=True)), by_hand.features(step.model, BATCH)
     torch.testing.assert_close(output.image_feature, found.images)
     torch.testing.assert_close(output.text_feature, found.texts)
     assert {"mi_positive", "mi_negative", "mi_bound"} <= set(output.losses)
-    assert "mi_positive" not in step(BATCH, moment(0)).losses
+    assert "mi_positive" not in step(BATCH, info(0)).losses

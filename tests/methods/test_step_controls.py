@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from tests.methods import by_hand
-from tests.methods.steps import ASKED, Composition, moment, pairs, student
+from tests.methods.steps import ASKED, Composition, info, pairs, student
 from truepair.errors import ConfigError
 from truepair.methods.ecm import EcmConfig
 from truepair.methods.rules import RelationsConfig, RuleConfig
@@ -22,7 +22,7 @@ TEMPERED = RegulationConfig("tempered", tau_w=0.2)
 
 
 def itc_of(composition: Composition, number: int = 0) -> float:
-    return float(composition.build()(BATCH, moment(number)).losses["itc"].detach())
+    return float(composition.build()(BATCH, info(number)).losses["itc"].detach())
 
 
 @pytest.mark.parametrize("below", [0.8, 1.0])
@@ -45,7 +45,7 @@ def test_removal_leaves_out_what_srcl_would_weigh_little(below: float) -> None:
             logits = [float(queries[anchor] @ keys[c]) / temperature for c in left]
             losses.append(math.log(sum(map(math.exp, logits))) - logits[0])
     assert 0 < removed < 24 * 11
-    loss = float(step(BATCH, moment()).losses["itc"].detach())
+    loss = float(step(BATCH, info()).losses["itc"].detach())
     assert loss == pytest.approx(sum(losses) / len(losses), rel=1e-5)
 
 
@@ -63,10 +63,10 @@ def test_shuffled_weights_are_those_of_other_texts_of_the_seed() -> None:
 def test_places_hear_of_conversions_alone() -> None:
     everywhere = Composition(ecm=EcmConfig(discriminator=ASKED), relations=RelationsConfig(rules=[]))
     nowhere = Composition(relations=RelationsConfig(rules=[]))
-    wanted = {name: step.build()(BATCH, moment()).losses for name, step in (("all", everywhere), ("none", nowhere))}
+    wanted = {name: step.build()(BATCH, info()).losses for name, step in (("all", everywhere), ("none", nowhere))}
     for place in ("itc", "itm", "mlm"):
         config = EcmConfig(discriminator=ASKED, places=[place])
-        found = replace(everywhere, ecm=config).build()(BATCH, moment()).losses
+        found = replace(everywhere, ecm=config).build()(BATCH, info()).losses
         for name in ("itc", "itm", "mlm"):
             assert torch.equal(found[name], wanted["all" if name == place else "none"][name])
         assert not torch.equal(found[place], wanted["none"][place])

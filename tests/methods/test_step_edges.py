@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.methods import by_hand
-from tests.methods.steps import HALF_MASKED, Composition, ecm, moment, pairs
+from tests.methods.steps import HALF_MASKED, Composition, ecm, info, pairs
 from truepair.data.pairs import PairBatch
 from truepair.methods.momentum import MomentumConfig
 from truepair.methods.rules import RelationsConfig, RuleConfig
@@ -44,11 +44,11 @@ def run(step: PretrainStep, batch: PairBatch) -> dict[str, float]:
     batch = replace(batch, pixel_values=batch.pixel_values.float())
     for number in (2, 3, 4):
         step.zero_grad()
-        losses = step(batch, moment(number, logged=True)).losses
+        losses = step(batch, info(number, logged=True)).losses
         losses["loss"].backward()
         assert all(loss.isfinite().all() for loss in losses.values())
         assert all(p.grad.isfinite().all() for p in step.parameters() if p.grad is not None)
-        step.after_update(moment(number))
+        step.after_update(info(number))
     return {name: float(loss.detach()) for name, loss in losses.items()}
 
 
@@ -87,7 +87,7 @@ def test_mlm_reads_a_share_of_the_rows() -> None:
         chosen_sets.append(tuple(chosen))
         rows = by_hand.readings(batch, (), step.seed, epoch)
         expected = by_hand.mlm(step.model, batch, step.masker, [rows[row] for row in chosen]) if chosen else 0.0
-        found = float(step(batch, moment(10 * epoch, epoch=epoch, epochs=4)).losses["mlm"].detach())
+        found = float(step(batch, info(10 * epoch, epoch=epoch, epochs=4)).losses["mlm"].detach())
         assert found == pytest.approx(expected, rel=1e-6)
     assert len(set(chosen_sets)) > 1 and all(len(chosen) < 8 for chosen in chosen_sets)
 
@@ -95,7 +95,7 @@ def test_mlm_reads_a_share_of_the_rows() -> None:
 def test_no_row_of_mlm_at_all() -> None:
     objectives = replace(OBJECTIVES, mlm=MlmConfig(masking=HALF_MASKED, row_share=1e-9))
     step = Composition(objectives).build()
-    losses = step(pairs([0, 1, 2]), moment()).losses
+    losses = step(pairs([0, 1, 2]), info()).losses
     losses["loss"].backward()
     assert float(losses["mlm"].detach()) == 0.0
     assert all(parameter.grad is not None for parameter in step.parameters())  # ranks differentiate alike
@@ -112,14 +112,14 @@ def test_consistency_draws_each_direction_to_the_other() -> None:
     consistency = by_hand.itc(found.images, found.texts, temperature, rows)
     consistency += by_hand.itc(found.texts, found.images, temperature, columns)
     expected = by_hand.symmetric_itc(found, temperature) + 0.2 * consistency / 2
-    assert float(step(batch, moment()).losses["itc"].detach()) == pytest.approx(expected, rel=1e-6)
+    assert float(step(batch, info()).losses["itc"].detach()) == pytest.approx(expected, rel=1e-6)
 
 
 def test_keys_without_gradient_leave_the_loss_as_it_is() -> None:
     batch, gradients = pairs(list(range(6))), []
     for key_gradient in (True, False):
         step = Composition(replace(ALONE, itc=ItcConfig(key_gradient=key_gradient)), RelationsConfig(rules=[])).build()
-        step(batch, moment()).losses["loss"].backward()
+        step(batch, info()).losses["loss"].backward()
         gradients.append(step.model.image_projection.weight.grad)
     assert gradients[0] is not None and gradients[1] is not None
     # By hand: image anchors against fixed texts is one half of ITC, and the only one that moves the images.

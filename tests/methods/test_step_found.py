@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.methods.steps import Composition, ecm, moment, pairs, verdicts
+from tests.methods.steps import Composition, ecm, info, pairs, verdicts
 from truepair.evaluation.truth import ConversionTruth, PairTruth
 from truepair.methods.ecm import EcmConfig
 from truepair.methods.rules import RelationsConfig, RuleConfig
@@ -29,7 +29,7 @@ def composed(mining: EcmConfig | None, relations: RelationsConfig) -> PretrainSt
 def test_conversions_by_a_judge(judge: str) -> None:
     rules = [RuleConfig(detector="con_d", action="relabel", low=HIGH)] if judge == "rules" else []
     step = composed(ecm(judge=judge), RelationsConfig(rules=rules))
-    step(BATCH, moment())
+    step(BATCH, info())
     asked = {(image, text) for image, text in step.parts.miner.own_judge.discriminator.asked}  # type: ignore
     above = {cell for cell in asked if verdicts()[cell] >= HIGH}
     figures = step.epoch_figures(0)
@@ -42,7 +42,7 @@ def test_conversions_by_a_judge(judge: str) -> None:
 def test_matches_by_a_rule() -> None:
     rule = RuleConfig(detector="guide", action="relabel", margin=0.3)
     step = composed(None, RelationsConfig(rules=[rule], guide_model="guide"))
-    step(BATCH, moment())
+    step(BATCH, info())
     figures = step.epoch_figures(0)
     assert figures["ecm/conversions_batch_true"] == figures["ecm/conversions_judged_true"] == len(TRUE)
     assert figures["ecm/conversions_converted"] == figures["relations/guide/relabel"] > 0

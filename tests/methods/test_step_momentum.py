@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from tests.methods import by_hand
-from tests.methods.steps import HALF_MASKED, Composition, moment, pairs, student
+from tests.methods.steps import HALF_MASKED, Composition, info, pairs, student
 from truepair.methods.encode import Towers
 from truepair.methods.momentum import MomentumConfig, MomentumModel
 from truepair.methods.rules import RelationsConfig, RuleConfig
@@ -40,7 +40,7 @@ def test_it_follows_slowly() -> None:
     step = composed(MomentumConfig(decay=0.9))
     before = {name: value.clone() for name, value in momentum_of(step).model.named_parameters()}
     moved(step)
-    step.after_update(moment(0))
+    step.after_update(info(0))
     students = dict(step.model.named_parameters())
     for name, value in momentum_of(step).model.named_parameters():
         torch.testing.assert_close(value, 0.9 * before[name] + 0.1 * students[name])
@@ -69,7 +69,7 @@ def test_running_statistics_are_the_students() -> None:
         model.image_encoder.add_module("norm", torch.nn.BatchNorm2d(3))
     norm = step.model.image_encoder.get_submodule("norm")
     norm(torch.full((2, 3, 4, 4), 3.0))  # as an encoder that normalises over the batch would
-    step(FIRST, moment(0))
+    step(FIRST, info(0))
     seen = momentum_of(step).model.image_encoder.get_buffer("norm.running_mean")
     torch.testing.assert_close(seen, torch.full((3,), 0.3))
     assert seen is not norm.get_buffer("running_mean")
@@ -102,14 +102,14 @@ def test_the_loss_of_albef_with_its_queue(distillation: float) -> None:
     step = composed(MomentumConfig(queue_size=6, distillation=distillation, ramp_epochs=0.4))
     moved(step)
     nothing = by_hand.Features(*(torch.zeros(0, 16, dtype=torch.float64),) * 2)
-    first = step(FIRST, moment(0))  # at the first step the weight of the soft targets is 0
+    first = step(FIRST, info(0))  # at the first step the weight of the soft targets is 0
     assert float(first.losses["itc"]) == pytest.approx(albef_itc(step, FIRST, nothing, set(), 0.0), rel=1e-6)
     queue = by_hand.features(momentum_of(step).model, FIRST)
     # In the queue, behind the four of the batch: image 1 at place 5, caption 2 at place 6.
     alpha, same = distillation * 0.5, {(1, 5), (2, 6)}
-    second = step(SECOND, moment(2))
+    second = step(SECOND, info(2))
     assert float(second.losses["itc"]) == pytest.approx(albef_itc(step, SECOND, queue, same, alpha), rel=1e-6)
-    third = step(SECOND, moment(9))
+    third = step(SECOND, info(9))
     latest = by_hand.features(momentum_of(step).model, SECOND)
     # Six places: the first four pairs, of which the second batch has replaced the first two.
     queue = by_hand.Features(*(torch.cat([new[2:], old[2:], new[:2]]) for new, old in zip(latest, queue, strict=True)))
@@ -120,8 +120,8 @@ def test_the_loss_of_albef_with_its_queue(distillation: float) -> None:
 def test_gradients_reach_the_student_and_nothing_else() -> None:
     step = composed(MomentumConfig(queue_size=6))
     moved(step)
-    step(FIRST, moment(5))
-    step(SECOND, moment(6)).losses["itc"].backward()
+    step(FIRST, info(5))
+    step(SECOND, info(6)).losses["itc"].backward()
     assert step.model.image_projection.weight.grad.norm() > 0  # type: ignore[union-attr]
     assert all(parameter.grad is None for parameter in momentum_of(step).model.parameters())
 
@@ -133,7 +133,7 @@ def test_mlm_is_distilled_up_a_ramp(number: int) -> None:
     alpha = 0.4 * min(1.0, number / 10)
     rows = by_hand.readings(FIRST, (), step.seed)
     expected = by_hand.mlm(step.model, FIRST, step.masker, rows, momentum_of(step).model, alpha)
-    assert float(step(FIRST, moment(number)).losses["mlm"]) == pytest.approx(expected, rel=1e-6)
+    assert float(step(FIRST, info(number)).losses["mlm"]) == pytest.approx(expected, rel=1e-6)
 
 
 def test_pairs_that_the_momentum_model_finds_alike_are_left_out() -> None:
@@ -148,7 +148,7 @@ def test_pairs_that_the_momentum_model_finds_alike_are_left_out() -> None:
     own = {row: {row: 1.0} for row in range(4)}
     i2t = by_hand.itc(online.images, slow.texts, temperature, own, lambda a, c: float((a, c) not in out_i2t))
     t2i = by_hand.itc(online.texts, slow.images, temperature, own, lambda a, c: float((a, c) not in out_t2i))
-    assert float(step(FIRST, moment(0)).losses["itc"]) == pytest.approx((i2t + t2i) / 2, rel=1e-6)
+    assert float(step(FIRST, info(0)).losses["itc"]) == pytest.approx((i2t + t2i) / 2, rel=1e-6)
 
 
 def test_a_broken_image_does_not_spoil_the_queue() -> None:
@@ -156,6 +156,6 @@ def test_a_broken_image_does_not_spoil_the_queue() -> None:
     assert FIRST.pixel_values is not None
     pixels = FIRST.pixel_values.clone()
     pixels[2] = torch.nan
-    broken = step(replace(FIRST, pixel_values=pixels), moment(0))
+    broken = step(replace(FIRST, pixel_values=pixels), info(0))
     assert not broken.losses["loss"].isfinite()  # the loop skips this step
-    assert step(SECOND, moment(0)).losses["loss"].isfinite()
+    assert step(SECOND, info(0)).losses["loss"].isfinite()

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import truepair
 from tests.methods.compositions import BATCHES, COMPOSITIONS
-from tests.methods.steps import moment
+from tests.methods.steps import info
 
 SOURCE = Path(truepair.__file__).parent
 ON_THE_HOST = {"objectives/bounds.py", "training/epoch_counts.py"}  # they bring to the host, or to float32, first
@@ -46,8 +46,8 @@ def test_a_float32_step_makes_no_float64(name: str) -> None:
     with Float64Makers() as makers:
         for number, batch in enumerate(BATCHES):
             assert batch.pixel_values is not None
-            output = step(replace(batch, pixel_values=batch.pixel_values.float()), moment(number, logged=True))
+            output = step(replace(batch, pixel_values=batch.pixel_values.float()), info(number, logged=True))
             output.losses["loss"].backward()
-            step.after_update(moment(number))
+            step.after_update(info(number))
     assert makers.files <= ON_THE_HOST
     assert "objectives/bounds.py" in makers.files  # the mode sees what there is

@@ -9,7 +9,7 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 
 from tests.methods.compositions import BATCHES, COMPOSITIONS
-from tests.methods.steps import moment, of_rank
+from tests.methods.steps import info, of_rank
 from tests.sampling.gloo import GlooPool
 from truepair.sampling.ranks import Ranks
 
@@ -35,7 +35,7 @@ def train(name: str) -> Trained:
     batches = BATCHES if step.momentum is not None or step.parts.miner is not None else BATCHES[:1]
     for number, batch in enumerate(batches):
         step.zero_grad()
-        losses = step(of_rank(batch, here.rank, here.count), moment(number)).losses
+        losses = step(of_rank(batch, here.rank, here.count), info(number)).losses
         losses["loss"].backward()
         parts = {name: losses[name].detach().clone() for name in PARTS if name in losses}
         gradients = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in parameters.items()}
@@ -43,7 +43,7 @@ def train(name: str) -> Trained:
         with torch.no_grad():
             for parameter, gradient in zip(parameters.values(), gradients.values(), strict=True):
                 parameter -= 0.01 * gradient.div_(here.count)
-        step.after_update(moment(number))
+        step.after_update(info(number))
     return Trained(
         {name: float(value) / here.count for name, value in parts.items()},
         {name: gradient.numpy() for name, gradient in gradients.items()},

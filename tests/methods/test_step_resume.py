@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.methods.steps import HALF_MASKED, Composition, ecm, moment, pairs, remembering, verdicts
+from tests.methods.steps import HALF_MASKED, Composition, ecm, info, pairs, remembering, verdicts
 from truepair.errors import CheckpointError
 from truepair.methods.momentum import MomentumConfig
 from truepair.methods.srcl import SrclConfig
@@ -35,13 +35,13 @@ def train(step: PretrainStep, first: int, last: int) -> list[float]:
     losses = []
     for number in range(first, last):
         step.zero_grad()
-        loss = step(BATCHES[number], moment(number)).losses["loss"]
+        loss = step(BATCHES[number], info(number)).losses["loss"]
         loss.backward()
         with torch.no_grad():
             for parameter in step.parameters():
                 if parameter.grad is not None:
                     parameter -= 0.01 * parameter.grad
-        step.after_update(moment(number))
+        step.after_update(info(number))
         losses.append(float(loss.detach()))
     return losses
 

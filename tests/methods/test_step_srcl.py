@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tests.methods import by_hand
-from tests.methods.steps import Composition, moment, pairs, student
+from tests.methods.steps import Composition, info, pairs, student
 from truepair.errors import CheckpointError
 from truepair.methods.momentum import MomentumConfig
 from truepair.methods.rules import RelationsConfig
@@ -28,7 +28,7 @@ def regulated(config: SrclConfig, momentum: MomentumConfig | None = None) -> Pre
 
 
 def itc_of(step: PretrainStep, number: int = 0) -> float:
-    return float(step(BATCH, moment(number)).losses["itc"].detach())
+    return float(step(BATCH, info(number)).losses["itc"].detach())
 
 
 def srcl(config: RegulationConfig, found: by_hand.Features, seed: by_hand.Features, alpha: float, t: float) -> float:
@@ -99,27 +99,27 @@ def test_the_weights_are_calibrated_once_an_epoch_and_kept(form: str, tmp_path: 
         calibrate=CalibrationConfig(share=0.3),
     )
     step = regulated(config)
-    figures = step(BATCH, moment(0, logged=True)).losses
+    figures = step(BATCH, info(0, logged=True)).losses
     assert 0.3 <= float(figures["srcl_below_0.7"]) < 0.3 + 2 / 132
     assert float(figures["srcl_alpha"]) == 0.5
     calibrated = step.parts.regulator.state()  # type: ignore[union-attr]
     assert calibrated != regulated(config).parts.regulator.state()  # type: ignore[union-attr]
     with torch.no_grad():
         step.model.image_projection.weight.mul_(3.0).add_(0.1)
-    step(BATCH, moment(1))
+    step(BATCH, info(1))
     assert step.parts.regulator.state() == calibrated  # type: ignore[union-attr]
     step.save_state(tmp_path)
     resumed = regulated(config)
     resumed.load_state(tmp_path)
     assert resumed.parts.regulator.state() == calibrated  # type: ignore[union-attr]
-    step(BATCH, moment(10, epoch=1))
+    step(BATCH, info(10, epoch=1))
     assert step.parts.regulator.state() != calibrated  # type: ignore[union-attr]
 
 
 def test_the_histogram_counts_every_negative_of_the_logged_steps() -> None:
     step = regulated(SrclConfig(alpha=0.5, seed_model="seed"))
     for number, logged in enumerate((True, False, True)):
-        step(BATCH, moment(number, logged=logged))
+        step(BATCH, info(number, logged=logged))
     figures = step.epoch_figures(0)
     assert sum(count for name, count in figures.items() if name.startswith("srcl_weights/")) == 2 * 12 * 11
 

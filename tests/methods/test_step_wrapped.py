@@ -12,7 +12,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from tests.methods.compositions import BATCHES, COMPOSITIONS
-from tests.methods.steps import moment, of_rank
+from tests.methods.steps import info, of_rank
 from tests.sampling.gloo import GlooPool
 from truepair.engine.distributed.sharding import settle_gradients, shard, whole
 from truepair.methods.step import PretrainStep
@@ -38,7 +38,7 @@ def train(name: str, wrapper: str) -> Trained:
     outer = wrapped(step, wrapper)
     for number, batch in enumerate(BATCHES):
         outer.zero_grad()
-        loss = outer(of_rank(batch, here.rank, here.count), moment(number)).losses["loss"]
+        loss = outer(of_rank(batch, here.rank, here.count), info(number)).losses["loss"]
         loss.backward()
     mean = loss.detach().clone()
     dist.all_reduce(mean)

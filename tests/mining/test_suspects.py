@@ -5,7 +5,7 @@ from truepair.models.fusion.gallery import EncodedCaptions, EncodedImages
 
 
 class TableJudge:
-    """Stands for a PairJudge: its opinions are given as a matrix."""
+    """Stands for a GalleryMatcher: its opinions are given as a matrix."""
 
     def __init__(self, log_odds: torch.Tensor, similarity: torch.Tensor) -> None:
         self.log_odds = log_odds

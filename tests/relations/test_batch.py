@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 from truepair.errors import ConfigError
 from truepair.objectives.contrastive import Direction, contrastive_loss
-from truepair.relations.actions import Action, Keep, Mask, Relabel, Reweight, Smooth, Swap
+from truepair.relations.actions import Action, Keep, Mask, Relabel, Reweight, Skip, Smooth
 from truepair.relations.batch import BatchRelations, Rule
-from truepair.relations.detectors import Detection, Evidence, GuideSimilarity, SameCaption, SameImage
+from truepair.relations.detectors import Detection, GuideSimilarity, SameCaption, SameImage, Signals
 from truepair.relations.pairs import PairSet
 
 
@@ -32,7 +32,7 @@ CONSEQUENCES = {
     Relabel(): (1.0, NAN, False, True),
     Reweight(): (0.0, 0.4, True, False),
     Reweight(floor=0.5): (0.0, 0.5, True, False),
-    Swap(): (0.0, NAN, False, False),
+    Skip(): (0.0, NAN, False, False),
     Smooth(share=0.5): (0.3, NAN, False, False),
 }
 
@@ -61,10 +61,10 @@ def test_what_each_action_does(action: Action) -> None:
 
 
 def test_first_rule_wins() -> None:
-    evidence = Evidence(
+    signals = Signals(
         image_ids=torch.tensor([1, 1, 2]), caption_ids=torch.arange(3), caption_keys=torch.tensor([5, 5, 5])
     )
-    relations = BatchRelations.detect(evidence, [Rule(SameImage(), Relabel()), Rule(SameCaption(), Mask())])
+    relations = BatchRelations.detect(signals, [Rule(SameImage(), Relabel()), Rule(SameCaption(), Mask())])
     assert relations.positives("i2t").dense().tolist() == [[1, 1, 0], [1, 1, 0], [0, 0, 1]]
     assert relations.weights("i2t").dense(fill=7).tolist() == [[7, 7, 0], [7, 7, 0], [0, 0, 7]]
     assert not relations.allowed().any()
@@ -91,7 +91,7 @@ def test_one_sided_findings(symmetric: bool) -> None:
 def test_a_pair_is_never_both_positive_and_negative(size: int, seed: int, symmetric: bool) -> None:
     generator = torch.Generator().manual_seed(seed)
     relations = batch(size, symmetric)
-    for action in (Relabel(), Mask(), Reweight(), Smooth(), Swap()):
+    for action in (Relabel(), Mask(), Reweight(), Smooth(), Skip()):
         chosen = torch.rand(size, size, generator=generator) < 0.25
         sides = torch.rand(2, int(chosen.sum()), generator=generator) < 0.5
         pairs = PairSet.from_dense(torch.rand(size, size, generator=generator), where=chosen)
@@ -111,8 +111,8 @@ def test_a_pair_is_never_both_positive_and_negative(size: int, seed: int, symmet
 
 def test_guide_masks_what_it_finds() -> None:
     guide = torch.nn.functional.normalize(torch.tensor([[1.0, 0.1], [1.0, 0.0], [0.0, 1.0]]), dim=1)
-    evidence = Evidence(image_ids=torch.arange(3), caption_ids=torch.arange(3), guide_images=guide, guide_texts=guide)
-    relations = BatchRelations.detect(evidence, [Rule(GuideSimilarity(margin=0.05), Mask())])
+    signals = Signals(image_ids=torch.arange(3), caption_ids=torch.arange(3), guide_images=guide, guide_texts=guide)
+    relations = BatchRelations.detect(signals, [Rule(GuideSimilarity(margin=0.05), Mask())])
     assert relations.weights("i2t").dense(fill=1).tolist() == [[1, 0, 1], [0, 1, 1], [1, 1, 1]]
 
 

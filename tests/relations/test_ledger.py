@@ -13,7 +13,7 @@ import torch
 from truepair.errors import DataError
 from truepair.relations.actions import Mask, Relabel
 from truepair.relations.batch import BatchRelations, Rule
-from truepair.relations.detectors import Evidence, RecordedVerdict, SameCaption, SameImage
+from truepair.relations.detectors import RecordedVerdict, SameCaption, SameImage, Signals
 from truepair.relations.ledger import SCHEMA, Ledger, VerdictIndex, merge_ledger, read_ledger, read_verdicts
 
 
@@ -158,17 +158,17 @@ def test_broken_or_missing_ledgers_say_so(tmp_path: Path) -> None:
 
 
 def test_a_later_run_uses_the_verdicts(tmp_path: Path) -> None:
-    evidence = Evidence(
+    signals = Signals(
         image_ids=torch.tensor([5, 6, 5]), caption_ids=torch.tensor([1, 2, 3]), caption_keys=torch.tensor([8, 9, 9])
     )
-    relations = BatchRelations.detect(evidence, [Rule(SameImage(), Relabel()), Rule(SameCaption(), Mask())])
+    relations = BatchRelations.detect(signals, [Rule(SameImage(), Relabel()), Rule(SameCaption(), Mask())])
     with Ledger(tmp_path) as ledger:
         relations.record(ledger, epoch=0, detectors=["same_image"])
         relations.record(ledger, epoch=1)
     table = read_ledger(tmp_path)
     assert sorted(table["action"].to_pylist()) == ["mask", "mask", "relabel", "relabel"]
     index = VerdictIndex.from_table(table, actions=["relabel"])
-    other_batch = Evidence(image_ids=torch.tensor([7, 5]), caption_ids=torch.tensor([3, 9]))
+    other_batch = Signals(image_ids=torch.tensor([7, 5]), caption_ids=torch.tensor([3, 9]))
     later = BatchRelations.detect(other_batch, [Rule(RecordedVerdict(index), Relabel())])
     assert later.positives("i2t").dense().tolist() == [[1, 0], [1, 1]]  # caption 3 is true of image 5
     assert len(VerdictIndex.from_table(table, detectors=["same_caption"], actions=["relabel"])) == 0

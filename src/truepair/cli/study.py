@@ -60,7 +60,7 @@ def run(arguments: list[str]) -> None:
     from truepair.reports.study import read_detectors, report_study
     from truepair.tasks.study.cells import runs_of, runs_of_arms
     from truepair.tasks.study.config import StudyConfig
-    from truepair.tasks.study.results import gather
+    from truepair.tasks.study.results import gather_results
     from truepair.tasks.study.runner import run_study, state_of
 
     quiet_libraries()
@@ -82,7 +82,7 @@ def run(arguments: list[str]) -> None:
     finally:
         done = [one for one in every if one.arm is not None and state_of(one) == "done"]
         if done:
-            gather(file.stem, done, folder)
+            gather_results(file.stem, done, folder)
             command = shlex.join(["truepair", "study", *arguments])
             page = report_study(
                 folder,

@@ -9,7 +9,7 @@ from truepair.data.table import PairTable
 from truepair.data.tasks.nlvr2 import Nlvr2Batch, Nlvr2Collator, Nlvr2Dataset, Nlvr2Source, Nlvr2Table, open_nlvr2
 from truepair.data.tasks.vqa import VqaBatch, VqaCollator, VqaDataset
 from truepair.data.tasks.vqa_source import VqaSource, VqaTable, load_answer_list, open_vqa
-from truepair.data.tokens import encode_captions, load_tokenizer, train_wordpiece
+from truepair.data.tokens import load_tokenizer, tokenize_captions, train_wordpiece
 from truepair.data.transforms import ImageTransform, TransformConfig, build_transform
 from truepair.randomness import keyed_generator, stable_hash
 from truepair.sampling.batches import Visit
@@ -40,7 +40,6 @@ __all__ = [
     "VqaSource",
     "VqaTable",
     "build_transform",
-    "encode_captions",
     "judged_captions",
     "keyed_generator",
     "load_answer_list",
@@ -51,5 +50,6 @@ __all__ = [
     "open_vqa",
     "read_judgements",
     "stable_hash",
+    "tokenize_captions",
     "train_wordpiece",
 ]

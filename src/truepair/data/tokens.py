@@ -74,7 +74,7 @@ def train_wordpiece(
     )
 
 
-def encode_captions(
+def tokenize_captions(
     tokenizer: PreTrainedTokenizerBase, captions: Sequence[str], *, max_length: int, add_sep: bool = True
 ) -> tuple[Tensor, Tensor]:
     """Tokenize captions and pad them on the right to the longest.
@@ -97,7 +97,7 @@ def encode_captions(
 def caption_tokens(
     tokenizer: PreTrainedTokenizerBase, captions: Sequence[str], *, max_length: int, add_sep: bool = True
 ) -> list[list[int]]:
-    """The token ids of each caption, as :func:`encode_captions` pads them.
+    """The token ids of each caption, as :func:`tokenize_captions` pads them.
 
     Raises:
         ConfigError: as there.

@@ -18,7 +18,7 @@ from truepair.models.encoders.frozen_images import ImageStates
 from truepair.models.fusion.albef import AlbefModel
 
 
-class Discriminator(Protocol):
+class Judge(Protocol):
     """con-D (COSMO/MAFA, section 3): a frozen judge of pairs.
 
     Attributes:
@@ -47,7 +47,7 @@ class Discriminator(Protocol):
         ...
 
 
-def ledger_name(discriminator: Discriminator) -> str:
+def ledger_name(discriminator: Judge) -> str:
     """The name under which a judge's verdicts stand in a ledger; those of another judge have another."""
     return f"con_d:{discriminator.fingerprint[:12]}"
 
@@ -56,7 +56,7 @@ _VIEWS = ("plain", "batch")
 
 
 @dataclass(frozen=True, kw_only=True)
-class DiscriminatorConfig:
+class JudgeConfig:
     """Which con-D a run asks, and how.
 
     Attributes:
@@ -94,7 +94,7 @@ class DiscriminatorConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunInputs:
+class JudgeInputs:
     """What a training run has that its judge may use.
 
     Attributes:
@@ -120,7 +120,7 @@ Read = Callable[[Tensor, Tensor], Tensor]
 
 
 class PairReader(ABC):
-    """A ``Discriminator`` that encodes the distinct images and captions of a query, then reads the pairs in parts.
+    """A ``Judge`` that encodes the distinct images and captions of a query, then reads the pairs in parts.
 
     Attributes:
         pairs_at_once: pairs that are read together.
@@ -138,7 +138,7 @@ class PairReader(ABC):
         """Encode the images [U] and captions [V] of some rows of a batch, for their pairs to be read."""
 
     def score(self, batch: PairBatch, images: Tensor, texts: Tensor) -> Tensor:
-        """Match probabilities, see ``Discriminator.score``."""
+        """Match probabilities, see ``Judge.score``."""
         if not len(images):
             return torch.zeros(0, device=images.device)
         with torch.inference_mode():

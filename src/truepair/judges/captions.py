@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from truepair.data.tokens import encode_captions
+from truepair.data.tokens import tokenize_captions
 from truepair.errors import DataError
 from truepair.judges.caption_evidence import (
     ALIGNMENT_TERMS,
@@ -75,7 +75,7 @@ class CaptionFeatures:
             raise DataError("caption evidence needs the same number of captions for each image, 2 or more")
         shape = (len(captions), each.pop())
         texts = [text for own in captions for text in own]
-        ids, mask = encode_captions(minilm.tokenizer, texts, max_length=_MAX_LENGTH)  # [T, L], [T, L]
+        ids, mask = tokenize_captions(minilm.tokenizer, texts, max_length=_MAX_LENGTH)  # [T, L], [T, L]
         vectors = torch.empty(len(ids), minilm.model.config.hidden_size)
         states = torch.zeros(len(layers), *ids.shape, vectors.shape[1], dtype=torch.half)
         for some in mask.sum(dim=1).argsort(stable=True).split(_AT_ONCE):  # of about the same length: little padding

@@ -16,7 +16,7 @@ from truepair.data.preprocessing import Preprocessing
 from truepair.data.table import PairTable
 from truepair.errors import CheckpointError, ConfigError, DataError
 from truepair.evaluation.truth import PairTruth
-from truepair.judges.base import DiscriminatorConfig, PairReader, PlainImages, Read, RunInputs
+from truepair.judges.base import JudgeConfig, JudgeInputs, PairReader, PlainImages, Read
 from truepair.judges.evidence_fit import fit_logistic
 from truepair.models.checkpoints.load import load_albef, load_hub_model, load_part, processor_key, processor_transform
 from truepair.models.encoders.fingerprint import caption_input_key, combined_key, encoder_fingerprint, image_input_key
@@ -288,7 +288,7 @@ def _false_cosines(
     return found[found.isfinite()]
 
 
-class DualDiscriminator(PairReader):
+class DualJudge(PairReader):
     """Calibrated cosine of plain image and caption.
 
     Args:
@@ -322,7 +322,7 @@ class DualDiscriminator(PairReader):
         return lambda image, text: self.calibration.probabilities((images[image] * texts[text]).sum(dim=1))
 
 
-def open_dual(config: DiscriminatorConfig, run: RunInputs, device: torch.device | str) -> DualDiscriminator:
+def open_dual(config: JudgeConfig, run: JudgeInputs, device: torch.device | str) -> DualJudge:
     """Open a dual encoder and its calibration.
 
     Raises:
@@ -332,4 +332,4 @@ def open_dual(config: DiscriminatorConfig, run: RunInputs, device: torch.device 
     encoder = open_dual_encoder(config.checkpoint, run.table, device)
     file = Path(config.checkpoint) / FILE if config.calibration is None else Path(config.calibration)
     calibration = DualCalibration.load(file, encoder.fingerprint)
-    return DualDiscriminator(encoder, calibration, name=f"dual {config.checkpoint}", device=device)
+    return DualJudge(encoder, calibration, name=f"dual {config.checkpoint}", device=device)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from truepair.data.pairs import PairBatch
 from truepair.errors import CheckpointError, ConfigError, DataError
-from truepair.judges.base import DiscriminatorConfig, RunInputs
+from truepair.judges.base import JudgeConfig, JudgeInputs
 from truepair.models.encoders.fingerprint import caption_input_key, combined_key, encoder_fingerprint, image_input_key
 from truepair.models.encoders.frozen_captions import CaptionStates
 from truepair.models.encoders.frozen_images import ImageStates
@@ -45,7 +45,7 @@ class EvidenceTables:
         return len(self.images)
 
     @classmethod
-    def of_run(cls, run: RunInputs) -> Self:
+    def of_run(cls, run: JudgeInputs) -> Self:
         """The means of a run's cached states; each row counts with its first caption.
 
         Raises:
@@ -334,7 +334,7 @@ def with_products(evidence: Tensor) -> Tensor:
     return torch.cat([evidence, evidence[:, one] * evidence[:, other]], dim=1)
 
 
-class EvidenceDiscriminator:
+class EvidenceJudge:
     """Judges (image i, caption j) by all of pairs i and j: their images, their captions, and each across.
 
     A score is a few dot products of features that were computed once, so it is not worth remembering. Nor would a
@@ -364,14 +364,14 @@ class EvidenceDiscriminator:
         self.fingerprint = combined_key(model=model.fingerprint, images=tables.images, texts=tables.texts)
 
     def score(self, batch: PairBatch, images: Tensor, texts: Tensor) -> Tensor:
-        """Match probabilities, see ``Discriminator.score``; of own pairs they say nothing."""
+        """Match probabilities, see ``Judge.score``; of own pairs they say nothing."""
         rows = batch.source_index.to(self.device)
         left, right = rows[images.to(self.device)], rows[texts.to(self.device)]
         with torch.no_grad():
             return self.model.score(self.spaces, left, right).to(images.device)
 
 
-def open_evidence(config: DiscriminatorConfig, run: RunInputs, device: torch.device | str) -> EvidenceDiscriminator:
+def open_evidence(config: JudgeConfig, run: JudgeInputs, device: torch.device | str) -> EvidenceJudge:
     """Open a folder that ``EvidenceModel.save`` wrote, on the cached features of a run.
 
     Raises:
@@ -379,4 +379,4 @@ def open_evidence(config: DiscriminatorConfig, run: RunInputs, device: torch.dev
         ConfigError: the run has no cached features.
     """
     model, tables = EvidenceModel.load(Path(config.checkpoint)), EvidenceTables.of_run(run)
-    return EvidenceDiscriminator(model, tables, name=f"evidence {config.checkpoint}", device=device)
+    return EvidenceJudge(model, tables, name=f"evidence {config.checkpoint}", device=device)

@@ -10,7 +10,7 @@ from transformers import AutoImageProcessor, AutoTokenizer, BlipForImageTextRetr
 from truepair.data.pairs import PairBatch, PairCollator
 from truepair.data.preprocessing import Preprocessing
 from truepair.errors import CheckpointError, ConfigError
-from truepair.judges.base import DiscriminatorConfig, PairReader, PlainImages, Read, RunInputs
+from truepair.judges.base import JudgeConfig, JudgeInputs, PairReader, PlainImages, Read
 from truepair.models.checkpoints.load import load_albef, load_hub_model, load_part, processor_key, processor_transform
 from truepair.models.encoders.base import ImageEncoder
 from truepair.models.encoders.fingerprint import caption_input_key, combined_key, encoder_fingerprint, image_input_key
@@ -128,7 +128,7 @@ class PlainView:
         return self.model.text_states(ids, mask), mask
 
 
-class AlbefDiscriminator(PairReader):
+class AlbefJudge(PairReader):
     """Match probability by the ITM head.
 
     Args:
@@ -175,7 +175,7 @@ class AlbefDiscriminator(PairReader):
         return read
 
 
-def open_albef(config: DiscriminatorConfig, run: RunInputs, device: torch.device | str) -> AlbefDiscriminator:
+def open_albef(config: JudgeConfig, run: JudgeInputs, device: torch.device | str) -> AlbefJudge:
     """Open a folder that ``truepair`` wrote: model, tokenizer and preprocessing.
 
     Raises:
@@ -200,13 +200,11 @@ def open_albef(config: DiscriminatorConfig, run: RunInputs, device: torch.device
     fingerprint = combined_key(
         model=encoder_fingerprint(model), images=image_input_key(own), captions=caption_input_key(own), view=config.view
     )
-    return AlbefDiscriminator(
-        model, view, name=f"albef {folder}", fingerprint=fingerprint, pairs_at_once=config.pairs_at_once
-    )
+    return AlbefJudge(model, view, name=f"albef {folder}", fingerprint=fingerprint, pairs_at_once=config.pairs_at_once)
 
 
 def _shared_states(
-    model: AlbefModel, own: Preprocessing, run: RunInputs
+    model: AlbefModel, own: Preprocessing, run: JudgeInputs
 ) -> tuple[ImageStates | None, CaptionStates | None]:
     """The run's caches, as far as they hold what the judge's own encoders would compute."""
     if run.model is None:
@@ -228,7 +226,7 @@ def _some(features: Tensor | None, rows: Tensor) -> Tensor | None:
     return None if features is None else features[rows]
 
 
-class BlipDiscriminator(PairReader):
+class BlipJudge(PairReader):
     """Match probability by a frozen ``BlipForImageTextRetrieval`` (Li et al., ICML 2022), on plain images.
 
     Args:
@@ -293,7 +291,7 @@ class BlipDiscriminator(PairReader):
         return min(most, int(self.tokenizer.model_max_length))
 
 
-def open_blip(config: DiscriminatorConfig, run: RunInputs, device: torch.device | str) -> BlipDiscriminator:
+def open_blip(config: JudgeConfig, run: JudgeInputs, device: torch.device | str) -> BlipJudge:
     """Open a folder or a name on the hub, with its own processor and tokenizer.
 
     Raises:
@@ -302,7 +300,7 @@ def open_blip(config: DiscriminatorConfig, run: RunInputs, device: torch.device 
     model = load_hub_model(BlipForImageTextRetrieval, config.checkpoint)
     processor = load_part(AutoImageProcessor, config.checkpoint)
     tokenizer = load_part(AutoTokenizer, config.checkpoint)
-    return BlipDiscriminator(
+    return BlipJudge(
         model.to(device),
         tokenizer,
         PlainImages(run.table, processor_transform(processor)),

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from truepair.data.pairs import PairBatch
 from truepair.errors import CheckpointError, ConfigError
-from truepair.judges.base import Discriminator
+from truepair.judges.base import Judge
 
 Keys = NDArray[np.int64]
 
@@ -187,15 +187,15 @@ def _mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return values ^ (values >> np.uint64(31))
 
 
-class MemorisedDiscriminator:
-    """Asks a frozen judge once per (image id, caption id); it is a ``Discriminator`` itself.
+class MemorisedJudge:
+    """Asks a frozen judge once per (image id, caption id); it is a ``Judge`` itself.
 
     Args:
         discriminator: the judge.
         memory: holds its verdicts.
     """
 
-    def __init__(self, discriminator: Discriminator, memory: VerdictMemory) -> None:
+    def __init__(self, discriminator: Judge, memory: VerdictMemory) -> None:
         if memory.fingerprint != discriminator.fingerprint:
             raise ValueError("the memory is of another judge: make it with this discriminator's fingerprint")
         self.discriminator = discriminator
@@ -205,7 +205,7 @@ class MemorisedDiscriminator:
         self.repeatable = discriminator.repeatable
 
     def score(self, batch: PairBatch, images: Tensor, texts: Tensor) -> Tensor:
-        """Match probabilities, see ``Discriminator.score``; only pairs without a verdict reach the judge."""
+        """Match probabilities, see ``Judge.score``; only pairs without a verdict reach the judge."""
 
         def ask(places: Tensor) -> Tensor:
             """Scores of the pairs at some places of the query."""

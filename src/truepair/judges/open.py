@@ -7,13 +7,13 @@ import torch
 
 from truepair.data.pairs import PairCollator, PairDataset
 from truepair.errors import ConfigError, nearest
-from truepair.judges.base import Discriminator, DiscriminatorConfig, RunInputs
+from truepair.judges.base import Judge, JudgeConfig, JudgeInputs
 from truepair.judges.dual import open_dual
 from truepair.judges.evidence import open_evidence
 from truepair.judges.itm import open_albef, open_blip
-from truepair.judges.memory import MemorisedDiscriminator, VerdictMemory
+from truepair.judges.memory import MemorisedJudge, VerdictMemory
 
-DISCRIMINATORS: dict[str, Callable[[DiscriminatorConfig, RunInputs, torch.device | str], Discriminator]] = {
+JUDGES: dict[str, Callable[[JudgeConfig, JudgeInputs, torch.device | str], Judge]] = {
     "albef": open_albef,
     "blip": open_blip,
     "dual": open_dual,
@@ -22,9 +22,7 @@ DISCRIMINATORS: dict[str, Callable[[DiscriminatorConfig, RunInputs, torch.device
 """What opens a judge of each kind."""
 
 
-def open_discriminator(
-    config: DiscriminatorConfig, run: RunInputs, device: torch.device | str = "cpu"
-) -> Discriminator | MemorisedDiscriminator:
+def open_judge(config: JudgeConfig, run: JudgeInputs, device: torch.device | str = "cpu") -> Judge | MemorisedJudge:
     """Open the judge of a run, with a memory where one is wanted.
 
     Args:
@@ -36,13 +34,13 @@ def open_discriminator(
         ConfigError: an unknown kind, or a judge that cannot read what the run has.
         CheckpointError: there is no such checkpoint, or it is damaged.
     """
-    if config.kind not in DISCRIMINATORS:
-        near = nearest(config.kind, DISCRIMINATORS)
-        raise ConfigError(f"ecm.discriminator.kind is '{config.kind}'{near}; give {', '.join(DISCRIMINATORS)}")
-    discriminator = DISCRIMINATORS[config.kind](config, run, device)
+    if config.kind not in JUDGES:
+        near = nearest(config.kind, JUDGES)
+        raise ConfigError(f"ecm.discriminator.kind is '{config.kind}'{near}; give {', '.join(JUDGES)}")
+    discriminator = JUDGES[config.kind](config, run, device)
     if discriminator.repeatable if config.memory is None else config.memory:
         memory = VerdictMemory(discriminator.fingerprint, limit=config.memory_limit)
-        return MemorisedDiscriminator(discriminator, memory)
+        return MemorisedJudge(discriminator, memory)
     return discriminator
 
 
@@ -88,7 +86,7 @@ class Coverage:
 
 
 def check_coverage(
-    discriminator: Discriminator,
+    discriminator: Judge,
     dataset: PairDataset,
     collator: PairCollator,
     *,

@@ -15,9 +15,9 @@ from truepair.data.transforms import TransformConfig
 from truepair.engine.distributed.accelerator import sharding_plugin
 from truepair.errors import CheckpointError, ConfigError
 from truepair.evaluation.truth import ConversionTruth, PairTruth
-from truepair.judges.base import Discriminator, RunInputs
+from truepair.judges.base import Judge, JudgeInputs
 from truepair.judges.dual import open_dual_encoder
-from truepair.judges.open import check_coverage, open_discriminator
+from truepair.judges.open import check_coverage, open_judge
 from truepair.methods.caches import StateCaches
 from truepair.methods.ecm import ConnectionMiner, EcmConfig
 from truepair.methods.encode import MicroBatches, Towers
@@ -121,7 +121,7 @@ class StepBuilder:
         ecm = self.recipe.ecm
         if ecm is None:
             return None
-        inputs = RunInputs(
+        inputs = JudgeInputs(
             table=self.table,
             preprocessing=build_preprocessing(self.recipe, self.collator.tokenizer),
             model=self.model,
@@ -129,11 +129,11 @@ class StepBuilder:
             caption_cache=towers.caption_cache,
             pooled=self.recipe.model.pool_images,
         )
-        judge = open_discriminator(ecm.discriminator, inputs, self.device)
+        judge = open_judge(ecm.discriminator, inputs, self.device)
         self._check_coverage(judge, ecm)
         return ConnectionMiner(ecm, judge, rank=self.ranks.rank, ranks=self.ranks.count)
 
-    def _check_coverage(self, judge: Discriminator, ecm: EcmConfig) -> None:
+    def _check_coverage(self, judge: Judge, ecm: EcmConfig) -> None:
         """Say aloud when a judge would convert next to nothing. The evidence judge knows nothing of own pairs."""
         config = ecm.discriminator
         if config.kind == "evidence":

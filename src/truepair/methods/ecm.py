@@ -10,12 +10,12 @@ from truepair.data.pairs import PairBatch
 from truepair.engine.distributed.gathering import total
 from truepair.engine.logs.measure import EpochCounts
 from truepair.errors import ConfigError
-from truepair.judges.base import Discriminator, DiscriminatorConfig, ledger_name
-from truepair.judges.memory import MemorisedDiscriminator
+from truepair.judges.base import Judge, JudgeConfig, ledger_name
+from truepair.judges.memory import MemorisedJudge
 from truepair.methods.encode import StepView
 from truepair.objectives.ecm import ZONE_ACTIONS, Zone, ZoneConfig, connect, zones_of
 from truepair.objectives.itm import HardNegatives, MatchingPairs, matching_pairs
-from truepair.relations.actions import Mask, Relabel, Swap
+from truepair.relations.actions import Mask, Relabel, Skip
 from truepair.relations.batch import BatchRelations
 from truepair.relations.detectors import Detection, JudgedScore
 from truepair.relations.ledger import Ledger
@@ -38,7 +38,7 @@ class CandidateScores:
 
 
 def judge_candidates(
-    candidates: HardNegatives, batch: PairBatch, discriminator: Discriminator, zones: ZoneConfig
+    candidates: HardNegatives, batch: PairBatch, discriminator: Judge, zones: ZoneConfig
 ) -> CandidateScores:
     """Ask con-D about the hardest candidates, and about the second-hardest where the zones call for it.
 
@@ -73,7 +73,7 @@ def _cells(candidates: HardNegatives) -> tuple[Tensor, Tensor]:
 class _Asked:
     """The cells of a batch that were asked about so far."""
 
-    def __init__(self, batch: PairBatch, discriminator: Discriminator, size: int) -> None:
+    def __init__(self, batch: PairBatch, discriminator: Judge, size: int) -> None:
         nothing = torch.zeros(0, dtype=torch.long, device=batch.image_id.device)
         self.batch = batch
         self.discriminator = discriminator
@@ -108,7 +108,7 @@ class EcmConfig:
             negatives.
     """
 
-    discriminator: DiscriminatorConfig
+    discriminator: JudgeConfig
     zones: ZoneConfig = field(default_factory=ZoneConfig)
     judge: str = "hardest"
     mask_between: bool = False
@@ -123,7 +123,7 @@ class EcmConfig:
             raise ConfigError("ecm.places belongs to ecm.judge 'hardest'; say what the others do in relations.rules")
 
 
-class SharedDiscriminator:
+class SharedJudge:
     """A judge whose work is shared out over the ranks by image; all ask about the same pairs, and get all answers.
 
     So each image is encoded on one rank, and a rank remembers the verdicts of its own images: none is asked for twice.
@@ -134,7 +134,7 @@ class SharedDiscriminator:
         ranks: How many there are.
     """
 
-    def __init__(self, discriminator: Discriminator, rank: int, ranks: int) -> None:
+    def __init__(self, discriminator: Judge, rank: int, ranks: int) -> None:
         self.discriminator = discriminator
         self.rank = rank
         self.ranks = ranks
@@ -143,7 +143,7 @@ class SharedDiscriminator:
         self.repeatable = discriminator.repeatable
 
     def score(self, batch: PairBatch, images: Tensor, texts: Tensor) -> Tensor:
-        """Match probabilities, see ``Discriminator.score``."""
+        """Match probabilities, see ``Judge.score``."""
         if self.ranks == 1:
             return self.discriminator.score(batch, images, texts)
         scores = torch.zeros(len(images), device=images.device)  # [P]
@@ -167,22 +167,22 @@ class ConnectionMiner:
     def __init__(
         self,
         config: EcmConfig,
-        discriminator: Discriminator,
+        discriminator: Judge,
         *,
         rank: int = 0,
         ranks: int = 1,
     ) -> None:
         self.config = config
         self.own_judge = discriminator
-        self.discriminator = SharedDiscriminator(discriminator, rank, ranks)
+        self.discriminator = SharedJudge(discriminator, rank, ranks)
         self.counts = EpochCounts()
-        between = Mask() if config.judge == "all" and config.mask_between else Swap()
+        between = Mask() if config.judge == "all" and config.mask_between else Skip()
         self.actions = {**ZONE_ACTIONS, Zone.BETWEEN: between}
 
     @property
-    def memory(self) -> MemorisedDiscriminator | None:
+    def memory(self) -> MemorisedJudge | None:
         """The judge with its memory, if it has one."""
-        return self.own_judge if isinstance(self.own_judge, MemorisedDiscriminator) else None
+        return self.own_judge if isinstance(self.own_judge, MemorisedJudge) else None
 
     def connect_hardest(
         self, view: StepView, candidates: HardNegatives, relations: BatchRelations, ledger: Ledger | None
@@ -245,5 +245,5 @@ class ConnectionMiner:
                 cells.values,
                 detector=ledger_name(self.own_judge),
                 action=action.name,
-                epoch=view.moment.epoch,
+                epoch=view.info.epoch,
             )

@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from truepair.data.pairs import PairBatch
 from truepair.engine.distributed.gathering import gather, gather_batch, gather_padded
-from truepair.engine.loop.step import Moment
+from truepair.engine.loop.step import StepInfo
 from truepair.errors import ConfigError
 from truepair.models.encoders.frozen_captions import CaptionStates
 from truepair.models.encoders.frozen_images import ImageStates
@@ -173,7 +173,7 @@ class StepView:
         text_features: Text features of all ranks [B, E].
         text_states: Text states of all ranks [B, L, D].
         temperature: ITC temperature, with gradient.
-        moment: Where the run stands.
+        info: Where the run stands.
     """
 
     batch: PairBatch
@@ -184,22 +184,22 @@ class StepView:
     text_features: Tensor  # [B, E]
     text_states: Tensor  # [B, L, D]
     temperature: Tensor
-    moment: Moment
+    info: StepInfo
 
     @classmethod
-    def of(cls, local: PairBatch, towers: Towers, moment: Moment, rank: int, *, pixels: bool) -> "StepView":
+    def of(cls, local: PairBatch, towers: Towers, info: StepInfo, rank: int, *, pixels: bool) -> "StepView":
         """Encode this rank's pairs, and bring those of all ranks together.
 
         Args:
             local: This rank's pairs.
             towers: Encode them.
-            moment: Where the run stands.
+            info: Where the run stands.
             rank: This process.
             pixels: Whether the images of other ranks are needed.
         """
         # Images come last: so the backward pass frees their activations, the largest, before it comes to the texts.
         text = towers.encode_text(local)
-        image_states, image_features = towers.encode_images(local, moment.epoch)
+        image_states, image_features = towers.encode_images(local, info.epoch)
         return cls(
             batch=gather_batch(local, pixels=pixels),
             local=local,
@@ -209,7 +209,7 @@ class StepView:
             text_features=gather(text.feature),
             text_states=gather_padded(text.states),
             temperature=towers.model.temperature,
-            moment=moment,
+            info=info,
         )
 
     @property

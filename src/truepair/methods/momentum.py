@@ -62,7 +62,7 @@ class MomentumModel(nn.Module):
     """A copy of the student that follows it slowly, and the features of the pairs it saw last.
 
     Parameters that are not trained are shared with the student, not copied; running statistics of batch norm are the
-    student's of the moment, since this model, always in evaluation mode, gathers none.
+    student's of the info, since this model, always in evaluation mode, gathers none.
 
     Args:
         towers: The student's; the copy reads the same caches.
@@ -95,9 +95,9 @@ class MomentumModel(nn.Module):
                 own.lerp_(theirs, 1.0 - self.config.decay)
 
     def alpha(self, view: StepView) -> float:
-        """Weight of the soft targets at this moment."""
-        ramp = self.config.ramp_epochs * view.moment.steps_per_epoch
-        share = min(1.0, view.moment.step / ramp) if ramp else 1.0
+        """Weight of the soft targets at this info."""
+        ramp = self.config.ramp_epochs * view.info.steps_per_epoch
+        share = min(1.0, view.info.step / ramp) if ramp else 1.0
         return self.config.distillation * share
 
     @torch.no_grad()
@@ -105,7 +105,7 @@ class MomentumModel(nn.Module):
         """Encode the batch."""
         for own, theirs in zip(self.model.buffers(), self._student[0].buffers(), strict=True):
             own.copy_(theirs)
-        image_states, images = self.towers.encode_images(view.local, view.moment.epoch)
+        image_states, images = self.towers.encode_images(view.local, view.info.epoch)
         text = self.towers.encode_text(view.local)
         return MomentumView(image_states, gather(images), gather(text.feature))
 

@@ -48,7 +48,7 @@ class BatchReference(_FrozenTowers):
     def features(self, view: StepView) -> tuple[Tensor, Tensor]:
         """Features of a batch, see ``ReferenceModel.features``."""
         self.follow(view.image_features.device)
-        _, images = self.towers.encode_images(view.local, view.moment.epoch)
+        _, images = self.towers.encode_images(view.local, view.info.epoch)
         text = self.towers.encode_text(view.local)
         return gather(images), gather(text.feature)
 
@@ -66,7 +66,7 @@ class StateReference(_FrozenTowers):
         self.follow(view.image_features.device)
         cache, rows = self.towers.image_cache, view.batch.source_index.cpu()  # [B]
         assert cache is not None
-        shown = cache.shown(rows, view.moment.epoch, self.towers.seed)  # [B]
+        shown = cache.shown(rows, view.info.epoch, self.towers.seed)  # [B]
         images, place_of_row = self._images
         texts, place_of_caption = self._texts
         places = torch.tensor([place_of_caption[caption] for caption in view.batch.captions])  # [B]

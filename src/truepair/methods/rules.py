@@ -12,11 +12,10 @@ from truepair.errors import ConfigError
 from truepair.methods.encode import StepView, full_precision
 from truepair.objectives.srcl import Regulation, RegulationConfig, normalised_weights
 from truepair.randomness import keyed_uniform, sample_keys
-from truepair.relations.actions import Action, Keep, Mask, Relabel, Reweight, Smooth, Swap
+from truepair.relations.actions import Action, Keep, Mask, Relabel, Reweight, Skip, Smooth
 from truepair.relations.batch import BatchRelations, Rule
 from truepair.relations.detectors import (
     Detector,
-    Evidence,
     GuideSimilarity,
     JudgedScore,
     LowWeight,
@@ -26,6 +25,7 @@ from truepair.relations.detectors import (
     SameCaption,
     SameGroup,
     SameImage,
+    Signals,
 )
 from truepair.relations.ledger import VerdictIndex, read_ledger
 from truepair.relations.pairs import PairSet
@@ -198,7 +198,7 @@ class Relator:
         guide_images, guide_texts = _full_precision(guide)
         by_image, by_text = self._weights(guide_images, guide_texts)
         momentum_images, momentum_texts = _full_precision(momentum)
-        evidence = Evidence(
+        evidence = Signals(
             image_ids=view.batch.image_id,
             caption_ids=view.batch.caption_id,
             caption_keys=view.batch.caption_key,
@@ -232,7 +232,7 @@ class Relator:
         most = round(self.config.extra_rows * view.size)
         if len(matches) <= most:
             return matches
-        lots = keyed_uniform(sample_keys(seed, view.moment.step, matches.linear), 1).squeeze(1)  # [P]
+        lots = keyed_uniform(sample_keys(seed, view.info.step, matches.linear), 1).squeeze(1)  # [P]
         return matches.where(torch.argsort(lots)[:most].sort().values)
 
 
@@ -261,6 +261,6 @@ _ACTIONS: Mapping[str, Callable[[RuleConfig], Action]] = {
     "mask": lambda _: Mask(),
     "relabel": lambda _: Relabel(),
     "reweight": lambda rule: Reweight(rule.floor),
-    "swap": lambda _: Swap(),
+    "swap": lambda _: Skip(),
     "smooth": lambda rule: Smooth(rule.share),
 }

@@ -66,15 +66,15 @@ class Regulator:
     def regulation(self, view: StepView) -> Regulation:
         """Weights of the negatives of a batch; features of the seed model are computed while alpha is above 0."""
         schedule = self.config.alpha
-        alpha = schedule.at(view.moment.progress) if isinstance(schedule, Schedule) else schedule
+        alpha = schedule.at(view.info.progress) if isinstance(schedule, Schedule) else schedule
         images = texts = None
         if alpha > 0 and self.seed is not None:
             images, texts = self.seed.features(view)
             if self.config.shuffle:
-                lots = keyed_uniform(sample_keys(view.batch.image_id, view.moment.step), 1)[:, 0]  # [B]
+                lots = keyed_uniform(sample_keys(view.batch.image_id, view.info.step), 1)[:, 0]  # [B]
                 texts = texts[lots.argsort()]
         regulation = Regulation(self.weights, alpha, images, texts)
-        if self.config.calibrate is not None and view.moment.step % view.moment.steps_per_epoch == 0:
+        if self.config.calibrate is not None and view.info.step % view.info.steps_per_epoch == 0:
             similarity = view.similarity  # [B, B]
             with torch.autocast(similarity.device.type, enabled=False):
                 regulation = calibrated(regulation, similarity, _others(similarity), self.config.calibrate)

@@ -14,7 +14,7 @@ from torch import Tensor
 from truepair.data.pairs import PairBatch
 from truepair.engine.distributed.sharding import gathered, spread_like
 from truepair.engine.logs.measure import EpochCounts
-from truepair.engine.loop.step import Moment, StepOutput, TrainingStep
+from truepair.engine.loop.step import StepInfo, StepOutput, TrainingStep
 from truepair.errors import CheckpointError, ConfigError
 from truepair.evaluation.truth import ConversionTruth, PairTruth
 from truepair.methods.ecm import ConnectionMiner
@@ -117,7 +117,7 @@ def itc_loss(
     Returns:
         A scalar; the mean over the ranks is the loss of the whole batch.
     """
-    smoothing = config.smoothing if view.moment.epoch >= config.smoothing_start_epoch else 0.0
+    smoothing = config.smoothing if view.info.epoch >= config.smoothing_start_epoch else 0.0
     if momentum is not None:
         model, seen = momentum
         loss = model.itc_loss(view, seen, relations, smoothing, regulation)
@@ -343,7 +343,7 @@ def _rows(view: StepView, converted: PairSet, share: float, seed: int) -> tuple[
     """
     own = torch.arange(view.own.start, view.own.stop, device=view.image_features.device)
     more = converted.where((converted.rows >= view.own.start) & (converted.rows < view.own.stop))
-    epoch, caption_id, image_id = view.moment.epoch, view.batch.caption_id, view.batch.image_id
+    epoch, caption_id, image_id = view.info.epoch, view.batch.caption_id, view.batch.image_id
     keys = torch.cat(
         [
             sample_keys(seed, epoch, caption_id[own]),
@@ -534,16 +534,16 @@ class PretrainStep(TrainingStep):
         self.seed = seed
         self.micro_batch = towers.parts.size
 
-    def forward(self, batch: PairBatch, moment: Moment) -> StepOutput:
+    def forward(self, batch: PairBatch, info: StepInfo) -> StepOutput:
         """Compute the losses of a batch: ``itc``, and ``itm`` and ``mlm`` once they started.
 
         Args:
             batch: This rank's pairs.
-            moment: Where the run stands.
+            info: Where the run stands.
         """
         parts = self.parts
         pixels = parts.miner is not None and parts.miner.config.discriminator.view == "batch"
-        view = StepView.of(batch, self.towers, moment, Ranks.current().rank, pixels=pixels)
+        view = StepView.of(batch, self.towers, info, Ranks.current().rank, pixels=pixels)
         seen = None if self.momentum is None else (self.momentum, self.momentum.see(view))
         relations, pairs, converted = self._relate(view, None if seen is None else seen[1])
         regulation = None if parts.regulator is None else parts.regulator.regulation(view)
@@ -556,14 +556,14 @@ class PretrainStep(TrainingStep):
             (weights[name] * loss for name, loss in losses.items()), torch.zeros((), device=view.image_features.device)
         )
         with torch.autocast(total.device.type, enabled=False):
-            figures = self._figures(view, regulation) if moment.logged else {}
+            figures = self._figures(view, regulation) if info.logged else {}
         return StepOutput(
             {"loss": total, **losses, "temperature": view.temperature, **figures},
             view.image_features[view.own].detach(),
             view.text_features[view.own].detach(),
         )
 
-    def after_update(self, moment: Moment) -> None:
+    def after_update(self, info: StepInfo) -> None:
         """Bring the temperature back into its range, and let the momentum model follow."""
         self.model.clamp_temperature_()
         if self.momentum is not None:
@@ -611,7 +611,7 @@ class PretrainStep(TrainingStep):
         )
         parts.counts.add({f"relations/{name}": float(count) for name, count in relations.counts().items()})
         if parts.ledger is not None:
-            relations.record(parts.ledger, view.moment.epoch)
+            relations.record(parts.ledger, view.info.epoch)
         if miner is not None and judged is not None and miner.config.judge == "all":
             relations = miner.connect_all(view, judged, relations, parts.ledger)
         nothing = PairSet.empty(view.size, view.size, device=view.image_features.device)
@@ -626,16 +626,16 @@ class PretrainStep(TrainingStep):
             return relations, _with_matches(pairs, extra), PairSet.union(converted, extra) if len(extra) else converted
         if parts.found is not None:
             parts.found.add(view.batch, relations.matches())
-        itm = self.config.itm.due(view.moment.epoch)
+        itm = self.config.itm.due(view.info.epoch)
         return relations, matching_pairs(self._candidates(view, relations), extra) if itm else None, extra
 
     def _fuses(self, view: StepView) -> bool:
         """Whether ITM or MLM has started."""
-        return self.config.itm.due(view.moment.epoch) or self.config.mlm.due(view.moment.epoch)
+        return self.config.itm.due(view.info.epoch) or self.config.mlm.due(view.info.epoch)
 
     def _candidates(self, view: StepView, relations: BatchRelations) -> HardNegatives:
         """The hardest negatives of each image and each text."""
-        matching = self.config.itm.matching(view.moment.progress)
+        matching = self.config.itm.matching(view.info.progress)
         return hardest_negatives(view.logits, relations.allowed(), matching, self._generator(view))
 
     def _fused_losses(
@@ -648,7 +648,7 @@ class PretrainStep(TrainingStep):
         """ITM and MLM, as far as they have started."""
         if not self._fuses(view):
             return {}
-        mlm, epoch = self.config.mlm, view.moment.epoch
+        mlm, epoch = self.config.mlm, view.info.epoch
         with_itm, with_mlm = self.config.itm.due(epoch), mlm.due(epoch)
         masked = None
         if with_mlm:
@@ -681,7 +681,7 @@ class PretrainStep(TrainingStep):
 
     def _generator(self, view: StepView) -> torch.Generator:
         """Randomness of the choice of negatives: the same on all ranks, another for each batch."""
-        seed = stable_hash(self.seed, view.moment.step, int(view.batch.index[0]), "negatives")
+        seed = stable_hash(self.seed, view.info.step, int(view.batch.index[0]), "negatives")
         return torch.Generator(view.image_features.device).manual_seed(seed)
 
 

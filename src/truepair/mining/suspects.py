@@ -7,7 +7,7 @@ import torch
 
 from truepair.evaluation.reranking import find_candidates, score_candidates
 from truepair.evaluation.scores import FeatureScores
-from truepair.models.fusion.gallery import PairJudge
+from truepair.models.fusion.gallery import GalleryMatcher
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Suspect:
 
 
 def find_suspects(
-    judge: PairJudge,
+    judge: GalleryMatcher,
     image_ids: Sequence[int],
     caption_keys: Sequence[int],
     *,

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from truepair.errors import ConfigError
 from truepair.objectives.itm import HardNegatives, MatchingPairs
-from truepair.relations.actions import Action, Keep, Relabel, Swap
+from truepair.relations.actions import Action, Keep, Relabel, Skip
 from truepair.relations.detectors import Detection, JudgedScore
 from truepair.relations.pairs import PairSet
 
@@ -27,7 +27,7 @@ class Zone(IntEnum):
     ABOVE = 2
 
 
-ZONE_ACTIONS: dict[Zone, Action] = {Zone.BELOW: Keep(), Zone.BETWEEN: Swap(), Zone.ABOVE: Relabel()}
+ZONE_ACTIONS: dict[Zone, Action] = {Zone.BELOW: Keep(), Zone.BETWEEN: Skip(), Zone.ABOVE: Relabel()}
 """What ECM does in each zone, for the ledger."""
 
 

@@ -1,11 +1,10 @@
 """What we know about the pairs of a batch: who is a match although nobody declared it."""
 
-from truepair.relations.actions import Action, ItmRole, Keep, Mask, Relabel, Reweight, Smooth, Swap
+from truepair.relations.actions import Action, ItmRole, Keep, Mask, Relabel, Reweight, Skip, Smooth
 from truepair.relations.batch import BatchRelations, Finding, Rule
 from truepair.relations.detectors import (
     Detection,
     Detector,
-    Evidence,
     GuideSimilarity,
     JudgedScore,
     MomentumSimilarity,
@@ -13,6 +12,7 @@ from truepair.relations.detectors import (
     SameCaption,
     SameGroup,
     SameImage,
+    Signals,
 )
 from truepair.relations.ledger import Ledger, VerdictIndex, merge_ledger, read_ledger, read_verdicts
 from truepair.relations.pairs import PairSet, same_pair
@@ -22,7 +22,6 @@ __all__ = [
     "BatchRelations",
     "Detection",
     "Detector",
-    "Evidence",
     "Finding",
     "GuideSimilarity",
     "ItmRole",
@@ -39,8 +38,9 @@ __all__ = [
     "SameCaption",
     "SameGroup",
     "SameImage",
+    "Signals",
+    "Skip",
     "Smooth",
-    "Swap",
     "VerdictIndex",
     "merge_ledger",
     "read_ledger",

@@ -91,7 +91,7 @@ class Reweight(Action):
 
 
 @dataclass(frozen=True)
-class Swap(Action):
+class Skip(Action):
     """It stays a negative of ITC, but in ITM the next-hardest takes its place."""
 
     name: ClassVar[str] = "swap"

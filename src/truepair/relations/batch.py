@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from truepair.relations.actions import Action, ItmRole
-from truepair.relations.detectors import Detection, Detector, Evidence
+from truepair.relations.detectors import Detection, Detector, Signals
 from truepair.relations.ledger import Ledger
 from truepair.relations.pairs import PairSet
 
@@ -64,11 +64,11 @@ class BatchRelations:
     symmetric: bool = True
 
     @classmethod
-    def detect(cls, evidence: Evidence, rules: Sequence[Rule], *, symmetric: bool = True) -> "BatchRelations":
+    def detect(cls, signals: Signals, rules: Sequence[Rule], *, symmetric: bool = True) -> "BatchRelations":
         """Apply the rules of a recipe to a batch."""
-        relations = cls(evidence.image_ids, evidence.caption_ids, (), symmetric)
+        relations = cls(signals.image_ids, signals.caption_ids, (), symmetric)
         for rule in rules:
-            relations = relations.adding(rule.detector.detect(evidence), rule.action)
+            relations = relations.adding(rule.detector.detect(signals), rule.action)
         return relations
 
     def adding(self, detection: Detection, action: Action) -> "BatchRelations":

@@ -40,7 +40,7 @@ class Detection:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evidence:
+class Signals:
     """A batch of B pairs and what is known about it. Only the ids are needed by all; the rest as the detectors ask.
 
     Attributes:
@@ -103,7 +103,7 @@ class Detector(ABC):
     name: ClassVar[str]
 
     @abstractmethod
-    def detect(self, evidence: Evidence) -> Detection:
+    def detect(self, signals: Signals) -> Detection:
         """The suspected cells of a batch, each once."""
 
 
@@ -113,9 +113,9 @@ class SameImage(Detector):
 
     name: ClassVar[str] = "same_image"
 
-    def detect(self, evidence: Evidence) -> Detection:
+    def detect(self, signals: Signals) -> Detection:
         """Cells whose image has the id of the text's own image; score 1."""
-        return _equal(self.name, evidence.image_ids)
+        return _equal(self.name, signals.image_ids)
 
 
 @dataclass(frozen=True)
@@ -124,9 +124,9 @@ class SameCaption(Detector):
 
     name: ClassVar[str] = "same_caption"
 
-    def detect(self, evidence: Evidence) -> Detection:
+    def detect(self, signals: Signals) -> Detection:
         """Cells whose text equals the image's own caption; score 1."""
-        return _equal(self.name, evidence.tensor("caption_keys", self.name))
+        return _equal(self.name, signals.tensor("caption_keys", self.name))
 
 
 @dataclass(frozen=True)
@@ -135,10 +135,10 @@ class SameGroup(Detector):
 
     name: ClassVar[str] = "same_group"
 
-    def detect(self, evidence: Evidence) -> Detection:
+    def detect(self, signals: Signals) -> Detection:
         """Cells whose image is of the text's group; score 1."""
-        found = _equal(self.name, evidence.tensor("groups", self.name))
-        return found.where(evidence.tensor("groups", self.name)[found.pairs.rows] >= 0)
+        found = _equal(self.name, signals.tensor("groups", self.name))
+        return found.where(signals.tensor("groups", self.name)[found.pairs.rows] >= 0)
 
 
 @dataclass(frozen=True)
@@ -153,9 +153,9 @@ class RecordedVerdict(Detector):
 
     name: ClassVar[str] = "recorded"
 
-    def detect(self, evidence: Evidence) -> Detection:
+    def detect(self, signals: Signals) -> Detection:
         """Cells with a verdict; the score is the recorded one."""
-        return Detection.mutual(self.name, self.verdicts.within(evidence.image_ids, evidence.caption_ids))
+        return Detection.mutual(self.name, self.verdicts.within(signals.image_ids, signals.caption_ids))
 
 
 @dataclass(frozen=True)
@@ -172,12 +172,12 @@ class JudgedScore(Detector):
 
     name: ClassVar[str] = "con_d"
 
-    def detect(self, evidence: Evidence) -> Detection:
+    def detect(self, signals: Signals) -> Detection:
         """Judged cells with a score in [low, high)."""
-        if evidence.judged is None:
+        if signals.judged is None:
             raise ConfigError(f"Detector {self.name!r} needs con-D's scores; configure a discriminator or drop it.")
-        scores = evidence.judged.values
-        return Detection.mutual(self.name, evidence.judged.where((scores >= self.low) & (scores < self.high)))
+        scores = signals.judged.values
+        return Detection.mutual(self.name, signals.judged.where((scores >= self.low) & (scores < self.high)))
 
 
 @dataclass(frozen=True)
@@ -228,9 +228,9 @@ class GuideSimilarity(_SimilarityMargin):
         if self.compare not in _COMPARED:
             raise ConfigError(f"guide.compare is {self.compare!r}; use 'across', 'images' or 'texts'.")
 
-    def detect(self, evidence: Evidence) -> Detection:
+    def detect(self, signals: Signals) -> Detection:
         """Cells above the bar of their image or of their text; the score is the similarity."""
-        return self._detect(*(evidence.tensor(name, self.name) for name in _COMPARED[self.compare]))
+        return self._detect(*(signals.tensor(name, self.name) for name in _COMPARED[self.compare]))
 
 
 @dataclass(frozen=True)
@@ -245,12 +245,12 @@ class LowWeight(Detector):
 
     name: ClassVar[str] = "weight"
 
-    def detect(self, evidence: Evidence) -> Detection:
+    def detect(self, signals: Signals) -> Detection:
         """Cells below the bar on either side; the score is 1 less the smaller weight, at least 0."""
-        by_image, by_text = (evidence.tensor(f"weights_by_{side}", self.name) for side in ("image", "text"))
+        by_image, by_text = (signals.tensor(f"weights_by_{side}", self.name) for side in ("image", "text"))
         rows, columns = torch.nonzero((by_image < self.below) | (by_text < self.below), as_tuple=True)
         lesser = torch.minimum(by_image, by_text)[rows, columns]
-        pairs = PairSet(rows, columns, (1.0 - lesser).clamp(min=0.0), (evidence.size, evidence.size))
+        pairs = PairSet(rows, columns, (1.0 - lesser).clamp(min=0.0), (signals.size, signals.size))
         found_by = (weights[rows, columns] < self.below for weights in (by_image, by_text))
         return Detection(self.name, pairs, *found_by)
 
@@ -271,12 +271,12 @@ class RandomPairs(Detector):
         if not 0.0 <= self.rate <= 1.0:
             raise ConfigError(f"random.rate is {self.rate}; use a number from 0 to 1.")
 
-    def detect(self, evidence: Evidence) -> Detection:
+    def detect(self, signals: Signals) -> Detection:
         """Cells whose lot is drawn; score 1."""
-        lots = _lots(evidence.image_ids[:, None], evidence.caption_ids[None, :])  # [B, B]
+        lots = _lots(signals.image_ids[:, None], signals.caption_ids[None, :])  # [B, B]
         rows, columns = torch.nonzero(lots < self.rate, as_tuple=True)
         ones = torch.ones(len(rows), device=rows.device)
-        return Detection.mutual(self.name, PairSet(rows, columns, ones, (evidence.size, evidence.size)))
+        return Detection.mutual(self.name, PairSet(rows, columns, ones, (signals.size, signals.size)))
 
 
 @dataclass(frozen=True)
@@ -285,9 +285,9 @@ class MomentumSimilarity(_SimilarityMargin):
 
     name: ClassVar[str] = "momentum"
 
-    def detect(self, evidence: Evidence) -> Detection:
+    def detect(self, signals: Signals) -> Detection:
         """Cells above the bar of their image or of their text; the score is the similarity."""
-        images, texts = evidence.tensor("momentum_images", self.name), evidence.tensor("momentum_texts", self.name)
+        images, texts = signals.tensor("momentum_images", self.name), signals.tensor("momentum_texts", self.name)
         return self._detect(images, texts)
 
 

@@ -15,7 +15,7 @@ from truepair.errors import CheckpointError, ConfigError
 from truepair.sampling.grit import cut_spaces, walk_spaces
 from truepair.sampling.hardness import Hardness, HardnessConfig, HardnessSchedule
 from truepair.sampling.known import KnownMatches, separate
-from truepair.sampling.plan import FeatureQueue, PlanFolder, checksum, lay_out, random_batches, step_bounds
+from truepair.sampling.plan import CollectedFeatures, PlanFolder, checksum, lay_out, random_batches, step_bounds
 from truepair.sampling.ranks import Ranks
 
 STORAGE = ("float32", "float16", "bfloat16")
@@ -144,7 +144,7 @@ class GroupedBatchSampler(Sampler[list[int]]):
         self._bounds = step_bounds(count, self.global_batch, self.ranks.count, drop_last=drop_last)
         self._plans = PlanFolder(plan_folder) if plan_folder else None
         capacity = min(self.config.queue_size, count) + 2 * self.global_batch
-        self._queue = FeatureQueue(capacity, getattr(torch, self.config.storage))
+        self._queue = CollectedFeatures(capacity, getattr(torch, self.config.storage))
         first = random_batches(count, self.global_batch, seed=seed, epoch=0, drop_last=False)
         self.clashes = 0
         self._yielded = False

@@ -163,7 +163,7 @@ class PlanFolder:
         return np.asarray(order, np.int64)
 
 
-class FeatureQueue:
+class CollectedFeatures:
     """Dataset indices (int64) and features of samples, in one block of memory on the device of the features.
 
     Args:

@@ -15,7 +15,7 @@ from truepair.sampling.grit import cut_spaces, walk_spaces
 from truepair.sampling.grouped import GroupedConfig
 from truepair.sampling.hardness import Hardness, HardnessSchedule
 from truepair.sampling.known import KnownMatches, separate
-from truepair.sampling.plan import FeatureQueue, lay_out, step_bounds
+from truepair.sampling.plan import CollectedFeatures, lay_out, step_bounds
 
 Sample = TypeVar("Sample")
 
@@ -85,7 +85,7 @@ class GroupedStream(IterableDataset[list[Sample]]):
         """Read the stream from its beginning."""
         stream = iter(self.samples)
         window: list[Sample] = []
-        queue = FeatureQueue(self.config.queue_size, getattr(torch, self.config.storage))  # of the same samples
+        queue = CollectedFeatures(self.config.queue_size, getattr(torch, self.config.storage))  # of the same samples
         number = 0
         while new := list(islice(stream, self.config.queue_size - len(window))):
             for first in range(0, len(new), self.batch_size):
@@ -102,7 +102,7 @@ class GroupedStream(IterableDataset[list[Sample]]):
         if window and not self.drop_last:
             yield window
 
-    def _order(self, window: list[Sample], queue: FeatureQueue, number: int) -> NDArray[np.int64]:
+    def _order(self, window: list[Sample], queue: CollectedFeatures, number: int) -> NDArray[np.int64]:
         """The places of a window [n], batch after batch; the samples that fill no batch come last."""
         rng = np.random.default_rng([self.seed, self.epoch, _STREAM, number])
         spaces = cut_spaces(rng.permutation(len(window)), self.config.search_space)

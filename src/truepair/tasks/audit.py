@@ -11,7 +11,7 @@ from truepair.evaluation.marks import Verdict
 from truepair.evaluation.truth import KnownTruth
 from truepair.mining.suspects import Suspect, find_suspects
 from truepair.models.fusion.albef import AlbefModel
-from truepair.models.fusion.gallery import PairJudge, encode_captions, encode_images
+from truepair.models.fusion.gallery import GalleryMatcher, encode_captions, encode_images
 from truepair.relations.text import caption_key
 from truepair.tasks.retrieval import ImageSource
 
@@ -61,7 +61,7 @@ def audit_pairs(
     model.eval()
     table = images.table
     captions = [row[0] for row in table.rows["captions"]]
-    judge = PairJudge(
+    judge = GalleryMatcher(
         model,
         encode_images(model, images.batches(), are_states=images.are_states),
         encode_captions(model, captions, collator.encode),

@@ -19,7 +19,7 @@ from truepair.engine.loop.config import LoopConfig
 from truepair.engine.loop.loader import VisitedDataset
 from truepair.engine.loop.loop import TrainingLoop, take_best
 from truepair.engine.loop.optimizer import OptimizerConfig
-from truepair.engine.loop.step import Moment, StepOutput, TrainingBatch, TrainingStep
+from truepair.engine.loop.step import StepInfo, StepOutput, TrainingBatch, TrainingStep
 from truepair.methods.student import Say
 from truepair.models.encoders.images import image_transform
 from truepair.models.fusion.downstream import DownstreamModel
@@ -70,12 +70,12 @@ class TaskTable(Protocol):
 
 Table = TypeVar("Table", bound=TaskTable)
 
-Answer = TypeVar("Answer")
+TaskAnswer = TypeVar("TaskAnswer")
 
 Result = TypeVar("Result")
 
 
-class DownstreamTask(ABC, Generic[Table, Answer, Result]):
+class DownstreamTask(ABC, Generic[Table, TaskAnswer, Result]):
     """A task of texts about images. A subclass says how they are read, answered and measured; its model has the loss.
 
     Args:
@@ -112,15 +112,15 @@ class DownstreamTask(ABC, Generic[Table, Answer, Result]):
         """Compute what all answers need of the model as it is now; called before they are given."""
 
     @abstractmethod
-    def answer(self, batch: Any, images: Tensor, texts: Tensor) -> list[Answer]:
+    def answer(self, batch: Any, images: Tensor, texts: Tensor) -> list[TaskAnswer]:
         """What the model answers to each text of a batch, from image states [I, N, W] and text states [B, L, D]."""
 
     @abstractmethod
-    def measure(self, answers: Sequence[Answer], table: Table) -> dict[str, float]:
+    def measure(self, answers: Sequence[TaskAnswer], table: Table) -> dict[str, float]:
         """Figures of answers to the texts of a table, for the log of a run."""
 
     @abstractmethod
-    def report(self, answers: Sequence[Answer], table: Table, folder: Path) -> Result:
+    def report(self, answers: Sequence[TaskAnswer], table: Table, folder: Path) -> Result:
         """Write answers to the test texts, and measure them beside the baselines where the truth is known."""
 
     def train_dataset(self) -> VisitedDataset:
@@ -170,13 +170,13 @@ class DownstreamTask(ABC, Generic[Table, Answer, Result]):
             return None
         return image_transform(self.preprocessing.transform, self.model.image_encoder, train=train)
 
-    def _answers(self, table: Table, states: States) -> list[Answer]:
+    def _answers(self, table: Table, states: States) -> list[TaskAnswer]:
         """An answer to each text, in the order of the table."""
         self.model.eval()
         self.prepare()
         dataset: Any = self.dataset(table, self._transform(train=False))
         loader: DataLoader[Any] = DataLoader(dataset, batch_size=self.recipe.batch_size, collate_fn=self.collate)
-        found: list[Answer] = []
+        found: list[TaskAnswer] = []
         with counting(f"answers to {len(table):,} {self.texts_name}") as progress:
             for batch in loader:
                 batch = batch.to(self.model.device)
@@ -198,12 +198,12 @@ class FinetuneStep(TrainingStep):
         states.freeze(model)
         self.states = states
 
-    def forward(self, batch: Any, moment: Moment) -> StepOutput:
+    def forward(self, batch: Any, info: StepInfo) -> StepOutput:
         """Compute the loss of a batch.
 
         Args:
             batch: what the task's collator made.
-            moment: where the run stands; a task's loss is the same throughout.
+            info: where the run stands; a task's loss is the same throughout.
         """
         return StepOutput({"loss": self.model.loss(batch, *self.states(self.model, batch))})
 

@@ -12,7 +12,7 @@ from truepair.tasks.retrieval import RetrievalTask
 
 
 @dataclass(frozen=True)
-class Answer:
+class ShownAnswer:
     """One answer to a query.
 
     Attributes:
@@ -36,7 +36,7 @@ class Example:
     """
 
     query: int
-    answers: list[Answer]
+    answers: list[ShownAnswer]
 
 
 @dataclass(frozen=True)
@@ -78,14 +78,14 @@ def draw_examples(
     for row in torch.randperm(truth.images, generator=generator)[:count].tolist():
         best = _best(ranking.image_rows(row, row + 1), depth)
         cosines = similarity.image_rows(row, row + 1)[0, best].tolist()
-        answers = [Answer(k, cosine, marks.of(row, k)) for k, cosine in zip(best.tolist(), cosines, strict=True)]
+        answers = [ShownAnswer(k, cosine, marks.of(row, k)) for k, cosine in zip(best.tolist(), cosines, strict=True)]
         pictures.append(Example(row, answers))
     captions = []
     asked = truth.queries("t2i").rows  # captions that are true of some picture here
     for row in asked[torch.randperm(len(asked), generator=generator)[:count]].tolist():
         best = _best(ranking.caption_rows(row, row + 1), depth)
         cosines = similarity.caption_rows(row, row + 1)[0, best].tolist()
-        answers = [Answer(k, cosine, marks.of(k, row)) for k, cosine in zip(best.tolist(), cosines, strict=True)]
+        answers = [ShownAnswer(k, cosine, marks.of(k, row)) for k, cosine in zip(best.tolist(), cosines, strict=True)]
         captions.append(Example(row, answers))
     return RetrievalExamples(pictures, captions)
 

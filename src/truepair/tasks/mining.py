@@ -8,7 +8,7 @@ from accelerate import PartialState
 from truepair.data.splits import build_tables
 from truepair.errors import ConfigError
 from truepair.evaluation.truth import PairTruth
-from truepair.judges.base import RunInputs
+from truepair.judges.base import JudgeInputs
 from truepair.judges.evidence import EvidenceModel, EvidenceTables
 from truepair.judges.evidence_fit import EvidenceConfig, fit_evidence
 from truepair.methods.caches import StateCaches
@@ -17,11 +17,11 @@ from truepair.methods.student import Say, build_student
 from truepair.mining.graph import Declared
 from truepair.mining.mine import MinedPairs, MiningConfig, mine_pairs
 from truepair.mining.refinement import Refinement, fit_refinement
-from truepair.relations.actions import Relabel, Swap
+from truepair.relations.actions import Relabel, Skip
 from truepair.relations.ledger import Ledger
 
 
-def frozen_inputs(recipe: PretrainRecipe, say: Say) -> RunInputs:
+def frozen_inputs(recipe: PretrainRecipe, say: Say) -> JudgeInputs:
     """What a run of the recipe would give its judge, without the run.
 
     Args:
@@ -42,7 +42,7 @@ def frozen_inputs(recipe: PretrainRecipe, say: Say) -> RunInputs:
     table, images = caches.images(table)
     captions = (caption for captions in table.values("captions") for caption in captions)
     texts = caches.captions(captions)
-    return RunInputs(
+    return JudgeInputs(
         table=table,
         preprocessing=preprocessing,
         model=model,
@@ -80,7 +80,7 @@ def mine(
     caption_ids = torch.tensor([ids[0] for ids in inputs.table.rows["caption_ids"]])
     ledger = Ledger(run_folder / "ledger")
     ledger.load_state_dict({"parts": 0})  # what an earlier call found is gone
-    for action, chosen in ((Relabel().name, sure), (Swap().name, ~sure)):
+    for action, chosen in ((Relabel().name, sure), (Skip().name, ~sure)):
         ledger.record(
             declared.image_ids[mined.images[chosen]],
             caption_ids[mined.captions[chosen]],

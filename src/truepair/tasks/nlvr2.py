@@ -26,7 +26,7 @@ from truepair.data.transforms import ImageTransform
 from truepair.engine.loop.config import LoopConfig
 from truepair.engine.loop.loop import TrainingLoop
 from truepair.engine.loop.optimizer import OptimizerConfig
-from truepair.engine.loop.step import Moment, StepOutput, TrainingStep
+from truepair.engine.loop.step import StepInfo, StepOutput, TrainingStep
 from truepair.errors import ConfigError, DataError
 from truepair.evaluation.nlvr2 import Nlvr2Metrics, nlvr2_metrics, write_nlvr2_results
 from truepair.evaluation.vqa import TextBaseline
@@ -55,15 +55,15 @@ class AssignmentStep(TrainingStep):
         self.states = states
         self.seed = seed
 
-    def forward(self, batch: PairBatch, moment: Moment) -> StepOutput:
+    def forward(self, batch: PairBatch, info: StepInfo) -> StepOutput:
         """Compute the loss of a batch of pairs.
 
         Args:
             batch: B pairs.
-            moment: where the run stands; which images are drawn depends on its step and on the batch.
+            info: where the run stands; which images are drawn depends on its step and on the batch.
         """
         generator = torch.Generator(batch.input_ids.device)
-        generator.manual_seed(stable_hash(self.seed, moment.step, int(batch.index[0]), "text assignment"))
+        generator.manual_seed(stable_hash(self.seed, info.step, int(batch.index[0]), "text assignment"))
         images, texts = self.states(self.model, batch)
         return StepOutput({"loss": self.model.assignment_loss(batch, generator, images, texts)})
 

@@ -28,7 +28,7 @@ from truepair.evaluation.truth import CaptionGallery, RetrievalTruth
 from truepair.models.encoders.frozen_captions import CaptionStates
 from truepair.models.encoders.frozen_images import ImageStates
 from truepair.models.fusion.albef import AlbefModel
-from truepair.models.fusion.gallery import PairJudge, encode_captions, encode_images
+from truepair.models.fusion.gallery import GalleryMatcher, encode_captions, encode_images
 
 
 class ImageSource:
@@ -182,7 +182,7 @@ class RetrievalTask:
         truth = self.gallery.truth
         return RetrievalResult(metrics, combination, truth.images, truth.captions, rankings=rankings)
 
-    def rankings(self, judge: PairJudge, combination: Combination | None = None) -> dict[str, ScoreSource]:
+    def rankings(self, judge: GalleryMatcher, combination: Combination | None = None) -> dict[str, ScoreSource]:
         """Scores of every way of ranking: "similarity", and with re-ranking "ITM" and "similarity + ITM"."""
         similarity = similarity_of(judge)
         ways: dict[str, ScoreSource] = {"similarity": similarity}
@@ -194,18 +194,18 @@ class RetrievalTask:
                 ways["similarity + ITM"] = RerankedScores(similarity, candidates, scores)
         return ways
 
-    def encode(self, model: AlbefModel) -> PairJudge:
+    def encode(self, model: AlbefModel) -> GalleryMatcher:
         """Encode the table's pictures and captions."""
         model.eval()
         images = encode_images(model, self.images.batches(), are_states=self.images.are_states)
         captions = encode_captions(model, self.gallery.texts, self.collator.encode, cache=self.caption_states)
-        return PairJudge(model, images, captions)
+        return GalleryMatcher(model, images, captions)
 
     def _reranks(self, model: AlbefModel) -> bool:
         """ITM that was not trained does not rank."""
         return self.protocol.rerank > 0 and bool(model.config.itm_trained)
 
-    def _judged(self, judge: PairJudge) -> tuple[CandidatePairs, Tensor]:
+    def _judged(self, judge: GalleryMatcher) -> tuple[CandidatePairs, Tensor]:
         """The candidates that ITM reads, and its log-odds [P]."""
         truth = self.gallery.truth
         candidates = find_candidates(similarity_of(judge), truth.images, truth.captions, self.protocol.rerank)
@@ -223,6 +223,6 @@ def build_gallery(table: PairTable, judged: JudgedCaptions | None = None) -> Cap
     return CaptionGallery.from_names(own, judged.names, groups, families, judged.near)
 
 
-def similarity_of(judge: PairJudge) -> FeatureScores:
+def similarity_of(judge: GalleryMatcher) -> FeatureScores:
     """Cosine similarity of all pictures and captions."""
     return FeatureScores(judge.images.features, judge.captions.features)

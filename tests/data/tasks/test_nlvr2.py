@@ -7,7 +7,7 @@ import torch
 from tests.data.makers import noise, put, put_jsonl
 from tests.data.tasks.test_vqa import TOKENIZER
 from truepair.data.tasks.nlvr2 import Nlvr2Collator, Nlvr2Dataset, Nlvr2Source, open_nlvr2
-from truepair.data.tokens import encode_captions
+from truepair.data.tokens import tokenize_captions
 from truepair.data.transforms import TransformConfig, build_transform
 from truepair.errors import DataError
 from truepair.sampling.batches import Visit
@@ -98,7 +98,7 @@ def test_batches_hold_each_image_once(tmp_path: Path) -> None:
     transform = build_transform(TransformConfig(size=16), train=True)
     dataset = Nlvr2Dataset(open_nlvr2(official(tmp_path)), transform, seed=1)
     samples = dataset.__getitems__([Visit(2, 3), Visit(2, 2), Visit(2, 0)])
-    batch = Nlvr2Collator(lambda texts: encode_captions(TOKENIZER, texts, max_length=20))(samples)
+    batch = Nlvr2Collator(lambda texts: tokenize_captions(TOKENIZER, texts, max_length=20))(samples)
     assert batch.pixel_values.shape == (4, 3, 16, 16) and batch.image_index.tolist() == [0, 1, 4, 5]
     assert batch.image_rows.tolist() == [[2, 3], [2, 3], [0, 1]] and batch.labels.tolist() == [1, 0, 1]
     for row, sample in enumerate(samples):
@@ -111,5 +111,5 @@ def test_batches_hold_each_image_once(tmp_path: Path) -> None:
 
 def test_a_cache_needs_no_pixels(tmp_path: Path) -> None:
     dataset = Nlvr2Dataset(open_nlvr2(official(tmp_path)))
-    batch = Nlvr2Collator(lambda texts: encode_captions(TOKENIZER, texts, max_length=20))([dataset[1]])
+    batch = Nlvr2Collator(lambda texts: tokenize_captions(TOKENIZER, texts, max_length=20))([dataset[1]])
     assert batch.pixel_values is None and batch.image_index.tolist() == [2, 3] and batch.image_rows.tolist() == [[0, 1]]

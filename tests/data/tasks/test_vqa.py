@@ -6,7 +6,7 @@ import torch
 from tests.data.tasks.test_vqa_source import official
 from truepair.data.tasks.vqa import VqaCollator, VqaDataset
 from truepair.data.tasks.vqa_source import open_vqa
-from truepair.data.tokens import encode_captions, train_wordpiece
+from truepair.data.tokens import tokenize_captions, train_wordpiece
 from truepair.data.transforms import TransformConfig, build_transform
 from truepair.sampling.batches import Visit
 
@@ -14,7 +14,7 @@ TOKENIZER = train_wordpiece(["where is he looking down at table watching 2 3 4 w
 
 
 def collator() -> VqaCollator:
-    return VqaCollator(lambda texts: encode_captions(TOKENIZER, texts, max_length=20, add_sep=False), TOKENIZER)
+    return VqaCollator(lambda texts: tokenize_captions(TOKENIZER, texts, max_length=20, add_sep=False), TOKENIZER)
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def test_a_batch_holds_each_image_once(dataset: VqaDataset) -> None:
     assert batch.image_index.tolist() == [0, 1] and batch.image_rows.tolist() == [1, 0, 0]
     for row, sample in enumerate(samples):
         assert torch.equal(batch.pixel_values[batch.image_rows[row]], sample.pixels)
-        alone, _ = encode_captions(TOKENIZER, [sample.question], max_length=20, add_sep=False)
+        alone, _ = tokenize_captions(TOKENIZER, [sample.question], max_length=20, add_sep=False)
         assert batch.input_ids[row, batch.attention_mask[row].bool()].tolist() == alone[0].tolist()
     assert batch.question_id.tolist() == [393225000, 262148000, 262148001]
     assert batch.answer_rows.tolist() == [0, 0, 0, 1, 1, 2]

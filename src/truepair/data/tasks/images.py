@@ -58,7 +58,7 @@ def stack_images(rows: Iterable[int], pixels: dict[int, Tensor]) -> tuple[Tensor
     return distinct, places, torch.stack([pixels[row] for row in distinct.tolist()]) if pixels else None
 
 
-class ImagePaths:
+class TaskImagePaths:
     """Collects the distinct images of a task, in order of their first use.
 
     Args:

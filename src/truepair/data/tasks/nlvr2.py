@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from truepair.data.pairs import TensorBatch
 from truepair.data.table import PairTable
-from truepair.data.tasks.images import ImagePaths, TaskImages, stack_images
+from truepair.data.tasks.images import TaskImagePaths, TaskImages, stack_images
 from truepair.data.transforms import ImageTransform
 from truepair.errors import DataError
 from truepair.sampling.batches import Visit
@@ -124,7 +124,9 @@ def open_nlvr2(sources: Sequence[Nlvr2Source]) -> Nlvr2Table:
     Raises:
         DataError: a file cannot be read as statements, or images are missing.
     """
-    images = ImagePaths(" and ".join(Path(source.statements).name for source in sources) or "an empty list of sources")
+    images = TaskImagePaths(
+        " and ".join(Path(source.statements).name for source in sources) or "an empty list of sources"
+    )
     rows = [row for source in sources for row in _statements(source, images)]
     columns = list(zip(*rows, strict=True)) or [()] * len(_SCHEMA)
     table = pa.table([pa.array(list(c), type=f.type) for c, f in zip(columns, _SCHEMA, strict=True)], schema=_SCHEMA)
@@ -133,7 +135,7 @@ def open_nlvr2(sources: Sequence[Nlvr2Source]) -> Nlvr2Table:
     return Nlvr2Table(images.table(), datasets.Dataset(table))
 
 
-def _statements(source: Nlvr2Source, images: ImagePaths) -> Iterator[Statement]:
+def _statements(source: Nlvr2Source, images: TaskImagePaths) -> Iterator[Statement]:
     path = Path(source.statements).expanduser()
     if not path.is_file():
         raise DataError(f"there is no file {path}; check the path")
@@ -144,7 +146,7 @@ def _statements(source: Nlvr2Source, images: ImagePaths) -> Iterator[Statement]:
                 yield _statement(line, f"{path.name} line {number}", root, images)
 
 
-def _statement(line: str, where: str, root: Path, images: ImagePaths) -> Statement:
+def _statement(line: str, where: str, root: Path, images: TaskImagePaths) -> Statement:
     try:
         entry: Any = json.loads(line)
     except (ValueError, RecursionError) as error:

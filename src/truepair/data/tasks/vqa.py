@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from truepair.data.pairs import TensorBatch
 from truepair.data.tasks.images import TaskImages, stack_images
 from truepair.data.tasks.vqa_source import AnswerVocabulary, VqaTable
-from truepair.data.tokens import encode_captions
+from truepair.data.tokens import tokenize_captions
 from truepair.data.transforms import ImageTransform
 from truepair.relations.text import normalise_answer
 from truepair.sampling.batches import Visit
@@ -192,7 +192,7 @@ class VqaCollator:
         """Tokens and mask of some answers, int64 [A, T] each, from start to end token."""
         if not answers:
             return torch.zeros(0, 2, dtype=torch.int64), torch.zeros(0, 2, dtype=torch.int64)
-        return encode_captions(self.tokenizer, answers, max_length=self.max_answer_length)
+        return tokenize_captions(self.tokenizer, answers, max_length=self.max_answer_length)
 
     def answer_tokens(self, answers: Sequence[str]) -> list[list[int]]:
         """Tokens of each answer after the start token, the end token last: what an `AnswerTrie` is made of.

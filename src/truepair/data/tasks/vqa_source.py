@@ -13,7 +13,7 @@ from torch import Tensor
 
 from truepair.data.formats.json import list_in, load_json
 from truepair.data.table import PairTable
-from truepair.data.tasks.images import ImagePaths
+from truepair.data.tasks.images import TaskImagePaths
 from truepair.errors import ConfigError, DataError
 
 
@@ -96,7 +96,9 @@ def open_vqa(sources: Sequence[VqaSource]) -> VqaTable:
     Raises:
         DataError: a file cannot be read as questions or answers, they do not fit each other, or images are missing.
     """
-    images = ImagePaths(" and ".join(Path(source.questions).name for source in sources) or "an empty list of sources")
+    images = TaskImagePaths(
+        " and ".join(Path(source.questions).name for source in sources) or "an empty list of sources"
+    )
     numbers = itertools.count(1)
     rows = [row for source in sources for row in _questions(source, images, numbers)]
     columns = list(zip(*rows, strict=True)) or [()] * len(_SCHEMA)
@@ -121,7 +123,7 @@ def load_answer_list(path: str | Path) -> list[str]:
     return answers
 
 
-def _questions(source: VqaSource, images: ImagePaths, numbers: Iterator[int]) -> Iterator[Question]:
+def _questions(source: VqaSource, images: TaskImagePaths, numbers: Iterator[int]) -> Iterator[Question]:
     path = _existing(source.questions)
     content = load_json(path)
     if isinstance(content, list):
@@ -131,7 +133,7 @@ def _questions(source: VqaSource, images: ImagePaths, numbers: Iterator[int]) ->
     return _official(content, source, path, images)
 
 
-def _official(content: Any, source: VqaSource, path: Path, images: ImagePaths) -> Iterator[Question]:
+def _official(content: Any, source: VqaSource, path: Path, images: TaskImagePaths) -> Iterator[Question]:
     """Questions in the layout of VQA v2."""
     answers = _annotations(source)
     subtype = content.get("data_subtype", "") if isinstance(content, dict) else ""
@@ -175,7 +177,7 @@ def _annotations(source: VqaSource) -> dict[int, dict[str, Any]] | None:
 
 
 def _listed(
-    entries: list[Any], source: VqaSource, path: Path, images: ImagePaths, numbers: Iterator[int]
+    entries: list[Any], source: VqaSource, path: Path, images: TaskImagePaths, numbers: Iterator[int]
 ) -> Iterator[Question]:
     """Questions in the lists of the ALBEF line; those without an id are numbered downwards from -1."""
     root = Path(source.image_root).expanduser()

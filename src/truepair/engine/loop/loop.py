@@ -24,7 +24,7 @@ from truepair.engine.loop.loader import GroupReader, VisitedDataset
 from truepair.engine.loop.non_finite import BadBatches
 from truepair.engine.loop.optimizer import OptimizerConfig
 from truepair.engine.loop.signals import RunStopped, StopSignals
-from truepair.engine.loop.step import Moment, TrainingBatch, TrainingStep
+from truepair.engine.loop.step import StepInfo, TrainingBatch, TrainingStep
 from truepair.engine.loop.update import Update, Updater
 from truepair.engine.loop.validation import Evaluator, Validation
 from truepair.engine.state.checkpoint import CheckpointStore, require_same_plan, write_folder
@@ -235,10 +235,10 @@ class TrainingLoop:
         """One optimizer step; the global generator is seeded by the step, so that dropout repeats after a resume."""
         seed_generators(self.config.seed, self.done, self.accelerator.process_index, "step")
         logged = self.config.logs(self.done + 1, self.steps_per_epoch)
-        moment = Moment(epoch, self.done, self.total_steps, self.steps_per_epoch, logged)
+        info = StepInfo(epoch, self.done, self.total_steps, self.steps_per_epoch, logged)
         watched = self.config.profile == self.done + 1 and self.accelerator.is_main_process
         with profiled(self.run_folder, self.done + 1) if watched else contextlib.nullcontext():
-            update = self.updater.take(group, moment, self._wishes)
+            update = self.updater.take(group, info, self._wishes)
         self.done += 1
         if not update.finite:
             losses = [output.losses for output in update.outputs]

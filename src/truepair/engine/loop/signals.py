@@ -7,7 +7,7 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any, Self, TypeVar
 
-Answer = TypeVar("Answer")
+_Answer = TypeVar("_Answer")
 
 CAUGHT = (signal.SIGTERM, signal.SIGINT)
 
@@ -48,7 +48,7 @@ class StopSignals:
         for number, former in self._former.items():
             signal.signal(number, former)
 
-    def interruptibly(self, task: Callable[[], Answer]) -> Answer | None:
+    def interruptibly(self, task: Callable[[], _Answer]) -> _Answer | None:
         """Call what must not hold up a stop, and return its answer; None if a signal came before or during it."""
         try:
             self._interruptible = True

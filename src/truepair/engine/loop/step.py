@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 
-class Moment(NamedTuple):
+class StepInfo(NamedTuple):
     """Where a run stands when a step begins.
 
     Attributes:
@@ -90,20 +90,20 @@ class TrainingStep(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, batch: Any, moment: Moment) -> StepOutput:
+    def forward(self, batch: Any, info: StepInfo) -> StepOutput:
         """Compute the losses of a batch on its device.
 
         Args:
             batch: What the run's collator made.
-            moment: Where the run stands.
+            info: Where the run stands.
         """
         raise NotImplementedError
 
-    def after_update(self, moment: Moment) -> None:
+    def after_update(self, info: StepInfo) -> None:
         """Follow the weights after an optimizer step: clamp the temperature, move a momentum encoder.
 
         Args:
-            moment: The same as in the forward pass of this step.
+            info: The same as in the forward pass of this step.
         """
 
     def begin(self) -> None:

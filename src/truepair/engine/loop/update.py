@@ -17,7 +17,7 @@ from truepair.engine.distributed.gathering import sum_over_ranks
 from truepair.engine.distributed.sharding import is_sharded, settle_gradients, whole
 from truepair.engine.loop.average import WeightAverage
 from truepair.engine.loop.optimizer import OptimizerConfig, learning_rate_at, set_learning_rate
-from truepair.engine.loop.step import Moment, StepOutput, TrainingBatch, TrainingStep
+from truepair.engine.loop.step import StepInfo, StepOutput, TrainingBatch, TrainingStep
 from truepair.sampling.batches import hardest_similarity
 
 
@@ -99,16 +99,16 @@ class Updater:
         self.trainable = [parameter for parameter in step.parameters() if parameter.requires_grad]
         self.sharded = is_sharded(step)
 
-    def take(self, batches: Sequence[TrainingBatch], moment: Moment, wishes: Callable[[], dict[str, float]]) -> Update:
+    def take(self, batches: Sequence[TrainingBatch], info: StepInfo, wishes: Callable[[], dict[str, float]]) -> Update:
         """Take one step on some batches, unless a loss or gradient is not finite on any rank.
 
         Args:
             batches: this rank's batches; their losses are averaged.
-            moment: where the run stands.
+            info: where the run stands.
             wishes: returns numbers to be summed over all ranks on the way; asked as late as can be.
         """
-        set_learning_rate(self.optimizer, learning_rate_at(moment.step, moment.total_steps, self.config))
-        outputs = [self._differentiate(batch, moment, len(batches), last=batch is batches[-1]) for batch in batches]
+        set_learning_rate(self.optimizer, learning_rate_at(info.step, info.total_steps, self.config))
+        outputs = [self._differentiate(batch, info, len(batches), last=batch is batches[-1]) for batch in batches]
         if self.sharded:
             settle_gradients(self.trainable)
         norm = float(whole(self.accelerator.clip_grad_norm_(self.trainable, self.config.clip_norm or math.inf)))
@@ -120,7 +120,7 @@ class Updater:
         if finite:
             self.optimizer.step()
             if math.isfinite(norm):  # else the scaler has left it out; of a fused optimizer, accelerate cannot tell
-                self.bare_step.after_update(moment)
+                self.bare_step.after_update(info)
                 if self.average is not None:
                     self.average.update()
         self.optimizer.zero_grad(set_to_none=True)
@@ -130,13 +130,13 @@ class Updater:
         """Whether gradients may be endless for want of range: fp16's scaler leaves such a step out and falls."""
         return self.accelerator.scaler is not None and self.accelerator.scaler.get_scale() > 1.0
 
-    def _differentiate(self, batch: TrainingBatch, moment: Moment, count: int, *, last: bool) -> StepOutput:
+    def _differentiate(self, batch: TrainingBatch, info: StepInfo, count: int, *, last: bool) -> StepOutput:
         """Add the gradient of one of ``count`` batches; ranks exchange gradients after the last."""
         quiet = contextlib.nullcontext() if last else self.accelerator.no_sync(self.step)
         with quiet:
             started = time.monotonic()
             with self.accelerator.autocast():
-                output: StepOutput = self.step(batch.to(self.accelerator.device), moment)
+                output: StepOutput = self.step(batch.to(self.accelerator.device), info)
             if self.accelerator.device.type == "cpu" and time.monotonic() - started > SLOW_FORWARD:
                 release_free_memory()
             self.accelerator.backward(output.losses["loss"] / count)

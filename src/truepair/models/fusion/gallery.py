@@ -90,7 +90,7 @@ def encode_captions(
     return EncodedCaptions(mask, torch.cat(states), torch.cat(features))
 
 
-class PairJudge:
+class GalleryMatcher:
     """The ITM head's opinion of any pair of a gallery: log-odds that caption and image match.
 
     Args:

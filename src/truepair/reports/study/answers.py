@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from truepair.evaluation import Estimate
 from truepair.reports.data import Line, Plot
-from truepair.reports.study.data import Answer, Drawing, LineDrawing, TextCell, TextTable
+from truepair.reports.study.data import Chart, LineDrawing, QuestionAnswer, TextCell, TextTable
 from truepair.reports.study.plots import HistogramPlot, IntervalPlot, RankingPlot, gain_estimate, share_estimate
 from truepair.reports.study.view import (
     StudyView,
@@ -20,7 +20,7 @@ from truepair.reports.study.view import (
     share_words,
     span,
 )
-from truepair.tasks.study.config import Question
+from truepair.tasks.study.config import StudyQuestion
 from truepair.tasks.study.ranking import RankingAgreement, ranking_agreement
 from truepair.tasks.study.statistics import FEWEST, RecoveredShare
 
@@ -32,11 +32,11 @@ CURVES = {
 }
 
 
-def answer_batches(view: StudyView) -> Answer:
+def answer_batches(view: StudyView) -> QuestionAnswer:
     """The share of false negatives among the hardest negatives, random batches against grouped ones."""
     arms = [view.reference, *view.arms_of("batches")]
     sentences = [text for data in view.table.data for text in _sentence(view, data, arms)]
-    return Answer(
+    return QuestionAnswer(
         key="batches",
         title="False negatives among the hardest",
         question="How many of the hardest in-batch negatives are false, with random batches and with GRIT's?",
@@ -60,9 +60,9 @@ def _sentence(view: StudyView, data: str, arms: Sequence[str]) -> list[str]:
     return [f"{start}, {number(known[most])} % of those of {most}{spread}."]
 
 
-def _drawings(view: StudyView, arms: Sequence[str]) -> list[Drawing]:
+def _drawings(view: StudyView, arms: Sequence[str]) -> list[Chart]:
     """Both shares by epoch, for each kind of data that logged them."""
-    found: list[Drawing] = []
+    found: list[Chart] = []
     for name, title in CURVES.items():
         for data in view.table.data:
             lines = [line for arm in arms for line in view.curves.line(arm, data, name)]
@@ -143,7 +143,7 @@ def gain_sentences(view: StudyView, arms: Sequence[str]) -> list[str]:
     return sentences
 
 
-def pair_table(view: StudyView, question: Question) -> list[TextTable]:
+def pair_table(view: StudyView, question: StudyQuestion) -> list[TextTable]:
     """The pairs of arms that a question compares, cell by cell."""
     data = view.table.data
     rows = []
@@ -165,7 +165,7 @@ AIM = 0.6  # of the ceiling's gain
 LIMITS = (-150.0, 200.0)  # per cent shown: where there is little to recover, shares know no bounds
 
 
-def answer_density(view: StudyView) -> Answer:
+def answer_density(view: StudyView) -> QuestionAnswer:
     """The ceiling's gain by kind of data, and the share of it that each arm reaches; without a ceiling, their gains."""
     sentences = [text for data in view.table.data for text in _density_sentence(view, data)]
     missing = [arm for arm in (view.reference, view.ceiling) if arm and arm not in view.table.arms]
@@ -177,7 +177,7 @@ def answer_density(view: StudyView) -> Answer:
         sentences = [f"No run of {listed(missing)} is finished, so no share of a gain can be given."]
     elif len(view.table.data) > 1:
         sentences.append(_verdict(view))
-    return Answer(
+    return QuestionAnswer(
         key="density",
         title="What false negatives cost",
         question="How much does the reference lose to them as their density grows, and what does each method recover?",
@@ -236,12 +236,12 @@ def _verdict(view: StudyView) -> str:
     )
 
 
-def _drawings_of(view: StudyView) -> list[Drawing]:
+def _drawings_of(view: StudyView) -> list[Chart]:
     """The gain to be had by kind of data; then the share of it by arm."""
     data = view.table.data
     oracles = [arm for arm in view.table.arms if arm not in (*view.methods, view.reference)]
     gains = {arm: [gain_estimate(view.gain(arm, kind)) for kind in data] for arm in oracles}
-    found: list[Drawing] = []
+    found: list[Chart] = []
     if gains:
         title = f"What knowing the truth gains over {view.reference}"
         found.append(IntervalPlot(title=title, x_label="points", rows=data, series=gains))
@@ -263,10 +263,10 @@ def _mean(shares: list[RecoveredShare | None]) -> float:
     return sum(known) / len(known)
 
 
-def answer_mafa(view: StudyView) -> Answer:
+def answer_mafa(view: StudyView) -> QuestionAnswer:
     """Gains of the arms with GRIT, ECM and S-ITC, and how well their judge chose."""
     arms = view.arms_of("mafa")
-    return Answer(
+    return QuestionAnswer(
         key="mafa",
         title="MAFA: conversion, places, S-ITC",
         question=(
@@ -284,13 +284,13 @@ MOST_MARKED = 6  # the page has as many colours
 MOST_SWAPS = 12
 
 
-def answer_naive(view: StudyView) -> Answer:
+def answer_naive(view: StudyView) -> QuestionAnswer:
     """Rank correlation of the two figures, and the arms that swap."""
     asked = {view.reference, view.ceiling, *view.arms_of("naive")}
     ranked = replace(view.table, arms=[arm for arm in view.table.arms if arm in asked])
     found = {data: ranking_agreement(ranked, data, view.test) for data in view.table.data}
     known = {data: agreement for data, agreement in found.items() if agreement is not None}
-    return Answer(
+    return QuestionAnswer(
         key="naive",
         title="What naive figures hide",
         question="How far do figures that count only the own pair mislead about the ranking of the methods?",
@@ -319,7 +319,7 @@ def _sentences(data: str, found: RankingAgreement) -> list[str]:
     return sentences
 
 
-def _ranking(data: str, found: RankingAgreement) -> Drawing:
+def _ranking(data: str, found: RankingAgreement) -> Chart:
     """The two rankings; arms that swap most clearly stand out."""
     swaps = sorted(found.swaps, key=lambda swap: not swap.clear)
     names = list(dict.fromkeys(arm for swap in swaps for arm in (swap.better, swap.worse)))
@@ -360,12 +360,12 @@ INFORMATION = {
 Item = TypeVar("Item")
 
 
-def answer_srcl(view: StudyView) -> Answer:
+def answer_srcl(view: StudyView) -> QuestionAnswer:
     """Gains of the SRCL arms, their weights, and the information that features keep of negatives."""
     arms = view.arms_of("srcl")
     sentences = gain_sentences(view, arms) or ["This study has no SRCL arm."]
     found = [*gain_plot(view, arms, "SRCL"), *_weights(view, arms), *_curves(view, arms)] if arms else []
-    return Answer(
+    return QuestionAnswer(
         key="srcl",
         title="SRCL: seed, refinement, weights",
         question="Does SRCL need a seed model, does refinement help, and what do its weights do to mutual information?",
@@ -391,9 +391,9 @@ def _information(view: StudyView, arms: Sequence[str]) -> list[str]:
     return sentences
 
 
-def _weights(view: StudyView, arms: Sequence[str]) -> list[Drawing]:
+def _weights(view: StudyView, arms: Sequence[str]) -> list[Chart]:
     """Histograms of the weights of negatives in the last epoch."""
-    found: list[Drawing] = []
+    found: list[Chart] = []
     for data in view.table.data:
         bins = {arm: shares for arm in arms if (shares := view.curves.bins(arm, data, "srcl_weights"))}
         for part in _parts(list(bins), MOST_LINES):
@@ -403,9 +403,9 @@ def _weights(view: StudyView, arms: Sequence[str]) -> list[Drawing]:
     return found
 
 
-def _curves(view: StudyView, arms: Sequence[str]) -> list[Drawing]:
+def _curves(view: StudyView, arms: Sequence[str]) -> list[Chart]:
     """Information over training, the reference beside SRCL."""
-    found: list[Drawing] = []
+    found: list[Chart] = []
     for name, title in INFORMATION.items():
         for data in view.table.data:
             base = view.curves.line(view.reference, data, name)

@@ -8,7 +8,7 @@ from truepair.reports.data import FactGroup, KeyFigure, Plot
 from truepair.reports.page import draw_plot
 
 
-class Drawing(Protocol):
+class Chart(Protocol):
     """A figure of the page."""
 
     @property
@@ -71,7 +71,7 @@ class TextTable:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
+class QuestionAnswer:
     """What a study says to one question.
 
     Attributes:
@@ -87,7 +87,7 @@ class Answer:
     title: str
     question: str
     sentences: Sequence[str]
-    drawings: Sequence[Drawing] = ()
+    drawings: Sequence[Chart] = ()
     tables: Sequence[TextTable] = ()
 
 
@@ -107,6 +107,6 @@ class StudyPage:
     title: str
     summary: str
     key_figures: Sequence[KeyFigure]
-    answers: Sequence[Answer]
+    answers: Sequence[QuestionAnswer]
     tables: Sequence[TextTable]
     facts: Sequence[FactGroup]

@@ -8,7 +8,7 @@ from typing import Any
 from truepair.errors import DataError
 from truepair.evaluation import Estimate
 from truepair.reports.data import KeyFigure
-from truepair.reports.study.data import Answer, TextCell, TextTable
+from truepair.reports.study.data import QuestionAnswer, TextCell, TextTable
 from truepair.reports.study.plots import IntervalPlot
 from truepair.reports.study.view import number, span
 
@@ -40,7 +40,7 @@ def read_detectors(path: Path) -> Mapping[str, Any] | None:
     return found
 
 
-def answer_detectors(found: Mapping[str, Any] | None) -> Answer:
+def answer_detectors(found: Mapping[str, Any] | None) -> QuestionAnswer:
     """How well detectors find the pairs that people took for matches."""
     sentences, drawings, tables = ["This study has no detectors that were compared with human judgements."], [], []
     if found is not None and found["detectors"]:
@@ -53,7 +53,7 @@ def answer_detectors(found: Mapping[str, Any] | None) -> Answer:
         ]
         drawings = [_plot(found)]
         tables = [_table(found)]
-    return Answer(
+    return QuestionAnswer(
         key="detectors",
         title="Detectors against people",
         question="How well do the detectors find the pairs that people took for matches?",

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from truepair.errors import ConfigError, DataError
 from truepair.reports.data import Line
 from truepair.reports.study.data import TextCell
-from truepair.tasks.study.config import Question, QuestionArms
+from truepair.tasks.study.config import QuestionArms, StudyQuestion
 from truepair.tasks.study.ranking import AWARE
 from truepair.tasks.study.statistics import FEWEST, PairedDifference, RecoveredShare, paired_difference, recovered_share
 from truepair.tasks.study.table import StudyTable
@@ -80,7 +80,7 @@ class StudyCurves:
 
 
 # Where the study file names no arms of a question, the terms in their names do.
-TERMS: dict[Question, list[str]] = {
+TERMS: dict[StudyQuestion, list[str]] = {
     "batches": ["*GRIT*"],
     "density": ["*"],
     "srcl": ["*SRCL*"],
@@ -122,7 +122,7 @@ class StudyView:
         tests = self.table.tests
         return MAIN_TEST if MAIN_TEST in tests else tests[0]
 
-    def arms_of(self, question: Question) -> list[str]:
+    def arms_of(self, question: StudyQuestion) -> list[str]:
         """Arms of a question, in the order of the study, without reference and ceiling."""
         asked = self.questions.get(question, QuestionArms())
         patterns = asked.arms or TERMS[question]
@@ -132,7 +132,7 @@ class StudyView:
             if arm not in (self.reference, self.ceiling) and any(fnmatchcase(arm, pattern) for pattern in patterns)
         ]
 
-    def pairs_of(self, question: Question) -> list[tuple[str, str]]:
+    def pairs_of(self, question: StudyQuestion) -> list[tuple[str, str]]:
         """Pairs of arms that a question compares, as far as both were run."""
         asked = self.questions.get(question, QuestionArms())
         known = set(self.table.arms)

@@ -5,9 +5,9 @@ from typing import Any, Literal, Self, get_args, get_origin
 
 from truepair.errors import ConfigError, nearest
 
-Question = Literal["batches", "density", "srcl", "mafa", "naive"]
+StudyQuestion = Literal["batches", "density", "srcl", "mafa", "naive"]
 
-QUESTIONS: tuple[Question, ...] = get_args(Question)
+QUESTIONS: tuple[StudyQuestion, ...] = get_args(StudyQuestion)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Swap:
+class RankSwap:
     """Two arms that stand in one order by the known truth and in the other by the own pair only.
 
     Attributes:
@@ -58,7 +58,7 @@ class RankingAgreement:
     naive: dict[str, float]
     correlation: Estimate
     pairs: int
-    swaps: list[Swap]
+    swaps: list[RankSwap]
     unseen: int
     told: int
     cells: int
@@ -151,12 +151,12 @@ def _largest_block(by_arm: Mapping[str, Mapping[Cell, object]]) -> tuple[list[st
     return max(blocks, key=lambda block: len(block[0]) * len(block[1]))
 
 
-def _compare(first: str, second: str, aware: Mapping[str, Figures], naive: Mapping[str, Figures]) -> Swap:
+def _compare(first: str, second: str, aware: Mapping[str, Figures], naive: Mapping[str, Figures]) -> RankSwap:
     """Two arms, the better by the truth first."""
     by_truth = _difference(aware[first], aware[second])
     if by_truth.mean < 0:
         return _compare(second, first, aware, naive)
-    return Swap(first, second, by_truth, _difference(naive[first], naive[second]))
+    return RankSwap(first, second, by_truth, _difference(naive[first], naive[second]))
 
 
 def _difference(first: Figures, second: Figures) -> PairedDifference:

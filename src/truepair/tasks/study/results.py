@@ -80,7 +80,7 @@ def figures_of(folder: Path) -> dict[str, dict[str, float]]:
     return found
 
 
-def gather(study: str, runs: Iterable[StudyRun], folder: Path) -> int:
+def gather_results(study: str, runs: Iterable[StudyRun], folder: Path) -> int:
     """Write ``results.parquet`` and ``curves.parquet``.
 
     Args:
