@@ -7,14 +7,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.official_ecm import OFFICIAL, official_order, official_zones, positives
 from truepair.objectives.contrastive import Direction, contrastive_loss
-from truepair.objectives.ecm import Connections, ZoneConfig, connect
+from truepair.objectives.ecm import Connections, connect
 from truepair.objectives.itm import hardest_negatives, itm_loss
 
 FOLDER = Path(__file__).parents[1] / "data" / "golden" / "albef_step_1"
 BATCH = load_file(FOLDER / "batch.safetensors")
 RECORD = json.loads((FOLDER / "expected.json").read_text(encoding="utf-8"))
 CONFIG, EXPECTED = RECORD["config"], RECORD["expected"]
+ZONES = official_zones(CONFIG["low_threshold"], CONFIG["high_threshold"])
 IMAGES, TEXTS = BATCH["image_feat"], BATCH["text_feat"]
 
 
@@ -23,8 +25,7 @@ def connections() -> Connections:
     candidates = hardest_negatives(IMAGES @ TEXTS.T / CONFIG["temperature"])
     assert torch.equal(candidates.i2t, BATCH["hard_i2t_top2"])
     assert torch.equal(candidates.t2i, BATCH["hard_t2i_top2"])
-    rules = ZoneConfig.official(CONFIG["low_threshold"], CONFIG["high_threshold"])
-    return connect(candidates, BATCH["cond_score_i2t"], BATCH["cond_score_t2i"], rules)
+    return connect(candidates, BATCH["cond_score_i2t"], BATCH["cond_score_t2i"], ZONES, **OFFICIAL)
 
 
 def test_zones(connections: Connections) -> None:
@@ -40,8 +41,8 @@ def test_itc(connections: Connections, implementation: str, epoch: str, smoothin
         IMAGES,
         TEXTS,
         temperature,
-        rows=Direction(connections.i2t_positives, smoothing),
-        columns=Direction(connections.t2i_positives, smoothing),
+        rows=Direction(positives(connections, "i2t", symmetric=False), smoothing),
+        columns=Direction(positives(connections, "t2i", symmetric=False), smoothing),
         key_gradient=False,
         implementation=implementation,
     ).loss
@@ -52,7 +53,9 @@ def test_itc(connections: Connections, implementation: str, epoch: str, smoothin
 
 def test_order_and_labels_of_itm(connections: Connections) -> None:
     """The recorded logits stand in the official row order; only with it does their loss come out."""
-    labels = connections.pairs.labels[connections.official_order()]
+    labels = connections.pairs.labels[
+        official_order(connections, BATCH["cond_score_i2t"], BATCH["cond_score_t2i"], ZONES)
+    ]
     assert len(labels) == len(BATCH["itm_logits"])
     assert float(itm_loss(BATCH["itm_logits"], labels)) == pytest.approx(EXPECTED["epoch0"]["loss_itm"], rel=1e-6)
 

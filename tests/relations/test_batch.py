@@ -8,20 +8,21 @@ from hypothesis import strategies as st
 from truepair.errors import ConfigError
 from truepair.objectives.contrastive import Direction, contrastive_loss
 from truepair.relations.actions import Action, Keep, Mask, Relabel, Reweight, Skip, Smooth
-from truepair.relations.batch import BatchRelations, Rule
-from truepair.relations.detectors import Detection, GuideSimilarity, SameCaption, SameImage, Signals
+from truepair.relations.batch import BatchRelations
+from truepair.relations.detectors import GuideSimilarity, SameCaption, SameImage, Signals
 from truepair.relations.pairs import PairSet
+from truepair.relations.rules import Rule, apply_rules
 
 
 def batch(size: int, symmetric: bool = True) -> BatchRelations:
-    return BatchRelations(torch.arange(size), torch.arange(size), (), symmetric)
+    return BatchRelations(size, (), symmetric)
 
 
-def found(cells: list[tuple[int, int]], size: int, score: float = 1.0, sides: str = "both") -> Detection:
+def found(cells: list[tuple[int, int]], size: int, score: float = 1.0, sides: str = "both") -> PairSet:
     index = torch.tensor(cells, dtype=torch.long).reshape(-1, 2)
-    pairs = PairSet(index[:, 0], index[:, 1], torch.full((len(cells),), score), (size, size))
     every = torch.ones(len(cells), dtype=torch.bool)
-    return Detection("test", pairs, every & (sides != "text"), every & (sides != "image"))
+    sides_of = (every & (sides != "text"), every & (sides != "image")) if sides != "both" else (None, None)
+    return PairSet(index[:, 0], index[:, 1], torch.full((len(cells),), score), (size, size), *sides_of)
 
 
 NAN = math.nan
@@ -40,7 +41,7 @@ CONSEQUENCES = {
 @pytest.mark.parametrize("action", CONSEQUENCES, ids=lambda action: repr(action))
 def test_what_each_action_does(action: Action) -> None:
     share, weight, allowed, match = CONSEQUENCES[action]
-    relations = batch(3).adding(found([(0, 2)], 3, score=0.6), action)
+    relations = batch(3).adding("test", found([(0, 2)], 3, score=0.6), action)
     for side, cell in (("i2t", (0, 2)), ("t2i", (2, 0))):
         wanted = torch.eye(3)
         wanted[cell] = share
@@ -64,7 +65,7 @@ def test_first_rule_wins() -> None:
     signals = Signals(
         image_ids=torch.tensor([1, 1, 2]), caption_ids=torch.arange(3), caption_keys=torch.tensor([5, 5, 5])
     )
-    relations = BatchRelations.detect(signals, [Rule(SameImage(), Relabel()), Rule(SameCaption(), Mask())])
+    relations = apply_rules([Rule(SameImage(), Relabel()), Rule(SameCaption(), Mask())], signals)
     assert relations.positives("i2t").dense().tolist() == [[1, 1, 0], [1, 1, 0], [0, 0, 1]]
     assert relations.weights("i2t").dense(fill=7).tolist() == [[7, 7, 0], [7, 7, 0], [0, 0, 7]]
     assert not relations.allowed().any()
@@ -72,14 +73,14 @@ def test_first_rule_wins() -> None:
 
 
 def test_own_pairs_stay_positive_whatever_is_found() -> None:
-    relations = batch(2).adding(found([(0, 0), (1, 1), (0, 1)], 2), Mask())
+    relations = batch(2).adding("test", found([(0, 0), (1, 1), (0, 1)], 2), Mask())
     assert relations.positives("i2t").dense().tolist() == [[1, 0], [0, 1]]
     assert relations.weights("i2t").dense(fill=7).tolist() == [[7, 0], [7, 7]]
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_one_sided_findings(symmetric: bool) -> None:
-    relations = batch(3, symmetric).adding(found([(0, 1)], 3, sides="text"), Relabel())
+    relations = batch(3, symmetric).adding("test", found([(0, 1)], 3, sides="text"), Relabel())
     assert relations.positives("t2i").dense()[1, 0] == 1
     assert relations.positives("i2t").dense()[0, 1] == (1 if symmetric else 0)
     assert len(relations.matches()) == 1  # in ITM it is a match in any case
@@ -95,7 +96,8 @@ def test_a_pair_is_never_both_positive_and_negative(size: int, seed: int, symmet
         chosen = torch.rand(size, size, generator=generator) < 0.25
         sides = torch.rand(2, int(chosen.sum()), generator=generator) < 0.5
         pairs = PairSet.from_dense(torch.rand(size, size, generator=generator), where=chosen)
-        relations = relations.adding(Detection("test", pairs, sides[0], sides[1] | ~sides[0]), action)
+        found_pairs = PairSet(pairs.rows, pairs.columns, pairs.values, pairs.shape, sides[0], sides[1] | ~sides[0])
+        relations = relations.adding("test", found_pairs, action)
     for side in ("i2t", "t2i"):
         assert not (relations.positives(side).mask() & relations.weights(side).mask()).any()
         torch.testing.assert_close(relations.positives(side).normalised().row_sums(), torch.ones(size))
@@ -111,14 +113,14 @@ def test_a_pair_is_never_both_positive_and_negative(size: int, seed: int, symmet
 
 def test_guide_masks_what_it_finds() -> None:
     guide = torch.nn.functional.normalize(torch.tensor([[1.0, 0.1], [1.0, 0.0], [0.0, 1.0]]), dim=1)
-    signals = Signals(image_ids=torch.arange(3), caption_ids=torch.arange(3), guide_images=guide, guide_texts=guide)
-    relations = BatchRelations.detect(signals, [Rule(GuideSimilarity(margin=0.05), Mask())])
+    signals = Signals(image_ids=torch.arange(3), caption_ids=torch.arange(3), guide=(guide, guide))
+    relations = apply_rules([Rule(GuideSimilarity(margin=0.05), Mask())], signals)
     assert relations.weights("i2t").dense(fill=1).tolist() == [[1, 0, 1], [0, 1, 1], [1, 1, 1]]
 
 
-def test_detection_of_another_batch_says_so() -> None:
+def test_a_finding_of_another_batch_says_so() -> None:
     with pytest.raises(ValueError, match="shape"):
-        batch(3).adding(found([(0, 1)], 4), Mask())
+        batch(3).adding("test", found([(0, 1)], 4), Mask())
 
 
 def test_wrong_options_say_so() -> None:

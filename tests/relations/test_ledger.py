@@ -2,30 +2,33 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import duckdb
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from truepair.errors import DataError
-from truepair.relations.actions import Mask, Relabel
-from truepair.relations.batch import BatchRelations, Rule
-from truepair.relations.detectors import RecordedVerdict, SameCaption, SameImage, Signals
-from truepair.relations.ledger import SCHEMA, Ledger, VerdictIndex, merge_ledger, read_ledger, read_verdicts
+from truepair.relations.actions import Relabel
+from truepair.relations.detectors import Recorded, Signals
+from truepair.relations.ledger import SCHEMA, Ledger, VerdictIndex, people_of, read_ledger, read_verdicts
+from truepair.relations.rules import Rule, apply_rules
 
 
 def write(
-    ledger: Ledger, images: list[int], captions: list[int], score: float = 0.9, epoch: int = 0, detector: str = "con_d"
+    ledger: Ledger, images: list[int], captions: list[int], score: float = 0.9, epoch: int = 0, judge: str = "judge:a"
 ) -> None:
     ledger.record(
         torch.tensor(images),
         torch.tensor(captions),
         torch.full((len(images),), score),
-        detector=detector,
-        action="relabel",
+        judge=judge,
         epoch=epoch,
     )
 
@@ -37,8 +40,8 @@ def test_what_goes_in_comes_out(tmp_path: Path) -> None:
     table = read_ledger(tmp_path / "ledger")
     assert table.schema == SCHEMA
     assert table.to_pylist() == [
-        {"image_id": 3, "caption_id": 8, "detector": "con_d", "score": 0.25, "action": "relabel", "epoch": 4},
-        {"image_id": 2**62 + 1, "caption_id": 7, "detector": "con_d", "score": 0.25, "action": "relabel", "epoch": 4},
+        {"image_id": 3, "caption_id": 8, "judge": "judge:a", "probability": 0.25, "epoch": 4, "time": None},
+        {"image_id": 2**62 + 1, "caption_id": 7, "judge": "judge:a", "probability": 0.25, "epoch": 4, "time": None},
     ]
 
 
@@ -55,8 +58,8 @@ def test_pandas_and_duckdb_read_the_parts(tmp_path: Path) -> None:
     with Ledger(tmp_path) as ledger:
         write(ledger, [1, 2], [3, 4])
     assert pd.read_parquet(tmp_path)["image_id"].tolist() == [1, 2]
-    rows = duckdb.sql(f"select image_id, action from '{tmp_path}/*.parquet' order by image_id").fetchall()
-    assert rows == [(1, "relabel"), (2, "relabel")]
+    rows = duckdb.sql(f"select image_id, judge from '{tmp_path}/*.parquet' order by image_id").fetchall()
+    assert rows == [(1, "judge:a"), (2, "judge:a")]
 
 
 def test_ranks_and_parts_are_merged_and_the_latest_verdict_counts(tmp_path: Path) -> None:
@@ -65,12 +68,12 @@ def test_ranks_and_parts_are_merged_and_the_latest_verdict_counts(tmp_path: Path
             write(ledger, [1], [1], score, epoch)
             ledger.flush()
             write(ledger, [1], [1], score / 10, epoch)
-            write(ledger, [1], [1], 0.7, epoch, detector="guide")
+            write(ledger, [1], [1], 0.7, epoch, judge="judge:b")
             write(ledger, [10 + rank], [1])
     table = read_ledger(tmp_path)
-    scores = {(r["image_id"], r["detector"]): round(r["score"], 4) for r in table.to_pylist()}
-    assert scores == {(1, "con_d"): 0.01, (1, "guide"): 0.7, (10, "con_d"): 0.9, (11, "con_d"): 0.9}
-    merge_ledger(tmp_path, tmp_path / "merged.parquet")
+    scores = {(r["image_id"], r["judge"]): round(r["probability"], 4) for r in table.to_pylist()}
+    assert scores == {(1, "judge:a"): 0.01, (1, "judge:b"): 0.7, (10, "judge:a"): 0.9, (11, "judge:a"): 0.9}
+    pq.write_table(table, tmp_path / "merged.parquet")
     assert read_ledger(tmp_path / "merged.parquet").equals(table)
     assert read_ledger(tmp_path).equals(table)  # the merged file beside the parts is not a part
 
@@ -135,7 +138,7 @@ import os, torch
 from truepair.relations.ledger import Ledger
 ledger = Ledger({str(tmp_path)!r}, rows_per_part=10)
 for step in range(10**6):
-    ledger.record(torch.arange(10) + 10 * step, torch.arange(10), torch.ones(10), detector="d", action="mask", epoch=0)
+    ledger.record(torch.arange(10) + 10 * step, torch.arange(10), torch.ones(10), judge="d", epoch=0)
     if step == 20:
         os.kill(os.getpid(), 9)
 """
@@ -158,17 +161,95 @@ def test_broken_or_missing_ledgers_say_so(tmp_path: Path) -> None:
 
 
 def test_a_later_run_uses_the_verdicts(tmp_path: Path) -> None:
-    signals = Signals(
-        image_ids=torch.tensor([5, 6, 5]), caption_ids=torch.tensor([1, 2, 3]), caption_keys=torch.tensor([8, 9, 9])
-    )
-    relations = BatchRelations.detect(signals, [Rule(SameImage(), Relabel()), Rule(SameCaption(), Mask())])
     with Ledger(tmp_path) as ledger:
-        relations.record(ledger, epoch=0, detectors=["same_image"])
-        relations.record(ledger, epoch=1)
+        write(ledger, [5], [3], 0.9)
+        write(ledger, [7], [9], 0.3)
+    batch = Signals(image_ids=torch.tensor([7, 5]), caption_ids=torch.tensor([3, 9]))
+    rules = [Rule(Recorded("match", 0.2, 0.8, ledger=str(tmp_path)), Relabel())]
+    assert apply_rules(rules, batch).positives("i2t").dense().tolist() == [[1, 0], [1, 1]]  # caption 3, image 5
+    rules = [Rule(Recorded("doubtful", 0.2, 0.8, ledger=str(tmp_path)), Relabel())]
+    assert apply_rules(rules, batch).positives("i2t").dense().tolist() == [[1, 1], [0, 1]]
+
+
+def test_a_verdict_is_written_once_if_asked_even_after_a_crash(tmp_path: Path) -> None:
+    def record(ledger: Ledger, *images: int) -> None:
+        ids = torch.tensor(images)
+        ledger.record(ids, ids, torch.full((len(ids),), 0.5), judge="judge:a", once=True)
+
+    ledger = Ledger(tmp_path)
+    record(ledger, 1, 2, 2, 1)
+    record(ledger, 2, 3)
+    state = ledger.state_dict()
+    record(ledger, 4)
+    ledger.flush()
+    resumed = Ledger(tmp_path)
+    resumed.load_state_dict(state)
+    for _ in range(3):
+        record(resumed, 3, 4, 5)
+    resumed.flush()
+    assert read_verdicts(tmp_path)["image_id"].to_pylist() == [1, 2, 3, 4, 5]
+    other = torch.tensor([1])
+    resumed.record(other, other, torch.tensor([0.1]), judge="judge:b", once=True)  # another judge, another verdict
+    resumed.flush()
+    assert len(read_verdicts(tmp_path)) == 6
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.lists(st.integers(0, 30), max_size=12), max_size=12))
+def test_once_is_once_over_any_batches(batches: list[list[int]]) -> None:
+    with TemporaryDirectory() as folder:
+        with Ledger(folder) as ledger:
+            for batch in batches:
+                ids = torch.tensor(batch, dtype=torch.long)
+                ledger.record(ids, ids + 1, torch.ones(len(ids)), judge="judge:a", once=True)
+        if any(batches):
+            written = read_verdicts(folder)["image_id"].to_pylist()
+            assert written == list(dict.fromkeys(image for batch in batches for image in batch))
+
+
+def test_what_was_read_from_a_ledger_is_noted_once_under_its_own_judge(tmp_path: Path) -> None:
+    index = VerdictIndex(
+        np.array([5, 6, 7]),
+        np.array([1, 1, 2]),
+        np.array([0.9, 0.2, 0.4]),
+        np.array([0, 1, 0]),
+        ["mined:a", "person:b"],
+    )
+    with Ledger(tmp_path) as ledger:
+        for epoch in range(3):
+            index.record(ledger, torch.tensor([5, 6, 8]), torch.tensor([3, 4, 1]), epoch)
+    rows = [
+        (row["image_id"], row["caption_id"], row["judge"], row["epoch"]) for row in read_verdicts(tmp_path).to_pylist()
+    ]
+    assert rows == [(5, 1, "mined:a", 0), (6, 1, "person:b", 0)]
+
+
+def test_a_person_overrides_every_judge(tmp_path: Path) -> None:
+    with Ledger(tmp_path) as ledger:
+        write(ledger, [1, 2], [1, 1], 0.0, judge="person:ann")
+        write(ledger, [1, 3], [1, 1], 0.9, epoch=7)
+    index = VerdictIndex.from_table(read_ledger(tmp_path))
+    found = index.within(torch.tensor([1, 2, 3]), torch.tensor([1, 9, 9]))
+    values = dict(zip(found.rows.tolist(), found.values.tolist(), strict=True))
+    assert values == {0: 0.0, 1: 0.0, 2: pytest.approx(0.9)}
+    assert len(people_of(tmp_path)) == 2
+
+
+def test_a_ledger_of_the_first_edition_is_read_as_what_it_says_of_probabilities(tmp_path: Path) -> None:
+    rows = [
+        {"image_id": 1, "caption_id": 2, "detector": "con_d:ab", "score": 0.9, "action": "relabel", "epoch": 1},
+        {"image_id": 1, "caption_id": 3, "detector": "con_d:ab", "score": 0.1, "action": "keep", "epoch": 1},
+        {"image_id": 1, "caption_id": 4, "detector": "mined:cd", "score": 0.3, "action": "swap", "epoch": 0},
+        {"image_id": 1, "caption_id": 5, "detector": "same_image", "score": 1.0, "action": "relabel", "epoch": 1},
+        {"image_id": 1, "caption_id": 2, "detector": "recorded", "score": 0.9, "action": "relabel", "epoch": 1},
+    ]
+    types = {"image_id": pa.int64(), "caption_id": pa.int64(), "score": pa.float32(), "epoch": pa.int32()}
+    names = list(rows[0])
+    schema = pa.schema([(name, types.get(name, pa.string())) for name in names])
+    pq.write_table(pa.Table.from_pylist(rows, schema), tmp_path / "verdicts-r00000-000000.parquet")
+    with Ledger(tmp_path) as ledger:
+        write(ledger, [9], [9], 0.5)  # and goes on in the new form
     table = read_ledger(tmp_path)
-    assert sorted(table["action"].to_pylist()) == ["mask", "mask", "relabel", "relabel"]
-    index = VerdictIndex.from_table(table, actions=["relabel"])
-    other_batch = Signals(image_ids=torch.tensor([7, 5]), caption_ids=torch.tensor([3, 9]))
-    later = BatchRelations.detect(other_batch, [Rule(RecordedVerdict(index), Relabel())])
-    assert later.positives("i2t").dense().tolist() == [[1, 0], [1, 1]]  # caption 3 is true of image 5
-    assert len(VerdictIndex.from_table(table, detectors=["same_caption"], actions=["relabel"])) == 0
+    assert table.schema == SCHEMA
+    found = {(row["caption_id"], row["judge"]): round(row["probability"], 3) for row in table.to_pylist()}
+    assert found == {(2, "judge:ab"): 0.9, (3, "judge:ab"): 0.1, (4, "mined:cd"): 0.3, (9, "judge:a"): 0.5}

@@ -16,23 +16,24 @@ from truepair.engine.distributed.accelerator import sharding_plugin
 from truepair.errors import CheckpointError, ConfigError
 from truepair.evaluation.truth import ConversionTruth, PairTruth
 from truepair.judges.base import Judge, JudgeInputs
-from truepair.judges.dual import open_dual_encoder
+from truepair.judges.dual import open_feature_reader
 from truepair.judges.open import check_coverage, open_judge
 from truepair.methods.caches import StateCaches
-from truepair.methods.ecm import ConnectionMiner, EcmConfig
-from truepair.methods.encode import MicroBatches, Towers
+from truepair.methods.ecm import Ecm, EcmConfig
+from truepair.methods.encode import BatchEncoder, MicroBatches
+from truepair.methods.frozen import FrozenMeans, FrozenModel, FrozenOnPlain, frozen_model
 from truepair.methods.momentum import MomentumModel
 from truepair.methods.recipe import PretrainRecipe
-from truepair.methods.reference import EncoderReference, PlainReference, ReferenceModel, albef_reference
-from truepair.methods.rules import ENCODERS, Relator
-from truepair.methods.srcl import Regulator
-from truepair.methods.step import PretrainStep, StepParts
+from truepair.methods.rules import ENCODERS, RuleSet
+from truepair.methods.srcl import SrclWeights
+from truepair.methods.step import PretrainStep
 from truepair.methods.student import Say, build_preprocessing, require_same_tokenizer
 from truepair.models.checkpoints.load import load_albef
 from truepair.models.encoders.frozen_images import ImageStates
 from truepair.models.encoders.images import image_transform, pixel_statistics, resize_images
 from truepair.models.fusion.albef import AlbefModel
 from truepair.objectives.mlm import TokenMasker
+from truepair.relations.detectors import Judged
 from truepair.relations.ledger import Ledger
 from truepair.sampling.ranks import Ranks
 
@@ -83,9 +84,29 @@ class StepBuilder:
             TruepairError: A model that the recipe names is missing, damaged or does not fit.
             ConfigError: MLM is asked for with a tokenizer that has no mask token.
         """
-        towers = self._towers(self.model, self.caches, self.image_cache)
-        seed = self.recipe.loop.seed
-        return PretrainStep(self.model, towers, self._masker(), self.recipe.objectives, self._parts(towers), seed=seed)
+        recipe, ranks = self.recipe, self.ranks
+        srcl, relations = recipe.srcl, recipe.relations
+        encoder = self._encoder(self.model, self.caches, self.image_cache)
+        truth = PairTruth.from_table(self.table)
+        # Every rank knows the verdicts on all pairs; one writes them.
+        ledger = Ledger(self.run_folder / "ledger") if relations.ledger and ranks.rank == 0 else None
+        rules = self._rules()
+        counts_matches = truth is not None and (recipe.ecm is not None or relations.finds)
+        return PretrainStep(
+            self.model,
+            encoder,
+            recipe.objectives,
+            rules,
+            masker=self._masker(),
+            ecm=None if recipe.ecm is None else self._ecm(recipe.ecm, encoder, rules, ledger),
+            srcl=None if srcl is None else SrclWeights(srcl, self._frozen_model(srcl.seed_model)),
+            momentum=None if recipe.momentum is None else MomentumModel(encoder, recipe.momentum, len(self.table)),
+            guide=self._frozen_model(relations.guide_model),
+            ledger=ledger,
+            truth=truth,
+            conversions=ConversionTruth(truth) if truth is not None and counts_matches else None,
+            seed=recipe.loop.seed,
+        )
 
     def _masker(self) -> TokenMasker | None:
         """What hides tokens for MLM, where there is any."""
@@ -97,45 +118,44 @@ class StepBuilder:
         vocabulary = self.model.config.vocab_size
         return TokenMasker(tokenizer.mask_token_id, tokenizer.all_special_ids, vocabulary, mlm.masking)
 
-    def _parts(self, towers: Towers) -> StepParts:
-        recipe = self.recipe
-        truth, labels = PairTruth.from_table(self.table), concept_labels(self.table)
-        srcl, relations = recipe.srcl, recipe.relations
-        relator = Relator(relations, None if labels is None else torch.from_numpy(labels))
-        caption_ids = np.fromiter((number for of_row in self.table.rows["caption_ids"] for number in of_row), np.int64)
-        for line in relator.recorded(np.asarray(self.table.rows["image_id"], np.int64), caption_ids):
-            self.say(line)
-        return StepParts(
-            relator=relator,
-            miner=self._miner(towers),
-            regulator=None if srcl is None else Regulator(srcl, self._reference(srcl.seed_model)),
-            momentum=None if recipe.momentum is None else MomentumModel(towers, recipe.momentum, len(self.table)),
-            guide=self._reference(relations.guide_model),
-            # Every rank knows the verdicts on all pairs; one writes them.
-            ledger=Ledger(self.run_folder / "ledger") if relations.ledger and self.ranks.rank == 0 else None,
-            truth=truth,
-            found=ConversionTruth(truth) if truth is not None and (recipe.ecm is not None or relations.finds) else None,
-        )
+    def _rules(self) -> RuleSet:
+        """The rules of the recipe, and those of a judge that is asked about all pairs; says what ledgers hold."""
+        labels = concept_labels(self.table)
+        groups = None if labels is None else torch.from_numpy(labels)
+        more = [] if self.recipe.ecm is None else self.recipe.ecm.rules()
+        rules = RuleSet(self.recipe.relations, more, groups)
+        if rules.indices:
+            ids = (number for of_row in self.table.rows["caption_ids"] for number in of_row)
+            for line in rules.about(np.asarray(self.table.rows["image_id"], np.int64), np.fromiter(ids, np.int64)):
+                self.say(line)
+        return rules
 
-    def _miner(self, towers: Towers) -> ConnectionMiner | None:
-        ecm = self.recipe.ecm
-        if ecm is None:
-            return None
+    def _ecm(self, config: EcmConfig, encoder: BatchEncoder, rules: RuleSet, ledger: Ledger | None) -> Ecm:
+        """The judge of the batches."""
         inputs = JudgeInputs(
             table=self.table,
             preprocessing=build_preprocessing(self.recipe, self.collator.tokenizer),
             model=self.model,
-            image_cache=towers.image_cache,
-            caption_cache=towers.caption_cache,
+            image_cache=encoder.image_cache,
+            caption_cache=encoder.caption_cache,
             pooled=self.recipe.model.pool_images,
         )
-        judge = open_judge(ecm.discriminator, inputs, self.device)
-        self._check_coverage(judge, ecm)
-        return ConnectionMiner(ecm, judge, rank=self.ranks.rank, ranks=self.ranks.count)
+        judge = open_judge(config.judge, inputs, self.device)
+        self._check_coverage(judge, config)
+        lows = [rule.detector.low for rule in rules.rules if isinstance(rule.detector, Judged)]
+        return Ecm(
+            config,
+            judge,
+            rank=self.ranks.rank,
+            ranks=self.ranks.count,
+            people=rules.people,
+            ledger=ledger,
+            least=min([config.zones.low, *lows]),
+        )
 
     def _check_coverage(self, judge: Judge, ecm: EcmConfig) -> None:
         """Say aloud when a judge would convert next to nothing. The evidence judge knows nothing of own pairs."""
-        config = ecm.discriminator
+        config = ecm.judge
         if config.kind == "evidence":
             return
         pixels = config.view == "batch"
@@ -147,14 +167,14 @@ class StepBuilder:
         )
         self.say(found.warning or f"{judge.name} passes {found.share:.0%} of known pairs at {found.high:g}")
 
-    def _reference(self, checkpoint: str | None) -> ReferenceModel | None:
+    def _frozen_model(self, checkpoint: str | None) -> FrozenModel | None:
         """The frozen dual encoder of a checkpoint: one of ours on the student's batches, others on plain images."""
         if checkpoint is None:
             return None
         if checkpoint == ENCODERS:
-            return EncoderReference()
+            return FrozenMeans()
         if not Path(checkpoint, PREPROCESSING_FILE).exists():
-            return PlainReference(open_dual_encoder(checkpoint, self.table, self.device))
+            return FrozenOnPlain(open_feature_reader(checkpoint, self.table, self.device))
         own, model = Preprocessing.load(Path(checkpoint)), load_albef(checkpoint)
         require_same_tokenizer(checkpoint, own.tokenizer, self.collator.tokenizer)
         resize_images(model, self.recipe.data.transform.size)
@@ -163,11 +183,11 @@ class StepBuilder:
         table, states = caches.images(self.table)
         if len(table) != len(self.table):
             raise CheckpointError(f"{checkpoint} could not read all training images; see the lines above")
-        return albef_reference(self._towers(model, caches, states))
+        return frozen_model(self._encoder(model, caches, states))
 
     def _require_same_pixels(self, checkpoint: str, own: TransformConfig, model: AlbefModel) -> None:
-        """Refuse a reference that would read pixel values of another scale than it was trained on."""
-        reads = model if self.recipe.model.cache_images else self.model  # a cache is made for the reference itself
+        """Refuse a frozen model that would read pixel values of another scale than it was trained on."""
+        reads = model if self.recipe.model.cache_images else self.model  # a cache is made for the frozen model itself
         given = pixel_statistics(self.recipe.data.transform, reads.image_encoder)
         if given != pixel_statistics(own, model.image_encoder):
             raise CheckpointError(
@@ -175,13 +195,13 @@ class StepBuilder:
                 "own, or where that is 'encoder', give a model with this run's image encoder"
             )
 
-    def _towers(self, model: AlbefModel, caches: StateCaches, image_cache: ImageStates | None) -> Towers:
+    def _encoder(self, model: AlbefModel, caches: StateCaches, image_cache: ImageStates | None) -> BatchEncoder:
+        """Encodes batches with a model whose towers are frozen and cached as the recipe says."""
         config = self.recipe.model
+        model.freeze(image=config.freeze_image, text=config.freeze_text)
         captions = (caption for captions in self.table.values("captions") for caption in captions)
-        return Towers(
+        return BatchEncoder(
             model,
-            freeze_image=config.freeze_image,
-            freeze_text=config.freeze_text,
             image_cache=image_cache,
             caption_cache=caches.captions(captions),
             seed=self.recipe.loop.seed,

@@ -9,14 +9,14 @@ from torch import Tensor, nn
 
 from truepair.engine.distributed.gathering import gather
 from truepair.errors import ConfigError
-from truepair.methods.encode import StepView, Towers
+from truepair.methods.encode import EncodedBatch, BatchEncoder
 from truepair.methods.srcl import of_rows
-from truepair.models.fusion.albef import AlbefModel
+from truepair.models.dual.base import DualEncoder, FusionModel
 from truepair.objectives.contrastive import Direction, contrastive_loss
 from truepair.objectives.momentum import FeatureQueue, momentum_targets
 from truepair.objectives.srcl import Regulation
-from truepair.relations.batch import SIDES, BatchRelations, Side
-from truepair.relations.pairs import PairSet
+from truepair.relations.batch import BatchRelations
+from truepair.relations.pairs import SIDES, PairSet, Side
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,7 @@ class MomentumConfig:
             raise ConfigError("momentum.distillation lies between 0 and 1; queue_size and ramp_epochs are not negative")
 
 
-class MomentumView(NamedTuple):
+class MomentumFeatures(NamedTuple):
     """A batch as the momentum model sees it.
 
     Attributes:
@@ -62,25 +62,25 @@ class MomentumModel(nn.Module):
     """A copy of the student that follows it slowly, and the features of the pairs it saw last.
 
     Parameters that are not trained are shared with the student, not copied; running statistics of batch norm are the
-    student's of the info, since this model, always in evaluation mode, gathers none.
+    student's at each step, since this model, always in evaluation mode, gathers none.
 
     Args:
-        towers: The student's; the copy reads the same caches.
+        encoder: The student's; the copy reads the same caches.
         config: How slow, how large a queue, how much distillation.
         seen: Training pairs; the queue holds half of them at most, so that no pair meets itself.
     """
 
-    def __init__(self, towers: Towers, config: MomentumConfig, seen: int) -> None:
+    def __init__(self, encoder: BatchEncoder, config: MomentumConfig, seen: int) -> None:
         super().__init__()
-        student = towers.model
+        student = encoder.model
         frozen = {id(parameter): parameter for parameter in student.parameters() if not parameter.requires_grad}
-        self.model: AlbefModel = copy.deepcopy(student, frozen)
+        self.model: DualEncoder = copy.deepcopy(student, frozen)
         self.model.requires_grad_(False)
         # `deepcopy` leaves the shared parameters those of the student; they are frozen there too.
-        self.towers = towers.of_copy(self.model)
+        self.encoder = encoder.of_copy(self.model)
         self.config = config
         size = min(config.queue_size, seen // 2)
-        self.queue = FeatureQueue(size, student.config.embed_dim) if size else None
+        self.queue = FeatureQueue(size, student.embed_dim) if size else None
         self._student = (student,)  # in a tuple: not a submodule of this one
 
     def train(self, mode: bool = True) -> Self:
@@ -94,20 +94,20 @@ class MomentumModel(nn.Module):
             if own is not theirs:
                 own.lerp_(theirs, 1.0 - self.config.decay)
 
-    def alpha(self, view: StepView) -> float:
-        """Weight of the soft targets at this info."""
-        ramp = self.config.ramp_epochs * view.info.steps_per_epoch
-        share = min(1.0, view.info.step / ramp) if ramp else 1.0
+    def alpha(self, encoded: EncodedBatch) -> float:
+        """Weight of the soft targets at this step."""
+        ramp = self.config.ramp_epochs * encoded.info.steps_per_epoch
+        share = min(1.0, encoded.info.step / ramp) if ramp else 1.0
         return self.config.distillation * share
 
     @torch.no_grad()
-    def see(self, view: StepView) -> MomentumView:
+    def encode(self, encoded: EncodedBatch) -> MomentumFeatures:
         """Encode the batch."""
         for own, theirs in zip(self.model.buffers(), self._student[0].buffers(), strict=True):
             own.copy_(theirs)
-        image_states, images = self.towers.encode_images(view.local, view.info.epoch)
-        text = self.towers.encode_text(view.local)
-        return MomentumView(image_states, gather(images), gather(text.feature))
+        image_states, images = self.encoder.encode_images(encoded.local, encoded.info.epoch)
+        text = self.encoder.encode_texts(encoded.local)
+        return MomentumFeatures(image_states, gather(images), gather(text.features))
 
     @torch.no_grad()
     def token_logits(
@@ -122,14 +122,15 @@ class MomentumModel(nn.Module):
             images: Image of each row [R], below n.
             predicted: Where the P tokens are, bool [R, L].
         """
-        states = self.towers.text_states(masked_ids, mask)
+        assert isinstance(self.model, FusionModel), "the student fuses, so its copy does"
+        states = self.model.text_states(masked_ids, mask)
         keys_values = self.model.image_keys_values(image_states)
         return self.model.predict_tokens(self.model.fuse(states, mask, keys_values, images), predicted)
 
     def itc_loss(
         self,
-        view: StepView,
-        seen: MomentumView,
+        encoded: EncodedBatch,
+        features: MomentumFeatures,
         relations: BatchRelations,
         smoothing: float,
         regulation: Regulation | None = None,
@@ -141,23 +142,23 @@ class MomentumModel(nn.Module):
         """
         halves = []
         for side in SIDES:
-            direction, keys = self._candidates(view, seen, side, relations, smoothing)
+            direction, keys = self._candidates(encoded, features, side, relations, smoothing)
             half = contrastive_loss(
-                (view.image_features if side == "i2t" else view.text_features)[view.own],  # [b, E]
+                (encoded.image_features if side == "i2t" else encoded.text_features)[encoded.own],  # [b, E]
                 keys,
-                view.temperature,
+                encoded.temperature,
                 rows=direction,
-                regulation=None if regulation is None else of_rows(regulation, view.own, transposed=side == "t2i"),
+                regulation=None if regulation is None else of_rows(regulation, encoded.own, transposed=side == "t2i"),
                 symmetric=False,
             )
             halves.append(half.loss)
         return torch.stack(halves).mean()
 
-    def remember(self, view: StepView, seen: MomentumView) -> None:
+    def remember(self, encoded: EncodedBatch, features: MomentumFeatures) -> None:
         """Put the batch's momentum features into the queue; what is not a number (a broken image) becomes 0."""
         if self.queue is not None:
-            images, texts = seen.images.nan_to_num(), seen.texts.nan_to_num()
-            self.queue.enqueue(images, texts, view.batch.image_id, view.batch.caption_key)
+            images, texts = features.images.nan_to_num(), features.texts.nan_to_num()
+            self.queue.enqueue(images, texts, encoded.batch.image_id, encoded.batch.caption_key)
 
     def tensors(self) -> dict[str, Tensor]:
         """What is this model's own: parameters that moved away from the student's, and the queue."""
@@ -166,21 +167,21 @@ class MomentumModel(nn.Module):
         return own if self.queue is None else own | {f"queue.{name}": v for name, v in self.queue.named_buffers()}
 
     def _candidates(
-        self, view: StepView, seen: MomentumView, side: Side, relations: BatchRelations, smoothing: float
+        self, encoded: EncodedBatch, features: MomentumFeatures, side: Side, relations: BatchRelations, smoothing: float
     ) -> tuple[Direction, Tensor]:
         """Targets and weights of this rank's anchors of one side, and their candidates [B + F, E]."""
         images_ask = side == "i2t"
-        anchors, keys = (seen.images, seen.texts) if images_ask else (seen.texts, seen.images)  # [B, E]
+        anchors, keys = (features.images, features.texts) if images_ask else (features.texts, features.images)  # [B, E]
         positives, weights = relations.positives(side), relations.weights(side)
         if self.queue is not None and len(self.queue):
             keys = torch.cat([keys, self.queue.features("texts" if images_ask else "images")])  # [B + F, E]
-            queued = self.queue.positives(view.batch.image_id, view.batch.caption_key)
-            positives = PairSet.union(positives.widened(len(keys)), queued.where(queued.columns >= view.size))
+            queued = self.queue.positives(encoded.batch.image_id, encoded.batch.caption_key)
+            positives = PairSet.union(positives.widened(len(keys)), queued.where(queued.columns >= encoded.size))
             weights = weights.widened(len(keys))
-        rows = (view.own.start, view.own.stop)
-        positives, alpha = positives.of_rows(*rows), self.alpha(view)
+        rows = (encoded.own.start, encoded.own.stop)
+        positives, alpha = positives.of_rows(*rows), self.alpha(encoded)
         soft = None
         if alpha:
             with torch.autocast(keys.device.type, enabled=False):
-                soft = momentum_targets(anchors[view.own], keys, view.temperature.detach(), positives, alpha)
+                soft = momentum_targets(anchors[encoded.own], keys, encoded.temperature.detach(), positives, alpha)
         return Direction(positives, smoothing, soft, weights.of_rows(*rows)), keys

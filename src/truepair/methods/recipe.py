@@ -13,6 +13,7 @@ from truepair.methods.momentum import MomentumConfig
 from truepair.methods.rules import RelationsConfig
 from truepair.methods.srcl import SrclConfig
 from truepair.methods.step import ItmConfig, MlmConfig, ObjectivesConfig
+from truepair.relations.detectors import Judged, MomentumSimilarity
 from truepair.sampling.batches import SamplerConfig
 
 
@@ -96,7 +97,7 @@ class PretrainRecipe:
         sampler: who meets in a batch.
         objectives: what a step trains.
         relations: which pairs are known or suspected to match, and what becomes of them.
-        ecm: conversion of false negatives that a discriminator finds (MAFA); absent for none.
+        ecm: conversion of false negatives that a judge finds in the batch (MAFA); absent for none.
         srcl: regulation of the negatives by similarity (SRCL); absent for none.
         momentum: momentum model, queue and distillation (ALBEF); absent for none.
         optimizer: how the weights move.
@@ -125,20 +126,19 @@ class PretrainRecipe:
             raise ConfigError(
                 f"text.tokenizer 'train' makes tokens that {words} does not know; set text.tokenizer to it"
             )
-        if self.ecm is not None and self.ecm.discriminator.view == "batch" and self.model.cache_images:
-            raise ConfigError("ecm.discriminator.view 'batch' needs images, which model.cache_images does without")
-        if self.ecm is not None and not self.ecm.zones.symmetric and self.relations.symmetric:
-            raise ConfigError("ecm.zones.symmetric false needs relations.symmetric false, or both directions convert")
+        if self.ecm is not None and self.ecm.judge.view == "batch" and self.model.cache_images:
+            raise ConfigError("ecm.judge.view 'batch' needs images, which model.cache_images does without")
+        if self.ecm is not None and not self.ecm.symmetric and self.relations.symmetric:
+            raise ConfigError("ecm.symmetric false needs relations.symmetric false, or both directions convert")
         fused = self.objectives.itm.weight > 0 or self.objectives.mlm.weight > 0
         if self.model.pool_images and (fused or self.model.options.get("image_pooling") != "mean"):
             raise ConfigError(
                 "model.pool_images needs objectives.itm.weight 0, objectives.mlm.weight 0 and image_pooling 'mean' in "
                 "model.options; drop it, or set them"
             )
-        by_judge = any(rule.detector == "con_d" for rule in self.relations.rules)
-        if by_judge != (self.ecm is not None and self.ecm.judge == "rules"):
-            raise ConfigError("relations.rules: detector 'con_d' and ecm.judge 'rules' go together; give both or none")
-        if self.momentum is None and any(rule.detector == "momentum" for rule in self.relations.rules):
+        if self.relations.looks_for(Judged) != (self.ecm is not None and self.ecm.ask == "rules"):
+            raise ConfigError("relations.rules: detector 'judge' and ecm.ask 'rules' go together; give both or none")
+        if self.momentum is None and self.relations.looks_for(MomentumSimilarity):
             raise ConfigError("relations.rules: detector 'momentum' needs a momentum section")
 
 

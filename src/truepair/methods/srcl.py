@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from truepair.errors import ConfigError
-from truepair.methods.encode import StepView
-from truepair.methods.reference import ReferenceModel
+from truepair.methods.encode import EncodedBatch
+from truepair.methods.frozen import FrozenModel
 from truepair.objectives.schedules import Schedule
 from truepair.objectives.srcl import (
     CalibrationConfig,
@@ -50,7 +50,7 @@ class SrclConfig:
             raise ConfigError("srcl.weights.form 'literal' has nothing to calibrate; use 'softmax' or 'tempered'")
 
 
-class Regulator:
+class SrclWeights:
     """Gives each batch its regulation.
 
     Args:
@@ -58,24 +58,24 @@ class Regulator:
         seed: The seed model; None when alpha stays 0.
     """
 
-    def __init__(self, config: SrclConfig, seed: ReferenceModel | None) -> None:
+    def __init__(self, config: SrclConfig, seed: FrozenModel | None) -> None:
         self.config = config
         self.seed = seed
         self.weights = config.weights
 
-    def regulation(self, view: StepView) -> Regulation:
+    def regulation(self, encoded: EncodedBatch) -> Regulation:
         """Weights of the negatives of a batch; features of the seed model are computed while alpha is above 0."""
         schedule = self.config.alpha
-        alpha = schedule.at(view.info.progress) if isinstance(schedule, Schedule) else schedule
+        alpha = schedule.at(encoded.info.progress) if isinstance(schedule, Schedule) else schedule
         images = texts = None
         if alpha > 0 and self.seed is not None:
-            images, texts = self.seed.features(view)
+            images, texts = self.seed.features(encoded)
             if self.config.shuffle:
-                lots = keyed_uniform(sample_keys(view.batch.image_id, view.info.step), 1)[:, 0]  # [B]
+                lots = keyed_uniform(sample_keys(encoded.batch.image_id, encoded.info.step), 1)[:, 0]  # [B]
                 texts = texts[lots.argsort()]
         regulation = Regulation(self.weights, alpha, images, texts)
-        if self.config.calibrate is not None and view.info.step % view.info.steps_per_epoch == 0:
-            similarity = view.similarity  # [B, B]
+        if self.config.calibrate is not None and encoded.info.step % encoded.info.steps_per_epoch == 0:
+            similarity = encoded.similarity  # [B, B]
             with torch.autocast(similarity.device.type, enabled=False):
                 regulation = calibrated(regulation, similarity, _others(similarity), self.config.calibrate)
             self.weights = regulation.config
@@ -91,13 +91,13 @@ class Regulator:
 
 
 def weight_figures(
-    regulation: Regulation, view: StepView, hidden: Tensor | None = None
+    regulation: Regulation, encoded: EncodedBatch, hidden: Tensor | None = None
 ) -> tuple[dict[str, Tensor], Tensor]:
     """How the weights of a batch are spread, images as anchors.
 
     Args:
         regulation: The weights.
-        view: The batch.
+        encoded: The batch.
         hidden: Which cells are false negatives, bool [B, B]; None where nobody knows.
 
     Returns:
@@ -105,7 +105,7 @@ def weight_figures(
         negatives, if there are any; and the histogram, counts of 20
         bins from 0 to 2 and one above, int64 [21].
     """
-    similarity = view.similarity  # [B, B]
+    similarity = encoded.similarity  # [B, B]
     negatives = _others(similarity)
     weights = normalised_weights(regulation.log_weights(slice(None), slice(None), similarity), negatives)
     histogram = weight_histogram(weights, negatives)

@@ -2,7 +2,7 @@
 
 from truepair.objectives.bounds import InformationBounds, information_bounds
 from truepair.objectives.contrastive import ContrastiveOutput, Direction, DirectionLosses, contrastive_loss
-from truepair.objectives.ecm import ZONE_ACTIONS, Connections, Zone, ZoneConfig, connect, zones_of
+from truepair.objectives.ecm import Connections, connect
 from truepair.objectives.itm import (
     HardNegatives,
     MatchingConfig,
@@ -27,7 +27,6 @@ from truepair.objectives.srcl import (
 from truepair.randomness import keyed_uniform, sample_keys
 
 __all__ = [
-    "ZONE_ACTIONS",
     "CalibrationConfig",
     "Connections",
     "ContrastiveOutput",
@@ -44,8 +43,6 @@ __all__ = [
     "Schedule",
     "TokenMasker",
     "WeightHistogram",
-    "Zone",
-    "ZoneConfig",
     "calibrated",
     "choose_candidates",
     "connect",
@@ -61,5 +58,4 @@ __all__ = [
     "normalised_weights",
     "sample_keys",
     "weight_histogram",
-    "zones_of",
 ]

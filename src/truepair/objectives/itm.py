@@ -70,6 +70,15 @@ class MatchingPairs:
     labels: Tensor  # [R]
     valid: Tensor  # [R]
 
+    def adding(self, matches: PairSet) -> "MatchingPairs":
+        """These rows, and further matches [B, B] behind them."""
+        return MatchingPairs(
+            images=torch.cat([self.images, matches.rows]),
+            texts=torch.cat([self.texts, matches.columns]),
+            labels=torch.cat([self.labels, torch.ones_like(matches.rows)]),
+            valid=torch.cat([self.valid, torch.ones_like(matches.rows, dtype=torch.bool)]),
+        )
+
 
 def choose_candidates(
     scores: Tensor,

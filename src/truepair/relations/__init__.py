@@ -1,37 +1,46 @@
-"""What we know about the pairs of a batch: who is a match although nobody declared it."""
+"""What is known about pairs: who is a match although nobody declared it, who says so, and what is done about it.
+
+Needs nothing but torch, numpy and pyarrow.
+"""
 
 from truepair.relations.actions import Action, ItmRole, Keep, Mask, Relabel, Reweight, Skip, Smooth
-from truepair.relations.batch import BatchRelations, Finding, Rule
+from truepair.relations.batch import BatchRelations, Finding
 from truepair.relations.detectors import (
-    Detection,
     Detector,
     GuideSimilarity,
-    JudgedScore,
+    Judged,
+    LowWeight,
     MomentumSimilarity,
-    RecordedVerdict,
+    RandomPairs,
+    Recorded,
     SameCaption,
     SameGroup,
     SameImage,
     Signals,
 )
-from truepair.relations.ledger import Ledger, VerdictIndex, merge_ledger, read_ledger, read_verdicts
+from truepair.relations.ledger import Ledger, VerdictIndex, read_ledger, read_verdicts
 from truepair.relations.pairs import PairSet, same_pair
+from truepair.relations.rules import ACTIONS, DETECTORS, Rule, apply_rules
+from truepair.relations.zones import Zone, Zones
 
 __all__ = [
+    "ACTIONS",
+    "DETECTORS",
     "Action",
     "BatchRelations",
-    "Detection",
     "Detector",
     "Finding",
     "GuideSimilarity",
     "ItmRole",
-    "JudgedScore",
+    "Judged",
     "Keep",
     "Ledger",
+    "LowWeight",
     "Mask",
     "MomentumSimilarity",
     "PairSet",
-    "RecordedVerdict",
+    "RandomPairs",
+    "Recorded",
     "Relabel",
     "Reweight",
     "Rule",
@@ -42,7 +51,9 @@ __all__ = [
     "Skip",
     "Smooth",
     "VerdictIndex",
-    "merge_ledger",
+    "Zone",
+    "Zones",
+    "apply_rules",
     "read_ledger",
     "read_verdicts",
     "same_pair",

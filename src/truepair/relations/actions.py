@@ -1,4 +1,4 @@
-"""Actions dispose: what the losses do with a suspected match."""
+"""Actions: what the losses make of a pair that a rule has found. Their fields stand in the rule beside them."""
 
 from abc import ABC
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ class Action(ABC):
     """What becomes of a pair in each loss. The default is a plain negative.
 
     Attributes:
-        name: As it stands in the ledger.
+        name: As a rule names it.
         itm: What the pair may be in ITM.
     """
 
@@ -94,7 +94,7 @@ class Reweight(Action):
 class Skip(Action):
     """It stays a negative of ITC, but in ITM the next-hardest takes its place."""
 
-    name: ClassVar[str] = "swap"
+    name: ClassVar[str] = "skip"
     itm: ClassVar[ItmRole] = ItmRole.EXCLUDED
 
 

@@ -1,34 +1,14 @@
 """What is known about the pairs of one batch, and what the losses are to make of it."""
 
-from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from truepair.relations.actions import Action, ItmRole
-from truepair.relations.detectors import Detection, Detector, Signals
-from truepair.relations.ledger import Ledger
-from truepair.relations.pairs import PairSet
-
-Side = Literal["i2t", "t2i"]
-
-SIDES: tuple[Side, Side] = ("i2t", "t2i")
-
-
-@dataclass(frozen=True)
-class Rule:
-    """One line of a recipe: what to look for, and what to do about it.
-
-    Attributes:
-        detector: Proposes pairs.
-        action: Disposes of them.
-    """
-
-    detector: Detector
-    action: Action
+from truepair.relations.pairs import SIDES, PairSet, Side
 
 
 @dataclass(frozen=True)
@@ -36,11 +16,13 @@ class Finding:
     """What one rule found in a batch.
 
     Attributes:
-        detection: The cells, their scores, and the side they were found from.
+        detector: Name of what found it.
+        pairs: The (image row, text row) cells, their scores, and the sides that found them [B, B].
         action: What becomes of them.
     """
 
-    detection: Detection
+    detector: str
+    pairs: PairSet
     action: Action
 
 
@@ -51,37 +33,28 @@ class BatchRelations:
     Own pairs are positives whatever is found. Of several findings on a cell the first counts.
 
     Attributes:
-        image_ids: Image id of each pair, int64 [B].
-        caption_ids: Caption id of each pair, int64 [B].
+        size: Number of pairs B.
         findings: In the order of the rules.
         symmetric: A finding holds in both directions; otherwise only in the direction(s) whose side found it, as in the
             MAFA program.
+        device: Where the tensors live.
     """
 
-    image_ids: Tensor  # [B]
-    caption_ids: Tensor  # [B]
+    size: int
     findings: tuple[Finding, ...] = ()
     symmetric: bool = True
+    device: torch.device | str = "cpu"
 
-    @classmethod
-    def detect(cls, signals: Signals, rules: Sequence[Rule], *, symmetric: bool = True) -> "BatchRelations":
-        """Apply the rules of a recipe to a batch."""
-        relations = cls(signals.image_ids, signals.caption_ids, (), symmetric)
-        for rule in rules:
-            relations = relations.adding(rule.detector.detect(signals), rule.action)
-        return relations
+    def adding(self, detector: str, pairs: PairSet, action: Action) -> "BatchRelations":
+        """The same relations and one finding more, which counts where no earlier one does.
 
-    def adding(self, detection: Detection, action: Action) -> "BatchRelations":
-        """The same relations and one finding more, which counts where no earlier one does."""
-        if detection.pairs.shape != (self.size, self.size):
-            raise ValueError(f"The detection is of shape {detection.pairs.shape}, the batch has {self.size} pairs.")
-        others = detection.where(detection.pairs.rows != detection.pairs.columns)
-        return replace(self, findings=(*self.findings, Finding(others, action)))
-
-    @property
-    def size(self) -> int:
-        """Number of pairs B."""
-        return len(self.image_ids)
+        Raises:
+            ValueError: The cells are those of a batch of another size.
+        """
+        if pairs.shape != (self.size, self.size):
+            raise ValueError(f"The finding is of shape {pairs.shape}, the batch has {self.size} pairs.")
+        others = pairs.where(pairs.rows != pairs.columns)
+        return replace(self, findings=(*self.findings, Finding(detector, others, action)))
 
     def positives(self, side: Side) -> PairSet:
         """Positives of one direction with their shares of the target before normalisation, own pairs included.
@@ -89,7 +62,7 @@ class BatchRelations:
         Returns:
             Cells as [images, texts] for "i2t", as [texts, images] for "t2i" [B, B].
         """
-        own = PairSet.diagonal(self.size, self.size, device=self.image_ids.device)
+        own = PairSet.diagonal(self.size, self.size, device=self.device)
         found = self._resolved[side]
         return PairSet.union(own, _oriented(found.pairs.with_values(found.shares).where(found.shares > 0), side))
 
@@ -100,7 +73,7 @@ class BatchRelations:
 
     def allowed(self) -> Tensor:
         """True where (image row, text row) may be an ITM negative, whichever side asks; False on own pairs [B, B]."""
-        allowed = ~torch.eye(self.size, dtype=torch.bool, device=self.image_ids.device)
+        allowed = ~torch.eye(self.size, dtype=torch.bool, device=self.device)
         for found in self._resolved.values():
             barred = found.pairs.where(found.roles != int(ItmRole.NEGATIVE))
             allowed[barred.rows, barred.columns] = False
@@ -115,24 +88,9 @@ class BatchRelations:
         """Number of cells per detector and action, for example ``"same_image/relabel"``, before precedence."""
         counts: dict[str, int] = {}
         for finding in self.findings:
-            key = f"{finding.detection.detector}/{finding.action.name}"
-            counts[key] = counts.get(key, 0) + len(finding.detection.pairs)
+            key = f"{finding.detector}/{finding.action.name}"
+            counts[key] = counts.get(key, 0) + len(finding.pairs)
         return counts
-
-    def record(self, ledger: Ledger, epoch: int, detectors: Collection[str] | None = None) -> None:
-        """Append the findings to a ledger: of all detectors or of some (what came from a ledger need not go back)."""
-        for finding in self.findings:
-            if detectors is not None and finding.detection.detector not in detectors:
-                continue
-            pairs = finding.detection.pairs
-            ledger.record(
-                self.image_ids[pairs.rows],
-                self.caption_ids[pairs.columns],
-                pairs.values,
-                detector=finding.detection.detector,
-                action=finding.action.name,
-                epoch=epoch,
-            )
 
     @cached_property
     def _resolved(self) -> dict[Side, "_Resolved"]:
@@ -142,17 +100,14 @@ class BatchRelations:
         return {side: self._resolve(side) for side in SIDES}
 
     def _resolve(self, side: Side) -> "_Resolved":
-        device = self.image_ids.device
-        nothing = torch.zeros(0, device=device)
+        nothing = torch.zeros(0, device=self.device)
         parts = [(nothing.long(), nothing.long(), nothing, nothing, nothing, nothing.long())]
         for finding in self.findings:
-            found = finding.detection
-            if not self.symmetric:
-                found = found.where(found.by_image if side == "i2t" else found.by_text)
-            scores = found.pairs.values.float()
-            roles = torch.full_like(found.pairs.rows, int(finding.action.itm))
+            found = finding.pairs if self.symmetric else finding.pairs.found_by(side)
+            scores = found.values.float()
+            roles = torch.full_like(found.rows, int(finding.action.itm))
             shares, weights = finding.action.shares(scores), finding.action.weights(scores)
-            parts.append((found.pairs.rows, found.pairs.columns, scores, shares, weights, roles))
+            parts.append((found.rows, found.columns, scores, shares, weights, roles))
         rows, columns, scores, shares, weights, roles = (torch.cat(column) for column in zip(*parts, strict=True))
         pairs = PairSet(rows, columns, scores, (self.size, self.size))
         first = pairs.first_of_each()

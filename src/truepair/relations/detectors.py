@@ -1,81 +1,55 @@
-"""Detectors propose: which undeclared pairs of a batch may be matches."""
+"""Signals and detectors: what may be read about a batch, and which undeclared pairs it makes probable matches."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, fields
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from truepair.errors import ConfigError
-from truepair.relations.ledger import VerdictIndex
+from truepair.relations.ledger import VerdictIndex, open_index
 from truepair.relations.pairs import PairSet
+from truepair.relations.zones import Zone, Zones
+
+Signal = Tensor | PairSet | tuple[Tensor, Tensor]
+
+_CHUNK = 1024  # rows of a similarity matrix held at once
 
 
-@dataclass(frozen=True)
-class Detection:
-    """Cells of the batch matrix that a detector suspects to match.
-
-    Attributes:
-        detector: Name of the detector, as it stands in the ledger.
-        pairs: The (image row, text row) cells; values are scores, by convention 1 = a match for certain [B, B].
-        by_image: Whether the image's side found the cell, bool [P].
-        by_text: Whether the text's side found it, bool [P].
-    """
-
-    detector: str
-    pairs: PairSet
-    by_image: Tensor  # [P]
-    by_text: Tensor  # [P]
-
-    @classmethod
-    def mutual(cls, detector: str, pairs: PairSet) -> "Detection":
-        """A finding that has no side."""
-        both = torch.ones(len(pairs), dtype=torch.bool, device=pairs.rows.device)
-        return cls(detector, pairs, both, both)
-
-    def where(self, keep: Tensor) -> "Detection":
-        """The cells chosen by a bool mask or an index [P]."""
-        return Detection(self.detector, self.pairs.where(keep), self.by_image[keep], self.by_text[keep])
-
-
-@dataclass(frozen=True, kw_only=True)
 class Signals:
-    """A batch of B pairs and what is known about it. Only the ids are needed by all; the rest as the detectors ask.
+    """What detectors may read about a batch of B pairs. One given as a function is computed when first asked for.
 
-    Attributes:
+    ======================  ============================================================================================
+    ``caption_keys``        key of each normalised caption text, int64 [B]
+    ``groups``              what each pair shows, where that is declared, int64 [B]; below 0 where it is not
+    ``guide``               image and text features of a frozen dual encoder, L2-normalised ([B, G], [B, G])
+    ``momentum``            image and text features of the momentum model, L2-normalised ([B, E], [B, E])
+    ``weights``             SRCL's weight of each text as a negative of each image, and of each image as a negative of
+                            each text, both as images by texts ([B, B], [B, B])
+    ``judged``              a judge's match probability of the (image row, text row) cells it was asked about [B, B]
+    ======================  ============================================================================================
+
+    Args:
         image_ids: Image id of each pair, int64 [B].
         caption_ids: Caption id of each pair, int64 [B].
-        caption_keys: Key of each normalised caption text, int64 [B].
-        groups: What each pair shows, where that is declared, int64 [B]; below 0 where it is not.
-        guide_images: Image features of a frozen dual encoder, L2-normalised [B, G].
-        guide_texts: Text features of the same [B, G].
-        momentum_images: Image features of the momentum model, L2-normalised [B, E].
-        momentum_texts: Text features of the same [B, E].
-        judged: con-D's match probability of the (image row, text row) cells it was asked about [B, B].
-        weights_by_image: SRCL's weight of each text as a negative of each image [B, B].
-        weights_by_text: Its weight of each image as a negative of each text, in the same layout [B, B].
+        **signals: As in the table, or functions that return it.
+
+    Raises:
+        ValueError: A signal is of another number of pairs.
     """
 
-    image_ids: Tensor  # [B]
-    caption_ids: Tensor  # [B]
-    caption_keys: Tensor | None = None  # [B]
-    groups: Tensor | None = None  # [B]
-    guide_images: Tensor | None = None  # [B, G]
-    guide_texts: Tensor | None = None  # [B, G]
-    momentum_images: Tensor | None = None  # [B, E]
-    momentum_texts: Tensor | None = None  # [B, E]
-    judged: PairSet | None = None
-    weights_by_image: Tensor | None = None  # [B, B]
-    weights_by_text: Tensor | None = None  # [B, B]
-
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, Tensor) and len(value) != self.size:
-                raise ValueError(f"{field.name} has {len(value)} rows, the batch has {self.size} pairs.")
-        if self.judged is not None and self.judged.shape != (self.size, self.size):
-            raise ValueError(f"judged is of shape {self.judged.shape}, the batch has {self.size} pairs.")
+    def __init__(self, image_ids: Tensor, caption_ids: Tensor, **signals: Signal | Callable[[], Signal]) -> None:
+        self.image_ids = image_ids
+        self.caption_ids = caption_ids
+        self._require_size("caption_ids", caption_ids)
+        self._given = signals
+        self._known: dict[str, Signal] = {}
+        for name, signal in signals.items():
+            if not callable(signal):
+                self._keep(name, signal)
 
     @property
     def size(self) -> int:
@@ -83,28 +57,74 @@ class Signals:
         return len(self.image_ids)
 
     def tensor(self, name: str, asked_by: str) -> Tensor:
-        """A tensor a detector cannot do without.
+        """A signal that is one tensor.
 
         Raises:
-            ConfigError: If the batch does not carry it.
+            ConfigError: The batch does not have it.
         """
-        value: Tensor | None = getattr(self, name)
-        if value is None:
-            raise ConfigError(f"Detector {asked_by!r} needs {name}, which this run lacks; drop the detector.")
-        return value
+        signal = self._get(name, asked_by)
+        assert isinstance(signal, Tensor)
+        return signal
 
+    def both(self, name: str, asked_by: str) -> tuple[Tensor, Tensor]:
+        """A signal that is two tensors, of images and of texts.
 
-_CHUNK = 1024  # rows of a similarity matrix held at once
+        Raises:
+            ConfigError: The batch does not have it.
+        """
+        signal = self._get(name, asked_by)
+        assert isinstance(signal, tuple)
+        return signal
+
+    def cells(self, name: str, asked_by: str) -> PairSet:
+        """A signal about some (image row, text row) cells.
+
+        Raises:
+            ConfigError: The batch does not have it.
+        """
+        signal = self._get(name, asked_by)
+        assert isinstance(signal, PairSet)
+        return signal
+
+    def _get(self, name: str, asked_by: str) -> Signal:
+        if name not in self._known:
+            given = self._given.get(name)
+            if given is None:
+                raise ConfigError(f"detector '{asked_by}' needs the signal '{name}', which this run has not; drop it")
+            assert callable(given)
+            self._keep(name, given())
+        return self._known[name]
+
+    def _keep(self, name: str, signal: Signal) -> None:
+        if isinstance(signal, PairSet):
+            if signal.shape != (self.size, self.size):
+                raise ValueError(f"{name} is of shape {signal.shape}, the batch has {self.size} pairs.")
+        else:
+            for tensor in signal if isinstance(signal, tuple) else (signal,):
+                self._require_size(name, tensor)
+        self._known[name] = signal
+
+    def _require_size(self, name: str, tensor: Tensor) -> None:
+        if len(tensor) != self.size:
+            raise ValueError(f"{name} has {len(tensor)} rows, the batch has {self.size} pairs.")
 
 
 class Detector(ABC):
-    """Proposes cells of the batch matrix. The own pairs of the batch may be among them; they are left out later."""
+    """Finds cells of the batch matrix that may match. Its fields are what a rule of a recipe may state beside it.
+
+    Own pairs may be among the cells; they are left out later.
+
+    Attributes:
+        name: As a rule names it.
+        needs: Signals that it reads.
+    """
 
     name: ClassVar[str]
+    needs: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
-    def detect(self, signals: Signals) -> Detection:
-        """The suspected cells of a batch, each once."""
+    def find(self, signals: Signals) -> PairSet:
+        """The cells found, each once, and the sides that found them; values are scores, 1 a match for certain [B, B]."""
 
 
 @dataclass(frozen=True)
@@ -113,9 +133,9 @@ class SameImage(Detector):
 
     name: ClassVar[str] = "same_image"
 
-    def detect(self, signals: Signals) -> Detection:
-        """Cells whose image has the id of the text's own image; score 1."""
-        return _equal(self.name, signals.image_ids)
+    def find(self, signals: Signals) -> PairSet:
+        """Cells whose image has the id of the text's own image; score 1 [B, B]."""
+        return _equal(signals.image_ids)
 
 
 @dataclass(frozen=True)
@@ -123,10 +143,11 @@ class SameCaption(Detector):
     """Two pairs of one normalised caption text."""
 
     name: ClassVar[str] = "same_caption"
+    needs: ClassVar[tuple[str, ...]] = ("caption_keys",)
 
-    def detect(self, signals: Signals) -> Detection:
-        """Cells whose text equals the image's own caption; score 1."""
-        return _equal(self.name, signals.tensor("caption_keys", self.name))
+    def find(self, signals: Signals) -> PairSet:
+        """Cells whose text equals the image's own caption; score 1 [B, B]."""
+        return _equal(signals.tensor("caption_keys", self.name))
 
 
 @dataclass(frozen=True)
@@ -134,50 +155,82 @@ class SameGroup(Detector):
     """Two pairs that are declared to show the same: clean data, on which judges are trained, and oracles in a study."""
 
     name: ClassVar[str] = "same_group"
+    needs: ClassVar[tuple[str, ...]] = ("groups",)
 
-    def detect(self, signals: Signals) -> Detection:
-        """Cells whose image is of the text's group; score 1."""
-        found = _equal(self.name, signals.tensor("groups", self.name))
-        return found.where(signals.tensor("groups", self.name)[found.pairs.rows] >= 0)
+    def find(self, signals: Signals) -> PairSet:
+        """Cells whose image is of the text's group; score 1 [B, B]."""
+        groups = signals.tensor("groups", self.name)
+        found = _equal(groups)
+        return found.where(groups[found.rows] >= 0)
 
 
 @dataclass(frozen=True)
-class RecordedVerdict(Detector):
-    """Pairs on which a ledger has a verdict, from an earlier epoch, an earlier run, or a person.
+class _Verdicts(Detector):
+    """Pairs whose probability of matching lies in a zone.
 
     Attributes:
-        verdicts: Index of the ledger, restricted to the verdicts that count here.
+        zone: "match", "doubtful" or "negative".
+        low: Probabilities below it are negatives.
+        high: Probabilities from here on are matches.
     """
 
-    verdicts: VerdictIndex
+    zone: Literal["match", "doubtful", "negative"] = "match"
+    low: float = 0.5
+    high: float = 0.8
+
+    def __post_init__(self) -> None:
+        if self.zone.upper() not in Zone.__members__ or self.zone == "none":
+            raise ConfigError(f"{self.name}.zone is '{self.zone}'; give match, doubtful or negative")
+        Zones(self.low, self.high)
+
+    def of_zone(self, verdicts: PairSet) -> PairSet:
+        """The cells whose probability lies in the zone."""
+        return verdicts.where(Zones(self.low, self.high).of(verdicts.values) == Zone[self.zone.upper()])
+
+
+@dataclass(frozen=True)
+class Judged(_Verdicts):
+    """Pairs that the judge of the batch (``ecm``, asked about all) puts into a zone."""
+
+    name: ClassVar[str] = "judge"
+    needs: ClassVar[tuple[str, ...]] = ("judged",)
+
+    def find(self, signals: Signals) -> PairSet:
+        """Judged cells of the zone; the score is the probability [B, B]."""
+        return self.of_zone(signals.cells("judged", self.name))
+
+
+@dataclass(frozen=True)
+class Recorded(_Verdicts):
+    """Pairs that a ledger puts into a zone: mined beforehand, judged in an earlier run, or by a person.
+
+    Attributes:
+        ledger: Folder or file of the verdicts.
+    """
+
+    low: float = 0.1
+    high: float = 0.5
+    ledger: str = ""
 
     name: ClassVar[str] = "recorded"
 
-    def detect(self, signals: Signals) -> Detection:
-        """Cells with a verdict; the score is the recorded one."""
-        return Detection.mutual(self.name, self.verdicts.within(signals.image_ids, signals.caption_ids))
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.ledger:
+            raise ConfigError("detector 'recorded' needs ledger, the folder of an earlier run's or a mined ledger")
 
+    @cached_property
+    def verdicts(self) -> VerdictIndex:
+        """The ledger, read once.
 
-@dataclass(frozen=True)
-class JudgedScore(Detector):
-    """Pairs that con-D scored within bounds.
+        Raises:
+            DataError: There is none, or it cannot be read.
+        """
+        return open_index(self.ledger)
 
-    Attributes:
-        low: Least score that counts.
-        high: Scores from here on do not count; above 1, all do.
-    """
-
-    low: float = 0.8
-    high: float = 2.0
-
-    name: ClassVar[str] = "con_d"
-
-    def detect(self, signals: Signals) -> Detection:
-        """Judged cells with a score in [low, high)."""
-        if signals.judged is None:
-            raise ConfigError(f"Detector {self.name!r} needs con-D's scores; configure a discriminator or drop it.")
-        scores = signals.judged.values
-        return Detection.mutual(self.name, signals.judged.where((scores >= self.low) & (scores < self.high)))
+    def find(self, signals: Signals) -> PairSet:
+        """Cells with a verdict of the zone; the score is the recorded probability [B, B]."""
+        return self.of_zone(self.verdicts.within(signals.image_ids, signals.caption_ids))
 
 
 @dataclass(frozen=True)
@@ -196,8 +249,8 @@ class _SimilarityMargin(Detector):
         if self.strategy not in _BARS:
             raise ConfigError(f"{self.name}.strategy is {self.strategy!r}; use 'absolute' or 'relative'.")
 
-    def _detect(self, images: Tensor, texts: Tensor) -> Detection:
-        """Cells above the bar of their image or of their text; the score is the similarity."""
+    def _above_bar(self, images: Tensor, texts: Tensor) -> PairSet:
+        """Cells above the bar of their image or of their text; the score is the similarity [B, B]."""
         bar = _BARS[self.strategy]((images * texts).sum(dim=1), self.margin)  # [B]
         parts = []
         for start in range(0, len(images), _CHUNK):
@@ -207,7 +260,7 @@ class _SimilarityMargin(Detector):
             rows, columns = torch.nonzero(by_image | by_text, as_tuple=True)
             parts.append((rows + start, columns, *(m[rows, columns] for m in (similarity, by_image, by_text))))
         rows, columns, scores, by_image, by_text = (torch.cat(column) for column in zip(*parts, strict=True))
-        return Detection(self.name, PairSet(rows, columns, scores, (len(images), len(texts))), by_image, by_text)
+        return PairSet(rows, columns, scores, (len(images), len(texts)), by_image, by_text)
 
 
 @dataclass(frozen=True)
@@ -222,15 +275,32 @@ class GuideSimilarity(_SimilarityMargin):
     compare: Literal["across", "images", "texts"] = "across"
 
     name: ClassVar[str] = "guide"
+    needs: ClassVar[tuple[str, ...]] = ("guide",)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.compare not in _COMPARED:
+        if self.compare not in ("across", "images", "texts"):
             raise ConfigError(f"guide.compare is {self.compare!r}; use 'across', 'images' or 'texts'.")
 
-    def detect(self, signals: Signals) -> Detection:
-        """Cells above the bar of their image or of their text; the score is the similarity."""
-        return self._detect(*(signals.tensor(name, self.name) for name in _COMPARED[self.compare]))
+    def find(self, signals: Signals) -> PairSet:
+        """Cells above the bar of their image or of their text; the score is the similarity [B, B]."""
+        images, texts = signals.both("guide", self.name)
+        if self.compare == "across":
+            return self._above_bar(images, texts)
+        side = images if self.compare == "images" else texts
+        return self._above_bar(side, side)
+
+
+@dataclass(frozen=True)
+class MomentumSimilarity(_SimilarityMargin):
+    """Judged by the momentum copy of the model being trained."""
+
+    name: ClassVar[str] = "momentum"
+    needs: ClassVar[tuple[str, ...]] = ("momentum",)
+
+    def find(self, signals: Signals) -> PairSet:
+        """Cells above the bar of their image or of their text; the score is the similarity [B, B]."""
+        return self._above_bar(*signals.both("momentum", self.name))
 
 
 @dataclass(frozen=True)
@@ -241,18 +311,18 @@ class LowWeight(Detector):
         below: Weights from here on do not count.
     """
 
-    below: float
+    below: float = 0.2
 
     name: ClassVar[str] = "weight"
+    needs: ClassVar[tuple[str, ...]] = ("weights",)
 
-    def detect(self, signals: Signals) -> Detection:
-        """Cells below the bar on either side; the score is 1 less the smaller weight, at least 0."""
-        by_image, by_text = (signals.tensor(f"weights_by_{side}", self.name) for side in ("image", "text"))
+    def find(self, signals: Signals) -> PairSet:
+        """Cells below the bar on either side; the score is 1 less the smaller weight, at least 0 [B, B]."""
+        by_image, by_text = signals.both("weights", self.name)
         rows, columns = torch.nonzero((by_image < self.below) | (by_text < self.below), as_tuple=True)
         lesser = torch.minimum(by_image, by_text)[rows, columns]
-        pairs = PairSet(rows, columns, (1.0 - lesser).clamp(min=0.0), (signals.size, signals.size))
         found_by = (weights[rows, columns] < self.below for weights in (by_image, by_text))
-        return Detection(self.name, pairs, *found_by)
+        return PairSet(rows, columns, (1.0 - lesser).clamp(min=0.0), (signals.size, signals.size), *found_by)
 
 
 @dataclass(frozen=True)
@@ -263,7 +333,7 @@ class RandomPairs(Detector):
         rate: Share of all pairs. A pair's lot is a hash of its ids, the same in every batch and epoch.
     """
 
-    rate: float
+    rate: float = 0.0
 
     name: ClassVar[str] = "random"
 
@@ -271,36 +341,16 @@ class RandomPairs(Detector):
         if not 0.0 <= self.rate <= 1.0:
             raise ConfigError(f"random.rate is {self.rate}; use a number from 0 to 1.")
 
-    def detect(self, signals: Signals) -> Detection:
-        """Cells whose lot is drawn; score 1."""
+    def find(self, signals: Signals) -> PairSet:
+        """Cells whose lot is drawn; score 1 [B, B]."""
         lots = _lots(signals.image_ids[:, None], signals.caption_ids[None, :])  # [B, B]
         rows, columns = torch.nonzero(lots < self.rate, as_tuple=True)
-        ones = torch.ones(len(rows), device=rows.device)
-        return Detection.mutual(self.name, PairSet(rows, columns, ones, (signals.size, signals.size)))
-
-
-@dataclass(frozen=True)
-class MomentumSimilarity(_SimilarityMargin):
-    """Judged by the momentum copy of the model being trained."""
-
-    name: ClassVar[str] = "momentum"
-
-    def detect(self, signals: Signals) -> Detection:
-        """Cells above the bar of their image or of their text; the score is the similarity."""
-        images, texts = signals.tensor("momentum_images", self.name), signals.tensor("momentum_texts", self.name)
-        return self._detect(images, texts)
+        return PairSet(rows, columns, torch.ones(len(rows), device=rows.device), (signals.size, signals.size))
 
 
 _BARS = {
     "absolute": lambda own, margin: own - margin,
     "relative": lambda own, margin: own * (1.0 - margin),
-}
-
-
-_COMPARED = {
-    "across": ("guide_images", "guide_texts"),
-    "images": ("guide_images", "guide_images"),
-    "texts": ("guide_texts", "guide_texts"),
 }
 
 
@@ -312,13 +362,12 @@ def _lots(first: Tensor, second: Tensor) -> Tensor:
     return (bits >> 40 & (1 << 24) - 1).float() * 2.0**-24
 
 
-def _equal(detector: str, keys: Tensor) -> Detection:
-    """Cells of equal keys, without the own pairs; only rows whose key occurs again are compared."""
+def _equal(keys: Tensor) -> PairSet:
+    """Cells of equal keys [B], without the own pairs; only rows whose key occurs again are compared."""
     _, group, counts = torch.unique(keys, return_inverse=True, return_counts=True)
     shared = torch.nonzero(counts[group] > 1).squeeze(1)  # rows whose key occurs again
     rows, columns = torch.nonzero(group[shared, None] == group[None, shared], as_tuple=True)
     rows, columns = shared[rows], shared[columns]
     other = rows != columns
     rows, columns = rows[other], columns[other]
-    ones = torch.ones(len(rows), device=keys.device)
-    return Detection.mutual(detector, PairSet(rows, columns, ones, (len(keys), len(keys))))
+    return PairSet(rows, columns, torch.ones(len(rows), device=keys.device), (len(keys), len(keys)))

@@ -1,8 +1,13 @@
-"""The ledger: every verdict on disk, in Parquet, and an index of verdicts in memory."""
+"""The ledger: every verdict on disk, in Parquet, and an index of verdicts in memory.
+
+A verdict says with which probability an image and a caption match, who says so, and when. What becomes of the pair is
+not its business: that is decided by zones and rules when the ledger is read.
+"""
 
 import os
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 
@@ -14,19 +19,23 @@ import torch
 from torch import Tensor
 
 from truepair.errors import DataError
+from truepair.randomness import sample_keys, stable_hash
 from truepair.relations.pairs import PairSet
 
 SCHEMA = pa.schema(
     [
         ("image_id", pa.int64()),
         ("caption_id", pa.int64()),
-        ("detector", pa.string()),
-        ("score", pa.float32()),
-        ("action", pa.string()),
-        ("epoch", pa.int32()),
+        ("judge", pa.string()),
+        ("probability", pa.float32()),
+        ("epoch", pa.int32()),  # of the run in which the verdict was given; 0 outside of runs
+        ("time", pa.timestamp("ms")),  # when it was given outside of runs; runs leave it out, so that they repeat
     ]
 )
 """Columns of every part file."""
+
+PERSON = "person:"
+"""What the names of people among the judges begin with; theirs override every other verdict on a pair."""
 
 _PART = re.compile(r"verdicts-r(\d{5})-(\d{6})\.parquet")
 
@@ -38,16 +47,14 @@ class Ledger:
     what was not flushed. Each rank writes parts of its own; :func:`read_ledger` merges them. Any Parquet reader works::
 
         duckdb.sql("select * from 'runs/a/ledger/*.parquet'")
+
+    Args:
+        folder: Where the part files are; parts that are there already stay.
+        rank: Rank of this process.
+        rows_per_part: A part is written once so many verdicts wait.
     """
 
     def __init__(self, folder: str | Path, *, rank: int = 0, rows_per_part: int = 200_000) -> None:
-        """Open or create a ledger; parts that are there already stay.
-
-        Args:
-            folder: Where the part files are.
-            rank: Rank of this process.
-            rows_per_part: A part is written once so many verdicts wait.
-        """
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.rank = rank
@@ -55,30 +62,45 @@ class Ledger:
         self._waiting: list[pa.RecordBatch] = []
         self._rows_waiting = 0
         self._next_part = max((number for _, number in self._own_parts()), default=-1) + 1
+        self._given = _KeySet()
 
     def record(
-        self, image_ids: Tensor, caption_ids: Tensor, scores: Tensor, *, detector: str, action: str, epoch: int
+        self,
+        image_ids: Tensor,
+        caption_ids: Tensor,
+        probabilities: Tensor,
+        *,
+        judge: str,
+        epoch: int = 0,
+        time: np.datetime64 | None = None,
+        once: bool = False,
     ) -> None:
-        """Append verdicts of one detector; they reach the disk with the next flush.
+        """Append verdicts of one judge; they reach the disk with the next flush.
 
         Args:
             image_ids: int64 [P].
             caption_ids: int64 [P].
-            scores: How sure the detector is [P].
-            detector: Its name.
-            action: What was done.
-            epoch: When.
+            probabilities: Of matching [P].
+            judge: Its name.
+            epoch: When, in a run.
+            time: When, outside of runs.
+            once: Leave out pairs on which this judge has spoken here before.
         """
+        if once and len(image_ids):
+            new = self._given.add(_keys(image_ids, caption_ids, judge))
+            image_ids, caption_ids, probabilities = image_ids[new], caption_ids[new], probabilities[new]
         count = len(image_ids)
         if count == 0:
             return
         columns = [
             pa.array(image_ids.cpu().numpy(), pa.int64()),
             pa.array(caption_ids.cpu().numpy(), pa.int64()),
-            pa.repeat(detector, count),
-            pa.array(scores.detach().float().cpu().numpy(), pa.float32()),
-            pa.repeat(action, count),
+            pa.repeat(judge, count),
+            pa.array(probabilities.detach().float().cpu().numpy(), pa.float32()),
             pa.array(np.full(count, epoch, dtype=np.int32)),
+            pa.nulls(count, pa.timestamp("ms"))
+            if time is None
+            else pa.repeat(pa.scalar(time).cast("timestamp[ms]"), count),
         ]
         self._waiting.append(pa.record_batch(columns, schema=SCHEMA))
         self._rows_waiting += count
@@ -109,9 +131,12 @@ class Ledger:
         missing = [number for number in range(state["parts"]) if number not in own]
         if missing:
             raise DataError(f"The ledger {self.folder} lacks part {missing[0]} of rank {self.rank}; restore it.")
+        self._given = _KeySet()
         for number, path in own.items():
             if number >= state["parts"]:
                 path.unlink()
+            else:
+                self._given.add(_keys_of_table(_read(path)))
         self._waiting, self._rows_waiting = [], 0
         self._next_part = state["parts"]
 
@@ -128,10 +153,16 @@ class Ledger:
 
 
 def read_verdicts(folder: str | Path) -> pa.Table:
-    """All verdicts of a ledger as they were written, part by part: a pair may have several, over epochs and detectors.
+    """All verdicts of a ledger as they were written, part by part: a pair may have several, over epochs and judges.
+
+    A ledger of the first edition, which kept what was done with each pair, is read as what it says of probabilities:
+    verdicts of judges stay, what plain rules had found (pairs of one image, say) is left out.
 
     Args:
         folder: Folder of a :class:`Ledger`, or a single Parquet file with its columns.
+
+    Returns:
+        A table with the columns of :data:`SCHEMA`.
 
     Raises:
         DataError: If there is no ledger, or a part cannot be read.
@@ -145,32 +176,195 @@ def read_verdicts(folder: str | Path) -> pa.Table:
 
 
 def read_ledger(folder: str | Path) -> pa.Table:
-    """All verdicts of a ledger, merged over parts and ranks: of each (image, caption, detector) the latest.
+    """All verdicts of a ledger, merged over parts and ranks: of each (image, caption, judge) the latest.
 
-    The latest is the one of the highest epoch; within an epoch that of the last part, then of the highest rank.
+    The latest is the one of the highest epoch; within an epoch that of the last time, of the last part, then of the
+    highest rank.
 
     Args:
         folder: Folder of a :class:`Ledger`, or a single Parquet file with its columns.
 
     Returns:
-        A table with the columns of :data:`SCHEMA`, ordered by image, caption and detector.
+        A table with the columns of :data:`SCHEMA`, ordered by image, caption and judge.
 
     Raises:
         DataError: If there is no ledger, or a part cannot be read.
     """
     table = read_verdicts(folder)
-    detector = table["detector"].combine_chunks().dictionary_encode().indices.to_numpy()
+    judge = table["judge"].combine_chunks().dictionary_encode().indices.to_numpy()
     image, caption, epoch = (table[name].to_numpy() for name in ("image_id", "caption_id", "epoch"))
-    order = np.lexsort((epoch, detector, caption, image))  # stable: later parts after earlier ones
+    time = _milliseconds(table)
+    order = np.lexsort((time, epoch, judge, caption, image))  # stable: later parts after earlier ones
     last = np.ones(len(order), dtype=bool)
-    keys = [column[order] for column in (image, caption, detector)]
+    keys = [column[order] for column in (image, caption, judge)]
     last[:-1] = np.any([key[1:] != key[:-1] for key in keys], axis=0)
     return table.take(pa.array(order[last]))
 
 
-def merge_ledger(folder: str | Path, target: str | Path) -> None:
-    """Write the merged verdicts of a ledger to one Parquet file."""
-    _write_aside(read_ledger(folder), Path(target))
+class VerdictIndex:
+    """Probabilities of (image id, caption id) pairs in memory, each pair once, so that those of a batch are found fast.
+
+    Args:
+        image_ids: int64 [N].
+        caption_ids: int64 [N].
+        probabilities: float [N]; where a pair occurs more than once, its last verdict counts.
+        judges: Number of the judge of each, int [N]; all are of the first when absent.
+        names: Names of the judges.
+
+    Example:
+        >>> index = VerdictIndex.from_table(read_ledger("runs/a/ledger"))  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        image_ids: np.ndarray,
+        caption_ids: np.ndarray,
+        probabilities: np.ndarray,
+        judges: np.ndarray | None = None,
+        names: Sequence[str] = ("recorded",),
+    ) -> None:
+        order = np.lexsort((caption_ids, image_ids))  # stable: the last of equals is the latest
+        images, captions = image_ids[order], caption_ids[order]
+        last = np.ones(len(order), dtype=bool)
+        last[:-1] = (images[1:] != images[:-1]) | (captions[1:] != captions[:-1])
+        self.image_ids, self.caption_ids = images[last], captions[last]
+        self.probabilities = np.asarray(probabilities[order][last], dtype=np.float32)
+        self.judges = (
+            np.zeros(len(self.image_ids), np.int32) if judges is None else judges[order][last].astype(np.int32)
+        )
+        self.names = list(names)
+        self._latest: tuple[Tensor, Tensor, PairSet, np.ndarray] | None = None
+
+    @classmethod
+    def from_table(cls, table: pa.Table, *, judges: Callable[[str], bool] = lambda judge: True) -> "VerdictIndex":
+        """Index the verdicts of a ledger; those of people override the others.
+
+        Args:
+            table: From :func:`read_ledger`.
+            judges: Whose verdicts count, by name.
+        """
+        names = table["judge"].combine_chunks().dictionary_encode()
+        of_name = names.indices.to_numpy()  # [N]
+        known = names.dictionary.to_pylist()
+        wanted = np.array([judges(name) for name in known], dtype=bool)[of_name]
+        people = np.array([name.startswith(PERSON) for name in known], dtype=bool)[of_name]
+        order = np.flatnonzero(wanted)
+        order = order[np.argsort(people[order], kind="stable")]  # people last, for the last of a pair counts
+        columns = (table[name].to_numpy()[order] for name in ("image_id", "caption_id", "probability"))
+        return cls(*columns, of_name[order], known)
+
+    def __len__(self) -> int:
+        return len(self.probabilities)
+
+    def about(self, image_ids: np.ndarray, caption_ids: np.ndarray) -> np.ndarray:
+        """Which of the verdicts [N] are about an image and a caption of these, int64 [I] and [C]."""
+        about: np.ndarray = np.isin(self.image_ids, image_ids) & np.isin(self.caption_ids, caption_ids)
+        return about
+
+    def within(self, image_ids: Tensor, caption_ids: Tensor) -> PairSet:
+        """The (row, column) cells of a batch that have a verdict, with its probability.
+
+        Args:
+            image_ids: Image id of each row, int64 [R].
+            caption_ids: Caption id of each column, int64 [C].
+        """
+        return self._within(image_ids, caption_ids)[0]
+
+    def record(self, ledger: Ledger, image_ids: Tensor, caption_ids: Tensor, epoch: int) -> None:
+        """Write the verdicts on undeclared pairs of a batch into another ledger, each once, whenever they meet.
+
+        Args:
+            ledger: Of a run that reads these verdicts.
+            image_ids: Image id of each pair of the batch, int64 [B].
+            caption_ids: Caption id of each pair, int64 [B].
+            epoch: Of the run.
+        """
+        cells, verdicts = self._within(image_ids, caption_ids)
+        others = verdicts[(cells.rows != cells.columns).cpu().numpy()]
+        for judge in np.unique(self.judges[others]):
+            of_judge = others[self.judges[others] == judge]
+            columns = (self.image_ids[of_judge], self.caption_ids[of_judge], self.probabilities[of_judge])
+            ledger.record(*map(torch.from_numpy, columns), judge=self.names[judge], epoch=epoch, once=True)
+
+    def _within(self, image_ids: Tensor, caption_ids: Tensor) -> tuple[PairSet, np.ndarray]:
+        """The cells of a batch that have a verdict, and the number of each cell's verdict [P]."""
+        latest = self._latest
+        if latest is not None and latest[0] is image_ids and latest[1] is caption_ids:
+            return latest[2], latest[3]  # several rules read one ledger
+        images, captions = image_ids.cpu().numpy(), caption_ids.cpu().numpy()
+        first, last = (np.searchsorted(self.image_ids, images, side) for side in ("left", "right"))
+        rows, verdicts = _ranges(first, last)  # every verdict on every image of the batch
+        order = np.argsort(captions, kind="stable")
+        first, last = (np.searchsorted(captions[order], self.caption_ids[verdicts], side) for side in ("left", "right"))
+        which, columns = _ranges(first, last)
+        cells = torch.from_numpy(np.stack([rows[which], order[columns]])).to(image_ids.device)
+        numbers: np.ndarray = verdicts[which]
+        probabilities = torch.from_numpy(self.probabilities[numbers]).to(image_ids.device)
+        found = PairSet(cells[0], cells[1], probabilities, (len(images), len(captions)))
+        self._latest = (image_ids, caption_ids, found, numbers)
+        return found, numbers
+
+
+def open_index(ledger: str | Path) -> VerdictIndex:
+    """The index of a ledger; rules that name the same one share it, as long as its files stay as they are.
+
+    Raises:
+        DataError: There is no ledger, or it cannot be read.
+    """
+    folder = Path(ledger)
+    files = [folder] if folder.is_file() else [path for path, _, _ in _parts(folder)]
+    return _open_index(str(ledger), tuple((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files))
+
+
+@lru_cache(maxsize=4)
+def _open_index(ledger: str, files: tuple[tuple[str, int, int], ...]) -> VerdictIndex:
+    return VerdictIndex.from_table(read_ledger(ledger))
+
+
+def people_of(ledger: str | Path) -> VerdictIndex:
+    """The verdicts of people in a ledger.
+
+    Raises:
+        DataError: There is no ledger, or it cannot be read.
+    """
+    return VerdictIndex.from_table(read_ledger(ledger), judges=lambda judge: judge.startswith(PERSON))
+
+
+class _KeySet:
+    """Numbers that were added, in sorted runs each more than twice as long as the next; 8 bytes each, no loop."""
+
+    def __init__(self) -> None:
+        self._runs: list[np.ndarray] = []
+
+    def add(self, keys: np.ndarray) -> Tensor:
+        """Add numbers [P]; places of those that are new, each once, in rising order [<= P]."""
+        distinct, first = np.unique(keys, return_index=True)
+        known = np.zeros(len(distinct), dtype=bool)
+        for run in self._runs:
+            places = np.minimum(np.searchsorted(run, distinct), len(run) - 1)
+            known |= run[places] == distinct
+        new = distinct[~known]
+        if len(new):
+            self._runs.append(new)
+        while len(self._runs) > 1 and 2 * len(self._runs[-1]) >= len(self._runs[-2]):
+            self._runs[-2:] = [np.sort(np.concatenate(self._runs[-2:]))]
+        return torch.from_numpy(np.sort(first[~known]))
+
+
+def _keys(image_ids: Tensor, caption_ids: Tensor, judge: str) -> np.ndarray:
+    """A number for each pair and judge [P]; among ten million pairs, two share one with a chance of 3 in a million."""
+    keys: np.ndarray = sample_keys(stable_hash(judge), image_ids.cpu(), caption_ids.cpu()).numpy()
+    return keys
+
+
+def _keys_of_table(table: pa.Table) -> np.ndarray:
+    names = table["judge"].combine_chunks().dictionary_encode()
+    of_name, keys = names.indices.to_numpy(), np.zeros(len(table), dtype=np.int64)
+    images, captions = (torch.from_numpy(table[name].to_numpy().copy()) for name in ("image_id", "caption_id"))
+    for number, judge in enumerate(names.dictionary.to_pylist()):
+        here = np.flatnonzero(of_name == number)
+        keys[here] = _keys(images[here], captions[here], judge)
+    return keys
 
 
 def _parts(folder: Path) -> list[tuple[Path, int, int]]:
@@ -183,9 +377,29 @@ def _parts(folder: Path) -> list[tuple[Path, int, int]]:
 
 def _read(file: Path) -> pa.Table:
     try:
-        return pq.read_table(file, columns=SCHEMA.names).cast(SCHEMA)
-    except (pa.ArrowException, OSError) as error:
+        table = pq.read_table(file)
+        if "detector" in table.column_names:
+            table = _of_first_edition(table)
+        return table.select(SCHEMA.names).cast(SCHEMA)
+    except (pa.ArrowException, OSError, KeyError) as error:
         raise DataError(f"{file} is not a part of a ledger ({error}); remove it or restore it.") from error
+
+
+def _of_first_edition(table: pa.Table) -> pa.Table:
+    """The verdicts of judges in a table of detectors, scores and actions."""
+    detector = table["detector"]
+    judged = pc.or_(pc.starts_with(detector, "con_d"), pc.starts_with(detector, "mined:"))
+    table = table.filter(judged)
+    names = pc.replace_substring_regex(table["detector"], "^con_d", "judge")
+    columns = [table["image_id"], table["caption_id"], names, table["score"], table["epoch"]]
+    return pa.table([*columns, pa.nulls(len(table), pa.timestamp("ms"))], schema=SCHEMA)
+
+
+def _milliseconds(table: pa.Table) -> np.ndarray:
+    """Time of each verdict; 0 where it has none."""
+    times = pc.fill_null(pc.cast(table["time"], pa.int64()), 0)
+    milliseconds: np.ndarray = times.to_numpy()
+    return milliseconds
 
 
 def _write_aside(table: pa.Table, target: Path) -> None:
@@ -204,64 +418,6 @@ def _write_aside(table: pa.Table, target: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-class VerdictIndex:
-    """Scores of (image id, caption id) pairs, each once.
-
-    Example:
-        >>> index = VerdictIndex.from_table(read_ledger("runs/a/ledger"), actions=["relabel"])  # doctest: +SKIP
-    """
-
-    def __init__(self, image_ids: np.ndarray, caption_ids: np.ndarray, scores: np.ndarray) -> None:
-        """Sort the verdicts. Where a pair occurs more than once, its last verdict counts.
-
-        Args:
-            image_ids: int64 [N].
-            caption_ids: int64 [N].
-            scores: float [N].
-        """
-        order = np.lexsort((caption_ids, image_ids))  # stable: the last of equals is the latest
-        images, captions = image_ids[order], caption_ids[order]
-        last = np.ones(len(order), dtype=bool)
-        last[:-1] = (images[1:] != images[:-1]) | (captions[1:] != captions[:-1])
-        self.image_ids, self.caption_ids = images[last], captions[last]
-        self.scores = np.asarray(scores[order][last], dtype=np.float32)
-
-    @classmethod
-    def from_table(
-        cls, table: pa.Table, *, detectors: Collection[str] | None = None, actions: Collection[str] | None = None
-    ) -> "VerdictIndex":
-        """Index the rows of a ledger, all of them or those of certain detectors and actions."""
-        for column, wanted in (("detector", detectors), ("action", actions)):
-            if wanted is not None:
-                table = table.filter(pc.is_in(table[column], pa.array(list(wanted), pa.string())))
-        return cls(*(table[name].to_numpy() for name in ("image_id", "caption_id", "score")))
-
-    def __len__(self) -> int:
-        return len(self.scores)
-
-    def about(self, image_ids: np.ndarray, caption_ids: np.ndarray) -> int:
-        """How many of the verdicts are about an image and a caption of these, int64 [N] and [M]."""
-        return int((np.isin(self.image_ids, image_ids) & np.isin(self.caption_ids, caption_ids)).sum())
-
-    def within(self, image_ids: Tensor, caption_ids: Tensor) -> PairSet:
-        """The (row, column) cells of a batch that have a verdict, with its score.
-
-        Args:
-            image_ids: Image id of each row, int64 [R].
-            caption_ids: Caption id of each column, int64 [C].
-        """
-        images, captions = image_ids.cpu().numpy(), caption_ids.cpu().numpy()
-        first, last = (np.searchsorted(self.image_ids, images, side) for side in ("left", "right"))
-        rows, verdicts = _ranges(first, last)  # every verdict on every image of the batch
-        order = np.argsort(captions, kind="stable")
-        first, last = (np.searchsorted(captions[order], self.caption_ids[verdicts], side) for side in ("left", "right"))
-        which, columns = _ranges(first, last)
-        cells = np.stack([rows[which], order[columns]])
-        rows_and_columns = torch.from_numpy(cells).to(image_ids.device)
-        scores = torch.from_numpy(self.scores[verdicts[which]]).to(image_ids.device)
-        return PairSet(rows_and_columns[0], rows_and_columns[1], scores, (len(images), len(captions)))
 
 
 def _ranges(first: np.ndarray, last: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,28 +1,39 @@
-"""Sparse cells of a batch matrix, and the pairs that match for certain."""
+"""Pairs: cells (image row, text row) of a batch matrix with a value each, and which of them match for certain."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
+
+Side = Literal["i2t", "t2i"]
+"""Who asks: images for texts, or texts for images."""
+
+SIDES: tuple[Side, Side] = ("i2t", "t2i")
 
 
 @dataclass(frozen=True)
 class PairSet:
     """Cells of a [rows, columns] matrix: what is known about a few pairs of a batch, without the B x B matrix.
 
-    What a value means is the business of whoever holds the set: a share of the target, a weight, a score.
+    The one container of pairs. What a value means is the business of whoever holds the set: a share of the target, a
+    weight, a probability of matching.
 
     Attributes:
         rows: Row of each cell, int64 [P].
         columns: Column of each cell, int64 [P].
         values: Value of each cell, floating point [P].
         shape: Number of rows and columns of the matrix.
+        by_row: Whether the row's side found the cell, bool [P]; None: both sides found all.
+        by_column: Whether the column's side found it, bool [P]; None with ``by_row``.
     """
 
     rows: Tensor  # [P]
     columns: Tensor  # [P]
     values: Tensor  # [P]
     shape: tuple[int, int]
+    by_row: Tensor | None = None  # [P]
+    by_column: Tensor | None = None  # [P]
 
     def __post_init__(self) -> None:
         if not self.rows.shape == self.columns.shape == self.values.shape or self.rows.dim() != 1:
@@ -80,7 +91,9 @@ class PairSet:
     @property
     def T(self) -> "PairSet":  # noqa: N802 - the name tensors use
         """The transposed set."""
-        return PairSet(self.columns, self.rows, self.values, (self.shape[1], self.shape[0]))
+        return PairSet(
+            self.columns, self.rows, self.values, (self.shape[1], self.shape[0]), self.by_column, self.by_row
+        )
 
     def to(self, device: torch.device | str) -> "PairSet":
         """The same set on another device."""
@@ -88,13 +101,23 @@ class PairSet:
 
     def with_values(self, values: Tensor) -> "PairSet":
         """The same cells with other values [P]."""
-        return PairSet(self.rows, self.columns, values, self.shape)
+        return PairSet(self.rows, self.columns, values, self.shape, self.by_row, self.by_column)
 
     def where(self, keep: Tensor) -> "PairSet":
         """The cells chosen by a bool mask or an index [P]."""
         if keep.dtype == torch.bool:
-            keep = keep.nonzero()[:, 0]  # once, not for each of the three
-        return PairSet(self.rows[keep], self.columns[keep], self.values[keep], self.shape)
+            keep = keep.nonzero()[:, 0]  # once, not for each column
+        sides = (None if side is None else side[keep] for side in (self.by_row, self.by_column))
+        return PairSet(self.rows[keep], self.columns[keep], self.values[keep], self.shape, *sides)
+
+    def found_by(self, side: Side) -> "PairSet":
+        """The cells that images ("i2t", rows) or texts ("t2i", columns) found; all of a set that has no sides."""
+        found = self.by_row if side == "i2t" else self.by_column
+        return self if found is None else self.where(found)
+
+    def mutual(self) -> "PairSet":
+        """The same cells, as if both sides had found each."""
+        return PairSet(self.rows, self.columns, self.values, self.shape)
 
     def of_rows(self, start: int, stop: int) -> "PairSet":
         """The cells of the rows from ``start`` to ``stop``, as a matrix of those rows [stop - start, C]."""
@@ -120,6 +143,15 @@ class PairSet:
     def contains(self, other: "PairSet") -> Tensor:
         """Which cells of another set of the same shape are in this one, bool [len(other)]."""
         return torch.isin(other.linear, self.linear)
+
+    def overridden_by(self, other: "PairSet") -> "PairSet":
+        """The same cells, with the values of another set of the same shape where that has them."""
+        if not len(other):
+            return self
+        other = other.distinct()
+        place = torch.searchsorted(other.linear, self.linear).clamp(max=len(other) - 1)  # [P]
+        theirs = other.values[place].to(self.values.dtype)
+        return self.with_values(torch.where(other.linear[place] == self.linear, theirs, self.values))
 
     def row_sums(self) -> Tensor:
         """Sum of the values of each row [R]."""

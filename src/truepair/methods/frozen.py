@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from truepair.engine.distributed.gathering import gather
-from truepair.judges.dual import DualEncoder
-from truepair.methods.encode import StepView, Towers
+from truepair.judges.dual import FeatureReader
+from truepair.methods.encode import BatchEncoder, EncodedBatch
 from truepair.models.encoders.minilm import sentence_vectors
 
 _AT_ONCE = 256  # states that go through the heads together
@@ -17,65 +17,65 @@ _AT_ONCE = 256  # states that go through the heads together
 _MOST_FEATURES = 1_000_000  # 1 GB at 256 dimensions
 
 
-class ReferenceModel(Protocol):
+class FrozenModel(Protocol):
     """Another model's features of the student's batches."""
 
-    def features(self, view: StepView) -> tuple[Tensor, Tensor]:
+    def features(self, encoded: EncodedBatch) -> tuple[Tensor, Tensor]:
         """L2-normalised image and text features of the pairs of all ranks [B, G] each, without gradient."""
         ...
 
 
-class _FrozenTowers:
-    def __init__(self, towers: Towers) -> None:
-        self.towers = towers
-        towers.model.requires_grad_(False)
-        towers.model.eval()
+class _FrozenEncoder:
+    def __init__(self, encoder: BatchEncoder) -> None:
+        self.encoder = encoder
+        encoder.model.requires_grad_(False)
+        encoder.model.eval()
 
     def follow(self, device: torch.device) -> None:
         """Move the model to the student's device, unless it is there: to look at all of its modules takes 10 ms."""
-        if self.towers.model.device != device:
-            self.towers.model.to(device)
+        if self.encoder.model.device != device:
+            self.encoder.model.to(device)
 
 
-class BatchReference(_FrozenTowers):
+class FrozenOnBatch(_FrozenEncoder):
     """Features of the very pixels and tokens that the student sees, as in SRCL; or of cached states of them.
 
     Args:
-        towers: Those of the reference model.
+        encoder: Of the frozen model.
     """
 
     @torch.no_grad()
-    def features(self, view: StepView) -> tuple[Tensor, Tensor]:
-        """Features of a batch, see ``ReferenceModel.features``."""
-        self.follow(view.image_features.device)
-        _, images = self.towers.encode_images(view.local, view.info.epoch)
-        text = self.towers.encode_text(view.local)
-        return gather(images), gather(text.feature)
+    def features(self, encoded: EncodedBatch) -> tuple[Tensor, Tensor]:
+        """Features of a batch, see ``FrozenModel.features``."""
+        self.follow(encoded.image_features.device)
+        _, images = self.encoder.encode_images(encoded.local, encoded.info.epoch)
+        text = self.encoder.encode_texts(encoded.local)
+        return gather(images), gather(text.features)
 
 
-class StateReference(_FrozenTowers):
+class FrozenOnStates(_FrozenEncoder):
     """Features of cached states: each image view and caption of the table goes through the heads once, not each epoch.
 
     Args:
-        towers: Those of the reference model, with caches of image and caption states.
+        encoder: Of the frozen model, with caches of image and caption states.
     """
 
     @torch.no_grad()
-    def features(self, view: StepView) -> tuple[Tensor, Tensor]:
-        """Features of a batch, see ``ReferenceModel.features``."""
-        self.follow(view.image_features.device)
-        cache, rows = self.towers.image_cache, view.batch.source_index.cpu()  # [B]
+    def features(self, encoded: EncodedBatch) -> tuple[Tensor, Tensor]:
+        """Features of a batch, see ``FrozenModel.features``."""
+        self.follow(encoded.image_features.device)
+        cache, rows = self.encoder.image_cache, encoded.batch.source_index.cpu()  # [B]
         assert cache is not None
-        shown = cache.shown(rows, view.info.epoch, self.towers.seed)  # [B]
+        shown = cache.shown(rows, encoded.info.epoch, self.encoder.seed)  # [B]
         images, place_of_row = self._images
         texts, place_of_caption = self._texts
-        places = torch.tensor([place_of_caption[caption] for caption in view.batch.captions])  # [B]
+        places = torch.tensor([place_of_caption[caption] for caption in encoded.batch.captions])  # [B]
         return images[shown, place_of_row[rows]], texts[places]
 
     @cached_property
     def _images(self) -> tuple[Tensor, Tensor]:
-        """Features of each view of the R images of the table [V, R, E], and the place of each row's image [T]."""
-        cache, model = self.towers.image_cache, self.towers.model
+        """Features of each encoded of the R images of the table [V, R, E], and the place of each row's image [T]."""
+        cache, model = self.encoder.image_cache, self.encoder.model
         assert cache is not None
         used, place_of_row = cache.image_rows.unique(return_inverse=True)  # [R], [T]
         found = [
@@ -87,7 +87,7 @@ class StateReference(_FrozenTowers):
     @cached_property
     def _texts(self) -> tuple[Tensor, dict[str, int]]:
         """Features of the C captions of the table [C, E], and the place of each."""
-        cache, model = self.towers.caption_cache, self.towers.model
+        cache, model = self.encoder.caption_cache, self.encoder.model
         assert cache is not None
         captions = list(cache.places)
         found = []
@@ -97,37 +97,37 @@ class StateReference(_FrozenTowers):
         return torch.cat(found), {caption: place for place, caption in enumerate(captions)}
 
 
-def albef_reference(towers: Towers) -> BatchReference | StateReference:
-    """The reference of one of our models, of cached states if it has any, and if their features fit into memory."""
-    images, captions = towers.image_cache, towers.caption_cache
+def frozen_model(encoder: BatchEncoder) -> FrozenOnBatch | FrozenOnStates:
+    """The features of one of our models, of cached states if it has any, and if their features fit into memory."""
+    images, captions = encoder.image_cache, encoder.caption_cache
     if images is None or captions is None or len(images.views) * len(images) + len(captions.places) > _MOST_FEATURES:
-        return BatchReference(towers)
-    return StateReference(towers)
+        return FrozenOnBatch(encoder)
+    return FrozenOnStates(encoder)
 
 
-class EncoderReference:
+class FrozenMeans:
     """The means of the states that the student's encoders make, as they come: images and texts are of two spaces."""
 
     @torch.no_grad()
-    def features(self, view: StepView) -> tuple[Tensor, Tensor]:
+    def features(self, encoded: EncodedBatch) -> tuple[Tensor, Tensor]:
         """L2-normalised means of image states [B, W] and of text states [B, D]."""
-        images = F.normalize(torch.cat([part.mean(dim=1) for part in view.image_states]), dim=1)
-        return gather(images), sentence_vectors(view.text_states.detach(), view.batch.attention_mask)
+        images = F.normalize(torch.cat([part.mean(dim=1) for part in encoded.image_states]), dim=1)
+        return gather(images), sentence_vectors(encoded.text_states.detach(), encoded.batch.attention_mask)
 
 
-class PlainReference:
+class FrozenOnPlain:
     """Features of the plain images and captions, for models with a preprocessing of their own (CLIP, SigLIP).
 
     Args:
         encoder: Reads the images of the training table by row.
     """
 
-    def __init__(self, encoder: DualEncoder) -> None:
+    def __init__(self, encoder: FeatureReader) -> None:
         self.encoder = encoder
 
-    def features(self, view: StepView) -> tuple[Tensor, Tensor]:
-        """Features of a batch, see ``ReferenceModel.features``."""
-        device = view.image_features.device
-        images = self.encoder.image_features(view.local.source_index).to(device)
-        texts = self.encoder.text_features(view.local.captions).to(device)
+    def features(self, encoded: EncodedBatch) -> tuple[Tensor, Tensor]:
+        """Features of a batch, see ``FrozenModel.features``."""
+        device = encoded.image_features.device
+        images = self.encoder.image_features(encoded.local.source_index).to(device)
+        texts = self.encoder.text_features(encoded.local.captions).to(device)
         return gather(images), gather(texts)
