@@ -27,8 +27,8 @@ from tests.golden_grit import check_grit_order
 from tests.golden_step import RecordedStep
 from truepair.errors import TruepairError
 from truepair.models.checkpoints.official import load_official, official_names
-from truepair.models.fusion.albef import AlbefModel, Encoded
-from truepair.models.fusion.fusion_encoder import ImageKeysValues
+from truepair.models.dual.base import Encoded, ImageKeysValues
+from truepair.models.fusion.albef import AlbefModel
 from truepair.objectives.contrastive import Direction, contrastive_loss
 from truepair.objectives.ecm import Connections, ZoneConfig, connect
 from truepair.objectives.itm import HardNegatives, hardest_negatives, itm_loss
@@ -78,16 +78,16 @@ class AlbefStep:
 
     @cached_property
     def image(self) -> Encoded:
-        return self.student.encode_image(self.batch["image"])
+        return self.student.encode_images(self.batch["image"])
 
     @cached_property
     def text(self) -> Encoded:
-        return self.student.encode_text(self.batch["input_ids"], self.batch["attention_mask"])
+        return self.student.encode_texts(self.batch["input_ids"], self.batch["attention_mask"])
 
     @cached_property
     def candidates(self) -> HardNegatives:
         """Hardest and second-hardest text of each image, and image of each text."""
-        return hardest_negatives(self.image.feature @ self.text.feature.T / self.student.temperature)
+        return hardest_negatives(self.image.features @ self.text.features.T / self.student.temperature)
 
     @cached_property
     def verdicts(self) -> tuple[Tensor, Tensor]:
@@ -144,8 +144,8 @@ class AlbefStep:
     def loss_itc(self, smoothing: float) -> Tensor:
         """S-ITC: a conversion is one more positive of its own row only, and keys get no gradient."""
         return contrastive_loss(
-            self.image.feature,
-            self.text.feature,
+            self.image.features,
+            self.text.features,
             self.student.temperature,
             rows=Direction(self.connections.i2t_positives, smoothing),
             columns=Direction(self.connections.t2i_positives, smoothing),
@@ -160,8 +160,8 @@ class AlbefStep:
 
 
 def feature_checks(step: AlbefStep) -> Iterator[Check]:
-    yield compare("image_feat", step.image.feature, step.batch["image_feat"])
-    yield compare("text_feat", step.text.feature, step.batch["text_feat"])
+    yield compare("image_feat", step.image.features, step.batch["image_feat"])
+    yield compare("text_feat", step.text.features, step.batch["text_feat"])
 
 
 def mining_checks(step: AlbefStep) -> Iterator[Check]:

@@ -57,7 +57,7 @@ def test_what_is_frozen_is_not_computed_twice(freeze: dict[str, bool]) -> None:
     encoder, calls = model.image_encoder if "freeze_image" in freeze else model.text_encoder, []
     encoder.register_forward_hook(lambda *_: calls.append(1))
     _, images = towers.encode_images(BATCHES[0], 0)
-    (images.sum() + towers.encode_text(BATCHES[0]).feature.sum()).backward()
+    (images.sum() + towers.encode_text(BATCHES[0]).features.sum()).backward()
     assert len(calls) == 3
 
 

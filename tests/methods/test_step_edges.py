@@ -125,7 +125,7 @@ def test_keys_without_gradient_leave_the_loss_as_it_is() -> None:
     # By hand: image anchors against fixed texts is one half of ITC, and the only one that moves the images.
     step = Composition(ALONE, RelationsConfig(rules=[])).build()
     assert batch.pixel_values is not None
-    images = step.model.encode_image(batch.pixel_values).feature
+    images = step.model.encode_images(batch.pixel_values).features
     texts = by_hand.features(step.model, batch).texts
     logits = images @ texts.T / step.model.temperature
     half = torch.nn.functional.cross_entropy(logits, torch.arange(6)) / 2

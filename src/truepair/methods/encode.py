@@ -13,10 +13,10 @@ from truepair.data.pairs import PairBatch
 from truepair.engine.distributed.gathering import gather, gather_batch, gather_padded
 from truepair.engine.loop.step import StepInfo
 from truepair.errors import ConfigError
+from truepair.models.dual.base import Encoded, ImageKeysValues
 from truepair.models.encoders.frozen_captions import CaptionStates
 from truepair.models.encoders.frozen_images import ImageStates
-from truepair.models.fusion.albef import AlbefModel, Encoded
-from truepair.models.fusion.fusion_encoder import ImageKeysValues
+from truepair.models.fusion.albef import AlbefModel
 
 Result = TypeVar("Result")
 
@@ -206,7 +206,7 @@ class StepView:
             own=slice(rank * len(local), (rank + 1) * len(local)),
             image_states=image_states,
             image_features=gather(image_features),
-            text_features=gather(text.feature),
+            text_features=gather(text.features),
             text_states=gather_padded(text.states),
             temperature=towers.model.temperature,
             info=info,

@@ -107,7 +107,7 @@ class MomentumModel(nn.Module):
             own.copy_(theirs)
         image_states, images = self.towers.encode_images(view.local, view.info.epoch)
         text = self.towers.encode_text(view.local)
-        return MomentumView(image_states, gather(images), gather(text.feature))
+        return MomentumView(image_states, gather(images), gather(text.features))
 
     @torch.no_grad()
     def token_logits(

@@ -50,7 +50,7 @@ class BatchReference(_FrozenTowers):
         self.follow(view.image_features.device)
         _, images = self.towers.encode_images(view.local, view.info.epoch)
         text = self.towers.encode_text(view.local)
-        return gather(images), gather(text.feature)
+        return gather(images), gather(text.features)
 
 
 class StateReference(_FrozenTowers):

@@ -23,8 +23,8 @@ from truepair.methods.momentum import MomentumModel, MomentumView
 from truepair.methods.reference import ReferenceModel
 from truepair.methods.rules import Relator
 from truepair.methods.srcl import Regulator, of_rows, weight_figures
+from truepair.models.dual.base import ImageKeysValues
 from truepair.models.fusion.albef import AlbefModel
-from truepair.models.fusion.fusion_encoder import ImageKeysValues
 from truepair.objectives.bounds import information_bounds
 from truepair.objectives.contrastive import Direction, contrastive_loss
 from truepair.objectives.itm import (
