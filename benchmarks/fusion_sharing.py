@@ -18,8 +18,9 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from truepair.models.dual.base import ImageKeysValues
 from truepair.models.fusion.config import AlbefConfig
-from truepair.models.fusion.fusion_encoder import FusionEncoder, ImageKeysValues
+from truepair.models.fusion.fusion_encoder import FusionEncoder
 
 # Name, pairs, image states, their width, tokens, width, heads.
 SHAPES = (

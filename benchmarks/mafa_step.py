@@ -1,5 +1,8 @@
 """A MAFA step on random weights and pairs, composed as the recipe `mafa` does it; for the benchmarks of a step."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 
 from truepair.data.pairs import PairBatch
@@ -10,20 +13,20 @@ from truepair.engine.loop.step import StepInfo
 from truepair.judges.base import JudgeConfig
 from truepair.judges.itm import AlbefJudge, BatchView
 from truepair.judges.memory import MemorisedJudge, VerdictMemory
-from truepair.methods.ecm import ConnectionMiner, EcmConfig
-from truepair.methods.encode import Towers
-from truepair.methods.rules import RelationsConfig, Relator
-from truepair.methods.step import ItcConfig, MlmConfig, ObjectivesConfig, PretrainStep, StepParts
+from truepair.methods.ecm import Ecm, EcmConfig
+from truepair.methods.encode import BatchEncoder
+from truepair.methods.rules import RelationsConfig, RuleSet
+from truepair.methods.step import ItcConfig, MlmConfig, ObjectivesConfig, PretrainStep
 from truepair.models.fusion.albef import AlbefModel
 from truepair.models.fusion.config import AlbefConfig
-from truepair.objectives.ecm import ZoneConfig
 from truepair.objectives.mlm import MaskingConfig, TokenMasker
+from truepair.relations.zones import Zones
 
 MASK_ID, SPECIAL_IDS = 103, (0, 100, 101, 102, 103)
 SEED = 0
 MOMENT = StepInfo(epoch=1, step=10, total_steps=20, steps_per_epoch=10)  # epoch 1: S-ITC smooths
-NONE_CONVERTED = ZoneConfig(low=1.0, high=1.0)
-ALL_CONVERTED = ZoneConfig(low=0.0, high=0.0, once=False)  # found from both sides: twice, as in the official program
+NONE_CONVERTED = {"zones": Zones(1.0, 1.0)}
+ALL_CONVERTED = {"zones": Zones(0.0, 0.0), "once": False}  # found from both sides: twice, as in the official program
 
 
 def random_model(size: str, seed: int, *, dropout: float = 0.1) -> AlbefModel:
@@ -59,8 +62,8 @@ def half_masked(model: AlbefModel) -> TokenMasker:
     return TokenMasker(MASK_ID, SPECIAL_IDS, model.config.vocab_size, MaskingConfig(probability=0.5))
 
 
-def mafa_step(student: AlbefModel, judge: AlbefModel, zones: ZoneConfig) -> PretrainStep:
-    """The step of the recipe; con-D reads the pairs of the batch, and remembers its verdicts."""
+def mafa_step(student: AlbefModel, judge: AlbefModel, rules: Mapping[str, Any]) -> PretrainStep:
+    """The step of the recipe; the judge reads the pairs of the batch, and remembers its verdicts."""
     same = Preprocessing(
         train_wordpiece(["any"], 60, min_frequency=1),
         max_length=25,
@@ -76,8 +79,6 @@ def mafa_step(student: AlbefModel, judge: AlbefModel, zones: ZoneConfig) -> Pret
         mlm=MlmConfig(masking=masker.config),
     )
     asked = JudgeConfig(checkpoint="random", view="batch", memory=True)
-    parts = StepParts(
-        relator=Relator(RelationsConfig(ledger=False)),
-        miner=ConnectionMiner(EcmConfig(discriminator=asked, zones=zones), remembering),
-    )
-    return PretrainStep(student, Towers(student), masker, objectives, parts, seed=SEED).train()
+    ecm = Ecm(EcmConfig(judge=asked, **rules), remembering)
+    kept = RuleSet(RelationsConfig(ledger=False))
+    return PretrainStep(student, BatchEncoder(student), objectives, kept, masker=masker, ecm=ecm, seed=SEED).train()

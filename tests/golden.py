@@ -25,14 +25,16 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a program, it is no
 
 from tests.golden_grit import check_grit_order
 from tests.golden_step import RecordedStep
+from tests.official_ecm import OFFICIAL, official_order, official_zones, positives
 from truepair.errors import TruepairError
 from truepair.models.checkpoints.official import load_official, official_names
-from truepair.models.fusion.albef import AlbefModel, Encoded
-from truepair.models.fusion.fusion_encoder import ImageKeysValues
+from truepair.models.dual.base import Encoded, ImageKeysValues
+from truepair.models.fusion.albef import AlbefModel
 from truepair.objectives.contrastive import Direction, contrastive_loss
-from truepair.objectives.ecm import Connections, ZoneConfig, connect
+from truepair.objectives.ecm import Connections, connect
 from truepair.objectives.itm import HardNegatives, hardest_negatives, itm_loss
 from truepair.objectives.mlm import mlm_loss
+from truepair.relations.zones import Zones
 
 TOLERANCE = 1e-4
 SMOOTHING_STARTS = 1  # the official program smooths from its second epoch on
@@ -78,16 +80,16 @@ class AlbefStep:
 
     @cached_property
     def image(self) -> Encoded:
-        return self.student.encode_image(self.batch["image"])
+        return self.student.encode_images(self.batch["image"])
 
     @cached_property
     def text(self) -> Encoded:
-        return self.student.encode_text(self.batch["input_ids"], self.batch["attention_mask"])
+        return self.student.encode_texts(self.batch["input_ids"], self.batch["attention_mask"])
 
     @cached_property
     def candidates(self) -> HardNegatives:
         """Hardest and second-hardest text of each image, and image of each text."""
-        return hardest_negatives(self.image.feature @ self.text.feature.T / self.student.temperature)
+        return hardest_negatives(self.image.features @ self.text.features.T / self.student.temperature)
 
     @cached_property
     def verdicts(self) -> tuple[Tensor, Tensor]:
@@ -109,8 +111,17 @@ class AlbefStep:
     @cached_property
     def connections(self) -> Connections:
         """What ECM makes of the verdicts under the official rules."""
-        rules = ZoneConfig.official(self.config["low_threshold"], self.config["high_threshold"])
-        return connect(self.candidates, *self.verdicts, rules)
+        return connect(self.candidates, *self.verdicts, self.zones, **OFFICIAL)
+
+    @property
+    def zones(self) -> Zones:
+        """Thresholds of the recording."""
+        return official_zones(self.config["low_threshold"], self.config["high_threshold"])
+
+    @property
+    def itm_order(self) -> Tensor:
+        """ITM rows in the official order."""
+        return official_order(self.connections, *self.verdicts, self.zones)
 
     @cached_property
     def keys_values(self) -> ImageKeysValues:
@@ -119,13 +130,13 @@ class AlbefStep:
     @cached_property
     def itm_logits(self) -> Tensor:
         """Logits of all ITM rows in the official order."""
-        order, pairs = self.connections.official_order(), self.connections.pairs
+        order, pairs = self.itm_order, self.connections.pairs
         images, texts = pairs.images[order], pairs.texts[order]
         return self._match(self.student, images, texts, self.keys_values, self.text.states)
 
     @cached_property
     def loss_itm(self) -> Tensor:
-        return itm_loss(self.itm_logits, self.connections.pairs.labels[self.connections.official_order()])
+        return itm_loss(self.itm_logits, self.connections.pairs.labels[self.itm_order])
 
     @cached_property
     def mlm_texts(self) -> Tensor:
@@ -144,11 +155,11 @@ class AlbefStep:
     def loss_itc(self, smoothing: float) -> Tensor:
         """S-ITC: a conversion is one more positive of its own row only, and keys get no gradient."""
         return contrastive_loss(
-            self.image.feature,
-            self.text.feature,
+            self.image.features,
+            self.text.features,
             self.student.temperature,
-            rows=Direction(self.connections.i2t_positives, smoothing),
-            columns=Direction(self.connections.t2i_positives, smoothing),
+            rows=Direction(positives(self.connections, "i2t", symmetric=False), smoothing),
+            columns=Direction(positives(self.connections, "t2i", symmetric=False), smoothing),
             key_gradient=False,
         ).loss
 
@@ -160,8 +171,8 @@ class AlbefStep:
 
 
 def feature_checks(step: AlbefStep) -> Iterator[Check]:
-    yield compare("image_feat", step.image.feature, step.batch["image_feat"])
-    yield compare("text_feat", step.text.feature, step.batch["text_feat"])
+    yield compare("image_feat", step.image.features, step.batch["image_feat"])
+    yield compare("text_feat", step.text.features, step.batch["text_feat"])
 
 
 def mining_checks(step: AlbefStep) -> Iterator[Check]:

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tests.official_ecm import OFFICIAL, official_zones
 from truepair.data.pairs import PairBatch
 from truepair.data.preprocessing import Preprocessing
 from truepair.data.tokens import train_wordpiece
@@ -13,12 +14,11 @@ from truepair.data.transforms import TransformConfig
 from truepair.engine.loop.step import StepInfo
 from truepair.judges.base import JudgeConfig
 from truepair.judges.itm import AlbefJudge, BatchView
-from truepair.methods.ecm import ConnectionMiner, EcmConfig
-from truepair.methods.encode import Towers
-from truepair.methods.rules import RelationsConfig, Relator
-from truepair.methods.step import ItcConfig, ObjectivesConfig, PretrainStep, StepParts
+from truepair.methods.ecm import Ecm, EcmConfig
+from truepair.methods.encode import BatchEncoder
+from truepair.methods.rules import RelationsConfig, RuleSet
+from truepair.methods.step import ItcConfig, ObjectivesConfig, PretrainStep
 from truepair.models.fusion.albef import AlbefModel
-from truepair.objectives.ecm import ZoneConfig
 from truepair.objectives.mlm import TokenMasker
 
 STEPS_PER_EPOCH = 10
@@ -56,13 +56,11 @@ class RecordedStep:
         student.itm_head.register_forward_hook(lambda _, __, logits: self.itm_logits.append(logits.detach()))
         self.step = PretrainStep(
             student,
-            Towers(student),
-            RecordedMasker(batch["mlm_ids_masked"], batch["mlm_labels"], config["vocab_size"]),
+            BatchEncoder(student),
             ObjectivesConfig(itc=ItcConfig(smoothing=config["smoothing"], smoothing_start_epoch=1, key_gradient=False)),
-            StepParts(
-                relator=Relator(RelationsConfig(rules=[], symmetric=False, ledger=False)),
-                miner=_miner(discriminator, config),
-            ),
+            RuleSet(RelationsConfig(rules=[], symmetric=False, ledger=False)),
+            masker=RecordedMasker(batch["mlm_ids_masked"], batch["mlm_labels"], config["vocab_size"]),
+            ecm=_ecm(discriminator, config),
             seed=0,
         )
 
@@ -93,7 +91,7 @@ def _pairs(batch: Mapping[str, Tensor]) -> PairBatch:
     )
 
 
-def _miner(discriminator: AlbefModel, config: Mapping[str, Any]) -> ConnectionMiner:
+def _ecm(discriminator: AlbefModel, config: Mapping[str, Any]) -> Ecm:
     # Judge and student read the same pixels and tokens; which preprocessing made them is not recorded.
     same = Preprocessing(
         train_wordpiece(["any"], 60, min_frequency=1),
@@ -103,6 +101,6 @@ def _miner(discriminator: AlbefModel, config: Mapping[str, Any]) -> ConnectionMi
         transform=TransformConfig(size=config["image_size"], normalisation="none", rand_augment_ops=0),
     )
     judge = AlbefJudge(discriminator, BatchView(discriminator, same, same), name="recorded", fingerprint="recorded")
-    zones = ZoneConfig.official(config["low_threshold"], config["high_threshold"])
+    zones = official_zones(config["low_threshold"], config["high_threshold"])
     asked = JudgeConfig(checkpoint="recorded", view="batch")
-    return ConnectionMiner(EcmConfig(discriminator=asked, zones=zones), judge)
+    return Ecm(EcmConfig(judge=asked, zones=zones, symmetric=False, **OFFICIAL), judge)

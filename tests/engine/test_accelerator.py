@@ -16,9 +16,9 @@ from truepair.models.fusion.albef import AlbefModel
 def loss_of(model: AlbefModel) -> Tensor:
     pixels, ids, mask = batch(rows=4)
     torch.manual_seed(0)
-    image, text = model.encode_image(pixels), model.encode_text(ids, mask)
+    image, text = model.encode_images(pixels), model.encode_texts(ids, mask)
     fused = model.fuse(text.states, mask, model.image_keys_values(image.states))
-    return (image.feature * text.feature).sum() + fused.sin().sum()
+    return (image.features * text.features).sum() + fused.sin().sum()
 
 
 def measured(model: AlbefModel) -> tuple[int, dict[str, Tensor]]:

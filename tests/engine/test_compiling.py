@@ -18,11 +18,11 @@ def trained(model: AlbefModel, rows: int) -> tuple[float, dict[str, Tensor]]:
     """A loss that reads all encoders, and its gradients."""
     pixels, ids, mask = batch(rows)
     model.zero_grad()
-    image, text = model.encode_image(pixels), model.encode_text(ids, mask)
+    image, text = model.encode_images(pixels), model.encode_texts(ids, mask)
     keys_values = model.image_keys_values(image.states)
     fused = model.fuse(text.states, mask, keys_values, torch.arange(rows) // 2)
     short = model.fuse(text.states, mask, keys_values, cls_only=True)
-    loss = (image.feature * text.feature).sum() + fused.sin().sum() + model.match(short).sum()
+    loss = (image.features * text.features).sum() + fused.sin().sum() + model.match(short).sum()
     loss.backward()
     return float(loss.detach()), {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
 

@@ -102,7 +102,7 @@ def expected_cosines(kind: str, folder: Path, table: PairTable, rows: list[int],
     batch = own.collator()([plain[row] for row in rows])
     assert batch.pixel_values is not None
     output = albef(batch.pixel_values, batch.input_ids, batch.attention_mask)
-    cosines: Tensor = (output.image.feature @ output.text.feature.T).detach()
+    cosines: Tensor = (output.image.features @ output.text.features.T).detach()
     return cosines
 
 

@@ -27,7 +27,8 @@ class Features(NamedTuple):
 def features(model: AlbefModel, batch: PairBatch) -> Features:
     assert batch.pixel_values is not None
     return Features(
-        model.encode_image(batch.pixel_values).feature, model.encode_text(batch.input_ids, batch.attention_mask).feature
+        model.encode_images(batch.pixel_values).features,
+        model.encode_texts(batch.input_ids, batch.attention_mask).features,
     )
 
 

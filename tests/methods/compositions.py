@@ -2,14 +2,14 @@
 
 from tests.methods.steps import HALF_MASKED, Composition, ecm, pairs
 from truepair.methods.momentum import MomentumConfig
-from truepair.methods.rules import RelationsConfig, RuleConfig
+from truepair.methods.rules import RelationsConfig
 from truepair.methods.srcl import SrclConfig
 from truepair.methods.step import ItcConfig, ItmConfig, MlmConfig, ObjectivesConfig
 from truepair.objectives.srcl import CalibrationConfig, RegulationConfig
 
 HALF = MlmConfig(masking=HALF_MASKED)
 NO_RULES = RelationsConfig(rules=[])
-GUIDED = RelationsConfig(rules=[RuleConfig(detector="guide", action="reweight", margin=0.3)], guide_model="guide")
+GUIDED = RelationsConfig(rules=[{"detector": "guide", "action": "reweight", "margin": 0.3}], guide_model="guide")
 FEW_ROWS = ObjectivesConfig(mlm=MlmConfig(masking=HALF_MASKED, row_share=0.3))
 SOFTMAX = RegulationConfig(form="softmax")
 
@@ -25,7 +25,7 @@ COMPOSITIONS = {
         RelationsConfig(rules=[], symmetric=False),
         ecm=ecm(symmetric=False, once=False, judge_second=False),
     ),
-    "all judged": Composition(ObjectivesConfig(mlm=HALF), RelationsConfig(extra_rows=0.5), ecm=ecm(judge="all")),
+    "all judged": Composition(ObjectivesConfig(mlm=HALF), RelationsConfig(extra_rows=0.5), ecm=ecm(ask="all")),
     "regulated": Composition(
         ObjectivesConfig(mlm=HALF),
         srcl=SrclConfig(weights=SOFTMAX, alpha=0.4, seed_model="seed", calibrate=CalibrationConfig()),

@@ -15,17 +15,17 @@ from truepair.engine.loop.step import StepInfo
 from truepair.evaluation.truth import ConversionTruth
 from truepair.judges.base import Judge, JudgeConfig
 from truepair.judges.memory import MemorisedJudge, VerdictMemory
-from truepair.methods.ecm import ConnectionMiner, EcmConfig
-from truepair.methods.encode import MicroBatches, Towers
+from truepair.methods.ecm import Ecm, EcmConfig
+from truepair.methods.encode import BatchEncoder, MicroBatches
+from truepair.methods.frozen import FrozenOnBatch
 from truepair.methods.momentum import MomentumConfig, MomentumModel
-from truepair.methods.reference import BatchReference
-from truepair.methods.rules import RelationsConfig, Relator
-from truepair.methods.srcl import Regulator, SrclConfig
-from truepair.methods.step import ObjectivesConfig, PretrainStep, StepParts
+from truepair.methods.rules import RelationsConfig, RuleSet
+from truepair.methods.srcl import SrclConfig, SrclWeights
+from truepair.methods.step import ObjectivesConfig, PretrainStep
 from truepair.models.fusion.albef import AlbefModel
-from truepair.objectives.ecm import ZoneConfig
 from truepair.objectives.mlm import MaskingConfig, TokenMasker
 from truepair.relations.ledger import Ledger
+from truepair.relations.zones import Zones
 
 IDS = 16
 ASKED = JudgeConfig(checkpoint="given")
@@ -71,12 +71,12 @@ def of_rank(batch: PairBatch, rank: int, world: int) -> PairBatch:
 
 
 def info(step: int = 0, *, epoch: int = 0, per_epoch: int = 10, epochs: int = 2, logged: bool = False) -> StepInfo:
-    """A info of a run of 20 steps."""
+    """Some step of a run of 20."""
     return StepInfo(epoch, step, per_epoch * epochs, per_epoch, logged)
 
 
 def verdicts(seed: int = 7) -> Tensor:
-    """con-D's opinion of each image id (row) and caption id [IDS, IDS]."""
+    """The judge's opinion of each image id (row) and caption id [IDS, IDS]."""
     return torch.rand(IDS, IDS, generator=torch.Generator().manual_seed(seed))
 
 
@@ -94,7 +94,7 @@ class Composition:
     relations: RelationsConfig = field(default_factory=RelationsConfig)
     ecm: EcmConfig | None = None
     judge: Callable[[], Judge] = lambda: remembering(verdicts())
-    found: ConversionTruth | None = None
+    conversions: ConversionTruth | None = None
     srcl: SrclConfig | None = None
     momentum: MomentumConfig | None = None
     guided: bool = False
@@ -107,30 +107,35 @@ class Composition:
     def build(self, rank: int = 0, ranks: int = 1) -> PretrainStep:
         """The step, in training mode."""
         model = student(**self.model).to(self.dtype)
-        towers = Towers(model, parts=MicroBatches(self.micro_batch))
+        encoder = BatchEncoder(model, parts=MicroBatches(self.micro_batch))
         masker = TokenMasker(4, [0, 1, 2, 3], model.config.vocab_size, self.objectives.mlm.masking)
-        miner = None
+        rules = RuleSet(self.relations, [] if self.ecm is None else self.ecm.rules())
+        judge = None
         if self.ecm is not None:
-            miner = ConnectionMiner(self.ecm, self.judge(), rank=rank, ranks=ranks)
-        parts = StepParts(
-            relator=Relator(self.relations),
-            miner=miner,
-            regulator=None if self.srcl is None else Regulator(self.srcl, self._reference(11)),
-            momentum=None if self.momentum is None else MomentumModel(towers, self.momentum, 1000).to(self.dtype),
-            guide=self._reference(12) if self.guided else None,
+            judge = Ecm(self.ecm, self.judge(), rank=rank, ranks=ranks, people=rules.people, ledger=self.ledger)
+        return PretrainStep(
+            model,
+            encoder,
+            self.objectives,
+            rules,
+            masker=masker,
+            ecm=judge,
+            srcl=None if self.srcl is None else SrclWeights(self.srcl, self._frozen(11)),
+            momentum=None if self.momentum is None else MomentumModel(encoder, self.momentum, 1000).to(self.dtype),
+            guide=self._frozen(12) if self.guided else None,
             ledger=self.ledger,
-            found=self.found,
-        )
-        return PretrainStep(model, towers, masker, self.objectives, parts, seed=self.seed).train()
+            conversions=self.conversions,
+            seed=self.seed,
+        ).train()
 
-    def _reference(self, seed: int) -> BatchReference:
-        return BatchReference(Towers(student(seed).to(self.dtype), parts=MicroBatches(self.micro_batch)))
+    def _frozen(self, seed: int) -> FrozenOnBatch:
+        return FrozenOnBatch(BatchEncoder(student(seed).to(self.dtype), parts=MicroBatches(self.micro_batch)))
 
 
 def ecm(**fields: Any) -> EcmConfig:
     """Connection mining by the given opinions, of which a fifth are matches."""
-    zones = {"low": 0.5, "high": 0.8} | {n: fields.pop(n) for n in list(fields) if n in ZoneConfig.__dataclass_fields__}
-    return EcmConfig(discriminator=ASKED, zones=ZoneConfig(**zones), **fields)
+    zones = {"low": 0.5, "high": 0.8} | {name: fields.pop(name) for name in ("low", "high") if name in fields}
+    return EcmConfig(judge=ASKED, zones=Zones(**zones), **fields)
 
 
 HALF_MASKED = MaskingConfig(probability=0.5, at_least_one=True)

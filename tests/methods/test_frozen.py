@@ -8,9 +8,9 @@ import torch
 
 from tests.methods.steps import info, pairs, student
 from truepair.data.pairs import PairBatch
-from truepair.methods import reference
-from truepair.methods.encode import StepView, Towers
-from truepair.methods.reference import BatchReference, StateReference, albef_reference
+from truepair.methods import frozen
+from truepair.methods.encode import BatchEncoder, EncodedBatch
+from truepair.methods.frozen import FrozenOnBatch, FrozenOnStates, frozen_model
 from truepair.models.encoders.frozen import FrozenStates, StateBlock
 from truepair.models.encoders.frozen_captions import cache_caption_states
 from truepair.models.encoders.frozen_images import ImageStates
@@ -26,7 +26,7 @@ def batch_of(rows: list[int]) -> PairBatch:
 
 
 @pytest.fixture
-def towers(tmp_path: Path) -> Towers:
+def encoder(tmp_path: Path) -> BatchEncoder:
     model = student(11).float().eval()
     shape = (5, model.config.image_encoder["hidden_size"])
 
@@ -38,24 +38,24 @@ def towers(tmp_path: Path) -> Towers:
         model.text_encoder, TABLE.captions, lambda texts: (TABLE.input_ids, TABLE.attention_mask), tmp_path
     )
     images = ImageStates((view(0), view(1), view(2)), IMAGE_OF_ROW)
-    return Towers(model, image_cache=images, caption_cache=captions, seed=4)
+    return BatchEncoder(model, image_cache=images, caption_cache=captions, seed=4)
 
 
-def test_features_of_all_states_are_those_of_each_batch(towers: Towers) -> None:
-    once = albef_reference(towers)
-    assert isinstance(once, StateReference)
+def test_features_of_all_states_are_those_of_each_batch(encoder: BatchEncoder) -> None:
+    once = frozen_model(encoder)
+    assert isinstance(once, FrozenOnStates)
     for epoch, rows in enumerate([[5, 0, 3], [1, 4], [0, 1, 2, 3, 4, 5], [2]]):
-        view = StepView.of(batch_of(rows), towers, info(epoch=epoch), 0, pixels=False)
-        for found, wanted in zip(once.features(view), BatchReference(towers).features(view), strict=True):
+        encoded = EncodedBatch.of(batch_of(rows), encoder, info(epoch=epoch))
+        for found, wanted in zip(once.features(encoded), FrozenOnBatch(encoder).features(encoded), strict=True):
             torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-6)
             assert not found.requires_grad
 
 
 def test_without_caches_or_with_too_many_states_it_is_batch_by_batch(
-    towers: Towers, monkeypatch: pytest.MonkeyPatch
+    encoder: BatchEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert isinstance(albef_reference(Towers(towers.model, image_cache=towers.image_cache)), BatchReference)
-    monkeypatch.setattr(reference, "_MOST_FEATURES", 3 * 6 + 6)
-    assert isinstance(albef_reference(towers), StateReference)
-    monkeypatch.setattr(reference, "_MOST_FEATURES", 3 * 6 + 5)
-    assert isinstance(albef_reference(towers), BatchReference)
+    assert isinstance(frozen_model(BatchEncoder(encoder.model, image_cache=encoder.image_cache)), FrozenOnBatch)
+    monkeypatch.setattr(frozen, "_MOST_FEATURES", 3 * 6 + 6)
+    assert isinstance(frozen_model(encoder), FrozenOnStates)
+    monkeypatch.setattr(frozen, "_MOST_FEATURES", 3 * 6 + 5)
+    assert isinstance(frozen_model(encoder), FrozenOnBatch)

@@ -12,7 +12,7 @@ from tests.methods.steps import HALF_MASKED, Composition, ecm, info, pairs, stud
 from truepair.engine.loop.config import LoopConfig
 from truepair.errors import ConfigError
 from truepair.methods import encode as micro_batches
-from truepair.methods.encode import MicroBatches, Towers
+from truepair.methods.encode import BatchEncoder, MicroBatches
 from truepair.methods.momentum import MomentumConfig
 from truepair.methods.step import MlmConfig, ObjectivesConfig, PretrainStep
 
@@ -50,14 +50,14 @@ def test_parts_train_as_the_whole(name: str, size: int) -> None:
         assert difference <= 1e-9 * gradient.norm() + 1e-12, parameter
 
 
-@pytest.mark.parametrize("freeze", [{"freeze_image": True}, {"freeze_text": True}])
-def test_what_is_frozen_is_not_computed_twice(freeze: dict[str, bool]) -> None:
-    model = student().train()
-    towers = Towers(model, parts=MicroBatches(3), **freeze)
-    encoder, calls = model.image_encoder if "freeze_image" in freeze else model.text_encoder, []
-    encoder.register_forward_hook(lambda *_: calls.append(1))
-    _, images = towers.encode_images(BATCHES[0], 0)
-    (images.sum() + towers.encode_text(BATCHES[0]).feature.sum()).backward()
+@pytest.mark.parametrize("image", [True, False])
+def test_what_is_frozen_is_not_computed_twice(image: bool) -> None:
+    model = student().train().freeze(image=image, text=not image)
+    encoder, calls = BatchEncoder(model, parts=MicroBatches(3)), []
+    frozen = model.image_encoder if image else model.text_encoder
+    frozen.register_forward_hook(lambda *_: calls.append(1))
+    _, images = encoder.encode_images(BATCHES[0], 0)
+    (images.sum() + encoder.encode_texts(BATCHES[0]).features.sum()).backward()
     assert len(calls) == 3
 
 
@@ -112,5 +112,6 @@ def test_unusable_sizes_are_one_line() -> None:
     model = student()
     model.image_encoder.add_module("norm", torch.nn.BatchNorm2d(3))
     with pytest.raises(ConfigError, match=r"set model\.freeze_image"):
-        Towers(model, parts=MicroBatches(4))
-    assert Towers(model, freeze_image=True, parts=MicroBatches(4)).parts.size == 4
+        BatchEncoder(model, parts=MicroBatches(4))
+    model.freeze(image=True, text=False)
+    assert BatchEncoder(model, parts=MicroBatches(4)).parts.size == 4

@@ -7,9 +7,8 @@ from truepair.judges.base import JudgeConfig
 from truepair.methods.ecm import EcmConfig
 from truepair.methods.recipe import PretrainRecipe
 from truepair.methods.rules import RelationsConfig
-from truepair.objectives.ecm import ZoneConfig
 
-ONE_SIDED = EcmConfig(discriminator=JudgeConfig(checkpoint="judge"), zones=ZoneConfig(symmetric=False))
+ONE_SIDED = EcmConfig(judge=JudgeConfig(checkpoint="judge"), symmetric=False)
 
 
 def test_conversions_are_one_sided_in_zones_and_relations_or_in_neither() -> None:

@@ -19,14 +19,14 @@ def ledger(tmp_path: Path) -> str:
         for action, images, captions in (("relabel", [1, 2, 9], [10, 13, 10]), ("swap", [1, 1], [11, 99])):
             scores = torch.full((len(images),), 0.9)
             written.record(
-                torch.tensor(images), torch.tensor(captions), scores, detector="con_d", action=action, epoch=0
+                torch.tensor(images), torch.tensor(captions), scores, detector="judge", action=action, epoch=0
             )
     return str(tmp_path)
 
 
 def relator(ledger: str, *actions: str) -> Relator:
     same, recorded = (
-        RuleConfig(detector="same_image", action="relabel"),
+        {"detector": "same_image", "action": "relabel"},
         RuleConfig(detector="recorded", action="relabel", ledger=ledger, ledger_actions=list(actions)),
     )
     return Relator(RelationsConfig(rules=[same, recorded]))
@@ -64,7 +64,7 @@ def test_a_verdict_that_a_pair_does_not_match_counts_only_if_asked_for(tmp_path:
     with Ledger(tmp_path) as written:
         for caption, action in ((1, "keep"), (2, "swap")):
             cell = torch.tensor([0]), torch.tensor([caption]), torch.full((1,), 0.4)
-            written.record(*cell, detector="con_d", action=action, epoch=0)
+            written.record(*cell, detector="judge", action=action, epoch=0)
     images, captions = np.array([0]), np.array([1, 2])
     assert relator(str(tmp_path)).recorded(images, captions)[0].split(": ")[1].startswith("1 of 1 verdicts")
     assert "1 of 1 verdicts of action keep" in relator(str(tmp_path), "keep").recorded(images, captions)[0]

@@ -11,7 +11,7 @@ from tests.methods import by_hand
 from tests.methods.steps import HALF_MASKED, Composition, ecm, info, pairs, remembering, verdicts
 from truepair.errors import ConfigError
 from truepair.methods import step as fused
-from truepair.methods.rules import RelationsConfig, RuleConfig
+from truepair.methods.rules import RelationsConfig
 from truepair.methods.step import ItcConfig, ItmConfig, MlmConfig, ObjectivesConfig, PretrainStep
 from truepair.objectives.itm import MatchingPairs
 from truepair.relations.ledger import Ledger, read_ledger
@@ -34,14 +34,14 @@ class Spy:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.pairs: list[tuple[int, int, int]] = []
-        original = fused.itm_part
+        original = fused.itm
 
-        def itm_part(view: object, model: object, pairs: MatchingPairs, part: object) -> Tensor:
+        def itm(encoded: object, model: object, pairs: MatchingPairs, *rest: object) -> Tensor:
             rows = zip(pairs.images.tolist(), pairs.texts.tolist(), pairs.labels.tolist(), strict=True)
             self.pairs = [row for row, valid in zip(rows, pairs.valid.tolist(), strict=True) if valid]
-            return original(view, model, pairs, part)  # type: ignore[arg-type]
+            return original(encoded, model, pairs, *rest)  # type: ignore[arg-type]
 
-        monkeypatch.setattr(fused, "itm_part", itm_part)
+        monkeypatch.setattr(fused, "itm", itm)
 
     def of_label(self, label: int) -> list[by_hand.Cell]:
         return sorted((image, text) for image, text, given in self.pairs if given == label)
@@ -148,10 +148,10 @@ def test_a_conversion_is_one_sided_only_if_both_rules_say_so() -> None:
     assert losses_of(step, 0, DISTINCT)["itc"] == pytest.approx((i2t + t2i) / 2, rel=1e-6)
 
 
-@pytest.mark.parametrize("mask_between", [False, True])
-def test_all_pairs_judged(mask_between: bool) -> None:
+@pytest.mark.parametrize("mask_doubtful", [False, True])
+def test_all_pairs_judged(mask_doubtful: bool) -> None:
     relations = RelationsConfig(rules=[], extra_rows=100)
-    step = Composition(OBJECTIVES, relations, ecm(judge="all", mask_between=mask_between)).build()
+    step = Composition(OBJECTIVES, relations, ecm(ask="all", mask_doubtful=mask_doubtful)).build()
     others = [(i, t) for i in range(8) for t in range(8) if i != t]
     scores = verdicts()
     above, between = ({cell for cell in others if low <= scores[cell] < high} for low, high in ((HIGH, 2), (LOW, HIGH)))
@@ -161,7 +161,7 @@ def test_all_pairs_judged(mask_between: bool) -> None:
     check(
         step,
         DISTINCT,
-        itc=by_hand.symmetric_itc(found, float(step.model.temperature), above, between if mask_between else ()),
+        itc=by_hand.symmetric_itc(found, float(step.model.temperature), above, between if mask_doubtful else ()),
         matches=own() + sorted(above),
         others=negatives,
         read=above,
@@ -169,8 +169,8 @@ def test_all_pairs_judged(mask_between: bool) -> None:
 
 
 def test_rules_dispose_of_con_ds_verdicts() -> None:
-    rule = RuleConfig(detector="con_d", action="mask", low=0.6)
-    step = Composition(OBJECTIVES, RelationsConfig(rules=[rule]), ecm(judge="rules")).build()
+    rule = {"detector": "judge", "action": "mask", "high": 0.6}
+    step = Composition(OBJECTIVES, RelationsConfig(rules=[rule]), ecm(ask="rules")).build()
     left_out = {(i, t) for i in range(8) for t in range(8) if i != t and verdicts()[i, t] >= 0.6}
     found = by_hand.features(step.model, DISTINCT)
     texts, images = by_hand.ranking(found, left_out)
@@ -182,7 +182,7 @@ def test_rules_dispose_of_con_ds_verdicts() -> None:
         others=[(row, texts[row][0]) for row in range(8)] + [(images[row][0], row) for row in range(8)],
         read=set(),
     )
-    with pytest.raises(ConfigError, match="con_d"):
+    with pytest.raises(ConfigError, match="detector 'judge' needs the signal 'judged'"):
         losses_of(Composition(OBJECTIVES, RelationsConfig(rules=[rule])).build())
 
 
@@ -192,7 +192,7 @@ def test_a_match_is_never_a_negative(monkeypatch: pytest.MonkeyPatch) -> None:
         for judge in ("hardest", "all"):
             itm = ItmConfig(sampling=sampling, hard_fraction=0.5)
             relations = RelationsConfig(extra_rows=100)
-            step = Composition(replace(OBJECTIVES, itm=itm), relations, ecm(judge=judge, high=0.6)).build()
+            step = Composition(replace(OBJECTIVES, itm=itm), relations, ecm(ask=judge, high=0.6)).build()
             losses_of(step)
             matches, negatives = spy.of_label(1), spy.of_label(0)
             assert len(set(matches)) == len(matches) and set(own()) | SAME_IMAGE <= set(matches)
@@ -225,7 +225,7 @@ def test_objectives_begin_at_their_epochs_and_weigh_what_they_weigh() -> None:
 def test_every_verdict_reaches_the_ledger_with_what_was_done(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
     step = Composition(OBJECTIVES, ecm=ecm(), ledger=ledger).build()
-    judge = step.parts.miner.own_judge.discriminator  # type: ignore[union-attr]
+    judge = step.ecm.own_judge.discriminator  # type: ignore[union-attr]
     step(DISTINCT, info(0))
     once = set(judge.asked)
     step(BATCH, info(0))  # a second batch of the same optimizer step
@@ -245,10 +245,10 @@ def test_every_verdict_reaches_the_ledger_with_what_was_done(tmp_path: Path) -> 
         assert known == {(ids[image][0], ids[text][1]) for image, text in cells}
 
 
-@pytest.mark.parametrize(("mask_between", "action"), [(False, "swap"), (True, "mask")])
-def test_the_ledger_says_what_becomes_of_the_pairs_between(tmp_path: Path, mask_between: bool, action: str) -> None:
+@pytest.mark.parametrize(("mask_doubtful", "action"), [(False, "swap"), (True, "mask")])
+def test_the_ledger_says_what_becomes_of_the_pairs_between(tmp_path: Path, mask_doubtful: bool, action: str) -> None:
     step = Composition(
-        OBJECTIVES, NO_RULES, ecm(judge="all", mask_between=mask_between), ledger=Ledger(tmp_path)
+        OBJECTIVES, NO_RULES, ecm(ask="all", mask_doubtful=mask_doubtful), ledger=Ledger(tmp_path)
     ).build()
     losses_of(step, 0, DISTINCT)
     step.close()

@@ -11,7 +11,7 @@ from tests.methods import by_hand
 from tests.methods.steps import ASKED, Composition, info, pairs, student
 from truepair.errors import ConfigError
 from truepair.methods.ecm import EcmConfig
-from truepair.methods.rules import RelationsConfig, RuleConfig
+from truepair.methods.rules import RelationsConfig
 from truepair.methods.srcl import SrclConfig
 from truepair.methods.step import ItmConfig, MlmConfig, ObjectivesConfig, hardest_is_false
 from truepair.objectives.srcl import RegulationConfig
@@ -27,7 +27,7 @@ def itc_of(composition: Composition, number: int = 0) -> float:
 
 @pytest.mark.parametrize("below", [0.8, 1.0])
 def test_removal_leaves_out_what_srcl_would_weigh_little(below: float) -> None:
-    rule = RuleConfig(detector="weight", action="mask", high=below)
+    rule = {"detector": "weight", "action": "mask", "below": below}
     relations = RelationsConfig(rules=[rule], guide_model="guide", weights=TEMPERED, symmetric=False)
     step = Composition(ITC_ALONE, relations, guided=True).build()
     found, guide = by_hand.features(step.model, BATCH), by_hand.features(student(12), BATCH)
@@ -61,11 +61,11 @@ def test_shuffled_weights_are_those_of_other_texts_of_the_seed() -> None:
 
 
 def test_places_hear_of_conversions_alone() -> None:
-    everywhere = Composition(ecm=EcmConfig(discriminator=ASKED), relations=RelationsConfig(rules=[]))
+    everywhere = Composition(ecm=EcmConfig(judge=ASKED), relations=RelationsConfig(rules=[]))
     nowhere = Composition(relations=RelationsConfig(rules=[]))
     wanted = {name: step.build()(BATCH, info()).losses for name, step in (("all", everywhere), ("none", nowhere))}
     for place in ("itc", "itm", "mlm"):
-        config = EcmConfig(discriminator=ASKED, places=[place])
+        config = EcmConfig(judge=ASKED, places=[place])
         found = replace(everywhere, ecm=config).build()(BATCH, info()).losses
         for name in ("itc", "itm", "mlm"):
             assert torch.equal(found[name], wanted["all" if name == place else "none"][name])
@@ -75,19 +75,19 @@ def test_places_hear_of_conversions_alone() -> None:
 def test_impossible_places_are_one_line() -> None:
     for places in ([], ["vqa"]):
         with pytest.raises(ConfigError, match=r"ecm\.places is .*; give some of itc, itm, mlm"):
-            EcmConfig(discriminator=ASKED, places=places)
-    with pytest.raises(ConfigError, match=r"ecm\.places belongs to ecm\.judge 'hardest'"):
-        EcmConfig(discriminator=ASKED, places=["itc"], judge="all")
+            EcmConfig(judge=ASKED, places=places)
+    with pytest.raises(ConfigError, match=r"ecm\.places belongs to ecm\.ask 'hardest'"):
+        EcmConfig(judge=ASKED, places=["itc"], ask="all")
 
 
 def test_frozen_encoders_compare_within_a_modality_only() -> None:
-    rule = RuleConfig(detector="guide", action="mask")
-    for wrong in (rule, RuleConfig(detector="weight", action="mask")):
+    rule = {"detector": "guide", "action": "mask"}
+    for wrong in (rule, {"detector": "weight", "action": "mask"}):
         with pytest.raises(ConfigError, match=r"relations\.guide_model 'encoders' compares no image with a text"):
             RelationsConfig(rules=[wrong], guide_model="encoders")
-    RelationsConfig(rules=[replace(rule, compare="texts")], guide_model="encoders")
+    RelationsConfig(rules=[rule | {"compare": "texts"}], guide_model="encoders")
     with pytest.raises(ConfigError, match=r"detector 'weight' needs relations\.guide_model"):
-        RelationsConfig(rules=[RuleConfig(detector="weight", action="mask")])
+        RelationsConfig(rules=[{"detector": "weight", "action": "mask"}])
 
 
 def test_the_hardest_negative_is_counted_where_it_is_a_false_one() -> None:

@@ -9,7 +9,7 @@ from tests.methods import by_hand
 from tests.methods.steps import HALF_MASKED, Composition, ecm, info, pairs
 from truepair.data.pairs import PairBatch
 from truepair.methods.momentum import MomentumConfig
-from truepair.methods.rules import RelationsConfig, RuleConfig
+from truepair.methods.rules import RelationsConfig
 from truepair.methods.srcl import SrclConfig
 from truepair.methods.step import ItcConfig, ItmConfig, MlmConfig, ObjectivesConfig, PretrainStep
 from truepair.objectives.srcl import RegulationConfig
@@ -21,12 +21,12 @@ OBJECTIVES = ObjectivesConfig(
     mlm=MlmConfig(masking=HALF_MASKED),
 )
 SRCL = SrclConfig(weights=RegulationConfig("softmax"), alpha=0.5, seed_model="seed")
-BY_MOMENTUM = RelationsConfig(rules=[RuleConfig(detector="momentum", action="smooth")])
+BY_MOMENTUM = RelationsConfig(rules=[{"detector": "momentum", "action": "smooth"}])
 ALONE = ObjectivesConfig(itm=ItmConfig(weight=0.0), mlm=MlmConfig(weight=0.0))
 
 COMPOSITIONS = {
     "mafa": Composition(OBJECTIVES, ecm=ecm(), dtype=torch.float32),
-    "all judged": Composition(OBJECTIVES, ecm=ecm(judge="all", mask_between=True), dtype=torch.float32),
+    "all judged": Composition(OBJECTIVES, ecm=ecm(ask="all", mask_doubtful=True), dtype=torch.float32),
     "srcl": Composition(OBJECTIVES, srcl=SRCL, dtype=torch.float32),
     "albef": Composition(OBJECTIVES, BY_MOMENTUM, momentum=MomentumConfig(queue_size=6), dtype=torch.float32),
 }
@@ -66,8 +66,8 @@ def test_half_precision_and_batches_without_negatives(name: str, batch: str) -> 
 def test_half_precision_does_not_tie_the_candidates() -> None:
     captured = []
     step = Composition(OBJECTIVES, dtype=torch.float32).build()
-    relate = step.parts.relator.relate
-    step.parts.relator.relate = lambda view, **known: captured.append(view) or relate(view, **known)  # type: ignore
+    relate = step.relator.relate
+    step.relator.relate = lambda view, **known: captured.append(view) or relate(view, **known)  # type: ignore
     with torch.autocast("cpu", torch.bfloat16):
         run(step, pairs(list(range(8))))
     assert captured[0].logits.dtype == torch.float32
@@ -125,7 +125,7 @@ def test_keys_without_gradient_leave_the_loss_as_it_is() -> None:
     # By hand: image anchors against fixed texts is one half of ITC, and the only one that moves the images.
     step = Composition(ALONE, RelationsConfig(rules=[])).build()
     assert batch.pixel_values is not None
-    images = step.model.encode_image(batch.pixel_values).feature
+    images = step.model.encode_images(batch.pixel_values).features
     texts = by_hand.features(step.model, batch).texts
     logits = images @ texts.T / step.model.temperature
     half = torch.nn.functional.cross_entropy(logits, torch.arange(6)) / 2

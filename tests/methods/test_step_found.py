@@ -6,7 +6,7 @@ import pytest
 from tests.methods.steps import Composition, ecm, info, pairs, verdicts
 from truepair.evaluation.truth import ConversionTruth, PairTruth
 from truepair.methods.ecm import EcmConfig
-from truepair.methods.rules import RelationsConfig, RuleConfig
+from truepair.methods.rules import RelationsConfig
 from truepair.methods.step import PretrainStep
 
 BATCH = pairs(list(range(8)))
@@ -22,15 +22,15 @@ def truth() -> PairTruth:
 
 
 def composed(mining: EcmConfig | None, relations: RelationsConfig) -> PretrainStep:
-    return Composition(relations=relations, ecm=mining, guided=True, found=ConversionTruth(truth())).build()
+    return Composition(relations=relations, ecm=mining, guided=True, conversions=ConversionTruth(truth())).build()
 
 
-@pytest.mark.parametrize("judge", ["hardest", "all", "rules"])
-def test_conversions_by_a_judge(judge: str) -> None:
-    rules = [RuleConfig(detector="con_d", action="relabel", low=HIGH)] if judge == "rules" else []
-    step = composed(ecm(judge=judge), RelationsConfig(rules=rules))
+@pytest.mark.parametrize("ask", ["hardest", "all", "rules"])
+def test_conversions_by_a_judge(ask: str) -> None:
+    rules = [{"detector": "judge", "action": "relabel", "high": HIGH}] if ask == "rules" else []
+    step = composed(ecm(ask=ask), RelationsConfig(rules=rules))
     step(BATCH, info())
-    asked = {(image, text) for image, text in step.parts.miner.own_judge.discriminator.asked}  # type: ignore
+    asked = {(image, text) for image, text in step.ecm.own_judge.discriminator.asked}  # type: ignore
     above = {cell for cell in asked if verdicts()[cell] >= HIGH}
     figures = step.epoch_figures(0)
     counts = {name: figures[f"ecm/conversions_{name}"] for name in ("right", "judged_true", "batch_true")}
@@ -40,7 +40,7 @@ def test_conversions_by_a_judge(judge: str) -> None:
 
 
 def test_matches_by_a_rule() -> None:
-    rule = RuleConfig(detector="guide", action="relabel", margin=0.3)
+    rule = {"detector": "guide", "action": "relabel", "margin": 0.3}
     step = composed(None, RelationsConfig(rules=[rule], guide_model="guide"))
     step(BATCH, info())
     figures = step.epoch_figures(0)

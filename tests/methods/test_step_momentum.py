@@ -8,9 +8,9 @@ from torch import Tensor
 
 from tests.methods import by_hand
 from tests.methods.steps import HALF_MASKED, Composition, info, pairs, student
-from truepair.methods.encode import Towers
+from truepair.methods.encode import BatchEncoder
 from truepair.methods.momentum import MomentumConfig, MomentumModel
-from truepair.methods.rules import RelationsConfig, RuleConfig
+from truepair.methods.rules import RelationsConfig
 from truepair.methods.step import ItmConfig, MlmConfig, ObjectivesConfig, PretrainStep
 
 OBJECTIVES = ObjectivesConfig(itm=ItmConfig(weight=0.0), mlm=MlmConfig(masking=HALF_MASKED))
@@ -49,7 +49,7 @@ def test_it_follows_slowly() -> None:
 
 def test_what_is_frozen_is_shared_and_the_rest_is_not() -> None:
     model = student()
-    momentum = MomentumModel(Towers(model, freeze_image=True), MomentumConfig(), 100)
+    momentum = MomentumModel(BatchEncoder(model.freeze(image=True, text=False)), MomentumConfig(), 100)
     for name, own in momentum.model.named_parameters():
         assert (own is model.get_parameter(name)) == name.startswith("image_encoder."), name
     assert not any("image_encoder" in name for name in momentum.tensors())
@@ -137,7 +137,7 @@ def test_mlm_is_distilled_up_a_ramp(number: int) -> None:
 
 
 def test_pairs_that_the_momentum_model_finds_alike_are_left_out() -> None:
-    rule = RuleConfig(detector="momentum", action="mask", margin=0.1)
+    rule = {"detector": "momentum", "action": "mask", "margin": 0.1}
     step = composed(MomentumConfig(queue_size=0, distillation=0.0), replace(NO_RULES, rules=[rule], symmetric=False))
     moved(step)
     online, slow = (by_hand.features(model, FIRST) for model in (step.model, momentum_of(step).model))

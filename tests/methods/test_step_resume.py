@@ -68,7 +68,7 @@ def test_exactly_as_if_it_had_not_stopped(tmp_path: Path, srcl: bool) -> None:
     assert read_ledger(folders[0]).equals(read_ledger(folders[1]))
     for name, tensor in whole.momentum.tensors().items():  # type: ignore[union-attr]
         assert torch.equal(tensor, resumed.momentum.tensors()[name]), name  # type: ignore[union-attr]
-    saved = [step.parts.miner.memory.memory.state_dict() for step in (whole, resumed)]  # type: ignore[union-attr]
+    saved = [step.ecm.memory.memory.state_dict() for step in (whole, resumed)]  # type: ignore[union-attr]
     assert all(torch.equal(saved[0][name], saved[1][name]) for name in saved[0])
     figures = whole.epoch_figures(0)
     assert resumed.epoch_figures(0) == figures and figures["ecm/memory_hits"] > 0

@@ -98,14 +98,14 @@ class AlbefDualEncoder:
     @torch.inference_mode()
     def image_features(self, rows: Tensor) -> Tensor:
         """Features of images, see ``DualEncoder.image_features``."""
-        features: Tensor = self.model.encode_image(self.images(rows).to(self.model.device)).feature
+        features: Tensor = self.model.encode_images(self.images(rows).to(self.model.device)).features
         return features.float()
 
     @torch.inference_mode()
     def text_features(self, captions: Sequence[str]) -> Tensor:
         """Features of captions, see ``DualEncoder.text_features``."""
         ids, mask = (part.to(self.model.device) for part in self.collator.encode(captions))
-        features: Tensor = self.model.encode_text(ids, mask).feature
+        features: Tensor = self.model.encode_texts(ids, mask).features
         return features.float()
 
 

@@ -16,7 +16,7 @@ from truepair.engine.distributed.accelerator import sharding_plugin
 from truepair.errors import CheckpointError, ConfigError
 from truepair.evaluation.truth import ConversionTruth, PairTruth
 from truepair.judges.base import Judge, JudgeInputs
-from truepair.judges.dual import open_feature_reader
+from truepair.judges.dual import open_dual_encoder as open_feature_reader
 from truepair.judges.open import check_coverage, open_judge
 from truepair.methods.caches import StateCaches
 from truepair.methods.ecm import Ecm, EcmConfig

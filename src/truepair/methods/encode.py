@@ -1,4 +1,4 @@
-"""Encoding a batch: states and features from the towers, from caches of frozen ones, or part by part; over all ranks."""
+"""Encoding a batch: states and features from the towers, from caches of frozen ones, or part by part, of all ranks."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -81,12 +81,12 @@ class BatchEncoder:
         self.caption_cache = caption_cache
         self.seed = seed
         self.parts = parts or MicroBatches()
-        if self.parts.size and any(isinstance(m, _BatchNorm) for m in model.modules()):
-            if any(weight.requires_grad for weight in model.image_tower.parameters()):
-                raise ConfigError(
-                    "loop.micro_batch: this image encoder normalises over the batch, which parts of it would change; "
-                    "set model.freeze_image, or take another encoder"
-                )
+        trained = any(weight.requires_grad for weight in model.image_tower.parameters())
+        if self.parts.size and trained and any(isinstance(module, _BatchNorm) for module in model.modules()):
+            raise ConfigError(
+                "loop.micro_batch: this image encoder normalises over the batch, which parts of it would change; "
+                "set model.freeze_image, or take another encoder"
+            )
 
     def of_copy(self, model: DualEncoder) -> "BatchEncoder":
         """The same for a copy of the model that is not trained itself."""

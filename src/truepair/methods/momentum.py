@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from truepair.engine.distributed.gathering import gather
 from truepair.errors import ConfigError
-from truepair.methods.encode import EncodedBatch, BatchEncoder
+from truepair.methods.encode import BatchEncoder, EncodedBatch
 from truepair.methods.srcl import of_rows
 from truepair.models.dual.base import DualEncoder, FusionModel
 from truepair.objectives.contrastive import Direction, contrastive_loss

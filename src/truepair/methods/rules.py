@@ -132,10 +132,7 @@ class RuleSet:
         recorded = {rule.detector.ledger: rule.detector for rule in self.rules if isinstance(rule.detector, Recorded)}
         self.indices: dict[str, VerdictIndex] = {ledger: detector.verdicts for ledger, detector in recorded.items()}
         people = [index for index in map(people_of, recorded) if len(index)]
-        self.people = people[0] if people else None
-        if len(people) > 1:
-            columns = ("image_ids", "caption_ids", "probabilities")
-            self.people = VerdictIndex(*(np.concatenate([getattr(one, name) for one in people]) for name in columns))
+        self.people = VerdictIndex.merged(people) if people else None
 
     def about(self, image_ids: NDArray[np.int64], caption_ids: NDArray[np.int64]) -> list[str]:
         """One line for each ledger that rules read: how many of its verdicts are about training pairs, zone by zone.

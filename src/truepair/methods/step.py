@@ -269,7 +269,7 @@ class PretrainStep(TrainingStep):
     def _pairs(
         self, encoded: EncodedBatch, relations: BatchRelations
     ) -> tuple[BatchRelations, MatchingPairs | None, PairSet]:
-        """The rows of ITM if it is due, and the undeclared matches that MLM reads; with what a judge says on the way."""
+        """The rows of ITM if it is due, and the undeclared matches that MLM reads; asks a judge of the hardest."""
         itm_due, mlm_due = (part.due(encoded.info.epoch) for part in (self.objectives.itm, self.objectives.mlm))
         extra = PairSet.empty(encoded.size, encoded.size, device=encoded.device)
         if itm_due or mlm_due:
@@ -286,7 +286,7 @@ class PretrainStep(TrainingStep):
         return relations, itm_pairs, extra
 
     def _candidates(self, encoded: EncodedBatch, relations: BatchRelations) -> HardNegatives:
-        """The hardest negatives of each image and each text; drawn ones are the same on all ranks, others each batch."""
+        """The hardest negatives of each image and each text; those that are drawn are the same on all ranks."""
         seed = stable_hash(self.seed, encoded.info.step, int(encoded.batch.index[0]), "negatives")
         generator = torch.Generator(encoded.device).manual_seed(seed)
         matching = self.objectives.itm.matching(encoded.info.progress)

@@ -2,11 +2,12 @@
 
 from truepair.models.checkpoints.bert import BertReport, albef_from_bert, load_bert
 from truepair.models.checkpoints.official import load_official, to_official_names
+from truepair.models.dual.base import DualEncoder, Encoded, FusionModel, ImageKeysValues
+from truepair.models.dual.hub import HubDualEncoder
 from truepair.models.encoders.images import build_image_encoder, load_image_encoder, resize_images
-from truepair.models.fusion.albef import AlbefModel, AlbefOutput, Encoded
+from truepair.models.fusion.albef import AlbefModel, AlbefOutput
 from truepair.models.fusion.answers import AnswerTrie, RankedAnswers
 from truepair.models.fusion.config import AlbefConfig
-from truepair.models.fusion.fusion_encoder import ImageKeysValues
 from truepair.models.fusion.nlvr2 import Nlvr2Config, Nlvr2Model
 from truepair.models.fusion.vqa import VqaConfig, VqaModel
 
@@ -16,7 +17,10 @@ __all__ = [
     "AlbefOutput",
     "AnswerTrie",
     "BertReport",
+    "DualEncoder",
     "Encoded",
+    "FusionModel",
+    "HubDualEncoder",
     "ImageKeysValues",
     "Nlvr2Config",
     "Nlvr2Model",

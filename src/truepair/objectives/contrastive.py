@@ -18,8 +18,8 @@ from torch import Tensor
 from truepair.objectives.srcl import Regulation
 from truepair.objectives.sums import DirectionSums, dense_sums, row_logsumexp, safe_logsumexp
 from truepair.objectives.tiled import tiled_sums
-from truepair.relations.batch import BatchRelations, Side
-from truepair.relations.pairs import PairSet
+from truepair.relations.batch import BatchRelations
+from truepair.relations.pairs import PairSet, Side
 
 
 @dataclass(frozen=True)

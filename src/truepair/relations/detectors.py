@@ -124,7 +124,7 @@ class Detector(ABC):
 
     @abstractmethod
     def find(self, signals: Signals) -> PairSet:
-        """The cells found, each once, and the sides that found them; values are scores, 1 a match for certain [B, B]."""
+        """The cells found, each once, with the sides that found them; values are scores, 1 is certain [B, B]."""
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ class _Verdicts(Detector):
     high: float = 0.8
 
     def __post_init__(self) -> None:
-        if self.zone.upper() not in Zone.__members__ or self.zone == "none":
+        if self.zone not in ("match", "doubtful", "negative"):
             raise ConfigError(f"{self.name}.zone is '{self.zone}'; give match, doubtful or negative")
         Zones(self.low, self.high)
 

@@ -250,8 +250,19 @@ class VerdictIndex:
         people = np.array([name.startswith(PERSON) for name in known], dtype=bool)[of_name]
         order = np.flatnonzero(wanted)
         order = order[np.argsort(people[order], kind="stable")]  # people last, for the last of a pair counts
-        columns = (table[name].to_numpy()[order] for name in ("image_id", "caption_id", "probability"))
-        return cls(*columns, of_name[order], known)
+        images, captions, probabilities = (
+            table[name].to_numpy()[order] for name in ("image_id", "caption_id", "probability")
+        )
+        return cls(images, captions, probabilities, of_name[order], known)
+
+    @classmethod
+    def merged(cls, indices: Sequence["VerdictIndex"]) -> "VerdictIndex":
+        """One index of several; where a pair is in more than one, the last verdict counts."""
+        columns = ("image_ids", "caption_ids", "probabilities")
+        images, captions, probabilities = (
+            np.concatenate([getattr(index, name) for index in indices]) for name in columns
+        )
+        return cls(images, captions, probabilities)
 
     def __len__(self) -> int:
         return len(self.probabilities)

@@ -91,8 +91,8 @@ def test_forward_equals_its_parts() -> None:
         image = F.normalize(model.image_projection(image_states[:, 0]), dim=1)
         text = F.normalize(model.text_projection(text_states[:, 0]), dim=1)
         fused = model.fuse(text_states, mask, model.image_keys_values(image_states))
-        torch.testing.assert_close(output.image.feature, image)
-        torch.testing.assert_close(output.text.feature, text)
+        torch.testing.assert_close(output.image.features, image)
+        torch.testing.assert_close(output.text.features, text)
         torch.testing.assert_close(output.fused, fused)
         torch.testing.assert_close(output.itm_logits, model.match(fused, image, text))
 
@@ -101,12 +101,12 @@ def test_mean_pooling_skips_padding() -> None:
     model = tiny_model(image_pooling="mean", text_pooling="mean")
     pixels, ids, mask = batch()
     with torch.no_grad():
-        image, text = model.encode_image(pixels), model.encode_text(ids, mask)
+        image, text = model.encode_images(pixels), model.encode_texts(ids, mask)
         for row in range(len(ids)):
             pooled = text.states[row][mask[row].bool()].mean(dim=0)
-            torch.testing.assert_close(text.feature[row], F.normalize(model.text_projection(pooled), dim=0))
+            torch.testing.assert_close(text.features[row], F.normalize(model.text_projection(pooled), dim=0))
         expected = F.normalize(model.image_projection(image.states.mean(dim=1)), dim=1)
-        torch.testing.assert_close(image.feature, expected)
+        torch.testing.assert_close(image.features, expected)
 
 
 def test_temperature_is_clamped_and_does_not_drift_away() -> None:
@@ -128,7 +128,7 @@ def test_every_parameter_learns() -> None:
     model = tiny_model()
     pixels, ids, mask = batch()
     output = model(pixels, ids, mask)
-    itc = (output.image.feature @ output.text.feature.T / model.temperature).logsumexp(dim=1).sum()
+    itc = (output.image.features @ output.text.features.T / model.temperature).logsumexp(dim=1).sum()
     mlm = model.predict_tokens(output.fused, mask.bool()).logsumexp(dim=1).sum()
     (itc + mlm + output.itm_logits.square().sum()).backward()
     still = [name for name, parameter in model.named_parameters() if parameter.requires_grad and parameter.grad is None]
@@ -143,7 +143,7 @@ def test_bfloat16_autocast_is_finite_and_close() -> None:
         with torch.autocast("cpu", dtype=torch.bfloat16):
             found = model(pixels, ids, mask)
     assert found.itm_logits.isfinite().all()
-    torch.testing.assert_close(found.image.feature.float(), expected.image.feature, rtol=0.1, atol=0.05)
+    torch.testing.assert_close(found.image.features.float(), expected.image.features, rtol=0.1, atol=0.05)
 
 
 def test_dropout_draws_only_in_training() -> None:

@@ -139,7 +139,7 @@ def test_similarities_of_answers_are_those_of_itc() -> None:
     model = VqaModel.from_albef(albef, token_products=True).eval()
     pixels, ids, mask = tiny_batch()
     found = model.similarities(model.image_states(pixels), model.answer_features(ids, mask))
-    expected = albef.encode_image(pixels).feature @ albef.encode_text(ids, mask).feature.T
+    expected = albef.encode_images(pixels).features @ albef.encode_texts(ids, mask).features.T
     torch.testing.assert_close(found, expected)
     with pytest.raises(ConfigError, match="token_products"):
         tiny_vqa().answer_features(ids, mask)

@@ -56,13 +56,13 @@ def load_part(kind: Any, name_or_folder: str, **options: Any) -> Any:
         raise CheckpointError(f"no model could be loaded from {name_or_folder}: {reason}; give another") from error
 
 
-def load_hub_model(kind: Any, name_or_folder: str) -> Any:
+def load_hub_model(kind: Any, name_or_folder: str, **options: Any) -> Any:
     """``kind.from_pretrained``, none of its weights left at random.
 
     Raises:
         CheckpointError: there is no such model, it is damaged, or it is of another kind.
     """
-    model, loading = load_part(kind, name_or_folder, output_loading_info=True)
+    model, loading = load_part(kind, name_or_folder, output_loading_info=True, **options)
     if loading["missing_keys"]:
         first = sorted(loading["missing_keys"])[0]
         raise CheckpointError(f"{name_or_folder} lacks weights of {type(model).__name__} ({first}, ...); give another")

@@ -2,7 +2,6 @@
 
 import copy
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -11,20 +10,13 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 
 from truepair.errors import ConfigError
+from truepair.models.dual.base import Encoded, FusionModel, ImageKeysValues
+from truepair.models.encoders.base import ImageEncoder
 from truepair.models.encoders.images import build_image_encoder
 from truepair.models.fusion.config import AlbefConfig
-from truepair.models.fusion.fusion_encoder import FusionEncoder, ImageKeysValues
+from truepair.models.fusion.fusion_encoder import FusionEncoder
 from truepair.models.fusion.heads import MatchHead, RegionProducts, VocabularyHead, ZeroLinear, build_projection
 from truepair.models.fusion.text_encoder import TextEncoder
-
-
-class Encoded(NamedTuple):
-    """What an encoder makes of a batch."""
-
-    states: Tensor
-    """One state per token or image patch, [B, N, W]."""
-    feature: Tensor
-    """The L2-normalised projection that ITC compares, [B, E]."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +33,7 @@ class AlbefOutput:
     """ITM logits of each pair [B, 2]; index 1 says match."""
 
 
-class AlbefModel(PreTrainedModel):
+class AlbefModel(PreTrainedModel, FusionModel):
     """ALBEF (Li et al., NeurIPS 2021), as GRIT-VLP and MAFA use it: without momentum encoders.
 
     The parts are separate methods, because a training step encodes each image and text once and then fuses many
@@ -76,7 +68,7 @@ class AlbefModel(PreTrainedModel):
             self.image_projection = build_projection(config, self.image_encoder.width)
             self.text_projection = build_projection(config, config.hidden_size)
             self.temp = nn.Parameter(torch.tensor(config.temperature_init))
-        self.post_init()
+        self.post_init()  # type: ignore[operator]  # of transformers, whose types mypy does not read
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -103,15 +95,20 @@ class AlbefModel(PreTrainedModel):
         self._require_features()
         self.temp.clamp_(self.config.temperature_min, self.config.temperature_max)
 
-    def image_states(self, pixel_values: Tensor) -> Tensor:
-        """Images [B, 3, H, W] to image states [B, N, W]."""
-        states: Tensor = self.image_encoder(pixel_values)
-        return states
+    @property
+    def image_tower(self) -> ImageEncoder:
+        """The image encoder: images [B, 3, H, W] to image states [B, N, W]."""
+        return self.image_encoder
 
-    def text_states(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Token ids and mask (1 = token, 0 = padding), both [B, L], to text states [B, L, D]."""
-        states: Tensor = self.text_encoder(input_ids, attention_mask)
-        return states
+    @property
+    def text_tower(self) -> TextEncoder:
+        """The text encoder: token ids and mask (1 = token, 0 = padding), both [B, L], to text states [B, L, D]."""
+        return self.text_encoder
+
+    @property
+    def embed_dim(self) -> int:
+        """E, the width of a feature."""
+        return self.config.embed_dim
 
     def project_image(self, states: Tensor) -> Tensor:
         """Image states [B, N, W] to L2-normalised features [B, E]."""
@@ -124,16 +121,6 @@ class AlbefModel(PreTrainedModel):
         self._require_features()
         pooled = states[:, 0] if self.config.text_pooling == "cls" else _masked_mean(states, attention_mask)
         return F.normalize(self.text_projection(pooled), dim=-1)
-
-    def encode_image(self, pixel_values: Tensor) -> Encoded:
-        """Images [B, 3, H, W] to states [B, N, W] and features [B, E]."""
-        states = self.image_states(pixel_values)
-        return Encoded(states, self.project_image(states))
-
-    def encode_text(self, input_ids: Tensor, attention_mask: Tensor) -> Encoded:
-        """Token ids and mask (1 = token, 0 = padding), both [B, L], to states [B, L, D] and features [B, E]."""
-        states = self.text_states(input_ids, attention_mask)
-        return Encoded(states, self.project_text(states, attention_mask))
 
     def image_keys_values(self, image_states: Tensor) -> ImageKeysValues:
         """Keys and values of I images [I, N, W] for every fusion layer, once, for all rows that use these images."""
@@ -215,10 +202,10 @@ class AlbefModel(PreTrainedModel):
             input_ids: Token ids [B, L].
             attention_mask: 1 for tokens and 0 for padding, [B, L].
         """
-        image = self.encode_image(pixel_values)
-        text = self.encode_text(input_ids, attention_mask)
+        image = self.encode_images(pixel_values)
+        text = self.encode_texts(input_ids, attention_mask)
         fused = self.fuse(text.states, attention_mask, self.image_keys_values(image.states))
-        return AlbefOutput(image, text, fused, self.match(fused, image.feature, text.feature))
+        return AlbefOutput(image, text, fused, self.match(fused, image.features, text.features))
 
     def _require_features(self) -> None:
         if not self.config.contrastive_head:

@@ -1,30 +1,15 @@
 """The fusion encoder: BERT layers that also look at an image, whose keys and values are computed once."""
 
-from typing import NamedTuple, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from truepair.models.dual.base import ImageKeysValues
 from truepair.models.fusion.config import AlbefConfig
 from truepair.models.fusion.rows import RowGroups, apply_by_length
 from truepair.models.fusion.text_encoder import AttentionBlock, FeedForwardBlock, visible_keys
-
-
-class ImageKeysValues(NamedTuple):
-    """What the fusion layers need to know of I images: per layer, keys and values of their N states."""
-
-    keys: tuple[Tensor, ...]
-    """One [I, N, D] per fusion layer."""
-    values: tuple[Tensor, ...]
-    """One [I, N, D] per fusion layer."""
-    regions: Tensor | None = None
-    """Each state in the space of ITC, L2-normalised [I, N, E], where the model has `region_products`."""
-
-    @property
-    def images(self) -> int:
-        """The number of images, I."""
-        return len(self.keys[0])
 
 
 class FusionLayer(GradientCheckpointingLayer):

@@ -1,0 +1,194 @@
+"""The two protocols of models: a dual encoder compares features, a fusion model also reads image and text together."""
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import NamedTuple, Self
+
+import torch
+from torch import Tensor, nn
+
+
+class Encoded(NamedTuple):
+    """What an encoder makes of a batch."""
+
+    states: Tensor
+    """What the tower makes of each image or text, before the projection, [B, N, W]: one state per patch or token, or
+    the pooled state alone (N is 1)."""
+    features: Tensor
+    """The L2-normalised projection that ITC compares, [B, E]."""
+
+
+class DualEncoder(nn.Module, ABC):
+    """A model with one feature per image and one per text, whose product over a temperature says how alike they are.
+
+    ITC and all that manages false negatives needs no more than this.
+
+    Each side is a tower and a projection: the tower makes states, which can be computed once and kept where it is
+    frozen, and the projection makes the feature of them. `encode_images` is `project_image` of `image_states`, and
+    `encode_texts` is `project_text` of `text_states`, for every model.
+    """
+
+    _image_frozen = False
+    _text_frozen = False
+
+    @property
+    @abstractmethod
+    def image_tower(self) -> nn.Module:
+        """The module from images [B, 3, H, W] to image states [B, N, W]."""
+
+    @property
+    @abstractmethod
+    def text_tower(self) -> nn.Module:
+        """The module from token ids and mask (1 = token, 0 = padding), both [B, L], to text states [B, N, D]."""
+
+    @abstractmethod
+    def project_image(self, states: Tensor) -> Tensor:
+        """Image states [B, N, W] to L2-normalised features [B, E]."""
+
+    @abstractmethod
+    def project_text(self, states: Tensor, attention_mask: Tensor) -> Tensor:
+        """Text states [B, N, D] and the mask of their tokens [B, L] to L2-normalised features [B, E]."""
+
+    @property
+    @abstractmethod
+    def embed_dim(self) -> int:
+        """E, the width of a feature."""
+
+    @property
+    @abstractmethod
+    def temperature(self) -> Tensor:
+        """What similarities are divided by, a scalar with gradient."""
+
+    @property
+    def bias(self) -> Tensor | None:
+        """What the sigmoid loss adds to the logits, a scalar with gradient; None where a model has none."""
+        return None
+
+    @abstractmethod
+    def clamp_temperature_(self) -> None:
+        """Bring the parameter of the temperature back into its range; call it after each optimizer step."""
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the model into a folder, which the class's ``from_pretrained`` reads; `PreTrainedModel` has its own."""
+        raise NotImplementedError
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.parameters()).device
+
+    def image_states(self, pixel_values: Tensor) -> Tensor:
+        """Images [B, 3, H, W] to image states [B, N, W]."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self._image_frozen):
+            states: Tensor = self.image_tower(pixel_values)
+        return states
+
+    def text_states(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Token ids and mask (1 = token, 0 = padding), both [B, L], to text states [B, N, D]."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self._text_frozen):
+            states: Tensor = self.text_tower(input_ids, attention_mask)
+        return states
+
+    def encode_images(self, pixel_values: Tensor) -> Encoded:
+        """Images [B, 3, H, W] to states [B, N, W] and features [B, E]."""
+        states = self.image_states(pixel_values)
+        return Encoded(states, self.project_image(states))
+
+    def encode_texts(self, input_ids: Tensor, attention_mask: Tensor) -> Encoded:
+        """Token ids and mask (1 = token, 0 = padding), both [B, L], to states [B, N, D] and features [B, E]."""
+        states = self.text_states(input_ids, attention_mask)
+        return Encoded(states, self.project_text(states, attention_mask))
+
+    def freeze(self, image: bool, text: bool) -> Self:
+        """Say which towers are not trained; projections and temperature always are.
+
+        A frozen tower gets no gradient, and stays in evaluation mode whatever `train` says: its dropout would make
+        other states each time.
+
+        Args:
+            image: The image tower is not trained.
+            text: The text tower is not trained.
+        """
+        self._image_frozen, self._text_frozen = image, text
+        self.image_tower.requires_grad_(not image)
+        self.text_tower.requires_grad_(not text)
+        return self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        """Set training mode, but for frozen towers."""
+        super().train(mode)
+        if self._image_frozen:
+            self.image_tower.eval()
+        if self._text_frozen:
+            self.text_tower.eval()
+        return self
+
+
+class ImageKeysValues(NamedTuple):
+    """What the fusion layers need to know of I images: per layer, keys and values of their N states."""
+
+    keys: tuple[Tensor, ...]
+    """One [I, N, D] per fusion layer."""
+    values: tuple[Tensor, ...]
+    """One [I, N, D] per fusion layer."""
+    regions: Tensor | None = None
+    """Each state in the space of ITC, L2-normalised [I, N, E], where the model has `region_products`."""
+
+    @property
+    def images(self) -> int:
+        """The number of images, I."""
+        return len(self.keys[0])
+
+
+class FusionModel(DualEncoder):
+    """A dual encoder whose fusion encoder reads pairs: the only kind of model that ITM and MLM can train.
+
+    `fuse` takes image keys and values that were computed once per image, and states which image each row uses. So a
+    training step encodes each image and text once, and fuses many pairings of them.
+    """
+
+    @abstractmethod
+    def image_keys_values(self, image_states: Tensor) -> ImageKeysValues:
+        """Keys and values of I images [I, N, W] for every fusion layer, once, for all rows that use these images."""
+
+    @abstractmethod
+    def fuse(
+        self,
+        text_states: Tensor,
+        attention_mask: Tensor,
+        keys_values: ImageKeysValues,
+        image_rows: Tensor | None = None,
+        *,
+        cls_only: bool = False,
+    ) -> Tensor:
+        """Fuse each row of text with its image.
+
+        Args:
+            text_states: States of the text tower [R, L, D].
+            attention_mask: 1 for tokens and 0 for padding, [R, L].
+            keys_values: From `image_keys_values`, for I images.
+            image_rows: The image of each row, [R] int64; None means row r uses image r.
+            cls_only: Compute no more than `match` needs.
+
+        Returns:
+            Fused states [R, L, D], or those of [CLS] alone [R, 1, D] with `cls_only`.
+        """
+
+    @abstractmethod
+    def match(self, fused: Tensor, image_feature: Tensor | None = None, text_feature: Tensor | None = None) -> Tensor:
+        """ITM logits [R, 2] (index 1 = match) of fused states [R, L, D].
+
+        Args:
+            fused: From `fuse`.
+            image_feature: Features of the image of each row [R, E], which some models read as well.
+            text_feature: Features of the text of each row [R, E], likewise.
+        """
+
+    @abstractmethod
+    def predict_tokens(self, fused: Tensor, positions: Tensor) -> Tensor:
+        """Vocabulary logits [P, V] in row-major order of the places, computed only where they are asked for.
+
+        Args:
+            fused: Fused states [R, L, D].
+            positions: True at the P places to predict, [R, L] bool.
+        """

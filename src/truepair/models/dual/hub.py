@@ -1,0 +1,179 @@
+"""Any transformers model with image and text features (CLIP, SigLIP, ...) as a dual encoder of this package."""
+
+import math
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import (
+    AutoImageProcessor,
+    AutoModel,
+    AutoTokenizer,
+    BaseImageProcessor,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from truepair.errors import ConfigError
+from truepair.models.checkpoints.load import load_hub_model, load_part
+from truepair.models.dual.base import DualEncoder
+
+# CLIP (Radford et al. 2021) keeps logits from being scaled by more than 100; open_clip keeps them from being shrunk.
+_LOG_SCALES = (0.0, math.log(100))
+
+# Trained on captions padded to full length, without a mask; their feature is read at the last place, padding or not.
+_FULL_LENGTH = ("siglip", "siglip2")
+
+
+class HubDualEncoder(DualEncoder):
+    """A transformers model that is trained and saved as what it is: its class, its parameters, its own format.
+
+    A tower is the model's own with its pooling, whatever that is ([CLS], the end token, an attention head). Its states
+    are the pooled state alone [B, 1, W], since the last hidden states would not always do to make it: CLIP finds the
+    end token by its id, SigLIP pools by attention. That also makes a cache of frozen states as small as it can be.
+
+    Args:
+        model: With ``get_image_features`` and ``get_text_features``, made of ``vision_model`` and ``text_model``.
+        image_processor: Saved beside the model.
+        tokenizer: Saved beside the model.
+
+    Raises:
+        ConfigError: the model is not such a one.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        image_processor: BaseImageProcessor | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+    ) -> None:
+        super().__init__()
+        needed = ("get_image_features", "get_text_features", "vision_model", "text_model", "logit_scale")
+        missing = next((name for name in needed if not hasattr(model, name)), None)
+        if missing is not None:
+            raise ConfigError(
+                f"a {type(model).__name__} has no {missing}, so it is no dual encoder; give CLIP, SigLIP or such"
+            )
+        self.model = model
+        self.image_processor = image_processor
+        self.tokenizer = tokenizer
+
+    @classmethod
+    def from_pretrained(cls, name_or_folder: str | Path) -> Self:
+        """Load a model with its image processor and its tokenizer; code that comes with a checkpoint is never run.
+
+        Args:
+            name_or_folder: A folder that `save_pretrained` wrote, of this class or of transformers, or a hub name.
+
+        Raises:
+            CheckpointError: one of the three is missing or damaged.
+            ConfigError: the model is no dual encoder.
+        """
+        name = str(name_or_folder)
+        model = load_hub_model(AutoModel, name, trust_remote_code=False, dtype=torch.float32)
+        processor = load_part(AutoImageProcessor, name, trust_remote_code=False)
+        return cls(model, processor, load_part(AutoTokenizer, name, trust_remote_code=False))
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write an ordinary folder of transformers, which ``type(self.model).from_pretrained`` reads."""
+        for part in (self.model, self.image_processor, self.tokenizer):
+            if part is not None:
+                part.save_pretrained(folder)
+
+    @property
+    def image_tower(self) -> nn.Module:
+        """The image tower with its pooling: images [B, 3, H, W] to [B, 1, W]."""
+        return _ImageTower(self.model.vision_model)
+
+    @property
+    def text_tower(self) -> nn.Module:
+        """The text tower with its pooling: token ids and mask, both [B, L], to [B, 1, D]."""
+        return _TextTower(self.model.text_model, self._padded_length)
+
+    def project_image(self, states: Tensor) -> Tensor:
+        """Pooled image states [B, 1, W] to L2-normalised features [B, E]."""
+        return _projected(getattr(self.model, "visual_projection", None), states)
+
+    def project_text(self, states: Tensor, attention_mask: Tensor) -> Tensor:
+        """Pooled text states [B, 1, D] to L2-normalised features [B, E]; the mask is not needed any more."""
+        return _projected(getattr(self.model, "text_projection", None), states)
+
+    @property
+    def embed_dim(self) -> int:
+        """E, the width of a feature."""
+        projection = getattr(self.model, "visual_projection", None)
+        width: int = self.model.config.vision_config.hidden_size if projection is None else projection.out_features
+        return width
+
+    @property
+    def temperature(self) -> Tensor:
+        """1 / exp(logit_scale), a scalar."""
+        scale: Tensor = self.model.logit_scale
+        return (-scale).exp().reshape(())
+
+    @property
+    def bias(self) -> Tensor | None:
+        """SigLIP's logit bias, a scalar; None for models without."""
+        bias: Tensor | None = getattr(self.model, "logit_bias", None)
+        return None if bias is None else bias.reshape(())
+
+    @torch.no_grad()
+    def clamp_temperature_(self) -> None:
+        """Keep exp(logit_scale) within 1 and 100, as CLIP does; SigLIP, whose own is above that, has no bounds."""
+        if self.bias is None:
+            self.model.logit_scale.clamp_(*_LOG_SCALES)
+
+    @property
+    def _padded_length(self) -> int | None:
+        """The length that captions must be padded to; None: any."""
+        text = self.model.config.text_config
+        return int(text.max_position_embeddings) if self.model.config.model_type in _FULL_LENGTH else None
+
+
+class _ImageTower(nn.Module):
+    """A vision model that returns its pooled state [B, 1, W]."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        return _pooled(self.model(pixel_values=pixel_values))
+
+
+class _TextTower(nn.Module):
+    """A text model that returns its pooled state [B, 1, D].
+
+    Args:
+        model: The text model.
+        padded_length: Pad captions to so many tokens, and give the model no mask; None: give it ids and mask.
+    """
+
+    def __init__(self, model: Any, padded_length: int | None) -> None:
+        super().__init__()
+        self.model = model
+        self.padded_length = padded_length
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        if self.padded_length is None:
+            return _pooled(self.model(input_ids=input_ids, attention_mask=attention_mask))
+        padding = self.model.config.pad_token_id
+        ids = input_ids.masked_fill(attention_mask == 0, padding)
+        return _pooled(self.model(input_ids=F.pad(ids, (0, self.padded_length - ids.shape[1]), value=padding)))
+
+
+def _pooled(output: Any) -> Tensor:
+    """What a tower pools [B, 1, W]; ChineseCLIP's text tower does not pool, its model takes the first state."""
+    if output.pooler_output is None:
+        states: Tensor = output.last_hidden_state
+        return states[:, :1]
+    pooled: Tensor = output.pooler_output
+    return pooled[:, None]
+
+
+def _projected(projection: nn.Module | None, states: Tensor) -> Tensor:
+    """The model's projection of pooled states [B, 1, W], normalised [B, E]; SigLIP has none behind its pooling."""
+    pooled = states[:, 0]
+    return F.normalize(pooled if projection is None else projection(pooled), dim=-1)
