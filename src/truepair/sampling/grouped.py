@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Sampler
 
@@ -15,7 +14,15 @@ from truepair.errors import CheckpointError, ConfigError
 from truepair.sampling.grit import cut_spaces, walk_spaces
 from truepair.sampling.hardness import Hardness, HardnessConfig, HardnessSchedule
 from truepair.sampling.known import KnownMatches, separate
-from truepair.sampling.plan import CollectedFeatures, PlanFolder, checksum, lay_out, random_batches, step_bounds
+from truepair.sampling.plan import (
+    CollectedFeatures,
+    Indices,
+    PlanFolder,
+    checksum,
+    lay_out,
+    random_batches,
+    step_bounds,
+)
 from truepair.sampling.ranks import Ranks
 
 STORAGE = ("float32", "float16", "bfloat16")
@@ -69,8 +76,6 @@ class GroupedConfig:
             space -= space % group
         return dataclasses.replace(self, search_space=space, queue_size=max(space, min(self.queue_size, count)))
 
-
-Indices = NDArray[np.int64]
 
 # What a random generator is for; together with seed and epoch it makes the key of its numbers.
 _WINDOW, _LAYOUT, _LEFT_OUT, _SEPARATE = 1, 2, 3, 4

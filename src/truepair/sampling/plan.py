@@ -12,10 +12,11 @@ from torch import Tensor
 
 from truepair.errors import CheckpointError, ConfigError
 
+Indices = NDArray[np.int64]
+"""Dataset indices, or positions in a list of samples."""
 
-def random_batches(
-    count: int, batch_size: int, *, seed: int, epoch: int, drop_last: bool = True
-) -> list[NDArray[np.int64]]:
+
+def random_batches(count: int, batch_size: int, *, seed: int, epoch: int, drop_last: bool = True) -> list[Indices]:
     """Cut a fresh permutation of the data set into batches.
 
     Args:
@@ -38,7 +39,7 @@ def random_batches(
     return [order[start : start + batch_size] for start in range(0, end, batch_size)]
 
 
-def rank_share(batch: NDArray[np.int64], rank: int, ranks: int) -> NDArray[np.int64]:
+def rank_share(batch: Indices, rank: int, ranks: int) -> Indices:
     """Return one rank's consecutive share of a global batch; every rank gets the same number of samples.
 
     Raises:
@@ -48,9 +49,6 @@ def rank_share(batch: NDArray[np.int64], rank: int, ranks: int) -> NDArray[np.in
         raise ValueError(f"a batch of {len(batch)} cannot be shared equally by {ranks} ranks")
     size = len(batch) // ranks
     return batch[rank * size : (rank + 1) * size]
-
-
-Indices = NDArray[np.int64]
 
 
 def step_bounds(count: int, global_batch: int, ranks: int, *, drop_last: bool) -> Indices:
