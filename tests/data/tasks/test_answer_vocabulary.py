@@ -2,7 +2,7 @@
 
 import torch
 
-from truepair.data.tasks.vqa_source import AnswerVocabulary
+from truepair.data.tasks.vqa import AnswerVocabulary
 
 IDS = torch.tensor([[2, 9, 3], [2, 7, 9], [2, 3, 0]])
 MASK = torch.tensor([[1, 1, 1], [1, 1, 1], [1, 1, 0]])

@@ -4,11 +4,12 @@ from collections.abc import Iterator
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
+from typing import ClassVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from truepair.data.formats.record import STATED_FIELDS, Reader, Record, Skips, beside, record_of_entry
+from truepair.data.formats.record import STATED_FIELDS, Reader, Record, Skips, SourceKind, beside, record_of_entry
 from truepair.data.formats.shards import expand, names_of, splits_of
 from truepair.data.source import SourceConfig
 from truepair.errors import DataError
@@ -24,8 +25,8 @@ class ParquetReader(Reader):
     split, or in a folder named for one, sets the split of its rows.
     """
 
-    suffixes = (".parquet",)
-    source_kind = "files"
+    suffixes: ClassVar[tuple[str, ...]] = (".parquet",)
+    source_kind: ClassVar[SourceKind] = "files"
 
     def __init__(self, config: SourceConfig) -> None:
         super().__init__(config)

@@ -27,6 +27,9 @@ CAPTION_NAMES = (
 STATED_FIELDS = ("image_id", "caption_id", "caption_ids", "split", "group", "family", "names")
 """Fields that a row may state beside its image and its captions."""
 
+SourceKind = Literal["path", "files", "name"]
+"""What a source is: the path of one file or folder; of one file or several (a folder, a pattern); or a name."""
+
 _SPLIT = re.compile(r"(?<![a-z])(train|restval|validation|valid|val|dev|test)(?![a-z])")
 
 _SPLIT_NAMES = {"validation": "val", "valid": "val", "dev": "val"}
@@ -122,8 +125,7 @@ class Reader(ABC):
     suffixes: ClassVar[tuple[str, ...]] = ()
     """Endings, in lower case, that tell this format from all others."""
 
-    source_kind: ClassVar[Literal["path", "files", "name"]] = "path"
-    """What a source is: the path of one file or folder; of one file or several (a folder, a pattern); or a name."""
+    source_kind: ClassVar[SourceKind] = "path"
 
     version: str = ""
 
