@@ -16,6 +16,7 @@ import json
 import sys
 import tempfile
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
@@ -39,6 +40,7 @@ class Walk:
         self._files: dict[CodeType, str | None] = {}
 
     def __call__(self, frame: FrameType, event: str, argument: Any) -> None:
+        """Note an event; `sys.setprofile` calls this."""
         code = frame.f_code
         if code not in self._files:
             path = Path(code.co_filename)
@@ -92,7 +94,7 @@ def write_recipe(folder: Path) -> Path:
 def print_table(title: str, entered: list[str]) -> None:
     """Print the files in order of their first call."""
     calls = Counter(entered)
-    changes = sum(file != before for before, file in zip(entered, entered[1:], strict=False))
+    changes = sum(file != before for before, file in pairwise(entered))
     print(f"{title}: {len(calls)} files, {changes} changes of file, {len(entered)} calls")
     for file, count in calls.items():
         print(f"  {count:5d}  {file}")
