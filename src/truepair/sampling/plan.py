@@ -34,7 +34,7 @@ def random_batches(count: int, batch_size: int, *, seed: int, epoch: int, drop_l
     """
     if count < batch_size and drop_last:
         raise ValueError(f"{count} samples do not fill one batch of {batch_size}; lower the batch size")
-    order = np.random.default_rng([seed, epoch]).permutation(count).astype(np.int64)  # [count]
+    order = np.random.default_rng([seed, epoch]).permutation(count)  # int64 [count]
     end = count - count % batch_size if drop_last else count
     return [order[start : start + batch_size] for start in range(0, end, batch_size)]
 
