@@ -101,7 +101,12 @@ class PairDataset(Dataset[PairSample]):
         return self.__getitems__([visit])[0]
 
     def __getitems__(self, visits: Sequence[Visit | int]) -> list[PairSample]:
-        """Read the samples of a batch; a DataLoader calls this, and the table is asked once instead of once a row."""
+        """Read the samples of a batch; a DataLoader calls this, and the table is asked once instead of once a row.
+
+        Raises:
+            IndexError: no such row.
+            DataError: as for one sample.
+        """
         places = [self._place(visit) for visit in visits]
         rows = self._read([index for _, index in places])
         return [self._readable(epoch, index, row) for (epoch, index), row in zip(places, rows, strict=True)]

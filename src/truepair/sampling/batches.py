@@ -105,7 +105,17 @@ def build_batches(
     labels: Indices | None = None,
     plan_folder: Path | None = None,
 ) -> "EpochBatches":
-    """Build the batches of a run; the arguments beside ``config`` are those of :class:`SampledRows`.
+    """Build the batches of a run.
+
+    Args:
+        config: which kind.
+        count: training pairs.
+        batch_size: pairs of one batch on one rank.
+        seed: seed of the run.
+        ranks: this process among all.
+        keys: pairs with the same key in a column match each other, int64 [count, K]; see ``KnownMatches``.
+        labels: what each pair shows, int64 [count], negative where that is not known; for the log.
+        plan_folder: where plans of grouped epochs go.
 
     Raises:
         ConfigError: the pairs do not fill one global batch.
@@ -210,7 +220,7 @@ class EpochBatches:
         return shared_label_rate([np.arange(self.count)], self.labels)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What :meth:`load_state_dict` needs."""
+        """What :meth:`load_state_dict` needs: tensors by name, each as its sampler shapes it."""
         return {}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
@@ -221,7 +231,7 @@ class RandomBatches(EpochBatches):
     """A fresh permutation each epoch: a pure function of seed and epoch, for any number of ranks."""
 
     def global_batches(self, epoch: int) -> list[Indices]:
-        """All batches of an epoch over all ranks."""
+        """All batches of an epoch over all ranks: dataset indices [global batch] each."""
         return random_batches(self.count, self.global_batch, seed=self.seed, epoch=epoch)
 
     def visits(self, epoch: int, start: int = 0) -> Visits:
@@ -258,17 +268,25 @@ class GritBatches(EpochBatches):
         return self.sampler.config
 
     def global_batches(self, epoch: int) -> list[Indices]:
-        """All batches of the present epoch over all ranks."""
+        """All batches of the present epoch over all ranks: dataset indices [global batch] each.
+
+        Raises:
+            ConfigError: the sampler does not stand at this epoch.
+        """
         self._require(epoch, self.sampler.step)
         return [self.sampler.step_samples(step) for step in range(self.per_epoch)]
 
     def visits(self, epoch: int, start: int) -> Visits:
-        """This rank's batches of the present epoch, from the one that follows the last that was trained on."""
+        """This rank's batches of the present epoch, from the one that follows the last that was trained on.
+
+        Raises:
+            ConfigError: that one is not batch ``start`` of ``epoch``.
+        """
         self._require(epoch, start)
         return _visits(epoch, self.sampler)
 
     def trained(self, index: Tensor, image_features: Tensor | None, text_features: Tensor | None) -> None:
-        """Collect the features; after the last batch of an epoch, plan the next.
+        """Collect the features [B, E]; after the last batch of an epoch, plan the next.
 
         Raises:
             ConfigError: the step computes no features.

@@ -183,7 +183,7 @@ class GroupedBatchSampler(Sampler[list[int]]):
             self._yielded = True
 
     def step_samples(self, step: int) -> Indices:
-        """Return the dataset indices of one step of this epoch, over all ranks, int64 [global batch]."""
+        """The dataset indices of one step of this epoch, over all ranks, int64 [global batch]."""
         return self.order[self._bounds[step] : self._bounds[step + 1]]
 
     @property
@@ -253,8 +253,8 @@ class GroupedBatchSampler(Sampler[list[int]]):
     def state_dict(self) -> dict[str, Tensor]:
         """Everything that :meth:`load_state_dict` needs, as CPU tensors; the same on every rank.
 
-        The collected features are part of it: at most ``queue_size`` and two steps of samples. So is the plan of the
-        epoch, unless a plan folder holds it.
+        The collected features [n, D] are part of it: at most ``queue_size`` and two steps of samples. So is the plan of
+        the epoch [count], unless a plan folder holds it.
         """
         state = {
             "progress": torch.tensor([self.epoch, self.step, self._windows]),

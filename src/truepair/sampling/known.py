@@ -48,7 +48,7 @@ class KnownMatches:
         return matches
 
     def partners(self, sample: int) -> Indices:
-        """All samples that match one sample, int64; without itself."""
+        """All samples that match one sample, without itself, int64 [P], ascending."""
         found = [self._target[slice(*np.searchsorted(self._source, [sample, sample + 1]))]]
         for column, order in zip(self.keys.T, self._by_key, strict=True):
             key = column[sample]

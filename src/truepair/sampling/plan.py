@@ -40,7 +40,7 @@ def random_batches(count: int, batch_size: int, *, seed: int, epoch: int, drop_l
 
 
 def rank_share(batch: Indices, rank: int, ranks: int) -> Indices:
-    """Return one rank's consecutive share of a global batch; every rank gets the same number of samples.
+    """One rank's consecutive share [B / ranks] of a global batch [B]; all ranks get the same number of samples.
 
     Raises:
         ValueError: the batch cannot be shared equally.
@@ -107,7 +107,7 @@ def lay_out(
 
 
 def checksum(order: Indices) -> int:
-    """A number that tells plans apart."""
+    """A number that tells plans, int64 [N] each, apart."""
     return zlib.crc32(np.ascontiguousarray(order).data)
 
 
@@ -118,11 +118,11 @@ class PlanFolder:
         self.folder = folder
 
     def path(self, epoch: int) -> Path:
-        """Return where the plan of an epoch lies."""
+        """Where the plan of an epoch lies."""
         return self.folder / f"plan-{epoch:05d}.npy"
 
     def write(self, epoch: int, order: Indices) -> None:
-        """Write a plan aside, sync it to the disk, and rename it.
+        """Write a plan [N] aside, sync it to the disk, and rename it.
 
         Raises:
             CheckpointError: The folder cannot be written.
@@ -145,7 +145,7 @@ class PlanFolder:
             raise CheckpointError(f"cannot write {final} ({error.strerror}); free the disk or change it") from error
 
     def read(self, epoch: int) -> Indices:
-        """Read the plan of an epoch.
+        """Read the plan of an epoch, int64 [N].
 
         Raises:
             CheckpointError: It is missing or damaged.
@@ -222,11 +222,14 @@ class CollectedFeatures:
                 block[: self._size] = part
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return copies of what it holds."""
+        """Copies of what it holds: index [n], image and text [n, D]."""
         return {name: getattr(self, name).cpu().clone() for name in ("index", "image", "text")}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Hold what another queue held; the memory moves to the device of the next features that are added."""
+        """Hold what another queue held: index [n], image and text [n, D].
+
+        The memory moves to the device of the next features that are added.
+        """
         self._size, self._index = 0, torch.empty(0, dtype=torch.int64)
         if len(state["index"]):
             self.add(state["index"], state["image"], state["text"])

@@ -93,12 +93,12 @@ class CocoReader(Reader):
 
     def __init__(self, config: SourceConfig) -> None:
         super().__init__(config)
-        above, pictures = config.path.parent.parent, config.path.stem.rpartition("_")[2]
+        above, images = config.path.parent.parent, config.path.stem.rpartition("_")[2]
         self.roots = [
             *beside(config.path),
-            config.path.parent / pictures,
-            above / pictures,
-            above / "images" / pictures,
+            config.path.parent / images,
+            above / images,
+            above / "images" / images,
         ]
 
     def records(self, skips: Skips) -> Iterator[Record]:

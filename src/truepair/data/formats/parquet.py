@@ -77,7 +77,11 @@ class ParquetReader(Reader):
 
 
 class SampleReader(ParquetReader):
-    """Reads the pairs bundled with the package."""
+    """Reads the pairs bundled with the package.
+
+    Raises:
+        DataError: the file is not there.
+    """
 
     suffixes = ()
     source_kind = "name"

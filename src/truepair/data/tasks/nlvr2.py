@@ -129,7 +129,12 @@ class Nlvr2Dataset(Dataset[Nlvr2Sample]):
         return self.__getitems__([visit])[0]
 
     def __getitems__(self, visits: Sequence[Visit | int]) -> list[Nlvr2Sample]:
-        """Read the statements of a batch, all of one epoch; each image is decoded once."""
+        """Read the statements of a batch, all of one epoch; each image is decoded once.
+
+        Raises:
+            IndexError: no such row.
+            BadImageError: an image cannot be read.
+        """
         epoch, indices = split_visits(visits)
         rows = [self.table.statements[index] for index in indices]
         pairs = [(row["left"], row["right"]) for row in rows]
@@ -177,7 +182,7 @@ class Nlvr2Collator:
     """Makes an `Nlvr2Batch` of samples.
 
     Args:
-        encode: tokenization of statements: that of the captions the model was trained with.
+        encode: tokens and mask [B, L] of B statements: the tokenization of the captions the model was trained with.
     """
 
     def __init__(self, encode: Callable[[Sequence[str]], tuple[Tensor, Tensor]]) -> None:

@@ -66,7 +66,12 @@ class VqaDataset(Dataset[VqaSample]):
         return self.__getitems__([visit])[0]
 
     def __getitems__(self, visits: Sequence[Visit | int]) -> list[VqaSample]:
-        """Read the questions of a batch, all of one epoch; each image is decoded once."""
+        """Read the questions of a batch, all of one epoch; each image is decoded once.
+
+        Raises:
+            IndexError: no such row.
+            BadImageError: an image cannot be read.
+        """
         epoch, indices = split_visits(visits)
         rows = [self.table.questions[index] for index in indices]
         pixels = self._images.read(epoch, (row["image"] for row in rows))
@@ -127,7 +132,7 @@ class VqaCollator:
     """Makes a `VqaBatch` of samples.
 
     Args:
-        encode: tokenization of questions: that of the captions the model was trained with.
+        encode: tokens and mask [Q, L] of Q questions: the tokenization of the captions the model was trained with.
         tokenizer: of the model; answers are start token, text, end token.
         max_answer_length: most tokens of an answer, start and end included.
         vocabulary: the tokens that the decoder knows, by their places in it; answers with others are left out of a
@@ -218,7 +223,7 @@ class AnswerVocabulary:
         return len(self.tokens)
 
     def places(self, input_ids: Tensor) -> Tensor:
-        """Numbers of some tokens here, int64 of the same shape; -1 for those that are not part of it."""
+        """Numbers of some tokens [...] here, int64 [...]; -1 for those that are not part of it."""
         places = self._places.to(input_ids.device)
         return torch.where(input_ids < len(places), places[input_ids.clamp(max=len(places) - 1)], -1)
 
