@@ -17,7 +17,7 @@ from truepair.randomness import stable_hash
 from truepair.sampling.batches import Visit
 
 
-class TaskBatch(TensorBatch):
+class StrictBatch(TensorBatch):
     """A batch in which no row stands in for another: an image that cannot be read is an error."""
 
     index: Tensor  # rows of the samples in the dataset, int64 [B]

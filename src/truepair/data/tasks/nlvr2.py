@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from truepair.data.table import PairTable
 from truepair.data.tasks.base import (
-    TaskBatch,
+    StrictBatch,
     TaskImagePaths,
     TaskImages,
     split_visits,
@@ -146,7 +146,7 @@ class Nlvr2Dataset(Dataset[Nlvr2Sample]):
 
 
 @dataclass(frozen=True)
-class Nlvr2Batch(TaskBatch):
+class Nlvr2Batch(StrictBatch):
     """B statements about pairs of I distinct images. An image that several statements are about is there once.
 
     Attributes:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from truepair.data.tasks.base import TaskBatch, TaskImages, split_visits, stack_images
+from truepair.data.tasks.base import StrictBatch, TaskImages, split_visits, stack_images
 from truepair.data.tasks.vqa_source import VqaTable
 from truepair.data.tokens import tokenize_captions
 from truepair.data.transforms import ImageTransform
@@ -88,7 +88,7 @@ class VqaDataset(Dataset[VqaSample]):
 
 
 @dataclass(frozen=True)
-class VqaBatch(TaskBatch):
+class VqaBatch(StrictBatch):
     """Q questions about I distinct images, with A answers. An image that several questions are about is there once.
 
     Attributes:
