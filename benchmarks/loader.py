@@ -21,9 +21,11 @@ import torch
 from PIL import Image
 from torchvision.transforms import InterpolationMode, v2
 
-from truepair.data import PairDataset, PairSample, TransformConfig, Visit, build_transform, open_pairs
+from truepair.data import PairDataset, TransformConfig, build_transform, open_pairs
 from truepair.data.images import read_bytes
+from truepair.data.pairs import PairSample
 from truepair.data.transforms import NORMALISATIONS, AlbefRandAugment
+from truepair.sampling.batches import Visit
 
 BATCH = 50
 

@@ -1,4 +1,6 @@
+import json
 import pickle
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,15 +14,19 @@ from truepair.data import (
     PairCollator,
     PairDataset,
     PairTable,
+    Substitution,
     SubstitutionLog,
     TransformConfig,
-    Visit,
     build_transform,
     open_pairs,
+    tokenize_captions,
     train_wordpiece,
 )
+from truepair.data import pairs as collate
+from truepair.data.tokens import caption_tokens
 from truepair.errors import ConfigError, DataError
-from truepair.relations.text import caption_key
+from truepair.relations.text import caption_key, normalise_caption
+from truepair.sampling.batches import Visit
 
 SMALL = build_transform(TransformConfig(size=16), train=True)
 
@@ -224,3 +230,115 @@ def test_several_sources_are_one_dataset(tmp_path):
 
     assert len({dataset[n]["image_id"] for n in range(6)}) == 6
     assert dataset[4]["caption"] in ("picture 1", "number 1")
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    return PairDataset(open_pairs(photos(tmp_path, 4)), build_transform(TransformConfig(size=16), train=True))
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_wordpiece(["picture number 0 1 2 3 ."] * 3, 40)
+
+
+def test_a_batch_holds_its_samples(dataset, tokenizer):
+    samples = [dataset[2], dataset[0], dataset[3]]
+
+    batch = PairCollator(tokenizer, 20)(samples)
+
+    assert len(batch) == 3
+    assert torch.equal(batch.pixel_values, torch.stack([sample["pixel_values"] for sample in samples]))
+    assert batch.index.tolist() == batch.source_index.tolist() == [2, 0, 3]
+    for name in ("image_id", "caption_id", "caption_key"):
+        assert getattr(batch, name).tolist() == [sample[name] for sample in samples]
+        assert getattr(batch, name).dtype == torch.int64
+    assert batch.captions == [sample["caption"] for sample in samples]
+    assert tokenizer.batch_decode(batch.input_ids, skip_special_tokens=True) == batch.captions
+    assert batch.reasons == [""] * 3
+
+
+def test_without_images_there_are_no_pixel_values(dataset, tokenizer):
+    texts = PairDataset(dataset.table)
+
+    batch = PairCollator(tokenizer, 20)([texts[0], texts[1]])
+
+    assert batch.pixel_values is None
+    assert batch.to("cpu").pixel_values is None
+
+
+def test_it_moves_to_a_device(dataset, tokenizer):
+    batch = PairCollator(tokenizer, 20)([dataset[0]])
+
+    moved = batch.to("meta")
+
+    assert {moved.pixel_values.device.type, moved.input_ids.device.type, moved.image_id.device.type} == {"meta"}
+    assert moved.captions == batch.captions
+
+
+def test_captions_may_be_normalised_before_tokenizing(dataset, tokenizer):
+    sample = {**dataset[0], "caption": "Picture, (number) 1."}
+
+    batch = PairCollator(tokenizer, 20, normalise=True, add_sep=False)([sample])
+
+    assert tokenizer.decode(batch.input_ids[0]) == "[CLS] picture number 1"
+    assert batch.captions == ["Picture, (number) 1."]
+
+
+def test_a_caption_is_tokenized_once_while_it_is_remembered(tokenizer, monkeypatch):
+    monkeypatch.setattr(collate, "_REMEMBERED", 3)
+    asked = []
+
+    def counted(tokenizer, texts, **options):
+        asked.append(list(texts))
+        return caption_tokens(tokenizer, texts, **options)
+
+    monkeypatch.setattr(collate, "caption_tokens", counted)
+    collator = PairCollator(tokenizer, 20, normalise=True)
+    for captions in (["A dog!", "a cat"], ["a cat", "two dogs", "a cat"], ["A dog!"], ["owls", "a cat"], ["a cat"]):
+        ids, mask = collator.encode(captions)
+        plain = [normalise_caption(caption) for caption in captions]
+        assert [part.tolist() for part in (ids, mask)] == [
+            part.tolist() for part in tokenize_captions(tokenizer, plain, max_length=20)
+        ]
+    assert asked == [["a dog", "a cat"], ["two dogs"], ["owls"], ["a cat"]]
+
+
+def batch(*reasons, start=0):
+    index = torch.arange(start, start + len(reasons))
+    moved = index + torch.tensor([bool(reason) for reason in reasons]).long()
+    return SimpleNamespace(index=index, source_index=moved, reasons=list(reasons))
+
+
+def test_substituted_rows_are_counted_and_listed_once():
+    log = SubstitutionLog(max_fraction=1.0)
+    log.update(batch("", "torn", "", "empty"))
+    log.update(batch("", "torn"))
+
+    assert (log.visits, log.count) == (6, 3)
+    assert log.entries == [Substitution(1, 2, "torn"), Substitution(3, 4, "empty")]
+
+
+def test_a_run_with_too_many_stops():
+    log = SubstitutionLog(max_fraction=0.1, min_visits=20)
+    log.update(batch(*["torn"] * 3, *[""] * 16))
+
+    with pytest.raises(DataError, match=r"3 of 20 samples could not be read, over the limit of 10\.0%.*the last: torn"):
+        log.update(batch(""))
+
+
+def test_exactly_the_limit_is_allowed():
+    log = SubstitutionLog(max_fraction=0.1, min_visits=20)
+
+    log.update(batch("torn", "torn", *[""] * 18))
+
+    assert log.count == 2
+
+
+def test_its_state_survives_a_checkpoint():
+    log, resumed = SubstitutionLog(max_fraction=0.5), SubstitutionLog(max_fraction=0.5)
+    log.update(batch("torn", "", ""))
+
+    resumed.load_state(json.loads(json.dumps(log.state())))
+
+    assert (resumed.visits, resumed.count, resumed.entries) == (log.visits, log.count, log.entries)

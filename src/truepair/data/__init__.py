@@ -11,8 +11,6 @@ from truepair.data.tasks.vqa import VqaBatch, VqaCollator, VqaDataset
 from truepair.data.tasks.vqa_source import VqaSource, VqaTable, load_answer_list, open_vqa
 from truepair.data.tokens import load_tokenizer, tokenize_captions, train_wordpiece
 from truepair.data.transforms import ImageTransform, TransformConfig, build_transform
-from truepair.randomness import keyed_generator, stable_hash
-from truepair.sampling.batches import Visit
 
 __all__ = [
     "BadImageError",
@@ -33,7 +31,6 @@ __all__ = [
     "Substitution",
     "SubstitutionLog",
     "TransformConfig",
-    "Visit",
     "VqaBatch",
     "VqaCollator",
     "VqaDataset",
@@ -41,7 +38,6 @@ __all__ = [
     "VqaTable",
     "build_transform",
     "judged_captions",
-    "keyed_generator",
     "load_answer_list",
     "load_image",
     "load_tokenizer",
@@ -49,7 +45,6 @@ __all__ = [
     "open_pairs",
     "open_vqa",
     "read_judgements",
-    "stable_hash",
     "tokenize_captions",
     "train_wordpiece",
 ]

@@ -6,10 +6,8 @@ from numpy.typing import NDArray
 from truepair.data.table import PairTable
 from truepair.relations.text import caption_key
 
-Indices = NDArray[np.int64]
 
-
-def match_keys(table: PairTable, captions: str) -> Indices:
+def match_keys(table: PairTable, captions: str) -> NDArray[np.int64]:
     """Keys of each row: rows with the same image, or with the same caption, share one.
 
     A row of which several captions may be drawn has no caption key (-1); its captions may repeat those of other rows
@@ -29,7 +27,7 @@ def match_keys(table: PairTable, captions: str) -> Indices:
     return np.stack([images, np.asarray(texts, np.int64)], axis=1)
 
 
-def concept_labels(table: PairTable) -> Indices | None:
+def concept_labels(table: PairTable) -> NDArray[np.int64] | None:
     """What each row shows, from the ``group`` column, int64 [N] with -1 where it is not known; None without it."""
     if "group" not in table.rows.column_names:
         return None

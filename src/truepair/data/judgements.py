@@ -66,10 +66,10 @@ def judged_captions(table: PairTable, judgements: Iterable[Judgement]) -> Judged
     Raises:
         DataError: no judgement is of this table: its ids are others.
     """
-    captions = list(table.rows["captions"])
+    captions: list[list[str]] = table.values("captions")
     texts = {
         caption_id: text
-        for ids, own in zip(table.rows["caption_ids"], captions, strict=True)
+        for ids, own in zip(table.values("caption_ids"), captions, strict=True)
         for caption_id, text in zip(ids, own, strict=True)
     }
     rows: dict[int, list[int]] = {}
@@ -83,7 +83,7 @@ def judged_captions(table: PairTable, judgements: Iterable[Judgement]) -> Judged
         for row in rows[item.image_id]:
             if (text := texts[item.caption_id]) not in captions[row]:
                 found[item.label][row].append(text)
-    stated = table.rows["names"] if "names" in table.rows.column_names else captions
+    stated = table.values("names") if "names" in table.rows.column_names else captions
     names = [[*(known or own), *also] for known, own, also in zip(stated, captions, found["match"], strict=True)]
     return JudgedCaptions(names, found["near"], sum(map(len, found["match"])))
 

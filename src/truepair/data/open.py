@@ -2,7 +2,6 @@
 
 import os
 import re
-from collections.abc import Callable
 from dataclasses import fields, replace
 from itertools import islice
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 from truepair.data.formats.delimited import DelimitedReader
 from truepair.data.formats.folder import FolderReader
 from truepair.data.formats.hub import HubReader
-from truepair.data.formats.json import AlbefReader, CocoReader, JsonlReader, KarpathyReader
+from truepair.data.formats.json import AlbefReader, CocoReader, JsonlReader, KarpathyReader, json_format
 from truepair.data.formats.parquet import ParquetReader, SampleReader
 from truepair.data.formats.record import IMAGE_SUFFIXES, Reader
 from truepair.data.formats.shards import is_pattern
@@ -21,16 +20,6 @@ from truepair.data.store.cache import cached_rows
 from truepair.data.table import PairTable
 from truepair.errors import ConfigError, DataError, nearest
 
-_SUFFIXES = {
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".csv": "delimited",
-    ".tsv": "delimited",
-    ".txt": "delimited",
-    ".tar": "webdataset",
-    ".parquet": "parquet",
-}
-
 _HUB_NAME = re.compile(r"\w[\w.-]*(/[\w.-]+)?(:[\w.-]+)?")
 
 # Files that mark a folder as laid out for the `datasets` library: written by it, or its own list of captions.
@@ -38,80 +27,9 @@ _SAVED = ("dataset_dict.json", "state.json")
 
 _METADATA = frozenset(("metadata.jsonl", "metadata.csv", "metadata.parquet"))
 
-_FOLDER_FILES = 10_000
+_FOLDER_FILES = 10_000  # of a folder, at most, are looked at
 
-_CHUNK = 1 << 20
-
-
-def detect_format(source: str, path: Path) -> str:
-    """Name of the format of a source.
-
-    Args:
-        source: as the user gave it.
-        path: the same as a path.
-
-    Raises:
-        DataError: there is no such source, or no format fits it.
-    """
-    if source == "sample":
-        return "sample"
-    if path.is_dir():
-        return _of_folder(path)
-    suffix = path.suffix.lower()
-    if path.is_file():
-        if suffix == ".json":
-            return _of_json(path)
-        if suffix in _SUFFIXES:
-            return _SUFFIXES[suffix]
-        raise DataError(f"the ending of {source} does not tell its format; give format")
-    if is_pattern(path) and suffix in (".tar", ".parquet"):
-        return _SUFFIXES[suffix]
-    if _HUB_NAME.fullmatch(source) and suffix not in {*_SUFFIXES, ".json"}:
-        return "hub"
-    raise DataError(f"no such file or folder: {source}; check the path")
-
-
-def _of_folder(path: Path) -> str:
-    names = set(islice((name for _, _, names in os.walk(path) for name in names), _FOLDER_FILES))
-    if _METADATA & names or any((path / name).is_file() for name in _SAVED) or _has_card(path):
-        return "hub"
-    suffixes = {Path(name).suffix.lower() for name in names}
-    for suffix in (".tar", ".parquet"):
-        if suffix in suffixes:
-            return _SUFFIXES[suffix]
-    if suffixes & IMAGE_SUFFIXES:
-        return "folder"
-    raise DataError(
-        f"the folder {path} holds no tar, Parquet or image files; give the path of the file with the captions"
-    )
-
-
-def _has_card(path: Path) -> bool:
-    """Whether the folder has a data card as on the hub, which starts with a block of YAML."""
-    card = path / "README.md"
-    return card.is_file() and card.read_bytes()[:4].strip() == b"---"
-
-
-def _of_json(path: Path) -> str:
-    """ALBEF's is a list; Karpathy's an object with "sentences", COCO's one with "annotations"."""
-    tail = b""
-    with path.open("rb") as file:
-        chunk = file.read(_CHUNK).removeprefix(b"\xef\xbb\xbf")
-        if chunk.lstrip().startswith(b"["):
-            return "albef"
-        while chunk:
-            # Within a JSON text a quote would be escaped, so these are keys.
-            found = re.search(rb'"(sentences|annotations)"\s*:', tail + chunk)
-            if found:
-                return "karpathy" if found[1] == b"sentences" else "coco"
-            tail = chunk[-64:]
-            chunk = file.read(_CHUNK)
-    raise DataError(
-        f"{path} is neither a JSON list of pairs nor in the layout of Karpathy or COCO; give format, or repair it"
-    )
-
-
-READERS: dict[str, Callable[[SourceConfig], Reader]] = {
+READERS: dict[str, type[Reader]] = {
     "sample": SampleReader,
     "albef": AlbefReader,
     "karpathy": KarpathyReader,
@@ -163,10 +81,51 @@ def _config(source: str | Path | SourceConfig, options: dict[str, Any]) -> Sourc
 
 def _format(config: SourceConfig) -> str:
     if config.format == "auto":
-        return detect_format(config.source, config.path)
+        return _detect_format(config.source, config.path)
     if config.format not in READERS:
         raise ConfigError(f"unknown format '{config.format}'; give auto, {', '.join(READERS)}")
-    path = config.path
-    if config.format not in ("sample", "hub", "webdataset", "parquet") and not path.exists():
+    if READERS[config.format].source_kind == "path" and not config.path.exists():
         raise DataError(f"no such file or folder: {config.source}; check the path")
     return config.format
+
+
+def _detect_format(source: str, path: Path) -> str:
+    """Name of the format of a source, given as the user has it and as a path."""
+    if source == "sample":
+        return "sample"
+    if path.is_dir():
+        return _of_folder(path)
+    suffix = path.suffix.lower()
+    by_suffix = {ending: name for name, reader in READERS.items() for ending in reader.suffixes}
+    if path.is_file():
+        if suffix == ".json":
+            return json_format(path)
+        if suffix in by_suffix:
+            return by_suffix[suffix]
+        raise DataError(f"the ending of {source} does not tell its format; give format")
+    if is_pattern(path) and suffix in by_suffix and READERS[by_suffix[suffix]].source_kind == "files":
+        return by_suffix[suffix]
+    if _HUB_NAME.fullmatch(source) and suffix not in {*by_suffix, ".json"}:
+        return "hub"
+    raise DataError(f"no such file or folder: {source}; check the path")
+
+
+def _of_folder(path: Path) -> str:
+    names = set(islice((name for _, _, names in os.walk(path) for name in names), _FOLDER_FILES))
+    if _METADATA & names or any((path / name).is_file() for name in _SAVED) or _has_card(path):
+        return "hub"
+    suffixes = {Path(name).suffix.lower() for name in names}
+    for name, reader in READERS.items():
+        if reader.source_kind == "files" and suffixes.intersection(reader.suffixes):
+            return name
+    if suffixes & IMAGE_SUFFIXES:
+        return "folder"
+    raise DataError(
+        f"the folder {path} holds no tar, Parquet or image files; give the path of the file with the captions"
+    )
+
+
+def _has_card(path: Path) -> bool:
+    """Whether the folder has a data card as on the hub, which starts with a block of YAML."""
+    card = path / "README.md"
+    return card.is_file() and card.read_bytes()[:4].strip() == b"---"

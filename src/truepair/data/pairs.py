@@ -20,27 +20,13 @@ from truepair.randomness import isolated_rng, stable_hash
 from truepair.relations.text import caption_key, normalise_caption
 from truepair.sampling.batches import Visit
 
-
-class TensorBatch:
-    """A dataclass of tensors and of other things, which moves its tensors together."""
-
-    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Self:
-        """The same batch with its tensors on another device."""
-        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
-
-    def pin_memory(self) -> Self:
-        """The same batch in page-locked memory; a DataLoader with ``pin_memory=True`` calls this."""
-        return self._map(lambda tensor: tensor.pin_memory())
-
-    def _map(self, change: Callable[[Tensor], Tensor]) -> Self:
-        values = {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
-        changed: dict[str, Any] = {n: change(value) for n, value in values.items() if isinstance(value, Tensor)}
-        return replace(self, **changed)  # type: ignore[type-var]
-
-
 _TEXTS = ("image_id", "captions", "caption_ids")
 
 _HELD_ROWS = 50_000
+"""Largest table whose texts are held in memory."""
+
+_REMEMBERED = 65_536
+"""Captions whose tokens are remembered."""
 
 
 class PairSample(TypedDict):
@@ -115,7 +101,12 @@ class PairDataset(Dataset[PairSample]):
         return self.__getitems__([visit])[0]
 
     def __getitems__(self, visits: Sequence[Visit | int]) -> list[PairSample]:
-        """Read the samples of a batch; a DataLoader calls this, and the table is asked once instead of once a row."""
+        """Read the samples of a batch; a DataLoader calls this, and the table is asked once instead of once a row.
+
+        Raises:
+            IndexError: no such row.
+            DataError: as for one sample.
+        """
         places = [self._place(visit) for visit in visits]
         rows = self._read([index for _, index in places])
         return [self._readable(epoch, index, row) for (epoch, index), row in zip(places, rows, strict=True)]
@@ -184,7 +175,21 @@ class PairDataset(Dataset[PairSample]):
             return self.transform(image)  # [3, H, W]
 
 
-_REMEMBERED = 65_536  # captions
+class TensorBatch:
+    """A dataclass of tensors and of other things, which moves its tensors together."""
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Self:
+        """The same batch with its tensors on another device."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Self:
+        """The same batch in page-locked memory; a DataLoader with ``pin_memory=True`` calls this."""
+        return self._map(lambda tensor: tensor.pin_memory())
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Self:
+        values = {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
+        changed: dict[str, Any] = {n: change(value) for n, value in values.items() if isinstance(value, Tensor)}
+        return replace(self, **changed)  # type: ignore[type-var]
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from truepair.data.tokens import load_tokenizer
 from truepair.data.transforms import TransformConfig
 from truepair.errors import CheckpointError
 
-FILE = "preprocessing.json"
+PREPROCESSING_FILE = "preprocessing.json"
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Preprocessing:
         self.tokenizer.save_pretrained(folder)
         settings = {name: getattr(self, name) for name in ("max_length", "add_sep", "normalise")}
         text = json.dumps({**settings, "transform": asdict(self.transform)}, indent=1)
-        (folder / FILE).write_text(text, encoding="utf-8")
+        (folder / PREPROCESSING_FILE).write_text(text, encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path) -> "Preprocessing":
@@ -52,11 +52,11 @@ class Preprocessing:
             CheckpointError: the folder has no readable settings.
         """
         try:
-            settings: dict[str, Any] = json.loads((folder / FILE).read_text(encoding="utf-8"))
+            settings: dict[str, Any] = json.loads((folder / PREPROCESSING_FILE).read_text(encoding="utf-8"))
             transform = settings.pop("transform")
             transform["crop_scale"] = tuple(transform["crop_scale"])
             return cls(load_tokenizer(folder), transform=TransformConfig(**transform), **settings)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(
-                f"{folder} has no usable {FILE} ({error}); give the 'model' folder of a truepair run"
+                f"{folder} has no usable {PREPROCESSING_FILE} ({error}); give the 'model' folder of a truepair run"
             ) from error

@@ -15,7 +15,7 @@ class SourceConfig:
     Attributes:
         source: "sample" (bundled), the path of a file or folder, a pattern of shards ("cc3m-{000..331}.tar"), or the
             name of a data set on the hub ("owner/name" or "owner/name:configuration").
-        format: "auto", or albef, karpathy, coco, jsonl, delimited, webdataset, parquet, folder, hub.
+        format: "auto" tells it by name and content; or its name, one of those that docs/data.md lists.
         name: name of the table; by default that of the source.
         split: keep this split alone; "train+restval" keeps both.
         image_root: folder that image paths start from; by default the folder of the file, or ``images`` in it.

@@ -49,7 +49,7 @@ class PairTable:
             rows: the rows.
             name: name of the source.
             skipped: what was left out.
-            chosen: numbers of the rows that belong to the table, in order; None for all.
+            chosen: numbers of the rows that belong to the table, in order, int64 [N]; None for all.
 
         Raises:
             DataError: a column is missing.

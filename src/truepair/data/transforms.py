@@ -13,6 +13,19 @@ from torchvision.transforms import InterpolationMode, v2
 
 from truepair.errors import ConfigError
 
+PixelStatistics = tuple[tuple[float, ...], tuple[float, ...]]
+"""Mean and standard deviation of each channel, for pixels in 0..1."""
+
+NORMALISATIONS: dict[str, PixelStatistics] = {
+    "clip": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+}
+
+_INTERPOLATIONS = {"bicubic": InterpolationMode.BICUBIC, "bilinear": InterpolationMode.BILINEAR}
+
+_ASPECTS = (3 / 4, 4 / 3)
+
 _GREY = (128, 128, 128)
 
 _MAX_LEVEL = 10
@@ -22,6 +35,103 @@ _MAX_TRANSLATION = 10  # pixels
 _MAX_SHEAR = 0.3  # tangent of the angle
 
 _MAX_ROTATION = 30.0  # degrees
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformConfig:
+    """How images become tensors. The defaults are ALBEF's and MAFA's.
+
+    Attributes:
+        size: side of the square image the model reads, in pixels.
+        normalisation: "clip", "imagenet", "none" (pixels in 0..1), or "encoder": as the image encoder was trained.
+        interpolation: "bicubic" or "bilinear".
+        crop_scale: training: least and largest share of the area that RandomResizedCrop keeps; (1, 1) crops nothing.
+        flip: training: probability of a horizontal flip; 0 where left and right carry meaning: arrows, flags, text.
+        rand_augment_ops: training: operations of RandAugment per image; 0 for none.
+        rand_augment_level: training: their strength, 0 to 10.
+        evaluation_resize: "squash" scales both sides to ``size``; "crop" scales the shorter side and takes the centre.
+    """
+
+    size: int = 256
+    normalisation: str = "clip"
+    interpolation: str = "bicubic"
+    crop_scale: tuple[float, float] = (0.2, 1.0)
+    flip: float = 0.5
+    rand_augment_ops: int = 2
+    rand_augment_level: int = 7
+    evaluation_resize: str = "squash"
+
+    def __post_init__(self) -> None:
+        _check_choice("normalisation", self.normalisation, [*NORMALISATIONS, "encoder"])
+        _check_choice("interpolation", self.interpolation, _INTERPOLATIONS)
+        _check_choice("evaluation_resize", self.evaluation_resize, ("squash", "crop"))
+        smallest, largest = self.crop_scale
+        if not 0 < smallest <= largest <= 1:
+            raise ConfigError(f"crop_scale is {self.crop_scale}; give two rising shares between 0 and 1")
+        if self.size < 1 or not 0 <= self.flip <= 1:
+            raise ConfigError(f"size is {self.size} and flip {self.flip}; size is at least 1, flip between 0 and 1")
+
+
+def build_transform(
+    config: TransformConfig, *, train: bool, encoder_statistics: PixelStatistics | None = None
+) -> "ImageTransform":
+    """Build the training transform (crop, flip, RandAugment) or the evaluation transform (resize); both end normalised.
+
+    Args:
+        config: what to do.
+        train: augment. The evaluation transform draws nothing.
+        encoder_statistics: mean and standard deviation of each channel that the image encoder expects; for "encoder".
+
+    Returns:
+        A transform to float32 [3, size, size].
+
+    Raises:
+        ConfigError: "encoder" normalisation without the encoder's statistics.
+    """
+    mean, std = normalisation(config, encoder_statistics)
+    steps = _training_steps(config) if train else _evaluation_steps(config)
+    smallest = config.crop_scale[0] * _ASPECTS[0] if train else 1.0
+    # A crop keeps at least sqrt(smallest) of the shorter side; that part must still hold `size` pixels.
+    min_side = math.ceil(config.size / math.sqrt(smallest))
+    return ImageTransform(*steps, _Normalise(mean, std), min_side=min_side)
+
+
+def normalisation(config: TransformConfig, encoder_statistics: PixelStatistics | None = None) -> PixelStatistics:
+    """What a transform subtracts from each channel, and what it divides by after that.
+
+    Args:
+        config: the transform.
+        encoder_statistics: what the image encoder expects; for "encoder".
+
+    Raises:
+        ConfigError: "encoder" normalisation without the encoder's statistics.
+    """
+    statistics = NORMALISATIONS | ({} if encoder_statistics is None else {"encoder": encoder_statistics})
+    if config.normalisation not in statistics:
+        raise ConfigError("normalisation is 'encoder', but no image encoder is given here; give clip, imagenet or none")
+    return statistics[config.normalisation]
+
+
+class ImageTransform:
+    """From an 8-bit RGB image to float32 [3, H, W], in steps, with the least size the image must be decoded at.
+
+    Any random draws must come from torch's global CPU generator: ``PairDataset`` keys that by sample.
+
+    Args:
+        steps: callables, applied in order; the last returns the tensor.
+        min_side: JPEGs may be decoded smaller as long as both sides keep this many pixels; None decodes at full size.
+    """
+
+    def __init__(self, *steps: Callable[[Any], Any], min_side: int | None = None) -> None:
+        self.steps = steps
+        self.min_side = min_side
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """Transform an image into float32 [3, H, W]."""
+        value: Any = image
+        for step in self.steps:
+            value = step(value)
+        return cast(Tensor, value)
 
 
 class AlbefRandAugment:
@@ -55,6 +165,45 @@ class AlbefRandAugment:
             if applied:
                 image = _OPERATIONS[choice](image, self.strength if positive else -self.strength)
         return image
+
+
+class _Normalise:
+    """8-bit RGB image to normalised float32 [3, H, W]; in one pass, where v2's three steps take four times as long."""
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        self.scale = (1 / (255 * torch.tensor(std)))[:, None, None]  # [3, 1, 1]
+        self.shift = (-torch.tensor(mean) / torch.tensor(std))[:, None, None]  # [3, 1, 1]
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)  # [3, H, W]
+        return pixels.to(torch.float32, memory_format=torch.contiguous_format).mul_(self.scale).add_(self.shift)
+
+
+def _training_steps(config: TransformConfig) -> list[Callable[[Image.Image], Image.Image]]:
+    resample = _INTERPOLATIONS[config.interpolation]
+    steps: list[Callable[[Image.Image], Image.Image]] = []
+    if config.crop_scale == (1.0, 1.0):
+        steps.append(v2.Resize((config.size, config.size), interpolation=resample))
+    else:
+        steps.append(v2.RandomResizedCrop(config.size, scale=config.crop_scale, ratio=_ASPECTS, interpolation=resample))
+    if config.flip:
+        steps.append(v2.RandomHorizontalFlip(config.flip))
+    if config.rand_augment_ops:
+        steps.append(AlbefRandAugment(config.rand_augment_ops, config.rand_augment_level))
+    return steps
+
+
+def _evaluation_steps(config: TransformConfig) -> list[Callable[[Image.Image], Image.Image]]:
+    resample = _INTERPOLATIONS[config.interpolation]
+    if config.evaluation_resize == "squash":
+        return [v2.Resize((config.size, config.size), interpolation=resample)]
+    return [v2.Resize(config.size, interpolation=resample), v2.CenterCrop(config.size)]
+
+
+def _check_choice(name: str, value: str, choices: object) -> None:
+    names = list(choices)  # type: ignore[call-overload]
+    if value not in names:
+        raise ConfigError(f"{name} is '{value}'; give one of {', '.join(names)}")
 
 
 def _identity(image: Image.Image, strength: float) -> Image.Image:
@@ -121,152 +270,3 @@ _OPERATIONS: tuple[Callable[[Image.Image, float], Image.Image], ...] = (
     _translate_y,
     _rotate,
 )
-
-PixelStatistics = tuple[tuple[float, ...], tuple[float, ...]]
-"""Mean and standard deviation of each channel, for pixels in 0..1."""
-
-NORMALISATIONS: dict[str, PixelStatistics] = {
-    "clip": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
-    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-    "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
-}
-
-_INTERPOLATIONS = {"bicubic": InterpolationMode.BICUBIC, "bilinear": InterpolationMode.BILINEAR}
-
-_ASPECTS = (3 / 4, 4 / 3)
-
-
-@dataclass(frozen=True, kw_only=True)
-class TransformConfig:
-    """How images become tensors. The defaults are ALBEF's and MAFA's.
-
-    Attributes:
-        size: side of the square image the model reads, in pixels.
-        normalisation: "clip", "imagenet", "none" (pixels in 0..1), or "encoder": as the image encoder was trained.
-        interpolation: "bicubic" or "bilinear".
-        crop_scale: training: least and largest share of the area that RandomResizedCrop keeps; (1, 1) crops nothing.
-        flip: training: probability of a horizontal flip; 0 where left and right carry meaning: arrows, flags, text.
-        rand_augment_ops: training: operations of RandAugment per image; 0 for none.
-        rand_augment_level: training: their strength, 0 to 10.
-        evaluation_resize: "squash" scales both sides to ``size``; "crop" scales the shorter side and takes the centre.
-    """
-
-    size: int = 256
-    normalisation: str = "clip"
-    interpolation: str = "bicubic"
-    crop_scale: tuple[float, float] = (0.2, 1.0)
-    flip: float = 0.5
-    rand_augment_ops: int = 2
-    rand_augment_level: int = 7
-    evaluation_resize: str = "squash"
-
-    def __post_init__(self) -> None:
-        _check_choice("normalisation", self.normalisation, [*NORMALISATIONS, "encoder"])
-        _check_choice("interpolation", self.interpolation, _INTERPOLATIONS)
-        _check_choice("evaluation_resize", self.evaluation_resize, ("squash", "crop"))
-        smallest, largest = self.crop_scale
-        if not 0 < smallest <= largest <= 1:
-            raise ConfigError(f"crop_scale is {self.crop_scale}; give two rising shares between 0 and 1")
-        if self.size < 1 or not 0 <= self.flip <= 1:
-            raise ConfigError(f"size is {self.size} and flip {self.flip}; size is at least 1, flip between 0 and 1")
-
-
-class ImageTransform:
-    """From an 8-bit RGB image to float32 [3, H, W], in steps, with the least size the image must be decoded at.
-
-    Any random draws must come from torch's global CPU generator: ``PairDataset`` keys that by sample.
-
-    Args:
-        steps: callables, applied in order; the last returns the tensor.
-        min_side: JPEGs may be decoded smaller as long as both sides keep this many pixels; None decodes at full size.
-    """
-
-    def __init__(self, *steps: Callable[[Any], Any], min_side: int | None = None) -> None:
-        self.steps = steps
-        self.min_side = min_side
-
-    def __call__(self, image: Image.Image) -> Tensor:
-        """Transform an image into float32 [3, H, W]."""
-        value: Any = image
-        for step in self.steps:
-            value = step(value)
-        return cast(Tensor, value)
-
-
-def build_transform(
-    config: TransformConfig, *, train: bool, encoder_statistics: PixelStatistics | None = None
-) -> ImageTransform:
-    """Build the training transform (crop, flip, RandAugment) or the evaluation transform (resize); both end normalised.
-
-    Args:
-        config: what to do.
-        train: augment. The evaluation transform draws nothing.
-        encoder_statistics: mean and standard deviation of each channel that the image encoder expects; for "encoder".
-
-    Returns:
-        A transform to float32 [3, size, size].
-
-    Raises:
-        ConfigError: "encoder" normalisation without the encoder's statistics.
-    """
-    mean, std = normalisation(config, encoder_statistics)
-    steps = _training_steps(config) if train else _evaluation_steps(config)
-    smallest = config.crop_scale[0] * _ASPECTS[0] if train else 1.0
-    # A crop keeps at least sqrt(smallest) of the shorter side; that part must still hold `size` pixels.
-    min_side = math.ceil(config.size / math.sqrt(smallest))
-    return ImageTransform(*steps, _Normalise(mean, std), min_side=min_side)
-
-
-def normalisation(config: TransformConfig, encoder_statistics: PixelStatistics | None = None) -> PixelStatistics:
-    """What a transform subtracts from each channel, and what it divides by after that.
-
-    Args:
-        config: the transform.
-        encoder_statistics: what the image encoder expects; for "encoder".
-
-    Raises:
-        ConfigError: "encoder" normalisation without the encoder's statistics.
-    """
-    statistics = NORMALISATIONS | ({} if encoder_statistics is None else {"encoder": encoder_statistics})
-    if config.normalisation not in statistics:
-        raise ConfigError("normalisation is 'encoder', but no image encoder is given here; give clip, imagenet or none")
-    return statistics[config.normalisation]
-
-
-class _Normalise:
-    """8-bit RGB image to normalised float32 [3, H, W]; in one pass, where v2's three steps take four times as long."""
-
-    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        self.scale = (1 / (255 * torch.tensor(std)))[:, None, None]  # [3, 1, 1]
-        self.shift = (-torch.tensor(mean) / torch.tensor(std))[:, None, None]  # [3, 1, 1]
-
-    def __call__(self, image: Image.Image) -> Tensor:
-        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)  # [3, H, W]
-        return pixels.to(torch.float32, memory_format=torch.contiguous_format).mul_(self.scale).add_(self.shift)
-
-
-def _training_steps(config: TransformConfig) -> list[Callable[[Image.Image], Image.Image]]:
-    resample = _INTERPOLATIONS[config.interpolation]
-    steps: list[Callable[[Image.Image], Image.Image]] = []
-    if config.crop_scale == (1.0, 1.0):
-        steps.append(v2.Resize((config.size, config.size), interpolation=resample))
-    else:
-        steps.append(v2.RandomResizedCrop(config.size, scale=config.crop_scale, ratio=_ASPECTS, interpolation=resample))
-    if config.flip:
-        steps.append(v2.RandomHorizontalFlip(config.flip))
-    if config.rand_augment_ops:
-        steps.append(AlbefRandAugment(config.rand_augment_ops, config.rand_augment_level))
-    return steps
-
-
-def _evaluation_steps(config: TransformConfig) -> list[Callable[[Image.Image], Image.Image]]:
-    resample = _INTERPOLATIONS[config.interpolation]
-    if config.evaluation_resize == "squash":
-        return [v2.Resize((config.size, config.size), interpolation=resample)]
-    return [v2.Resize(config.size, interpolation=resample), v2.CenterCrop(config.size)]
-
-
-def _check_choice(name: str, value: str, choices: object) -> None:
-    names = list(choices)  # type: ignore[call-overload]
-    if value not in names:
-        raise ConfigError(f"{name} is '{value}'; give one of {', '.join(names)}")

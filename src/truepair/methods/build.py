@@ -8,8 +8,7 @@ from accelerate import PartialState
 
 from truepair.data.identity import concept_labels
 from truepair.data.pairs import PairCollator, PairDataset
-from truepair.data.preprocessing import FILE as PREPROCESSING_FILE
-from truepair.data.preprocessing import Preprocessing
+from truepair.data.preprocessing import PREPROCESSING_FILE, Preprocessing
 from truepair.data.table import PairTable
 from truepair.data.transforms import TransformConfig
 from truepair.engine.distributed.accelerator import sharding_plugin

@@ -7,8 +7,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from truepair.data.preprocessing import FILE as PREPROCESSING_FILE
-from truepair.data.preprocessing import Preprocessing
+from truepair.data.preprocessing import PREPROCESSING_FILE, Preprocessing
 from truepair.data.table import PairTable
 from truepair.data.tokens import load_tokenizer, train_wordpiece
 from truepair.errors import CheckpointError, ConfigError

@@ -8,14 +8,13 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from truepair.errors import ConfigError
 from truepair.sampling.grouped import GroupedBatchSampler, GroupedConfig
 from truepair.sampling.hardness import HardnessConfig
 from truepair.sampling.known import KnownMatches
-from truepair.sampling.plan import random_batches, rank_share
+from truepair.sampling.plan import Indices, random_batches, rank_share
 from truepair.sampling.ranks import Ranks
 
 
@@ -26,42 +25,8 @@ class Visit(NamedTuple):
     index: int  # type: ignore[assignment]  # a row number, not the method of tuples
 
 
-def hardest_similarity(image: Tensor, text: Tensor) -> Tensor:
-    """Similarity of each sample's hardest negative in its batch.
-
-    Args:
-        image: Normalised image features [B, D].
-        text: Normalised text features [B, D].
-
-    Returns:
-        The mean over both directions (image to other texts, text to other images) of the largest cosine, [B]; -inf
-        in a batch of one.
-    """
-    similarity = (image @ text.T).fill_diagonal_(-torch.inf)  # [B, B]
-    return (similarity.amax(dim=1) + similarity.amax(dim=0)) / 2
-
-
-def shared_label_rate(batches: Iterable[NDArray[np.int64]], labels: NDArray[np.int64]) -> float:
-    """Share of the pairs of samples within batches that have the same label: the rate of false negatives.
-
-    Args:
-        batches: Dataset indices of each batch.
-        labels: What each sample shows, int64 [N]; a negative label is like no other.
-
-    Returns:
-        A share from 0 to 1; 0 when there are no pairs.
-    """
-    shared = pairs = 0
-    for batch in batches:
-        pairs += len(batch) * (len(batch) - 1) // 2
-        _, counts = np.unique(labels[batch][labels[batch] >= 0], return_counts=True)
-        shared += int((counts * (counts - 1) // 2).sum())
-    return shared / pairs if pairs else 0.0
-
-
-Indices = NDArray[np.int64]
-
-Visits = Iterator[list[Visit]]  # batches, as a data loader asks for their samples
+Visits = Iterator[list[Visit]]
+"""Batches, as a data loader asks for their samples."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +36,7 @@ class SamplerConfig:
     Attributes:
         kind: "random", or "grit": hard batches from the features of the epoch before (GRIT-VLP, MAFA).
         queue_size: samples (of all ranks together) whose features are collected before they are grouped.
-        search_space: samples among which a walk looks for the next one; scaled down to small data, aloud.
+        search_space: samples among which a walk looks for the next one; scaled down to small data, which the run says.
         group_size: samples of one slice of a walk; those of one batch over all ranks when absent.
         storage: type the collected features are kept in: float32, float16 or bfloat16.
         hardness: which candidate a walk takes; the most similar by default.
@@ -87,8 +52,8 @@ class SamplerConfig:
     separate_known: bool = True
 
     def __post_init__(self) -> None:
-        if self.kind not in ("random", "grit"):
-            raise ConfigError(f"sampler.kind is '{self.kind}'; give random or grit")
+        if self.kind not in SAMPLERS:
+            raise ConfigError(f"sampler.kind is '{self.kind}'; give {' or '.join(SAMPLERS)}")
         self.grouped()
 
     def grouped(self) -> GroupedConfig:
@@ -106,28 +71,102 @@ class SamplerConfig:
         )
 
 
-class EpochBatches:
-    """The batches of each epoch for one rank, from any point on.
+@dataclass(frozen=True, kw_only=True)
+class SampledRows:
+    """What a sampler is told of a run.
 
-    Args:
+    Attributes:
         count: training pairs.
         batch_size: pairs of one batch on one rank.
+        seed: seed of the run.
         ranks: this process among all.
+        keys: pairs with the same key in a column match each other, int64 [count, K]; see ``KnownMatches``.
         labels: what each pair shows, int64 [count], negative where that is not known; for the log alone.
+        plan_folder: where plans of grouped epochs go.
+    """
+
+    count: int
+    batch_size: int
+    seed: int
+    ranks: Ranks
+    keys: Indices | None = None
+    labels: Indices | None = None
+    plan_folder: Path | None = None
+
+
+def build_batches(
+    config: SamplerConfig,
+    count: int,
+    batch_size: int,
+    *,
+    seed: int,
+    ranks: Ranks,
+    keys: Indices | None = None,
+    labels: Indices | None = None,
+    plan_folder: Path | None = None,
+) -> "EpochBatches":
+    """Build the batches of a run.
+
+    Args:
+        config: which kind.
+        count: training pairs.
+        batch_size: pairs of one batch on one rank.
+        seed: seed of the run.
+        ranks: this process among all.
+        keys: pairs with the same key in a column match each other, int64 [count, K]; see ``KnownMatches``.
+        labels: what each pair shows, int64 [count], negative where that is not known; for the log.
+        plan_folder: where plans of grouped epochs go.
+
+    Raises:
+        ConfigError: the pairs do not fill one global batch.
+    """
+    rows = SampledRows(
+        count=count,
+        batch_size=batch_size,
+        seed=seed,
+        ranks=ranks,
+        keys=keys,
+        labels=labels,
+        plan_folder=plan_folder,
+    )
+    return SAMPLERS[config.kind](config, rows)
+
+
+def describe_scaling(config: SamplerConfig, batches: "EpochBatches") -> list[str]:
+    """Say in a line what was scaled down to the data; no line where nothing was."""
+    wanted, used = config.grouped(), batches.grouping
+    if used is None or used == wanted:
+        return []
+    return [
+        f"GRIT on {batches.count:,} pairs: search_space {wanted.search_space:,} -> {used.search_space:,}, "
+        f"queue_size {wanted.queue_size:,} -> {used.queue_size:,}"
+    ]
+
+
+class EpochBatches:
+    """The batches of each epoch for one rank, from any point on: what every kind of sampler is.
+
+    A new kind is a subclass that writes :meth:`visits` and :meth:`global_batches`, and a line in ``SAMPLERS``.
+
+    Args:
+        config: of the sampler.
+        rows: what there is to sample.
 
     Raises:
         ConfigError: the pairs do not fill one global batch.
     """
 
-    def __init__(self, count: int, batch_size: int, ranks: Ranks, labels: Indices | None) -> None:
-        self.count = count
-        self.global_batch = batch_size * ranks.count
-        self.ranks = ranks
-        self.labels = labels
-        self.per_epoch = count // self.global_batch
+    def __init__(self, config: SamplerConfig, rows: SampledRows) -> None:
+        self.config = config
+        self.count = rows.count
+        self.seed = rows.seed
+        self.ranks = rows.ranks
+        self.labels = rows.labels
+        self.global_batch = rows.batch_size * rows.ranks.count
+        self.per_epoch = rows.count // self.global_batch
         if not self.per_epoch:
             raise ConfigError(
-                f"{count} training pairs do not fill one batch of {self.global_batch}; lower loop.batch_size"
+                f"{rows.count} training pairs do not fill one batch of {self.global_batch}; lower loop.batch_size"
             )
 
     @property
@@ -181,7 +220,7 @@ class EpochBatches:
         return shared_label_rate([np.arange(self.count)], self.labels)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What :meth:`load_state_dict` needs."""
+        """What :meth:`load_state_dict` needs: tensors by name, each as its sampler shapes it."""
         return {}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
@@ -191,14 +230,8 @@ class EpochBatches:
 class RandomBatches(EpochBatches):
     """A fresh permutation each epoch: a pure function of seed and epoch, for any number of ranks."""
 
-    def __init__(
-        self, count: int, batch_size: int, *, seed: int, ranks: Ranks | None = None, labels: Indices | None = None
-    ) -> None:
-        super().__init__(count, batch_size, ranks or Ranks(), labels)
-        self.seed = seed
-
     def global_batches(self, epoch: int) -> list[Indices]:
-        """All batches of an epoch over all ranks."""
+        """All batches of an epoch over all ranks: dataset indices [global batch] each."""
         return random_batches(self.count, self.global_batch, seed=self.seed, epoch=epoch)
 
     def visits(self, epoch: int, start: int = 0) -> Visits:
@@ -216,21 +249,17 @@ class RandomBatches(EpochBatches):
 class GritBatches(EpochBatches):
     """Random in epoch 0, then grouped by the features that training computes anyway."""
 
-    def __init__(
-        self,
-        count: int,
-        batch_size: int,
-        *,
-        config: GroupedConfig,
-        seed: int,
-        ranks: Ranks | None = None,
-        labels: Indices | None = None,
-        known: KnownMatches | None = None,
-        plan_folder: Path | None = None,
-    ) -> None:
-        super().__init__(count, batch_size, ranks or Ranks(), labels)
+    def __init__(self, config: SamplerConfig, rows: SampledRows) -> None:
+        super().__init__(config, rows)
+        known = KnownMatches(rows.keys) if config.separate_known and rows.keys is not None else None
         self.sampler = GroupedBatchSampler(
-            count, batch_size, config=config, seed=seed, ranks=self.ranks, known=known, plan_folder=plan_folder
+            rows.count,
+            rows.batch_size,
+            config=config.grouped().scaled(rows.count, self.global_batch),
+            seed=rows.seed,
+            ranks=rows.ranks,
+            known=known,
+            plan_folder=rows.plan_folder,
         )
 
     @property
@@ -239,17 +268,25 @@ class GritBatches(EpochBatches):
         return self.sampler.config
 
     def global_batches(self, epoch: int) -> list[Indices]:
-        """All batches of the present epoch over all ranks."""
+        """All batches of the present epoch over all ranks: dataset indices [global batch] each.
+
+        Raises:
+            ConfigError: the sampler does not stand at this epoch.
+        """
         self._require(epoch, self.sampler.step)
         return [self.sampler.step_samples(step) for step in range(self.per_epoch)]
 
     def visits(self, epoch: int, start: int) -> Visits:
-        """This rank's batches of the present epoch, from the one that follows the last that was trained on."""
+        """This rank's batches of the present epoch, from the one that follows the last that was trained on.
+
+        Raises:
+            ConfigError: that one is not batch ``start`` of ``epoch``.
+        """
         self._require(epoch, start)
         return _visits(epoch, self.sampler)
 
     def trained(self, index: Tensor, image_features: Tensor | None, text_features: Tensor | None) -> None:
-        """Collect the features; after the last batch of an epoch, plan the next.
+        """Collect the features [B, E]; after the last batch of an epoch, plan the next.
 
         Raises:
             ConfigError: the step computes no features.
@@ -287,52 +324,41 @@ class GritBatches(EpochBatches):
             )
 
 
-def build_batches(
-    config: SamplerConfig,
-    count: int,
-    batch_size: int,
-    *,
-    seed: int,
-    ranks: Ranks,
-    keys: Indices | None = None,
-    labels: Indices | None = None,
-    plan_folder: Path | None = None,
-) -> EpochBatches:
-    """Build the batches of a run.
+SAMPLERS: dict[str, type[EpochBatches]] = {"random": RandomBatches, "grit": GritBatches}
+"""Each kind of sampler, by the name that ``SamplerConfig.kind`` takes."""
+
+
+def hardest_similarity(image: Tensor, text: Tensor) -> Tensor:
+    """Similarity of each sample's hardest negative in its batch.
 
     Args:
-        config: which kind.
-        count: training pairs.
-        batch_size: pairs of one batch on one rank.
-        seed: seed of the run.
-        ranks: this process among all.
-        keys: pairs with the same key in a column match each other, int64 [count, K]; see ``KnownMatches``.
-        labels: what each pair shows, int64 [count], for the log.
-        plan_folder: where plans of grouped epochs go.
+        image: Normalised image features [B, D].
+        text: Normalised text features [B, D].
+
+    Returns:
+        The mean over both directions (image to other texts, text to other images) of the largest cosine, [B]; -inf
+        in a batch of one.
     """
-    if config.kind == "random":
-        return RandomBatches(count, batch_size, seed=seed, ranks=ranks, labels=labels)
-    return GritBatches(
-        count,
-        batch_size,
-        config=config.grouped().scaled(count, batch_size * ranks.count),
-        seed=seed,
-        ranks=ranks,
-        labels=labels,
-        known=KnownMatches(keys) if config.separate_known and keys is not None else None,
-        plan_folder=plan_folder,
-    )
+    similarity = (image @ text.T).fill_diagonal_(-torch.inf)  # [B, B]
+    return (similarity.amax(dim=1) + similarity.amax(dim=0)) / 2
 
 
-def describe_scaling(config: SamplerConfig, batches: EpochBatches) -> list[str]:
-    """Say in a line what was scaled down to the data; no line where nothing was."""
-    wanted, used = config.grouped(), batches.grouping
-    if used is None or used == wanted:
-        return []
-    return [
-        f"GRIT on {batches.count:,} pairs: search_space {wanted.search_space:,} -> {used.search_space:,}, "
-        f"queue_size {wanted.queue_size:,} -> {used.queue_size:,}"
-    ]
+def shared_label_rate(batches: Iterable[Indices], labels: Indices) -> float:
+    """Share of the pairs of samples within batches that have the same label: the rate of false negatives.
+
+    Args:
+        batches: Dataset indices of each batch.
+        labels: What each sample shows, int64 [N]; a negative label is like no other.
+
+    Returns:
+        A share from 0 to 1; 0 when there are no pairs.
+    """
+    shared = pairs = 0
+    for batch in batches:
+        pairs += len(batch) * (len(batch) - 1) // 2
+        _, counts = np.unique(labels[batch][labels[batch] >= 0], return_counts=True)
+        shared += int((counts * (counts - 1) // 2).sum())
+    return shared / pairs if pairs else 0.0
 
 
 def _visits(epoch: int, batches: Iterable[Iterable[int]]) -> Visits:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from truepair.sampling.hardness import Hardness
 from truepair.sampling.known import KnownMatches
+from truepair.sampling.plan import Indices
 from truepair.sampling.ranks import Ranks
 
 
@@ -218,9 +219,6 @@ def _rank(ease: Any, candidates: Any) -> Any:
 
 def _ascending(scores: Any) -> Any:
     return np.sort(scores, axis=1) if isinstance(scores, np.ndarray) else scores.sort(dim=1).values
-
-
-Indices = NDArray[np.int64]
 
 
 def cut_spaces(positions: Indices, size: int) -> list[Indices]:

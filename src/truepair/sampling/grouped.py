@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Sampler
 
@@ -15,7 +14,15 @@ from truepair.errors import CheckpointError, ConfigError
 from truepair.sampling.grit import cut_spaces, walk_spaces
 from truepair.sampling.hardness import Hardness, HardnessConfig, HardnessSchedule
 from truepair.sampling.known import KnownMatches, separate
-from truepair.sampling.plan import CollectedFeatures, PlanFolder, checksum, lay_out, random_batches, step_bounds
+from truepair.sampling.plan import (
+    CollectedFeatures,
+    Indices,
+    PlanFolder,
+    checksum,
+    lay_out,
+    random_batches,
+    step_bounds,
+)
 from truepair.sampling.ranks import Ranks
 
 STORAGE = ("float32", "float16", "bfloat16")
@@ -69,8 +76,6 @@ class GroupedConfig:
             space -= space % group
         return dataclasses.replace(self, search_space=space, queue_size=max(space, min(self.queue_size, count)))
 
-
-Indices = NDArray[np.int64]
 
 # What a random generator is for; together with seed and epoch it makes the key of its numbers.
 _WINDOW, _LAYOUT, _LEFT_OUT, _SEPARATE = 1, 2, 3, 4
@@ -178,7 +183,7 @@ class GroupedBatchSampler(Sampler[list[int]]):
             self._yielded = True
 
     def step_samples(self, step: int) -> Indices:
-        """Return the dataset indices of one step of this epoch, over all ranks, int64 [global batch]."""
+        """The dataset indices of one step of this epoch, over all ranks, int64 [global batch]."""
         return self.order[self._bounds[step] : self._bounds[step + 1]]
 
     @property
@@ -248,8 +253,8 @@ class GroupedBatchSampler(Sampler[list[int]]):
     def state_dict(self) -> dict[str, Tensor]:
         """Everything that :meth:`load_state_dict` needs, as CPU tensors; the same on every rank.
 
-        The collected features are part of it: at most ``queue_size`` and two steps of samples. So is the plan of the
-        epoch, unless a plan folder holds it.
+        The collected features [n, D] are part of it: at most ``queue_size`` and two steps of samples. So is the plan of
+        the epoch [count], unless a plan folder holds it.
         """
         state = {
             "progress": torch.tensor([self.epoch, self.step, self._windows]),

@@ -58,7 +58,7 @@ class HardnessSchedule:
         self.config = config or HardnessConfig()
 
     def __call__(self, image: Tensor, text: Tensor, epoch: int) -> float:
-        """Return the quantile of an epoch; epoch 1 is the first that is grouped."""
+        """The quantile of an epoch, whatever the features [S, M, D]; epoch 1 is the first that is grouped."""
         first, final = self.config.quantile, self.config.final_quantile
         if final is None:
             return first

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-Indices = NDArray[np.int64]
+from truepair.sampling.plan import Indices
 
 
 class KnownMatches:
@@ -48,7 +48,7 @@ class KnownMatches:
         return matches
 
     def partners(self, sample: int) -> Indices:
-        """All samples that match one sample, int64; without itself."""
+        """All samples that match one sample, without itself, int64 [P], ascending."""
         found = [self._target[slice(*np.searchsorted(self._source, [sample, sample + 1]))]]
         for column, order in zip(self.keys.T, self._by_key, strict=True):
             key = column[sample]
@@ -98,9 +98,7 @@ class KnownMatches:
 _TRIES = 32
 
 
-def separate(
-    order: NDArray[np.int64], bounds: NDArray[np.int64], known: KnownMatches, rng: np.random.Generator
-) -> tuple[NDArray[np.int64], int]:
+def separate(order: Indices, bounds: Indices, known: KnownMatches, rng: np.random.Generator) -> tuple[Indices, int]:
     """Swap samples between batches until no batch holds a known match, where that can be found.
 
     Only a sample that clashes is moved, against a random one of another batch where both fit, so few batches change.
@@ -127,8 +125,8 @@ class _Swaps:
 
     def __init__(
         self,
-        order: NDArray[np.int64],
-        bounds: NDArray[np.int64],
+        order: Indices,
+        bounds: Indices,
         known: KnownMatches,
         rng: np.random.Generator,
     ) -> None:
@@ -156,10 +154,10 @@ class _Swaps:
                 self.place[sample], self.place[other] = other_place, place
                 return
 
-    def _batches_of_partners(self, sample: int) -> NDArray[np.int64]:
+    def _batches_of_partners(self, sample: int) -> Indices:
         return np.unique(self.batch[self.place[self.known.partners(sample)]])
 
-    def _candidates(self, taken: NDArray[np.int64]) -> NDArray[np.int64]:
+    def _candidates(self, taken: Indices) -> Indices:
         """Random batches without a match of the sample, at most ``_TRIES``."""
         batches = len(self.bounds) - 1
         drawn = self.rng.integers(batches, size=_TRIES)

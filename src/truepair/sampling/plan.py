@@ -12,10 +12,11 @@ from torch import Tensor
 
 from truepair.errors import CheckpointError, ConfigError
 
+Indices = NDArray[np.int64]
+"""Dataset indices, or positions in a list of samples."""
 
-def random_batches(
-    count: int, batch_size: int, *, seed: int, epoch: int, drop_last: bool = True
-) -> list[NDArray[np.int64]]:
+
+def random_batches(count: int, batch_size: int, *, seed: int, epoch: int, drop_last: bool = True) -> list[Indices]:
     """Cut a fresh permutation of the data set into batches.
 
     Args:
@@ -33,13 +34,13 @@ def random_batches(
     """
     if count < batch_size and drop_last:
         raise ValueError(f"{count} samples do not fill one batch of {batch_size}; lower the batch size")
-    order = np.random.default_rng([seed, epoch]).permutation(count).astype(np.int64)  # [count]
+    order = np.random.default_rng([seed, epoch]).permutation(count)  # int64 [count]
     end = count - count % batch_size if drop_last else count
     return [order[start : start + batch_size] for start in range(0, end, batch_size)]
 
 
-def rank_share(batch: NDArray[np.int64], rank: int, ranks: int) -> NDArray[np.int64]:
-    """Return one rank's consecutive share of a global batch; every rank gets the same number of samples.
+def rank_share(batch: Indices, rank: int, ranks: int) -> Indices:
+    """One rank's consecutive share [B / ranks] of a global batch [B]; all ranks get the same number of samples.
 
     Raises:
         ValueError: the batch cannot be shared equally.
@@ -48,9 +49,6 @@ def rank_share(batch: NDArray[np.int64], rank: int, ranks: int) -> NDArray[np.in
         raise ValueError(f"a batch of {len(batch)} cannot be shared equally by {ranks} ranks")
     size = len(batch) // ranks
     return batch[rank * size : (rank + 1) * size]
-
-
-Indices = NDArray[np.int64]
 
 
 def step_bounds(count: int, global_batch: int, ranks: int, *, drop_last: bool) -> Indices:
@@ -109,7 +107,7 @@ def lay_out(
 
 
 def checksum(order: Indices) -> int:
-    """A number that tells plans apart."""
+    """A number that tells plans, int64 [N] each, apart."""
     return zlib.crc32(np.ascontiguousarray(order).data)
 
 
@@ -120,11 +118,11 @@ class PlanFolder:
         self.folder = folder
 
     def path(self, epoch: int) -> Path:
-        """Return where the plan of an epoch lies."""
+        """Where the plan of an epoch lies."""
         return self.folder / f"plan-{epoch:05d}.npy"
 
     def write(self, epoch: int, order: Indices) -> None:
-        """Write a plan aside, sync it to the disk, and rename it.
+        """Write a plan [N] aside, sync it to the disk, and rename it.
 
         Raises:
             CheckpointError: The folder cannot be written.
@@ -147,7 +145,7 @@ class PlanFolder:
             raise CheckpointError(f"cannot write {final} ({error.strerror}); free the disk or change it") from error
 
     def read(self, epoch: int) -> Indices:
-        """Read the plan of an epoch.
+        """Read the plan of an epoch, int64 [N].
 
         Raises:
             CheckpointError: It is missing or damaged.
@@ -224,11 +222,14 @@ class CollectedFeatures:
                 block[: self._size] = part
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return copies of what it holds."""
+        """Copies of what it holds: index [n], image and text [n, D]."""
         return {name: getattr(self, name).cpu().clone() for name in ("index", "image", "text")}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Hold what another queue held; the memory moves to the device of the next features that are added."""
+        """Hold what another queue held: index [n], image and text [n, D].
+
+        The memory moves to the device of the next features that are added.
+        """
         self._size, self._index = 0, torch.empty(0, dtype=torch.int64)
         if len(state["index"]):
             self.add(state["index"], state["image"], state["text"])

@@ -65,7 +65,11 @@ class Ranks:
         )
 
     def broadcast(self, tensor: Tensor) -> Tensor:
-        """Return rank 0's tensor; all ranks give one of the same shape and type."""
+        """Rank 0's tensor; all ranks give one of the same shape and type.
+
+        Raises:
+            ConfigError: There are several ranks but no process group.
+        """
         if self.count == 1:
             return tensor
         self._require_group()

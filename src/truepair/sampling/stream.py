@@ -6,7 +6,6 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
@@ -15,13 +14,9 @@ from truepair.sampling.grit import cut_spaces, walk_spaces
 from truepair.sampling.grouped import GroupedConfig
 from truepair.sampling.hardness import Hardness, HardnessSchedule
 from truepair.sampling.known import KnownMatches, separate
-from truepair.sampling.plan import CollectedFeatures, lay_out, step_bounds
+from truepair.sampling.plan import CollectedFeatures, Indices, lay_out, step_bounds
 
 Sample = TypeVar("Sample")
-
-Features = Callable[[Sequence[Sample]], tuple[Tensor, Tensor]]
-
-Keys = Callable[[Sample], Sequence[int]]
 
 _STREAM = 5  # together with seed, epoch and window: the key of the random numbers
 
@@ -57,14 +52,14 @@ class GroupedStream(IterableDataset[list[Sample]]):
     def __init__(
         self,
         samples: Iterable[Sample],
-        features: Features[Sample],
+        features: Callable[[Sequence[Sample]], tuple[Tensor, Tensor]],
         batch_size: int,
         *,
         config: GroupedConfig | None = None,
         seed: int = 0,
         epoch: int = 0,
         drop_last: bool = True,
-        keys: Keys[Sample] | None = None,
+        keys: Callable[[Sample], Sequence[int]] | None = None,
         hardness: Hardness | None = None,
     ) -> None:
         if batch_size < 1 or seed < 0:
@@ -102,7 +97,7 @@ class GroupedStream(IterableDataset[list[Sample]]):
         if window and not self.drop_last:
             yield window
 
-    def _order(self, window: list[Sample], queue: CollectedFeatures, number: int) -> NDArray[np.int64]:
+    def _order(self, window: list[Sample], queue: CollectedFeatures, number: int) -> Indices:
         """The places of a window [n], batch after batch; the samples that fill no batch come last."""
         rng = np.random.default_rng([self.seed, self.epoch, _STREAM, number])
         spaces = cut_spaces(rng.permutation(len(window)), self.config.search_space)

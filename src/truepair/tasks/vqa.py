@@ -10,8 +10,8 @@ from torch import Tensor
 
 from truepair.data.preprocessing import Preprocessing
 from truepair.data.sample_tasks.store import ANSWERS, sample_vqa
-from truepair.data.tasks.vqa import VqaBatch, VqaCollator, VqaDataset, VqaSample
-from truepair.data.tasks.vqa_source import AnswerVocabulary, VqaSource, VqaTable, load_answer_list, open_vqa
+from truepair.data.tasks.vqa import AnswerVocabulary, VqaBatch, VqaCollator, VqaDataset, VqaSample
+from truepair.data.tasks.vqa_source import VqaSource, VqaTable, load_answer_list, open_vqa
 from truepair.data.transforms import ImageTransform
 from truepair.engine.loop.config import LoopConfig
 from truepair.engine.loop.optimizer import OptimizerConfig

@@ -3,6 +3,7 @@
 import hashlib
 from collections import Counter, defaultdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,8 +24,8 @@ from truepair.relations.text import normalise_caption
 def sample(tmp_path_factory: pytest.TempPathFactory) -> PairTable:
     """All drawings of every tenth concept, and the validation drawings of the others."""
     table = open_pairs("sample", cache_dir=tmp_path_factory.mktemp("cache"))
-    groups = sorted(set(table.rows["group"]))[::10]
-    rows = zip(table.rows["group"], table.rows["split"], strict=True)
+    groups = sorted(set(table.values("group")))[::10]
+    rows = zip(table.values("group"), table.values("split"), strict=True)
     return table.select([row for row, (group, split) in enumerate(rows) if group in groups or split == "val"])
 
 
@@ -62,21 +63,32 @@ def test_every_call_writes_the_same(sample: PairTable, folder: Path, tmp_path: P
     assert digest(tmp_path) == digest(folder)
 
 
-def shown(table: PairTable, images: PairTable) -> list[int]:
-    """For each image that was written, the row of the sample that it is a copy of."""
-    rows = {table.image(row).tobytes(): row for row in reversed(range(len(table)))}
-    return [rows[images.image(image).tobytes()] for image in range(len(images))]
+@pytest.fixture(scope="module")
+def drawn(sample: PairTable) -> dict[str, dict[bytes, dict[str, Any]]]:
+    """For each split, what the sample says of a drawing, by its pixels."""
+    parts = {split: sample.split(split) for split in ("train", "val", "test")}
+    said = {split: part.rows.remove_columns("image").to_list() for split, part in parts.items()}
+    return {
+        split: {part.image(row).tobytes(): said[split][row] for row in reversed(range(len(part)))}
+        for split, part in parts.items()
+    }
+
+
+def shown(drawings: dict[bytes, dict[str, Any]], images: PairTable) -> list[dict[str, Any]]:
+    """For each image that was written, what the sample says of the drawing that it is a copy of."""
+    return [drawings[images.image(image).tobytes()] for image in range(len(images))]
 
 
 @pytest.mark.parametrize(("subtype", "split"), [("train2014", "train"), ("val2014", "val"), ("test2015", "test")])
-def test_questions_are_answered_truly(sample: PairTable, folder: Path, subtype: str, split: str) -> None:
+def test_questions_are_answered_truly(
+    drawn: dict[str, dict[bytes, dict[str, Any]]], folder: Path, subtype: str, split: str
+) -> None:
     table = vqa(folder, subtype)
-    part = sample.split(split)
-    drawings = shown(part, table.images)
+    drawings = shown(drawn[split], table.images)
     kinds = Counter(table.questions["question_type"])
     assert set(kinds) == {"does this show", "which", "what kind of thing", "what is this called"}
     for question in table.questions:
-        row = part.rows[drawings[question["image"]]]
+        row = drawings[question["image"]]
         names = [normalise_caption(name) for name in row["names"]]
         about = question["question"].removeprefix("Does this show ").rstrip("?")
         answer = question["answers"][0]
@@ -116,14 +128,15 @@ def test_answer_list_covers_the_frequent_answers(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "split", "sets"), [("train", "train", 12), ("dev", "val", 5), ("test1", "test", 8)])
-def test_statements_are_what_they_say(sample: PairTable, folder: Path, name: str, split: str, sets: int) -> None:
+def test_statements_are_what_they_say(
+    drawn: dict[str, dict[bytes, dict[str, Any]]], folder: Path, name: str, split: str, sets: int
+) -> None:
     table = nlvr2(folder, name)
-    part = sample.split(split)
-    drawings = shown(part, table.images)
+    drawings = shown(drawn[split], table.images)
     assert len(table) == 20 * sets
     truths: dict[tuple[str, str], list[int]] = defaultdict(list)
     for statement in table.statements:
-        left, right = (part.rows[drawings[statement[side]]] for side in ("left", "right"))
+        left, right = (drawings[statement[side]] for side in ("left", "right"))
         names = [[normalise_caption(n) for n in row["names"] if "," not in n] for row in (left, right)]
         text, truth = statement["sentence"].rstrip("."), bool(statement["label"])
         if text.startswith("The left picture shows "):

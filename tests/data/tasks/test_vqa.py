@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.data.tasks.test_vqa_source import official
-from truepair.data.tasks.vqa import VqaCollator, VqaDataset
+from truepair.data.tasks.vqa import AnswerVocabulary, VqaCollator, VqaDataset
 from truepair.data.tasks.vqa_source import open_vqa
 from truepair.data.tokens import tokenize_captions, train_wordpiece
 from truepair.data.transforms import TransformConfig, build_transform
@@ -68,3 +68,19 @@ def test_a_test_set_has_no_answers_and_a_cache_needs_no_pixels(tmp_path: Path) -
 def test_answer_tokens_end_with_the_end_token() -> None:
     tokens = collator().answer_tokens(["at table", "2"])
     assert [len(row) for row in tokens] == [3, 2] and all(row[-1] == TOKENIZER.sep_token_id for row in tokens)
+
+
+IDS = torch.tensor([[2, 9, 3], [2, 7, 9], [2, 3, 0]])
+MASK = torch.tensor([[1, 1, 1], [1, 1, 1], [1, 1, 0]])
+
+
+def test_places_are_those_of_the_tokens() -> None:
+    vocabulary = AnswerVocabulary.of_answers(IDS, MASK, padding=0)
+    assert vocabulary.tokens == [0, 2, 3, 7, 9] and len(vocabulary) == 5
+    assert torch.equal(torch.tensor(vocabulary.tokens)[vocabulary.places(IDS)], IDS)
+
+
+def test_answers_with_other_tokens_are_not_known() -> None:
+    vocabulary = AnswerVocabulary([0, 2, 3, 9])
+    assert vocabulary.known(IDS, MASK).tolist() == [True, False, True]
+    assert vocabulary.places(torch.tensor([7, 100, 9])).tolist() == [-1, -1, 3]

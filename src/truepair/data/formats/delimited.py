@@ -4,18 +4,7 @@ import csv
 from collections.abc import Iterator
 from functools import cached_property
 
-from truepair.data.formats.record import (
-    CAPTION_NAMES,
-    IMAGE_NAMES,
-    Reader,
-    Record,
-    Skips,
-    beside,
-    extra_fields,
-    find_column,
-    record_of_entry,
-)
-from truepair.data.source import SourceConfig
+from truepair.data.formats.record import Reader, Record, Skips, extra_fields, record_of_entry
 from truepair.errors import DataError
 
 _DELIMITERS = ("\t", ",", ";", "|")
@@ -29,10 +18,7 @@ class DelimitedReader(Reader):
     Columns image_id, caption_id, split, group and family are taken over; all others become text columns.
     """
 
-    def __init__(self, config: SourceConfig) -> None:
-        self.config = config
-        self.files = [config.path]
-        self.roots = beside(config.path)
+    suffixes = (".csv", ".tsv", ".txt")
 
     @cached_property
     def extra(self) -> tuple[str, ...]:
@@ -79,10 +65,7 @@ class DelimitedReader(Reader):
     @cached_property
     def _columns(self) -> tuple[str, str]:
         where = f"{self.config.path.name} (give columns if it has no header line)"
-        return (
-            find_column(self._names, self.config.image_column, IMAGE_NAMES, "image", where),
-            find_column(self._names, self.config.caption_column, CAPTION_NAMES, "caption", where),
-        )
+        return self.pair_columns(self._names, where)
 
     def _lines(self) -> Iterator[tuple[int, list[str]]]:
         """Cells of each line after the header, with its number."""

@@ -16,7 +16,7 @@ class FolderReader(Reader):
     """
 
     def __init__(self, config: SourceConfig) -> None:
-        self.config = config
+        super().__init__(config)
         self.roots = [config.path]
         self.files = sorted(Path(folder, name) for folder, _, names in os.walk(config.path) for name in names)
 

@@ -7,17 +7,7 @@ from pathlib import Path
 from datasets import Dataset, DatasetDict, Features, Image, Value, config, load_dataset, load_from_disk
 from datasets.exceptions import DatasetsError
 
-from truepair.data.formats.record import (
-    CAPTION_NAMES,
-    IMAGE_NAMES,
-    STATED_FIELDS,
-    Reader,
-    Record,
-    Skips,
-    find_column,
-    record_of_entry,
-    split_in_name,
-)
+from truepair.data.formats.record import STATED_FIELDS, Reader, Record, Skips, record_of_entry, split_in_name
 from truepair.data.source import SourceConfig
 from truepair.errors import DataError
 
@@ -29,8 +19,10 @@ class HubReader(Reader):
     table's own names are taken over; further scalar columns become text.
     """
 
+    source_kind = "name"
+
     def __init__(self, source: SourceConfig) -> None:
-        self.config = source
+        super().__init__(source)
         self._splits = _load(source)
         caches = [file["filename"] for rows in self._splits.values() for file in rows.cache_files]
         self.files = [Path(name) for name in caches]
@@ -74,10 +66,7 @@ class HubReader(Reader):
 
     def _columns(self, features: Features) -> tuple[str, str]:
         images = tuple(name for name, kind in features.items() if isinstance(kind, Image))
-        return (
-            find_column(features, self.config.image_column, (*images, *IMAGE_NAMES), "image", self.config.source),
-            find_column(features, self.config.caption_column, CAPTION_NAMES, "caption", self.config.source),
-        )
+        return self.pair_columns(features, self.config.source, images)
 
 
 def _load(source: SourceConfig) -> dict[str, Dataset]:

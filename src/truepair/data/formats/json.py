@@ -1,52 +1,17 @@
 """Lists in JSON: JSON Lines, ALBEF's, Karpathy's and COCO's."""
 
 import json
+import re
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from truepair.data.formats.record import (
-    CAPTION_NAMES,
-    IMAGE_NAMES,
-    Reader,
-    Record,
-    Skips,
-    beside,
-    extra_fields,
-    find_column,
-    record_of_entry,
-    split_in_name,
-)
+from truepair.data.formats.record import Reader, Record, Skips, beside, extra_fields, record_of_entry, split_in_name
 from truepair.data.source import SourceConfig
 from truepair.errors import DataError
 
-
-def load_json(path: Path) -> Any:
-    """Parse a JSON file.
-
-    Bytes that are not UTF-8 become lone surrogates, and are found when captions are checked.
-
-    Raises:
-        DataError: the file is not JSON.
-    """
-    text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path} is not JSON ({error}); repair it, or give its format") from None
-
-
-def list_in(content: Any, name: str, path: Path) -> list[dict[str, Any]]:
-    """The list of objects under a name of a JSON object.
-
-    Raises:
-        DataError: there is no such list.
-    """
-    entries = content.get(name) if isinstance(content, dict) else None
-    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise DataError(f"{path} has no list of objects under '{name}'; give its format, or repair it")
-    return entries
+_CHUNK = 1 << 20  # bytes read at once to tell the layout of a file
 
 
 class JsonlReader(Reader):
@@ -55,17 +20,14 @@ class JsonlReader(Reader):
     Optional fields: image_id, caption_ids, split, group, family, names. Further scalar fields become text columns.
     """
 
-    def __init__(self, config: SourceConfig) -> None:
-        self.config = config
-        self.files = [config.path]
-        self.roots = beside(config.path)
+    suffixes = (".jsonl", ".ndjson")
 
     @cached_property
     def extra(self) -> tuple[str, ...]:
         """Names of the further fields of all lines."""
         names: dict[str, None] = {}
-        for where, entry in self._entries():
-            names.update(dict.fromkeys(extra_fields(entry, *self._columns(entry, where))))
+        for where, entry in json_lines(self.config.path):
+            names.update(dict.fromkeys(extra_fields(entry, *self.pair_columns(entry, where))))
         return tuple(names)
 
     def records(self, skips: Skips) -> Iterator[Record]:
@@ -74,30 +36,9 @@ class JsonlReader(Reader):
         Raises:
             DataError: a line is no JSON object, or has no image or caption field.
         """
-        for where, entry in self._entries():
-            image_name, caption_name = self._columns(entry, where)
+        for where, entry in json_lines(self.config.path):
+            image_name, caption_name = self.pair_columns(entry, where)
             yield record_of_entry(entry, where, image_name=image_name, caption_name=caption_name, extra=self.extra)
-
-    def _columns(self, entry: dict[str, Any], where: str) -> tuple[str, str]:
-        return (
-            find_column(entry, self.config.image_column, IMAGE_NAMES, "image", where),
-            find_column(entry, self.config.caption_column, CAPTION_NAMES, "caption", where),
-        )
-
-    def _entries(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        # Bytes that are not UTF-8 become lone surrogates, and are found when captions are checked.
-        with self.config.path.open(encoding="utf-8-sig", errors="surrogateescape") as lines:
-            for number, line in enumerate(lines, 1):
-                where = f"{self.config.path.name} line {number}"
-                if not line.strip():
-                    continue
-                try:
-                    entry = json.loads(line)
-                except (ValueError, RecursionError) as error:
-                    raise DataError(f"{where} is not JSON ({error}); repair or delete it") from None
-                if not isinstance(entry, dict):
-                    raise DataError(f"{where} is not a JSON object but {line.strip():.40}; repair or delete it")
-                yield where, entry
 
 
 class AlbefReader(Reader):
@@ -105,11 +46,6 @@ class AlbefReader(Reader):
 
     The files of the ALBEF line repeat an image for each of its captions; ``repeats="merge"`` makes one row of these.
     """
-
-    def __init__(self, config: SourceConfig) -> None:
-        self.config = config
-        self.files = [config.path]
-        self.roots = beside(config.path)
 
     def records(self, skips: Skips) -> Iterator[Record]:
         """Read the entries in order.
@@ -127,12 +63,8 @@ class AlbefReader(Reader):
             where = f"{path.name} entry {number}"
             if not isinstance(entry, dict):
                 raise DataError(f"{where} is not an object but {entry!r:.40}; repair or delete it")
-            yield record_of_entry(
-                entry,
-                where,
-                image_name=find_column(entry, self.config.image_column, IMAGE_NAMES, "image", where),
-                caption_name=find_column(entry, self.config.caption_column, CAPTION_NAMES, "caption", where),
-            )
+            image_name, caption_name = self.pair_columns(entry, where)
+            yield record_of_entry(entry, where, image_name=image_name, caption_name=caption_name)
 
 
 class KarpathyReader(Reader):
@@ -140,11 +72,6 @@ class KarpathyReader(Reader):
 
     Image ids are ``imgid``, caption ids ``sentid``. The split "restval" stays a split of its own.
     """
-
-    def __init__(self, config: SourceConfig) -> None:
-        self.config = config
-        self.files = [config.path]
-        self.roots = beside(config.path)
 
     def records(self, skips: Skips) -> Iterator[Record]:
         """Read the images in order.
@@ -154,26 +81,7 @@ class KarpathyReader(Reader):
         """
         path = self.config.path
         for number, entry in enumerate(list_in(load_json(path), "images", path), 1):
-            yield _record(entry, f"{path.name} image {number}")
-
-
-def _record(entry: dict[str, Any], where: str) -> Record:
-    sentences, name = entry.get("sentences"), entry.get("filename")
-    if not isinstance(name, str) or not isinstance(sentences, list):
-        raise DataError(f"{where} has no filename or no list of sentences; give the right format, or repair it")
-    if not all(isinstance(sentence, dict) for sentence in sentences):
-        raise DataError(f"{where} has a sentence that is no object; repair it")
-    ids = [sentence.get("sentid") for sentence in sentences]
-    path = f"{entry['filepath']}/{name}" if entry.get("filepath") else name
-    return Record(
-        where=where,
-        key=path,
-        image_path=path,
-        captions=[sentence.get("raw") for sentence in sentences],
-        image_id=entry.get("cocoid", entry.get("imgid")),  # COCO's own id is what judgements refer to
-        caption_ids=None if None in ids else ids,
-        split=str(entry.get("split", "train")),
-    )
+            yield _karpathy_record(entry, f"{path.name} image {number}")
 
 
 class CocoReader(Reader):
@@ -184,14 +92,13 @@ class CocoReader(Reader):
     """
 
     def __init__(self, config: SourceConfig) -> None:
-        self.config = config
-        self.files = [config.path]
-        above, pictures = config.path.parent.parent, config.path.stem.rpartition("_")[2]
+        super().__init__(config)
+        above, images = config.path.parent.parent, config.path.stem.rpartition("_")[2]
         self.roots = [
             *beside(config.path),
-            config.path.parent / pictures,
-            above / pictures,
-            above / "images" / pictures,
+            config.path.parent / images,
+            above / images,
+            above / "images" / images,
         ]
 
     def records(self, skips: Skips) -> Iterator[Record]:
@@ -223,6 +130,99 @@ class CocoReader(Reader):
             )
         for image_id, own in by_image.items():
             skips.part(f"{path.name} image id {image_id}", f"its {len(own)} annotations belong to no image of the file")
+
+
+def json_format(path: Path) -> str:
+    """Name of the format of a JSON file, by what it holds.
+
+    ALBEF's is a list; Karpathy's an object with "sentences", COCO's one with "annotations".
+
+    Raises:
+        DataError: it is none of them.
+    """
+    tail = b""
+    with path.open("rb") as file:
+        chunk = file.read(_CHUNK).removeprefix(b"\xef\xbb\xbf")
+        if chunk.lstrip().startswith(b"["):
+            return "albef"
+        while chunk:
+            # Within a JSON text a quote would be escaped, so these are keys.
+            found = re.search(rb'"(sentences|annotations)"\s*:', tail + chunk)
+            if found:
+                return "karpathy" if found[1] == b"sentences" else "coco"
+            tail = chunk[-64:]
+            chunk = file.read(_CHUNK)
+    raise DataError(
+        f"{path} is neither a JSON list of pairs nor in the layout of Karpathy or COCO; give format, or repair it"
+    )
+
+
+def load_json(path: Path) -> Any:
+    """Parse a JSON file.
+
+    Bytes that are not UTF-8 become lone surrogates, and are found when captions are checked.
+
+    Raises:
+        DataError: the file is not JSON.
+    """
+    text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} is not JSON ({error}); repair it, or give its format") from None
+
+
+def list_in(content: Any, name: str, path: Path) -> list[dict[str, Any]]:
+    """The list of objects under a name of a JSON object.
+
+    Raises:
+        DataError: there is no such list.
+    """
+    entries = content.get(name) if isinstance(content, dict) else None
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise DataError(f"{path} has no list of objects under '{name}'; give its format, or repair it")
+    return entries
+
+
+def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The objects of a file of JSON Lines, each with its place in the file for messages.
+
+    Bytes that are not UTF-8 become lone surrogates, and are found when captions are checked.
+
+    Raises:
+        DataError: a line is not a JSON object.
+    """
+    with path.open(encoding="utf-8-sig", errors="surrogateescape") as lines:
+        for number, line in enumerate(lines, 1):
+            where = f"{path.name} line {number}"
+            if not line.strip():
+                continue
+            try:
+                entry = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise DataError(f"{where} is not JSON ({error}); repair or delete it") from None
+            if not isinstance(entry, dict):
+                raise DataError(f"{where} is not a JSON object but {line.strip():.40}; repair or delete it")
+            yield where, entry
+
+
+def _karpathy_record(entry: dict[str, Any], where: str) -> Record:
+    sentences, name = entry.get("sentences"), entry.get("filename")
+    if not isinstance(name, str) or not isinstance(sentences, list):
+        raise DataError(f"{where} has no filename or no list of sentences; give the right format, or repair it")
+    if not all(isinstance(sentence, dict) for sentence in sentences):
+        raise DataError(f"{where} has a sentence that is no object; repair it")
+    ids = [sentence.get("sentid") for sentence in sentences]
+    path = f"{entry['filepath']}/{name}" if entry.get("filepath") else name
+    return Record(
+        where=where,
+        key=path,
+        image_path=path,
+        captions=[sentence.get("raw") for sentence in sentences],
+        image_id=entry.get("cocoid", entry.get("imgid")),  # COCO's own id is what judgements refer to
+        caption_ids=None if None in ids else ids,
+        split=str(entry.get("split", "train")),
+    )
 
 
 def _annotations(entries: list[dict[str, Any]], path: Path) -> dict[Any, list[dict[str, Any]]]:

@@ -4,21 +4,12 @@ from collections.abc import Iterator
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
+from typing import ClassVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from truepair.data.formats.record import (
-    CAPTION_NAMES,
-    IMAGE_NAMES,
-    STATED_FIELDS,
-    Reader,
-    Record,
-    Skips,
-    beside,
-    find_column,
-    record_of_entry,
-)
+from truepair.data.formats.record import STATED_FIELDS, Reader, Record, Skips, SourceKind, beside, record_of_entry
 from truepair.data.formats.shards import expand, names_of, splits_of
 from truepair.data.source import SourceConfig
 from truepair.errors import DataError
@@ -34,8 +25,11 @@ class ParquetReader(Reader):
     split, or in a folder named for one, sets the split of its rows.
     """
 
+    suffixes: ClassVar[tuple[str, ...]] = (".parquet",)
+    source_kind: ClassVar[SourceKind] = "files"
+
     def __init__(self, config: SourceConfig) -> None:
-        self.config = config
+        super().__init__(config)
         self.files = expand(config.path, ".parquet")
         self.roots = beside(self.files[0])
 
@@ -71,10 +65,7 @@ class ParquetReader(Reader):
                 yield record
 
     def _columns(self, file: Path, schema: pa.Schema) -> tuple[str, str]:
-        return (
-            find_column(schema.names, self.config.image_column, IMAGE_NAMES, "image", file.name),
-            find_column(schema.names, self.config.caption_column, CAPTION_NAMES, "caption", file.name),
-        )
+        return self.pair_columns(schema.names, file.name)
 
     @staticmethod
     def _open(file: Path) -> pq.ParquetFile:
@@ -86,10 +77,17 @@ class ParquetReader(Reader):
 
 
 class SampleReader(ParquetReader):
-    """Reads the pairs bundled with the package."""
+    """Reads the pairs bundled with the package.
+
+    Raises:
+        DataError: the file is not there.
+    """
+
+    suffixes = ()
+    source_kind = "name"
 
     def __init__(self, config: SourceConfig) -> None:
-        self.config = config
+        Reader.__init__(self, config)  # the source is no path to be expanded
         file = Path(str(files("truepair.data") / "sample" / "emoji.parquet"))
         if not file.is_file():
             raise DataError(f"the bundled sample {file} is missing; install the package again")

@@ -1,4 +1,4 @@
-"""What every format yields: records of one image, its captions, and extra fields."""
+"""What every format has: a reader, which yields a record for each image with its captions."""
 
 import json
 import re
@@ -6,13 +6,33 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
+from truepair.data.source import SourceConfig
 from truepair.errors import DataError
 
 IMAGE_SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif")
 )
+
+IMAGE_NAMES = (
+    "image", "image_path", "filepath", "file_path", "file_name", "filename", "path", "img", "jpg", "png", "image_url",
+    "url",
+)  # fmt: skip
+
+CAPTION_NAMES = (
+    "caption", "captions", "text", "texts", "txt", "sentence", "sentences", "title", "alt_text", "alt", "description",
+)  # fmt: skip
+
+STATED_FIELDS = ("image_id", "caption_id", "caption_ids", "split", "group", "family", "names")
+"""Fields that a row may state beside its image and its captions."""
+
+SourceKind = Literal["path", "files", "name"]
+"""What a source is: the path of one file or folder; of one file or several (a folder, a pattern); or a name."""
+
+_SPLIT = re.compile(r"(?<![a-z])(train|restval|validation|valid|val|dev|test)(?![a-z])")
+
+_SPLIT_NAMES = {"validation": "val", "valid": "val", "dev": "val"}
 
 
 @dataclass(slots=True)
@@ -88,23 +108,31 @@ class Skips:
         self.entries.append((where, why))
 
 
-def beside(file: Path) -> list[Path]:
-    """Where the images of a file usually are: in its folder, or in ``images`` there."""
-    return [file.parent, file.parent / "images"]
-
-
 class Reader(ABC):
     """A source in one format. Making one is cheap; ``records`` does the reading.
 
+    A new format is a subclass and a line in ``READERS`` of ``data/open.py``.
+
+    Args:
+        config: the source.
+
     Attributes:
-        roots: folders where relative image paths may start; the first that holds one of the first images is taken.
         files: files whose names, sizes and times decide whether a cached table is still good.
         version: whatever else decides it.
+        roots: folders where relative image paths may start; the first that holds one of the first images is taken.
     """
 
-    roots: list[Path]
-    files: list[Path]
+    suffixes: ClassVar[tuple[str, ...]] = ()
+    """Endings, in lower case, that tell this format from all others."""
+
+    source_kind: ClassVar[SourceKind] = "path"
+
     version: str = ""
+
+    def __init__(self, config: SourceConfig) -> None:
+        self.config = config
+        self.files = [config.path]
+        self.roots = beside(config.path)
 
     @property
     def extra(self) -> tuple[str, ...]:
@@ -122,54 +150,33 @@ class Reader(ABC):
             DataError: the source is not in this format.
         """
 
+    def pair_columns(self, columns: Iterable[str], where: str, images: Iterable[str] = ()) -> tuple[str, str]:
+        """Names of the columns of the image and of the captions: the user's choice, or those with a usual name.
 
-IMAGE_NAMES = (
-    "image", "image_path", "filepath", "file_path", "file_name", "filename", "path", "img", "jpg", "png", "image_url",
-    "url",
-)  # fmt: skip
+        Args:
+            columns: the columns there are.
+            where: what they belong to, for the message.
+            images: columns that are known to hold images.
 
-CAPTION_NAMES = (
-    "caption", "captions", "text", "texts", "txt", "sentence", "sentences", "title", "alt_text", "alt", "description",
-)  # fmt: skip
+        Raises:
+            DataError: there is no such column.
+        """
+        there = list(columns)
+        return (
+            _find_column(there, self.config.image_column, (*images, *IMAGE_NAMES), "image", where),
+            _find_column(there, self.config.caption_column, CAPTION_NAMES, "caption", where),
+        )
 
-_SPLIT = re.compile(r"(?<![a-z])(train|restval|validation|valid|val|dev|test)(?![a-z])")
 
-_SPLIT_NAMES = {"validation": "val", "valid": "val", "dev": "val"}
-
-
-def find_column(columns: Iterable[str], wanted: str | None, known: tuple[str, ...], what: str, where: str) -> str:
-    """Name of the column that holds the images or the captions; names are compared without regard to case.
-
-    Args:
-        columns: the columns there are.
-        wanted: the user's choice, or None to detect it.
-        known: names to look for, the most telling first.
-        what: "image" or "caption".
-        where: what the columns belong to, for the message.
-
-    Raises:
-        DataError: there is no such column.
-    """
-    there = list(columns)
-    by_lower = {name.lower(): name for name in reversed(there)}
-    if wanted is not None and wanted in there:
-        return wanted
-    if wanted is None:
-        for name in known:
-            if name in by_lower:
-                return by_lower[name]
-    looked = wanted if wanted is not None else ", ".join(known)
-    raise DataError(f"{where} has no {what} column ({looked}); it has {', '.join(there)}: name one with {what}_column")
+def beside(file: Path) -> list[Path]:
+    """Where the images of a file usually are: in its folder, or in ``images`` there."""
+    return [file.parent, file.parent / "images"]
 
 
 def split_in_name(name: str) -> str | None:
     """Split that a file or folder name speaks of ("captions_val2014.json" -> "val"), or None."""
     found = _SPLIT.search(name.lower())
     return _SPLIT_NAMES.get(found[1], found[1]) if found else None
-
-
-STATED_FIELDS = ("image_id", "caption_id", "caption_ids", "split", "group", "family", "names")
-"""Fields that a row may state beside its image and its captions."""
 
 
 def record_of_entry(
@@ -237,6 +244,19 @@ def extra_fields(entry: Mapping[str, Any], image_name: str, caption_name: str) -
 def as_text(value: Any) -> str:
     """A scalar as text: strings as they are, the rest as JSON writes it."""
     return value if isinstance(value, str) else json.dumps(value, default=str)
+
+
+def _find_column(there: list[str], wanted: str | None, known: tuple[str, ...], what: str, where: str) -> str:
+    """The wanted column, or else the first of the known names that is there, without regard to case."""
+    by_lower = {name.lower(): name for name in reversed(there)}
+    if wanted is not None and wanted in there:
+        return wanted
+    if wanted is None:
+        for name in known:
+            if name in by_lower:
+                return by_lower[name]
+    looked = wanted if wanted is not None else ", ".join(known)
+    raise DataError(f"{where} has no {what} column ({looked}); it has {', '.join(there)}: name one with {what}_column")
 
 
 def _image(value: Any) -> tuple[str | None, dict[str, Any] | None]:

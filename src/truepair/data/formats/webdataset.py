@@ -20,14 +20,6 @@ _LARGEST_TEXT = 16 << 20  # bytes
 _BLOCK = tarfile.BLOCKSIZE
 
 
-@dataclass
-class _Sample:
-    """Members of a shard that share a key: place and size of each, by suffix."""
-
-    image: tuple[int, int] | None = None
-    texts: dict[str, tuple[int, int]] = field(default_factory=dict)
-
-
 class WebDatasetReader(Reader):
     """Reads tars with the caption of an image in ``.txt``, or else in the caption field of ``.json``.
 
@@ -36,8 +28,11 @@ class WebDatasetReader(Reader):
     family and names as well.
     """
 
+    suffixes = (".tar",)
+    source_kind = "files"
+
     def __init__(self, config: SourceConfig) -> None:
-        self.config = config
+        super().__init__(config)
         self.files = expand(config.path, ".tar")
         self.roots = [self.files[0].parent]
 
@@ -55,7 +50,7 @@ class WebDatasetReader(Reader):
                     if self._filled(record, shard, file, sample, skips):
                         yield record
 
-    def _filled(self, record: Record, shard: Path, file: BinaryIO, sample: _Sample, skips: Skips) -> bool:
+    def _filled(self, record: Record, shard: Path, file: BinaryIO, sample: "_Members", skips: Skips) -> bool:
         """Put a sample into a record; False for one that cannot be used."""
         if sample.image is None:
             skips.row(record.where, "it has no image")
@@ -83,9 +78,17 @@ class WebDatasetReader(Reader):
         return found if isinstance(found, list) else [found]
 
 
-def _index(shard: Path, skips: Skips) -> dict[str, _Sample]:
+@dataclass
+class _Members:
+    """Members of a shard that share a key: place and size of each, by suffix."""
+
+    image: tuple[int, int] | None = None
+    texts: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+
+def _index(shard: Path, skips: Skips) -> dict[str, _Members]:
     """Samples of a shard by key, from the headers of its members alone."""
-    samples: dict[str, _Sample] = {}
+    samples: dict[str, _Members] = {}
     unused: Counter[str] = Counter()
     for member in _members(shard):
         path = PurePosixPath(member.name)
@@ -96,9 +99,9 @@ def _index(shard: Path, skips: Skips) -> dict[str, _Sample]:
         if not member.isreg() or not stem:
             unused["that are links or hidden"] += 1
         elif suffix in IMAGE_SUFFIXES:
-            samples.setdefault(str(path.with_name(stem)), _Sample()).image = place
+            samples.setdefault(str(path.with_name(stem)), _Members()).image = place
         elif suffix in (".txt", ".json"):
-            samples.setdefault(str(path.with_name(stem)), _Sample()).texts[suffix] = place
+            samples.setdefault(str(path.with_name(stem)), _Members()).texts[suffix] = place
         else:
             unused[suffix] += 1
     for what, count in sorted(unused.items()):

@@ -47,7 +47,7 @@ def read_drawings(table: PairTable, split: str) -> list[Drawing]:
     missing = set(_COLUMNS) - set(table.rows.column_names)
     if missing:
         raise DataError(f"{table.name} has no column {min(missing)}; questions are made of the bundled sample alone")
-    columns = {name: list(table.rows[name]) for name in ("split", "image_id", *_COLUMNS)}
+    columns = {name: table.values(name) for name in ("split", "image_id", *_COLUMNS)}
     found = [
         Drawing(
             row,

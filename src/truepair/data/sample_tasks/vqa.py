@@ -59,7 +59,9 @@ def write_sample_vqa(table: PairTable, folder: str | Path) -> None:
         _write_split(root, _SUBTYPES[split], questions)
         _write_images(table, drawings, root, _SUBTYPES[split])
         if split == "train":
-            votes = Counter(normalise_answer(answer) for question in questions for answer in question.answers)
+            votes: Counter[str] = Counter()
+            for answer, count in Counter(answer for question in questions for answer in question.answers).items():
+                votes[normalise_answer(answer)] += count
             frequent = sorted(answer for answer, count in votes.items() if count >= _FREQUENT and answer)
             write_text(root / "answer_list.json", json.dumps(frequent))
 

@@ -13,61 +13,10 @@ from truepair.data.source import SourceConfig
 from truepair.errors import DataError
 from truepair.randomness import stable_hash
 
-
-class ImagePaths:
-    """Resolves the image paths of one source.
-
-    Args:
-        config: the source; says the root, a prefix to strip, and whether paths may leave the root.
-        roots: folders where relative paths may start, unless the source is given a root.
-        first: the first few stated paths, each with its place in the source, to find the root by. May be empty.
-
-    Raises:
-        DataError: none of the first images is there.
-    """
-
-    def __init__(self, config: SourceConfig, roots: Sequence[Path], first: Sequence[tuple[str, str]]) -> None:
-        self.config = config
-        self.root = ""
-        given = [Path(config.image_root).expanduser()] if config.image_root is not None else roots
-        candidates = [os.path.normpath(root.absolute()) for root in given]
-        for root in candidates:
-            self.root = root
-            # `resolve` refuses a path outside the root before the file is looked for.
-            if not first or any(os.path.exists(self.resolve(path, where)) for path, where in first):  # noqa: PTH110
-                return
-        raise DataError(
-            f"none of the first {len(first)} images of {config.source} is in {' or '.join(candidates)} "
-            f"({first[0][0]}, for one); give image_root or strip_prefix"
-        )
-
-    def resolve(self, stated: str, where: str) -> str:
-        """Absolute path of an image. The file need not exist; links inside the root are followed when it is read.
-
-        Raises:
-            DataError: the path is a URL, cannot be a path at all, or leaves the root.
-        """
-        if stated.startswith(("http://", "https://")):
-            raise DataError(
-                f"{where}: the image is a URL ({stated:.80}); download the images first, with img2dataset for example"
-            )
-        if "\0" in stated:
-            raise DataError(f"{where}: the image path holds a zero byte; repair the source")
-        # os.path, because pathlib is several times slower and a source may have millions of rows.
-        path = os.path.normpath(os.path.join(self.root, stated.removeprefix(self.config.strip_prefix)))  # noqa: PTH118
-        inside = path.startswith(self.root.rstrip(os.sep) + os.sep)
-        if not inside and not self.config.allow_outside_root:
-            raise DataError(
-                f"{where}: image path {stated} leaves the image root {self.root}; give image_root or strip_prefix, "
-                "or set allow_outside_root for a file you trust"
-            )
-        return path
-
-
-IMAGE_TYPE = pa.struct([("bytes", pa.binary()), ("path", pa.string()), ("offset", pa.int64()), ("size", pa.int64())])
+_IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string()), ("offset", pa.int64()), ("size", pa.int64())])
 
 _COLUMNS = [
-    pa.field("image", IMAGE_TYPE),
+    pa.field("image", _IMAGE),
     pa.field("image_id", pa.int64()),
     pa.field("captions", pa.list_(pa.string())),
     pa.field("caption_ids", pa.list_(pa.int64())),
@@ -77,13 +26,78 @@ _COLUMNS = [
     pa.field("names", pa.list_(pa.string())),
 ]
 
+# A record batch is full with so many rows, or with images of so many bytes.
+_BATCH_ROWS = 1000
 
-def row_schema(extra: tuple[str, ...]) -> pa.Schema:
-    """Arrow schema of the rows, with further text columns."""
-    return pa.schema([*_COLUMNS, *(pa.field(name, pa.string()) for name in extra)])
+_BATCH_BYTES = 32 << 20
+
+_FIRST_PATHS = 16  # images that the root is found by
 
 
-class RowMaker:
+def write_rows(reader: Reader, config: SourceConfig, target: Path) -> Skips:
+    """Read a source and write its checked rows as an Arrow stream.
+
+    Args:
+        reader: the source.
+        config: how to read it.
+        target: file to write.
+
+    Returns:
+        What was left out.
+
+    Raises:
+        DataError: the source cannot be read, or too much of it had to be left out.
+    """
+    skips = Skips(strict=config.on_bad == "error")
+    rows = _rows(reader, config, skips)
+    schema = pa.schema([*_COLUMNS, *(pa.field(name, pa.string()) for name in reader.extra)])
+    count = 0
+    with pa.OSFile(str(target), "wb") as file, pa.ipc.new_stream(file, schema) as writer:
+        for batch in _batches(rows):
+            writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=schema))
+            count += len(batch)
+    _check_enough(count, skips, config)
+    return skips
+
+
+def _rows(reader: Reader, config: SourceConfig, skips: Skips) -> Iterator[dict[str, Any]]:
+    records = reader.records(skips)
+    first = list(islice(records, _FIRST_PATHS))
+    stated = [(record.image_path, record.where) for record in first if record.image_path is not None]
+    paths = ImagePaths(config, reader.roots, stated)
+    maker = _RowMaker(config, paths, skips)
+    for record in chain(first, records):
+        row = maker.row(record)
+        if row is not None:
+            yield row
+
+
+def _batches(rows: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """Rows in lists, bounded in number and in image bytes."""
+    batch: list[dict[str, Any]] = []
+    size = 0
+    for row in rows:
+        batch.append(row)
+        size += len(row["image"].get("bytes") or b"")
+        if len(batch) >= _BATCH_ROWS or size >= _BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _check_enough(count: int, skips: Skips, config: SourceConfig) -> None:
+    if not count and not skips.rows:
+        raise DataError(f"{config.source} holds no pairs; check the path and the format")
+    if not count or skips.rows > config.max_skipped * (count + skips.rows):
+        where, why = next(iter(skips.entries))
+        raise DataError(
+            f"{skips.rows} of {count + skips.rows} rows of {config.source} cannot be used, over max_skipped; "
+            f"repair them or raise max_skipped; the first: {where}: {why}"
+        )
+
+
+class _RowMaker:
     """Checks records and makes rows of them; what cannot be used goes to ``skips``.
 
     Args:
@@ -92,7 +106,7 @@ class RowMaker:
         skips: where left-out rows and captions are listed.
     """
 
-    def __init__(self, config: SourceConfig, paths: ImagePaths, skips: Skips) -> None:
+    def __init__(self, config: SourceConfig, paths: "ImagePaths", skips: Skips) -> None:
         self.config = config
         self.paths = paths
         self.skips = skips
@@ -190,6 +204,56 @@ class RowMaker:
         return stable_hash("id", text)
 
 
+class ImagePaths:
+    """Resolves the image paths of one source.
+
+    Args:
+        config: the source; says the root, a prefix to strip, and whether paths may leave the root.
+        roots: folders where relative paths may start, unless the source is given a root.
+        first: the first few stated paths, each with its place in the source, to find the root by. May be empty.
+
+    Raises:
+        DataError: none of the first images is there.
+    """
+
+    def __init__(self, config: SourceConfig, roots: Sequence[Path], first: Sequence[tuple[str, str]]) -> None:
+        self.config = config
+        self.root = ""
+        given = [Path(config.image_root).expanduser()] if config.image_root is not None else roots
+        candidates = [os.path.normpath(root.absolute()) for root in given]
+        for root in candidates:
+            self.root = root
+            # `resolve` refuses a path outside the root before the file is looked for.
+            if not first or any(os.path.exists(self.resolve(path, where)) for path, where in first):  # noqa: PTH110
+                return
+        raise DataError(
+            f"none of the first {len(first)} images of {config.source} is in {' or '.join(candidates)} "
+            f"({first[0][0]}, for one); give image_root or strip_prefix"
+        )
+
+    def resolve(self, stated: str, where: str) -> str:
+        """Absolute path of an image. The file need not exist; links inside the root are followed when it is read.
+
+        Raises:
+            DataError: the path is a URL, cannot be a path at all, or leaves the root.
+        """
+        if stated.startswith(("http://", "https://")):
+            raise DataError(
+                f"{where}: the image is a URL ({stated:.80}); download the images first, with img2dataset for example"
+            )
+        if "\0" in stated:
+            raise DataError(f"{where}: the image path holds a zero byte; repair the source")
+        # os.path, because pathlib is several times slower and a source may have millions of rows.
+        path = os.path.normpath(os.path.join(self.root, stated.removeprefix(self.config.strip_prefix)))  # noqa: PTH118
+        inside = path.startswith(self.root.rstrip(os.sep) + os.sep)
+        if not inside and not self.config.allow_outside_root:
+            raise DataError(
+                f"{where}: image path {stated} leaves the image root {self.root}; give image_root or strip_prefix, "
+                "or set allow_outside_root for a file you trust"
+            )
+        return path
+
+
 def _is_unicode(text: str) -> bool:
     """Whether a text can be written as UTF-8; bytes that were not UTF-8 are read as lone surrogates."""
     try:
@@ -197,73 +261,3 @@ def _is_unicode(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-_BATCH_ROWS = 1000
-
-_BATCH_BYTES = 32 << 20
-
-_FIRST_PATHS = 16
-
-
-def write_rows(reader: Reader, config: SourceConfig, target: Path) -> Skips:
-    """Read a source and write its checked rows as an Arrow stream.
-
-    Args:
-        reader: the source.
-        config: how to read it.
-        target: file to write.
-
-    Returns:
-        What was left out.
-
-    Raises:
-        DataError: the source cannot be read, or too much of it had to be left out.
-    """
-    skips = Skips(strict=config.on_bad == "error")
-    rows = _rows(reader, config, skips)
-    schema = row_schema(reader.extra)
-    count = 0
-    with pa.OSFile(str(target), "wb") as file, pa.ipc.new_stream(file, schema) as writer:
-        for batch in _batches(rows):
-            writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=schema))
-            count += len(batch)
-    _check_enough(count, skips, config)
-    return skips
-
-
-def _rows(reader: Reader, config: SourceConfig, skips: Skips) -> Iterator[dict[str, Any]]:
-    records = reader.records(skips)
-    first = list(islice(records, _FIRST_PATHS))
-    stated = [(record.image_path, record.where) for record in first if record.image_path is not None]
-    paths = ImagePaths(config, reader.roots, stated)
-    maker = RowMaker(config, paths, skips)
-    for record in chain(first, records):
-        row = maker.row(record)
-        if row is not None:
-            yield row
-
-
-def _batches(rows: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    """Rows in lists, bounded in number and in image bytes."""
-    batch: list[dict[str, Any]] = []
-    size = 0
-    for row in rows:
-        batch.append(row)
-        size += len(row["image"].get("bytes") or b"")
-        if len(batch) >= _BATCH_ROWS or size >= _BATCH_BYTES:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
-
-
-def _check_enough(count: int, skips: Skips, config: SourceConfig) -> None:
-    if not count and not skips.rows:
-        raise DataError(f"{config.source} holds no pairs; check the path and the format")
-    if not count or skips.rows > config.max_skipped * (count + skips.rows):
-        where, why = next(iter(skips.entries))
-        raise DataError(
-            f"{skips.rows} of {count + skips.rows} rows of {config.source} cannot be used, over max_skipped; "
-            f"repair them or raise max_skipped; the first: {where}: {why}"
-        )

@@ -3,71 +3,19 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from truepair.data.pairs import TensorBatch
-from truepair.data.tasks.images import TaskImages, stack_images
-from truepair.data.tasks.vqa_source import AnswerVocabulary, VqaTable
+from truepair.data.tasks.base import StrictBatch, TaskImages, split_visits, stack_images
+from truepair.data.tasks.vqa_source import VqaTable
 from truepair.data.tokens import tokenize_captions
 from truepair.data.transforms import ImageTransform
 from truepair.relations.text import normalise_answer
 from truepair.sampling.batches import Visit
-
-
-@dataclass(frozen=True)
-class VqaBatch(TensorBatch):
-    """Q questions about I distinct images, with A answers. An image that several questions are about is there once.
-
-    Attributes:
-        pixel_values: images, float32 [I, 3, H, W]; None where the dataset has no transform.
-        image_index: rows of the images in the dataset's table of images, int64 [I].
-        image_rows: the image of each question among the I, int64 [Q].
-        input_ids: tokens of the questions, int64 [Q, L], padded on the right.
-        attention_mask: 1 at tokens and 0 at padding, int64 [Q, L].
-        question_id: int64 [Q].
-        answer_ids: tokens of the answers, from start to end token, int64 [A, T].
-        answer_mask: as ``attention_mask``, int64 [A, T].
-        answer_rows: the question of each answer, int64 [A].
-        answer_weights: of each answer, float32 [A].
-        index: rows of the questions in the dataset, int64 [Q].
-        questions: the questions as their source states them.
-    """
-
-    pixel_values: Tensor | None  # [I, 3, H, W]
-    image_index: Tensor  # [I]
-    image_rows: Tensor  # [Q]
-    input_ids: Tensor  # [Q, L]
-    attention_mask: Tensor  # [Q, L]
-    question_id: Tensor  # [Q]
-    answer_ids: Tensor  # [A, T]
-    answer_mask: Tensor  # [A, T]
-    answer_rows: Tensor  # [A]
-    answer_weights: Tensor  # [A]
-    index: Tensor  # [Q]
-    questions: list[str]
-
-    def __len__(self) -> int:
-        return len(self.questions)
-
-    @property
-    def texts(self) -> list[str]:
-        """The questions."""
-        return self.questions
-
-    @property
-    def source_index(self) -> Tensor:
-        """Rows that were delivered: those that were asked for, since an unreadable image is an error."""
-        return self.index
-
-    @property
-    def reasons(self) -> list[str]:
-        """Why rows were substituted: none was."""
-        return [""] * len(self)
 
 
 class VqaSample(NamedTuple):
@@ -118,30 +66,73 @@ class VqaDataset(Dataset[VqaSample]):
         return self.__getitems__([visit])[0]
 
     def __getitems__(self, visits: Sequence[Visit | int]) -> list[VqaSample]:
-        """Read the questions of a batch, all of one epoch; each image is decoded once."""
-        epochs, indices = zip(*(visit if isinstance(visit, Visit) else (0, visit) for visit in visits), strict=True)
-        rows = [self.table.questions[int(index)] for index in indices]
-        pixels = self._images.read(epochs[0], (row["image"] for row in rows))
-        return [
-            self._sample(int(index), row, pixels.get(row["image"])) for index, row in zip(indices, rows, strict=True)
-        ]
+        """Read the questions of a batch, all of one epoch; each image is decoded once.
 
-    def _sample(self, index: int, row: dict[str, object], pixels: Tensor | None) -> VqaSample:
-        given: list[str] = row["answers"]  # type: ignore[assignment]
+        Raises:
+            IndexError: no such row.
+            BadImageError: an image cannot be read.
+        """
+        epoch, indices = split_visits(visits)
+        rows = [self.table.questions[index] for index in indices]
+        pixels = self._images.read(epoch, (row["image"] for row in rows))
+        return [self._sample(index, row, pixels.get(row["image"])) for index, row in zip(indices, rows, strict=True)]
+
+    def _sample(self, index: int, row: dict[str, Any], pixels: Tensor | None) -> VqaSample:
+        given: list[str] = row["answers"]
         counts: Counter[str] = Counter()
         for answer, count in Counter(given).items():
             counts[normalise_answer(answer) or answer.lower().strip()] += count
         answers = sorted(counts, key=lambda answer: (-counts[answer], answer))
-        weight: float = row["weight"]  # type: ignore[assignment]
-        weights = [weight * counts[answer] / len(given) for answer in answers]
-        return VqaSample(row["question_id"], row["image"], row["question"], answers, weights, pixels, index)  # type: ignore[arg-type]
+        weights = [row["weight"] * counts[answer] / len(given) for answer in answers]
+        return VqaSample(row["question_id"], row["image"], row["question"], answers, weights, pixels, index)
+
+
+@dataclass(frozen=True)
+class VqaBatch(StrictBatch):
+    """Q questions about I distinct images, with A answers. An image that several questions are about is there once.
+
+    Attributes:
+        pixel_values: images, float32 [I, 3, H, W]; None where the dataset has no transform.
+        image_index: rows of the images in the dataset's table of images, int64 [I].
+        image_rows: the image of each question among the I, int64 [Q].
+        input_ids: tokens of the questions, int64 [Q, L], padded on the right.
+        attention_mask: 1 at tokens and 0 at padding, int64 [Q, L].
+        question_id: int64 [Q].
+        answer_ids: tokens of the answers, from start to end token, int64 [A, T].
+        answer_mask: as ``attention_mask``, int64 [A, T].
+        answer_rows: the question of each answer, int64 [A].
+        answer_weights: of each answer, float32 [A].
+        index: rows of the questions in the dataset, int64 [Q].
+        questions: the questions as their source states them.
+    """
+
+    pixel_values: Tensor | None  # [I, 3, H, W]
+    image_index: Tensor  # [I]
+    image_rows: Tensor  # [Q]
+    input_ids: Tensor  # [Q, L]
+    attention_mask: Tensor  # [Q, L]
+    question_id: Tensor  # [Q]
+    answer_ids: Tensor  # [A, T]
+    answer_mask: Tensor  # [A, T]
+    answer_rows: Tensor  # [A]
+    answer_weights: Tensor  # [A]
+    index: Tensor  # [Q]
+    questions: list[str]
+
+    def __len__(self) -> int:
+        return len(self.questions)
+
+    @property
+    def texts(self) -> list[str]:
+        """The questions."""
+        return self.questions
 
 
 class VqaCollator:
     """Makes a `VqaBatch` of samples.
 
     Args:
-        encode: tokenization of questions: that of the captions the model was trained with.
+        encode: tokens and mask [Q, L] of Q questions: the tokenization of the captions the model was trained with.
         tokenizer: of the model; answers are start token, text, end token.
         max_answer_length: most tokens of an answer, start and end included.
         vocabulary: the tokens that the decoder knows, by their places in it; answers with others are left out of a
@@ -154,7 +145,7 @@ class VqaCollator:
         tokenizer: PreTrainedTokenizerBase,
         *,
         max_answer_length: int = 12,
-        vocabulary: AnswerVocabulary | None = None,
+        vocabulary: "AnswerVocabulary | None" = None,
     ) -> None:
         self.encode = encode
         self.tokenizer = tokenizer
@@ -202,3 +193,40 @@ class VqaCollator:
         ids, mask = self.encode_answers(answers)
         ids = ids if self.vocabulary is None else self.vocabulary.places(ids)
         return [row[1:length] for row, length in zip(ids.tolist(), mask.sum(dim=1).tolist(), strict=True)]
+
+
+class AnswerVocabulary:
+    """A part of a tokenizer's vocabulary. A decoder over it alone is many times smaller and faster.
+
+    Args:
+        tokens: V tokens of the tokenizer, the padding first; a token's new number is its place.
+    """
+
+    def __init__(self, tokens: Sequence[int]) -> None:
+        self.tokens = list(tokens)
+        self._places = torch.full((max(tokens) + 1,), -1)
+        self._places[torch.tensor(self.tokens)] = torch.arange(len(self.tokens))
+
+    @classmethod
+    def of_answers(cls, input_ids: Tensor, attention_mask: Tensor, padding: int) -> "AnswerVocabulary":
+        """The tokens of some answers.
+
+        Args:
+            input_ids: tokens of the answers, start and end included, int64 [A, T].
+            attention_mask: 1 at tokens and 0 at padding, [A, T].
+            padding: the padding token.
+        """
+        used = input_ids[attention_mask.bool()].unique().tolist()
+        return cls([padding, *(token for token in used if token != padding)])
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def places(self, input_ids: Tensor) -> Tensor:
+        """Numbers of some tokens [...] here, int64 [...]; -1 for those that are not part of it."""
+        places = self._places.to(input_ids.device)
+        return torch.where(input_ids < len(places), places[input_ids.clamp(max=len(places) - 1)], -1)
+
+    def known(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Whether all tokens of an answer [A, T] are part of it, bool [A]."""
+        return ((self.places(input_ids) >= 0) | ~attention_mask.bool()).all(dim=1)

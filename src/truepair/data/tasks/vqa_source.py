@@ -7,14 +7,24 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
-import torch
 from datasets import Dataset
-from torch import Tensor
 
 from truepair.data.formats.json import list_in, load_json
 from truepair.data.table import PairTable
-from truepair.data.tasks.images import TaskImagePaths
+from truepair.data.tasks.base import TaskImagePaths, table_of_rows
 from truepair.errors import ConfigError, DataError
+
+_SCHEMA = pa.schema(
+    [
+        ("question_id", pa.int64()),
+        ("image", pa.int64()),
+        ("question", pa.string()),
+        ("answers", pa.list_(pa.string())),
+        ("weight", pa.float32()),
+        ("answer_type", pa.string()),
+        ("question_type", pa.string()),
+    ]
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,31 +58,6 @@ class VqaSource:
             ) from None
 
 
-class Question(NamedTuple):
-    """One question as its source states it; ``answers`` is empty where they are unknown."""
-
-    question_id: int
-    image: int
-    question: str
-    answers: list[str]
-    weight: float
-    answer_type: str
-    question_type: str
-
-
-_SCHEMA = pa.schema(
-    [
-        ("question_id", pa.int64()),
-        ("image", pa.int64()),
-        ("question", pa.string()),
-        ("answers", pa.list_(pa.string())),
-        ("weight", pa.float32()),
-        ("answer_type", pa.string()),
-        ("question_type", pa.string()),
-    ]
-)
-
-
 @dataclass(frozen=True)
 class VqaTable:
     """Questions and the images they are about.
@@ -101,10 +86,8 @@ def open_vqa(sources: Sequence[VqaSource]) -> VqaTable:
     )
     numbers = itertools.count(1)
     rows = [row for source in sources for row in _questions(source, images, numbers)]
-    columns = list(zip(*rows, strict=True)) or [()] * len(_SCHEMA)
-    table = pa.table([pa.array(list(c), type=f.type) for c, f in zip(columns, _SCHEMA, strict=True)], schema=_SCHEMA)
-    found = VqaTable(images.table(), Dataset(table))
-    if len(set(table["question_id"].to_pylist())) < len(table):
+    found = VqaTable(images.table(), table_of_rows(rows, _SCHEMA))
+    if len(set(found.questions["question_id"])) < len(rows):
         raise DataError(f"{images.what} has a question_id twice; each question needs one of its own")
     return found
 
@@ -123,7 +106,19 @@ def load_answer_list(path: str | Path) -> list[str]:
     return answers
 
 
-def _questions(source: VqaSource, images: TaskImagePaths, numbers: Iterator[int]) -> Iterator[Question]:
+class _Question(NamedTuple):
+    """One question as its source states it; ``answers`` is empty where they are unknown."""
+
+    question_id: int
+    image: int
+    question: str
+    answers: list[str]
+    weight: float
+    answer_type: str
+    question_type: str
+
+
+def _questions(source: VqaSource, images: TaskImagePaths, numbers: Iterator[int]) -> Iterator[_Question]:
     path = _existing(source.questions)
     content = load_json(path)
     if isinstance(content, list):
@@ -133,7 +128,7 @@ def _questions(source: VqaSource, images: TaskImagePaths, numbers: Iterator[int]
     return _official(content, source, path, images)
 
 
-def _official(content: Any, source: VqaSource, path: Path, images: TaskImagePaths) -> Iterator[Question]:
+def _official(content: Any, source: VqaSource, path: Path, images: TaskImagePaths) -> Iterator[_Question]:
     """Questions in the layout of VQA v2."""
     answers = _annotations(source)
     subtype = content.get("data_subtype", "") if isinstance(content, dict) else ""
@@ -144,7 +139,7 @@ def _official(content: Any, source: VqaSource, path: Path, images: TaskImagePath
         own = {} if answers is None else answers.pop(question_id, None)
         if own is None:
             raise DataError(f"{where} (id {question_id}) has no annotation; are the two files of one split?")
-        yield Question(
+        yield _Question(
             question_id,
             images.add(root, source.image_pattern.format(subtype=subtype, id=image_id)),
             _text(entry, "question", where),
@@ -178,7 +173,7 @@ def _annotations(source: VqaSource) -> dict[int, dict[str, Any]] | None:
 
 def _listed(
     entries: list[Any], source: VqaSource, path: Path, images: TaskImagePaths, numbers: Iterator[int]
-) -> Iterator[Question]:
+) -> Iterator[_Question]:
     """Questions in the lists of the ALBEF line; those without an id are numbered downwards from -1."""
     root = Path(source.image_root).expanduser()
     for number, entry in enumerate(entries, 1):
@@ -191,7 +186,7 @@ def _listed(
             raise DataError(f"{where}: answer is neither a text nor a list of texts; repair it")
         question_id = _integer(entry, "question_id", where) if "question_id" in entry else -next(numbers)
         image = images.add(root, _text(entry, "image", where))
-        yield Question(question_id, image, _text(entry, "question", where), answers, source.answer_weight, "", "")
+        yield _Question(question_id, image, _text(entry, "question", where), answers, source.answer_weight, "", "")
 
 
 def _existing(path: str | Path) -> Path:
@@ -213,40 +208,3 @@ def _text(entry: dict[str, Any], name: str, where: str) -> str:
     if not isinstance(value, str) or not value.strip():
         raise DataError(f"{where}: {name} is not a text but {value!r:.40}; repair it")
     return value
-
-
-class AnswerVocabulary:
-    """A part of a tokenizer's vocabulary. A decoder over it alone is many times smaller and faster.
-
-    Args:
-        tokens: V tokens of the tokenizer, the padding first; a token's new number is its place.
-    """
-
-    def __init__(self, tokens: Sequence[int]) -> None:
-        self.tokens = list(tokens)
-        self._places = torch.full((max(tokens) + 1,), -1)
-        self._places[torch.tensor(self.tokens)] = torch.arange(len(self.tokens))
-
-    @classmethod
-    def of_answers(cls, input_ids: Tensor, attention_mask: Tensor, padding: int) -> "AnswerVocabulary":
-        """The tokens of some answers.
-
-        Args:
-            input_ids: tokens of the answers, start and end included, int64 [A, T].
-            attention_mask: 1 for tokens and 0 for padding, [A, T].
-            padding: the padding token.
-        """
-        used = input_ids[attention_mask.bool()].unique().tolist()
-        return cls([padding, *(token for token in used if token != padding)])
-
-    def __len__(self) -> int:
-        return len(self.tokens)
-
-    def places(self, input_ids: Tensor) -> Tensor:
-        """Numbers of some tokens here, int64 of the same shape; -1 for those that are not part of it."""
-        places = self._places.to(input_ids.device)
-        return torch.where(input_ids < len(places), places[input_ids.clamp(max=len(places) - 1)], -1)
-
-    def known(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Whether all tokens of an answer [A, T] are part of it, bool [A]."""
-        return ((self.places(input_ids) >= 0) | ~attention_mask.bool()).all(dim=1)

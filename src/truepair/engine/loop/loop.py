@@ -30,7 +30,8 @@ from truepair.engine.loop.validation import Evaluator, Validation
 from truepair.engine.state.checkpoint import CheckpointStore, require_same_plan, write_folder
 from truepair.engine.state.snapshot import Saved, Snapshot, load_average, load_weights
 from truepair.randomness import seed_generators
-from truepair.sampling.batches import Indices, SamplerConfig, build_batches, describe_scaling
+from truepair.sampling.batches import SamplerConfig, build_batches, describe_scaling
+from truepair.sampling.plan import Indices
 from truepair.sampling.ranks import Ranks
 
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from truepair.data.tasks.vqa_source import AnswerVocabulary
+from truepair.data.tasks.vqa import AnswerVocabulary
 from truepair.models.fusion.albef import AlbefModel
 from truepair.models.fusion.config import AlbefConfig
 from truepair.models.fusion.fusion_encoder import FusionLayer

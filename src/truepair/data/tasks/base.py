@@ -1,19 +1,49 @@
-"""The images of downstream tasks: found by name, decoded, stacked."""
+"""What the data of all downstream tasks share: batches, tables of rows, and images found by name and decoded once."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow as pa
 import torch
 from datasets import Dataset
 from torch import Tensor
 
-from truepair.data.pairs import PairDataset
+from truepair.data.pairs import PairDataset, TensorBatch
 from truepair.data.table import PairTable
 from truepair.data.transforms import ImageTransform
 from truepair.errors import DataError
 from truepair.randomness import stable_hash
 from truepair.sampling.batches import Visit
+
+
+class StrictBatch(TensorBatch):
+    """A batch in which no row stands in for another: an image that cannot be read is an error."""
+
+    index: Tensor  # rows of the samples in the dataset, int64 [B]
+
+    @property
+    def source_index(self) -> Tensor:
+        """Rows that were delivered, int64 [B]: those that were asked for."""
+        return self.index
+
+    @property
+    def reasons(self) -> list[str]:
+        """Why rows were substituted: none was."""
+        return [""] * len(self.index)
+
+
+def table_of_rows(rows: Sequence[NamedTuple], schema: pa.Schema) -> Dataset:
+    """Rows as a table whose columns are the fields of a row, in their order."""
+    columns = list(zip(*rows, strict=True)) or [()] * len(schema)
+    arrays = [pa.array(list(column), type=field.type) for column, field in zip(columns, schema, strict=True)]
+    return Dataset(pa.table(arrays, schema=schema))
+
+
+def split_visits(visits: Sequence[Visit | int]) -> tuple[int, list[int]]:
+    """The epoch that all visits of a batch share, 0 for bare row numbers, and their rows."""
+    epochs, rows = zip(*(visit if isinstance(visit, Visit) else (0, visit) for visit in visits), strict=True)
+    return epochs[0], [int(row) for row in rows]
 
 
 class TaskImages:
