@@ -138,6 +138,7 @@ class _ImageTower(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
+        self.train(model.training)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         return _pooled(self.model(pixel_values=pixel_values))
@@ -155,6 +156,7 @@ class _TextTower(nn.Module):
         super().__init__()
         self.model = model
         self.padded_length = padded_length
+        self.train(model.training)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         if self.padded_length is None:
