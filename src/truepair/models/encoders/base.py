@@ -94,3 +94,17 @@ def parse_config(config_class: type[C], config: Mapping[str, Any]) -> C:
     known = [field.name for field in dataclasses.fields(config_class)]  # type: ignore[arg-type]
     require_known_fields(fields, known, f"image encoder '{config['model_type']}'")
     return config_class(**fields)
+
+
+def masked_mean(states: Tensor, attention_mask: Tensor) -> Tensor:
+    """The mean of the token states.
+
+    Args:
+        states: [B, L, D].
+        attention_mask: 1 for tokens and 0 for padding, [B, L].
+
+    Returns:
+        [B, D], zero for a row without tokens.
+    """
+    weights = attention_mask.to(states.dtype)[:, :, None]  # [B, L, 1]
+    return (states * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
