@@ -35,11 +35,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from truepair.data.pairs import PairBatch
 from truepair.engine.loop.update import release_free_memory
-from truepair.models.encoders import vision_tower as lean_layer
-from truepair.models.encoders import vision_tower as lean_mlp
-from truepair.models.encoders.vision_tower import LeanLayer
+from truepair.models.encoders import recomputing
+from truepair.models.encoders.recomputing import RecomputingLayer
+from truepair.models.fusion import text_encoder as bert_layers
 from truepair.models.fusion.albef import AlbefModel
-from truepair.models.fusion.fusion_encoder import text_encoder as bert_layers
 from truepair.models.fusion.text_encoder import visible_keys
 from truepair.objectives.mlm import IGNORED
 from truepair.randomness import sample_keys
@@ -101,17 +100,17 @@ def textbook_step(model: AlbefModel, judge: AlbefModel, batch: PairBatch) -> Los
 def everything_kept() -> Iterator[None]:
     """Let all layers keep what they make, and make queries, keys and values one by one, as textbook blocks do."""
 
-    def separate(layer: LeanLayer, states: Tensor) -> Tensor:
+    def separate(layer: RecomputingLayer, states: Tensor) -> Tensor:
         """Queries, keys and values [B, N, 3 W]."""
         normed = layer.layernorm_before(states)
         return torch.cat([getattr(layer.attention, name)(normed) for name in ("q_proj", "k_proj", "v_proj")], dim=-1)
 
     with ExitStack() as patches:
-        for module in (bert_layers, lean_layer, lean_mlp):
+        for module in (bert_layers, recomputing):
             patches.enter_context(
-                patch.object(module, "remade", lambda function, *inputs, random=False: function(*inputs))
+                patch.object(module, "recomputed", lambda function, *inputs, random=False: function(*inputs))
             )
-        patches.enter_context(patch.object(LeanLayer, "_queries_keys_values", separate))
+        patches.enter_context(patch.object(RecomputingLayer, "_queries_keys_values", separate))
         yield
 
 

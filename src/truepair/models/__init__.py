@@ -1,4 +1,10 @@
-"""Encoders, the ALBEF model made of them, models of downstream tasks, and converters of published checkpoints."""
+"""Models: what compares images and texts, and what reads them together.
+
+- `dual`: the two protocols, `DualEncoder` and `FusionModel`, and any CLIP or SigLIP of transformers as a dual encoder.
+- `fusion`: ALBEF, which is a `FusionModel`, the models of downstream tasks made of its parts, and galleries.
+- `encoders`: image encoders by name, MiniLM, and states of frozen encoders kept on disk.
+- `checkpoints`: models from folders and hub names, from a BERT, and from and to the official ALBEF names.
+"""
 
 from truepair.models.checkpoints.bert import BertReport, albef_from_bert, load_bert
 from truepair.models.checkpoints.official import load_official, to_official_names

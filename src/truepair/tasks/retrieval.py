@@ -25,6 +25,7 @@ from truepair.evaluation.reranking import (
 )
 from truepair.evaluation.scores import FeatureScores, ScoreSource
 from truepair.evaluation.truth import CaptionGallery, RetrievalTruth
+from truepair.models.dual.base import FusionModel
 from truepair.models.encoders.frozen_captions import CaptionStates
 from truepair.models.encoders.frozen_images import ImageStates
 from truepair.models.fusion.albef import AlbefModel
@@ -201,9 +202,9 @@ class RetrievalTask:
         captions = encode_captions(model, self.gallery.texts, self.collator.encode, cache=self.caption_states)
         return GalleryMatcher(model, images, captions)
 
-    def _reranks(self, model: AlbefModel) -> bool:
+    def _reranks(self, model: FusionModel) -> bool:
         """ITM that was not trained does not rank."""
-        return self.protocol.rerank > 0 and bool(model.config.itm_trained)
+        return self.protocol.rerank > 0 and model.itm_trained
 
     def _judged(self, judge: GalleryMatcher) -> tuple[CandidatePairs, Tensor]:
         """The candidates that ITM reads, and its log-odds [P]."""

@@ -1,4 +1,4 @@
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -27,9 +27,10 @@ from transformers import (
     ViTConfig,
 )
 
-from truepair.data.tokens import train_wordpiece
+from truepair.data.tokens import tokenize_captions, train_wordpiece
 from truepair.errors import CheckpointError, ConfigError
 from truepair.models import DualEncoder, FusionModel, HubDualEncoder
+from truepair.models.encoders.frozen_captions import cache_caption_states
 
 WIDTHS = {"hidden_size": 24, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
 # Large enough that nothing vanishes in the noise.
@@ -174,6 +175,23 @@ def test_saved_folder_is_an_ordinary_one(model: PreTrainedModel, tmp_path: Path)
     found = HubDualEncoder.from_pretrained(tmp_path).eval()
     assert type(found.model) is type(model) and found.tokenizer is not None and found.image_processor is not None
     assert torch.equal(found.encode_images(arrays[0]).features, HubDualEncoder(model).encode_images(arrays[0]).features)
+
+
+def test_towers_can_be_cached(model: PreTrainedModel, tmp_path: Path) -> None:
+    captions = ["a red square", "a dot", "a small blue dot"]
+    tokenizer = train_wordpiece(captions, 40, min_frequency=1)
+
+    def encode(texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        return tokenize_captions(tokenizer, texts, max_length=12)
+
+    dual = HubDualEncoder(model).freeze(image=True, text=True).train()
+    cache = cache_caption_states(dual.text_tower, captions, encode, tmp_path)
+    ids, mask = encode(captions)
+    expected = dual.encode_texts(ids, mask)
+    states, _ = cache.gather(captions)
+    torch.testing.assert_close(states, expected.states, rtol=1e-3, atol=1e-3)  # kept in half precision
+    torch.testing.assert_close(dual.project_text(states, mask), expected.features, rtol=1e-2, atol=1e-3)
+    assert not dual.model.text_model.training
 
 
 def test_temperature_has_bounds_for_clip_alone() -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from truepair.errors import CheckpointError, DataError
-from truepair.models.encoders import frozen as frozen_build
+from truepair.models.encoders import frozen
 from truepair.models.encoders.frozen import FrozenStates, StateBlock
 
 ROWS, SHAPE = 50, (3, 4)
@@ -98,7 +98,7 @@ def test_rows_after_the_last_record_are_computed_again(tmp_path: Path, monkeypat
     """A killed process leaves rows that no record speaks of."""
     with pytest.raises(KeyboardInterrupt):
         build(tmp_path, Compute(14))
-    file = next(tmp_path.glob("*.partial")) / frozen_build.STATES
+    file = next(tmp_path.glob("*.partial")) / frozen.STATES
     with file.open("ab") as stream:
         stream.write(b"x" * 100)
     rest = Compute()
@@ -111,7 +111,7 @@ def test_partial_file_that_is_not_as_recorded_is_dropped(damage: str, tmp_path: 
     with pytest.raises(KeyboardInterrupt):
         build(tmp_path, Compute(14))
     partial = next(tmp_path.glob("*.partial"))
-    spoil(partial / frozen_build.STATES, partial / "progress.json", damage)
+    spoil(partial / frozen.STATES, partial / "progress.json", damage)
     rest = Compute()
     expect_truth(build(tmp_path, rest))
     assert rest.starts == [0]
@@ -120,7 +120,7 @@ def test_partial_file_that_is_not_as_recorded_is_dropped(damage: str, tmp_path: 
 @pytest.mark.parametrize("damage", ["flip", "shorten", "no record", "bad record"])
 def test_damaged_cache_is_named_and_computed_again(damage: str, tmp_path: Path) -> None:
     path = build(tmp_path, Compute()).path
-    spoil(path / frozen_build.STATES, path / frozen_build.MANIFEST, damage)
+    spoil(path / frozen.STATES, path / frozen.MANIFEST, damage)
     with pytest.raises(CheckpointError, match="damaged"):
         FrozenStates.open(path)
     again = Compute()
@@ -146,8 +146,8 @@ def test_cache_of_something_else_is_refused(tmp_path: Path) -> None:
     path = build(tmp_path, Compute()).path
     with pytest.raises(CheckpointError, match="something else"):
         FrozenStates.open(path, "l" * 32)
-    manifest = json.loads((path / frozen_build.MANIFEST).read_text())
-    (path / frozen_build.MANIFEST).write_text(json.dumps({**manifest, "format": 0}))
+    manifest = json.loads((path / frozen.MANIFEST).read_text())
+    (path / frozen.MANIFEST).write_text(json.dumps({**manifest, "format": 0}))
     with pytest.raises(CheckpointError, match="another version"):
         FrozenStates.open(path)
 

@@ -164,8 +164,8 @@ def load_bert(model: AlbefModel, source: str | Path) -> BertReport:
                 "give the model the sizes of the checkpoint."
             )
     model.load_state_dict(ours, strict=False)
-    rooms = ("text_encoder.", "fusion_encoder.", "mlm_head.")
-    fresh = tuple(name for name in own if name.startswith(rooms) and name not in ours)
+    parts = ("text_encoder.", "fusion_encoder.", "mlm_head.")
+    fresh = tuple(name for name in own if name.startswith(parts) and name not in ours)
     return BertReport(str(source), tuple(ours), fresh, tuple(sorted(set(found) - {bert for bert, _ in names})))
 
 

@@ -1,1 +1,1 @@
-"""Models that compare images and texts by one feature each: the protocols of all models, and hub models as such."""
+"""Models with one feature per image and one per text: `base` has the protocols, `hub` any CLIP or SigLIP."""

@@ -147,6 +147,11 @@ class FusionModel(DualEncoder):
     training step encodes each image and text once, and fuses many pairings of them.
     """
 
+    @property
+    def itm_trained(self) -> bool:
+        """False where no step has trained `match`: its word counts for nothing, and pairs are ranked by similarity."""
+        return True
+
     @abstractmethod
     def image_keys_values(self, image_states: Tensor) -> ImageKeysValues:
         """Keys and values of I images [I, N, W] for every fusion layer, once, for all rows that use these images."""

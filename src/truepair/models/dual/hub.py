@@ -138,8 +138,10 @@ class _ImageTower(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
+        self.train(model.training)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
+        """Images [B, 3, H, W] to [B, 1, W]."""
         return _pooled(self.model(pixel_values=pixel_values))
 
 
@@ -155,8 +157,10 @@ class _TextTower(nn.Module):
         super().__init__()
         self.model = model
         self.padded_length = padded_length
+        self.train(model.training)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Token ids and mask (1 = token, 0 = padding), both [B, L], to [B, 1, D]."""
         if self.padded_length is None:
             return _pooled(self.model(input_ids=input_ids, attention_mask=attention_mask))
         padding = self.model.config.pad_token_id

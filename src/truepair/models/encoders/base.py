@@ -1,12 +1,10 @@
 """What every image encoder is, and how its config is read."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Self, TypeVar
 
-import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from truepair.errors import ConfigError, nearest
 
@@ -98,21 +96,15 @@ def parse_config(config_class: type[C], config: Mapping[str, Any]) -> C:
     return config_class(**fields)
 
 
-Result = TypeVar("Result", bound=Tensor | tuple[Tensor, ...])
-
-
-def remade(function: Callable[..., Result], *inputs: Tensor, random: bool = False) -> Result:
-    """Call a function of tensors, and keep no more than its inputs for the backward pass.
-
-    There the function is called again, but ends as soon as all is there that a gradient needs. So a product of matrices
-    at its end is not repeated, and what it reads is not kept.
+def masked_mean(states: Tensor, attention_mask: Tensor) -> Tensor:
+    """The mean of the token states.
 
     Args:
-        function: What it draws, it draws from the default generator.
-        inputs: What is kept.
-        random: Whether it draws random numbers.
+        states: [B, L, D].
+        attention_mask: 1 for tokens and 0 for padding, [B, L].
+
+    Returns:
+        [B, D], zero for a row without tokens.
     """
-    if not torch.is_grad_enabled():
-        return function(*inputs)
-    result: Result = checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=random)
-    return result
+    weights = attention_mask.to(states.dtype)[:, :, None]  # [B, L, 1]
+    return (states * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)

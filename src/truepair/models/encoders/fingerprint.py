@@ -27,6 +27,13 @@ _IGNORED = {
 }
 
 
+# Settings that images which are not augmented depend on.
+_PLAIN = ("size", "normalisation", "interpolation", "evaluation_resize")
+
+# Class names as keys know them: caches and calibrations outlive a better name.
+_FORMER_NAMES = {"RecomputingMlp": "LeanMlp", "RecomputingLayer": "LeanLayer"}
+
+
 def encoder_fingerprint(encoder: nn.Module) -> str:
     """A key of everything that decides what an encoder in evaluation mode computes.
 
@@ -38,7 +45,8 @@ def encoder_fingerprint(encoder: nn.Module) -> str:
     """
     state = hashlib.blake2b(digest_size=16)
     for name, module in encoder.named_modules():
-        state.update(f"{name} {type(module).__qualname__} {json.dumps(_settings(module), default=str)}".encode())
+        kind = type(module).__qualname__
+        state.update(f"{name} {_FORMER_NAMES.get(kind, kind)} {json.dumps(_settings(module), default=str)}".encode())
     for name, tensor in encoder.state_dict().items():
         plain = tensor.detach().cpu().contiguous()
         state.update(f"{name} {plain.dtype} {list(plain.shape)}".encode())
@@ -71,9 +79,6 @@ def combined_key(**parts: Any) -> str:
         state.update(f"{name} {len(data)} ".encode())
         state.update(data)
     return state.hexdigest()
-
-
-_PLAIN = ("size", "normalisation", "interpolation", "evaluation_resize")
 
 
 def caption_input_key(preprocessing: Preprocessing) -> str:

@@ -27,7 +27,13 @@ STATES = "states.f16"
 
 _RECORD = "progress.json"
 
+_FIELDS = {"format", "key", "rows", "shape", "crc32", "unreadable"}
+
 _SECONDS_BETWEEN_RECORDS = 10.0
+
+_VERIFIED_BYTES = 2 << 30
+
+_READ = 16 << 20
 
 Progress = Callable[[int, int], None]
 """Called with the rows done and the rows in all."""
@@ -40,170 +46,6 @@ class StateBlock(NamedTuple):
     """[B, *shape], any floating type."""
     reasons: Sequence[str] = ()
     """Why the input of a row could not be read, empty where it could; no reasons at all if all could."""
-
-
-class FrozenBuild:
-    """One cache in the making, in a folder ``<path>.partial`` that is renamed when it is whole.
-
-    Every ten seconds the file is synced to disk, and only then a record says how many rows are in it, with their
-    checksum. A later build of the same key reads the record and goes on from there. The caller holds a lock on the
-    path.
-
-    Args:
-        path: the finished cache's folder.
-        key: what the states are computed from.
-        rows: R.
-        shape: shape of one row.
-    """
-
-    def __init__(self, path: Path, key: str, rows: int, shape: tuple[int, ...]) -> None:
-        self.path = path
-        self.partial = path.with_name(f"{path.name}.partial")
-        self.header: dict[str, Any] = {"format": FORMAT, "key": key, "rows": rows, "shape": list(shape)}
-        self.rows = rows
-        self.shape = shape
-        self.row_bytes = 2 * torch.Size(shape).numel()
-        self.done = 0
-        self.crc32 = 0
-        self.unreadable: dict[str, str] = {}
-
-    def run(self, compute: Callable[[int], Iterator[StateBlock]], progress: Progress | None = None) -> None:
-        """Compute the rows that are missing and publish the cache.
-
-        Raises:
-            DataError: no room on the disk, or states beyond the range of float16.
-        """
-        self._resume()
-        self._check_space()
-        with (self.partial / STATES).open("ab") as file:
-            try:
-                self._append_all(file, compute, progress)
-            except BaseException:  # Ctrl-C too: what was computed is recorded
-                with suppress(DataError):
-                    self._record(file)
-                raise
-        self._publish()
-
-    def _append_all(
-        self, file: BinaryIO, compute: Callable[[int], Iterator[StateBlock]], progress: Progress | None
-    ) -> None:
-        recorded = time.monotonic()
-        for block in compute(self.done) if self.done < self.rows else ():
-            self._append(file, block)
-            if progress is not None:
-                progress(self.done, self.rows)
-            if time.monotonic() - recorded > _SECONDS_BETWEEN_RECORDS:
-                self._record(file)
-                recorded = time.monotonic()
-        if self.done != self.rows:
-            raise ValueError(f"compute yielded {self.done} of {self.rows} rows")
-        self._record(file)
-
-    def _resume(self) -> None:
-        """Go on from the record of an earlier build, if it is of this cache and what it says is on disk."""
-        try:
-            record = json.loads((self.partial / _RECORD).read_text(encoding="utf-8"))
-            with (self.partial / STATES).open("r+b") as file:
-                file.truncate(record["done"] * self.row_bytes)
-                usable = all(record[name] == value for name, value in self.header.items())
-                usable = usable and _crc32(file, record["done"] * self.row_bytes) == record["crc32"]
-        except (OSError, ValueError, KeyError, TypeError):
-            usable = False
-        if usable:
-            self.done, self.crc32, self.unreadable = record["done"], record["crc32"], record["unreadable"]
-            return
-        shutil.rmtree(self.partial, ignore_errors=True)
-        self.partial.mkdir(parents=True)
-
-    def _check_space(self) -> None:
-        needed = (self.rows - self.done) * self.row_bytes
-        free = shutil.disk_usage(self.partial).free
-        if needed > free:
-            raise DataError(
-                f"a cache of {needed / 1e6:,.0f} MB does not fit into {self.path.parent} ({free / 1e6:,.0f} MB free); "
-                "free some space or choose another folder"
-            )
-
-    def _append(self, file: BinaryIO, block: StateBlock) -> None:
-        states = block.states.detach().to("cpu", torch.float16).contiguous()
-        if tuple(states.shape[1:]) != self.shape or self.done + len(states) > self.rows:
-            raise ValueError(
-                f"a block {list(states.shape)} at row {self.done} does not fit {self.rows} rows of {list(self.shape)}"
-            )
-        if not bool(torch.isfinite(states).all()):
-            raise DataError(
-                f"rows from {self.done} on have states that float16 cannot hold (beyond 65504, "
-                "or not a number); train without a cache, or with another encoder"
-            )
-        data = states.numpy().tobytes()
-        with self._naming_errors():
-            file.write(data)
-        self.crc32 = zlib.crc32(data, self.crc32)
-        for position, reason in enumerate(block.reasons):
-            if reason:
-                self.unreadable[str(self.done + position)] = reason
-        self.done += len(states)
-
-    def _record(self, file: BinaryIO) -> None:
-        record = {**self.header, "done": self.done, "crc32": self.crc32, "unreadable": self.unreadable}
-        with self._naming_errors():
-            file.flush()
-            os.fsync(file.fileno())
-            _write_json(self.partial / _RECORD, record)
-
-    def _publish(self) -> None:
-        manifest = {**self.header, "crc32": self.crc32, "unreadable": self.unreadable}
-        with self._naming_errors():
-            _write_json(self.partial / MANIFEST, manifest)
-            shutil.rmtree(self.path, ignore_errors=True)
-            self.partial.rename(self.path)
-            (self.path / _RECORD).unlink()
-            _sync_folder(self.path.parent)
-
-    @contextmanager
-    def _naming_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise DataError(
-                f"cannot write the cache {self.path} ({error.strerror or error}); free some space or choose a folder"
-            ) from error
-
-
-def _crc32(file: BinaryIO, size: int) -> int | None:
-    """Checksum of the whole file, if it is of this size."""
-    crc = read = 0
-    while part := file.read(1 << 24):
-        crc, read = zlib.crc32(part, crc), read + len(part)
-    return crc if read == size else None
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write aside, sync, rename: the file is never half written."""
-    aside = path.with_suffix(".tmp")
-    with aside.open("w", encoding="utf-8") as file:
-        json.dump(content, file)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make renames in a folder durable, where the system can."""
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
-_VERIFIED_BYTES = 2 << 30
-
-_READ = 16 << 20
-
-_FIELDS = {"format", "key", "rows", "shape", "crc32", "unreadable"}
 
 
 @dataclass(frozen=True)
@@ -291,7 +133,7 @@ class FrozenStates:
                     return cls.open(path, key)
                 except CheckpointError as error:
                     warnings.warn(f"{error}; it is computed again", stacklevel=2)
-            FrozenBuild(path, key, rows, tuple(shape)).run(compute, progress)
+            _Build(path, key, rows, tuple(shape)).run(compute, progress)
             return cls.open(path, key)
 
     def __len__(self) -> int:
@@ -339,9 +181,158 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     return manifest
 
 
+class _Build:
+    """A cache in the making, in a folder ``<path>.partial`` that is renamed when it is whole.
+
+    Every ten seconds the file is synced to disk, and only then a record says how many rows are in it, with their
+    checksum. A later build of the same key reads the record and goes on from there. The caller holds a lock on the
+    path.
+
+    Args:
+        path: the finished cache's folder.
+        key: what the states are computed from.
+        rows: R.
+        shape: shape of one row.
+    """
+
+    def __init__(self, path: Path, key: str, rows: int, shape: tuple[int, ...]) -> None:
+        self.path = path
+        self.partial = path.with_name(f"{path.name}.partial")
+        self.header: dict[str, Any] = {"format": FORMAT, "key": key, "rows": rows, "shape": list(shape)}
+        self.rows = rows
+        self.shape = shape
+        self.row_bytes = 2 * torch.Size(shape).numel()
+        self.done = 0
+        self.crc32 = 0
+        self.unreadable: dict[str, str] = {}
+
+    def run(self, compute: Callable[[int], Iterator[StateBlock]], progress: Progress | None = None) -> None:
+        """Compute the rows that are missing and publish the cache.
+
+        Raises:
+            DataError: no room on the disk, or states beyond the range of float16.
+        """
+        self._resume()
+        self._check_space()
+        with (self.partial / STATES).open("ab") as file:
+            try:
+                self._append_all(file, compute, progress)
+            except BaseException:  # Ctrl-C too: what was computed is recorded
+                with suppress(DataError):
+                    self._record(file)
+                raise
+        self._publish()
+
+    def _append_all(
+        self, file: BinaryIO, compute: Callable[[int], Iterator[StateBlock]], progress: Progress | None
+    ) -> None:
+        recorded = time.monotonic()
+        for block in compute(self.done) if self.done < self.rows else ():
+            self._append(file, block)
+            if progress is not None:
+                progress(self.done, self.rows)
+            if time.monotonic() - recorded > _SECONDS_BETWEEN_RECORDS:
+                self._record(file)
+                recorded = time.monotonic()
+        if self.done != self.rows:
+            raise ValueError(f"compute yielded {self.done} of {self.rows} rows")
+        self._record(file)
+
+    def _resume(self) -> None:
+        """Go on from the record of an earlier build, if it is of this cache and what it says is on disk."""
+        try:
+            record = json.loads((self.partial / _RECORD).read_text(encoding="utf-8"))
+            with (self.partial / STATES).open("r+b") as file:
+                file.truncate(record["done"] * self.row_bytes)
+            usable = all(record[name] == value for name, value in self.header.items())
+            usable = usable and _checksum(self.partial / STATES) == record["crc32"]
+        except (OSError, ValueError, KeyError, TypeError):
+            usable = False
+        if usable:
+            self.done, self.crc32, self.unreadable = record["done"], record["crc32"], record["unreadable"]
+            return
+        shutil.rmtree(self.partial, ignore_errors=True)
+        self.partial.mkdir(parents=True)
+
+    def _check_space(self) -> None:
+        needed = (self.rows - self.done) * self.row_bytes
+        free = shutil.disk_usage(self.partial).free
+        if needed > free:
+            raise DataError(
+                f"a cache of {needed / 1e6:,.0f} MB does not fit into {self.path.parent} ({free / 1e6:,.0f} MB free); "
+                "free some space or choose another folder"
+            )
+
+    def _append(self, file: BinaryIO, block: StateBlock) -> None:
+        states = block.states.detach().to("cpu", torch.float16).contiguous()
+        if tuple(states.shape[1:]) != self.shape or self.done + len(states) > self.rows:
+            raise ValueError(
+                f"a block {list(states.shape)} at row {self.done} does not fit {self.rows} rows of {list(self.shape)}"
+            )
+        if not bool(torch.isfinite(states).all()):
+            raise DataError(
+                f"rows from {self.done} on have states that float16 cannot hold (beyond 65504, "
+                "or not a number); train without a cache, or with another encoder"
+            )
+        data = states.numpy().tobytes()
+        with self._naming_errors():
+            file.write(data)
+        self.crc32 = zlib.crc32(data, self.crc32)
+        for position, reason in enumerate(block.reasons):
+            if reason:
+                self.unreadable[str(self.done + position)] = reason
+        self.done += len(states)
+
+    def _record(self, file: BinaryIO) -> None:
+        record = {**self.header, "done": self.done, "crc32": self.crc32, "unreadable": self.unreadable}
+        with self._naming_errors():
+            file.flush()
+            os.fsync(file.fileno())
+            _write_json(self.partial / _RECORD, record)
+
+    def _publish(self) -> None:
+        manifest = {**self.header, "crc32": self.crc32, "unreadable": self.unreadable}
+        with self._naming_errors():
+            _write_json(self.partial / MANIFEST, manifest)
+            shutil.rmtree(self.path, ignore_errors=True)
+            self.partial.rename(self.path)
+            (self.path / _RECORD).unlink()
+            _sync_folder(self.path.parent)
+
+    @contextmanager
+    def _naming_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise DataError(
+                f"cannot write the cache {self.path} ({error.strerror or error}); free some space or choose a folder"
+            ) from error
+
+
 def _checksum(file: Path) -> int:
     crc = 0
     with file.open("rb") as stream:
         while part := stream.read(_READ):
             crc = zlib.crc32(part, crc)
     return crc
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write aside, sync, rename: the file is never half written."""
+    aside = path.with_suffix(".tmp")
+    with aside.open("w", encoding="utf-8") as file:
+        json.dump(content, file)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(path)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make renames in a folder durable, where the system can."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -1,4 +1,4 @@
-"""Caption states from a frozen text encoder: computed once per distinct caption, stored without padding."""
+"""States of captions from a frozen text encoder: computed once per distinct caption, stored without padding."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,11 +17,11 @@ EncodeCaptions = Callable[[Sequence[str]], tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class CaptionStates:
-    """Token states of captions, by their text.
+    """States of captions, by their text: one per token, or the pooled one alone.
 
     Attributes:
-        tokens: the states of all tokens of all captions, one after the other; a row is one token (D).
-        places: first row and number of tokens of each caption.
+        tokens: the states of all captions, one after the other; a row is one state (D).
+        places: first row and number of states of each caption.
     """
 
     tokens: FrozenStates
@@ -31,7 +31,7 @@ class CaptionStates:
         """States of some captions, padded to the longest of them.
 
         Returns:
-            States float32 [B, L, D], zero on padding, and attention mask int64 [B, L].
+            States float32 [B, N, D], zero on padding, and which of them are states (1) or padding (0), int64 [B, N].
 
         Raises:
             DataError: a caption that is not in the cache.
@@ -58,19 +58,20 @@ def cache_caption_states(
     progress: Progress | None = None,
     encoder_key: str | None = None,
 ) -> CaptionStates:
-    """Compute the token states of every distinct caption once, or open those that are there.
+    """Compute the states of every distinct caption once, or open those that are there.
 
     The key of the cache is of the encoder and of all token ids. Captions are encoded in order of length, so that
     little padding is computed.
 
     Args:
-        encoder: called with ``input_ids`` and ``attention_mask`` [B, L]; returns states [B, L, D], or an output of
-            transformers with ``last_hidden_state``.
+        encoder: called with ``input_ids`` and ``attention_mask`` [B, L]; returns one state per token [B, L, D] or per
+            caption [B, 1, D], as the text tower of a `DualEncoder` does, or an output of transformers with
+            ``last_hidden_state``.
         captions: texts; repeated ones are encoded once.
         encode: the tokenization of the run, such as that of its collator.
         folder: where caches are kept.
         batch_size: captions encoded at once.
-        progress: called with (tokens done, tokens in all).
+        progress: called with (states done, states in all).
         encoder_key: the encoder's fingerprint, if it is known.
 
     Raises:
@@ -82,35 +83,40 @@ def cache_caption_states(
     input_ids, attention_mask = encode(distinct)  # [T, L], [T, L]
     order = attention_mask.sum(dim=1).argsort(stable=True)
     distinct, input_ids, attention_mask = [distinct[i] for i in order], input_ids[order], attention_mask[order]
-    lengths = attention_mask.sum(dim=1)  # [T]
-    first = lengths.cumsum(0) - lengths  # [T]
+    tokens = attention_mask.sum(dim=1)  # [T]
 
-    def states_of(part: slice) -> Tensor:
-        """The states of the tokens of some captions, without padding [tokens, D]."""
-        longest = int(lengths[part].max())
+    def encoded(part: slice) -> tuple[Tensor, Tensor]:
+        """Some captions as states [B, N, D], and which of these are none of padding, bool [B, N]."""
+        longest = int(tokens[part].max())
         mask = attention_mask[part, :longest]
-        return _encode(encoder, input_ids[part, :longest], mask)[mask.bool()]
+        states = _encode(encoder, input_ids[part, :longest], mask)
+        return states, mask.bool()[:, : states.shape[1]]
+
+    longest_caption, states_of_it = encoded(slice(len(distinct) - 1, None))
+    width = longest_caption.shape[2]
+    lengths = tokens.clamp(max=states_of_it.shape[1])  # [T], states of each caption
+    first = lengths.cumsum(0) - lengths  # [T]
 
     def blocks(start: int) -> Iterator[StateBlock]:
         """The blocks from row ``start`` on."""
         caption = int((first < start).sum())  # blocks end with a caption, so `start` is the first row of one
         for begin in range(caption, len(distinct), batch_size):
-            yield StateBlock(states_of(slice(begin, begin + batch_size)))
+            states, is_state = encoded(slice(begin, begin + batch_size))
+            yield StateBlock(states[is_state])
 
     key = combined_key(
         encoder=encoder_key or encoder_fingerprint(encoder), input_ids=input_ids, attention_mask=attention_mask
     )
-    width = states_of(slice(0, 1)).shape[1]
-    tokens = FrozenStates.open_or_compute(
+    cache = FrozenStates.open_or_compute(
         folder, key, int(lengths.sum()), (width,), blocks, label="captions", progress=progress
     )
     places = dict(zip(distinct, zip(first.tolist(), lengths.tolist(), strict=True), strict=True))
-    return CaptionStates(tokens, places)
+    return CaptionStates(cache, places)
 
 
 @torch.inference_mode()
 def _encode(encoder: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-    """Token ids and mask [B, L] to states [B, L, D] on the CPU, in evaluation mode."""
+    """Token ids and mask [B, L] to states [B, N, D] on the CPU, in evaluation mode."""
     device = next(encoder.parameters()).device
     training = encoder.training
     encoder.eval()

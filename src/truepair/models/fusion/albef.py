@@ -11,7 +11,7 @@ from transformers import initialization as init
 
 from truepair.errors import ConfigError
 from truepair.models.dual.base import Encoded, FusionModel, ImageKeysValues
-from truepair.models.encoders.base import ImageEncoder
+from truepair.models.encoders.base import ImageEncoder, masked_mean
 from truepair.models.encoders.images import build_image_encoder
 from truepair.models.fusion.config import AlbefConfig
 from truepair.models.fusion.fusion_encoder import FusionEncoder
@@ -110,6 +110,11 @@ class AlbefModel(PreTrainedModel, FusionModel):
         """E, the width of a feature."""
         return self.config.embed_dim
 
+    @property
+    def itm_trained(self) -> bool:
+        """Whether a step has trained the ITM head, as the config says."""
+        return self.config.itm_trained
+
     def project_image(self, states: Tensor) -> Tensor:
         """Image states [B, N, W] to L2-normalised features [B, E]."""
         self._require_features()
@@ -119,7 +124,7 @@ class AlbefModel(PreTrainedModel, FusionModel):
     def project_text(self, states: Tensor, attention_mask: Tensor) -> Tensor:
         """Text states [B, L, D] with their mask [B, L] to L2-normalised features [B, E]."""
         self._require_features()
-        pooled = states[:, 0] if self.config.text_pooling == "cls" else _masked_mean(states, attention_mask)
+        pooled = states[:, 0] if self.config.text_pooling == "cls" else masked_mean(states, attention_mask)
         return F.normalize(self.text_projection(pooled), dim=-1)
 
     def image_keys_values(self, image_states: Tensor) -> ImageKeysValues:
@@ -210,11 +215,6 @@ class AlbefModel(PreTrainedModel, FusionModel):
     def _require_features(self) -> None:
         if not self.config.contrastive_head:
             raise ConfigError("this model has no projections and no temperature: set contrastive_head to true.")
-
-
-def _masked_mean(states: Tensor, attention_mask: Tensor) -> Tensor:
-    weights = attention_mask.to(states.dtype).unsqueeze(-1)  # [B, L, 1]
-    return (states * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
 
 
 def mark_initialised(encoder: nn.Module) -> None:

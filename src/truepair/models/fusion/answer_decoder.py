@@ -33,8 +33,8 @@ class CopyHead(nn.Module):
     """Gives the tokens of a question a score of their own, beside the vocabulary's (CopyNet, Gu et al. 2016, 3.2).
 
     A token's probability is the share of its vocabulary score and of its places in the question, all exponentiated.
-    Who is asked "a dog or a cat?" has only to point at one of the two, and not to learn each name. The key of a place
-    also holds the state before it, so that a name that has begun is found by its last token.
+    Asked "a dog or a cat?", the decoder has only to point at one of the two, and need not learn each name. The key of a
+    place also holds the state before it, so that a name that has begun is found by its last token.
 
     Args:
         width: D, of decoder states and question states.
@@ -56,7 +56,7 @@ class CopyHead(nn.Module):
         return CopyKeys(tokens, self.key(torch.cat([states, before], dim=2)))
 
     def forward(self, logits: Tensor, states: Tensor, source: CopyKeys, rows: Tensor) -> Tensor:
-        """Logits [P, V] to logits [P, V] in which the question has its say.
+        """Logits [P, V] to logits [P, V] with those of the question's tokens added.
 
         Args:
             logits: of the vocabulary [P, V].
@@ -234,12 +234,12 @@ class AnswerDecoder(nn.Module):
         groups = None if question_rows is None else RowGroups.of(question_rows, len(questions.mask))
         seen = questions.mask if groups is None else groups.expand(questions.mask)
         states = self._embed(input_ids, positions)
-        gone: list[tuple[Tensor, Tensor]] = []
+        so_far: list[tuple[Tensor, Tensor]] = []
         for number, layer in enumerate(self.layers):
             source = questions.keys[number], questions.values[number], seen[:, None, None, :]
             states, keys_values = layer(states, mask, None if past is None else past[number], source, groups)
-            gone.append(keys_values)
-        return Decoded(states, tuple(gone))
+            so_far.append(keys_values)
+        return Decoded(states, tuple(so_far))
 
     @cached_property
     def _vocabulary(self) -> AnswerVocabulary | None:

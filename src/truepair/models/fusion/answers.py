@@ -10,9 +10,14 @@ from torch import Tensor
 from truepair.errors import ConfigError, DataError
 from truepair.models.fusion.answer_decoder import AnswerDecoder, Past, QuestionKeysValues
 
+# States whose vocabulary logits are computed at once: 512 x 30,522 floats are 62 MB.
+_HEAD_ROWS = 512
+
 
 class AnswerTrie:
-    """A answers over N nodes. Node 0 is the root, the start token; a path from it to a leaf spells an answer.
+    """The A answers of a list as a tree of N nodes.
+
+    Node 0 is the root, the start token; a path from it to a leaf spells an answer.
 
     Args:
         answers: tokens of each answer, the end token last, the start token left out.
@@ -77,10 +82,6 @@ class AnswerTrie:
         return moved
 
 
-_HEAD_ROWS = 512
-"""States whose vocabulary logits are computed at once: 512 x 30,522 floats are 62 MB."""
-
-
 class RankedAnswers(NamedTuple):
     """The candidates of Q questions, best first; equal ones in order of the list."""
 
@@ -121,8 +122,8 @@ def rank_answers(
     trie = trie.to(device)
     rows = len(questions.mask)
     root = decoder(trie.tokens[:1].expand(rows, 1), questions)
-    everyone = torch.arange(rows, device=device)
-    first = decoder.logits(root.states[:, 0], questions, everyone).float().log_softmax(dim=1)  # [Q, V]
+    every_question = torch.arange(rows, device=device)
+    first = decoder.logits(root.states[:, 0], questions, every_question).float().log_softmax(dim=1)  # [Q, V]
     by_first_token = first[:, trie.tokens[trie.paths[:, 0]]]  # [Q, A]
     if prior is not None:
         by_first_token = by_first_token + prior

@@ -17,17 +17,11 @@ from truepair.models.fusion.heads import build_projection
 from truepair.models.fusion.text_encoder import TextEncoder
 
 
-def _mean(states: Tensor, attention_mask: Tensor) -> Tensor:
-    """Mean over tokens: [B, L, X] with mask [B, L] to [B, X]."""
-    weights = attention_mask[:, :, None] / attention_mask.sum(dim=1)[:, None, None]  # [B, L, 1]
-    return (states * weights).sum(dim=1)
-
-
 class TokenProducts(nn.Module):
     """Adds to each text state what its ITC feature and those of its images have in common.
 
     That is their elementwise product and its sum, the similarity, mapped to the width of a state. ITC learns what an
-    image shows long before a fusion encoder does; this hands it on word by word, as ``itm_product`` does for a whole
+    image shows long before a fusion encoder does; this tells it word by word, as ``itm_product`` does for a whole
     caption. The map starts at zero: at first, nothing changes.
 
     Args:
@@ -93,6 +87,12 @@ class TokenProducts(nn.Module):
         """Text states [B, L, D] with their mask [B, L] to the L2-normalised features of ITC [B, E]."""
         pooled = text_states[:, 0] if self.text_pooling == "cls" else _mean(text_states, attention_mask)
         return F.normalize(self.text_projection(pooled), dim=-1)
+
+
+def _mean(states: Tensor, attention_mask: Tensor) -> Tensor:
+    """Mean over tokens: [B, L, X] with mask [B, L] to [B, X]."""
+    weights = attention_mask[:, :, None] / attention_mask.sum(dim=1)[:, None, None]  # [B, L, 1]
+    return (states * weights).sum(dim=1)
 
 
 class DownstreamConfig(AlbefConfig):

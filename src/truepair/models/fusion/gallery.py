@@ -1,4 +1,4 @@
-"""Images and captions encoded once, so that any of their pairs can be compared, or read by the fusion encoder."""
+"""A gallery: images and captions encoded once, so that any pair of them can be compared, or read by a fusion model."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from truepair.models.dual.base import DualEncoder, FusionModel
 from truepair.models.encoders.frozen_captions import CaptionStates, EncodeCaptions
-from truepair.models.fusion.albef import AlbefModel
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class EncodedCaptions:
 
     Attributes:
         mask: 1 on tokens, int64 [T, L].
-        states: float16 [T, L, D].
+        states: float16 [T, L, D]; or the pooled ones alone [T, 1, D], where a model hands out no others.
         features: float32 [T, E], L2-normalised.
     """
 
@@ -40,12 +40,12 @@ class EncodedCaptions:
 
 
 @torch.inference_mode()
-def encode_images(model: AlbefModel, batches: Iterable[Tensor], *, are_states: bool = False) -> EncodedImages:
+def encode_images(model: DualEncoder, batches: Iterable[Tensor], *, are_states: bool = False) -> EncodedImages:
     """Encode images.
 
     Args:
         model: in evaluation mode.
-        batches: pixels [B, 3, H, W]; or, with ``are_states``, what the (frozen) image encoder made of them [B, N, W].
+        batches: pixels [B, 3, H, W]; or, with ``are_states``, what the frozen image tower made of them [B, N, W].
         are_states: the batches are image states already.
     """
     states, features = [], []
@@ -59,7 +59,7 @@ def encode_images(model: AlbefModel, batches: Iterable[Tensor], *, are_states: b
 
 @torch.inference_mode()
 def encode_captions(
-    model: AlbefModel,
+    model: DualEncoder,
     captions: Sequence[str],
     encode: EncodeCaptions,
     *,
@@ -72,7 +72,7 @@ def encode_captions(
         model: in evaluation mode.
         captions: T texts.
         encode: the tokenization the model was trained with.
-        cache: what the (frozen) text encoder made of them; it does not run then.
+        cache: what the frozen text tower made of them; it does not run then.
         batch_size: texts encoded at once.
     """
     ids, mask = encode(captions)  # [T, L], [T, L]
@@ -81,12 +81,12 @@ def encode_captions(
         part = slice(start, start + batch_size)
         on_device = mask[part].to(model.device)
         if cache is None:
-            found = model.text_states(ids[part].to(model.device), on_device)
+            of_part = model.text_states(ids[part].to(model.device), on_device)
         else:
-            found = cache.gather(captions[part])[0].to(model.device)
-            found = F.pad(found, (0, 0, 0, mask.shape[1] - found.shape[1]))  # [B, L, D]
-        states.append(found.half().cpu())
-        features.append(model.project_text(found, on_device).float().cpu())
+            of_part = cache.gather(captions[part])[0].to(model.device)
+            of_part = F.pad(of_part, (0, 0, 0, mask.shape[1] - of_part.shape[1]))  # [B, L, D]
+        states.append(of_part.half().cpu())
+        features.append(model.project_text(of_part, on_device).float().cpu())
     return EncodedCaptions(mask, torch.cat(states), torch.cat(features))
 
 
@@ -99,7 +99,7 @@ class GalleryMatcher:
         captions: encoded by it.
     """
 
-    def __init__(self, model: AlbefModel, images: EncodedImages, captions: EncodedCaptions) -> None:
+    def __init__(self, model: FusionModel, images: EncodedImages, captions: EncodedCaptions) -> None:
         self.model = model
         self.images = images
         self.captions = captions

@@ -27,7 +27,7 @@ class DeepProjection(nn.Sequential):
         self.input_dropout = config.projection_input_dropout
 
     def forward(self, pooled: Tensor) -> Tensor:
-        """Project pooled states [B, width]."""
+        """Pooled states [B, width] to unnormalised features [B, embed_dim]."""
         if self.training and self.input_dropout:
             pooled = F.dropout(pooled, self.input_dropout)
         projected: Tensor = super().forward(pooled)
@@ -96,7 +96,7 @@ class ZeroLinear(nn.Linear):
 
 
 class RegionProducts(nn.Module):
-    """Hands on to the fusion encoder, word by word, which regions of an image ITC finds alike.
+    """Tells the fusion encoder, word by word, which regions of an image ITC finds alike.
 
     ITC learns what an image shows long before cross-attention finds out where. So each word attends to the regions in
     the space of ITC, at ITC's temperature (as in SCAN, Lee et al., ECCV 2018). The elementwise product of the word and
@@ -126,19 +126,19 @@ class RegionProducts(nn.Module):
             temperature: Of ITC, a scalar.
         """
         with torch.no_grad():
-            common = _common(words, regions, image_rows, temperature)  # [R, L, E + 1]
-            said = attention_mask[:, 1:, None].to(common.dtype)  # without [CLS], which is no word
-            mean = (common[:, 1:] * said).sum(dim=1) / said.sum(dim=1).clamp(min=1)  # [R, E + 1]
+            common = _shared_with_regions(words, regions, image_rows, temperature)  # [R, L, E + 1]
+            is_word = attention_mask[:, 1:, None].to(common.dtype)  # without [CLS], which is no word
+            mean = (common[:, 1:] * is_word).sum(dim=1) / is_word.sum(dim=1).clamp(min=1)  # [R, E + 1]
             common = torch.cat([mean[:, None], common[:, 1:]], dim=1)
         return self.of_words(common), self.of_captions(mean)
 
 
-def _common(words: Tensor, regions: Tensor, image_rows: Tensor, temperature: Tensor) -> Tensor:
-    """Products of each word with what it finds in its image, and their sum [R, L, E + 1]."""
+def _shared_with_regions(words: Tensor, regions: Tensor, image_rows: Tensor, temperature: Tensor) -> Tensor:
+    """Products of each word [R, L, E] with what it attends to in the regions [I, N, E], and their sum [R, L, E + 1]."""
     groups = RowGroups.of(image_rows, len(regions))
     queries, keys = groups.pack(words), groups.expand(regions)  # [S, G * L, E], [S, N, E]
     attention = (queries @ keys.transpose(1, 2) / temperature).softmax(dim=2)  # [S, G * L, N]
-    found = groups.unpack(attention @ keys)  # [R, L, E]
-    products = words * found * math.sqrt(words.shape[2])  # the factor keeps the length of a product near 1
+    attended = groups.unpack(attention @ keys)  # [R, L, E]
+    products = words * attended * math.sqrt(words.shape[2])  # the factor keeps the length of a product near 1
     # The sum could be learned from its parts, but slowly: each of them says next to nothing.
     return torch.cat([products, products.sum(dim=2, keepdim=True)], dim=2)

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from truepair.models.encoders.base import remade
+from truepair.models.encoders.recomputing import recomputed
 from truepair.models.fusion.config import AlbefConfig
 from truepair.models.fusion.rows import RowGroups, apply_by_length
 
@@ -78,7 +78,7 @@ class AttentionBlock(nn.Module):
         elif groups.in_order:
             context = groups.unpack(attend(groups.pack(queries), keys, values))
         else:  # copies of keys and values for each slot would be most of what fusion keeps
-            context = groups.unpack(remade(attend, groups.pack(queries), keys, values, random=dropout > 0))
+            context = groups.unpack(recomputed(attend, groups.pack(queries), keys, values, random=dropout > 0))
         attended: Tensor = self.norm(self.dropout(self.output(context)) + states)
         return attended
 
@@ -99,7 +99,7 @@ class FeedForwardBlock(nn.Module):
 
     def forward(self, states: Tensor) -> Tensor:
         """States [..., D] to states [..., D]."""
-        contracted = remade(self._contracted, self.expand(states))
+        contracted = recomputed(self._contracted, self.expand(states))
         out: Tensor = self.norm(self.dropout(contracted) + states)
         return out
 

@@ -182,12 +182,12 @@ class VqaModel(DownstreamModel):
         """
         questions = self._questions_of(batch, image_states, text_states)
         token = torch.full((len(questions.mask), 1), start, device=self.device)
-        everyone = torch.arange(len(questions.mask), device=self.device)
+        every_question = torch.arange(len(questions.mask), device=self.device)
         written, past = [], None
         for _ in range(max_length):
             decoded = self.answer_decoder(token, questions, past=past)
             past = decoded.past
-            logits = self.answer_decoder.logits(decoded.states[:, -1], questions, everyone)  # [Q, V]
+            logits = self.answer_decoder.logits(decoded.states[:, -1], questions, every_question)  # [Q, V]
             token = logits.argmax(dim=1, keepdim=True)  # [Q, 1]
             written.append(token)
             if bool((torch.cat(written, dim=1) == end).any(dim=1).all()):

@@ -1,4 +1,4 @@
-"""Lean feed-forward blocks compute what the plain ones do, and keep less."""
+"""Recomputing feed-forward blocks compute what the plain ones do, and keep less."""
 
 import copy
 from typing import Any
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModel
 
-from truepair.models.encoders.vision_tower import make_lean
+from truepair.models.encoders.recomputing import recompute_mlps
 
 FIELDS = {"image_size": 16, "patch_size": 8, "hidden_size": 24, "num_hidden_layers": 2}
 FIELDS |= {"num_attention_heads": 2, "intermediate_size": 96}
@@ -35,21 +35,21 @@ def kept(model: nn.Module, pixels: Tensor) -> tuple[int, Tensor, dict[str, Tenso
 
 
 @pytest.mark.parametrize("kind", ["vit", "clip_vision_model", "siglip_vision_model"])
-def test_lean_blocks_are_the_same_and_repeat_no_product(kind: str) -> None:
+def test_recomputing_blocks_are_the_same_and_repeat_no_product(kind: str) -> None:
     torch.manual_seed(0)
     plain = AutoModel.from_config(AutoConfig.for_model(kind, **FIELDS)).train()
-    lean = copy.deepcopy(plain)
-    assert make_lean(lean) >= 2  # the pooling head of SigLIP has one too
-    assert list(lean.state_dict()) == list(plain.state_dict())
+    recomputing = copy.deepcopy(plain)
+    assert recompute_mlps(recomputing) >= 2  # the pooling head of SigLIP has one too
+    assert list(recomputing.state_dict()) == list(plain.state_dict())
     pixels = torch.randn(3, 3, 16, 16)
     bytes_of_plain, states, gradients, operations = kept(plain, pixels)
-    bytes_of_lean, states_of_lean, gradients_of_lean, operations_of_lean = kept(lean, pixels)
-    assert torch.equal(states, states_of_lean)
-    assert gradients.keys() == gradients_of_lean.keys()
+    new_bytes, new_states, new_gradients, new_operations = kept(recomputing, pixels)
+    assert torch.equal(states, new_states)
+    assert gradients.keys() == new_gradients.keys()
     for name, gradient in gradients.items():
-        torch.testing.assert_close(gradients_of_lean[name], gradient, msg=name)
-    assert operations_of_lean == operations
-    assert bytes_of_lean < 0.85 * bytes_of_plain
+        torch.testing.assert_close(new_gradients[name], gradient, msg=name)
+    assert new_operations == operations
+    assert new_bytes < 0.85 * bytes_of_plain
 
 
 def test_other_blocks_stay() -> None:
@@ -60,4 +60,4 @@ def test_other_blocks_stay() -> None:
                 self.add_module(name, part)
 
     more = Block(fc1=nn.Linear(2, 4), activation_fn=nn.GELU(), fc2=nn.Linear(4, 2), dropout=nn.Dropout(0.1))
-    assert make_lean(Block(mlp=more)) == 0
+    assert recompute_mlps(Block(mlp=more)) == 0

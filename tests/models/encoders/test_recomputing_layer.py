@@ -1,4 +1,4 @@
-"""Lean layers compute what the plain ones do, repeat no product, and keep less still."""
+"""Recomputing layers compute what the plain ones do, repeat no product, and keep less still."""
 
 import copy
 
@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel
 
-from tests.models.encoders.test_lean_mlp import FIELDS, kept
-from truepair.models.encoders.vision_tower import LeanLayer, make_layers_lean, make_lean
+from tests.models.encoders.test_recomputing_mlp import FIELDS, kept
+from truepair.models.encoders.recomputing import RecomputingLayer, recompute_layers, recompute_mlps
 
 WITH_DROPOUT = [
     ("vit", "hidden_dropout_prob"),
@@ -18,35 +18,35 @@ WITH_DROPOUT = [
 
 
 @pytest.mark.parametrize("kind", ["vit", "deit", "clip_vision_model", "siglip_vision_model"])
-def test_lean_layers_are_the_same_and_repeat_no_product(kind: str) -> None:
+def test_recomputing_layers_are_the_same_and_repeat_no_product(kind: str) -> None:
     torch.manual_seed(0)
     plain = AutoModel.from_config(AutoConfig.for_model(kind, **FIELDS)).train()
     for parameter in plain.parameters():
         nn.init.normal_(parameter, std=0.2)  # biases and the weights of norms as well
-    lean_mlp, lean = copy.deepcopy(plain), copy.deepcopy(plain)
-    make_lean(lean_mlp)
-    make_lean(lean)
-    assert make_layers_lean(lean) == 2
-    assert list(lean.state_dict()) == list(plain.state_dict())
+    of_mlps, recomputing = copy.deepcopy(plain), copy.deepcopy(plain)
+    recompute_mlps(of_mlps)
+    recompute_mlps(recomputing)
+    assert recompute_layers(recomputing) == 2
+    assert list(recomputing.state_dict()) == list(plain.state_dict())
     pixels = torch.randn(3, 3, 16, 16)
     _, states, gradients, operations = kept(plain, pixels)
-    bytes_of_lean_mlp, *_ = kept(lean_mlp, pixels)
-    bytes_of_lean, states_of_lean, gradients_of_lean, operations_of_lean = kept(lean, pixels)
-    torch.testing.assert_close(states_of_lean, states, rtol=1e-5, atol=1e-5)
-    assert gradients.keys() == gradients_of_lean.keys()
+    bytes_of_mlps, *_ = kept(of_mlps, pixels)
+    new_bytes, new_states, new_gradients, new_operations = kept(recomputing, pixels)
+    torch.testing.assert_close(new_states, states, rtol=1e-5, atol=1e-5)
+    assert gradients.keys() == new_gradients.keys()
     for name, gradient in gradients.items():
-        torch.testing.assert_close(gradients_of_lean[name], gradient, rtol=1e-4, atol=1e-5, msg=name)
-    assert operations_of_lean == operations
-    assert bytes_of_lean < 0.95 * bytes_of_lean_mlp
+        torch.testing.assert_close(new_gradients[name], gradient, rtol=1e-4, atol=1e-5, msg=name)
+    assert new_operations == operations
+    assert new_bytes < 0.95 * bytes_of_mlps
     with torch.no_grad():
-        assert torch.equal(lean(pixel_values=pixels).last_hidden_state, states_of_lean)
+        assert torch.equal(recomputing(pixel_values=pixels).last_hidden_state, new_states)
 
 
 @pytest.mark.parametrize(("kind", "field"), WITH_DROPOUT)
 def test_layers_with_dropout_stay(kind: str, field: str) -> None:
     model = AutoModel.from_config(AutoConfig.for_model(kind, **FIELDS, **{field: 0.1}))
-    make_lean(model)
-    assert make_layers_lean(model) == 0
+    recompute_mlps(model)
+    assert recompute_layers(model) == 0
 
 
 def test_a_projection_with_an_adapter_is_called() -> None:
@@ -55,9 +55,9 @@ def test_a_projection_with_an_adapter_is_called() -> None:
             return 2 * super().forward(inputs)
 
     model = AutoModel.from_config(AutoConfig.for_model("vit", **FIELDS))
-    make_lean(model)
-    make_layers_lean(model)
-    layer = next(module for module in model.modules() if isinstance(module, LeanLayer))
+    recompute_mlps(model)
+    recompute_layers(model)
+    layer = next(module for module in model.modules() if isinstance(module, RecomputingLayer))
     states = torch.randn(2, 5, 24)
     before = layer(states)
     layer.attention.q_proj.__class__ = Adapted
