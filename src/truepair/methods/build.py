@@ -14,10 +14,11 @@ from truepair.data.table import PairTable
 from truepair.data.transforms import TransformConfig
 from truepair.engine.distributed.accelerator import sharding_plugin
 from truepair.errors import CheckpointError, ConfigError
-from truepair.evaluation.truth import ConversionTruth, PairTruth
+from truepair.evaluation.truth import ConversionCounter, Truth
 from truepair.judges.base import Judge, JudgeInputs
-from truepair.judges.dual import open_dual_encoder
-from truepair.judges.open import check_coverage, open_judge
+from truepair.judges.coverage import check_coverage
+from truepair.judges.dual import open_feature_reader
+from truepair.judges.open import open_judge
 from truepair.methods.caches import StateCaches
 from truepair.methods.ecm import ConnectionMiner, EcmConfig
 from truepair.methods.encode import MicroBatches, Towers
@@ -99,7 +100,7 @@ class StepBuilder:
 
     def _parts(self, towers: Towers) -> StepParts:
         recipe = self.recipe
-        truth, labels = PairTruth.from_table(self.table), concept_labels(self.table)
+        truth, labels = Truth.from_table(self.table), concept_labels(self.table)
         srcl, relations = recipe.srcl, recipe.relations
         relator = Relator(relations, None if labels is None else torch.from_numpy(labels))
         caption_ids = np.fromiter((number for of_row in self.table.rows["caption_ids"] for number in of_row), np.int64)
@@ -114,7 +115,9 @@ class StepBuilder:
             # Every rank knows the verdicts on all pairs; one writes them.
             ledger=Ledger(self.run_folder / "ledger") if relations.ledger and self.ranks.rank == 0 else None,
             truth=truth,
-            found=ConversionTruth(truth) if truth is not None and (recipe.ecm is not None or relations.finds) else None,
+            found=ConversionCounter(truth)
+            if truth is not None and (recipe.ecm is not None or relations.finds)
+            else None,
         )
 
     def _miner(self, towers: Towers) -> ConnectionMiner | None:
@@ -154,7 +157,7 @@ class StepBuilder:
         if checkpoint == ENCODERS:
             return EncoderReference()
         if not Path(checkpoint, PREPROCESSING_FILE).exists():
-            return PlainReference(open_dual_encoder(checkpoint, self.table, self.device))
+            return PlainReference(open_feature_reader(checkpoint, self.table, self.device))
         own, model = Preprocessing.load(Path(checkpoint)), load_albef(checkpoint)
         require_same_tokenizer(checkpoint, own.tokenizer, self.collator.tokenizer)
         resize_images(model, self.recipe.data.transform.size)

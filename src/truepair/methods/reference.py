@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from truepair.engine.distributed.gathering import gather
-from truepair.judges.dual import DualEncoder
+from truepair.judges.dual import FeatureReader
 from truepair.methods.encode import StepView, Towers
 from truepair.models.encoders.minilm import sentence_vectors
 
@@ -122,7 +122,7 @@ class PlainReference:
         encoder: Reads the images of the training table by row.
     """
 
-    def __init__(self, encoder: DualEncoder) -> None:
+    def __init__(self, encoder: FeatureReader) -> None:
         self.encoder = encoder
 
     def features(self, view: StepView) -> tuple[Tensor, Tensor]:

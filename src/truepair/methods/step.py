@@ -16,7 +16,7 @@ from truepair.engine.distributed.sharding import gathered, spread_like
 from truepair.engine.logs.measure import EpochCounts
 from truepair.engine.loop.step import StepInfo, StepOutput, TrainingStep
 from truepair.errors import CheckpointError, ConfigError
-from truepair.evaluation.truth import ConversionTruth, PairTruth
+from truepair.evaluation.truth import ConversionCounter, Truth
 from truepair.methods.ecm import ConnectionMiner
 from truepair.methods.encode import ImagePart, StepView, Towers
 from truepair.methods.momentum import MomentumModel, MomentumView
@@ -69,8 +69,8 @@ class StepParts:
     momentum: MomentumModel | None = None
     guide: ReferenceModel | None = None
     ledger: Ledger | None = None
-    truth: PairTruth | None = None
-    found: ConversionTruth | None = None
+    truth: Truth | None = None
+    found: ConversionCounter | None = None
     counts: EpochCounts = field(default_factory=EpochCounts)
 
 
