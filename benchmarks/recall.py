@@ -21,7 +21,7 @@ from torch import Tensor
 
 from truepair.evaluation.metrics import rank_queries
 from truepair.evaluation.scores import MatrixScores
-from truepair.evaluation.truth import RetrievalTruth
+from truepair.evaluation.truth import Truth
 
 CAPTIONS_PER_IMAGE = 5
 
@@ -41,7 +41,7 @@ def sorting(scores: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.
     return image_ranks, caption_ranks
 
 
-def counting(scores: Tensor, truth: RetrievalTruth) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def counting(scores: Tensor, truth: Truth) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The same ranks by the library."""
     source = MatrixScores(scores)
     by_image = rank_queries(source.image_rows, truth.images, [truth.queries("i2t")], block_size=512)[0]
@@ -65,7 +65,7 @@ def main() -> None:
     torch.set_num_threads(1)
     captions = CAPTIONS_PER_IMAGE * arguments.images
     image = torch.arange(captions) // CAPTIONS_PER_IMAGE
-    truth = RetrievalTruth(arguments.images, captions, torch.stack([image, torch.arange(captions)], dim=1))
+    truth = Truth(arguments.images, captions, torch.stack([image, torch.arange(captions)], dim=1))
     generator = torch.Generator().manual_seed(0)
     ratios = []
     for number in range(arguments.rounds + 1):  # the first round warms up

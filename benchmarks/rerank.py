@@ -18,7 +18,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from truepair.evaluation.reranking import CandidatePairs, score_candidates
+from truepair.evaluation.reranking import score_candidates
 from truepair.models.fusion.albef import AlbefModel
 from truepair.models.fusion.config import AlbefConfig
 from truepair.models.fusion.gallery import (
@@ -28,6 +28,7 @@ from truepair.models.fusion.gallery import (
     encode_captions,
     encode_images,
 )
+from truepair.relations.pairs import PairSet
 
 
 def gallery(model: AlbefModel, images: int, captions: int) -> GalleryMatcher:
@@ -60,9 +61,10 @@ def pair_by_pair(model: AlbefModel, images: EncodedImages, captions: EncodedCapt
 def shared(judge: GalleryMatcher, tops: Tensor) -> Tensor:
     """The same log-odds by the library."""
     ordered = tops.sort(dim=1)
-    flags = torch.ones(tops.numel(), dtype=torch.bool)
     rows = torch.arange(len(tops)).repeat_interleave(tops.shape[1])
-    pairs = CandidatePairs(rows, ordered.values.flatten(), torch.zeros(tops.numel()), flags, ~flags)
+    pairs = PairSet(
+        rows, ordered.values.flatten(), torch.zeros(tops.numel()), (len(tops), len(judge.captions.features))
+    )
     scores = score_candidates(pairs, judge).view(tops.shape)
     return torch.empty_like(scores).scatter_(1, ordered.indices, scores)
 

@@ -93,7 +93,7 @@ class PartCounter(TorchDispatchMode):
             (model.fusion_encoder, "image_keys_values", "image keys and values"),
             (model.fusion_encoder, "forward", "fusion"),
             (model.mlm_head, "forward", "MLM head"),
-            (miner.memory.discriminator, "score", "con-D"),
+            (miner.memory.judge, "score", "con-D"),
         )
         for owner, name, part in methods:
             setattr(owner, name, self._counted(getattr(owner, name), part))

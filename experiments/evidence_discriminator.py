@@ -16,7 +16,8 @@ from truepair.data.open import open_pairs
 from truepair.data.splits import DataConfig
 from truepair.data.table import PairTable
 from truepair.data.transforms import TransformConfig
-from truepair.evaluation.truth import PairTruth
+from truepair.evaluation.detectors import detector_metrics
+from truepair.evaluation.truth import Truth
 from truepair.judges.base import JudgeInputs
 from truepair.judges.evidence import TERMS, EvidenceModel, EvidenceTables
 from truepair.judges.evidence_fit import EvidenceConfig, fit_evidence
@@ -60,13 +61,8 @@ def tables_of(drawings: Callable[[int], bool]) -> tuple[PairTable, EvidenceTable
 
 def report(title: str, scores: Tensor, labels: Tensor, *, thresholds: tuple[float, ...] = (0.5, 0.8)) -> None:
     """One line of figures of scores [P] and labels [P]."""
-    order = scores.argsort(descending=True)
-    places = labels[order].nonzero()[:, 0]  # [M]
-    matches, others = len(places), len(labels) - len(places)
-    rising = torch.arange(matches)
-    auc = 1 - float((places - rising).sum()) / (matches * others)
-    precision = float(((rising + 1) / (places + 1)).mean())
-    line = f"| {title} | {len(labels):,} | {matches:,} | {auc:.4f} | {precision:.3f} |"
+    found, matches = detector_metrics(scores, labels), int(labels.sum())
+    line = f"| {title} | {len(labels):,} | {matches:,} | {found.auc:.4f} | {found.average_precision:.3f} |"
     for threshold in thresholds:
         above = scores >= threshold
         right = int((above & labels).sum())
@@ -84,7 +80,7 @@ def main() -> None:
     keys = torch.tensor([caption_key(row[0]) for row in table.rows["captions"]])
     size = len(table)
     left, right = torch.arange(size).repeat_interleave(size), torch.arange(size).repeat(size)
-    truth = PairTruth.from_table(table)
+    truth = Truth.from_table(table)
     assert truth is not None
     true = truth.matches(left, keys[right]).view(size, size)
     open_ = ~same_pair(torch.from_numpy(table.image_ids.copy()), keys)

@@ -26,7 +26,7 @@ from truepair.errors import TruepairError
 from truepair.evaluation.detectors import average_precision_interval, brier_score, detector_metrics, reliability
 from truepair.judges.caption_evidence import (
     ALIGNMENT_TERMS,
-    JudgedPairs,
+    caption_pairs,
     caption_space,
     image_to_caption,
     set_similarity,
@@ -39,6 +39,7 @@ from truepair.models.checkpoints.load import load_albef
 from truepair.models.encoders.images import image_transform
 from truepair.models.encoders.minilm import load_minilm
 from truepair.models.fusion.gallery import GalleryMatcher, encode_captions, encode_images
+from truepair.relations.pairs import PairSet
 from truepair.tasks.mining import frozen_inputs
 from truepair.tasks.retrieval import ImageSource
 
@@ -77,70 +78,67 @@ class Photos:
         return cls(run.table, captions, pooled_images(run.image_cache), vectors)
 
 
-@dataclass(frozen=True)
-class Judged:
-    """Judged pairs of a split, without own and nearly matching ones."""
-
-    pairs: JudgedPairs
-    labels: Tensor  # bool [P]
-
-    @classmethod
-    def read(cls, path: str, table: PairTable) -> "Judged":
-        """The judgements whose photo and caption are of a table."""
-        rows = {image_id: row for row, image_id in enumerate(table.image_ids.tolist())}
-        places = {
-            caption_id: (row, place)
-            for row, ids in enumerate(table.values("caption_ids"))
-            for place, caption_id in enumerate(ids)
-        }
-        found = [
-            (rows[item.image_id], *places[item.caption_id], item.label == "match")
-            for item in read_judgements(path)
-            if item.image_id in rows and item.caption_id in places and item.label != "near"
-        ]
-        images, owners, spots, labels = torch.tensor([cell for cell in found if cell[0] != cell[1]]).T
-        return cls(JudgedPairs(images, owners, spots), labels.bool())
+def read_judged(path: str, photos: Photos) -> PairSet:
+    """Judged pairs of a split, without own and nearly matching ones; values are 1 for matches."""
+    table = photos.table
+    rows = {image_id: row for row, image_id in enumerate(table.image_ids.tolist())}
+    places = {
+        caption_id: (row, place)
+        for row, ids in enumerate(table.values("caption_ids"))
+        for place, caption_id in enumerate(ids)
+    }
+    found = [
+        (rows[item.image_id], *places[item.caption_id], item.label == "match")
+        for item in read_judgements(path)
+        if item.image_id in rows and item.caption_id in places and item.label != "near"
+    ]
+    images, owners, spots, labels = torch.tensor([cell for cell in found if cell[0] != cell[1]]).T
+    return caption_pairs(images, owners, spots, photos.vectors.shape, labels.bool())
 
 
-def single_detectors(photos: Photos, train: Photos, pairs: JudgedPairs, evidence: Evidence) -> dict[str, Tensor]:
+def labels_of(judged: PairSet) -> Tensor:
+    """Which judged pairs are matches, bool [P]."""
+    return judged.values > 0.5
+
+
+def single_detectors(photos: Photos, train: Photos, pairs: PairSet, evidence: Evidence) -> dict[str, Tensor]:
     """Scores of detectors that need no judgement."""
     similarity = set_similarity(photos.vectors, pairs)  # [P, 6]
     predicted = image_to_caption(train.images, train.vectors)(photos.images)  # [N, D]
     centre = train.vectors.mean(dim=(0, 1))
-    captions = F.normalize(photos.vectors[pairs.owners, pairs.places] - centre, dim=1)
+    captions = F.normalize(photos.vectors.flatten(0, 1)[pairs.columns] - centre, dim=1)
     return {
         "guide similarity, best own caption": similarity[:, 0],
         "guide similarity, mean of own captions": similarity[:, 1],
-        "image to caption, ridge regression": (predicted[pairs.images] * captions).sum(dim=1),
+        "image to caption, ridge regression": (predicted[pairs.rows] * captions).sum(dim=1),
         "token alignment, last layer": evidence["alignment"][:, -len(ALIGNMENT_TERMS)],
     }
 
 
-def model_detectors(folder: Path, photos: Photos, pairs: JudgedPairs) -> dict[str, Tensor]:
-    """Scores of a trained model: similarity of its ITC features, and con-D, its ITM head."""
+def model_detectors(folder: Path, photos: Photos, pairs: PairSet) -> dict[str, Tensor]:
+    """Scores of a trained model: similarity of its ITC features, and its ITM head."""
     preprocessing, model = Preprocessing.load(folder), load_albef(folder).eval()
     collator = preprocessing.collator()
     transform = image_transform(preprocessing.transform, model.image_encoder, train=False)
     images = encode_images(model, ImageSource(photos.table, collator, transform=transform).batches())
     texts = [text for own in photos.captions for text in own]
     judge = GalleryMatcher(model, images, encode_captions(model, texts, collator.encode))
-    captions = pairs.owners * len(photos.captions[0]) + pairs.places
-    found = {"image to caption, ITC": (images.features[pairs.images] * judge.captions.features[captions]).sum(dim=1)}
+    found = {"image to caption, ITC": (images.features[pairs.rows] * judge.captions.features[pairs.columns]).sum(dim=1)}
     if model.config.itm_trained:
-        order = pairs.images.argsort()
-        log_odds = torch.cat([judge(pairs.images[some], captions[some]) for some in order.split(256)])
+        order = pairs.rows.argsort()
+        log_odds = torch.cat([judge(pairs.rows[some], pairs.columns[some]) for some in order.split(256)])
         found["con-D, ITM"] = log_odds[order.argsort()]
     return found
 
 
-def cross_validated(evidence: Evidence, judged: Judged, *, folds: int = FOLDS, seed: int = 0) -> Tensor:
+def cross_validated(evidence: Evidence, judged: PairSet, *, folds: int = FOLDS, seed: int = 0) -> Tensor:
     """Probability of each pair, by a judge that saw no judgement of its photo [P]."""
-    photos, photo = judged.pairs.images.unique(return_inverse=True)
+    photos, photo = judged.rows.unique(return_inverse=True)
     generator = torch.Generator().manual_seed(seed)
     fold = (torch.randperm(len(photos), generator=generator) % folds)[photo]  # [P]
-    found = torch.zeros(len(judged.labels), dtype=torch.float64)
+    found = torch.zeros(len(labels_of(judged)), dtype=torch.float64)
     for number in range(folds):
-        found[fold == number] = fitted_elsewhere(evidence, judged.labels, fold != number)
+        found[fold == number] = fitted_elsewhere(evidence, labels_of(judged), fold != number)
     return found
 
 
@@ -150,22 +148,22 @@ def fitted_elsewhere(evidence: Evidence, labels: Tensor, seen: Tensor) -> Tensor
     return judge.probabilities({name: columns[~seen] for name, columns in evidence.items()})
 
 
-def on_halves(evidence: Evidence, judged: Judged) -> list[float]:
+def on_halves(evidence: Evidence, judged: PairSet) -> list[float]:
     """Average precision on one half of the photos when fitted on the other, for random halves."""
-    photos, photo = judged.pairs.images.unique(return_inverse=True)
+    photos, photo = judged.rows.unique(return_inverse=True)
     values = []
     for seed in range(HALVES):
         order = torch.randperm(len(photos), generator=torch.Generator().manual_seed(seed))
         seen = (order < len(photos) // 2)[photo]
-        scores = fitted_elsewhere(evidence, judged.labels, seen)
-        values.append(detector_metrics(scores, judged.labels[~seen]).average_precision)
+        scores = fitted_elsewhere(evidence, labels_of(judged), seen)
+        values.append(detector_metrics(scores, labels_of(judged)[~seen]).average_precision)
     return values
 
 
-def figures(name: str, scores: Tensor, judged: Judged) -> dict[str, object]:
+def figures(name: str, scores: Tensor, judged: PairSet) -> dict[str, object]:
     """Figures of one detector, as ``detectors.json`` states them."""
-    found = detector_metrics(scores, judged.labels)
-    interval = average_precision_interval(scores, judged.labels, judged.pairs.images)
+    found = detector_metrics(scores, labels_of(judged))
+    interval = average_precision_interval(scores, labels_of(judged), judged.rows)
     row = {
         "name": name,
         "auc": found.auc,
@@ -190,13 +188,13 @@ def calibration(probabilities: Tensor, labels: Tensor) -> dict[str, object]:
     return {"brier": brier, "brier_of_constant": constant, "reliability": [asdict(part) for part in bins]}
 
 
-def ablation(evidence: Evidence, judged: Judged) -> dict[str, float]:
+def ablation(evidence: Evidence, judged: PairSet) -> dict[str, float]:
     """Average precision of the combination without each family."""
     print("\n| without | columns | average precision |\n|---|---|---|")
     found = {}
     for family, columns in evidence.items():
         rest = {name: some for name, some in evidence.items() if name != family}
-        found[family] = detector_metrics(cross_validated(rest, judged), judged.labels).average_precision
+        found[family] = detector_metrics(cross_validated(rest, judged), labels_of(judged)).average_precision
         print(f"| {family} | {columns.shape[1]} | {found[family]:.3f} |", flush=True)
     return found
 
@@ -209,25 +207,25 @@ def main() -> None:
     statistics = WordStatistics.of(text for own in train.captions for text in own)
     features = CaptionFeatures.encode(photos.captions, load_minilm(), statistics)
     space = caption_space(train.vectors)
-    judged = Judged.read(options.judgements, photos.table)
-    evidence = caption_evidence(features, space, judged.pairs)
+    judged = read_judged(options.judgements, photos)
+    evidence = caption_evidence(features, space, judged)
     if options.test_judgements:
         known, known_evidence = judged, evidence
-        judged = Judged.read(options.test_judgements, photos.table)
-        evidence = caption_evidence(features, space, judged.pairs)
-        probabilities = CaptionJudge.fit(known_evidence, known.labels).probabilities(evidence)
+        judged = read_judged(options.test_judgements, photos)
+        evidence = caption_evidence(features, space, judged)
+        probabilities = CaptionJudge.fit(known_evidence, labels_of(known)).probabilities(evidence)
     else:
         probabilities = cross_validated(evidence, judged)
-    scores = single_detectors(photos, train, judged.pairs, evidence)
+    scores = single_detectors(photos, train, judged, evidence)
     scores["all evidence on captions"] = probabilities
     if options.model:
-        found = model_detectors(Path(options.model), photos, judged.pairs)
+        found = model_detectors(Path(options.model), photos, judged)
         scores |= found
         if not options.test_judgements:
             combined = evidence | {"model": torch.stack(list(found.values()), dim=1)}
             scores["all evidence on captions, and the model"] = cross_validated(combined, judged)
-    pairs, matches = len(judged.labels), int(judged.labels.sum())
-    print(f"{pairs:,} judged pairs of {len(judged.pairs.images.unique())} photos, {matches} of them matches\n")
+    pairs, matches = len(labels_of(judged)), int(labels_of(judged).sum())
+    print(f"{pairs:,} judged pairs of {len(judged.rows.unique())} photos, {matches} of them matches\n")
     print("| detector | AUC | AP (95 % interval) | precision at recall 0.1 | 0.25 | 0.5 |\n|---|---|---|---|---|---|")
     rows = [figures(name, values, judged) for name, values in scores.items()]
     result = {
@@ -236,7 +234,7 @@ def main() -> None:
         "matches": matches,
         "detectors": rows,
         "command": shlex.join(["python", *sys.argv]),
-        "calibration": calibration(probabilities, judged.labels),
+        "calibration": calibration(probabilities, labels_of(judged)),
     }
     if not options.test_judgements:
         values = torch.tensor(on_halves(evidence, judged))
@@ -254,7 +252,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--data", required=True, help="photos with several captions, in splits")
     parser.add_argument("--judgements", required=True, help="JSON Lines of judged pairs")
     parser.add_argument("--test-judgements", help="fit on the first file, test on this one")
-    parser.add_argument("--model", help="folder of a truepair model, for its ITC and con-D, alone and with evidence")
+    parser.add_argument("--model", help="folder of a truepair model, for its ITC and ITM, alone and with evidence")
     parser.add_argument("--split", default="test", help="the photos that are judged")
     parser.add_argument("--name", default="Flickr8k, human judgements", help="of the data, on the page")
     parser.add_argument("--output", default="detectors.json")

@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 
 from truepair.cli.arguments import find_recipe, read_recipe
-from truepair.evaluation.truth import PairTruth
+from truepair.evaluation.truth import Truth
 from truepair.judges.evidence import EvidenceTables
 from truepair.judges.evidence_fit import EvidenceConfig, fit_evidence
 from truepair.methods.recipe import PretrainRecipe
 from truepair.mining.graph import Declared, PairGraph, exact_graph, graph_of
 from truepair.mining.refinement import RefinementConfig, cross_fitted, fit_rounds
 from truepair.randomness import stable_hash
-from truepair.tasks.mining import frozen_inputs, hidden_matches
+from truepair.tasks.mining import frozen_inputs
 
 FOLDS = 3
 
@@ -37,10 +37,10 @@ class Pairs:
         self.tables = EvidenceTables.of_run(run).rows(torch.tensor(chosen))
         self.table = run.table.select(chosen)
         self.declared = Declared.of_table(self.table)
-        truth = PairTruth.from_table(self.table)
+        truth = Truth.from_table(self.table)
         assert truth is not None
         self.truth = truth
-        self.hidden = hidden_matches(truth, self.declared)
+        self.hidden = len(truth.hidden_pairs(self.declared.image_ids, self.declared.caption_keys))
 
     def matches(self, rows: Tensor, columns: Tensor) -> Tensor:
         """The known truth of cells."""

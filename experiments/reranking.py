@@ -22,7 +22,7 @@ from truepair.data.splits import build_tables
 from truepair.evaluation.metrics import RECALL_DEPTHS, rank_queries
 from truepair.evaluation.reranking import Combination
 from truepair.evaluation.scores import ScoreSource
-from truepair.evaluation.truth import Direction, RetrievalTruth
+from truepair.evaluation.truth import Direction, Truth
 from truepair.methods.caches import StateCaches
 from truepair.methods.recipe import PretrainRecipe
 from truepair.models.checkpoints.load import load_albef
@@ -32,7 +32,7 @@ from truepair.tasks.retrieval import ImageSource, RetrievalTask
 DIRECTIONS: dict[Direction, str] = {"i2t": "captions of a photograph", "t2i": "photographs of a caption"}
 
 
-def rankings_of(run: Path) -> tuple[dict[str, ScoreSource], RetrievalTruth]:
+def rankings_of(run: Path) -> tuple[dict[str, ScoreSource], Truth]:
     """Every way of ranking the run's test split, and the truth."""
     recipe = read_recipe(PretrainRecipe, [run / "recipe.yaml"], [], command="reranking")
     model, collator = load_albef(run / "model"), Preprocessing.load(run / "model").collator()
@@ -47,10 +47,10 @@ def rankings_of(run: Path) -> tuple[dict[str, ScoreSource], RetrievalTruth]:
         cache=caches.captions,
     )
     chosen = json.loads((run / HELD_OUT).read_text(encoding="utf-8"))["combination"]
-    return task.rankings(task.encode(model), Combination(**chosen)), task.gallery.truth
+    return task.rankings(task.encode(model), Combination(**chosen)), task.truth
 
 
-def hits(scores: ScoreSource, truth: RetrievalTruth, way: Direction) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+def hits(scores: ScoreSource, truth: Truth, way: Direction) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
     """Whether each query has an own match in the first places [Q, depths], and its photograph [Q]."""
     queries = truth.naive_queries(way)
     rows, count = (scores.image_rows, truth.images) if way == "i2t" else (scores.caption_rows, truth.captions)

@@ -8,7 +8,7 @@ from truepair.data.judgements import Judgement, judged_captions, read_judgements
 from truepair.data.open import open_pairs
 from truepair.data.table import PairTable
 from truepair.errors import DataError
-from truepair.evaluation.truth import CaptionGallery
+from truepair.evaluation.truth import Truth
 
 
 @pytest.fixture
@@ -69,11 +69,11 @@ def test_matches_and_near_matches_reach_the_truth(table: PairTable) -> None:
     ]
     assert judged.near == [["number 2"], [], []] and judged.matches == 1
     own = list(table.rows["captions"])
-    gallery = CaptionGallery.from_names(own, judged.names, near=judged.near)
-    plain = CaptionGallery.from_names(own)
-    assert gallery.texts == plain.texts, "judgements must not change what is retrieved"
-    assert len(gallery.truth.true) == len(plain.truth.true) + 1
-    assert gallery.truth.ignored.tolist() == [[0, gallery.texts.index("number 2")]]
+    truth = Truth.from_names(own, judged.names, near=judged.near)
+    plain = Truth.from_names(own)
+    assert truth.texts == plain.texts, "judgements must not change what is retrieved"
+    assert len(truth.true) == len(plain.true) + 1
+    assert truth.ignored.tolist() == [[0, truth.texts.index("number 2")]]
 
 
 def test_judgements_of_another_data_set_are_refused(table: PairTable) -> None:

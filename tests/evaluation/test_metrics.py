@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from tests.evaluation import oracle
 from truepair.errors import DataError
-from truepair.evaluation import FeatureScores, RetrievalTruth, evaluate_retrieval
+from truepair.evaluation import FeatureScores, Truth, evaluate_retrieval
 
 FIGURES = ("recall_at_1", "recall_at_5", "recall_at_10", "map_at_r", "r_precision", "median_rank")
 
@@ -31,7 +31,7 @@ def problems(draw):
 
 
 def truth_of(matrix, own, true, ignored):
-    return RetrievalTruth(len(matrix), len(matrix[0]), pairs(*own), pairs(*true), pairs(*ignored))
+    return Truth(len(matrix), len(matrix[0]), pairs(*own), pairs(*true), pairs(*ignored))
 
 
 @settings(max_examples=150, deadline=None)
@@ -96,7 +96,7 @@ def test_hand_made_matrix():
             [0.3, 0.4, 0.2, 0.5],
         ]
     )  # image 2 owns 1
-    truth = RetrievalTruth(3, 4, own=pairs((0, 0), (1, 2), (2, 1)), true=pairs((0, 1)))
+    truth = Truth(3, 4, own=pairs((0, 0), (1, 2), (2, 1)), true=pairs((0, 1)))
     found = evaluate_retrieval(scores, truth, resamples=0)
     # Images: 0 is right at once; 1 finds caption 0 first; 2 finds caption 3 first.
     assert found.i2t.recall_at_1.value == pytest.approx(1 / 3)
@@ -114,7 +114,7 @@ def test_hand_made_matrix():
 
 def test_ap_at_r_of_a_known_list():
     # One image, R = 3, ranking: right, wrong, right, right. AP@3 = (1/1 + 2/3) / 3; R-Precision = 2/3.
-    truth = RetrievalTruth(1, 4, own=pairs((0, 0)), true=pairs((0, 2), (0, 3)))
+    truth = Truth(1, 4, own=pairs((0, 0)), true=pairs((0, 2), (0, 3)))
     found = evaluate_retrieval(torch.tensor([[4.0, 3.0, 2.0, 1.0]]), truth, resamples=0)
     assert found.i2t.map_at_r.value == pytest.approx((1 + 2 / 3) / 3)
     assert found.i2t.r_precision.value == pytest.approx(2 / 3)
@@ -123,7 +123,7 @@ def test_ap_at_r_of_a_known_list():
 def test_constant_scores_earn_nothing():
     own = pairs(*((i, i) for i in range(20)))
     for value in (0.0, 1.0, -torch.inf):
-        found = evaluate_retrieval(torch.full((20, 20), value), RetrievalTruth(20, 20, own), resamples=0)
+        found = evaluate_retrieval(torch.full((20, 20), value), Truth(20, 20, own), resamples=0)
         for table in (found.i2t, found.t2i, found.naive_i2t, found.naive_t2i):
             assert table.recall_at_10.value == 0
             assert table.median_rank.value == 20
@@ -132,14 +132,14 @@ def test_constant_scores_earn_nothing():
 
 
 def test_a_tie_between_two_matches_costs_nothing():
-    truth = RetrievalTruth(1, 3, own=pairs((0, 0)), true=pairs((0, 1)))
+    truth = Truth(1, 3, own=pairs((0, 0)), true=pairs((0, 1)))
     found = evaluate_retrieval(torch.tensor([[2.0, 2.0, 1.0]]), truth, resamples=0)
     assert found.i2t.map_at_r.value == 1
 
 
 def test_ignored_pairs_leave_the_ranking_of_the_truth_but_not_of_the_naive_protocol():
     scores = torch.tensor([[3.0, 9.0, 1.0]])
-    truth = RetrievalTruth(1, 3, own=pairs((0, 0)), ignored=pairs((0, 1)))
+    truth = Truth(1, 3, own=pairs((0, 0)), ignored=pairs((0, 1)))
     found = evaluate_retrieval(scores, truth, resamples=0)
     assert found.i2t.recall_at_1.value == 1
     assert found.i2t.chance_recall_at_1 == 0.5
@@ -149,20 +149,20 @@ def test_ignored_pairs_leave_the_ranking_of_the_truth_but_not_of_the_naive_proto
 def test_the_scores_of_the_caller_stay_as_they_are():
     scores = torch.randn(6, 8, generator=torch.Generator().manual_seed(0))
     before = scores.clone()
-    truth = RetrievalTruth(6, 8, pairs(*((i, i) for i in range(6)), (0, 6), (1, 7)), ignored=pairs((2, 3)))
+    truth = Truth(6, 8, pairs(*((i, i) for i in range(6)), (0, 6), (1, 7)), ignored=pairs((2, 3)))
     evaluate_retrieval(scores, truth, resamples=0)
     assert torch.equal(scores, before)
 
 
 def test_minus_infinity_ranks_below_the_rest_but_above_what_is_ignored():
     scores = torch.tensor([[-torch.inf, -torch.inf, 1.0]])
-    truth = RetrievalTruth(1, 3, own=pairs((0, 0)), ignored=pairs((0, 1)))
+    truth = Truth(1, 3, own=pairs((0, 0)), ignored=pairs((0, 1)))
     assert evaluate_retrieval(scores, truth, resamples=0).i2t.median_rank.value == 2
 
 
 def test_shared_text_asks_once_for_the_truth_and_once_for_each_owner_naively():
     scores = torch.tensor([[5.0, 0.0], [4.0, 1.0]])
-    truth = RetrievalTruth(2, 2, own=pairs((0, 0), (1, 0), (1, 1)))
+    truth = Truth(2, 2, own=pairs((0, 0), (1, 0), (1, 1)))
     found = evaluate_retrieval(scores, truth, resamples=0)
     assert (found.t2i.queries, found.naive_t2i.queries) == (2, 3)
     assert found.t2i.recall_at_1.value == 1
@@ -180,8 +180,8 @@ def test_features_are_scored_in_slices():
             sizes.append(stop - start)
             return super().image_rows(start, stop)
 
-    sliced = evaluate_retrieval(Watched(images, captions), RetrievalTruth(30, 50, own), block_size=7)
-    whole = evaluate_retrieval(images @ captions.T, RetrievalTruth(30, 50, own))
+    sliced = evaluate_retrieval(Watched(images, captions), Truth(30, 50, own), block_size=7)
+    whole = evaluate_retrieval(images @ captions.T, Truth(30, 50, own))
     assert sliced.as_dict() == whole.as_dict()
     assert sum(sizes) == 30  # truth and naive figures share one pass
     assert max(sizes) == 7
@@ -192,7 +192,7 @@ def test_bootstrap_is_seeded_and_covers_a_binomial_share():
     scores = torch.zeros(400, 400).fill_diagonal_(1.0)
     scores[~right] = torch.rand(300, 400, generator=torch.Generator().manual_seed(1))
     scores[~right, ~right] = -1.0
-    truth = RetrievalTruth(400, 400, pairs(*((i, i) for i in range(400))))
+    truth = Truth(400, 400, pairs(*((i, i) for i in range(400))))
     first = evaluate_retrieval(scores, truth, seed=3).i2t.recall_at_1
     assert first == evaluate_retrieval(scores, truth, seed=3).i2t.recall_at_1
     assert first != evaluate_retrieval(scores, truth, seed=4).i2t.recall_at_1
@@ -203,12 +203,12 @@ def test_bootstrap_is_seeded_and_covers_a_binomial_share():
 
 
 def test_no_resamples_means_no_interval():
-    found = evaluate_retrieval(torch.eye(3), RetrievalTruth(3, 3, pairs((0, 0), (1, 1), (2, 2))), resamples=0)
+    found = evaluate_retrieval(torch.eye(3), Truth(3, 3, pairs((0, 0), (1, 1), (2, 2))), resamples=0)
     assert found.i2t.recall_at_1.low == found.i2t.recall_at_1.value == found.i2t.recall_at_1.high == 1
 
 
 def test_result_is_json():
-    found = evaluate_retrieval(torch.eye(3), RetrievalTruth(3, 3, pairs((0, 0))), resamples=10)
+    found = evaluate_retrieval(torch.eye(3), Truth(3, 3, pairs((0, 0))), resamples=10)
     again = json.loads(json.dumps(found.as_dict()))
     assert again["i2t"]["left_out"] == 2
     assert again["t2i"]["recall_at_1"]["value"] == 1
@@ -224,4 +224,4 @@ def test_result_is_json():
 )
 def test_refuses_what_would_mean_nothing(scores, own, message):
     with pytest.raises(DataError, match=message):
-        evaluate_retrieval(scores, RetrievalTruth(2, 2, own))
+        evaluate_retrieval(scores, Truth(2, 2, own))

@@ -12,7 +12,7 @@ from truepair.evaluation import (
     Combination,
     MatrixScores,
     RerankedScores,
-    RetrievalTruth,
+    Truth,
     choose_combination,
     evaluate_retrieval,
     find_candidates,
@@ -39,7 +39,7 @@ def test_order_equals_the_slow_one_and_each_pair_is_scored_once(images, captions
     similarity, judged = random_matrix(images, captions, seed), random_matrix(images, captions, seed + 1)
     source, judge = MatrixScores(similarity), Judge(judged)
     candidates = find_candidates(source, images, captions, k, block_size=block_size)
-    scores = score_candidates(candidates, judge, chunk_size=chunk_size)
+    scores = score_candidates(candidates.pairs, judge, chunk_size=chunk_size)
 
     asked = Counter(pair for call in judge.calls for pair in call)
     top_of_images = {(i, c) for i in range(images) for c in similarity[i].argsort(descending=True)[:k].tolist()}
@@ -59,7 +59,7 @@ def test_order_equals_the_slow_one_and_each_pair_is_scored_once(images, captions
 def test_slices_are_those_of_the_whole():
     similarity = MatrixScores(random_matrix(12, 20, 0))
     candidates = find_candidates(similarity, 12, 20, 4)
-    reranked = RerankedScores(similarity, candidates, torch.randn(len(candidates)))
+    reranked = RerankedScores(similarity, candidates, torch.randn(len(candidates.pairs)))
     whole = torch.cat([reranked.image_rows(start, start + 3) for start in range(0, 12, 3)])
     assert whole.equal(reranked.image_rows(0, 12))
     whole = torch.cat([reranked.caption_rows(start, start + 5) for start in range(0, 20, 5)])
@@ -69,7 +69,7 @@ def test_slices_are_those_of_the_whole():
 def test_a_tie_of_the_judge_stays_a_tie():
     similarity = torch.tensor([[0.9, 0.8, 0.1]])
     candidates = find_candidates(MatrixScores(similarity), 1, 3, 2)
-    scores = torch.where(candidates.captions < 2, 0.5, -1.0)
+    scores = torch.where(candidates.pairs.columns < 2, 0.5, -1.0)
     row = RerankedScores(MatrixScores(similarity), candidates, scores).image_rows(0, 1)[0]
     assert row[0] == row[1] > row[2]
 
@@ -79,7 +79,7 @@ def test_order_survives_scores_that_differ_by_one_bit():
     close = torch.tensor([1.0, 1.0000001])
     candidates = find_candidates(MatrixScores(similarity), 1, 4, 2)
     wanted = candidates.for_image
-    scores = torch.zeros(len(candidates)).masked_scatter(wanted, close)
+    scores = torch.zeros(len(candidates.pairs)).masked_scatter(wanted, close)
     row = RerankedScores(MatrixScores(similarity), candidates, scores).image_rows(0, 1)[0]
     assert row.argsort(descending=True).tolist() == [1, 0, 3, 2]
 
@@ -94,17 +94,17 @@ def test_candidates_come_first_even_among_negative_similarities():
 def test_itm_alone_and_similarity_alone():
     similarity, log_odds = random_matrix(8, 8, 0), random_matrix(8, 8, 1)
     candidates = find_candidates(MatrixScores(similarity), 8, 8, 8)
-    itm = score_candidates(candidates, Judge(log_odds))
-    truth = RetrievalTruth(8, 8, torch.arange(8)[:, None].expand(8, 2))
+    itm = score_candidates(candidates.pairs, Judge(log_odds))
+    truth = Truth(8, 8, torch.arange(8)[:, None].expand(8, 2))
 
     def figures(scores):
         return evaluate_retrieval(scores, truth, resamples=0).as_dict()
 
-    alone = RerankedScores(MatrixScores(similarity), candidates, ITM_ALONE.apply(candidates, itm))
+    alone = RerankedScores(MatrixScores(similarity), candidates, ITM_ALONE.apply(candidates.pairs, itm))
     assert figures(alone) == figures(log_odds)
-    similar = Combination(similarity_weight=14.0, itm_weight=0.0).apply(candidates, itm)
+    similar = Combination(similarity_weight=14.0, itm_weight=0.0).apply(candidates.pairs, itm)
     assert figures(RerankedScores(MatrixScores(similarity), candidates, similar)) == figures(similarity)
-    both = Combination(similarity_weight=2.0, itm_weight=3.0).apply(candidates, itm)
+    both = Combination(similarity_weight=2.0, itm_weight=3.0).apply(candidates.pairs, itm)
     assert figures(RerankedScores(MatrixScores(similarity), candidates, both)) == figures(2 * similarity + 3 * log_odds)
 
 
@@ -113,9 +113,9 @@ def test_choice_finds_the_weight_that_hides_both_errors():
     size = 40
     noise = random_matrix(size, size, 3) * 0.6
     similarity, log_odds = torch.eye(size) + noise, torch.eye(size) - noise
-    truth = RetrievalTruth(size, size, torch.arange(size)[:, None].expand(size, 2))
+    truth = Truth(size, size, torch.arange(size)[:, None].expand(size, 2))
     candidates = find_candidates(MatrixScores(similarity), size, size, size)
-    itm = score_candidates(candidates, Judge(log_odds))
+    itm = score_candidates(candidates.pairs, Judge(log_odds))
     chosen, trials = choose_combination(MatrixScores(similarity), truth, candidates, itm, temperature=1.0)
     assert chosen == Combination(1.0, 1.0)
     assert trials[-1].combination == ITM_ALONE
@@ -126,10 +126,10 @@ def test_choice_finds_the_weight_that_hides_both_errors():
 
 
 def test_choice_leans_on_similarity_when_itm_adds_nothing():
-    truth = RetrievalTruth(5, 5, torch.arange(5)[:, None].expand(5, 2))
+    truth = Truth(5, 5, torch.arange(5)[:, None].expand(5, 2))
     source = MatrixScores(torch.eye(5))
     candidates = find_candidates(source, 5, 5, 5)
-    chosen, _ = choose_combination(source, truth, candidates, torch.zeros(len(candidates)), temperature=0.1)
+    chosen, _ = choose_combination(source, truth, candidates, torch.zeros(len(candidates.pairs)), temperature=0.1)
     assert chosen == Combination(10.0, 0.0)
 
 
@@ -139,6 +139,4 @@ def test_bad_settings():
     with pytest.raises(ConfigError, match="candidate pairs"):
         RerankedScores(source, candidates, torch.zeros(1))
     with pytest.raises(ConfigError, match="temperature must be positive"):
-        choose_combination(
-            source, RetrievalTruth(3, 3, torch.tensor([[0, 0]])), candidates, torch.zeros(3), temperature=0
-        )
+        choose_combination(source, Truth(3, 3, torch.tensor([[0, 0]])), candidates, torch.zeros(3), temperature=0)

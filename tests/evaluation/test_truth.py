@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from truepair.errors import DataError
-from truepair.evaluation import RetrievalTruth
+from truepair.evaluation import Truth
 
 
 def pairs(*items):
@@ -10,14 +10,14 @@ def pairs(*items):
 
 
 def test_own_pairs_are_true_and_repeats_count_once():
-    truth = RetrievalTruth(2, 3, own=pairs((1, 2), (0, 0), (1, 2)), true=pairs((0, 1), (0, 0)))
+    truth = Truth(2, 3, own=pairs((1, 2), (0, 0), (1, 2)), true=pairs((0, 1), (0, 0)))
     assert truth.own.tolist() == [[0, 0], [1, 2]]
     assert truth.true.tolist() == [[0, 0], [0, 1], [1, 2]]
     assert truth.ignored.tolist() == []
 
 
 def test_queries_of_both_directions():
-    truth = RetrievalTruth(3, 2, own=pairs((0, 1), (2, 1)), ignored=pairs((2, 0)))
+    truth = Truth(3, 2, own=pairs((0, 1), (2, 1)), ignored=pairs((2, 0)))
     i2t, t2i = truth.queries("i2t"), truth.queries("t2i")
     assert (i2t.rows.tolist(), i2t.left_out) == ([0, 2], 1)
     assert i2t.ignored.sizes.tolist() == [0, 1]
@@ -26,7 +26,7 @@ def test_queries_of_both_directions():
 
 
 def test_naive_text_to_image_asks_once_for_each_own_pair():
-    truth = RetrievalTruth(3, 2, own=pairs((0, 1), (2, 1)), true=pairs((1, 1)))
+    truth = Truth(3, 2, own=pairs((0, 1), (2, 1)), true=pairs((1, 1)))
     naive = truth.naive_queries("t2i")
     assert naive.rows.tolist() == [1, 1]
     assert naive.answers.members.tolist() == [0, 2]
@@ -36,9 +36,9 @@ def test_naive_text_to_image_asks_once_for_each_own_pair():
 @pytest.mark.parametrize("wrong", [(2, 0), (0, 3), (-1, 0)])
 def test_out_of_range(wrong):
     with pytest.raises(DataError, match="out of range"):
-        RetrievalTruth(2, 3, own=pairs(wrong))
+        Truth(2, 3, own=pairs(wrong))
 
 
 def test_true_and_ignored_exclude_each_other():
     with pytest.raises(DataError, match=r"image 1, caption 2.*both true and ignored"):
-        RetrievalTruth(2, 3, own=pairs((1, 2)), ignored=pairs((1, 2)))
+        Truth(2, 3, own=pairs((1, 2)), ignored=pairs((1, 2)))

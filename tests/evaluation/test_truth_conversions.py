@@ -9,7 +9,7 @@ from PIL import Image
 
 from tests.judges.given import batch_of
 from truepair.data.open import open_pairs
-from truepair.evaluation.truth import ConversionTruth, PairTruth
+from truepair.evaluation.truth import ConversionCounter, Truth
 from truepair.relations.pairs import PairSet
 from truepair.relations.text import caption_key
 
@@ -21,7 +21,7 @@ def cells(pairs: list[tuple[int, int]], size: int) -> PairSet:
 
 def test_truth_of_a_table_is_that_of_its_groups(squares: Path) -> None:
     table = open_pairs(squares / "pairs.jsonl")
-    truth = PairTruth.from_table(table)
+    truth = Truth.from_table(table)
     assert truth is not None
     groups, captions = list(table.rows["group"]), [row[0] for row in table.rows["captions"]]
     size = len(table)
@@ -35,7 +35,7 @@ def test_truth_of_a_table_is_that_of_its_groups(squares: Path) -> None:
 def test_a_table_without_truth_has_none(tmp_path: Path) -> None:
     Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
     (tmp_path / "pairs.jsonl").write_text('{"image": "a.png", "captions": ["a dog"]}\n')
-    assert PairTruth.from_table(open_pairs(tmp_path / "pairs.jsonl")) is None
+    assert Truth.from_table(open_pairs(tmp_path / "pairs.jsonl")) is None
 
 
 @settings(max_examples=50, deadline=None)
@@ -46,9 +46,9 @@ def test_figures_are_those_of_a_loop_over_all_cells(data: st.DataObject) -> None
     batch = batch_of(torch.arange(size), texts)
     pairs = st.lists(st.tuples(st.integers(0, size - 1), st.integers(0, size - 1)), max_size=12)
     known = [(i, i) for i in range(size)] + data.draw(pairs)
-    truth = PairTruth(np.array([i for i, _ in known]), np.array([caption_key(texts[j]) for _, j in known]))
+    truth = Truth.of_matches(np.array([i for i, _ in known]), np.array([caption_key(texts[j]) for _, j in known]))
     true = {(i, texts[j]) for i, j in known}
-    counter, converted_all, judged_all, batch_all, right_all = ConversionTruth(truth), 0, 0, 0, 0
+    counter, converted_all, judged_all, batch_all, right_all = ConversionCounter(truth), 0, 0, 0, 0
     for _ in range(2):
         judged, converted = data.draw(pairs), data.draw(pairs)
         counter.add(batch, cells(converted, size), cells(judged, size))

@@ -7,20 +7,22 @@ from torch import Tensor
 
 from truepair.errors import DataError
 from truepair.judges.caption_evidence import (
-    JudgedPairs,
+    caption_pairs,
     caption_space,
     image_to_caption,
+    owners_and_places,
     relative_similarity,
     set_similarity,
     token_alignment,
 )
+from truepair.relations.pairs import PairSet
 
 
-def made_up(images: int, each: int, seed: int, width: int = 5) -> tuple[Tensor, JudgedPairs]:
+def made_up(images: int, each: int, seed: int, width: int = 5) -> tuple[Tensor, PairSet]:
     """Sentence vectors, and all pairs of an image and a caption of another."""
     vectors = F.normalize(torch.randn(images, each, width, generator=torch.Generator().manual_seed(seed)), dim=2)
     cells = [(i, j, k) for i in range(images) for j in range(images) for k in range(each) if i != j]
-    return vectors, JudgedPairs(*torch.tensor(cells).T)
+    return vectors, caption_pairs(*torch.tensor(cells).T, vectors.shape)
 
 
 def cosine(one: Tensor, other: Tensor) -> float:
@@ -36,7 +38,7 @@ def mean(values: list[float]) -> float:
 def test_similarity_of_sets_is_that_of_slow_loops(images: int, each: int, seed: int) -> None:
     vectors, pairs = made_up(images, each, seed)
     found = set_similarity(vectors, pairs)
-    cells = zip(pairs.images.tolist(), pairs.owners.tolist(), pairs.places.tolist(), strict=True)
+    cells = zip(*(column.tolist() for column in (pairs.rows, *owners_and_places(pairs))), strict=True)
     for row, (image, owner, place) in zip(found.tolist(), cells, strict=True):
         caption = vectors[owner, place]
         near = [cosine(caption, own) for own in vectors[image]]
@@ -51,7 +53,7 @@ def test_similarity_of_sets_is_that_of_slow_loops(images: int, each: int, seed: 
 def test_relative_similarity_is_that_of_slow_loops(images: int, each: int, seed: int, nearest: int) -> None:
     vectors, pairs = made_up(images, each, seed)
     found = relative_similarity(vectors, pairs, nearest)
-    cells = zip(pairs.images.tolist(), pairs.owners.tolist(), pairs.places.tolist(), strict=True)
+    cells = zip(*(column.tolist() for column in (pairs.rows, *owners_and_places(pairs))), strict=True)
     for row, (image, owner, place) in zip(found.tolist(), cells, strict=True):
         expected = []
         for pool in (max, mean):

@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from truepair.errors import DataError
-from truepair.judges.caption_evidence import JudgedPairs, caption_space
+from truepair.judges.caption_evidence import caption_pairs, caption_space
 from truepair.judges.caption_words import WordStatistics
 from truepair.judges.captions import CaptionFeatures, CaptionJudge, caption_evidence
 from truepair.models.encoders.minilm import load_minilm
@@ -44,7 +44,7 @@ def test_features_are_those_of_the_sentence_encoder(features: CaptionFeatures, s
 
 
 def test_evidence_prefers_a_caption_of_the_same_scene(features: CaptionFeatures) -> None:
-    pairs = JudgedPairs(torch.tensor([0, 0, 0]), torch.tensor([2, 1, 2]), torch.tensor([0, 1, 1]))
+    pairs = caption_pairs(*torch.tensor([[0, 0, 0], [2, 1, 2], [0, 1, 1]]), features.vectors.shape)
     evidence = caption_evidence(features, caption_space(features.vectors), pairs)
     assert all(len(columns) == 3 for columns in evidence.values())
     for family in ("alignment", "learned similarity"):

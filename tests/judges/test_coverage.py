@@ -10,7 +10,7 @@ from tests.judges.tiny_judges import preprocessing_of
 from truepair.data.open import open_pairs
 from truepair.data.pairs import PairBatch, PairDataset
 from truepair.errors import ConfigError
-from truepair.judges.open import Coverage, check_coverage
+from truepair.judges.coverage import Coverage, check_coverage
 
 
 class RowJudge(GivenJudge):

@@ -12,7 +12,7 @@ from tests.models.tiny_albef import batch as tiny_inputs
 from tests.models.tiny_albef import tiny_model
 from truepair.data.pairs import PairBatch
 from truepair.engine.loop.step import StepInfo
-from truepair.evaluation.truth import ConversionTruth
+from truepair.evaluation.truth import ConversionCounter
 from truepair.judges.base import Judge, JudgeConfig
 from truepair.judges.memory import MemorisedJudge, VerdictMemory
 from truepair.methods.ecm import Ecm, EcmConfig
@@ -94,7 +94,7 @@ class Composition:
     relations: RelationsConfig = field(default_factory=RelationsConfig)
     ecm: EcmConfig | None = None
     judge: Callable[[], Judge] = lambda: remembering(verdicts())
-    conversions: ConversionTruth | None = None
+    conversions: ConversionCounter | None = None
     srcl: SrclConfig | None = None
     momentum: MomentumConfig | None = None
     guided: bool = False

@@ -225,7 +225,7 @@ def test_objectives_begin_at_their_epochs_and_weigh_what_they_weigh() -> None:
 def test_every_verdict_reaches_the_ledger_with_what_was_done(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
     step = Composition(OBJECTIVES, ecm=ecm(), ledger=ledger).build()
-    judge = step.ecm.own_judge.discriminator  # type: ignore[union-attr]
+    judge = step.ecm.own_judge.judge  # type: ignore[union-attr]
     step(DISTINCT, info(0))
     once = set(judge.asked)
     step(BATCH, info(0))  # a second batch of the same optimizer step
@@ -280,7 +280,7 @@ def test_figures_of_an_epoch() -> None:
     assert figures["relations/same_caption/relabel"] == 3 * len(SAME_CAPTION)
     zones = sum(figures[f"ecm/{side}/{zone}"] for side in ("i2t", "t2i") for zone in ("below", "between", "above"))
     assert zones == 3 * 16
-    asked = len(judge.discriminator.asked)  # type: ignore[attr-defined]
+    asked = len(judge.judge.asked)  # type: ignore[attr-defined]
     assert figures["ecm/memory_misses"] == asked and figures["ecm/memory_hits"] >= 2 * asked
     again = step.epoch_figures(1)
     assert not any(again.values())

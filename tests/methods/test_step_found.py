@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.methods.steps import Composition, ecm, info, pairs, verdicts
-from truepair.evaluation.truth import ConversionTruth, PairTruth
+from truepair.evaluation.truth import ConversionCounter, Truth
 from truepair.methods.ecm import EcmConfig
 from truepair.methods.rules import RelationsConfig
 from truepair.methods.step import PretrainStep
@@ -15,14 +15,14 @@ TRUE = {(image, text) for image, text in OTHERS if image // 2 == text // 2} | {(
 HIGH = 0.8
 
 
-def truth() -> PairTruth:
+def truth() -> Truth:
     """Of pairs: each with its own caption, and those of TRUE."""
     rows, texts = np.array([*TRUE, *((row, row) for row in range(8))]).T
-    return PairTruth(rows, texts + 1000)  # caption keys of `pairs`
+    return Truth.of_matches(rows, texts + 1000)  # caption keys of `pairs`
 
 
 def composed(mining: EcmConfig | None, relations: RelationsConfig) -> PretrainStep:
-    return Composition(relations=relations, ecm=mining, guided=True, conversions=ConversionTruth(truth())).build()
+    return Composition(relations=relations, ecm=mining, guided=True, conversions=ConversionCounter(truth())).build()
 
 
 @pytest.mark.parametrize("ask", ["hardest", "all", "rules"])
@@ -30,7 +30,7 @@ def test_conversions_by_a_judge(ask: str) -> None:
     rules = [{"detector": "judge", "action": "relabel", "high": HIGH}] if ask == "rules" else []
     step = composed(ecm(ask=ask), RelationsConfig(rules=rules))
     step(BATCH, info())
-    asked = {(image, text) for image, text in step.ecm.own_judge.discriminator.asked}  # type: ignore
+    asked = {(image, text) for image, text in step.ecm.own_judge.judge.asked}  # type: ignore
     above = {cell for cell in asked if verdicts()[cell] >= HIGH}
     figures = step.epoch_figures(0)
     counts = {name: figures[f"ecm/conversions_{name}"] for name in ("right", "judged_true", "batch_true")}

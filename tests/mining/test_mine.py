@@ -7,7 +7,7 @@ import torch
 
 from tests.judges.test_evidence import CONFIG, all_pairs, average_precision, made_up
 from truepair.errors import CheckpointError, ConfigError, DataError
-from truepair.evaluation.truth import PairTruth
+from truepair.evaluation.truth import Truth
 from truepair.judges.evidence import EvidenceModel, EvidenceTables
 from truepair.judges.evidence_fit import fit_evidence
 from truepair.mining.graph import Declared, PairGraph, exact_graph, searched_graph
@@ -53,16 +53,16 @@ def test_partners_of_partners_find_more(judge: tuple[EvidenceModel, Refinement])
 
 def test_mined_pairs_are_right_as_often_as_they_say(judge: tuple[EvidenceModel, Refinement]) -> None:
     table, tables = made_up(70, seed=3)
-    declared, truth = Declared.of_table(table), PairTruth.from_table(table)
+    declared, truth = Declared.of_table(table), Truth.from_table(table)
     assert truth is not None
     mined = mine_pairs(*judge, tables, declared, MiningConfig(low=0.3))
-    right = mined.matches(truth, declared).float()
+    right = truth.matches(mined.rows, declared.caption_keys[mined.columns]).float()
     assert len(mined) > 100
-    assert float(right.mean()) == pytest.approx(float(mined.scores.mean()), abs=0.12)
-    assert not bool(declared.known(mined.images, mined.captions).any())
-    sure = mined.above(0.8)
-    assert 0 < len(sure) < len(mined) and float(sure.scores.min()) >= 0.8
-    cells = set(zip(mined.images.tolist(), mined.captions.tolist(), strict=True))
+    assert float(right.mean()) == pytest.approx(float(mined.values.mean()), abs=0.12)
+    assert not bool(declared.known(mined.rows, mined.columns).any())
+    sure = mined.where(mined.values >= 0.8)
+    assert 0 < len(sure) < len(mined) and float(sure.values.min()) >= 0.8
+    cells = set(zip(mined.rows.tolist(), mined.columns.tolist(), strict=True))
     assert len(cells) == len(mined) and all((j, i) in cells for i, j in cells)
 
 
@@ -71,7 +71,7 @@ def test_neighbour_search_proposes_what_all_pairs_would(judge: tuple[EvidenceMod
     declared = Declared.of_table(table)
     exact = mine_pairs(*judge, tables, declared)
     searched = mine_pairs(*judge, tables, declared, MiningConfig(exact_rows=10))
-    cells = [set(zip(found.images.tolist(), found.captions.tolist(), strict=True)) for found in (exact, searched)]
+    cells = [set(zip(found.rows.tolist(), found.columns.tolist(), strict=True)) for found in (exact, searched)]
     assert len(cells[0] & cells[1]) > 0.8 * len(cells[0])
     graph = searched_graph(judge[0], judge[0].spaces.project(tables), declared, 16)
     full = judge[0].log_odds(judge[0].spaces.project(tables), torch.arange(350), torch.arange(350))

@@ -11,7 +11,7 @@ from PIL import Image
 from truepair.data.open import open_pairs
 from truepair.data.table import PairTable
 from truepair.errors import DataError
-from truepair.evaluation.truth import KnownTruth
+from truepair.evaluation.truth import Truth
 from truepair.relations.ledger import Ledger
 from truepair.relations.text import caption_key
 from truepair.tasks.conversions import read_conversions
@@ -122,8 +122,8 @@ def test_the_draw_repeats_nothing_but_itself(table: PairTable, tmp_path: Path) -
 
 def test_truth_of_every_pair_is_that_of_a_slow_look(table: PairTable) -> None:
     rows = [(image, owner) for image in range(len(ROWS)) for owner in range(len(ROWS)) if image != owner]
-    images, owners = np.array(rows, dtype=np.int64).T
-    keys = np.array([caption_key(ROWS[owner][0][0]) for owner in owners], dtype=np.int64)
+    images, owners = torch.tensor(rows).T
+    keys = torch.tensor([caption_key(ROWS[owner][0][0]) for owner in owners])
 
     def look(image: int, owner: int) -> str:
         """What the list above says."""
@@ -132,11 +132,11 @@ def test_truth_of_every_pair_is_that_of_a_slow_look(table: PairTable) -> None:
             return "unknown"
         return "true" if captions[0] in names else "near" if family and family == other_family else "false"
 
-    assert KnownTruth(table).verdicts(images, owners, keys).tolist() == [look(*pair) for pair in rows]
+    assert Truth.of_table(table).verdicts(images, keys).tolist() == [look(*pair) for pair in rows]
 
 
 def test_without_truth_columns_nothing_is_known(tmp_path: Path) -> None:
     Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
     (tmp_path / "pairs.jsonl").write_text('{"image": "a.png", "captions": ["a dog"]}\n')
-    zero, key = np.zeros(1, dtype=np.int64), np.array([caption_key("a dog")])
-    assert KnownTruth(open_pairs(tmp_path / "pairs.jsonl")).verdicts(zero, zero, key).tolist() == ["unknown"]
+    zero, key = torch.zeros(1, dtype=torch.int64), torch.tensor([caption_key("a dog")])
+    assert Truth.of_table(open_pairs(tmp_path / "pairs.jsonl")).verdicts(zero, key).tolist() == ["unknown"]

@@ -215,14 +215,14 @@ def test_retrieval_at_another_size(squares: Path, tmp_path: Path, capsys: pytest
 def test_judged_matches_count(squares: Path, tmp_path: Path) -> None:
     from truepair.data.judgements import judged_captions, read_judgements
     from truepair.data.open import open_pairs
-    from truepair.tasks.retrieval import build_gallery
+    from truepair.tasks.retrieval import build_truth
 
     table = open_pairs(str(squares / "pairs.jsonl")).split("test")
     captions = [ids[0] for ids in table.rows["caption_ids"]]
     pair = {"image_id": int(table.image_ids[0]), "caption_id": captions[5], "label": "match"}
     (tmp_path / "judged.jsonl").write_text(json.dumps(pair))
     judged = judged_captions(table, read_judgements(tmp_path / "judged.jsonl"))
-    plain, more = build_gallery(table).truth, build_gallery(table, judged).truth
+    plain, more = build_truth(table), build_truth(table, judged)
     assert len(more.true) == len(plain.true) + 1 and len(more.own) == len(plain.own)
 
 

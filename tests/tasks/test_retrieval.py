@@ -35,7 +35,7 @@ def test_judge_agrees_with_the_model_on_each_pair(finished: tuple[PretrainOutcom
     dataset = PairDataset(outcome.test.images.table, outcome.test.images.transform)
     for image, caption, log_odds in zip(images, captions, found, strict=True):
         pixels = dataset[int(image)]["pixel_values"][None]
-        ids, mask = outcome.collator.encode([outcome.test.gallery.texts[int(caption)]])
+        ids, mask = outcome.collator.encode([outcome.test.truth.texts[int(caption)]])
         with torch.no_grad():
             logits = outcome.model(pixels, ids, mask).itm_logits[0]
         assert float(log_odds) == pytest.approx(float(logits[1] - logits[0]), abs=5e-3)  # float16 states
@@ -44,7 +44,7 @@ def test_judge_agrees_with_the_model_on_each_pair(finished: tuple[PretrainOutcom
 def test_truth_comes_from_the_groups(finished: tuple[PretrainOutcome, Path]) -> None:
     outcome = finished[0]
     assert outcome.test is not None
-    truth = outcome.test.gallery.truth
+    truth = outcome.test.truth
     assert (truth.images, truth.captions) == (12, 24)  # both descriptions of each kind
     assert len(truth.own) == 12
     assert len(truth.true) == 24
@@ -81,8 +81,8 @@ def test_examples_are_marked_by_the_truth(finished: tuple[PretrainOutcome, Path]
     judge = outcome.test.encode(outcome.model)
     similarity = similarity_of(judge)
     drawn = draw_examples(outcome.test, similarity, similarity, count=4, depth=24)
-    true = set(map(tuple, outcome.test.gallery.truth.true.tolist()))
-    own = set(map(tuple, outcome.test.gallery.truth.own.tolist()))
+    true = set(map(tuple, outcome.test.truth.true.tolist()))
+    own = set(map(tuple, outcome.test.truth.own.tolist()))
     assert len(drawn.pictures) == len(drawn.captions) == 4
     for example in drawn.pictures:
         assert sorted(answer.number for answer in example.answers) == list(range(24))
@@ -210,6 +210,6 @@ def test_one_gallery_serves_strict_and_lenient_scores(tmp_path: Path) -> None:
     for strict in (False, True):
         images = ImageSource(table, None, transform=lambda picture: picture)  # type: ignore[arg-type]
         task = RetrievalTask(None, images, RetrievalProtocol(leave_out_families=strict))  # type: ignore[arg-type]
-        assert set(map(tuple, task.near.tolist())) == near
-        assert set(map(tuple, task.gallery.truth.ignored.tolist())) == (near if strict else set())
-        assert len(task.gallery.truth.true) == 5
+        assert set(map(tuple, task.known.ignored.tolist())) == near
+        assert set(map(tuple, task.truth.ignored.tolist())) == (near if strict else set())
+        assert len(task.truth.true) == 5

@@ -29,7 +29,7 @@ class Judgement:
 
 @dataclass(frozen=True)
 class JudgedCaptions:
-    """The judgements of a table's images, as texts: what `CaptionGallery.from_names` takes.
+    """The judgements of a table's images, as texts: what `Truth.from_names` takes.
 
     Attributes:
         names: for each row, the captions known to be true of it (its own at least), then those judged to match.

@@ -6,7 +6,7 @@ from truepair.evaluation.metrics import DirectionMetrics, Estimate, RetrievalMet
 from truepair.evaluation.nlvr2 import Nlvr2Metrics, nlvr2_metrics, write_nlvr2_results
 from truepair.evaluation.reranking import (
     ITM_ALONE,
-    CandidatePairs,
+    Candidates,
     Combination,
     PairScorer,
     RerankedScores,
@@ -16,16 +16,16 @@ from truepair.evaluation.reranking import (
     score_candidates,
 )
 from truepair.evaluation.scores import FeatureScores, MatrixScores, ScoreSource, SubsetScores
-from truepair.evaluation.truth import CaptionGallery, RetrievalTruth
+from truepair.evaluation.truth import ConversionCounter, Truth
 from truepair.evaluation.vqa import TextBaseline, VqaAccuracy, answer_accuracy, vqa_accuracy, write_vqa_results
 
 __all__ = [
     "ITM_ALONE",
-    "CandidatePairs",
-    "CaptionGallery",
+    "Candidates",
     "CocoGallery",
     "CocoReport",
     "Combination",
+    "ConversionCounter",
     "DirectionMetrics",
     "Estimate",
     "FeatureScores",
@@ -34,12 +34,12 @@ __all__ = [
     "PairScorer",
     "RerankedScores",
     "RetrievalMetrics",
-    "RetrievalTruth",
     "ScoreSource",
     "SubsetScores",
     "SuspectPrecision",
     "TextBaseline",
     "Trial",
+    "Truth",
     "VqaAccuracy",
     "answer_accuracy",
     "choose_combination",

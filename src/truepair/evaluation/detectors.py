@@ -1,9 +1,13 @@
-"""How well scores of judged pairs tell matches from others, and how far probabilities can be believed."""
+"""How well scores of judged pairs tell matches from others, and how far probabilities can be believed.
+
+scikit-learn and SciPy are imported where they are used: they take seconds, and training measures no detector.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -62,15 +66,17 @@ def detector_metrics(scores: Tensor, labels: Tensor, recalls: Sequence[float] = 
     Raises:
         DataError: all labels are the same.
     """
-    order, last = _places(scores, labels)
-    match = labels[order].double()  # [P]
-    found = match.cumsum(0)[last]  # [P] matches down to the end of the place
-    precision = found / (last + 1)
-    total = found[-1]
-    others_before = (last + 1 - found) - _at_place(1 - match, last) / 2  # half of those of the same place
-    auc = 1 - float((others_before * match).sum() / total / (len(match) - total))
-    at_recall = {recall: float(precision[found >= recall * total - 1e-9].max()) for recall in recalls}
-    return DetectorMetrics(auc, float((precision * match).sum() / total), at_recall)
+    from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
+
+    _check(labels)
+    truth, values = labels.numpy(), scores.numpy()
+    precision, recall, _ = precision_recall_curve(truth, values)
+    precision, recall = precision[:-1], recall[:-1]  # the last point of the curve is made up: no pair is above it
+    return DetectorMetrics(
+        auc=float(roc_auc_score(truth, values)),
+        average_precision=float(average_precision_score(truth, values)),
+        precision_at_recall={least: float(precision[recall >= least - 1e-9].max()) for least in recalls},
+    )
 
 
 def average_precision_interval(
@@ -88,7 +94,9 @@ def average_precision_interval(
     Raises:
         DataError: all labels are the same.
     """
-    order, last = _places(scores, labels)
+    _check(labels)
+    # scikit-learn weighs pairs in one draw at a time, sorting anew; here they are sorted once for all draws.
+    order, last = _places(scores)
     match = labels[order].double()
     names, group = groups[order].unique(return_inverse=True)  # [G], [P]
     generator = torch.Generator().manual_seed(seed)
@@ -96,9 +104,8 @@ def average_precision_interval(
     for start in range(0, resamples, _AT_ONCE):
         rows = min(_AT_ONCE, resamples - start)
         drawn = torch.randint(len(names), (rows, len(names)), generator=generator)
-        counts = torch.zeros(rows, len(names), dtype=torch.float64).scatter_add_(
-            1, drawn, torch.ones(drawn.shape).double()
-        )
+        ones = torch.ones(drawn.shape, dtype=torch.float64)
+        counts = torch.zeros_like(ones).scatter_add_(1, drawn, ones)  # how often each group was drawn
         values.append(_weighted_precision(counts[:, group], match, last))
     value = float(_weighted_precision(torch.ones_like(match)[None], match, last))
     points = torch.tensor([0.025, 0.975], dtype=torch.float64)
@@ -114,42 +121,23 @@ def reliability(probabilities: Tensor, labels: Tensor, edges: Sequence[float] = 
         labels: bool [P].
         edges: ends of the bins, ascending; the last bin takes 1 as well.
     """
-    inner = torch.tensor(edges[1:-1], dtype=torch.float64)
-    place = torch.bucketize(probabilities.double(), inner, right=True)  # [P]
-    bins = []
-    for number, (low, high) in enumerate(pairwise(edges)):
-        here = place == number
-        if bool(here.any()):
-            predicted, true = float(probabilities[here].double().mean()), float(labels[here].double().mean())
-            bins.append(ReliabilityBin(low, high, int(here.sum()), predicted, true))
-    return bins
+    from scipy.stats import binned_statistic  # calibration_curve of scikit-learn has no bins of one's own choice
+
+    values = probabilities.double().numpy()
+    columns = [values, labels.double().numpy(), np.ones(len(values))]
+    sums = binned_statistic(values, columns, "sum", bins=np.asarray(edges, dtype=np.float64)).statistic  # [3, bins]
+    return [
+        ReliabilityBin(low, high, int(pairs), float(predicted / pairs), float(true / pairs))
+        for (low, high), (predicted, true, pairs) in zip(pairwise(edges), sums.T, strict=True)
+        if pairs
+    ]
 
 
 def brier_score(probabilities: Tensor, labels: Tensor) -> float:
     """Mean squared difference of probabilities [P] and outcomes bool [P] (Brier, 1950); 0 is best."""
-    return float((probabilities.double() - labels.double()).square().mean())
+    from sklearn.metrics import brier_score_loss
 
-
-def _places(scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Order from the highest score down [P], and the last position of the pairs with the same score as each [P]."""
-    if bool(labels.all()) or not bool(labels.any()):
-        raise DataError("judged pairs that are all alike measure no detector; give matches and others")
-    order = scores.argsort(descending=True, stable=True)
-    _, place, sizes = scores[order].unique_consecutive(return_inverse=True, return_counts=True)
-    return order, (sizes.cumsum(0) - 1)[place]
-
-
-def _at_place(values: Tensor, last: Tensor) -> Tensor:
-    """The sum of values [P] over the pairs of the same place as each [P]."""
-    sums = torch.zeros_like(values).index_add(0, last, values)
-    return sums[last]
-
-
-def _weighted_precision(weights: Tensor, match: Tensor, last: Tensor) -> Tensor:
-    """Average precision when each pair counts so many times: weights [R, P], sorted pairs [P], to [R]."""
-    hits = weights * match  # [R, P]
-    precision = hits.cumsum(1)[:, last] / weights.cumsum(1)[:, last].clamp(min=1)
-    return (hits * precision).sum(1) / hits.sum(1)
+    return float(brier_score_loss(labels.numpy(), probabilities.double().numpy()))
 
 
 @dataclass(frozen=True)
@@ -187,3 +175,23 @@ def precision_at(flags: Sequence[bool | None], depths: Sequence[int] = (50, 200)
         raise ConfigError(f"precision at {min(depths)} suspects is not defined; use depths of 1 or more")
     tops = [[flag for flag in flags[:depth] if flag is not None] for depth in depths]
     return [SuspectPrecision(depth, len(top), sum(top)) for depth, top in zip(depths, tops, strict=True)]
+
+
+def _check(labels: Tensor) -> None:
+    """Refuse labels of one kind."""
+    if bool(labels.all()) or not bool(labels.any()):
+        raise DataError("judged pairs that are all alike measure no detector; give matches and others")
+
+
+def _places(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """Order from the highest score down [P], and the last position of the pairs with the same score as each [P]."""
+    order = scores.argsort(descending=True, stable=True)
+    _, place, sizes = scores[order].unique_consecutive(return_inverse=True, return_counts=True)
+    return order, (sizes.cumsum(0) - 1)[place]
+
+
+def _weighted_precision(weights: Tensor, match: Tensor, last: Tensor) -> Tensor:
+    """Average precision when each pair counts so many times: weights [R, P], sorted pairs [P], to [R]."""
+    hits = weights * match  # [R, P]
+    precision = hits.cumsum(1)[:, last] / weights.cumsum(1)[:, last].clamp(min=1)
+    return (hits * precision).sum(1) / hits.sum(1)

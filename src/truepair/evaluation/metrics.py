@@ -10,7 +10,7 @@ from torch import Tensor
 
 from truepair.errors import DataError
 from truepair.evaluation.scores import ScoreSource, as_source
-from truepair.evaluation.truth import MatchLists, QuerySet, RetrievalTruth
+from truepair.evaluation.truth import MatchLists, QuerySet, Truth
 
 
 @dataclass(frozen=True)
@@ -220,7 +220,7 @@ class RetrievalMetrics:
 
 
 def evaluate_retrieval(
-    scores: ScoreSource | Tensor, truth: RetrievalTruth, *, block_size: int = 512, resamples: int = 1000, seed: int = 0
+    scores: ScoreSource | Tensor, truth: Truth, *, block_size: int = 512, resamples: int = 1000, seed: int = 0
 ) -> RetrievalMetrics:
     """Score a retrieval run in both directions.
 

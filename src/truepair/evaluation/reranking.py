@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -9,37 +10,30 @@ from torch import Tensor
 from truepair.errors import ConfigError, DataError
 from truepair.evaluation.metrics import evaluate_retrieval
 from truepair.evaluation.scores import ScoreSource
-from truepair.evaluation.truth import RetrievalTruth
+from truepair.evaluation.truth import Truth
+from truepair.relations.pairs import PairSet
 
 PairScorer = Callable[[Tensor, Tensor], Tensor]
 """Scores of pairs: (image numbers [P], caption numbers [P]) -> [P]. Images come sorted: equal ones stand together."""
 
 
-@dataclass(frozen=True)
-class CandidatePairs:
-    """The pairs that similarity search proposes in either direction, each once, sorted by image, then caption.
+class Candidates(NamedTuple):
+    """The pairs that similarity search proposes in either direction.
 
     Attributes:
-        images: int64 [P].
-        captions: int64 [P].
-        similarity: [P], the search's own score.
-        for_image: bool [P]; the caption is among the image's top k.
-        for_caption: bool [P]; the image is among the caption's top k.
+        pairs: each once, sorted by image, then caption; values are the search's own scores [I, T].
+        for_image: whether the caption is among the image's top k, bool [P].
+        for_caption: whether the image is among the caption's top k, bool [P].
     """
 
-    images: Tensor
-    captions: Tensor
-    similarity: Tensor
+    pairs: PairSet
     for_image: Tensor
     for_caption: Tensor
-
-    def __len__(self) -> int:
-        return len(self.images)
 
 
 def find_candidates(
     similarity: ScoreSource, images: int, captions: int, k: int, *, block_size: int = 512
-) -> CandidatePairs:
+) -> Candidates:
     """Top-k search in both directions.
 
     Among equal similarities at the k-th place the choice is arbitrary but the same in every run.
@@ -56,42 +50,30 @@ def find_candidates(
     """
     if k < 1:
         raise ConfigError(f"re-ranking needs at least one candidate a query, got k = {k}")
-    row, column, row_value = _top_k(similarity.image_rows, images, min(k, captions), block_size)
-    by_image = row * captions + column
-    row, column, column_value = _top_k(similarity.caption_rows, captions, min(k, images), block_size)
-    by_caption = column * captions + row
-    keys, place = torch.cat([by_image, by_caption]).unique(return_inverse=True)  # [P], [wanted]
-    score = row_value.new_empty(len(keys)).scatter_(0, place, torch.cat([row_value, column_value]))
-    return CandidatePairs(
-        images=keys // captions,
-        captions=keys % captions,
-        similarity=score,
-        for_image=torch.isin(keys, by_image),
-        for_caption=torch.isin(keys, by_caption),
-    )
+    by_image = _top_k(similarity.image_rows, (images, captions), k, block_size)
+    by_caption = _top_k(similarity.caption_rows, (captions, images), k, block_size).T
+    pairs = PairSet.union(by_caption, by_image)
+    return Candidates(pairs, by_image.contains(pairs), by_caption.contains(pairs))
 
 
-def _top_k(rows: Callable[[int, int], Tensor], count: int, k: int, block_size: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Each row's k best columns as (row, column, score), each [count * k]."""
+def _top_k(rows: Callable[[int, int], Tensor], shape: tuple[int, int], k: int, block_size: int) -> PairSet:
+    """Each row's k best columns, with their scores [P = rows * k]."""
+    count, k = shape[0], min(k, shape[1])
     tops = [
         rows(start, min(start + block_size, count)).detach().topk(k, dim=1) for start in range(0, count, block_size)
     ]
-    row = torch.arange(count).repeat_interleave(k)
-    return (
-        row,
-        torch.cat([t.indices.flatten().cpu() for t in tops]),
-        torch.cat([t.values.flatten().cpu() for t in tops]),
-    )
+    values, columns = (torch.cat([part.flatten().cpu() for part in parts]) for parts in zip(*tops, strict=True))
+    return PairSet(torch.arange(count).repeat_interleave(k), columns, values, shape)
 
 
-def score_candidates(candidates: CandidatePairs, score_pairs: PairScorer, *, chunk_size: int = 1024) -> Tensor:
+def score_candidates(pairs: PairSet, score_pairs: PairScorer, *, chunk_size: int = 1024) -> Tensor:
     """Score each candidate pair once, image by image.
 
     A chunk ends between two images unless one image alone has more than ``chunk_size`` candidates, so the scorer can
     compute each image's keys and values once.
 
     Args:
-        candidates: the pairs.
+        pairs: P candidates, sorted by image.
         score_pairs: the judge. It should return log-odds rather than probabilities, which round to 1 for sure
             pairs, and so tie.
         chunk_size: pairs passed at once.
@@ -104,9 +86,9 @@ def score_candidates(candidates: CandidatePairs, score_pairs: PairScorer, *, chu
     """
     scores = []
     start = 0
-    while start < len(candidates):
-        stop = _chunk_end(candidates.images, start, chunk_size)
-        part = score_pairs(candidates.images[start:stop], candidates.captions[start:stop]).detach().cpu()
+    while start < len(pairs):
+        stop = _chunk_end(pairs.rows, start, chunk_size)
+        part = score_pairs(pairs.rows[start:stop], pairs.columns[start:stop]).detach().cpu()
         if part.shape != (stop - start,):
             raise DataError(f"the pair scorer returned {tuple(part.shape)} scores for {stop - start} pairs")
         if part.isnan().any():
@@ -137,9 +119,9 @@ class Combination:
     similarity_weight: float
     itm_weight: float
 
-    def apply(self, candidates: CandidatePairs, log_odds: Tensor) -> Tensor:
-        """Combined scores of the candidate pairs, float64 [P]."""
-        return self.similarity_weight * candidates.similarity.double() + self.itm_weight * log_odds.double()
+    def apply(self, pairs: PairSet, log_odds: Tensor) -> Tensor:
+        """Combined scores of P candidate pairs, whose values are similarities, with their log-odds [P]; float64 [P]."""
+        return self.similarity_weight * pairs.values.double() + self.itm_weight * log_odds.double()
 
 
 ITM_ALONE = Combination(similarity_weight=0.0, itm_weight=1.0)
@@ -153,7 +135,7 @@ class RerankedScores:
     equal scores stay equal. Rows are float64 and mean an order, nothing else.
     """
 
-    def __init__(self, similarity: ScoreSource, candidates: CandidatePairs, scores: Tensor) -> None:
+    def __init__(self, similarity: ScoreSource, candidates: Candidates, scores: Tensor) -> None:
         """Lay the judge's scores over the similarity.
 
         Args:
@@ -164,14 +146,14 @@ class RerankedScores:
         Raises:
             ConfigError: if the number of scores is not that of the pairs.
         """
-        if scores.shape != (len(candidates),):
-            raise ConfigError(f"got {tuple(scores.shape)} scores for {len(candidates)} candidate pairs")
+        pairs = candidates.pairs
+        if scores.shape != (len(pairs),):
+            raise ConfigError(f"got {tuple(scores.shape)} scores for {len(pairs)} candidate pairs")
         self._similarity = similarity
-        place = scores.unique(return_inverse=True)[1] + 1  # [P], dense rank from the worst, from 1
-        wanted = candidates.for_image
-        self._by_image = _Overlay.build(candidates.images[wanted], candidates.captions[wanted], place[wanted])
-        wanted = candidates.for_caption
-        self._by_caption = _Overlay.build(candidates.captions[wanted], candidates.images[wanted], place[wanted])
+        # The place of each score counted from the worst, from 1; equal scores share one.
+        placed = pairs.with_values(scores.unique(return_inverse=True)[1].double() + 1)
+        self._by_image = _Overlay.build(placed.where(candidates.for_image))
+        self._by_caption = _Overlay.build(placed.where(candidates.for_caption).T)
 
     def image_rows(self, start: int, stop: int) -> Tensor:
         """Re-ranked scores of some images against all captions, float64 [stop - start, T]."""
@@ -191,10 +173,10 @@ class _Overlay:
     places: Tensor  # [M]
 
     @classmethod
-    def build(cls, rows: Tensor, columns: Tensor, places: Tensor) -> "_Overlay":
+    def build(cls, placed: PairSet) -> "_Overlay":
         """Sort the candidates by row."""
-        order = rows.argsort(stable=True)
-        return cls(rows[order], columns[order], places[order])
+        placed = placed.where(placed.rows.argsort(stable=True))
+        return cls(placed.rows, placed.columns, placed.values)
 
     def lay_over(self, block: Tensor, start: int) -> Tensor:
         """Raise the candidates of rows ``start..`` above the rest of their row; returns a float64 copy of ``block``."""
@@ -223,8 +205,8 @@ class Trial:
 
 def choose_combination(
     similarity: ScoreSource,
-    truth: RetrievalTruth,
-    candidates: CandidatePairs,
+    truth: Truth,
+    candidates: Candidates,
     log_odds: Tensor,
     *,
     temperature: float,
@@ -254,7 +236,7 @@ def choose_combination(
     tried = [*(Combination(1 / temperature, weight) for weight in itm_weights), ITM_ALONE]
     trials = []
     for combination in tried:
-        scores = RerankedScores(similarity, candidates, combination.apply(candidates, log_odds))
+        scores = RerankedScores(similarity, candidates, combination.apply(candidates.pairs, log_odds))
         metrics = evaluate_retrieval(scores, truth, resamples=0)
         trials.append(Trial(combination, metrics.mean_recall_at_1, metrics.mean_map_at_r))
     best = max(trials, key=lambda trial: (trial.recall_at_1, trial.map_at_r))  # max keeps the first of equals

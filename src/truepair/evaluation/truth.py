@@ -1,7 +1,11 @@
-"""What is known to be true between images and captions: one truth, several views."""
+"""What is known to be true between images and captions: one truth, and several views of it.
+
+It serves measurement, and the fitting of judges on clean data; training never sees it.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -12,6 +16,17 @@ from torch import Tensor
 from truepair.errors import DataError
 from truepair.relations.pairs import PairSet, same_pair
 from truepair.relations.text import caption_key, normalise_caption
+
+Direction = Literal["i2t", "t2i"]
+"""Image to text: images ask for captions. Text to image: captions ask for images."""
+
+Mark = Literal["own", "true", "near", "wrong"]
+"""How an answer relates to its query: own pair, true match that is not own, near-match (same family), or neither."""
+
+Verdict = Literal["true", "near", "false", "unknown"]
+"""What the known truth says of an undeclared pair: match, near-match (same family), neither, or nothing."""
+
+Labels = Sequence[str | None]
 
 
 class TruthTable(Protocol):
@@ -50,6 +65,357 @@ class TruthBatch(Protocol):
     def __len__(self) -> int: ...
 
 
+class Truth:
+    """Which of T distinct caption texts are known to be true of which of I images.
+
+    Views: ``queries`` and ``naive_queries`` for retrieval; ``matches`` of (row, caption key); ``hidden_matches`` of a
+    batch and ``hidden_pairs`` of a table, the false negatives; ``marks`` and ``verdicts``, words for single pairs.
+
+    All relations are sparse: int64 [N, 2] tensors of (image, caption) numbers, sorted, without repeats.
+
+    Attributes:
+        images: number of images I.
+        captions: number of distinct captions T.
+        own: pairs as the data set declares them.
+        true: all pairs known to match, own pairs included.
+        texts: the captions by number, as first written; empty where only numbers or keys are known.
+    """
+
+    def __init__(
+        self,
+        images: int,
+        captions: int,
+        own: Tensor,
+        true: Tensor | None = None,
+        ignored: Tensor | None = None,
+        *,
+        texts: Sequence[str] = (),
+        keys: Tensor | None = None,
+        families: Tensor | None = None,
+        stated: Tensor | None = None,
+    ) -> None:
+        """Check and store what is known.
+
+        Args:
+            images: number of images I.
+            captions: number of captions T.
+            own: (image, caption) pairs, int64 [N, 2].
+            true: further true pairs [M, 2]; the own pairs are added. None: only the own pairs are true.
+            ignored: pairs that are neither right nor wrong [K, 2]; none by default.
+            texts: the captions by number.
+            keys: key of each caption, int64 [T]; None takes those of the texts.
+            families: number of each image's family, -1 for none, int64 [I]. A caption true of another image of the
+                family, but not of this one, is ignored too.
+            stated: images of which more is known than their own captions, bool [I]; None for all.
+
+        Raises:
+            DataError: a pair is out of range, or is both true and ignored.
+        """
+        self.images = images
+        self.captions = captions
+        self.texts = list(texts)
+        own_cells = self._cells_of("own", own)
+        self._true_cells = torch.cat([own_cells, self._cells_of("true", true)]).unique()
+        self._ignored_cells = self._cells_of("ignored", ignored)
+        both = torch.isin(self._true_cells, self._ignored_cells)
+        if both.any():
+            image, caption = self._pairs_of(self._true_cells[both])[0].tolist()
+            raise DataError(
+                f"pair (image {image}, caption {caption}) is both true and ignored; drop it from one of the two lists"
+            )
+        self.own = self._pairs_of(own_cells)  # [N, 2]
+        self.true = self._pairs_of(self._true_cells)  # [M, 2]
+        self._own_cells = own_cells
+        self._keys = keys
+        self._families = families
+        self._stated = torch.ones(images, dtype=torch.bool) if stated is None else stated
+
+    @classmethod
+    def from_names(
+        cls,
+        own: Sequence[Sequence[str]],
+        names: Sequence[Sequence[str] | None] | None = None,
+        groups: Labels | None = None,
+        families: Labels | None = None,
+        near: Sequence[Sequence[str] | None] | None = None,
+    ) -> "Truth":
+        """The truth of texts; those that are equal after normalisation are one caption, true of all their images.
+
+        Args:
+            own: for each image, the captions the data set declares as its own.
+            names: for each image, all captions known to be true of it (the own ones need not be repeated);
+                None for an image: no more than its own.
+            groups: for each image, what it shows: a caption true of one image of a group is true of all of them. None
+                for an image: it stands alone.
+            families: for each image, a wider class. A caption true of another image of the same family, but not of
+                this one, is ignored: a near-match. None for an image: nothing is ignored.
+            near: for each image, captions judged to match it nearly; ignored, too, unless they are true.
+
+        Raises:
+            DataError: the sequences differ in length, or a caption is blank.
+        """
+        nothing: list[None] = [None] * len(own)
+        for title, given in (("names", names), ("groups", groups), ("families", families), ("near", near)):
+            if given is not None and len(given) != len(own):
+                raise DataError(f"{title} has {len(given)} entries for {len(own)} images; give one entry an image")
+        numbered = _NumberedTexts()
+        own_pairs = numbered.pairs(own)
+        true = torch.cat([own_pairs, numbered.pairs(names or nothing)])
+        judged_near = numbered.pairs(near or nothing)
+        captions = len(numbered.texts)
+        if groups is not None:
+            true = torch.cat([true, _shared(true, _numbers(groups), captions)])
+        is_true = torch.isin(_cells(judged_near, captions), _cells(true, captions))
+        labels = zip(names or nothing, groups or nothing, strict=True)
+        stated = [name is not None or group is not None for name, group in labels]
+        return cls(
+            len(own),
+            captions,
+            own_pairs,
+            true,
+            judged_near[~is_true],
+            texts=numbered.texts,
+            families=None if families is None else _numbers(families),
+            stated=torch.tensor(stated, dtype=torch.bool),
+        )
+
+    @classmethod
+    def of_table(
+        cls,
+        table: TruthTable,
+        names: Sequence[Sequence[str] | None] | None = None,
+        near: Sequence[Sequence[str] | None] | None = None,
+    ) -> "Truth":
+        """The truth of a table, with or without columns ``names``, ``group`` and ``family``; image r is that of row r.
+
+        Args:
+            table: of its rows that state neither names nor a group, only the own captions are true.
+            names: taken instead of the table's.
+            near: captions judged to match each row's image nearly.
+        """
+        stated, groups, families = (_column(table, name) for name in ("names", "group", "family"))
+        return cls.from_names(table.values("captions"), names or stated, groups, families, near)
+
+    @classmethod
+    def from_table(cls, table: TruthTable) -> "Truth | None":
+        """The truth of a table that states any, in columns ``names`` or ``group``; None if it states neither."""
+        if _column(table, "names") is None and _column(table, "group") is None:
+            return None
+        return cls.of_table(table)
+
+    @classmethod
+    def of_matches(cls, rows: NDArray[np.int64], keys: NDArray[np.int64]) -> "Truth":
+        """The truth of known matches.
+
+        Args:
+            rows: row of the image of each match, int64 [M].
+            keys: caption key of each match, int64 [M].
+        """
+        distinct, numbers = np.unique(keys, return_inverse=True)
+        pairs = torch.from_numpy(np.stack([rows, numbers], axis=1).astype(np.int64))
+        return cls(int(rows.max(initial=-1)) + 1, len(distinct), pairs, keys=torch.from_numpy(distinct))
+
+    @cached_property
+    def ignored(self) -> Tensor:
+        """Pairs that are neither right nor wrong (near-matches), int64 [K, 2]; a ranking leaves them out."""
+        cells = self._ignored_cells
+        if self._families is not None:
+            alike = _shared(self.true, self._families, self.captions)
+            cells = torch.cat([cells, _cells(alike, self.captions)]).unique()
+            cells = cells[~torch.isin(cells, self._true_cells)]
+        return self._pairs_of(cells)
+
+    def without_ignored(self) -> "Truth":
+        """The same truth, in which near-matches are wrong."""
+        return Truth(
+            self.images,
+            self.captions,
+            self.own,
+            self.true,
+            texts=self.texts,
+            keys=self._keys,
+            stated=self._stated,
+        )
+
+    def queries(self, direction: Direction) -> "QuerySet":
+        """One query for each image (i2t) or caption (t2i) with a true match; every true match answers it."""
+        rows, columns, count = self._oriented(self.true, direction)
+        ignored_rows, ignored_columns, _ = self._oriented(self.ignored, direction)
+        answers = MatchLists.from_pairs(rows, columns, count)
+        ignored = MatchLists.from_pairs(ignored_rows, ignored_columns, count)
+        asked = answers.sizes.nonzero().flatten()  # [Q]
+        return QuerySet(
+            rows=asked,
+            answers=answers.select(asked),
+            ignored=ignored.select(asked),
+            left_out=count - len(asked),
+        )
+
+    def naive_queries(self, direction: Direction) -> "QuerySet":
+        """The queries of the usual protocol, where nothing but the own pair is right.
+
+        Image to text: one query an image; any of its own captions answers it. Text to image: one query an own pair;
+        only its own image answers it, even if another image owns the same text. Nothing is ignored.
+        """
+        rows, columns, count = self._oriented(self.own, direction)
+        lists = MatchLists.from_pairs(rows, columns, count)
+        asked = lists.sizes.nonzero().flatten()
+        left_out = count - len(asked)
+        if direction == "t2i":
+            asked, _, columns = lists.entries()
+            answers = MatchLists.from_pairs(torch.arange(len(asked)), columns, len(asked))
+        else:
+            answers = lists.select(asked)
+        return QuerySet(rows=asked, answers=answers, ignored=MatchLists.empty(len(asked)), left_out=left_out)
+
+    def matches(self, rows: Tensor, caption_keys: Tensor) -> Tensor:
+        """Whether captions are true of the images of rows.
+
+        Args:
+            rows: rows of the table, int64 [P].
+            caption_keys: keys of the captions' normalised texts, int64 [P].
+
+        Returns:
+            bool [P], on the device of ``rows``.
+        """
+        numbers = self._numbers_of(caption_keys.cpu())  # [P]
+        cells = rows.cpu() * self.captions + numbers
+        return ((numbers >= 0) & _among(cells, self._true_cells)).to(rows.device)
+
+    def hidden_matches(self, batch: TruthBatch) -> Tensor:
+        """The false negatives of a batch: true pairs that share neither image id nor caption text, bool [B, B]."""
+        shape = (len(batch), len(batch))
+        rows = batch.source_index[:, None].expand(shape)
+        keys = batch.caption_key[None, :].expand(shape)
+        true = self.matches(rows.flatten(), keys.flatten()).view(shape)
+        return true & ~same_pair(batch.image_id, batch.caption_key)
+
+    def hidden_pairs(self, image_ids: Tensor, caption_keys: Tensor) -> PairSet:
+        """The false negatives of a whole table, each row with one caption; no N x N matrix is made.
+
+        Args:
+            image_ids: image id of each row, int64 [N].
+            caption_keys: key of each row's caption, int64 [N].
+
+        Returns:
+            Cells (image row, caption row) that are true and share neither image id nor caption text; values are 1.
+        """
+        numbers = self._numbers_of(caption_keys)  # [N]
+        known = (numbers >= 0).nonzero()[:, 0]
+        rows_of_caption = MatchLists.from_pairs(numbers[known], known, self.captions)
+        match, _, columns = rows_of_caption.select(self.true[:, 1]).entries()
+        rows = self.true[match, 0]
+        hidden = (image_ids[rows] != image_ids[columns]) & (caption_keys[rows] != caption_keys[columns])
+        rows, columns = rows[hidden], columns[hidden]
+        return PairSet(rows, columns, torch.ones(len(rows)), (len(image_ids), len(image_ids)))
+
+    def marks(self, images: Tensor, captions: Tensor) -> NDArray[np.str_]:
+        """How pairs relate.
+
+        Args:
+            images: image numbers, int64 [P].
+            captions: caption numbers, int64 [P].
+
+        Returns:
+            Words [P], each a ``Mark``.
+        """
+        cells = images * self.captions + captions
+        own, true = _among(cells, self._own_cells), _among(cells, self._true_cells)
+        return np.select([own, true, self._near(images, captions)], ["own", "true", "near"], "wrong")
+
+    def verdicts(self, rows: Tensor, caption_keys: Tensor) -> NDArray[np.str_]:
+        """What is known of undeclared pairs.
+
+        Args:
+            rows: row of each image, int64 [P].
+            caption_keys: key of each caption's normalised text, int64 [P].
+
+        Returns:
+            Words [P], each a ``Verdict``.
+        """
+        numbers = self._numbers_of(caption_keys)
+        unknown, true = ~self._stated[rows], self.matches(rows, caption_keys)
+        near = (numbers >= 0) & self._near(rows, numbers)
+        return np.select([unknown, true, near], ["unknown", "true", "near"], "false")
+
+    def _near(self, images: Tensor, captions: Tensor) -> Tensor:
+        """Whether pairs that are not true are near-matches, bool [P]; like ``ignored``, but never expands families."""
+        near = _among(images * self.captions + captions, self._ignored_cells)
+        if self._families is None:
+            return near
+        of_image = self._families[images]
+        return near | ((of_image >= 0) & _among(of_image * self.captions + captions, self._captions_of_families))
+
+    @cached_property
+    def _captions_of_families(self) -> Tensor:
+        """Sorted numbers family * T + caption of the captions that are true of some image of a family."""
+        assert self._families is not None
+        image, caption = self.true.unbind(1)
+        family = self._families[image]
+        cells: Tensor = (family * self.captions + caption)[family >= 0].unique()
+        return cells
+
+    def _numbers_of(self, keys: Tensor) -> Tensor:
+        """Caption number of each key, -1 for an unknown one, int64 [P]."""
+        known, order = self._sorted_keys
+        if not len(known):
+            return torch.full_like(keys, -1)
+        place = torch.searchsorted(known, keys.contiguous()).clamp(max=len(known) - 1)
+        return torch.where(known[place] == keys, order[place], -1)
+
+    @cached_property
+    def _sorted_keys(self) -> tuple[Tensor, Tensor]:
+        """The captions' keys in order, and the caption number of each [T]."""
+        keys = torch.tensor([caption_key(text) for text in self.texts]) if self._keys is None else self._keys
+        if len(keys) != self.captions:
+            raise ValueError("this truth knows captions by number only: give it their texts or keys")
+        known, order = keys.long().sort()
+        return known, order
+
+    def _oriented(self, pairs: Tensor, direction: Direction) -> tuple[Tensor, Tensor, int]:
+        """Pairs as (query row, candidate column, number of rows)."""
+        image, caption = pairs.unbind(1)
+        return (image, caption, self.images) if direction == "i2t" else (caption, image, self.captions)
+
+    def _cells_of(self, name: str, pairs: Tensor | None) -> Tensor:
+        """Pairs [N, 2] as distinct sorted numbers image * T + caption."""
+        pairs = torch.as_tensor([] if pairs is None else pairs, dtype=torch.int64).reshape(-1, 2)
+        image, caption = pairs.unbind(1)
+        wrong = (image < 0) | (image >= self.images) | (caption < 0) | (caption >= self.captions)
+        if wrong.any():
+            first = tuple(pairs[wrong][0].tolist())
+            raise DataError(
+                f"{name} pair {first} is out of range for {self.images} images and {self.captions} captions; "
+                "pairs are (image number, caption number), counted from 0"
+            )
+        cells: Tensor = _cells(pairs, self.captions).unique()
+        return cells
+
+    def _pairs_of(self, cells: Tensor) -> Tensor:
+        """Inverse of ``_cells_of``."""
+        if not len(cells):
+            return torch.empty(0, 2, dtype=torch.int64)
+        return torch.stack([cells // self.captions, cells % self.captions], dim=1)
+
+
+@dataclass(frozen=True)
+class QuerySet:
+    """The queries of one direction, each with the candidates that answer it.
+
+    Attributes:
+        rows: int64 [Q], ascending; the image (i2t) or caption (t2i) each query asks with. One row may serve several
+            queries.
+        answers: the right candidates of each query; never empty.
+        ignored: candidates taken out of each query's ranking.
+        left_out: rows that have no right candidate, and therefore ask nothing.
+    """
+
+    rows: Tensor  # [Q]
+    answers: "MatchLists"
+    ignored: "MatchLists"
+    left_out: int
+
+
 @dataclass(frozen=True)
 class MatchLists:
     """For each of Q queries the candidates it is related to, in compressed sparse row form.
@@ -77,6 +443,11 @@ class MatchLists:
         offsets = torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])
         return cls(offsets=offsets, members=members[order])
 
+    @classmethod
+    def empty(cls, count: int) -> "MatchLists":
+        """Lists of Q queries, all empty."""
+        return cls(torch.zeros(count + 1, dtype=torch.int64), torch.zeros(0, dtype=torch.int64))
+
     @property
     def sizes(self) -> Tensor:
         """Length of each list, int64 [Q]."""
@@ -101,281 +472,7 @@ class MatchLists:
         return query, position, self.members
 
 
-Direction = Literal["i2t", "t2i"]
-
-
-@dataclass(frozen=True)
-class QuerySet:
-    """The queries of one direction, each with the candidates that answer it.
-
-    Attributes:
-        rows: int64 [Q], ascending; the image (i2t) or caption (t2i) each query asks with. One row may serve several
-            queries.
-        answers: the right candidates of each query; never empty.
-        ignored: candidates taken out of each query's ranking.
-        left_out: rows that have no right candidate, and therefore ask nothing.
-    """
-
-    rows: Tensor  # [Q]
-    answers: MatchLists
-    ignored: MatchLists
-    left_out: int
-
-
-class RetrievalTruth:
-    """The known many-to-many truth between I images and T captions.
-
-    All three relations are sparse: int64 [N, 2] tensors of (image, caption) numbers, sorted, without repeats.
-
-    Attributes:
-        images: number of images I.
-        captions: number of captions T.
-        own: pairs as the data set declares them.
-        true: all pairs known to match, own pairs included.
-        ignored: pairs that are neither right nor wrong (near-matches); strict scores leave them out of the ranking.
-    """
-
-    def __init__(
-        self, images: int, captions: int, own: Tensor, true: Tensor | None = None, ignored: Tensor | None = None
-    ) -> None:
-        """Check and store the three relations.
-
-        Args:
-            images: number of images I.
-            captions: number of captions T.
-            own: [N, 2] integer (image, caption) pairs.
-            true: further true pairs; the own pairs are added. None: only the own pairs are true.
-            ignored: pairs to leave out; none by default.
-
-        Raises:
-            DataError: if a pair is out of range, or is both true and ignored.
-        """
-        self.images = images
-        self.captions = captions
-        empty = torch.empty(0, 2, dtype=torch.int64)
-        keys = {
-            name: self._keys(name, empty if pairs is None else pairs)
-            for name, pairs in (("own", own), ("true", true), ("ignored", ignored))
-        }
-        true_keys = torch.cat([keys["own"], keys["true"]]).unique()
-        both = torch.isin(true_keys, keys["ignored"])
-        if both.any():
-            image, caption = self._pairs(true_keys[both])[0].tolist()
-            raise DataError(
-                f"pair (image {image}, caption {caption}) is both true and ignored; drop it from one of the two lists"
-            )
-        self.own = self._pairs(keys["own"])  # [N, 2]
-        self.true = self._pairs(true_keys)  # [M, 2]
-        self.ignored = self._pairs(keys["ignored"])  # [K, 2]
-
-    def queries(self, direction: Direction) -> QuerySet:
-        """One query for each image (i2t) or caption (t2i) with a true match; every true match answers it."""
-        rows, columns, count = self._oriented(self.true, direction)
-        ignored_rows, ignored_columns, _ = self._oriented(self.ignored, direction)
-        answers = MatchLists.from_pairs(rows, columns, count)
-        ignored = MatchLists.from_pairs(ignored_rows, ignored_columns, count)
-        asked = answers.sizes.nonzero().flatten()  # [Q]
-        return QuerySet(
-            rows=asked,
-            answers=answers.select(asked),
-            ignored=ignored.select(asked),
-            left_out=count - len(asked),
-        )
-
-    def naive_queries(self, direction: Direction) -> QuerySet:
-        """The queries of the usual protocol, where nothing but the own pair is right.
-
-        Image to text: one query an image; any of its own captions answers it. Text to image: one query an own pair;
-        only its own image answers it, even if another image owns the same text. Nothing is ignored.
-        """
-        rows, columns, count = self._oriented(self.own, direction)
-        lists = MatchLists.from_pairs(rows, columns, count)
-        asked = lists.sizes.nonzero().flatten()
-        left_out = count - len(asked)
-        if direction == "t2i":
-            asked, _, columns = lists.entries()
-            answers = MatchLists.from_pairs(torch.arange(len(asked)), columns, len(asked))
-        else:
-            answers = lists.select(asked)
-        nothing = MatchLists(asked.new_zeros(len(asked) + 1), asked.new_zeros(0))
-        return QuerySet(rows=asked, answers=answers, ignored=nothing, left_out=left_out)
-
-    def _oriented(self, pairs: Tensor, direction: Direction) -> tuple[Tensor, Tensor, int]:
-        """Pairs as (query row, candidate column, number of rows)."""
-        image, caption = pairs.unbind(1)
-        return (image, caption, self.images) if direction == "i2t" else (caption, image, self.captions)
-
-    def _keys(self, name: str, pairs: Tensor) -> Tensor:
-        """Pairs [N, 2] as distinct sorted numbers image * T + caption."""
-        pairs = torch.as_tensor(pairs, dtype=torch.int64).reshape(-1, 2)
-        image, caption = pairs.unbind(1)
-        wrong = (image < 0) | (image >= self.images) | (caption < 0) | (caption >= self.captions)
-        if wrong.any():
-            first = tuple(pairs[wrong][0].tolist())
-            raise DataError(
-                f"{name} pair {first} is out of range for {self.images} images and {self.captions} captions; "
-                "pairs are (image number, caption number), counted from 0"
-            )
-        keys: Tensor = (image * self.captions + caption).unique()
-        return keys
-
-    def _pairs(self, keys: Tensor) -> Tensor:
-        """Inverse of ``_keys``."""
-        if not len(keys):
-            return torch.empty(0, 2, dtype=torch.int64)
-        return torch.stack([keys // self.captions, keys % self.captions], dim=1)
-
-
-Labels = Sequence[str | None]
-
-
-@dataclass(frozen=True)
-class CaptionGallery:
-    """The distinct caption texts of a set of images, and which of them are true of which image.
-
-    Attributes:
-        texts: one text for each candidate caption, as first written.
-        truth: relations between the images and ``texts``.
-    """
-
-    texts: list[str]
-    truth: RetrievalTruth
-
-    @classmethod
-    def from_names(
-        cls,
-        own: Sequence[Sequence[str]],
-        names: Sequence[Sequence[str] | None] | None = None,
-        groups: Labels | None = None,
-        families: Labels | None = None,
-        near: Sequence[Sequence[str] | None] | None = None,
-    ) -> "CaptionGallery":
-        """Build the gallery; texts that are equal after normalisation are one candidate, true of all their images.
-
-        Args:
-            own: for each image, the captions the data set declares as its own.
-            names: for each image, all captions known to be true of it (the own ones need not be repeated);
-                None for an image: no more than its own.
-            groups: for each image, what it shows: a caption true of one image of a group is true of all of them. None
-                for an image: it stands alone.
-            families: for each image, a wider class. A caption true of another image of the same family, but not of
-                this one, is ignored: a near-match. None for an image: nothing is ignored.
-            near: for each image, captions judged to match it nearly; ignored, too, unless they are true.
-
-        Raises:
-            DataError: if the sequences differ in length, or a caption is blank.
-        """
-        for title, given in (("names", names), ("groups", groups), ("families", families), ("near", near)):
-            if given is not None and len(given) != len(own):
-                raise DataError(f"{title} has {len(given)} entries for {len(own)} images; give one entry an image")
-        texts: dict[str, int] = {}
-        written: list[str] = []
-        own_numbers = [_number(captions, texts, written) for captions in own]
-        true_numbers = own_numbers
-        if names is not None:
-            true_numbers = [
-                mine | _number(also or (), texts, written) for mine, also in zip(own_numbers, names, strict=True)
-            ]
-        if groups is not None:
-            true_numbers = _widen(true_numbers, groups)
-        ignored = [_number(captions or (), texts, written) for captions in near or [()] * len(own)]
-        if families is not None:
-            wider = _widen(true_numbers, families)
-            ignored = [judged | alike for judged, alike in zip(ignored, wider, strict=True)]
-        ignored = [nearly - true for nearly, true in zip(ignored, true_numbers, strict=True)]
-        truth = RetrievalTruth(len(own), len(written), _pairs(own_numbers), _pairs(true_numbers), _pairs(ignored))
-        return cls(texts=written, truth=truth)
-
-
-def _number(captions: Sequence[str], texts: dict[str, int], written: list[str]) -> set[int]:
-    """Candidate numbers of some captions; unseen texts are added to ``texts`` and ``written``."""
-    numbers = set()
-    for caption in captions:
-        key = normalise_caption(caption)
-        if not key:
-            raise DataError("a caption is blank; remove it, or leave out its image")
-        if key not in texts:
-            texts[key] = len(written)
-            written.append(caption)
-        numbers.add(texts[key])
-    return numbers
-
-
-def _widen(numbers: list[set[int]], labels: Labels) -> list[set[int]]:
-    """For each image the union of the sets of all images with its label; its own set where the label is None."""
-    shared: dict[str, set[int]] = {}
-    for label, mine in zip(labels, numbers, strict=True):
-        if label is not None:
-            shared.setdefault(label, set()).update(mine)
-    return [mine if label is None else shared[label] for label, mine in zip(labels, numbers, strict=True)]
-
-
-def _pairs(numbers: list[set[int]]) -> Tensor:
-    """(image, caption) pairs, int64 [N, 2]."""
-    flat = [(image, caption) for image, captions in enumerate(numbers) for caption in captions]
-    return torch.tensor(flat, dtype=torch.int64).reshape(-1, 2)
-
-
-class PairTruth:
-    """Whether a caption text is known to be true of the image of a row.
-
-    It serves measurement, and the fitting of judges on clean data; training never sees it.
-
-    Args:
-        rows: row of each known match, int64 [M].
-        keys: caption key of each known match, int64 [M].
-    """
-
-    def __init__(self, rows: NDArray[np.int64], keys: NDArray[np.int64]) -> None:
-        self._keys = np.unique(keys)  # [K]
-        self._matches = np.unique(rows * len(self._keys) + np.searchsorted(self._keys, keys))  # [M], row-major
-
-    @classmethod
-    def from_table(cls, table: TruthTable) -> "PairTruth | None":
-        """The truth of a table: its ``names``, widened to all rows of a ``group``; None if it states neither.
-
-        Of a row that states neither, only its own captions are true.
-        """
-        names, groups = _column(table, "names"), _column(table, "group")
-        if names is None and groups is None:
-            return None
-        gallery = CaptionGallery.from_names(table.values("captions"), names, groups)
-        keys = np.array([caption_key(text) for text in gallery.texts], dtype=np.int64)
-        rows, texts = gallery.truth.true.numpy().T
-        return cls(rows, keys[texts])
-
-    def matches(self, rows: Tensor, caption_keys: Tensor) -> Tensor:
-        """Whether captions are true of the images of rows.
-
-        Args:
-            rows: rows of the table, int64 [P].
-            caption_keys: keys of the captions' normalised texts, int64 [P].
-
-        Returns:
-            bool [P], on the device of ``rows``.
-        """
-        keys = caption_keys.cpu().numpy()
-        number = np.minimum(np.searchsorted(self._keys, keys), len(self._keys) - 1)  # [P]
-        cells = rows.cpu().numpy() * len(self._keys) + number
-        place = np.minimum(np.searchsorted(self._matches, cells), len(self._matches) - 1)
-        return torch.from_numpy((self._matches[place] == cells) & (self._keys[number] == keys)).to(rows.device)
-
-    def hidden_matches(self, batch: TruthBatch) -> Tensor:
-        """The false negatives of a batch: true pairs that share neither image id nor caption text, bool [B, B]."""
-        shape = (len(batch), len(batch))
-        rows = batch.source_index[:, None].expand(shape)
-        keys = batch.caption_key[None, :].expand(shape)
-        true = self.matches(rows.flatten(), keys.flatten()).view(shape)
-        return true & ~same_pair(batch.image_id, batch.caption_key)
-
-
-def _column(table: TruthTable, name: str) -> list[Any] | None:
-    """A column of the table; None if it is absent or empty."""
-    values = table.values(name) if name in table.rows.column_names else []
-    return values if any(value is not None for value in values) else None
-
-
-class ConversionTruth:
+class ConversionCounter:
     """Precision and recall of the conversions, counted over the batches since the last :meth:`reset`.
 
     A false negative is an off-diagonal (image, caption) of a batch that is true. Pairs of one image id or one caption
@@ -388,7 +485,7 @@ class ConversionTruth:
         counts: pairs converted, those of them that are true, true pairs that were judged, true pairs in all.
     """
 
-    def __init__(self, truth: PairTruth) -> None:
+    def __init__(self, truth: Truth) -> None:
         self.truth = truth
         self.reset()
 
@@ -401,8 +498,8 @@ class ConversionTruth:
 
         Args:
             batch: B pairs.
-            converted: the (image row, text row) cells that became positives, ``Connections.converted`` [B, B].
-            judged: the cells that the judge was asked about, ``CandidateScores.judged``; None if it judged all.
+            converted: the (image row, text row) cells that became positives [B, B].
+            judged: the cells that the judge was asked about [B, B]; None if it judged all.
         """
         hidden = self.truth.hidden_matches(batch)  # [B, B]
         known = same_pair(batch.image_id, batch.caption_key)  # [B, B]
@@ -435,48 +532,64 @@ class ConversionTruth:
         return {**figures, **{f"conversions_{name}": float(count) for name, count in counts.items()}}
 
 
-Indices = NDArray[np.int64]
+class _NumberedTexts:
+    """Texts by number, in the order in which they are first met; equal ones after normalisation have one number."""
 
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+        self._numbers: dict[str, int] = {}
 
-class KnownTruth:
-    """Verdicts on pairs of an image and a caption of another row.
+    def pairs(self, captions: Sequence[Sequence[str] | None]) -> Tensor:
+        """(image, caption number) pairs of the captions of each image, int64 [N, 2].
 
-    Args:
-        table: with truth columns ``names`` or ``group``, and for near-matches ``family``, as far as it has them.
-    """
-
-    def __init__(self, table: TruthTable) -> None:
-        self._truth = PairTruth.from_table(table)
-        names, groups = _column_or_none(table, "names"), _column_or_none(table, "group")
-        stated = [name is not None or group is not None for name, group in zip(names, groups, strict=True)]
-        self._stated = np.array(stated, dtype=bool)  # [N]
-        numbers: dict[str, int] = {}
-        families = [
-            -1 if family is None else numbers.setdefault(family, len(numbers))
-            for family in _column_or_none(table, "family")
-        ]
-        self._families = np.array(families, dtype=np.int64)  # [N]
-
-    def verdicts(self, images: Indices, captions: Indices, keys: Indices) -> NDArray[np.str_]:
-        """What is known of pairs, each a :data:`truepair.evaluation.marks.Verdict`.
-
-        Args:
-            images: row of each image, int64 [P].
-            captions: row that each caption is declared in, int64 [P].
-            keys: key of each caption's normalised text, int64 [P].
-
-        Returns:
-            Words [P].
+        Raises:
+            DataError: a caption is blank.
         """
-        if self._truth is None:
-            return np.full(len(images), "unknown")
-        true = self._truth.matches(torch.from_numpy(images), torch.from_numpy(keys)).numpy()
-        family = self._families[images]
-        near = (family >= 0) & (family == self._families[captions])
-        unknown = ~self._stated[images]
-        return np.select([unknown, true, near], ["unknown", "true", "near"], "false")
+        cells = [(image, self._number(text)) for image, some in enumerate(captions) for text in some or ()]
+        return torch.tensor(cells, dtype=torch.int64).reshape(-1, 2)
+
+    def _number(self, text: str) -> int:
+        key = normalise_caption(text)
+        if not key:
+            raise DataError("a caption is blank; remove it, or leave out its image")
+        number = self._numbers.setdefault(key, len(self.texts))
+        if number == len(self.texts):
+            self.texts.append(text)
+        return number
 
 
-def _column_or_none(table: TruthTable, name: str) -> list[Any]:
-    """A column of the table; None everywhere if the table lacks it."""
-    return list(table.rows[name]) if name in table.rows.column_names else [None] * len(table)
+def _numbers(labels: Labels) -> Tensor:
+    """Labels as numbers from 0, None as -1, int64 [I]."""
+    numbers: dict[str, int] = {}
+    found = [-1 if label is None else numbers.setdefault(label, len(numbers)) for label in labels]
+    return torch.tensor(found, dtype=torch.int64)
+
+
+def _shared(pairs: Tensor, labels: Tensor, captions: int) -> Tensor:
+    """Each labelled image with every caption that ``pairs`` [M, 2] give to an image of its label [I], int64 [N, 2]."""
+    image, caption = pairs.unbind(1)
+    labelled = labels[image] >= 0
+    cells = (labels[image] * captions + caption)[labelled].unique()
+    count = int(labels.max()) + 1 if len(labels) else 0
+    lists = MatchLists.from_pairs(cells // max(captions, 1), cells % max(captions, 1), count)
+    images = (labels >= 0).nonzero()[:, 0]
+    query, _, member = lists.select(labels[images]).entries()
+    return torch.stack([images[query], member], dim=1)
+
+
+def _cells(pairs: Tensor, captions: int) -> Tensor:
+    """(image, caption) pairs [N, 2] as numbers image * T + caption, int64 [N]."""
+    return pairs[:, 0] * captions + pairs[:, 1]
+
+
+def _among(asked: Tensor, known: Tensor) -> Tensor:
+    """Which numbers are among the sorted known ones, bool [P]."""
+    if not len(known):
+        return torch.zeros(len(asked), dtype=torch.bool)
+    return known[torch.searchsorted(known, asked).clamp(max=len(known) - 1)] == asked
+
+
+def _column(table: TruthTable, name: str) -> list[Any] | None:
+    """A column of the table; None if it is absent or empty."""
+    values = table.values(name) if name in table.rows.column_names else []
+    return values if any(value is not None for value in values) else None

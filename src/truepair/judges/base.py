@@ -19,7 +19,7 @@ from truepair.models.fusion.albef import AlbefModel
 
 
 class Judge(Protocol):
-    """con-D (COSMO/MAFA, section 3): a frozen judge of pairs.
+    """A frozen model that gives pairs a probability of matching (the con-D of COSMO and MAFA, section 3).
 
     Attributes:
         name: for logs.
@@ -47,9 +47,9 @@ class Judge(Protocol):
         ...
 
 
-def ledger_name(discriminator: Judge) -> str:
+def ledger_name(judge: Judge) -> str:
     """The name under which a judge's verdicts stand in a ledger; those of another judge have another."""
-    return f"con_d:{discriminator.fingerprint[:12]}"
+    return f"con_d:{judge.fingerprint[:12]}"
 
 
 _VIEWS = ("plain", "batch")
@@ -57,7 +57,7 @@ _VIEWS = ("plain", "batch")
 
 @dataclass(frozen=True, kw_only=True)
 class JudgeConfig:
-    """Which con-D a run asks, and how.
+    """Which judge a run asks, and how.
 
     Attributes:
         checkpoint: folder of the judge (kinds blip and dual: or a name on the hub).

@@ -1,9 +1,10 @@
 """Evidence on whether a caption is true of an image that has several captions of its own.
 
-Each image brings K captions: what one of them leaves out, another may say. All functions are pure and on tensors; which
-of the N images' captions is meant is told by the row of its image and its place among the K.
+Each image brings K captions: what one of them leaves out, another may say. All functions are pure and on tensors; the
+pairs are a ``PairSet`` of image rows and caption numbers, see ``caption_pairs``.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from truepair.errors import DataError
+from truepair.relations.pairs import PairSet
 
 SIMILARITY_TERMS = ("best", "mean", "sets best", "sets mean", "best margin", "mean margin")
 
@@ -23,26 +25,31 @@ _NEAREST = 10
 _ROWS = 512  # captions compared with all images at once
 
 
-@dataclass(frozen=True)
-class JudgedPairs:
+def caption_pairs(
+    images: Tensor, owners: Tensor, places: Tensor, shape: Sequence[int], labels: Tensor | None = None
+) -> PairSet:
     """Pairs of an image and a caption of another one.
 
-    Attributes:
-        images: row of the image [P].
-        owners: row of the image that the caption belongs to [P].
-        places: place of the caption among that image's own [P].
+    Args:
+        images: row of each image, int64 [P].
+        owners: row of the image that each caption belongs to [P].
+        places: place of each caption among that image's own [P].
+        shape: numbers of images N and of captions each K, whatever follows: the shape of their sentence vectors.
+        labels: which pairs match, bool [P]; all 1 if absent.
+
+    Returns:
+        Cells (image row, owner * K + place) of an N x (N * K) matrix; values are the labels.
     """
+    count, each = shape[:2]
+    values = torch.ones(len(images)) if labels is None else labels.float()
+    return PairSet(images, owners * each + places, values, (count, count * each))
 
-    images: Tensor
-    owners: Tensor
-    places: Tensor
 
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def where(self, keep: Tensor) -> "JudgedPairs":
-        """The pairs chosen by a bool mask or an index [P]."""
-        return JudgedPairs(self.images[keep], self.owners[keep], self.places[keep])
+def owners_and_places(pairs: PairSet) -> tuple[Tensor, Tensor]:
+    """Whose each caption of ``caption_pairs`` is, and its place among their own, int64 [P] each."""
+    images, captions = pairs.shape
+    each = captions // images
+    return pairs.columns // each, pairs.columns % each
 
 
 @dataclass(frozen=True)
@@ -97,12 +104,12 @@ def image_to_caption(images: Tensor, vectors: Tensor, penalty: float = 0.3) -> P
     return Projection(centre, torch.linalg.solve(curvature, inputs.T @ targets).float())
 
 
-def set_similarity(vectors: Tensor, pairs: JudgedPairs) -> Tensor:
+def set_similarity(vectors: Tensor, pairs: PairSet) -> Tensor:
     """Similarity of a caption, and of all captions of its own image, to the captions of another image.
 
     Args:
         vectors: L2-normalised sentence vectors of N images with K >= 2 captions each [N, K, D].
-        pairs: P pairs.
+        pairs: P pairs, from ``caption_pairs``.
 
     Returns:
         [P, 6] in the order of ``SIMILARITY_TERMS``: the best and the mean of the K similarities; the best and the mean
@@ -112,10 +119,11 @@ def set_similarity(vectors: Tensor, pairs: JudgedPairs) -> Tensor:
     found = []
     for part in torch.arange(len(pairs)).split(_ROWS):
         some = pairs.where(part)
-        theirs, ours = vectors[some.owners], vectors[some.images]  # [R, K, D]
-        caption = theirs[torch.arange(len(part)), some.places][:, :, None]  # [R, D, 1]
+        owners, places = owners_and_places(some)
+        theirs, ours = vectors[owners], vectors[some.rows]  # [R, K, D]
+        caption = theirs[torch.arange(len(part)), places][:, :, None]  # [R, D, 1]
         near, home = (ours @ caption)[:, :, 0], (theirs @ caption)[:, :, 0]  # [R, K]
-        itself = F.one_hot(some.places, home.shape[1]).bool()  # [R, K]
+        itself = F.one_hot(places, home.shape[1]).bool()  # [R, K]
         across = theirs @ ours.transpose(1, 2)  # [R, K, K]
         best, mean = near.amax(dim=1), near.mean(dim=1)
         home_best = home.masked_fill(itself, -torch.inf).amax(dim=1)
@@ -125,7 +133,7 @@ def set_similarity(vectors: Tensor, pairs: JudgedPairs) -> Tensor:
     return torch.cat(found)
 
 
-def relative_similarity(vectors: Tensor, pairs: JudgedPairs, nearest: int = _NEAREST) -> Tensor:
+def relative_similarity(vectors: Tensor, pairs: PairSet, nearest: int = _NEAREST) -> Tensor:
     """How much closer a caption and an image are than either is to its nearest others.
 
     In crowded places a high similarity tells less (Conneau et al., ICLR 2018, call it cross-domain similarity local
@@ -133,7 +141,7 @@ def relative_similarity(vectors: Tensor, pairs: JudgedPairs, nearest: int = _NEA
 
     Args:
         vectors: L2-normalised sentence vectors of N images with K captions each [N, K, D].
-        pairs: P pairs.
+        pairs: P pairs, from ``caption_pairs``.
         nearest: images, or captions, that a pair is compared with; none of them is the caption's or the image's own.
 
     Returns:
@@ -142,7 +150,6 @@ def relative_similarity(vectors: Tensor, pairs: JudgedPairs, nearest: int = _NEA
     """
     count, each = vectors.shape[:2]
     flat = vectors.flatten(0, 1)  # [N * K, D]
-    captions = pairs.owners * each + pairs.places  # [P]
     best, mean = torch.empty(2, len(flat), count)
     for start in range(0, len(flat), _ROWS):
         rows = slice(start, start + _ROWS)
@@ -151,10 +158,10 @@ def relative_similarity(vectors: Tensor, pairs: JudgedPairs, nearest: int = _NEA
     columns = []
     for table in (best, mean):
         table[torch.arange(len(flat)), torch.arange(count).repeat_interleave(each)] = -torch.inf
-        value = table[captions, pairs.images]  # [P]
+        value = table[pairs.columns, pairs.rows]  # [P]
         of_caption = table.topk(min(nearest, count - 1), dim=1).values.mean(dim=1)  # [N * K]
         of_image = table.topk(min(nearest, (count - 1) * each), dim=0).values.mean(dim=0)  # [N]
-        columns += [value - of_caption[captions], value - of_image[pairs.images]]
+        columns += [value - of_caption[pairs.columns], value - of_image[pairs.rows]]
     return torch.stack(columns, dim=1)
 
 

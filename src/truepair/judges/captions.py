@@ -10,17 +10,18 @@ from torch import Tensor
 
 from truepair.data.tokens import tokenize_captions
 from truepair.errors import DataError
+from truepair.judges.calibration import fit_logistic
 from truepair.judges.caption_evidence import (
     ALIGNMENT_TERMS,
-    JudgedPairs,
     Projection,
+    owners_and_places,
     relative_similarity,
     set_similarity,
     token_alignment,
 )
 from truepair.judges.caption_words import WordStatistics, is_content, kind_evidence, named_groups
-from truepair.judges.evidence_fit import fit_logistic
 from truepair.models.encoders.minilm import MiniLM, sentence_vectors
+from truepair.relations.pairs import PairSet
 
 ALIGNED_LAYERS = (2, 3, 4, 5, 6)
 
@@ -96,13 +97,13 @@ class CaptionFeatures:
             (told[ids] * content).view(*shape, -1),
         )
 
-    def align(self, pairs: JudgedPairs) -> Tensor:
+    def align(self, pairs: PairSet) -> Tensor:
         """Token alignment in every layer [P, 3 * layers], see `token_alignment`."""
         found = torch.zeros(len(pairs), len(ALIGNMENT_TERMS) * len(self.states))
-        for image in pairs.images.unique().tolist():
-            here = (pairs.images == image).nonzero()[:, 0]  # [B]
-            some = pairs.where(here)
-            cells = (some.owners, some.places)
+        owners, places = owners_and_places(pairs)
+        for image in pairs.rows.unique().tolist():
+            here = (pairs.rows == image).nonzero()[:, 0]  # [B]
+            cells = (owners[here], places[here])
             lengths = [_longest(self.mask[cells]), _longest(self.mask[image])]
             columns = [
                 token_alignment(
@@ -118,20 +119,20 @@ class CaptionFeatures:
         return found
 
 
-def caption_evidence(features: CaptionFeatures, space: Projection, pairs: JudgedPairs) -> Evidence:
+def caption_evidence(features: CaptionFeatures, space: Projection, pairs: PairSet) -> Evidence:
     """All evidence on pairs, by family.
 
     Args:
         features: of all images that captions are compared with; the gallery of "others".
         space: fitted on training captions.
-        pairs: P pairs of an image and a caption of another one.
+        pairs: P pairs of an image and a caption of another one, from ``caption_pairs``.
     """
     groups = named_groups([text for own in features.captions for text in own]).view(*features.mask.shape[:2], -1)
     return {
         "alignment": features.align(pairs),
         "learned similarity": set_similarity(space(features.vectors), pairs),
         "relative": relative_similarity(features.vectors, pairs),
-        "kinds": kind_evidence(groups[pairs.owners, pairs.places], groups[pairs.images]),
+        "kinds": kind_evidence(groups.flatten(0, 1)[pairs.columns], groups[pairs.rows]),
     }
 
 

@@ -15,9 +15,9 @@ from truepair.data.pairs import PairBatch, PairCollator
 from truepair.data.preprocessing import Preprocessing
 from truepair.data.table import PairTable
 from truepair.errors import CheckpointError, ConfigError, DataError
-from truepair.evaluation.truth import PairTruth
+from truepair.evaluation.truth import Truth
 from truepair.judges.base import JudgeConfig, JudgeInputs, PairReader, PlainImages, Read
-from truepair.judges.evidence_fit import fit_logistic
+from truepair.judges.calibration import fit_logistic
 from truepair.models.checkpoints.load import load_albef, load_hub_model, load_part, processor_key, processor_transform
 from truepair.models.encoders.fingerprint import caption_input_key, combined_key, encoder_fingerprint, image_input_key
 from truepair.models.encoders.images import image_transform
@@ -26,8 +26,8 @@ from truepair.models.fusion.config import AlbefConfig
 from truepair.relations.text import caption_key
 
 
-class DualEncoder(Protocol):
-    """Features of plain images and of captions.
+class FeatureReader(Protocol):
+    """Reads the features by which a dual encoder compares plain images and captions.
 
     Attributes:
         fingerprint: of weights and preprocessing.
@@ -44,8 +44,8 @@ class DualEncoder(Protocol):
         ...
 
 
-class TransformersDualEncoder:
-    """CLIP, SigLIP and what else has ``get_image_features`` and ``get_text_features``.
+class HubFeatures:
+    """Features of CLIP, SigLIP and what else has ``get_image_features`` and ``get_text_features``.
 
     Args:
         model: it is put into evaluation mode and gets no gradient.
@@ -64,13 +64,13 @@ class TransformersDualEncoder:
 
     @torch.inference_mode()
     def image_features(self, rows: Tensor) -> Tensor:
-        """Features of images, see ``DualEncoder.image_features``."""
+        """Features of images, see ``FeatureReader.image_features``."""
         found = self.model.get_image_features(pixel_values=self.images(rows).to(self.model.device))
         return F.normalize(_pooled(found).float(), dim=1)
 
     @torch.inference_mode()
     def text_features(self, captions: Sequence[str]) -> Tensor:
-        """Features of captions, see ``DualEncoder.text_features``."""
+        """Features of captions, see ``FeatureReader.text_features``."""
         # SigLIP was trained on full-length padding, without a mask; to CLIP the padding makes no difference.
         length = self.model.config.text_config.max_position_embeddings
         tokens = self.tokenizer(
@@ -79,7 +79,7 @@ class TransformersDualEncoder:
         return F.normalize(_pooled(self.model.get_text_features(**tokens.to(self.model.device))).float(), dim=1)
 
 
-class AlbefDualEncoder:
+class AlbefFeatures:
     """The features that ITC of our own model compares.
 
     Args:
@@ -97,19 +97,19 @@ class AlbefDualEncoder:
 
     @torch.inference_mode()
     def image_features(self, rows: Tensor) -> Tensor:
-        """Features of images, see ``DualEncoder.image_features``."""
+        """Features of images, see ``FeatureReader.image_features``."""
         features: Tensor = self.model.encode_images(self.images(rows).to(self.model.device)).features
         return features.float()
 
     @torch.inference_mode()
     def text_features(self, captions: Sequence[str]) -> Tensor:
-        """Features of captions, see ``DualEncoder.text_features``."""
+        """Features of captions, see ``FeatureReader.text_features``."""
         ids, mask = (part.to(self.model.device) for part in self.collator.encode(captions))
         features: Tensor = self.model.encode_texts(ids, mask).features
         return features.float()
 
 
-def open_dual_encoder(checkpoint: str, table: PairTable, device: torch.device | str) -> DualEncoder:
+def open_feature_reader(checkpoint: str, table: PairTable, device: torch.device | str) -> FeatureReader:
     """Open a folder of ours, or any dual encoder of transformers by folder or name.
 
     Args:
@@ -131,7 +131,7 @@ def open_dual_encoder(checkpoint: str, table: PairTable, device: torch.device | 
     processor, tokenizer = load_part(AutoImageProcessor, checkpoint), load_part(AutoTokenizer, checkpoint)
     fingerprint = combined_key(model=encoder_fingerprint(model), inputs=processor_key(processor, tokenizer))
     images = PlainImages(table, processor_transform(processor))
-    return TransformersDualEncoder(model, tokenizer, images, fingerprint=fingerprint)
+    return HubFeatures(model, tokenizer, images, fingerprint=fingerprint)
 
 
 class _Settings:
@@ -140,13 +140,13 @@ class _Settings:
     from_pretrained = PretrainedConfig.get_config_dict
 
 
-def _open_albef(folder: Path, table: PairTable, device: torch.device | str) -> AlbefDualEncoder:
+def _open_albef(folder: Path, table: PairTable, device: torch.device | str) -> AlbefFeatures:
     own, model = Preprocessing.load(folder), load_albef(folder).to(device)
     fingerprint = combined_key(
         model=encoder_fingerprint(model), images=image_input_key(own), captions=caption_input_key(own)
     )
     images = PlainImages(table, image_transform(own.transform, model.image_encoder, train=False))
-    return AlbefDualEncoder(model, own.collator(), images, fingerprint=fingerprint)
+    return AlbefFeatures(model, own.collator(), images, fingerprint=fingerprint)
 
 
 def _pooled(output: Any) -> Tensor:
@@ -216,7 +216,7 @@ class DualCalibration:
 
 
 def fit_dual_calibration(
-    encoder: DualEncoder,
+    encoder: FeatureReader,
     table: PairTable,
     *,
     hard: int = 4,
@@ -233,7 +233,7 @@ def fit_dual_calibration(
         table: clean pairs with truth (``names`` or ``group``); the first caption of each row is taken.
         hard: nearest false captions of each image.
         random: random false captions of each image.
-        prior: share of matches among the candidates to be judged. Con-D's own training has a third to a half.
+        prior: share of matches among the candidates to be judged; an ITM head is trained on a third to a half.
         seed: of the random ones.
 
     Raises:
@@ -242,7 +242,7 @@ def fit_dual_calibration(
     """
     if hard < 0 or random < 0 or hard + random < 1 or not 0 < prior < 1:
         raise ConfigError("a calibration needs hard + random of at least 1, and a prior between 0 and 1")
-    truth = PairTruth.from_table(table)
+    truth = Truth.from_table(table)
     if truth is None:
         raise DataError(f"{table.name} states no truth (names or group); a calibration needs clean data that does")
     captions = [row[0] for row in table.rows["captions"]]
@@ -270,7 +270,7 @@ def fit_dual_calibration(
     return DualCalibration(scale, bias, prior, encoder.fingerprint, len(positives), len(negatives))
 
 
-def _true(truth: PairTruth, rows: Tensor, keys: Tensor) -> Tensor:
+def _true(truth: Truth, rows: Tensor, keys: Tensor) -> Tensor:
     """Which captions are true of the images of some rows [R, N]."""
     size = (len(rows), len(keys))
     return truth.matches(rows[:, None].expand(size).flatten(), keys[None, :].expand(size).flatten()).view(size)
@@ -302,7 +302,7 @@ class DualJudge(PairReader):
     pairs_at_once = 65_536
 
     def __init__(
-        self, encoder: DualEncoder, calibration: DualCalibration, *, name: str, device: torch.device | str
+        self, encoder: FeatureReader, calibration: DualCalibration, *, name: str, device: torch.device | str
     ) -> None:
         self.encoder = encoder
         self.calibration = calibration
@@ -329,7 +329,7 @@ def open_dual(config: JudgeConfig, run: JudgeInputs, device: torch.device | str)
         CheckpointError: the encoder or its calibration does not exist, is damaged, or is for something else.
         ConfigError: there is no calibration.
     """
-    encoder = open_dual_encoder(config.checkpoint, run.table, device)
+    encoder = open_feature_reader(config.checkpoint, run.table, device)
     file = Path(config.checkpoint) / FILE if config.calibration is None else Path(config.calibration)
     calibration = DualCalibration.load(file, encoder.fingerprint)
     return DualJudge(encoder, calibration, name=f"dual {config.checkpoint}", device=device)

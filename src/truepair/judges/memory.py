@@ -126,7 +126,7 @@ class VerdictMemory:
         if saved != self.fingerprint:
             raise CheckpointError(
                 f"the saved verdicts are of judge {saved[:12]}, this run's is {self.fingerprint[:12]}; "
-                "resume with the same discriminator, or start anew"
+                "resume with the same judge, or start anew"
             )
         keys, scores = state["keys"].cpu().numpy().copy(), state["scores"].cpu().numpy().copy()
         self._runs = [(keys, scores)] if len(keys) else []
@@ -191,18 +191,18 @@ class MemorisedJudge:
     """Asks a frozen judge once per (image id, caption id); it is a ``Judge`` itself.
 
     Args:
-        discriminator: the judge.
+        judge: the frozen judge.
         memory: holds its verdicts.
     """
 
-    def __init__(self, discriminator: Judge, memory: VerdictMemory) -> None:
-        if memory.fingerprint != discriminator.fingerprint:
-            raise ValueError("the memory is of another judge: make it with this discriminator's fingerprint")
-        self.discriminator = discriminator
+    def __init__(self, judge: Judge, memory: VerdictMemory) -> None:
+        if memory.fingerprint != judge.fingerprint:
+            raise ValueError("the memory is of another judge: make it with this judge's fingerprint")
+        self.judge = judge
         self.memory = memory
-        self.name = discriminator.name
-        self.fingerprint = discriminator.fingerprint
-        self.repeatable = discriminator.repeatable
+        self.name = judge.name
+        self.fingerprint = judge.fingerprint
+        self.repeatable = judge.repeatable
 
     def score(self, batch: PairBatch, images: Tensor, texts: Tensor) -> Tensor:
         """Match probabilities, see ``Judge.score``; only pairs without a verdict reach the judge."""
@@ -210,7 +210,7 @@ class MemorisedJudge:
         def ask(places: Tensor) -> Tensor:
             """Scores of the pairs at some places of the query."""
             at = places.to(images.device)
-            return self.discriminator.score(batch, images[at], texts[at])
+            return self.judge.score(batch, images[at], texts[at])
 
         scores = self.memory.scores(batch.image_id[images], batch.caption_id[texts], ask)
         return scores.to(images.device)

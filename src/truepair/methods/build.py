@@ -13,10 +13,11 @@ from truepair.data.table import PairTable
 from truepair.data.transforms import TransformConfig
 from truepair.engine.distributed.accelerator import sharding_plugin
 from truepair.errors import CheckpointError, ConfigError
-from truepair.evaluation.truth import ConversionTruth, PairTruth
+from truepair.evaluation.truth import ConversionCounter, Truth
 from truepair.judges.base import Judge, JudgeInputs
-from truepair.judges.dual import open_dual_encoder as open_feature_reader
-from truepair.judges.open import check_coverage, open_judge
+from truepair.judges.coverage import check_coverage
+from truepair.judges.dual import open_feature_reader
+from truepair.judges.open import open_judge
 from truepair.methods.caches import StateCaches
 from truepair.methods.ecm import Ecm, EcmConfig
 from truepair.methods.encode import BatchEncoder, MicroBatches
@@ -86,7 +87,7 @@ class StepBuilder:
         recipe, ranks = self.recipe, self.ranks
         srcl, relations = recipe.srcl, recipe.relations
         encoder = self._encoder(self.model, self.caches, self.image_cache)
-        truth = PairTruth.from_table(self.table)
+        truth = Truth.from_table(self.table)
         # Every rank knows the verdicts on all pairs; one writes them.
         ledger = Ledger(self.run_folder / "ledger") if relations.ledger and ranks.rank == 0 else None
         rules = self._rules()
@@ -103,7 +104,7 @@ class StepBuilder:
             guide=self._frozen_model(relations.guide_model),
             ledger=ledger,
             truth=truth,
-            conversions=ConversionTruth(truth) if truth is not None and counts_matches else None,
+            conversions=ConversionCounter(truth) if truth is not None and counts_matches else None,
             seed=recipe.loop.seed,
         )
 

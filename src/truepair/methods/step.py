@@ -16,7 +16,7 @@ from truepair.engine.distributed.sharding import gathered, spread_like
 from truepair.engine.logs.measure import EpochCounts
 from truepair.engine.loop.step import StepInfo, StepOutput, TrainingStep
 from truepair.errors import CheckpointError, ConfigError
-from truepair.evaluation.truth import ConversionTruth, PairTruth
+from truepair.evaluation.truth import ConversionCounter, Truth
 from truepair.methods.ecm import Ecm
 from truepair.methods.encode import BatchEncoder, EncodedBatch, full_precision
 from truepair.methods.frozen import FrozenModel
@@ -190,8 +190,8 @@ class PretrainStep(TrainingStep):
         momentum: MomentumModel | None = None,
         guide: FrozenModel | None = None,
         ledger: Ledger | None = None,
-        truth: PairTruth | None = None,
-        conversions: ConversionTruth | None = None,
+        truth: Truth | None = None,
+        conversions: ConversionCounter | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__(model)

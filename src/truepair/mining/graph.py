@@ -20,7 +20,10 @@ _ROWS = 4096  # rows of a product of sparse matrices held at once
 
 @dataclass(frozen=True)
 class PairGraph:
-    """Which pairs of a table may show the same, and how likely. Every edge stands in both directions.
+    """Which pairs of a table may show the same, and how likely.
+
+    More than a ``PairSet``: every edge stands in both directions, sorted, with the place of its reverse, so that
+    neighbours of neighbours are products of sparse matrices; and an edge knows whether it is declared.
 
     Attributes:
         size: N, pairs of the table.

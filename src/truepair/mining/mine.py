@@ -2,14 +2,12 @@
 
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from truepair.errors import CheckpointError, ConfigError
-from truepair.evaluation.truth import PairTruth
 from truepair.judges.evidence import EvidenceModel, EvidenceTables
 from truepair.mining.graph import Declared, exact_graph, searched_graph
 from truepair.mining.refinement import Refinement
 from truepair.models.encoders.fingerprint import combined_key
+from truepair.relations.pairs import PairSet
 
 
 @dataclass(frozen=True)
@@ -31,43 +29,14 @@ class MiningConfig:
             raise ConfigError(f"mining needs 0 < low <= high <= 1, but low is {self.low:g} and high {self.high:g}")
 
 
-@dataclass(frozen=True)
-class MinedPairs:
-    """Undeclared pairs of a table that probably match, in both directions.
-
-    Attributes:
-        images: row whose image is meant, int64 [P].
-        captions: row whose caption is meant [P].
-        scores: probability of a match [P], float32.
-        fingerprint: of everything they depend on.
-    """
-
-    images: Tensor
-    captions: Tensor
-    scores: Tensor
-    fingerprint: str
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def above(self, least: float) -> "MinedPairs":
-        """Those with at least some probability."""
-        kept = self.scores >= least
-        return MinedPairs(self.images[kept], self.captions[kept], self.scores[kept], self.fingerprint)
-
-    def matches(self, truth: PairTruth, declared: Declared) -> Tensor:
-        """Which of them are known to match, bool [P]."""
-        return truth.matches(self.images, declared.caption_keys[self.captions])
-
-
 def mine_pairs(
     model: EvidenceModel,
     refinement: Refinement,
     tables: EvidenceTables,
     declared: Declared,
     config: MiningConfig | None = None,
-) -> MinedPairs:
-    """Find the probable matches among the undeclared pairs of a table.
+) -> PairSet:
+    """Find the probable matches among the undeclared pairs of a table, in both directions.
 
     Time O(N^2) up to ``exact_rows``, about O(N^1.5) beyond; memory O(N * neighbours) beside the features.
 
@@ -77,6 +46,9 @@ def mine_pairs(
         tables: features of the N pairs.
         declared: ids and captions of the pairs.
         config: what counts.
+
+    Returns:
+        Cells (image row, caption row) of the N x N table; values are the probabilities of a match, float32.
 
     Raises:
         CheckpointError: the features are of other encoders than the model was fitted on.
@@ -89,7 +61,11 @@ def mine_pairs(
     graph = refinement.refine(propose(model, spaces, declared, refinement.neighbours))
     scores = graph.log_odds.sigmoid()
     kept = (scores >= config.low) & ~graph.known
-    key = combined_key(
+    return PairSet(graph.rows[kept], graph.columns[kept], scores[kept], (graph.size, graph.size))
+
+
+def mining_fingerprint(model: EvidenceModel, refinement: Refinement, tables: EvidenceTables) -> str:
+    """Key of everything that mined scores depend on."""
+    return combined_key(
         model=model.fingerprint, refinement=refinement.fingerprint, images=tables.images, texts=tables.texts
     )
-    return MinedPairs(graph.rows[kept], graph.columns[kept], scores[kept], key)

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from truepair.data.table import PairTable
 from truepair.errors import CheckpointError, ConfigError, DataError
-from truepair.evaluation.truth import PairTruth
+from truepair.evaluation.truth import Truth
+from truepair.judges.calibration import fit_logistic
 from truepair.judges.evidence import EvidenceModel, EvidenceTables, with_products
-from truepair.judges.evidence_fit import EvidenceConfig, fit_logistic
+from truepair.judges.evidence_fit import EvidenceConfig
 from truepair.mining.graph import FLOOR, Declared, PairGraph, agreement_of, graph_of, with_known
 from truepair.models.encoders.fingerprint import combined_key
 
@@ -137,7 +138,7 @@ def fit_refinement(
         DataError: the groups are not declared, or too few.
     """
     config = config or RefinementConfig()
-    truth = PairTruth.from_table(table)
+    truth = Truth.from_table(table)
     if truth is None or "group" not in table.rows.column_names:
         raise DataError(f"{table.name} does not state the group of each row; fit a refinement on clean data that does")
     log_odds = cross_fitted(model, tables, list(table.rows["group"]), evidence or EvidenceConfig(), config)

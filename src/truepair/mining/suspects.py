@@ -55,17 +55,17 @@ def find_suspects(
     """
     declared = set(zip(image_ids, caption_keys, strict=True))
     similarity = FeatureScores(judge.images.features, judge.captions.features)
-    pairs = find_candidates(similarity, len(image_ids), len(caption_keys), candidates)
-    scores = score_candidates(pairs, judge) if by_itm else pairs.similarity  # [P]
+    pairs = find_candidates(similarity, len(image_ids), len(caption_keys), candidates).pairs
+    scores = score_candidates(pairs, judge) if by_itm else pairs.values  # [P]
     suspects: list[Suspect] = []
     for place in torch.argsort(scores, descending=True, stable=True).tolist():
-        image, caption = int(pairs.images[place]), int(pairs.captions[place])
+        image, caption = int(pairs.rows[place]), int(pairs.columns[place])
         text_of_image = (image_ids[image], caption_keys[caption])
         if text_of_image in declared:
             continue
         declared.add(text_of_image)  # once is enough
         probability = float(scores[place].sigmoid()) if by_itm else None
-        suspects.append(Suspect(image, caption, probability, float(pairs.similarity[place])))
+        suspects.append(Suspect(image, caption, probability, float(pairs.values[place])))
         if len(suspects) == limit:
             break
     return suspects

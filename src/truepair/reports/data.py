@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from truepair.evaluation import Estimate, SuspectPrecision
-from truepair.evaluation.marks import Mark, Verdict
+from truepair.evaluation.truth import Mark, Verdict
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,12 +3,11 @@
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
+import torch
 
 from truepair.data.pairs import PairCollator
 from truepair.evaluation.detectors import SuspectPrecision, precision_at
-from truepair.evaluation.marks import Verdict
-from truepair.evaluation.truth import KnownTruth
+from truepair.evaluation.truth import Truth, Verdict
 from truepair.mining.suspects import Suspect, find_suspects
 from truepair.models.fusion.albef import AlbefModel
 from truepair.models.fusion.gallery import GalleryMatcher, encode_captions, encode_images
@@ -70,9 +69,9 @@ def audit_pairs(
     by_itm = bool(model.config.itm_trained)
     image_ids = list(table.rows["image_id"])
     found = find_suspects(judge, image_ids, keys, candidates=candidates, limit=limit, by_itm=by_itm)
-    pictures = np.array([suspect.image for suspect in found], dtype=np.int64)
-    texts = np.array([suspect.caption for suspect in found], dtype=np.int64)
-    verdicts = KnownTruth(table).verdicts(pictures, texts, np.array(keys, dtype=np.int64)[texts])
+    pictures = torch.tensor([suspect.image for suspect in found], dtype=torch.int64)
+    found_keys = torch.tensor([keys[suspect.caption] for suspect in found], dtype=torch.int64)
+    verdicts = Truth.of_table(table).verdicts(pictures, found_keys)
     suspects = [AuditedSuspect(suspect, verdict) for suspect, verdict in zip(found, verdicts.tolist(), strict=True)]
     flags = [None if item.verdict == "unknown" else item.verdict == "true" for item in suspects]
     return Audit(suspects, precision_at(flags), "ITM" if by_itm else "similarity")

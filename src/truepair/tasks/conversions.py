@@ -8,12 +8,12 @@ from typing import Any, cast
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import torch
 from numpy.typing import NDArray
 
 from truepair.data.table import PairTable
 from truepair.errors import DataError
-from truepair.evaluation.marks import Verdict
-from truepair.evaluation.truth import KnownTruth
+from truepair.evaluation.truth import Truth, Verdict
 from truepair.relations.actions import Relabel
 from truepair.relations.detectors import JudgedScore, RecordedVerdict
 from truepair.relations.ledger import read_verdicts
@@ -32,7 +32,7 @@ class Conversions:
         places: which of its row's captions each caption is, int64 [P].
         scores: the judge's match probability, float32 [P].
         epochs: epoch of the first conversion, from 0, int32 [P].
-        verdicts: what the known truth says, words of :data:`truepair.evaluation.marks.Verdict` [P].
+        verdicts: what the known truth says, words of :data:`truepair.evaluation.truth.Verdict` [P].
         recall: of the false negatives that met in a batch, the share that was converted, over all epochs of the log;
             None where the truth is not known.
     """
@@ -105,7 +105,7 @@ def read_conversions(run_folder: Path, table: PairTable, log: Iterable[Mapping[s
         places=places[numbers],
         scores=converted["score"].to_numpy(),
         epochs=converted["epoch"].to_numpy(),
-        verdicts=KnownTruth(table).verdicts(images, owners[numbers], keys[numbers]),
+        verdicts=Truth.of_table(table).verdicts(torch.from_numpy(images), torch.from_numpy(keys[numbers])),
         recall=_recall(log),
     )
 

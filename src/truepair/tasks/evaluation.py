@@ -20,7 +20,7 @@ from truepair.evaluation.scores import ScoreSource
 from truepair.models.checkpoints.load import load_albef
 from truepair.models.encoders.images import image_transform
 from truepair.relations.text import normalise_caption
-from truepair.tasks.retrieval import ImageSource, RetrievalResult, RetrievalTask, build_gallery
+from truepair.tasks.retrieval import ImageSource, RetrievalResult, RetrievalTask, build_truth
 
 
 class CaptionScores:
@@ -57,7 +57,7 @@ def coco_reports(result: RetrievalResult, table: PairTable, truths: CocoTruths) 
     Raises:
         DataError: images or captions of the test split are missing.
     """
-    places = {normalise_caption(text): number for number, text in enumerate(build_gallery(table).texts)}
+    places = {normalise_caption(text): number for number, text in enumerate(build_truth(table).texts)}
     captions = [caption for own in table.rows["captions"] for caption in own]
     texts = torch.tensor([places[normalise_caption(caption)] for caption in captions])
     ids = [number for own in table.rows["caption_ids"] for number in own]

@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from truepair.evaluation.marks import Mark
 from truepair.evaluation.scores import ScoreSource
-from truepair.evaluation.truth import RetrievalTruth
+from truepair.evaluation.truth import Mark
 from truepair.tasks.retrieval import RetrievalTask
 
 
@@ -71,43 +72,27 @@ def draw_examples(
         depth: answers of each query.
         seed: of the draw.
     """
-    truth = task.gallery.truth
-    marks = _Marks(truth, task.near)
     generator = torch.Generator().manual_seed(seed)
     pictures = []
-    for row in torch.randperm(truth.images, generator=generator)[:count].tolist():
+    for row in torch.randperm(task.truth.images, generator=generator)[:count].tolist():
         best = _best(ranking.image_rows(row, row + 1), depth)
-        cosines = similarity.image_rows(row, row + 1)[0, best].tolist()
-        answers = [ShownAnswer(k, cosine, marks.of(row, k)) for k, cosine in zip(best.tolist(), cosines, strict=True)]
-        pictures.append(Example(row, answers))
+        marks = task.known.marks(torch.full_like(best, row), best)
+        pictures.append(Example(row, _answers(best, similarity.image_rows(row, row + 1), marks)))
     captions = []
-    asked = truth.queries("t2i").rows  # captions that are true of some picture here
+    asked = task.truth.queries("t2i").rows  # captions that are true of some picture here
     for row in asked[torch.randperm(len(asked), generator=generator)[:count]].tolist():
         best = _best(ranking.caption_rows(row, row + 1), depth)
-        cosines = similarity.caption_rows(row, row + 1)[0, best].tolist()
-        answers = [ShownAnswer(k, cosine, marks.of(k, row)) for k, cosine in zip(best.tolist(), cosines, strict=True)]
-        captions.append(Example(row, answers))
+        marks = task.known.marks(best, torch.full_like(best, row))
+        captions.append(Example(row, _answers(best, similarity.caption_rows(row, row + 1), marks)))
     return RetrievalExamples(pictures, captions)
 
 
 def _best(scores: Tensor, depth: int) -> Tensor:
-    """Numbers of the highest scores of the one row [1, N]."""
-    return scores[0].topk(min(depth, scores.shape[1])).indices
+    """Numbers of the highest scores of the one row [1, N], int64 [<= depth] on the CPU."""
+    return scores[0].topk(min(depth, scores.shape[1])).indices.cpu()
 
 
-class _Marks:
-    """How pictures and captions of a task relate."""
-
-    def __init__(self, truth: RetrievalTruth, near: Tensor) -> None:
-        self.own = set(map(tuple, truth.own.tolist()))
-        self.true = set(map(tuple, truth.true.tolist()))
-        self.near = set(map(tuple, near.tolist()))
-
-    def of(self, image: int, caption: int) -> Mark:
-        """How a picture and a caption relate."""
-        pair = (image, caption)
-        if pair in self.own:
-            return "own"
-        if pair in self.true:
-            return "true"
-        return "near" if pair in self.near else "wrong"
+def _answers(best: Tensor, cosines: Tensor, marks: NDArray[np.str_]) -> list[ShownAnswer]:
+    """The best answers [D] to one query, with their cosines out of its row [1, N] and how they relate to it [D]."""
+    shown = zip(best.tolist(), cosines[0, best].tolist(), marks.tolist(), strict=True)
+    return [ShownAnswer(number, cosine, mark) for number, cosine, mark in shown]

@@ -7,7 +7,7 @@ from accelerate import PartialState
 
 from truepair.data.splits import build_tables
 from truepair.errors import ConfigError
-from truepair.evaluation.truth import PairTruth
+from truepair.evaluation.truth import Truth
 from truepair.judges.base import JudgeInputs
 from truepair.judges.evidence import EvidenceModel, EvidenceTables
 from truepair.judges.evidence_fit import EvidenceConfig, fit_evidence
@@ -15,10 +15,11 @@ from truepair.methods.caches import StateCaches
 from truepair.methods.recipe import PretrainRecipe
 from truepair.methods.student import Say, build_student
 from truepair.mining.graph import Declared
-from truepair.mining.mine import MinedPairs, MiningConfig, mine_pairs
+from truepair.mining.mine import MiningConfig, mine_pairs, mining_fingerprint
 from truepair.mining.refinement import Refinement, fit_refinement
 from truepair.relations.actions import Relabel, Skip
 from truepair.relations.ledger import Ledger
+from truepair.relations.pairs import PairSet
 
 
 def frozen_inputs(recipe: PretrainRecipe, say: Say) -> JudgeInputs:
@@ -54,7 +55,7 @@ def frozen_inputs(recipe: PretrainRecipe, say: Say) -> JudgeInputs:
 
 def mine(
     recipe: PretrainRecipe, judge: Path, run_folder: Path, say: Say, config: MiningConfig | None = None
-) -> MinedPairs:
+) -> PairSet:
     """Record the probable false negatives among a recipe's training pairs.
 
     The ledger, ``ledger/`` in the run folder, is written anew. Each row counts with its first caption. Above ``high``
@@ -67,6 +68,9 @@ def mine(
         say: prints a line.
         config: what counts.
 
+    Returns:
+        Cells (image row, caption row) of the training table, with their probabilities.
+
     Raises:
         CheckpointError: the judge is missing, or was fitted on other encoders.
         ConfigError: the recipe caches no frozen features.
@@ -75,17 +79,19 @@ def mine(
     model, refinement = EvidenceModel.load(judge), Refinement.load(judge)
     inputs = frozen_inputs(recipe, say)
     declared = Declared.of_table(inputs.table)
-    mined = mine_pairs(model, refinement, EvidenceTables.of_run(inputs), declared, config)
-    sure = mined.scores >= config.high
+    tables = EvidenceTables.of_run(inputs)
+    mined = mine_pairs(model, refinement, tables, declared, config)
+    detector = f"mined:{mining_fingerprint(model, refinement, tables)[:12]}"
+    sure = mined.values >= config.high
     caption_ids = torch.tensor([ids[0] for ids in inputs.table.rows["caption_ids"]])
     ledger = Ledger(run_folder / "ledger")
     ledger.load_state_dict({"parts": 0})  # what an earlier call found is gone
     for action, chosen in ((Relabel().name, sure), (Skip().name, ~sure)):
         ledger.record(
-            declared.image_ids[mined.images[chosen]],
-            caption_ids[mined.captions[chosen]],
-            mined.scores[chosen],
-            detector=f"mined:{mined.fingerprint[:12]}",
+            declared.image_ids[mined.rows[chosen]],
+            caption_ids[mined.columns[chosen]],
+            mined.values[chosen],
+            detector=detector,
             action=action,
             epoch=0,
         )
@@ -94,27 +100,18 @@ def mine(
         f"{int(sure.sum()):,} undeclared pairs of {inputs.table.name} match with a probability of at least "
         f"{config.high:g}, {int((~sure).sum()):,} more of at least {config.low:g}: {ledger.folder}"
     )
-    truth = PairTruth.from_table(inputs.table)
+    truth = Truth.from_table(inputs.table)
     if truth is not None:
-        hidden = hidden_matches(truth, declared)
+        hidden = len(truth.hidden_pairs(declared.image_ids, declared.caption_keys))
         for least in (config.high, config.low):
-            say(_known(mined.above(least), truth, declared, hidden, least))
+            found = mined.where(mined.values >= least)
+            right = int(truth.matches(found.rows, declared.caption_keys[found.columns]).sum())
+            say(_known(len(found), right, hidden, least))
     return mined
 
 
-def hidden_matches(truth: PairTruth, declared: Declared) -> int:
-    """How many undeclared (image row, caption row) cells are known to match."""
-    every = torch.arange(len(declared))
-    total = 0
-    for row in every.tolist():
-        true = truth.matches(torch.full_like(every, row), declared.caption_keys)
-        total += int((true & ~declared.known(every[row], every)).sum())
-    return total
-
-
-def _known(found: MinedPairs, truth: PairTruth, declared: Declared, hidden: int, least: float) -> str:
-    right = int(found.matches(truth, declared).sum())
-    precision = f"{right / len(found):.0%} of them do" if len(found) else "there are none"
+def _known(found: int, right: int, hidden: int, least: float) -> str:
+    precision = f"{right / found:.0%} of them do" if found else "there are none"
     return f"by the known truth, from {least:g} on: {precision}, {right / max(hidden, 1):.0%} of {hidden:,} are found"
 
 

@@ -16,7 +16,7 @@ from truepair.evaluation.coco import CocoReport
 from truepair.evaluation.metrics import RetrievalMetrics, RetrievalProtocol, evaluate_retrieval
 from truepair.evaluation.reranking import (
     ITM_ALONE,
-    CandidatePairs,
+    Candidates,
     Combination,
     RerankedScores,
     choose_combination,
@@ -24,7 +24,7 @@ from truepair.evaluation.reranking import (
     score_candidates,
 )
 from truepair.evaluation.scores import FeatureScores, ScoreSource
-from truepair.evaluation.truth import CaptionGallery, RetrievalTruth
+from truepair.evaluation.truth import Truth
 from truepair.models.dual.base import FusionModel
 from truepair.models.encoders.frozen_captions import CaptionStates
 from truepair.models.encoders.frozen_images import ImageStates
@@ -126,6 +126,10 @@ class RetrievalTask:
         protocol: how to measure.
         judged: crossed matches that people found, which count as well.
         cache: makes or opens the frozen text encoder's states of the candidates; None to run the encoder each time.
+
+    Attributes:
+        known: all that is known of pictures and candidates, near-matches included.
+        truth: what the figures go by: without near-matches, unless the protocol leaves them out.
     """
 
     def __init__(
@@ -139,18 +143,14 @@ class RetrievalTask:
         self.collator = collator
         self.images = images
         self.protocol = protocol or RetrievalProtocol()
-        gallery = build_gallery(images.table, judged)
-        truth = gallery.truth
-        self.near = truth.ignored  # [N, 2]
-        if not self.protocol.leave_out_families:
-            gallery = replace(gallery, truth=RetrievalTruth(truth.images, truth.captions, truth.own, truth.true))
-        self.gallery = gallery
-        self.caption_states = None if cache is None else cache(gallery.texts)
+        self.known = build_truth(images.table, judged)
+        self.truth = self.known if self.protocol.leave_out_families else self.known.without_ignored()
+        self.caption_states = None if cache is None else cache(self.truth.texts)
 
     def figures(self, model: AlbefModel) -> dict[str, float]:
         """Quick figures for the log of a run, similarity alone: R@1 and mAP@R both ways, truth-aware and naive."""
         judge = self.encode(model)
-        metrics = evaluate_retrieval(similarity_of(judge), self.gallery.truth, resamples=0)
+        metrics = evaluate_retrieval(similarity_of(judge), self.truth, resamples=0)
         return {
             "i2t_r@1": metrics.i2t.recall_at_1.value,
             "t2i_r@1": metrics.t2i.recall_at_1.value,
@@ -167,9 +167,7 @@ class RetrievalTask:
         judge = self.encode(model)
         candidates, log_odds = self._judged(judge)
         temperature = float(model.temperature.detach())
-        return choose_combination(
-            similarity_of(judge), self.gallery.truth, candidates, log_odds, temperature=temperature
-        )[0]
+        return choose_combination(similarity_of(judge), self.truth, candidates, log_odds, temperature=temperature)[0]
 
     def evaluate(self, model: AlbefModel, combination: Combination | None = None) -> RetrievalResult:
         """Measure every way of ranking.
@@ -179,9 +177,8 @@ class RetrievalTask:
             combination: weights chosen on validation pictures; without, similarity and ITM are not combined.
         """
         rankings = self.rankings(self.encode(model), combination)
-        metrics = {way: evaluate_retrieval(scores, self.gallery.truth) for way, scores in rankings.items()}
-        truth = self.gallery.truth
-        return RetrievalResult(metrics, combination, truth.images, truth.captions, rankings=rankings)
+        metrics = {way: evaluate_retrieval(scores, self.truth) for way, scores in rankings.items()}
+        return RetrievalResult(metrics, combination, self.truth.images, self.truth.captions, rankings=rankings)
 
     def rankings(self, judge: GalleryMatcher, combination: Combination | None = None) -> dict[str, ScoreSource]:
         """Scores of every way of ranking: "similarity", and with re-ranking "ITM" and "similarity + ITM"."""
@@ -189,9 +186,9 @@ class RetrievalTask:
         ways: dict[str, ScoreSource] = {"similarity": similarity}
         if self._reranks(judge.model):
             candidates, log_odds = self._judged(judge)
-            ways["ITM"] = RerankedScores(similarity, candidates, ITM_ALONE.apply(candidates, log_odds))
+            ways["ITM"] = RerankedScores(similarity, candidates, ITM_ALONE.apply(candidates.pairs, log_odds))
             if combination is not None:
-                scores = combination.apply(candidates, log_odds)
+                scores = combination.apply(candidates.pairs, log_odds)
                 ways["similarity + ITM"] = RerankedScores(similarity, candidates, scores)
         return ways
 
@@ -199,29 +196,28 @@ class RetrievalTask:
         """Encode the table's pictures and captions."""
         model.eval()
         images = encode_images(model, self.images.batches(), are_states=self.images.are_states)
-        captions = encode_captions(model, self.gallery.texts, self.collator.encode, cache=self.caption_states)
+        captions = encode_captions(model, self.truth.texts, self.collator.encode, cache=self.caption_states)
         return GalleryMatcher(model, images, captions)
 
     def _reranks(self, model: FusionModel) -> bool:
         """ITM that was not trained does not rank."""
         return self.protocol.rerank > 0 and model.itm_trained
 
-    def _judged(self, judge: GalleryMatcher) -> tuple[CandidatePairs, Tensor]:
+    def _judged(self, judge: GalleryMatcher) -> tuple[Candidates, Tensor]:
         """The candidates that ITM reads, and its log-odds [P]."""
-        truth = self.gallery.truth
+        truth = self.truth
         candidates = find_candidates(similarity_of(judge), truth.images, truth.captions, self.protocol.rerank)
-        return candidates, score_candidates(candidates, judge)
+        return candidates, score_candidates(candidates.pairs, judge)
 
 
-def build_gallery(table: PairTable, judged: JudgedCaptions | None = None) -> CaptionGallery:
-    """Candidate captions of a table's pictures, with what is known to be true of each; near-matches are ignored."""
-    names, groups, families = (
-        table.values(name) if name in table.rows.column_names else None for name in ("names", "group", "family")
-    )
-    own = table.values("captions")
-    if judged is None:
-        return CaptionGallery.from_names(own, names, groups, families)
-    return CaptionGallery.from_names(own, judged.names, groups, families, judged.near)
+def build_truth(table: PairTable, judged: JudgedCaptions | None = None) -> Truth:
+    """What is known of a table's pictures and its distinct captions, the candidates; near-matches are ignored.
+
+    Args:
+        table: the pictures, their captions, and what it states of the truth.
+        judged: crossed matches that people found; they take the place of the table's ``names``.
+    """
+    return Truth.of_table(table) if judged is None else Truth.of_table(table, judged.names, judged.near)
 
 
 def similarity_of(judge: GalleryMatcher) -> FeatureScores:

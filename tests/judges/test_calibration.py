@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from truepair.errors import DataError
-from truepair.judges.evidence_fit import fit_logistic
+from truepair.judges.calibration import fit_logistic
 
 
 @settings(max_examples=20, deadline=None)
