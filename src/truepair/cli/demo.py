@@ -93,7 +93,7 @@ def run(arguments: list[str]) -> None:
 
 def _managed(plain: "PretrainRecipe", mined: "PretrainRecipe", ledger: Path) -> "PretrainRecipe":
     """The plain recipe with the rules of ``mined``, on another ledger."""
-    rules = [rule if rule.ledger is None else replace(rule, ledger=str(ledger)) for rule in mined.relations.rules]
+    rules = [rule | ({"ledger": str(ledger)} if "ledger" in rule else {}) for rule in mined.relations.rules]
     return replace(plain, relations=replace(mined.relations, rules=rules))
 
 

@@ -49,7 +49,7 @@ class Judge(Protocol):
 
 def ledger_name(judge: Judge) -> str:
     """The name under which a judge's verdicts stand in a ledger; those of another judge have another."""
-    return f"con_d:{judge.fingerprint[:12]}"
+    return f"judge:{judge.fingerprint[:12]}"
 
 
 _VIEWS = ("plain", "batch")
@@ -84,13 +84,13 @@ class JudgeConfig:
 
     def __post_init__(self) -> None:
         if self.view not in _VIEWS:
-            raise ConfigError(f"ecm.discriminator.view is '{self.view}'; give {' or '.join(_VIEWS)}")
+            raise ConfigError(f"ecm.judge.view is '{self.view}'; give {' or '.join(_VIEWS)}")
         if self.view == "batch" and self.kind != "albef":
-            raise ConfigError(f"ecm.discriminator.view is batch, which kind '{self.kind}' cannot read; set it to plain")
+            raise ConfigError(f"ecm.judge.view is batch, which kind '{self.kind}' cannot read; set it to plain")
         if self.pairs_at_once < 1:
-            raise ConfigError(f"ecm.discriminator.pairs_at_once is {self.pairs_at_once}; give at least 1")
+            raise ConfigError(f"ecm.judge.pairs_at_once is {self.pairs_at_once}; give at least 1")
         if not 0.0 <= self.least_coverage <= 1.0:
-            raise ConfigError(f"ecm.discriminator.least_coverage is {self.least_coverage}; give a share from 0 to 1")
+            raise ConfigError(f"ecm.judge.least_coverage is {self.least_coverage}; give a share from 0 to 1")
 
 
 @dataclass(frozen=True, kw_only=True)

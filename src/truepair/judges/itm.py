@@ -64,7 +64,7 @@ class BatchView:
             ("image normalisation", statistics, pixel_statistics(student.transform, encoder)),
         ):
             if one != other:
-                raise ConfigError(f"ecm.discriminator.view: judge and student differ in their {what}; set it to plain")
+                raise ConfigError(f"ecm.judge.view: judge and student differ in their {what}; set it to plain")
         self.model = model
 
     def image_states(self, batch: PairBatch, rows: Tensor) -> Tensor:
@@ -74,9 +74,7 @@ class BatchView:
             ConfigError: the batch has no pixels, since the student's image states come from a cache.
         """
         if batch.pixel_values is None:
-            raise ConfigError(
-                "ecm.discriminator.view is batch, but the student's images come from a cache; set it to plain"
-            )
+            raise ConfigError("ecm.judge.view is batch, but the student's images come from a cache; set it to plain")
         return self.model.image_states(batch.pixel_values[rows].to(self.model.device))
 
     def text_states(self, batch: PairBatch, rows: Tensor) -> tuple[Tensor, Tensor]:

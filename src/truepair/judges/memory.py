@@ -42,7 +42,7 @@ class VerdictMemory:
             ConfigError: ``limit`` is below 1.
         """
         if limit is not None and limit < 1:
-            raise ConfigError(f"ecm.discriminator.memory_limit is {limit}; give at least 1, or memory: false")
+            raise ConfigError(f"ecm.judge.memory_limit is {limit}; give at least 1, or memory: false")
         self.fingerprint = fingerprint
         self.limit = limit
         self.hits = 0

@@ -34,7 +34,7 @@ def open_judge(config: JudgeConfig, run: JudgeInputs, device: torch.device | str
     """
     if config.kind not in JUDGES:
         near = nearest(config.kind, JUDGES)
-        raise ConfigError(f"ecm.discriminator.kind is '{config.kind}'{near}; give {', '.join(JUDGES)}")
+        raise ConfigError(f"ecm.judge.kind is '{config.kind}'{near}; give {', '.join(JUDGES)}")
     judge = JUDGES[config.kind](config, run, device)
     if judge.repeatable if config.memory is None else config.memory:
         memory = VerdictMemory(judge.fingerprint, limit=config.memory_limit)

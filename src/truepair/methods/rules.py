@@ -152,10 +152,8 @@ class RuleSet:
                     f"{ledger}: none of its {len(about):,} verdicts is about a training pair; it is of other data"
                 )
             known = torch.from_numpy(index.probabilities[about])
-            empty = torch.zeros_like(known, dtype=torch.long)
-            verdicts = PairSet(empty, empty, known, (1, 1))
             counts = [
-                f"{len(rule.detector.of_zone(verdicts)):,} to {rule.action.name}"
+                f"{int(rule.detector.contains(known).sum()):,} to {rule.action.name}"
                 for rule in self.rules
                 if isinstance(rule.detector, Recorded) and rule.detector.ledger == ledger
             ]

@@ -183,9 +183,9 @@ class _Verdicts(Detector):
             raise ConfigError(f"{self.name}.zone is '{self.zone}'; give match, doubtful or negative")
         Zones(self.low, self.high)
 
-    def of_zone(self, verdicts: PairSet) -> PairSet:
-        """The cells whose probability lies in the zone."""
-        return verdicts.where(Zones(self.low, self.high).of(verdicts.values) == Zone[self.zone.upper()])
+    def contains(self, probabilities: Tensor) -> Tensor:
+        """Whether probabilities [P] lie in the zone, bool [P]."""
+        return Zones(self.low, self.high).of(probabilities) == Zone[self.zone.upper()]
 
 
 @dataclass(frozen=True)
@@ -197,7 +197,8 @@ class Judged(_Verdicts):
 
     def find(self, signals: Signals) -> PairSet:
         """Judged cells of the zone; the score is the probability [B, B]."""
-        return self.of_zone(signals.cells("judged", self.name))
+        judged = signals.cells("judged", self.name)
+        return judged.where(self.contains(judged.values))
 
 
 @dataclass(frozen=True)
@@ -230,7 +231,8 @@ class Recorded(_Verdicts):
 
     def find(self, signals: Signals) -> PairSet:
         """Cells with a verdict of the zone; the score is the recorded probability [B, B]."""
-        return self.of_zone(self.verdicts.within(signals.image_ids, signals.caption_ids))
+        recorded = self.verdicts.within(signals.image_ids, signals.caption_ids)
+        return recorded.where(self.contains(recorded.values))
 
 
 @dataclass(frozen=True)

@@ -125,7 +125,8 @@ COUNT_TITLES = {
 
 ZONE_TITLES = {  # all that is counted where the truth is not known
     "ecm/all/above": "pairs converted",
-    "relations/con_d/relabel": "pairs converted by a rule",
+    "relations/judge/relabel": "pairs converted by a rule",
+    "relations/con_d/relabel": "pairs converted by a rule",  # of runs of the first edition
     "ecm/i2t/above": "captions of a picture converted",
     "ecm/t2i/above": "pictures of a caption converted",
 }

@@ -176,7 +176,8 @@ def _examples(outcome: PretrainOutcome, book: PictureBook) -> ShownExamples:
 def _conversions(arms: Mapping[str, ReportedRun], logs: Mapping[str, Records]) -> dict[str, Conversions]:
     """What the judges of the runs converted; a run without a judge is left out."""
     found = {
-        name: read_conversions(run.folder, run.outcome.train_images.table, logs[name]) for name, run in arms.items()
+        name: read_conversions(run.folder, run.outcome.train_images.table, logs[name], run.outcome.recipe)
+        for name, run in arms.items()
     }
     return {name: conversions for name, conversions in found.items() if conversions is not None}
 

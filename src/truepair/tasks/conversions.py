@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 from truepair.data.table import PairTable
 from truepair.errors import DataError
 from truepair.evaluation.truth import Truth, Verdict
+from truepair.methods.recipe import PretrainRecipe
 from truepair.relations.actions import Relabel
-from truepair.relations.detectors import JudgedScore, RecordedVerdict
+from truepair.relations.detectors import Judged, Recorded
 from truepair.relations.ledger import read_verdicts
 from truepair.relations.text import caption_key
+from truepair.relations.zones import Zone
 
 Indices = NDArray[np.int64]
 
@@ -72,13 +74,16 @@ class Conversions:
         return np.random.default_rng(seed).permutation(len(self))[:count]
 
 
-def read_conversions(run_folder: Path, table: PairTable, log: Iterable[Mapping[str, Any]]) -> Conversions | None:
+def read_conversions(
+    run_folder: Path, table: PairTable, log: Iterable[Mapping[str, Any]], recipe: PretrainRecipe
+) -> Conversions | None:
     """Read the conversions of a run.
 
     Args:
         run_folder: with the run's ``ledger/``.
         table: the run's training pairs.
         log: records of the run, as ``read_log`` gives them.
+        recipe: of the run; its zones and rules say which verdicts became matches.
 
     Returns:
         The converted pairs; None if no judge spoke in this run, or no ledger was kept.
@@ -89,11 +94,7 @@ def read_conversions(run_folder: Path, table: PairTable, log: Iterable[Mapping[s
     if not any((run_folder / "ledger").glob("*.parquet")):
         return None
     verdicts = read_verdicts(run_folder / "ledger")
-    by_judge = pc.starts_with(verdicts["detector"], JudgedScore.name)
-    judged = verdicts.filter(pc.or_(by_judge, pc.equal(verdicts["detector"], RecordedVerdict.name)))
-    if not len(judged):
-        return None
-    converted = _first_of_each(judged.filter(pc.equal(judged["action"], Relabel().name)))
+    converted = _first_of_each(verdicts.filter(pa.array(_relabelled(verdicts, recipe))))
     images = _rows_of(
         np.asarray(table.rows["image_id"], np.int64), converted["image_id"].to_numpy(), "image", run_folder
     )
@@ -103,11 +104,27 @@ def read_conversions(run_folder: Path, table: PairTable, log: Iterable[Mapping[s
         images=images,
         captions=owners[numbers],
         places=places[numbers],
-        scores=converted["score"].to_numpy(),
+        scores=converted["probability"].to_numpy(),
         epochs=converted["epoch"].to_numpy(),
         verdicts=Truth.of_table(table).verdicts(torch.from_numpy(images), torch.from_numpy(keys[numbers])),
         recall=_recall(log),
     )
+
+
+def _relabelled(verdicts: pa.Table, recipe: PretrainRecipe) -> NDArray[np.bool_]:
+    """Which verdicts [N] a run's zones and rules made matches; its own judge's are told from recorded ones by name."""
+    ecm = recipe.ecm
+    probabilities = torch.from_numpy(verdicts["probability"].to_numpy().copy())
+    own = np.zeros(len(verdicts), dtype=bool)
+    if ecm is not None:
+        own = pc.starts_with(verdicts["judge"], "judge:").to_numpy(zero_copy_only=False)
+    found = np.zeros(len(verdicts), dtype=bool)
+    for rule in [*recipe.relations.built, *([] if ecm is None else ecm.rules())]:
+        if isinstance(rule.action, Relabel) and isinstance(rule.detector, Judged | Recorded):
+            found |= rule.detector.contains(probabilities).numpy() & (own == isinstance(rule.detector, Judged))
+    if ecm is not None and ecm.ask == "hardest":
+        found |= own & (ecm.zones.of(probabilities) == Zone.MATCH).numpy()
+    return found
 
 
 def _first_of_each(verdicts: pa.Table) -> pa.Table:

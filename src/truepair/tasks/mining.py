@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import torch
 from accelerate import PartialState
 
@@ -17,7 +18,6 @@ from truepair.methods.student import Say, build_student
 from truepair.mining.graph import Declared
 from truepair.mining.mine import MiningConfig, mine_pairs, mining_fingerprint
 from truepair.mining.refinement import Refinement, fit_refinement
-from truepair.relations.actions import Relabel, Skip
 from truepair.relations.ledger import Ledger
 from truepair.relations.pairs import PairSet
 
@@ -58,8 +58,8 @@ def mine(
 ) -> PairSet:
     """Record the probable false negatives among a recipe's training pairs.
 
-    The ledger, ``ledger/`` in the run folder, is written anew. Each row counts with its first caption. Above ``high``
-    the action is "relabel", from ``low`` to there "swap".
+    The ledger, ``ledger/`` in the run folder, is written anew: all pairs with a probability of at least ``low``. Each
+    row counts with its first caption.
 
     Args:
         recipe: names the pairs, and the frozen encoders that the judge knows.
@@ -81,21 +81,18 @@ def mine(
     declared = Declared.of_table(inputs.table)
     tables = EvidenceTables.of_run(inputs)
     mined = mine_pairs(model, refinement, tables, declared, config)
-    detector = f"mined:{mining_fingerprint(model, refinement, tables)[:12]}"
-    sure = mined.values >= config.high
     caption_ids = torch.tensor([ids[0] for ids in inputs.table.rows["caption_ids"]])
     ledger = Ledger(run_folder / "ledger")
     ledger.load_state_dict({"parts": 0})  # what an earlier call found is gone
-    for action, chosen in ((Relabel().name, sure), (Skip().name, ~sure)):
-        ledger.record(
-            declared.image_ids[mined.rows[chosen]],
-            caption_ids[mined.columns[chosen]],
-            mined.values[chosen],
-            detector=detector,
-            action=action,
-            epoch=0,
-        )
+    ledger.record(
+        declared.image_ids[mined.rows],
+        caption_ids[mined.columns],
+        mined.values,
+        judge=f"mined:{mining_fingerprint(model, refinement, tables)[:12]}",
+        time=np.datetime64("now", "ms"),
+    )
     ledger.flush()
+    sure = mined.values >= config.high
     say(
         f"{int(sure.sum()):,} undeclared pairs of {inputs.table.name} match with a probability of at least "
         f"{config.high:g}, {int((~sure).sum()):,} more of at least {config.low:g}: {ledger.folder}"
@@ -120,7 +117,7 @@ def fit_judge(recipe: PretrainRecipe, folder: Path, say: Say, config: EvidenceCo
 
     Args:
         recipe: names clean data with a ``group`` column, and the frozen encoders that the judge compares.
-        folder: where the judge goes; ``ecm.discriminator`` asks for it with kind "evidence" and this checkpoint;
+        folder: where the judge goes; ``ecm.judge`` asks for it with kind "evidence" and this checkpoint;
             :func:`truepair.tasks.mining.mine` reads it too.
         say: prints a line.
         config: how it is fitted.

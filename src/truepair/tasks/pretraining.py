@@ -31,6 +31,7 @@ class PretrainOutcome:
     """What a run leaves behind, still in memory.
 
     Attributes:
+        recipe: what the run depended on.
         run: steps, speed, and where the model lies.
         retrieval: figures on the test split; None where the data has none.
         model: the trained model.
@@ -40,6 +41,7 @@ class PretrainOutcome:
         unseen: figures on the groups that no run trains on (``data.unseen_share``); None where there are none.
     """
 
+    recipe: PretrainRecipe
     run: RunResult
     retrieval: RetrievalResult | None
     model: AlbefModel
@@ -94,7 +96,7 @@ def pretrain(
         evaluator=None if validation is None else validation.figures,
     )
     run = loop.run()
-    outcome = PretrainOutcome(run, None, loop.model, collator, train_images, test)
+    outcome = PretrainOutcome(recipe, run, None, loop.model, collator, train_images, test)
     if not loop.accelerator.is_main_process:
         return outcome
     take_best(loop.model, run)

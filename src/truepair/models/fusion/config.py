@@ -110,7 +110,7 @@ class AlbefConfig(PretrainedConfig):
     projection_input_dropout: float = 0.0
     """Dropout before the "mlp" projection: what few data need most where the encoders are frozen."""
     contrastive_head: bool = True
-    """False leaves out projections and temperature: a discriminator that only reads pairs."""
+    """False leaves out projections and temperature: a judge that only reads pairs."""
     mlm_head: bool = True
     """False leaves out the vocabulary head."""
     itm_product: bool = False
