@@ -34,7 +34,7 @@ class Base:
         action: what becomes of the pairs.
     """
 
-    action: str = "mask"
+    action: Literal["mask", "relabel"] = "mask"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,6 +170,7 @@ def test_lists_and_unions_of_dataclasses(tmp_path: Path) -> None:
         ),
         ("rules: [{detector: same, rate: 0.5}]", "item 1 of rules: there is no field rate"),
         ("rules: [{detector: drown}]", "item 1 of rules: there is no detector 'drown' (did you mean 'drawn'?)"),
+        ("rules: [{detector: drawn, action: msk}]", "item 1 of rules: action: msk is none of 'mask', 'relabel'"),
         ("rules: [{rate: 0.5}]", "item 1 of rules: it has no detector; give one of same, drawn"),
         ("rules: [{detector: drawn, rate: much}]", "item 1 of rules: rate: much is no float"),
         ("rules: {detector: drawn}", "rules: {'detector': 'drawn'} is no list[Rule]"),
@@ -178,7 +179,7 @@ def test_lists_and_unions_of_dataclasses(tmp_path: Path) -> None:
         ("mixed: [a, {detector: drawn, rte: 1}]", "item 2 of mixed: there is no field rte (did you mean 'rate'?)"),
         ("mixed: [{rate: 1.0}]", "item 1 of mixed: detector is missing; give it"),
         ("share: half", "share: half is no Annotated[float, 'of all']"),
-        ("rules: [{detector: drawn, rate: 2}]", "rate is 2; give at most 1"),
+        ("rules: [{detector: drawn, rate: 2}]", "item 1 of rules: rate is 2; give at most 1"),
     ],
 )
 def test_a_mistake_in_an_item_names_both(text: str, message: str, tmp_path: Path) -> None:

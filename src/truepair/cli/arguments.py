@@ -1,24 +1,20 @@
 """Recipe files and the fields of a command line, read into dataclasses.
 
-The names are checked first, against what the sources say (:mod:`truepair.cli.fields`), before anything costly is
-imported; jsonargparse then reads the values with the types of the dataclasses.
+All names are checked before the dataclass is imported, which takes seconds.
 """
 
 import contextlib
-import copy
 import dataclasses
-import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from jsonargparse import ArgumentParser
 
-from truepair.cli.fields import Field, RecipeClass, Section
+from truepair.cli.fields import Field, RecipeClass
 from truepair.cli.options import CommandParser, Stated
+from truepair.cli.values import check_names, make
 from truepair.errors import ConfigError, nearest
 
 _Recipe = TypeVar("_Recipe")
@@ -59,7 +55,7 @@ def read_fields(kind: RecipeClass[_Recipe], paths: Sequence[Path], stated: State
     known = kind.section.dotted()
     layers += [(command, nested(name, _read_word(name, word, known.get(name)))) for name, word in stated]
     for layer, values in layers:
-        _check_names(values, kind.section, layer)
+        check_names(values, kind.section, layer)
     return lay_recipe(kind.load(), layers, where=", ".join(map(str, paths)))
 
 
@@ -77,15 +73,9 @@ def lay_recipe(kind: type[_Recipe], layers: Iterable[tuple[str, Mapping[str, Any
     section = RecipeClass.of(kind).section
     values: dict[str, Any] = {}
     for layer, stated in layers:
-        _check_names(stated, section, layer)
+        check_names(stated, section, layer)
         values = laid_over(values, dict(stated))
-    try:
-        return _made(RecipeClass.of(kind), values)
-    except (SystemExit, ConfigError):
-        raise
-    except Exception as error:  # jsonargparse raises many kinds; each is a mistake in the recipe or the command
-        reason = next(_faults(values, section), "") or " ".join(str(error).split())
-        raise ConfigError((f"{where}: " if where else "") + reason) from error
+    return make(RecipeClass.of(kind), values, where)
 
 
 def read_layers(path: Path, above: tuple[Path, ...] = ()) -> Iterator[tuple[Path, dict[str, Any]]]:
@@ -185,131 +175,6 @@ def _read_word(name: str, word: str, field: Field | None) -> Any:
     except yaml.YAMLError as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"--{name}: {reason}") from error
-
-
-def _check_names(values: Mapping[str, Any], section: Section, where: str) -> None:
-    """Check every name that is stated, those in items of lists as well.
-
-    Raises:
-        ConfigError: there is no field of a name, or an item is none of the classes that it may be.
-    """
-    _check_group(values, section.dotted(), where)
-
-
-def _check_group(values: Mapping[str, Any], known: Mapping[str, Field], where: str, prefix: str = "") -> None:
-    for key, value in values.items():
-        name = f"{prefix}{key}"
-        field = known.get(name)
-        if field is None:
-            leaf = _first_leaf(name, value)
-            raise ConfigError(f"{where}: there is no field {leaf}{nearest(leaf, known)}")
-        if field.sections and isinstance(value, Mapping) and not field.free:
-            _check_group(value, known, where, f"{name}.")
-        elif field.items and isinstance(value, list):
-            for number, item in enumerate(value, start=1):
-                if isinstance(item, Mapping):
-                    _check_item(item, field.items, f"{where}: item {number} of {name}")
-
-
-def _check_item(item: Mapping[str, Any], sections: Sequence[Section], where: str) -> None:
-    """Check an item of a list against the class that its field of fixed choices, such as ``detector``, names.
-
-    Raises:
-        ConfigError: it names no class, or has fields that the class has not.
-    """
-    admitting = [section for section in sections if section.admits(item)]
-    choosers = [name for name in sections[0].fields if all(_choices(section, name) for section in sections)]
-    if len(sections) > 1:
-        for chooser in choosers:
-            choices = [str(choice) for section in sections for choice in _choices(section, chooser)]
-            if chooser not in item:
-                raise ConfigError(f"{where}: it has no {chooser}; give one of {', '.join(choices)}")
-            if str(item[chooser]) not in choices:
-                word = str(item[chooser])
-                hint = nearest(word, choices) or f"; give one of {', '.join(choices)}"
-                raise ConfigError(f"{where}: there is no {chooser} '{word}'{hint}")
-    if len(admitting) == 1 or len(sections) == 1:
-        _check_names(item, (admitting or list(sections))[0], where)
-        return
-    known = {name for section in admitting or sections for name in section.fields}
-    for name in item:
-        if name not in known:
-            raise ConfigError(f"{where}: there is no field {name}{nearest(name, known)}")
-
-
-def _choices(section: Section, name: str) -> tuple[Any, ...]:
-    return section.fields[name].choices if name in section.fields else ()
-
-
-def _made(kind: RecipeClass[_Recipe], values: Mapping[str, Any]) -> _Recipe:
-    """A dataclass of its fields and the defaults of the others, as jsonargparse reads them."""
-    parser = _parser_of(kind)
-    # A copy: jsonargparse writes into lists of dataclasses, which belong to the caller.
-    parsed = parser.parse_object(copy.deepcopy(dict(values)), defaults=True) if values else parser.get_defaults()
-    return kind.load()(**vars(parser.instantiate(parsed)))
-
-
-def _faults(values: Mapping[str, Any], section: Section, prefix: str = "") -> Iterator[str]:
-    """What is wrong with values that jsonargparse refuses, field by field; its own text tells it in many lines."""
-    hints = typing.get_type_hints(section.kind.load())
-    for name, value in values.items():
-        field = section.fields.get(name)
-        if field is None:
-            yield f"{prefix}{name}: {section.kind.name} has no such field{nearest(name, section.fields)}"
-        elif isinstance(value, Mapping) and field.sections:
-            yield from _faults_in(value, field.sections, f"{prefix}{name}.")
-        elif isinstance(value, list) and field.items and any(isinstance(item, Mapping) for item in value):
-            for number, item in enumerate(value, start=1):
-                if isinstance(item, Mapping):
-                    yield from _faults_in(item, field.items, f"item {number} of {prefix}{name}: ")
-        elif not _is_a(value, hints[name]):
-            only = field.choices and not field.text
-            kind = field.type.replace(" | None", "")
-            wanted = f"none of {', '.join(map(repr, field.choices))}" if only else f"no {kind}"
-            yield f"{prefix}{name}: {value} is {wanted}"
-    for name, field in section.fields.items():
-        if field.default is None and name not in values:
-            yield f"{prefix}{name} is missing; give it"
-    try:
-        _made(section.kind, values)
-    except ConfigError as error:  # the class itself refuses its values; it names its section, but no item
-        yield f"{prefix if prefix.endswith(': ') else ''}{error}"
-    except Exception:  # one of the above
-        return
-
-
-def _faults_in(values: Mapping[str, Any], sections: Sequence[Section], prefix: str) -> Iterator[str]:
-    """What is wrong with values that may be one of several classes; nothing if one of them takes them."""
-    admitting = [section for section in sections if section.admits(values)]
-    found = [next(_faults(values, section, prefix), "") for section in admitting or sections]
-    if all(found):
-        yield found[0]
-
-
-def _is_a(value: Any, hint: Any) -> bool:
-    """Whether jsonargparse takes a value for one of a type."""
-    parser = ArgumentParser(exit_on_error=False, default_env=False)
-    parser.add_argument("--value", type=hint)
-    try:
-        parser.parse_object({"value": copy.deepcopy(value)})
-    except Exception:  # it raises many kinds
-        return False
-    return True
-
-
-@cache
-def _parser_of(kind: RecipeClass[Any]) -> ArgumentParser:
-    parser = ArgumentParser(exit_on_error=False, default_env=False)
-    parser.add_class_arguments(kind.load(), None)
-    return parser
-
-
-def _first_leaf(name: str, value: Any) -> str:
-    """The dotted name of the first value in a group."""
-    while isinstance(value, Mapping) and value:
-        key, value = next(iter(value.items()))
-        name = f"{name}.{key}"
-    return name
 
 
 def _plain(value: Any) -> Any:

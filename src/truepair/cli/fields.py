@@ -103,14 +103,6 @@ class Section:
         params = [param for text in self.docs for param in parse(text).params]
         return {param.arg_name: " ".join((param.description or "").split()) for param in params}
 
-    def admits(self, values: Mapping[str, Any]) -> bool:
-        """Whether its fields of fixed choices, such as ``detector``, allow what is stated."""
-        return all(
-            values[name] in field.choices if name in values else field.default is not None
-            for name, field in self.fields.items()
-            if field.choices
-        )
-
 
 @cache
 def read_section(module: str, name: str) -> Section:

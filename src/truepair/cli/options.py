@@ -30,7 +30,7 @@ class CommandParser(argparse.ArgumentParser):
     def __init__(self, prog: str, section: Section | None = None, *, usage: str = "", description: str = "") -> None:
         super().__init__(
             prog=prog,
-            usage=f"{prog} {usage}" if usage else None,
+            usage=f"%(prog)s {usage}" if usage else None,
             description=description,
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
@@ -147,7 +147,7 @@ class CommandParser(argparse.ArgumentParser):
             default = "must be given" if field.default is None else f"default: {field.default}"
             line = f"{inner}: {says.get(inner, '')} ({field.type}, {default})"
             lines.append(textwrap.fill(line, 78, initial_indent="  ", subsequent_indent="      "))
-        self.add_argument_group(f"an item of {name}: {item.kind.name}", "\n".join(lines).replace("%", "%%"))
+        self.add_argument_group(f"an item of {name}: {item.kind.name}", "\n".join(lines))
 
 
 def _named(name: str, word: str) -> tuple[str, str]:

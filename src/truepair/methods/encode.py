@@ -18,7 +18,7 @@ from truepair.models.encoders.frozen_images import ImageStates
 from truepair.models.fusion.albef import AlbefModel, Encoded
 from truepair.models.fusion.fusion_encoder import ImageKeysValues
 
-Result = TypeVar("Result")
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class MicroBatches:
         size = self.size or max(count, 1)
         return [slice(start, min(start + size, count)) for start in range(0, count, size)]
 
-    def call(self, function: Callable[..., Result], *inputs: Tensor) -> Result:
+    def call(self, function: Callable[..., _Result], *inputs: Tensor) -> _Result:
         """Call a pure function of a part; its activations are forgotten until the backward pass.
 
         Args:

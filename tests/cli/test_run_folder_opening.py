@@ -51,7 +51,7 @@ def test_recipe_title_and_folder(recipe: Path, words: list[str], settings: dict[
 
 
 def test_the_recipe_is_sought_before_the_costly_import(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    unwanted = RecipeClass[Sizes]("tests.cli.test_opening", "Sizes")
+    unwanted = RecipeClass[Sizes]("tests.cli.test_run_folder_opening", "Sizes")
     monkeypatch.setattr(RecipeClass, "load", lambda kind: pytest.fail("imported"))
     with pytest.raises(ConfigError, match="there is no recipe narrow"):
         RecipeCommand("truepair try", unwanted, "").open(["narrow"])
