@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from truepair.cli.arguments import find_recipe, read_recipe
-from truepair.cli.main import quiet_libraries
+from truepair.cli.run_folder import quiet_libraries
 from truepair.data.judgements import read_judgements
 from truepair.data.preprocessing import Preprocessing
 from truepair.data.table import PairTable

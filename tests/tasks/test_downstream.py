@@ -15,7 +15,7 @@ from tests.engine.processes import run_ranks
 from tests.tasks.task_sets import write_checkpoint, write_nlvr2, write_vqa
 from truepair.cli.arguments import bundled_recipes, find_recipe, read_recipe
 from truepair.cli.main import main
-from truepair.cli.tasks.command import TASKS, task_command
+from truepair.cli.tasks import TASKS, task_command
 from truepair.engine.logs.log import read_log
 from truepair.errors import ConfigError
 
@@ -239,7 +239,7 @@ def test_photos_itm_starts_from_what_photos_leaves(
     squares: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first, second = (
-        read_recipe(task_command("retrieval").recipe, [find_recipe(name, "retrieval")], [], command="test")
+        read_recipe(task_command("retrieval").recipe.load(), [find_recipe(name, "retrieval")], [], command="test")
         for name in ("photos", "photos_itm")
     )
     assert first.model.options["region_products"] and first.objectives.itm.weight == 0
@@ -255,9 +255,9 @@ def test_every_bundled_recipe_of_a_task_is_one() -> None:
     for task in TASKS:
         assert {"paper", "sample"} <= set(bundled_recipes(task))
         for name in bundled_recipes(task):
-            assert read_recipe(task_command(task).recipe, [find_recipe(name, task)], [], command="test")
+            assert read_recipe(task_command(task).recipe.load(), [find_recipe(name, task)], [], command="test")
     layers = [find_recipe("paper", "retrieval"), find_recipe("srcl", "retrieval")]
-    recipe = read_recipe(task_command("retrieval").recipe, layers, [], command="test")
+    recipe = read_recipe(task_command("retrieval").recipe.load(), layers, [], command="test")
     assert recipe.srcl.alpha.start == 0 and recipe.momentum is None and recipe.objectives.mlm.weight == 0
 
 
@@ -289,7 +289,7 @@ def test_validation_without_truth_is_one_line(
 
 def test_the_stages_of_nlvr2_share_their_precision() -> None:
     layers = [find_recipe(name, "nlvr2") for name in ("paper", "assignment")]
-    kind = task_command("nlvr2").recipe
+    kind = task_command("nlvr2").recipe.load()
     both = ["--loop.precision", "bf16", "--assignment.loop.precision", "bf16"]
     assert read_recipe(kind, layers, both, command="test").loop.precision == "bf16"
     with pytest.raises(ConfigError, match="both the same precision and cpu"):

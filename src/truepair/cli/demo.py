@@ -6,27 +6,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-
-from truepair.cli.arguments import find_recipe, read_recipe, take_flag, take_option
-from truepair.cli.opening import keep_recipe, say
+from truepair.cli.arguments import find_recipe, read_fields
+from truepair.cli.options import CommandParser
+from truepair.cli.run_folder import PRETRAIN, keep_recipe, quiet_libraries, say
 
 if TYPE_CHECKING:
     from truepair.methods.recipe import PretrainRecipe
 
-HELP = """usage: truepair demo [--full] [--data PAIRS] [--judge FOLDER] [--run-folder FOLDER] [--any.field value ...]
-
-Trains a small ALBEF (ITC + ITM + MLM) on the bundled drawings in minutes on two cores, once as the field does and once
-with the false negatives that a judge found in the training set turned into matches; prints retrieval figures of both,
-and writes FOLDER/report.html (runs/demo/report.html) with curves, examples, suspected false negatives and converted
+DESCRIPTION = """Trains a small ALBEF (ITC + ITM + MLM) on the bundled drawings in minutes on two cores, once as the
+field does and once with the false negatives that a judge found in the training set turned into matches; prints
+retrieval figures of both, and writes FOLDER/report.html with curves, examples, suspected false negatives and converted
 pairs.
 
 The judge is fitted on clean pairs of a hundred other concepts; no truth about a training pair is ever used.
-
-  --full         all concepts of the sample, those of the judge included; so there is no managed run
-  --data PAIRS   your own pairs (any format of `truepair pretrain`), with train and test splits
-  --judge FOLDER a judge of your own (`truepair judge`), for --data
-  --run-folder   where everything goes; an interrupted demo goes on from there
 
 It needs the small pre-trained encoders: pip install "truepair[small]"."""
 
@@ -36,40 +28,50 @@ CLEAN = 0.2
 PLAIN, MANAGED = "as declared", "false negatives managed"
 
 
-def run(arguments: list[str]) -> None:
-    """Run the command."""
-    if "-h" in arguments or "--help" in arguments:
-        print(HELP)
+def run(words: list[str]) -> None:
+    """Run the command.
+
+    Raises:
+        ConfigError: a field or an option cannot be used.
+    """
+    parser = CommandParser(
+        "truepair demo", PRETRAIN.section, usage="[options] [--any.field value ...]", description=DESCRIPTION
+    )
+    everything = "all concepts of the sample, those of the judge included; so there is no managed run"
+    own_pairs = "your own pairs (any format of 'truepair pretrain'), with train and test splits"
+    parser.option("full", action="store_true", help=everything)
+    parser.option("data", metavar="PAIRS", help=own_pairs)
+    parser.option("judge", metavar="FOLDER", help="a judge of your own ('truepair judge'), for --data")
+    going_on = "where everything goes (default: runs/demo); an interrupted demo goes on from there"
+    parser.option("run-folder", metavar="FOLDER", default="runs/demo", help=going_on)
+    if {"-h", "--help"} & set(words):
+        parser.print_help()
         return
-    options = list(arguments)
-    full = take_flag(options, "full")
-    source, judge = take_option(options, "data"), take_option(options, "judge")
-    folder = Path(take_option(options, "run-folder") or "runs/demo")
+    call = parser.read(words)
+    source, judge, folder = call.data, call.judge, Path(call.run_folder)
+
+    def read(*names: str) -> "PretrainRecipe":
+        """Bundled recipes under the fields of the command line."""
+        return read_fields(PRETRAIN, [find_recipe(name) for name in names], call.stated, command="truepair demo")
+
+    plain = _on_data(read("demo"), source, call.full)
+    arms = {PLAIN: plain}
     started = time.perf_counter()
 
-    from truepair.methods.recipe import PretrainRecipe
+    from rich.console import Console
 
-    def read(*names: str) -> PretrainRecipe:
-        """Bundled recipes under the options of the command line."""
-        return read_recipe(PretrainRecipe, [find_recipe(name) for name in names], options, command="truepair demo")
-
-    plain = _on_data(read("demo"), source, full)
-    arms = {PLAIN: plain}
-
-    from truepair.cli.main import quiet_libraries
     from truepair.cli.tables import comparison_table, conversion_table, precision_table
-    from truepair.mining.mine import MiningConfig
     from truepair.reports.run import ReportedRun, report_runs
     from truepair.tasks.mining import fit_judge, mine
     from truepair.tasks.pretraining import pretrain
 
     quiet_libraries()
-    if judge is None and source is None and not full:
+    if judge is None and source is None and not call.full:
         clean = read("demo", "clean")
         fit_judge(replace(clean, data=replace(clean.data, group_share=CLEAN)), folder / "judge", say)
         judge = str(folder / "judge")
     if judge is not None:
-        mine(plain, Path(judge), folder / "mined", say, MiningConfig(low=0.1, high=0.5))
+        mine(plain, Path(judge), folder / "mined", say)
         arms[MANAGED] = _managed(plain, read("demo", "mined"), folder / "mined" / "ledger")
     runs = {}
     for name, recipe in arms.items():
@@ -77,7 +79,7 @@ def run(arguments: list[str]) -> None:
         place = folder / name.replace(" ", "-")
         keep_recipe(recipe, place)
         runs[name] = ReportedRun(pretrain(recipe, place, say), place)
-    report = report_runs(runs, folder, command=shlex.join(["truepair", "demo", *arguments]), title="truepair demo")
+    report = report_runs(runs, folder, command=shlex.join(["truepair", "demo", *words]), title="truepair demo")
     tables = Console()
     figures = comparison_table({name: run.outcome.retrieval for name, run in runs.items()})
     if figures is not None:

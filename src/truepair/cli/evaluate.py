@@ -1,9 +1,12 @@
 """``truepair evaluate [TASK] MODEL``."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
+from truepair.cli.arguments import find_recipe, read_fields
+from truepair.cli.options import CommandParser
+from truepair.cli.run_folder import RECIPE, quiet_libraries
+from truepair.cli.tasks import TASKS, task_command
 from truepair.errors import ConfigError
 
 HELP = """usage: truepair evaluate [TASK] MODEL [RECIPE ...] [--any.field value ...]
@@ -20,25 +23,46 @@ vqa, nlvr2: truepair evaluate TASK MODEL [RECIPE ...]
 'truepair evaluate MODEL --help' lists every option."""
 
 
-def run(arguments: list[str]) -> None:
+def run(words: list[str]) -> None:
     """Run the command.
 
     Raises:
-        ConfigError: no model is given.
+        ConfigError: no model is given, or what it is measured by cannot be used.
     """
-    from truepair.cli.tasks.command import TASKS, task_command
-
-    if not arguments or arguments[0] in ("-h", "--help"):
+    if not words or words[0] in ("-h", "--help"):
         print(HELP.format(tasks=", ".join(TASKS)))
         return
-    words = list(arguments)
-    task = words.pop(0) if words[0] in TASKS else "retrieval"
-    if not words or words[0].startswith("--"):
+    task, *rest = words if words[0] in TASKS else ("retrieval", *words)
+    if not rest or rest[0].startswith("--"):
         raise ConfigError(f"give the model first: truepair evaluate {task} runs/sample/model [--any.field value]")
+    command, model, prog = task_command(task), Path(rest[0]), f"truepair evaluate {task} {rest[0]}"
+    parser = CommandParser(prog, command.evaluation.section, usage="[options]")
+    by_recipe = command.evaluation == command.recipe
+    if by_recipe:
+        parser.add_argument("recipes", metavar="RECIPE", nargs="*", help="laid over the recipe of the model's run")
+    call = parser.read(rest[1:])
+    paths = _recipes(task, model, call.recipes) if by_recipe else []
+    settings = read_fields(command.evaluation, paths, call.stated, command=prog)
 
-    from truepair.cli.main import quiet_libraries
+    from rich.console import Console
 
-    command = task_command(task)
     quiet_libraries()
-    for table in command.tables(command.evaluate(Path(words[0]), words[1:])):
+    actions = command.load()
+    result = actions.evaluate(model, settings)
+
+    for table in actions.tables(result):
         Console().print(table)
+
+
+def _recipes(task: str, model_folder: Path, names: Sequence[str]) -> list[Path]:
+    """``recipe.yaml`` beside a model folder, and the recipes that are named to lie over it.
+
+    Raises:
+        ConfigError: there is none beside the model and none is named, or one cannot be found.
+    """
+    own = model_folder.parent / RECIPE
+    paths = [own] if own.is_file() else []
+    paths += [find_recipe(name, task) for name in names]
+    if not paths:
+        raise ConfigError(f"there is no {own}; name a recipe: truepair evaluate {task} {model_folder} RECIPE")
+    return paths

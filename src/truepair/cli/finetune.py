@@ -1,12 +1,10 @@
 """``truepair finetune TASK RECIPE [RECIPE ...] [--any.field value]``."""
 
 import time
-from typing import Any
-
-from rich.console import Console
 
 from truepair.cli.arguments import bundled_recipes
-from truepair.cli.opening import Opening, open_recipe, say
+from truepair.cli.run_folder import RecipeCommand, say
+from truepair.cli.tasks import TASKS, task_command
 from truepair.errors import ConfigError
 
 HELP = """usage: truepair finetune TASK RECIPE [RECIPE ...] --model.checkpoint FOLDER [--any.field value ...]
@@ -18,28 +16,35 @@ A run that was stopped goes on from its last checkpoint when the same command is
 
 'truepair finetune TASK RECIPE --help' lists every field of a recipe."""
 
+DESCRIPTION = """A RECIPE is a YAML file, or the name of a bundled one: {recipes}.
+--model.checkpoint names what it starts from: the 'model' folder of a pre-training run."""
 
-def run(arguments: list[str]) -> None:
+
+def run(words: list[str]) -> None:
     """Run the command.
 
     Raises:
         ConfigError: no task or no recipe is given, or it cannot be used.
     """
-    from truepair.cli.tasks.command import TASKS, task_command
-
-    if not arguments or arguments[0] in ("-h", "--help"):
-        recipes = "; ".join(f"{task}: {', '.join(bundled_recipes(task))}" for task in TASKS)
-        print(HELP.format(tasks=", ".join(TASKS), recipes=recipes))
+    recipes = {task: ", ".join(bundled_recipes(task)) for task in TASKS}
+    if not words or words[0] in ("-h", "--help"):
+        print(HELP.format(tasks=", ".join(TASKS), recipes="; ".join(": ".join(one) for one in recipes.items())))
         return
-    task, *options = arguments
+    task, *rest = words
     if task.startswith("-"):
         raise ConfigError(f"give the task first: truepair finetune TASK RECIPE; tasks are {', '.join(TASKS)}")
     command = task_command(task)
-    opened: Opening[Any] = open_recipe(options, f"truepair finetune {task}", lambda: command.recipe, task=task)
+    about = DESCRIPTION.format(recipes=recipes[task])
+    opened = RecipeCommand(f"truepair finetune {task}", command.recipe, about, task=task).open(rest)
+
+    from rich.console import Console
+
+    actions = command.load()
     started = time.perf_counter()
     with opened.recorded():
-        result = command.finetune(opened.recipe, opened.folder, say)
+        result = actions.finetune(opened.recipe, opened.folder, say)
+
     say(f"done in {time.perf_counter() - started:.0f} s; model in {opened.folder / 'model'}")
     if result is not None:
-        for table in command.tables(result):
+        for table in actions.tables(result):
             Console().print(table)

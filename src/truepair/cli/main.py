@@ -5,13 +5,11 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-import datasets
-import transformers
-
 from truepair import __version__
-from truepair.errors import TruepairError, message_of
+from truepair.errors import TruepairError, message_of, nearest
 
-# Command: (module with ``run(arguments)``, help line). A module is imported only when its command is called.
+# Command: (module with ``run(words)``, help line). A module is imported only when its command is called; a command
+# imports what computes only when its words are read. That is why this is a table, and no parser of sub-commands.
 COMMANDS = {
     "demo": ("truepair.cli.demo", "train a small model on the bundled pairs and show what it found"),
     "pretrain": ("truepair.cli.pretrain", "pre-train from a recipe: truepair pretrain RECIPE.yaml [--any.field value]"),
@@ -24,7 +22,14 @@ COMMANDS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one command; exits with status 2 and one line on a user's mistake."""
+    """Run one command.
+
+    Args:
+        arguments: its words; those of the process when absent.
+
+    Raises:
+        SystemExit: with status 2 and one line on a user's mistake.
+    """
     # Threads that wait for each other spin for some microseconds, then sleep. Sleeping at once costs a third of the
     # speed on idle cores, spinning for long half of it on busy ones.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -46,8 +51,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _command(name: str) -> Callable[[list[str]], None]:
     if name not in COMMANDS:
-        from truepair.errors import nearest
-
         raise TruepairError(f"there is no command '{name}'{nearest(name, COMMANDS)}; see truepair --help")
     run: Callable[[list[str]], None] = importlib.import_module(COMMANDS[name][0]).run
     return run
@@ -65,10 +68,3 @@ def _help() -> str:
 def _fail(line: str, status: int = 2) -> int:
     print(f"truepair: {line}", file=sys.stderr)
     return status
-
-
-def quiet_libraries() -> None:
-    """Keep transformers and datasets from drawing bars and printing what we report ourselves; their errors remain."""
-    transformers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()
-    datasets.disable_progress_bars()

@@ -1,49 +1,46 @@
 """``truepair mine RECIPE [RECIPE ...]``: finds the false negatives of a whole training set."""
 
+import argparse
 from pathlib import Path
 
-from truepair.cli.arguments import take_option
-from truepair.cli.opening import open_recipe, pretrain_recipe, say
-from truepair.errors import ConfigError
+from truepair.cli.fields import RecipeClass
+from truepair.cli.run_folder import PRETRAIN, RecipeCommand, say
 
-HELP = """usage: truepair mine RECIPE [RECIPE ...] [--judge FOLDER] [--run-folder FOLDER] [--high 0.8] [--low 0.5]
-                     [--any.field value ...]
-
-Scores all undeclared pairs of the recipe's training split with a judge (default runs/judge, made by 'truepair judge'),
-corrects the scores by what likely partners of both pairs say, and records the matches in FOLDER/ledger (default
-runs/mined): action relabel from --high on, swap from --low on. A later run reads them at no cost per step:
+DESCRIPTION = """Scores all undeclared pairs of the recipe's training split with a judge, corrects the scores by what
+likely partners of both pairs say, and records the matches in FOLDER/ledger: action relabel from --high on, swap from
+--low on. A later run reads them at no cost per step:
 
   relations:
     rules:
     - {detector: recorded, ledger: runs/mined/ledger, ledger_actions: [relabel], action: relabel}"""
 
 
-def run(arguments: list[str]) -> None:
+def run(words: list[str]) -> None:
     """Run the command.
 
     Raises:
         ConfigError: no recipe is given, or it cannot be used.
     """
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(HELP)
-        return
-    options = list(arguments)
-    judge = Path(take_option(options, "judge") or "runs/judge")
-    high, low = (_probability(options, name, default) for name, default in (("high", 0.8), ("low", 0.5)))
-    opened = open_recipe(options, "truepair mine", pretrain_recipe, folder="runs/mined")
+    command = RecipeCommand("truepair mine", PRETRAIN, DESCRIPTION, folder="runs/mined")
+    command.parser.option(
+        "judge", metavar="FOLDER", default="runs/judge", help="made by 'truepair judge' (default: runs/judge)"
+    )
+    thresholds = RecipeClass[object]("truepair.mining.mine", "MiningConfig").section
+    for name in ("high", "low"):
+        says = f"{thresholds.describe()[name]} (default: {thresholds.fields[name].default})"
+        command.parser.option(name, metavar="P", type=_probability, default=argparse.SUPPRESS, help=says)
+    opened = command.open(words)
 
     from truepair.mining.mine import MiningConfig
     from truepair.tasks.mining import mine
 
+    stated = {name: value for name, value in vars(opened.options).items() if name in ("high", "low")}
     with opened.recorded():
-        mine(opened.recipe, judge, opened.folder, say, MiningConfig(low=low, high=high))
+        mine(opened.recipe, Path(opened.options.judge), opened.folder, say, MiningConfig(**stated))
 
 
-def _probability(options: list[str], name: str, default: float) -> float:
-    word = take_option(options, name)
-    if word is None:
-        return default
+def _probability(word: str) -> float:
     try:
         return float(word)
     except ValueError as error:
-        raise ConfigError(f"--{name} is {word!r}; give a probability between 0 and 1") from error
+        raise argparse.ArgumentTypeError(f"is {word!r}; give a probability between 0 and 1") from error

@@ -1,5 +1,6 @@
 """``truepair study STUDY.yaml``: runs a grid of methods, data and seeds, and reports what they found."""
 
+import argparse
 import os
 import shlex
 from collections.abc import Mapping, Sequence
@@ -7,70 +8,57 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from truepair.cli.arguments import (
-    find_recipe,
-    laid_over,
-    lay_recipe,
-    leading_words,
-    nested,
-    read_layers,
-    take_flag,
-    take_option,
-)
-from truepair.cli.opening import say
+from truepair.cli.arguments import find_recipe, laid_over, lay_recipe, nested, read_layers
+from truepair.cli.options import CommandParser
+from truepair.cli.run_folder import quiet_libraries, say
 from truepair.errors import ConfigError
+from truepair.tasks.study.config import StudyConfig
 
 if TYPE_CHECKING:
     from truepair.methods.recipe import PretrainRecipe
 
-HELP = """usage: truepair study STUDY.yaml [--folder FOLDER] [--workers N] [--only ARM ...] [--redo] [--list]
-
-Trains every arm of the study on every kind of data, draw of concepts and seed, each run once: the same command goes on
-with a study that was stopped. Then it writes FOLDER/results.parquet, curves.parquet, table.md and the page study.html.
-
-  --folder     where everything goes (runs/<name of the file>)
-  --workers    runs at a time, each in a process with its share of the cores (default: one a core)
-  --only       names of arms; the others are left alone
-  --redo       runs whose definition has changed since are done again, instead of being an error
-  --list       only say what would be run"""
+DESCRIPTION = """Trains every arm of the study on every kind of data, draw of concepts and seed, each run once: the
+same command goes on with a study that was stopped. Then it writes FOLDER/results.parquet, curves.parquet, table.md and
+the page study.html."""
 
 
-def run(arguments: list[str]) -> None:
+def run(words: list[str]) -> None:
     """Run the command.
 
     Raises:
         ConfigError: the study cannot be read, or its folder holds another one.
         TruepairError: runs failed.
     """
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(HELP)
-        return
-    options = list(arguments)
-    words = leading_words(options)
-    if len(words) != 1:
+    parser = CommandParser("truepair study", usage="STUDY.yaml [options]", description=DESCRIPTION)
+    parser.add_argument("files", metavar="STUDY.yaml", nargs="*", help="arms, data and seeds")
+    parser.option("folder", metavar="FOLDER", help="where everything goes (default: runs/NAME OF THE FILE)")
+    parser.option(
+        "workers",
+        metavar="N",
+        type=_count,
+        default=os.cpu_count() or 1,
+        help="runs at a time, each in a process with its share of the cores (default: one a core)",
+    )
+    parser.option("only", metavar="ARM", nargs="+", default=[], help="names of arms; the others are left alone")
+    changed = "runs whose definition has changed since are done again, instead of being an error"
+    parser.option("redo", action="store_true", help=changed)
+    parser.option("list", action="store_true", help="only say what would be run")
+    call = parser.read_or_help(words)
+    if len(call.files) != 1:
         raise ConfigError("give one study file: truepair study STUDY.yaml")
-    file, only = Path(words[0]), _take_words(options, "only")
-    listed, redo = take_flag(options, "list"), take_flag(options, "redo")
-    folder = Path(take_option(options, "folder") or Path("runs") / file.stem)
-    workers = _count(take_option(options, "workers"))
-    if options:
-        raise ConfigError(f"truepair study: there is no option {options[0]}; see truepair study --help")
+    file = Path(call.files[0])
+    folder = Path(call.folder or Path("runs") / file.stem)
+    study = _read_study(file)
 
-    from truepair.cli.main import quiet_libraries
     from truepair.reports.study import read_detectors, report_study
     from truepair.tasks.study.cells import runs_of, runs_of_arms
-    from truepair.tasks.study.config import StudyConfig
     from truepair.tasks.study.results import gather_results
     from truepair.tasks.study.runner import run_study, state_of
 
     quiet_libraries()
-    values: dict[str, Any] = {}
-    for _, stated in read_layers(file):
-        values = laid_over(values, stated)
-    study = StudyConfig.from_values(values, str(file))
     every = runs_of(study, folder, partial(_read_recipe, file))
-    chosen = runs_of_arms(every, only)
-    if listed:
+    chosen = runs_of_arms(every, call.only)
+    if call.list:
         for one in chosen:
             say(f"{state_of(one)}: {one.name}")
         return
@@ -78,12 +66,12 @@ def run(arguments: list[str]) -> None:
     if detectors is not None and read_detectors(detectors) is None:
         raise ConfigError(f"{file}: detectors: there is no file {detectors}")
     try:
-        run_study(chosen, workers, say, redo=redo)
+        run_study(chosen, call.workers, say, redo=call.redo)
     finally:
         done = [one for one in every if one.arm is not None and state_of(one) == "done"]
         if done:
             gather_results(file.stem, done, folder)
-            command = shlex.join(["truepair", "study", *arguments])
+            command = shlex.join(["truepair", "study", *words])
             page = report_study(
                 folder,
                 title=study.title,
@@ -95,6 +83,13 @@ def run(arguments: list[str]) -> None:
                 detectors=detectors,
             )
             say(f"{len(done)} cells; the page of what they found: {page}")
+
+
+def _read_study(file: Path) -> StudyConfig:
+    values: dict[str, Any] = {}
+    for _, stated in read_layers(file):
+        values = laid_over(values, stated)
+    return StudyConfig.from_values(values, str(file))
 
 
 def _read_recipe(file: Path, names: Sequence[str], fields: Mapping[str, Any], where: str) -> "PretrainRecipe":
@@ -111,23 +106,7 @@ def _read_recipe(file: Path, names: Sequence[str], fields: Mapping[str, Any], wh
     return lay_recipe(PretrainRecipe, layers, where=f"{file}: {where}")
 
 
-def _take_words(options: list[str], name: str) -> list[str]:
-    """Take an option and all words behind it out of the arguments."""
-    if f"--{name}" not in options:
-        return []
-    place = options.index(f"--{name}")
-    rest = options[place + 1 :]
-    del options[place:]
-    words = leading_words(rest)
-    options += rest
-    if not words:
-        raise ConfigError(f"--{name} needs a value")
-    return words
-
-
-def _count(word: str | None) -> int:
-    if word is None:
-        return os.cpu_count() or 1
+def _count(word: str) -> int:
     if not word.isdigit() or int(word) < 1:
-        raise ConfigError(f"--workers is {word!r}; give 1 or more")
+        raise argparse.ArgumentTypeError(f"is {word!r}; give 1 or more")
     return int(word)

@@ -8,7 +8,9 @@ from truepair.evaluation.coco import CocoReport
 from truepair.evaluation.metrics import DirectionMetrics, RetrievalMetrics
 from truepair.tasks.audit import Audit
 from truepair.tasks.conversions import Conversions
+from truepair.tasks.nlvr2 import Nlvr2Result
 from truepair.tasks.retrieval import RetrievalResult
+from truepair.tasks.vqa import VqaResult
 
 FIGURES = ("R@1", "R@5", "R@10", "mAP@R")
 
@@ -63,6 +65,59 @@ def coco_table(way: str, report: CocoReport) -> Table:
     return table
 
 
+def precision_table(audit: Audit) -> Table:
+    """How many of the strongest suspected false negatives are true matches."""
+    reason = "" if audit.way == "ITM" else ": ITM was not trained"
+    title = f"Suspected false negatives of the training set, ranked by {audit.way}{reason}"
+    table = Table(title=title, title_justify="left")
+    for name in ("first", "judged", "truly match", "precision"):
+        table.add_column(name, justify="right")
+    for found in audit.precision:
+        table.add_row(str(found.depth), str(found.judged), str(found.true), _share(found.value))
+    return table
+
+
+def conversion_table(conversions: Mapping[str, Conversions]) -> Table:
+    """How many undeclared pairs became positives, and how many of them truly match.
+
+    Args:
+        conversions: name of each run with a judge -> the pairs it converted.
+    """
+    table = Table(title="Pairs that the judge turned into positives", title_justify="left")
+    table.add_column("run")
+    for name in ("pairs", "judged", "true", "precision", "recall"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for name, found in conversions.items():
+        counts = (f"{count:,}" for count in (len(found), found.judged, found.true))
+        table.add_row(name, *counts, _share(found.precision), _share(found.recall))
+    return table
+
+
+def vqa_table(result: VqaResult) -> Table:
+    """Accuracy over all questions and by kind, of the model and of who does not look."""
+    table = Table(title=f"VQA accuracy: {result.questions:,} questions", title_justify="left")
+    table.add_column("questions")
+    for name in result.accuracies:
+        table.add_column(name, justify="right", no_wrap=True)
+    columns = [
+        {"all": one.overall, **one.by_answer_type, **(one.by_question_type if len(one.by_question_type) < 20 else {})}
+        for one in result.accuracies.values()
+    ]
+    for kind in columns[0] if columns else ():
+        table.add_row(kind, *(f"{column[kind]:.1%}" for column in columns))
+    return table
+
+
+def nlvr2_table(result: Nlvr2Result) -> Table:
+    """Accuracy and consistency, of the model and of who does not look."""
+    table = Table(title=f"NLVR2: {result.statements:,} statements", title_justify="left")
+    for name in ("judged by", "accuracy", "consistency"):
+        table.add_column(name, justify="left" if name == "judged by" else "right")
+    for name, metrics in result.metrics.items():
+        table.add_row(name, f"{metrics.accuracy:.1%}", f"{metrics.consistency:.1%}")
+    return table
+
+
 def _retrieval_table(result: RetrievalResult, first: str, last: str) -> Table:
     """An empty table for figures; its first column holds what is compared, its last the naive figure."""
     table = Table(title=f"Retrieval: {result.images} pictures, {result.captions} captions", title_justify="left")
@@ -96,34 +151,6 @@ def _directions(metrics: RetrievalMetrics) -> list[tuple[str, DirectionMetrics, 
         ("picture", metrics.i2t, metrics.naive_i2t),
         ("caption", metrics.t2i, metrics.naive_t2i),
     ]
-
-
-def precision_table(audit: Audit) -> Table:
-    """How many of the strongest suspected false negatives are true matches."""
-    reason = "" if audit.way == "ITM" else ": ITM was not trained"
-    title = f"Suspected false negatives of the training set, ranked by {audit.way}{reason}"
-    table = Table(title=title, title_justify="left")
-    for name in ("first", "judged", "truly match", "precision"):
-        table.add_column(name, justify="right")
-    for found in audit.precision:
-        table.add_row(str(found.depth), str(found.judged), str(found.true), _share(found.value))
-    return table
-
-
-def conversion_table(conversions: Mapping[str, Conversions]) -> Table:
-    """How many undeclared pairs became positives, and how many of them truly match.
-
-    Args:
-        conversions: name of each run with a judge -> the pairs it converted.
-    """
-    table = Table(title="Pairs that the judge turned into positives", title_justify="left")
-    table.add_column("run")
-    for name in ("pairs", "judged", "true", "precision", "recall"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for name, found in conversions.items():
-        counts = (f"{count:,}" for count in (len(found), found.judged, found.true))
-        table.add_row(name, *counts, _share(found.precision), _share(found.recall))
-    return table
 
 
 def _share(value: float | None) -> str:

@@ -20,8 +20,8 @@ class MiningConfig:
         exact_rows: up to so many rows every pair is scored; the candidates of more are found by neighbour search.
     """
 
-    low: float = 0.5
-    high: float = 0.8
+    low: float = 0.1
+    high: float = 0.5
     exact_rows: int = 30_000
 
     def __post_init__(self) -> None:

@@ -48,8 +48,8 @@ class StudyRun:
     data_seed: int
     seed: int
     judge: Path | None = None
-    low: float = 0.5
-    high: float = 0.8
+    low: float = 0.1
+    high: float = 0.5
 
     @property
     def name(self) -> str:

@@ -75,8 +75,8 @@ class PrepareConfig(LayerConfig):
     command: str
     per_seed: bool = False
     judge: str | None = None
-    low: float = 0.5
-    high: float = 0.8
+    low: float = 0.1
+    high: float = 0.5
 
     def __post_init__(self) -> None:
         if self.command not in COMMANDS:

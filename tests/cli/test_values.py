@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import pytest
+from jsonargparse import ArgumentParser
 
-from truepair.cli.arguments import plain_complaint, read_recipe
+from truepair.cli.arguments import read_recipe
 from truepair.errors import ConfigError
 
 
@@ -60,7 +61,10 @@ class Sample:
         (["--weights.low", "two"], "weights.low: two is no float"),
         (["--weights.low", "2"], "weights.low is 2; give at most 1"),
         (["--weights.ramp.shape", "stepp"], "weights.ramp.shape: stepp is none of 'flat', 'steep'"),
-        (["--all_weights", "[{lwo: 2}]"], "all_weights: there is no field 'lwo'"),
+        (
+            ["--all_weights", "[{lwo: 2}]"],
+            "truepair try: item 1 of all_weights: there is no field lwo (did you mean 'low'?)",
+        ),
     ],
 )
 def test_one_plain_line(words: list[str], message: str) -> None:
@@ -78,5 +82,11 @@ def test_the_files_are_named_before(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "anything else", "Parser", "of two\nlines"])
-def test_what_it_does_not_know_stays(text: Any) -> None:
-    assert plain_complaint(text) == " ".join(text.split())
+def test_what_it_does_not_know_stays(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> NoReturn:
+        raise ValueError(text)
+
+    monkeypatch.setattr(ArgumentParser, "instantiate", refuse)
+    with pytest.raises(ConfigError) as raised:
+        read_recipe(Sample, [], [], command="truepair try")
+    assert str(raised.value) == " ".join(text.split())

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from truepair.cli.opening import RECIPE, keep_recipe
+from truepair.cli.run_folder import RECIPE, keep_recipe
 from truepair.errors import ConfigError
 from truepair.methods.recipe import PretrainRecipe
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from truepair.cli.opening import Opening, open_recipe, say
+from truepair.cli.fields import RecipeClass
+from truepair.cli.run_folder import Opening, RecipeCommand, say
 from truepair.errors import ConfigError
 
 
@@ -32,7 +33,7 @@ def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def opening(*words: str, folder: str = "", task: str = "") -> Opening[Sizes]:
-    return open_recipe(list(words), "truepair try", lambda: Sizes, task=task, folder=folder)
+    return RecipeCommand("truepair try", RecipeClass.of(Sizes), "", task=task, folder=folder).open(words)
 
 
 @pytest.mark.parametrize(
@@ -49,13 +50,11 @@ def test_recipe_title_and_folder(recipe: Path, words: list[str], settings: dict[
     assert opened == Opening(Sizes(width=7, depth=3), "truepair try wide.yaml", Path(folder))
 
 
-def test_the_recipe_is_sought_before_the_costly_import(recipe: Path) -> None:
-    def unwanted() -> type[Sizes]:
-        """What must not be called."""
-        raise AssertionError
-
+def test_the_recipe_is_sought_before_the_costly_import(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    unwanted = RecipeClass[Sizes]("tests.cli.test_run_folder_opening", "Sizes")
+    monkeypatch.setattr(RecipeClass, "load", lambda kind: pytest.fail("imported"))
     with pytest.raises(ConfigError, match="there is no recipe narrow"):
-        open_recipe(["narrow"], "truepair try", unwanted)
+        RecipeCommand("truepair try", unwanted, "").open(["narrow"])
 
 
 def test_the_recipe_is_kept(recipe: Path) -> None:

@@ -1,0 +1,184 @@
+"""What the commands that read a recipe have in common: how they open, what a run folder keeps, and how they speak."""
+
+import argparse
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import yaml
+
+from truepair.cli.arguments import find_recipe, read_fields, to_yaml
+from truepair.cli.fields import RecipeClass
+from truepair.cli.options import CommandParser
+from truepair.errors import ConfigError, TruepairError
+
+if TYPE_CHECKING:
+    from truepair.methods.recipe import PretrainRecipe
+
+_Recipe = TypeVar("_Recipe")
+
+PRETRAIN: "RecipeClass[PretrainRecipe]" = RecipeClass("truepair.methods.recipe", "PretrainRecipe")
+
+RECIPE = "recipe.yaml"
+
+# How long, how fast, where and how closely watched: a run may go on with other values.
+_FREE = ("loop.", "optimizer.", "evaluation.", "data.sources", "data.max_bad_fraction", "model.cache_folder")
+
+_FREE_IN_PARTS = tuple(f"assignment.{name}" for name in _FREE)
+
+# ... but a finished run has no more use for these, and its result is that of the old ones.
+_SETTLED = ("optimizer.", "assignment.optimizer.")
+
+
+@dataclass(frozen=True)
+class Opening(Generic[_Recipe]):
+    """A recipe and where its results go.
+
+    Attributes:
+        recipe: with the fields of the command line.
+        title: command and recipes, as they were called.
+        folder: the run folder.
+        options: the command's own options.
+    """
+
+    recipe: _Recipe
+    title: str
+    folder: Path
+    options: argparse.Namespace = field(default_factory=argparse.Namespace, compare=False)
+
+    @contextmanager
+    def recorded(self) -> Iterator[None]:
+        """Keep the recipe in the run folder; if it is refused there, the one before is put back.
+
+        Raises:
+            ConfigError: the folder cannot be written, or holds a run of other settings.
+        """
+        if not is_first_process():
+            yield
+            return
+        before = keep_recipe(self.recipe, self.folder)
+        try:
+            yield
+        except TruepairError:
+            if before is not None:
+                (self.folder / RECIPE).write_bytes(before)
+            raise
+
+
+class RecipeCommand(Generic[_Recipe]):
+    """A command that is called with recipes and fields: ``truepair COMMAND RECIPE [RECIPE ...] [--any.field value]``.
+
+    Args:
+        prog: the words that lead to it.
+        kind: the dataclass of its recipe; imported when all names are known, since that takes seconds.
+        description: what it does.
+        task: whose bundled recipes are meant; those of pre-training when empty.
+        folder: the run folder where no option names one; ``runs/`` and the names of task and recipes when empty.
+    """
+
+    def __init__(
+        self, prog: str, kind: RecipeClass[_Recipe], description: str, *, task: str = "", folder: str = ""
+    ) -> None:
+        self.kind = kind
+        self.task = task
+        self.folder = folder
+        usage = "RECIPE [RECIPE ...] [options] [--any.field value ...]"
+        more = f"'{prog} RECIPE --help' lists every field of a recipe."
+        self.parser = CommandParser(prog, kind.section, usage=usage, description=f"{description}\n\n{more}")
+        self.parser.add_argument(
+            "recipes",
+            metavar="RECIPE",
+            nargs="*",
+            help="a YAML file, or the name of a bundled recipe; of several, each is laid over the ones before",
+        )
+        usual = folder or f"runs/{task + '-' if task else ''}RECIPE"
+        self.parser.option("run-folder", metavar="FOLDER", help=f"where everything goes ({usual})")
+
+    def open(self, words: Sequence[str]) -> Opening[_Recipe]:
+        """Read the words after the command, and keep other libraries quiet.
+
+        Raises:
+            ConfigError: no recipe is given, or it cannot be used.
+        """
+        call = self.parser.read_or_help(words)
+        prog = self.parser.prog
+        if not call.recipes:
+            raise ConfigError(f"give the recipe first: {prog} RECIPE [--any.field value]")
+        paths = [find_recipe(name, self.task) for name in call.recipes]
+        usual = self.folder or "runs/" + "-".join([*filter(None, [self.task]), *(path.stem for path in paths)])
+        title = f"{prog} {' '.join(call.recipes)}"
+        recipe = read_fields(self.kind, paths, call.stated, command=title)
+        quiet_libraries()
+        return Opening(recipe, title, Path(call.run_folder or usual), call)
+
+
+def keep_recipe(recipe: Any, folder: Path) -> bytes | None:
+    """Write the recipe into a run folder.
+
+    Returns:
+        The recipe that was there before, as it was written; None if there was none.
+
+    Raises:
+        ConfigError: the folder cannot be written, or holds a run of other settings, which would go on as one of these,
+            or pass for one.
+    """
+    file = folder / RECIPE
+    try:
+        before = file.read_bytes() if file.is_file() else None
+        if before is not None:
+            _require_same_run(folder, before, recipe)
+        folder.mkdir(parents=True, exist_ok=True)
+        file.write_text(to_yaml(recipe), encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"the run folder {folder} cannot be used ({error.strerror}); give another one") from error
+    return before
+
+
+def is_first_process() -> bool:
+    """Whether this is the only process of a run, or the first of several that torchrun or accelerate started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def say(line: str) -> None:
+    """Print a line for people, once, and as it is: a path is neither broken nor taken for markup."""
+    from rich.console import Console
+
+    if is_first_process():
+        Console(stderr=True).print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def quiet_libraries() -> None:
+    """Keep transformers and datasets from drawing bars and printing what we report ourselves; their errors remain."""
+    import datasets
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    datasets.disable_progress_bars()
+
+
+def _require_same_run(folder: Path, before: bytes, recipe: Any) -> None:
+    """Compare what both recipes state; fields that only one has are of another version."""
+    finished = (folder / "model").exists()
+    if not finished and not any((folder / "checkpoints").glob("step-*")):
+        return
+    then, now = (dict(_leaves(yaml.safe_load(text))) for text in (before, to_yaml(recipe)))
+    for name in (name for name in now if name in then):
+        free = name.startswith((*_FREE, *_FREE_IN_PARTS)) and not (finished and name.startswith(_SETTLED))
+        if then[name] != now[name] and not free:
+            raise ConfigError(
+                f"{folder} holds a run with {name} {then[name]}, now it is {now[name]}; give another --run-folder, or "
+                "the old setting"
+            )
+
+
+def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted names and values; a list is one value."""
+    if isinstance(value, Mapping) and value:
+        for key, part in value.items():
+            yield from _leaves(part, f"{name}.{key}" if name else str(key))
+    else:
+        yield name, value

@@ -1,0 +1,101 @@
+"""The tasks that a model is fine-tuned on and evaluated by; what computes is imported when a task is called."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from truepair.cli.fields import RecipeClass
+from truepair.cli.run_folder import PRETRAIN
+from truepair.errors import ConfigError, nearest
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from truepair.methods.student import Say
+
+
+@dataclass(frozen=True)
+class TaskActions:
+    """What a task does.
+
+    Attributes:
+        finetune: (recipe, run folder, say) -> result of the test data, or None.
+        evaluate: (model folder, what it is evaluated by) -> result.
+        tables: the result for the terminal.
+    """
+
+    finetune: "Callable[[Any, Path, Say], Any]"
+    evaluate: Callable[[Path, Any], Any]
+    tables: "Callable[[Any], list[Table]]"
+
+
+@dataclass(frozen=True)
+class TaskCommand:
+    """A task.
+
+    Attributes:
+        recipe: dataclass of its fine-tuning recipes.
+        evaluation: dataclass of what a model is evaluated by; that of its recipes where the recipe of the model's run
+            says it.
+        load: imports what computes.
+    """
+
+    recipe: RecipeClass[Any]
+    evaluation: RecipeClass[Any]
+    load: Callable[[], TaskActions]
+
+
+def task_command(name: str) -> TaskCommand:
+    """The command of a task.
+
+    Raises:
+        ConfigError: there is no such task.
+    """
+    if name not in TASKS:
+        raise ConfigError(f"there is no task '{name}'{nearest(name, TASKS)}; give {', '.join(TASKS)}")
+    return TASKS[name]
+
+
+def _retrieval() -> TaskActions:
+    from truepair.cli.tables import coco_table, retrieval_table
+    from truepair.tasks.evaluation import evaluate_model
+    from truepair.tasks.pretraining import finetune_retrieval
+
+    return TaskActions(
+        finetune_retrieval,
+        evaluate_model,
+        lambda result: [retrieval_table(result), *(coco_table(way, one) for way, one in result.coco.items())],
+    )
+
+
+def _vqa() -> TaskActions:
+    from truepair.cli.tables import vqa_table
+    from truepair.tasks.vqa import evaluate_vqa, finetune_vqa
+
+    return TaskActions(
+        finetune_vqa,
+        lambda model_folder, recipe: evaluate_vqa(model_folder, recipe, model_folder.parent),
+        lambda result: [vqa_table(result)],
+    )
+
+
+def _nlvr2() -> TaskActions:
+    from truepair.cli.tables import nlvr2_table
+    from truepair.tasks.nlvr2 import evaluate_nlvr2, finetune_nlvr2
+
+    return TaskActions(
+        finetune_nlvr2,
+        lambda model_folder, recipe: evaluate_nlvr2(model_folder, recipe, model_folder.parent),
+        lambda result: [nlvr2_table(result)],
+    )
+
+
+_VQA: RecipeClass[Any] = RecipeClass("truepair.tasks.vqa", "VqaRecipe")
+_NLVR2: RecipeClass[Any] = RecipeClass("truepair.tasks.nlvr2", "Nlvr2Recipe")
+
+TASKS = {
+    "retrieval": TaskCommand(PRETRAIN, RecipeClass("truepair.tasks.evaluation", "EvaluateConfig"), _retrieval),
+    "vqa": TaskCommand(_VQA, _VQA, _vqa),
+    "nlvr2": TaskCommand(_NLVR2, _NLVR2, _nlvr2),
+}

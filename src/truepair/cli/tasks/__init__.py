@@ -1,1 +1,0 @@
-"""Downstream tasks on the command line, one module a task; each has a ``COMMAND``."""

@@ -1,0 +1,221 @@
+"""What the sources say of recipes is what the dataclasses are."""
+
+import ast
+import dataclasses
+import subprocess
+import sys
+import types
+import typing
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Union
+
+import pytest
+
+from truepair.cli.arguments import read_recipe
+from truepair.cli.fields import RecipeClass, Section
+from truepair.cli.run_folder import PRETRAIN
+from truepair.cli.tasks import TASKS
+from truepair.errors import ConfigError
+
+KINDS = [
+    *dict.fromkeys([PRETRAIN, *(kind for task in TASKS.values() for kind in (task.recipe, task.evaluation))]),
+    RecipeClass[Any]("truepair.tasks.study.config", "StudyConfig"),
+    RecipeClass[Any]("truepair.mining.mine", "MiningConfig"),
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Base:
+    """What all rules have.
+
+    Attributes:
+        action: what becomes of the pairs.
+    """
+
+    action: Literal["mask", "relabel"] = "mask"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Same(Base):
+    """Pairs of one image.
+
+    Attributes:
+        detector: its name.
+    """
+
+    detector: Literal["same"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawn(Base):
+    """Pairs drawn by lot.
+
+    Attributes:
+        detector: its name.
+        rate: share of all pairs.
+    """
+
+    WORDS: ClassVar[int] = 3
+    detector: Literal["drawn"]
+    rate: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.rate > 1:
+            raise ConfigError(f"rate is {self.rate:g}; give at most 1")
+
+
+Rule = Same | Drawn
+
+
+def _usual() -> list[Rule]:
+    return [Same(detector="same")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """A recipe.
+
+    Attributes:
+        rules: several.
+        one: a rule, or none.
+        old: the same in other words.
+        mixed: names or rules.
+        share: a number.
+        places: free keys.
+    """
+
+    rules: list[Rule] = field(default_factory=_usual)
+    one: "Rule | None" = None
+    old: Union[Same, Drawn, None] = None  # noqa: UP007
+    mixed: list[str | Drawn] = field(default_factory=list)
+    share: Annotated[float, "of all"] = 0.5
+    places: dict[str, Any] = field(default_factory=dict)
+
+
+def members(hint: Any) -> Iterator[Any]:
+    """The members of a union, or the type itself."""
+    if typing.get_origin(hint) is Annotated:
+        yield from members(typing.get_args(hint)[0])
+    elif typing.get_origin(hint) in (typing.Union, types.UnionType):
+        for option in typing.get_args(hint):
+            yield from members(option)
+    else:
+        yield hint
+
+
+def dataclasses_among(hints: list[Any]) -> list[type]:
+    return [hint for hint in hints if isinstance(hint, type) and dataclasses.is_dataclass(hint)]
+
+
+def assert_same(section: Section, kind: type) -> None:
+    """Names, types, defaults and docstrings, down to the last section and item."""
+    hints = typing.get_type_hints(kind)
+    real = {entry.name: entry for entry in dataclasses.fields(kind)}
+    assert section.kind.load() is kind
+    assert list(section.fields) == list(real)
+    assert all(section.describe().get(name) for name in real), f"{kind.__name__}: a field without a word on it"
+    for name, stated in section.fields.items():
+        options = list(members(hints[name]))
+        inner = [option for hint in options for option in typing.get_args(hint) if typing.get_origin(hint) is not dict]
+        items = dataclasses_among([one for option in inner for one in members(option)])
+        assert [part.kind.load() for part in stated.sections] == dataclasses_among(options), name
+        assert [part.kind.load() for part in stated.items] == items, name
+        for part in (*stated.sections, *stated.items):
+            assert_same(part, part.kind.load())
+        literals = [option for option in options if typing.get_origin(option) is Literal]
+        assert stated.choices == tuple(choice for literal in literals for choice in typing.get_args(literal))
+        assert stated.text == (str in options) and stated.nullable == (type(None) in options)
+        assert stated.free == any(option is Any or typing.get_origin(option) is dict for option in options)
+        entry = real[name]
+        made = entry.default_factory is not dataclasses.MISSING
+        assert (stated.default is None) == (not made and entry.default is dataclasses.MISSING), name
+        try:
+            default = ast.literal_eval(stated.default or "''")
+        except ValueError:
+            continue  # made by a call, such as a section's
+        if stated.default:
+            assert default == (entry.default_factory() if callable(entry.default_factory) else entry.default), name
+
+
+@pytest.mark.parametrize("kind", [*KINDS, RecipeClass.of(Rules)], ids=lambda kind: kind.name)
+def test_the_sources_say_what_the_dataclasses_are(kind: RecipeClass[Any]) -> None:
+    assert_same(kind.section, kind.load())
+
+
+def test_lists_and_unions_of_dataclasses(tmp_path: Path) -> None:
+    path = tmp_path / "rules.yaml"
+    path.write_text(
+        "rules: [{detector: drawn, rate: 0.5}, {detector: same, action: relabel}]\n"
+        "one: {detector: drawn}\nold: {detector: same}\nmixed: [sample, {detector: drawn}]\nplaces: {a: 1}\n"
+    )
+    recipe = read_recipe(Rules, [path], ["--one.rate", "0.25", "--places.b", "2"], command="test")
+    assert recipe == Rules(
+        rules=[Drawn(detector="drawn", rate=0.5), Same(detector="same", action="relabel")],
+        one=Drawn(detector="drawn", rate=0.25),
+        old=Same(detector="same"),
+        mixed=["sample", Drawn(detector="drawn")],
+        places={"a": 1, "b": 2},
+    )
+    assert read_recipe(Rules, [], [], command="test") == Rules()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "rules: [{detector: same}, {detector: drawn, rat: 1}]",
+            "item 2 of rules: there is no field rat (did you mean",
+        ),
+        ("rules: [{detector: same, rate: 0.5}]", "item 1 of rules: there is no field rate"),
+        ("rules: [{detector: drown}]", "item 1 of rules: there is no detector 'drown' (did you mean 'drawn'?)"),
+        ("rules: [{detector: drawn, action: msk}]", "item 1 of rules: action: msk is none of 'mask', 'relabel'"),
+        ("rules: [{rate: 0.5}]", "item 1 of rules: it has no detector; give one of same, drawn"),
+        ("rules: [{detector: drawn, rate: much}]", "item 1 of rules: rate: much is no float"),
+        ("rules: {detector: drawn}", "rules: {'detector': 'drawn'} is no list[Rule]"),
+        ("one: {detector: same, rate: 0.5}", "one.rate: Same has no such field"),
+        ("one: {detector: drawn, rate: much}", "one.rate: much is no float"),
+        ("mixed: [a, {detector: drawn, rte: 1}]", "item 2 of mixed: there is no field rte (did you mean 'rate'?)"),
+        ("mixed: [{rate: 1.0}]", "item 1 of mixed: detector is missing; give it"),
+        ("share: half", "share: half is no Annotated[float, 'of all']"),
+        ("rules: [{detector: drawn, rate: 2}]", "item 1 of rules: rate is 2; give at most 1"),
+    ],
+)
+def test_a_mistake_in_an_item_names_both(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "rules.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as raised:
+        read_recipe(Rules, [path], [], command="test")
+    assert message in str(raised.value) and "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["pretrain", "--help"],
+        ["pretrain", "sample", "--help"],
+        ["pretrian"],
+        ["pretrain", "smple"],
+        ["pretrain", "sample", "--loop.epoch", "3"],
+        ["pretrain", "WRONG"],
+        ["judge", "sample", "--loop.epoch", "3"],
+        ["mine", "sample", "--hihg", "0.5"],
+        ["demo", "--fulll"],
+        ["finetune", "vqa", "sample", "--loop.epoch", "3"],
+        ["evaluate", "nowhere", "--splt", "test"],
+        ["study", "WRONG"],
+    ],
+    ids=" ".join,
+)
+def test_a_mistyped_name_is_told_before_anything_costly_is_imported(words: list[str], tmp_path: Path) -> None:
+    (tmp_path / "wrong.yaml").write_text("loop: {epoch: 3}")
+    words = [str(tmp_path / "wrong.yaml") if word == "WRONG" else word for word in words]
+    code = (
+        "import sys\nfrom truepair.cli.main import main\n"
+        "try: main()\nexcept SystemExit: pass\n"
+        "print([name for name in ('torch', 'transformers', 'datasets', 'numpy') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert "--help" in words or done.stderr.startswith("truepair: ")
