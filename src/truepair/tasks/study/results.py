@@ -31,8 +31,11 @@ LAST_EPOCH_FIGURES = {
 }
 """Figure -> kind of record, name in it, factor: from the last epoch of a run's log."""
 
+RETRIEVAL_FIGURES = {"r1": "recall_at_1", "r5": "recall_at_5", "r10": "recall_at_10", "map_r": "map_at_r"}
+"""Figure of each direction, after ``i2t_`` or ``t2i_`` -> its name in a run's ``retrieval.json``."""
+
 RESULT_FIGURES = (
-    *(f"{side}_{figure}" for side in ("i2t", "t2i") for figure in ("r1", "r5", "r10", "map_r")),
+    *(f"{side}_{figure}" for side in ("i2t", "t2i") for figure in RETRIEVAL_FIGURES),
     "retrieval_score",
     "naive",
     "itm_retrieval_score",
@@ -113,11 +116,10 @@ def gather_results(study: str, runs: Iterable[StudyRun], folder: Path) -> int:
 
 def _retrieval(metrics: Mapping[str, Any]) -> dict[str, float]:
     """One way of ranking, in per cent."""
-    names = {"r1": "recall_at_1", "r5": "recall_at_5", "r10": "recall_at_10", "map_r": "map_at_r"}
     figures = {
         f"{side}_{short}": 100.0 * metrics[side][name]["value"]
         for side in ("i2t", "t2i")
-        for short, name in names.items()
+        for short, name in RETRIEVAL_FIGURES.items()
     }
     score = statistics.fmean(figures[name] for name in ("i2t_r1", "i2t_map_r", "t2i_r1", "t2i_map_r"))
     naive = statistics.fmean(100.0 * metrics[f"naive_{side}"]["recall_at_1"]["value"] for side in ("i2t", "t2i"))
