@@ -5,9 +5,8 @@ from pathlib import Path
 
 import yaml
 
-from truepair.reports.study.detectors import RECALLS, read_detectors
-from truepair.reports.study.view import TERMS
-from truepair.tasks.study.config import StudyConfig
+from truepair.reports.study.detectors import SHOWN_RECALLS, read_detectors
+from truepair.tasks.study.config import QUESTION_ARMS, StudyConfig
 from truepair.tasks.study.statistics import RESAMPLES
 
 TEXT = (Path(__file__).parents[2] / "docs" / "study.md").read_text(encoding="utf-8")
@@ -27,11 +26,11 @@ def test_its_detectors_can_be_read(tmp_path: Path) -> None:
     (tmp_path / "detectors.json").write_text(block("json"), encoding="utf-8")
     found = read_detectors(tmp_path / "detectors.json")
     assert found is not None
-    assert set(found["detectors"][0]["precision_at_recall"]) == set(RECALLS)
+    assert set(found["detectors"][0]["precision_at_recall"]) == set(SHOWN_RECALLS)
 
 
 def test_its_table_of_questions_is_that_of_the_page() -> None:
-    for key, terms in TERMS.items():
+    for key, terms in QUESTION_ARMS.items():
         row = next(line for line in TEXT.splitlines() if line.startswith(f"| `{key}` |"))
         assert all(term == "*" or f"`{term}`" in row for term in terms)
     assert f"{RESAMPLES:,} times" in TEXT

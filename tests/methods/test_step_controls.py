@@ -15,6 +15,7 @@ from truepair.methods.rules import RelationsConfig
 from truepair.methods.srcl import SrclConfig
 from truepair.methods.step import ItmConfig, MlmConfig, ObjectivesConfig, hardest_is_false
 from truepair.objectives.srcl import RegulationConfig
+from truepair.randomness import keyed_uniform, sample_keys
 
 ITC_ALONE = ObjectivesConfig(itm=ItmConfig(weight=0.0), mlm=MlmConfig(weight=0.0))
 BATCH = pairs(list(range(12)))
@@ -49,7 +50,30 @@ def test_removal_leaves_out_what_srcl_would_weigh_little(below: float) -> None:
     assert loss == pytest.approx(sum(losses) / len(losses), rel=1e-5)
 
 
-def test_shuffled_weights_are_those_of_other_texts_of_the_seed() -> None:
+@pytest.mark.parametrize("number", [0, 1])
+def test_shuffled_weights_are_those_of_other_texts_of_the_seed(number: int) -> None:
+    plain = SrclConfig(weights=TEMPERED, alpha=1.0, seed_model="seed")
+    step = Composition(ITC_ALONE, RelationsConfig(rules=[]), srcl=replace(plain, shuffle=True)).build()
+    found, seed = by_hand.features(step.model, BATCH), by_hand.features(student(11), BATCH)
+    order = keyed_uniform(sample_keys(BATCH.image_id, number), 1)[:, 0].argsort().tolist()
+    dealt = [seed.texts[place] for place in order]  # text t is weighed as if it were text order[t]; pictures stay
+    assert sum(place != text for text, place in enumerate(order)) > 6
+    temperature, losses = float(step.model.temperature.detach()), []
+    for queries, keys, seed_queries, seed_keys in (
+        (found.images, found.texts, seed.images, dealt),
+        (found.texts, found.images, dealt, seed.images),
+    ):
+        for anchor in range(12):
+            others = [c for c in range(12) if c != anchor]
+            raw = {c: 1 / math.exp(float(seed_queries[anchor] @ seed_keys[c]) / 0.2) for c in others}
+            mean = sum(raw.values()) / len(others)
+            f = [math.exp(float(queries[anchor] @ keys[c]) / temperature) for c in range(12)]
+            losses.append(-math.log(f[anchor] / (f[anchor] + sum(raw[c] / mean * f[c] for c in others))))
+    loss = float(step(BATCH, info(number)).losses["itc"].detach())
+    assert loss == pytest.approx(sum(losses) / len(losses), rel=1e-6)
+
+
+def test_the_shuffle_is_drawn_anew_in_each_batch_and_repeats() -> None:
     plain = SrclConfig(weights=TEMPERED, alpha=1.0, seed_model="seed")
     shuffled = replace(plain, shuffle=True)
     losses = [itc_of(Composition(ITC_ALONE, RelationsConfig(rules=[]), srcl=config)) for config in (plain, shuffled)]

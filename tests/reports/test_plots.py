@@ -4,7 +4,7 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 
 from truepair.reports import Line, Plot
-from truepair.reports.page import describe_plot, draw_plot
+from truepair.reports.plots import describe_plot, draw_plot
 
 
 def plot(lines=2, percent=True):

@@ -18,6 +18,10 @@ from truepair.cli.main import main
 from truepair.cli.tasks import TASKS, task_command
 from truepair.engine.logs.log import read_log
 from truepair.errors import ConfigError
+from truepair.evaluation.nlvr2 import Nlvr2Metrics
+from truepair.evaluation.vqa import VqaAccuracy
+from truepair.tasks.nlvr2 import Nlvr2Result
+from truepair.tasks.vqa import VqaResult
 
 FAST: dict[str, Any] = {
     "optimizer": {"learning_rate": 0.003, "warmup_steps": 4},
@@ -294,3 +298,19 @@ def test_the_stages_of_nlvr2_share_their_precision() -> None:
     assert read_recipe(kind, layers, both, command="test").loop.precision == "bf16"
     with pytest.raises(ConfigError, match="both the same precision and cpu"):
         read_recipe(kind, layers, both[:2], command="test")
+
+
+def test_results_are_tables_that_people_read() -> None:
+    accuracies = {
+        "model": VqaAccuracy(0.5, 1234, {"yes/no": 0.75, "other": 0.25}, {f"kind {n}": 0.5 for n in range(20)}),
+        "majority": VqaAccuracy(0.25, 1234, {"yes/no": 0.5, "other": 0.0}, {f"kind {n}": 0.5 for n in range(20)}),
+    }
+    table = VqaResult(1234, accuracies).table()
+    assert table.title == "VQA accuracy: 1,234 questions" and table.columns == ["questions", "model", "majority"]
+    assert table.rows == [["all", "50.0%", "25.0%"], ["yes/no", "75.0%", "50.0%"], ["other", "25.0%", "0.0%"]]
+    few = VqaResult(2, {"model": VqaAccuracy(0.5, 2, {}, {"is it": 0.5})}).table()
+    assert few.rows == [["all", "50.0%"], ["is it", "50.0%"]]
+    assert VqaResult(2, {}).table().rows == []
+    judged = Nlvr2Result(3, {"model": Nlvr2Metrics(0.5, 0.25, 3, 1)}).table()
+    assert judged.columns == ["judged by", "accuracy", "consistency"]
+    assert judged.rows == [["model", "50.0%", "25.0%"]]

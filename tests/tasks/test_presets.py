@@ -53,6 +53,12 @@ def judge(squares: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train(["discriminator"], squares, folder).run.model_folder
 
 
+@pytest.fixture(scope="module")
+def seed(squares: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("seed")
+    return train(["seed"], squares, folder).run.model_folder
+
+
 def test_albef(squares: Path, tmp_path: Path) -> None:
     train(["albef"], squares, tmp_path)
     assert {"itc", "itm", "mlm"} <= set(records(tmp_path / "albef", "step")[-1])
@@ -79,8 +85,7 @@ def test_mafa(preset: str, judge: Path, squares: Path, tmp_path: Path) -> None:
         assert epochs[0]["ecm/memory_misses"] > 0
 
 
-def test_srcl(squares: Path, tmp_path: Path) -> None:
-    seed = train(["seed"], squares, tmp_path).run.model_folder
+def test_srcl(seed: Path, squares: Path, tmp_path: Path) -> None:
     train(["srcl"], squares, tmp_path, "--srcl.seed_model", str(seed), "--text.tokenizer", str(seed))
     steps = records(tmp_path / "srcl", "step")
     assert steps[0]["srcl_alpha"] == 1.0 > steps[-1]["srcl_alpha"]
@@ -89,16 +94,15 @@ def test_srcl(squares: Path, tmp_path: Path) -> None:
     assert sum(histogram) > 0
 
 
-def test_a_seed_model_reads_the_pixel_values_it_was_trained_on(squares: Path, tmp_path: Path) -> None:
-    seed = train(["seed"], squares, tmp_path).run.model_folder
+def test_a_seed_model_reads_the_pixel_values_it_was_trained_on(seed: Path, squares: Path, tmp_path: Path) -> None:
     options = ["--srcl.seed_model", str(seed), "--text.tokenizer", str(seed), "--loop.epochs", "1"]
     for other in ("imagenet", "encoder"):
         with pytest.raises(CheckpointError, match=r"images of another normalisation; set data\.transform"):
             train(["srcl"], squares, tmp_path, *options, "--data.transform.normalisation", other)
     own = ["--data.transform.normalisation", "encoder"]  # the same statistics, since the encoders are alike
     (tmp_path / "own").mkdir()
-    seed = train(["seed"], squares, tmp_path / "own", *own).run.model_folder
-    again = ["--srcl.seed_model", str(seed), "--text.tokenizer", str(seed), "--loop.epochs", "1"]
+    other_seed = train(["seed"], squares, tmp_path / "own", *own).run.model_folder
+    again = ["--srcl.seed_model", str(other_seed), "--text.tokenizer", str(other_seed), "--loop.epochs", "1"]
     assert train(["srcl"], squares, tmp_path / "own", *again, *own).run.steps > 0
     # Of another size: position embeddings are interpolated, as for the student.
     larger = ["--data.transform.size", "32", "--model.options.image_encoder.image_size", "32"]

@@ -74,12 +74,19 @@ def test_it_learns_and_leaves_a_usable_folder(squares: Path, tmp_path: Path) -> 
     assert {path.name for path in (tmp_path / "model").iterdir()} >= {"model.safetensors", "preprocessing.json"}
 
 
+@pytest.fixture(scope="module")
+def whole(squares: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an uninterrupted run."""
+    folder = tmp_path_factory.mktemp("whole")
+    pretrain(recipe_for(squares, checkpoint_every=2), folder, silent)
+    return folder
+
+
 @pytest.mark.parametrize("stop_at", [3, 4, 9])
 def test_a_resumed_run_equals_an_uninterrupted_one(
-    squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_at: int
+    squares: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_at: int
 ) -> None:
     recipe = recipe_for(squares, checkpoint_every=2)
-    pretrain(recipe, tmp_path / "whole", silent)
 
     from truepair.engine.loop import loop
 
@@ -95,8 +102,8 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
         with pytest.raises(StoppedError):
             pretrain(recipe, tmp_path / "broken", silent)
     pretrain(recipe, tmp_path / "broken", silent)
-    assert same(weights(tmp_path / "whole"), weights(tmp_path / "broken"))
-    logs = [(tmp_path / name / "log.jsonl").read_bytes() for name in ("whole", "broken")]
+    assert same(weights(whole), weights(tmp_path / "broken"))
+    logs = [(folder / "log.jsonl").read_bytes() for folder in (whole, tmp_path / "broken")]
     assert logs[0] == logs[1]
 
 

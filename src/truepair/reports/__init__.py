@@ -1,5 +1,6 @@
 """The report of runs: one HTML page with figures, curves, examples, suspected false negatives and converted pairs."""
 
+from truepair.reports.cards import PictureBook
 from truepair.reports.curves import batch_plots, conversion_plots, information_plots, loss_plots, recall_plots
 from truepair.reports.data import (
     CaptionAnswer,
@@ -21,7 +22,6 @@ from truepair.reports.data import (
 )
 from truepair.reports.facts import machine_facts
 from truepair.reports.page import render_report, write_report
-from truepair.reports.pictures import PictureBook
 from truepair.reports.results import key_figures, result_table
 
 __all__ = [

@@ -1,18 +1,87 @@
-"""Cards of suspected false negatives and of converted pairs."""
+"""Pictures of a page, and what is shown with them: examples, suspected false negatives, converted pairs."""
 
+import base64
+import hashlib
+import io
 from collections.abc import Sequence
+from dataclasses import dataclass
+
+from PIL import Image
 
 from truepair.data.table import PairTable
 from truepair.mining.suspects import Suspect
-from truepair.reports.data import ConvertedCard, ConvertedPairs, SuspectCard
-from truepair.reports.pictures import PictureBook
+from truepair.reports.data import (
+    CaptionAnswer,
+    CaptionQuery,
+    ConvertedCard,
+    ConvertedPairs,
+    PictureAnswer,
+    PictureQuery,
+    SuspectCard,
+)
 from truepair.reports.results import percent
 from truepair.tasks.audit import AuditedSuspect
 from truepair.tasks.conversions import Conversions
+from truepair.tasks.examples import Example, draw_examples
+from truepair.tasks.retrieval import RetrievalResult, RetrievalTask
 
-SHOWN_SUSPECTS = 200
+SHOWN_SUSPECTS, SHOWN_CONVERSIONS = 200, 48
 
-SHOWN_CONVERSIONS = 48
+
+class PictureBook:
+    """Collects the pictures of a page; equal pictures share a key, however often they are added."""
+
+    def __init__(self, side: int = 96, quality: int = 80) -> None:
+        """Start an empty book.
+
+        Args:
+            side: longest side of a stored picture, in pixels; smaller pictures keep their size.
+            quality: of the WebP encoding, 0 to 100.
+        """
+        self.side = side
+        self.quality = quality
+        self.uris: dict[str, str] = {}
+
+    def add(self, picture: Image.Image) -> str:
+        """Store a picture and return its key. Transparent parts become white, as the model saw them."""
+        picture = _on_white(picture)
+        picture.thumbnail((self.side, self.side), Image.Resampling.LANCZOS)
+        encoded = io.BytesIO()
+        picture.save(encoded, "WEBP", quality=self.quality, method=4)
+        content = encoded.getvalue()
+        key = hashlib.blake2b(content, digest_size=8).hexdigest()
+        self.uris.setdefault(key, "data:image/webp;base64," + base64.b64encode(content).decode("ascii"))
+        return key
+
+
+@dataclass(frozen=True)
+class ShownExamples:
+    """Queries of both directions with their answers.
+
+    Attributes:
+        pictures: pictures asking for captions.
+        captions: captions asking for pictures.
+    """
+
+    pictures: Sequence[PictureQuery] = ()
+    captions: Sequence[CaptionQuery] = ()
+
+
+def show_examples(task: RetrievalTask, result: RetrievalResult, book: PictureBook) -> ShownExamples:
+    """Draw queries of the test split, ranked by the way that uses the most of the model.
+
+    Args:
+        task: the pictures and captions.
+        result: their evaluation, whose rankings are shown.
+        book: takes the pictures.
+    """
+    ways = list(result.rankings.values())
+    drawn = draw_examples(task, ways[0], ways[-1])
+    table, texts = task.images.table, task.gallery.texts
+    return ShownExamples(
+        [_picture_query(table, texts, example, book) for example in drawn.pictures],
+        [_caption_query(table, texts, example, book) for example in drawn.captions],
+    )
 
 
 def suspect_cards(train: PairTable, suspects: Sequence[AuditedSuspect], book: PictureBook) -> list[SuspectCard]:
@@ -36,31 +105,58 @@ def suspect_cards(train: PairTable, suspects: Sequence[AuditedSuspect], book: Pi
     ]
 
 
-def converted_pairs(run: str, train: PairTable, found: Conversions, book: PictureBook) -> ConvertedPairs:
+def converted_pairs(run: str, train: PairTable, conversions: Conversions, book: PictureBook) -> ConvertedPairs:
     """The converted pairs of a run in figures, and cards of some that are drawn by lot.
 
     Args:
         run: its name; empty for the only one.
         train: its training pairs.
-        found: the conversions.
+        conversions: the conversions.
         book: takes the pictures.
     """
     cards = []
-    for number in found.draw(SHOWN_CONVERSIONS).tolist():
-        image, owner = int(found.images[number]), int(found.captions[number])
+    for number in conversions.draw(SHOWN_CONVERSIONS).tolist():
+        image, owner = int(conversions.images[number]), int(conversions.captions[number])
         card = ConvertedCard(
             picture=book.add(train.image(image)),
             own_caption=_caption(train, image),
-            caption=_caption(train, owner, int(found.places[number])),
+            caption=_caption(train, owner, int(conversions.places[number])),
             caption_picture=book.add(train.image(owner)),
-            score=float(found.scores[number]),
-            epoch=int(found.epochs[number]) + 1,
-            verdict=found.verdict(number),
+            score=float(conversions.scores[number]),
+            epoch=int(conversions.epochs[number]) + 1,
+            verdict=conversions.verdict(number),
         )
         cards.append(card)
     return ConvertedPairs(
-        run=run, count=len(found), judged=found.judged, true=found.true, recall=found.recall, cards=cards
+        run=run,
+        count=len(conversions),
+        judged=conversions.judged,
+        true=conversions.true,
+        recall=conversions.recall,
+        cards=cards,
     )
+
+
+def _picture_query(table: PairTable, texts: Sequence[str], example: Example, book: PictureBook) -> PictureQuery:
+    answers = [
+        CaptionAnswer(caption=texts[answer.number], score=f"{answer.similarity:.2f}", mark=answer.mark)
+        for answer in example.answers
+    ]
+    picture = book.add(table.image(example.query))
+    return PictureQuery(picture=picture, caption=_caption(table, example.query), answers=answers)
+
+
+def _caption_query(table: PairTable, texts: Sequence[str], example: Example, book: PictureBook) -> CaptionQuery:
+    answers = [
+        PictureAnswer(
+            picture=book.add(table.image(answer.number)),
+            caption=_caption(table, answer.number),
+            score=f"{answer.similarity:.2f}",
+            mark=answer.mark,
+        )
+        for answer in example.answers
+    ]
+    return CaptionQuery(caption=texts[example.query], answers=answers)
 
 
 def _score(suspect: Suspect) -> str:
@@ -73,3 +169,12 @@ def _score(suspect: Suspect) -> str:
 def _caption(table: PairTable, row: int, place: int = 0) -> str:
     caption: str = table.rows[row]["captions"][place]
     return caption
+
+
+def _on_white(picture: Image.Image) -> Image.Image:
+    """An RGB copy with a white ground."""
+    if not picture.has_transparency_data:
+        return picture.convert("RGB")
+    picture = picture.convert("RGBA")
+    ground = Image.new("RGBA", picture.size, "white")
+    return Image.alpha_composite(ground, picture).convert("RGB")

@@ -1,4 +1,4 @@
-"""Curves of a run's log."""
+"""Curves of a run's log: losses, information, recall, batches and conversions."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -6,43 +6,10 @@ from typing import Any
 
 from truepair.reports.data import Line, Plot
 
-MOST_POINTS = 200
-
 Records = Sequence[Mapping[str, Any]]
 
 
-def number_names(records: Records, kind: str) -> list[str]:
-    """Names of the numbers in the records of a kind, in order of appearance."""
-    names: dict[str, None] = {}
-    for record in records:
-        if record["kind"] == kind:
-            names |= {name: None for name, value in record.items() if isinstance(value, (int, float))}
-    return [name for name in names if name not in ("step", "epoch")]
-
-
-def step_line(records: Records, kind: str, name: str, title: str) -> list[Line]:
-    """A number by step, thinned to 200 points by averaging neighbours; no line where it never occurs."""
-    points = [(record["step"], record[name]) for record in _with(records, kind, name)]
-    size = -(-len(points) // MOST_POINTS) or 1
-    groups = [points[start : start + size] for start in range(0, len(points), size)]
-    x = [sum(x for x, _ in group) / len(group) for group in groups]
-    y = [sum(y for _, y in group) / len(group) for group in groups]
-    return [Line(name=title, x=x, y=y)] if points else []
-
-
-def epoch_line(records: Records, name: str, title: str) -> list[Line]:
-    """A number by epoch, counted from 1 as the terminal does; no line where it never occurs."""
-    found = _with(records, "epoch", name)
-    x = [float(record["epoch"] + 1) for record in found]
-    return [Line(name=title, x=x, y=[record[name] for record in found])] if found else []
-
-
-def _with(records: Records, kind: str, name: str) -> Records:
-    """Records of a kind that have a number, and a finite one."""
-    return [record for record in records if record["kind"] == kind and math.isfinite(record.get(name, math.nan))]
-
-
-LOSS_TITLES = {
+_LOSS_TITLES = {
     "loss": "Total loss",
     "itc": "ITC loss",
     "itm": "ITM loss",
@@ -50,15 +17,40 @@ LOSS_TITLES = {
     "temperature": "Temperature",
 }
 
-INFORMATION_TITLES = {
+
+_INFORMATION_TITLES = {
     "mi_positive": "positives",
     "mi_negative": "negatives",
     "mi_false_negative": "false negatives",
 }
 
-METRIC_TITLES = {"r@1": "R@1", "r@5": "R@5", "r@10": "R@10", "map@r": "mAP@R"}
 
-DIRECTION_TITLES = {"i2t": "image to text", "t2i": "text to image"}
+_METRIC_TITLES = {"r@1": "R@1", "r@5": "R@5", "r@10": "R@10", "map@r": "mAP@R"}
+
+
+_DIRECTION_TITLES = {"i2t": "image to text", "t2i": "text to image"}
+
+
+_COUNT_TITLES = {
+    "ecm/conversions_batch_true": "false negatives in batches",
+    "ecm/conversions_converted": "pairs converted",
+    "ecm/conversions_right": "of them true",
+}
+
+
+_ZONE_TITLES = {  # all that is counted where the truth is not known
+    "ecm/all/above": "pairs converted",
+    "relations/judge/relabel": "pairs converted by a rule",
+    "relations/con_d/relabel": "pairs converted by a rule",  # as version 1 logged it
+    "ecm/i2t/above": "captions of a picture converted",
+    "ecm/t2i/above": "pictures of a caption converted",
+}
+
+
+_SHARE_TITLES = {"ecm/conversion_precision": "precision", "ecm/conversion_recall": "recall"}
+
+
+_MOST_POINTS = 200
 
 
 def loss_plots(logs: Mapping[str, Records]) -> list[Plot]:
@@ -68,8 +60,8 @@ def loss_plots(logs: Mapping[str, Records]) -> list[Plot]:
         logs: name of each run -> its records, as ``read_log`` gives them.
     """
     plots = []
-    for name, title in LOSS_TITLES.items():
-        lines = [line for run, records in logs.items() for line in step_line(records, "step", name, run)]
+    for name, title in _LOSS_TITLES.items():
+        lines = [line for run, records in logs.items() for line in _step_line(records, "step", name, run)]
         if lines:
             plots.append(Plot(title=title, x_label="step", lines=lines))
     return plots
@@ -83,7 +75,9 @@ def information_plots(logs: Mapping[str, Records]) -> list[Plot]:
     """
     plots = []
     for run, records in logs.items():
-        lines = [line for name, title in INFORMATION_TITLES.items() for line in step_line(records, "step", name, title)]
+        lines = [
+            line for name, title in _INFORMATION_TITLES.items() for line in _step_line(records, "step", name, title)
+        ]
         if lines:
             of_run = f", {run}" if len(logs) > 1 else ""
             plots.append(Plot(title=f"Mutual information (nats){of_run}", x_label="step", lines=lines))
@@ -101,37 +95,12 @@ def recall_plots(logs: Mapping[str, Records]) -> list[Plot]:
     """
     lines: dict[str, list[Line]] = {}
     for run, records in logs.items():
-        for name in number_names(records, "validation"):
+        for name in _number_names(records, "validation"):
             title, direction = _metric(name)
             parts = [run] if len(logs) > 1 else []
-            found = step_line(records, "validation", name, ", ".join([*parts, direction]))
-            lines.setdefault(title, []).extend(found)
-    return [Plot(title=title, x_label="step", lines=found, percent=True) for title, found in lines.items() if found]
-
-
-def _metric(name: str) -> tuple[str, str]:
-    """Plot title and direction of a figure such as ``naive_i2t_r@1``."""
-    naive = name.startswith("naive_")
-    direction, _, metric = name.removeprefix("naive_").partition("_")
-    title = METRIC_TITLES.get(metric, metric)
-    return f"{title}, own pair only" if naive else title, DIRECTION_TITLES.get(direction, direction)
-
-
-COUNT_TITLES = {
-    "ecm/conversions_batch_true": "false negatives in batches",
-    "ecm/conversions_converted": "pairs converted",
-    "ecm/conversions_right": "of them true",
-}
-
-ZONE_TITLES = {  # all that is counted where the truth is not known
-    "ecm/all/above": "pairs converted",
-    "relations/judge/relabel": "pairs converted by a rule",
-    "relations/con_d/relabel": "pairs converted by a rule",  # of runs of the first edition
-    "ecm/i2t/above": "captions of a picture converted",
-    "ecm/t2i/above": "pictures of a caption converted",
-}
-
-SHARE_TITLES = {"ecm/conversion_precision": "precision", "ecm/conversion_recall": "recall"}
+            line = _step_line(records, "validation", name, ", ".join([*parts, direction]))
+            lines.setdefault(title, []).extend(line)
+    return [Plot(title=title, x_label="step", lines=drawn, percent=True) for title, drawn in lines.items() if drawn]
 
 
 def batch_plots(logs: Mapping[str, Records]) -> list[Plot]:
@@ -140,12 +109,12 @@ def batch_plots(logs: Mapping[str, Records]) -> list[Plot]:
     Args:
         logs: name of each run -> its records, as ``read_log`` gives them.
     """
-    hardest = [line for run, records in logs.items() for line in epoch_line(records, "hardest_similarity", run)]
-    rates = [line for run, records in logs.items() for line in epoch_line(records, "false_negative_rate", run)]
+    hardest = [line for run, records in logs.items() for line in _epoch_line(records, "hardest_similarity", run)]
+    rates = [line for run, records in logs.items() for line in _epoch_line(records, "false_negative_rate", run)]
     chance: list[Line] = []
     for records in logs.values():  # runs on the same data have the same line
-        found = epoch_line(records, "random_false_negative_rate", "random batches on average")
-        chance += [line for line in found if line.y[0] not in [known.y[0] for known in chance]]
+        expected = _epoch_line(records, "random_false_negative_rate", "random batches on average")
+        chance += [line for line in expected if line.y[0] not in [known.y[0] for known in chance]]
     plots = []
     if hardest:
         plots.append(Plot(title="Hardest in-batch negative: similarity", x_label="epoch", lines=hardest))
@@ -163,19 +132,58 @@ def conversion_plots(logs: Mapping[str, Records]) -> list[Plot]:
     Args:
         logs: name of each run -> its records.
     """
-    managed = {run: records for run, records in logs.items() if _lines(records, COUNT_TITLES | ZONE_TITLES)}
+    managed = {run: records for run, records in logs.items() if _lines(records, _COUNT_TITLES | _ZONE_TITLES)}
     plots = []
     for run, records in managed.items():
         of_run = f", {run}" if len(managed) > 1 else ""
-        counts = _lines(records, COUNT_TITLES) or _lines(records, ZONE_TITLES)
+        counts = _lines(records, _COUNT_TITLES) or _lines(records, _ZONE_TITLES)
         plots.append(Plot(title=f"Conversions in an epoch{of_run}", x_label="epoch", lines=counts))
-        shares = _lines(records, SHARE_TITLES)
+        shares = _lines(records, _SHARE_TITLES)
         if shares:
             title = f"Conversions: precision and recall{of_run}"
             plots.append(Plot(title=title, x_label="epoch", lines=shares, percent=True))
     return plots
 
 
+def _metric(name: str) -> tuple[str, str]:
+    """Plot title and direction of a figure such as ``naive_i2t_r@1``."""
+    naive = name.startswith("naive_")
+    direction, _, metric = name.removeprefix("naive_").partition("_")
+    title = _METRIC_TITLES.get(metric, metric)
+    return f"{title}, own pair only" if naive else title, _DIRECTION_TITLES.get(direction, direction)
+
+
 def _lines(records: Records, titles: Mapping[str, str]) -> list[Line]:
     """A line for each of some numbers that the epochs of a run have."""
-    return [line for name, title in titles.items() for line in epoch_line(records, name, title)]
+    return [line for name, title in titles.items() for line in _epoch_line(records, name, title)]
+
+
+def _number_names(records: Records, kind: str) -> list[str]:
+    """Names of the numbers in the records of a kind, in order of appearance."""
+    names: dict[str, None] = {}
+    for record in records:
+        if record["kind"] == kind:
+            names |= {name: None for name, value in record.items() if isinstance(value, (int, float))}
+    return [name for name in names if name not in ("step", "epoch")]
+
+
+def _step_line(records: Records, kind: str, name: str, title: str) -> list[Line]:
+    """A number by step, thinned to 200 points by averaging neighbours; no line where it never occurs."""
+    points = [(record["step"], record[name]) for record in _records_with(records, kind, name)]
+    size = -(-len(points) // _MOST_POINTS) or 1
+    groups = [points[start : start + size] for start in range(0, len(points), size)]
+    x = [sum(x for x, _ in group) / len(group) for group in groups]
+    y = [sum(y for _, y in group) / len(group) for group in groups]
+    return [Line(name=title, x=x, y=y)] if points else []
+
+
+def _epoch_line(records: Records, name: str, title: str) -> list[Line]:
+    """A number by epoch, counted from 1 as the terminal does; no line where it never occurs."""
+    known = _records_with(records, "epoch", name)
+    x = [float(record["epoch"] + 1) for record in known]
+    return [Line(name=title, x=x, y=[record[name] for record in known])] if known else []
+
+
+def _records_with(records: Records, kind: str, name: str) -> Records:
+    """Records of a kind that have a number, and a finite one."""
+    return [record for record in records if record["kind"] == kind and math.isfinite(record.get(name, math.nan))]

@@ -1,4 +1,4 @@
-"""Facts of a run and its machine, for its page."""
+"""What a page says of a run in words: its summary, and facts of data, model and machine."""
 
 import os
 import platform
@@ -17,7 +17,7 @@ from truepair.tasks.pretraining import PretrainOutcome
 from truepair.tasks.retrieval import RetrievalResult
 
 
-def summarise(
+def run_summary(
     pairs: int, results: Mapping[str, RetrievalResult], audit: Audit, conversions: Mapping[str, Conversions]
 ) -> str:
     """One sentence on what the runs found.
@@ -39,23 +39,15 @@ def summarise(
             f"it finds a right caption for {captions} of {images:,} pictures it never saw, and a right picture for "
             f"{pictures} of the captions"
         )
-    judged = [found for found in audit.precision if found.value is not None]
-    if judged:
-        found = judged[0]
+    judged = next((precision for precision in audit.precision if precision.value is not None), None)
+    if judged is not None:
         taken = "it most takes for matches" if audit.way == "ITM" else "it finds most similar"
         taken += f" ({next(iter(results))})" if several else ""
-        parts.append(f"of the {found.depth} undeclared training pairs {taken}, {found.true} truly match")
+        parts.append(f"of the {judged.depth} undeclared training pairs {taken}, {judged.true} truly match")
     for converted in conversions.values():
         truly = "" if converted.precision is None else f", {percent(converted.precision)} of them truly matches"
         parts.append(f"a judge turned {len(converted):,} undeclared pairs into positives{truly}")
     return "; ".join(parts) + "."
-
-
-def _shares(directions: Mapping[str, DirectionMetrics]) -> str:
-    """R@1 of each run; of several, with their names."""
-    if len(directions) == 1:
-        return percent(next(iter(directions.values())).recall_at_1.value)
-    return ", ".join(f"{percent(metrics.recall_at_1.value)} ({run})" for run, metrics in directions.items())
 
 
 def data_facts(outcome: PretrainOutcome, command: str) -> FactGroup:
@@ -88,9 +80,6 @@ def run_facts(title: str, outcome: PretrainOutcome) -> FactGroup:
     return FactGroup(title=title, facts=facts)
 
 
-PACKAGES = ("truepair", "torch", "torchvision", "transformers", "datasets", "accelerate", "numpy")
-
-
 def machine_facts() -> FactGroup:
     """Processor, accelerator, operating system and the versions of the packages that make a run what it is."""
     facts = {
@@ -103,6 +92,16 @@ def machine_facts() -> FactGroup:
     return FactGroup(title="Machine and versions", facts=facts | _versions())
 
 
+_PACKAGES = ("truepair", "torch", "torchvision", "transformers", "datasets", "accelerate", "numpy")
+
+
+def _shares(directions: Mapping[str, DirectionMetrics]) -> str:
+    """R@1 of each run; of several, with their names."""
+    if len(directions) == 1:
+        return percent(next(iter(directions.values())).recall_at_1.value)
+    return ", ".join(f"{percent(metrics.recall_at_1.value)} ({run})" for run, metrics in directions.items())
+
+
 def _processor() -> str:
     """The processor's name; Linux keeps it in a file, where Python does not look."""
     cpuinfo = Path("/proc/cpuinfo")
@@ -113,10 +112,10 @@ def _processor() -> str:
 
 def _versions() -> dict[str, str]:
     """Versions of the installed packages."""
-    found = {}
-    for package in PACKAGES:
+    versions = {}
+    for package in _PACKAGES:
         try:
-            found[package] = version(package)
+            versions[package] = version(package)
         except PackageNotFoundError:
-            found[package] = "not installed"
-    return found
+            versions[package] = "not installed"
+    return versions

@@ -6,7 +6,7 @@ from typing import Literal
 from truepair.evaluation import DirectionMetrics, Estimate, RetrievalMetrics, SuspectPrecision
 from truepair.reports.data import KeyFigure, ResultBlock, ResultColumn, ResultRow, ResultTable
 
-Kind = Literal["share", "rank", "count"]
+_Kind = Literal["share", "rank", "count"]
 
 
 def result_table(arms: Mapping[str, Mapping[str, RetrievalMetrics]]) -> ResultTable:
@@ -32,7 +32,7 @@ def result_table(arms: Mapping[str, Mapping[str, RetrievalMetrics]]) -> ResultTa
 def _rows(tables: Sequence[DirectionMetrics]) -> list[ResultRow]:
     """One row for each metric, one cell for each column."""
 
-    def row(metric: str, kind: Kind, cells: list[Estimate]) -> ResultRow:
+    def row(metric: str, kind: _Kind, cells: list[Estimate]) -> ResultRow:
         """A row of the table."""
         return ResultRow(metric=metric, kind=kind, cells=cells)
 
@@ -72,10 +72,10 @@ def key_figures(
         R@1 both ways, mAP@R, the precision of the first suspects, and how many pairs were converted.
     """
     figures = _retrieval_figures(metrics) if metrics else []
-    for found in precision:
-        if found.value is not None:
-            note = f"of the false negatives suspected by {suspects_by}, {found.true} of {found.judged} judged are true"
-            figures.append(KeyFigure(label=f"Precision at {found.depth}", value=percent(found.value), note=note))
+    for first in precision:
+        if first.value is not None:
+            note = f"of the false negatives suspected by {suspects_by}, {first.true} of {first.judged} judged are true"
+            figures.append(KeyFigure(label=f"Precision at {first.depth}", value=percent(first.value), note=note))
             break
     for run, converted in (conversions or {}).items():
         note = f"undeclared pairs that became positives{_of_run(run, metrics)}"
@@ -88,13 +88,13 @@ def _retrieval_figures(metrics: Mapping[str, RetrievalMetrics]) -> list[KeyFigur
     run, best = list(metrics.items())[-1]
     chance = percent(max(best.i2t.chance_recall_at_1, best.t2i.chance_recall_at_1), 2)
     shown: list[tuple[str, str, Callable[[RetrievalMetrics], float]]] = [
-        ("Image to text R@1", "any true caption counts", lambda found: found.i2t.recall_at_1.value),
-        ("Text to image R@1", "any true picture counts", lambda found: found.t2i.recall_at_1.value),
-        ("mAP@R", f"mean of both ways; chance R@1 is {chance}", lambda found: found.mean_map_at_r),
+        ("Image to text R@1", "any true caption counts", lambda measured: measured.i2t.recall_at_1.value),
+        ("Text to image R@1", "any true picture counts", lambda measured: measured.t2i.recall_at_1.value),
+        ("mAP@R", f"mean of both ways; chance R@1 is {chance}", lambda measured: measured.mean_map_at_r),
     ]
     figures = []
     for label, note, value in shown:
-        others = [f"{percent(value(found))} {name}" for name, found in list(metrics.items())[:-1]]
+        others = [f"{percent(value(measured))} {name}" for name, measured in list(metrics.items())[:-1]]
         parts = [run, *others, note] if others else [note]
         figures.append(KeyFigure(label=label, value=percent(value(best)), note="; ".join(parts)))
     return figures

@@ -1,80 +1,19 @@
 """The page of one run or several."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from truepair.data.table import PairTable
 from truepair.engine.logs.log import read_log
-from truepair.reports.cards import converted_pairs, suspect_cards
+from truepair.reports.cards import PictureBook, ShownExamples, converted_pairs, show_examples, suspect_cards
 from truepair.reports.curves import Records, batch_plots, conversion_plots, information_plots, loss_plots, recall_plots
-from truepair.reports.data import CaptionAnswer, CaptionQuery, PictureAnswer, PictureQuery, Plot, ReportData
-from truepair.reports.facts import data_facts, machine_facts, run_facts, summarise
+from truepair.reports.data import Plot, ReportData
+from truepair.reports.facts import data_facts, machine_facts, run_facts, run_summary
 from truepair.reports.page import write_report
-from truepair.reports.pictures import PictureBook
 from truepair.reports.results import key_figures, result_table
 from truepair.tasks.audit import Audit, audit_pairs
 from truepair.tasks.conversions import Conversions, read_conversions
-from truepair.tasks.examples import Example, draw_examples
 from truepair.tasks.pretraining import PretrainOutcome
-from truepair.tasks.retrieval import RetrievalResult, RetrievalTask
-
-
-@dataclass(frozen=True)
-class ShownExamples:
-    """Queries of both directions with their answers.
-
-    Attributes:
-        pictures: pictures asking for captions.
-        captions: captions asking for pictures.
-    """
-
-    pictures: Sequence[PictureQuery] = ()
-    captions: Sequence[CaptionQuery] = ()
-
-
-def show_examples(task: RetrievalTask, result: RetrievalResult, book: PictureBook) -> ShownExamples:
-    """Draw queries of the test split, ranked by the way that uses the most of the model.
-
-    Args:
-        task: the pictures and captions.
-        result: their evaluation, whose rankings are shown.
-        book: takes the pictures.
-    """
-    ways = list(result.rankings.values())
-    drawn = draw_examples(task, ways[0], ways[-1])
-    table, texts = task.images.table, task.truth.texts
-    return ShownExamples(
-        [_picture_query(table, texts, example, book) for example in drawn.pictures],
-        [_caption_query(table, texts, example, book) for example in drawn.captions],
-    )
-
-
-def _picture_query(table: PairTable, texts: Sequence[str], example: Example, book: PictureBook) -> PictureQuery:
-    answers = [
-        CaptionAnswer(caption=texts[answer.number], score=f"{answer.similarity:.2f}", mark=answer.mark)
-        for answer in example.answers
-    ]
-    picture = book.add(table.image(example.query))
-    return PictureQuery(picture=picture, caption=_caption(table, example.query), answers=answers)
-
-
-def _caption_query(table: PairTable, texts: Sequence[str], example: Example, book: PictureBook) -> CaptionQuery:
-    answers = [
-        PictureAnswer(
-            picture=book.add(table.image(answer.number)),
-            caption=_caption(table, answer.number),
-            score=f"{answer.similarity:.2f}",
-            mark=answer.mark,
-        )
-        for answer in example.answers
-    ]
-    return CaptionQuery(caption=texts[example.query], answers=answers)
-
-
-def _caption(table: PairTable, row: int) -> str:
-    caption: str = table.rows[row]["captions"][0]
-    return caption
 
 
 @dataclass(frozen=True)
@@ -103,6 +42,11 @@ class RunReport:
     page: Path
     audit: Audit
     conversions: Mapping[str, Conversions]
+
+
+def report_run(outcome: PretrainOutcome, run_folder: Path, *, command: str, title: str = "A truepair run") -> RunReport:
+    """The page of a single run, in its own folder; see :func:`report_runs`."""
+    return report_runs({"run": ReportedRun(outcome, run_folder)}, run_folder, command=command, title=title)
 
 
 def report_runs(
@@ -134,7 +78,7 @@ def report_runs(
     examples = _examples(outcomes[last], book)
     page = ReportData(
         title=title,
-        summary=summarise(len(train), results, audit, conversions),
+        summary=run_summary(len(train), results, audit, conversions),
         key_figures=key_figures(
             {name: result.best for name, result in results.items()}, audit.precision, conversions, suspects_by=audit.way
         ),
@@ -148,8 +92,8 @@ def report_runs(
         suspects=suspect_cards(train, audit.suspects, book),
         precision=list(audit.precision),
         converted=[
-            converted_pairs(name if several else "", outcomes[name].train_images.table, found, book)
-            for name, found in conversions.items()
+            converted_pairs(name if several else "", outcomes[name].train_images.table, of_run, book)
+            for name, of_run in conversions.items()
         ],
         facts=[
             data_facts(outcomes[first], command),
@@ -161,11 +105,6 @@ def report_runs(
     return RunReport(write_report(page, folder / "report.html"), audit, conversions)
 
 
-def report_run(outcome: PretrainOutcome, run_folder: Path, *, command: str, title: str = "A truepair run") -> RunReport:
-    """The page of a single run, in its own folder; see :func:`report_runs`."""
-    return report_runs({"run": ReportedRun(outcome, run_folder)}, run_folder, command=command, title=title)
-
-
 def _examples(outcome: PretrainOutcome, book: PictureBook) -> ShownExamples:
     """Examples of the test split, where there is one."""
     if outcome.test is None or outcome.retrieval is None:
@@ -175,11 +114,11 @@ def _examples(outcome: PretrainOutcome, book: PictureBook) -> ShownExamples:
 
 def _conversions(arms: Mapping[str, ReportedRun], logs: Mapping[str, Records]) -> dict[str, Conversions]:
     """What the judges of the runs converted; a run without a judge is left out."""
-    found = {
+    by_run = {
         name: read_conversions(run.folder, run.outcome.train_images.table, logs[name], run.outcome.recipe)
         for name, run in arms.items()
     }
-    return {name: conversions for name, conversions in found.items() if conversions is not None}
+    return {name: conversions for name, conversions in by_run.items() if conversions is not None}
 
 
 def _plots(logs: Mapping[str, Records]) -> list[Plot]:

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar, cast
@@ -68,14 +69,27 @@ class TaskTable(Protocol):
     def __len__(self) -> int: ...
 
 
-Table = TypeVar("Table", bound=TaskTable)
+@dataclass(frozen=True)
+class FigureTable:
+    """The figures of a task's result, as people read them.
 
-TaskAnswer = TypeVar("TaskAnswer")
+    Attributes:
+        title: what was measured.
+        columns: headings, the first over the names of the rows.
+        rows: a name, and the figures as text.
+    """
 
-Result = TypeVar("Result")
+    title: str
+    columns: list[str]
+    rows: list[list[str]]
 
 
-class DownstreamTask(ABC, Generic[Table, TaskAnswer, Result]):
+_Table = TypeVar("_Table", bound=TaskTable)
+_Answer = TypeVar("_Answer")
+_Result = TypeVar("_Result")
+
+
+class DownstreamTask(ABC, Generic[_Table, _Answer, _Result]):
     """A task of texts about images. A subclass says how they are read, answered and measured; its model has the loss.
 
     Args:
@@ -93,15 +107,15 @@ class DownstreamTask(ABC, Generic[Table, TaskAnswer, Result]):
         self.preprocessing = preprocessing
 
     @abstractmethod
-    def read(self, split: Split) -> Table:
+    def read(self, split: Split) -> _Table:
         """Read the texts of a split."""
 
     @abstractmethod
-    def texts(self, table: Table) -> Sequence[str]:
+    def texts(self, table: _Table) -> Sequence[str]:
         """The texts of a table."""
 
     @abstractmethod
-    def dataset(self, table: Table, transform: ImageTransform | None) -> VisitedDataset:
+    def dataset(self, table: _Table, transform: ImageTransform | None) -> VisitedDataset:
         """The samples of a table; with pixels where there is a transform."""
 
     @abstractmethod
@@ -112,15 +126,15 @@ class DownstreamTask(ABC, Generic[Table, TaskAnswer, Result]):
         """Compute what all answers need of the model as it is now; called before they are given."""
 
     @abstractmethod
-    def answer(self, batch: Any, images: Tensor, texts: Tensor) -> list[TaskAnswer]:
+    def answer(self, batch: Any, images: Tensor, texts: Tensor) -> list[_Answer]:
         """What the model answers to each text of a batch, from image states [I, N, W] and text states [B, L, D]."""
 
     @abstractmethod
-    def measure(self, answers: Sequence[TaskAnswer], table: Table) -> dict[str, float]:
+    def measure(self, answers: Sequence[_Answer], table: _Table) -> dict[str, float]:
         """Figures of answers to the texts of a table, for the log of a run."""
 
     @abstractmethod
-    def report(self, answers: Sequence[TaskAnswer], table: Table, folder: Path) -> Result:
+    def report(self, answers: Sequence[_Answer], table: _Table, folder: Path) -> _Result:
         """Write answers to the test texts, and measure them beside the baselines where the truth is known."""
 
     def train_dataset(self) -> VisitedDataset:
@@ -147,22 +161,22 @@ class DownstreamTask(ABC, Generic[Table, TaskAnswer, Result]):
         table, states = self._validation
         return self.measure(self._answers(table, states), table)
 
-    def evaluate(self, folder: Path) -> Result:
+    def evaluate(self, folder: Path) -> _Result:
         """Answer the test texts; files go to a folder."""
         table = self.read("test")
         self.model.to(PartialState().device)  # a model just loaded is on the CPU
         return self.report(self._answers(table, self._states(table)), table, folder)
 
     @cached_property
-    def _train(self) -> Table:
+    def _train(self) -> _Table:
         return self.read("train")
 
     @cached_property
-    def _validation(self) -> tuple[Table, States]:
+    def _validation(self) -> tuple[_Table, States]:
         table = self.read("validation")
         return table, self._states(table)
 
-    def _states(self, table: Table) -> States:
+    def _states(self, table: _Table) -> States:
         return task_states(self.recipe.model, self.preprocessing, self.model, table.images, self.texts(table))
 
     def _transform(self, *, train: bool) -> ImageTransform | None:
@@ -170,13 +184,13 @@ class DownstreamTask(ABC, Generic[Table, TaskAnswer, Result]):
             return None
         return image_transform(self.preprocessing.transform, self.model.image_encoder, train=train)
 
-    def _answers(self, table: Table, states: States) -> list[TaskAnswer]:
+    def _answers(self, table: _Table, states: States) -> list[_Answer]:
         """An answer to each text, in the order of the table."""
         self.model.eval()
         self.prepare()
         dataset: Any = self.dataset(table, self._transform(train=False))
         loader: DataLoader[Any] = DataLoader(dataset, batch_size=self.recipe.batch_size, collate_fn=self.collate)
-        found: list[TaskAnswer] = []
+        found: list[_Answer] = []
         with counting(f"answers to {len(table):,} {self.texts_name}") as progress:
             for batch in loader:
                 batch = batch.to(self.model.device)
@@ -185,30 +199,7 @@ class DownstreamTask(ABC, Generic[Table, TaskAnswer, Result]):
         return found
 
 
-class FinetuneStep(TrainingStep):
-    """The loss of a task's model on a batch.
-
-    Args:
-        model: what is trained.
-        states: where the states of images and texts come from.
-    """
-
-    def __init__(self, model: DownstreamModel, states: States) -> None:
-        super().__init__(model)
-        states.freeze(model)
-        self.states = states
-
-    def forward(self, batch: Any, info: StepInfo) -> StepOutput:
-        """Compute the loss of a batch.
-
-        Args:
-            batch: what the task's collator made.
-            info: where the run stands; a task's loss is the same throughout.
-        """
-        return StepOutput({"loss": self.model.loss(batch, *self.states(self.model, batch))})
-
-
-def finetune(task: DownstreamTask[Any, Any, Result], run_folder: Path, say: Say) -> Result | None:
+def finetune(task: DownstreamTask[Any, Any, _Result], run_folder: Path, say: Say) -> _Result | None:
     """Train a task's model to the end of the run, or go on where it was stopped; then answer the test texts.
 
     The model that is left, in memory and in ``run_folder/model``, is the best on the validation data where
@@ -243,3 +234,26 @@ def finetune(task: DownstreamTask[Any, Any, Result], run_folder: Path, say: Say)
     task.model = cast(DownstreamModel, engine.model)
     take_best(task.model, run)
     return task.evaluate(run_folder) if task.tests else None
+
+
+class FinetuneStep(TrainingStep):
+    """The loss of a task's model on a batch.
+
+    Args:
+        model: what is trained.
+        states: where the states of images and texts come from.
+    """
+
+    def __init__(self, model: DownstreamModel, states: States) -> None:
+        super().__init__(model)
+        states.freeze(model)
+        self.states = states
+
+    def forward(self, batch: Any, info: StepInfo) -> StepOutput:
+        """Compute the loss of a batch.
+
+        Args:
+            batch: what the task's collator made.
+            info: where the run stands; a task's loss is the same throughout.
+        """
+        return StepOutput({"loss": self.model.loss(batch, *self.states(self.model, batch))})

@@ -35,37 +35,45 @@ from truepair.models.checkpoints.load import load_model
 from truepair.models.encoders.images import image_transform, resize_images
 from truepair.models.fusion.nlvr2 import Nlvr2Model
 from truepair.randomness import stable_hash
-from truepair.tasks.downstream import DownstreamTask, Split, finetune
+from truepair.tasks.downstream import DownstreamTask, FigureTable, Split, finetune
 from truepair.tasks.start import StartConfig, States, load_start
 
 
-class AssignmentStep(TrainingStep):
-    """Which of two images does a caption belong to: the first, the second, or neither?
+@dataclass(frozen=True, kw_only=True)
+class Nlvr2DataConfig:
+    """Where statements come from.
 
-    Args:
-        model: with ``assignment_head``; its classifier is left out of training.
-        states: which encoders are frozen.
-        seed: seed of the run.
+    Attributes:
+        sample: folder for the statements about the bundled drawings; they are written if it is not there, and stand for
+            all that is not stated below.
+        train: files of statements; several become one set.
+        validation: files for validation figures; empty for none.
+        test: files whose statements are judged in the end; scored where their labels are known.
     """
 
-    def __init__(self, model: Nlvr2Model, states: States, *, seed: int) -> None:
-        super().__init__(model)
-        states.freeze(model)
-        model.classifier.requires_grad_(False)
-        self.states = states
-        self.seed = seed
+    sample: str | None = None
+    train: list[Nlvr2Source] = field(default_factory=list)
+    validation: list[Nlvr2Source] = field(default_factory=list)
+    test: list[Nlvr2Source] = field(default_factory=list)
 
-    def forward(self, batch: PairBatch, info: StepInfo) -> StepOutput:
-        """Compute the loss of a batch of pairs.
+    def filled(self) -> "Nlvr2DataConfig":
+        """The same with the files of the sample in place of what is not stated.
 
-        Args:
-            batch: B pairs.
-            info: where the run stands; which images are drawn depends on its step and on the batch.
+        Raises:
+            ConfigError: there is nothing to train on.
         """
-        generator = torch.Generator(batch.input_ids.device)
-        generator.manual_seed(stable_hash(self.seed, info.step, int(batch.index[0]), "text assignment"))
-        images, texts = self.states(self.model, batch)
-        return StepOutput({"loss": self.model.assignment_loss(batch, generator, images, texts)})
+        if self.sample is not None:
+            files = sample_nlvr2(self.sample)
+            return replace(
+                self,
+                sample=None,
+                train=self.train or [files["train"]],
+                validation=self.validation or [files["val"]],
+                test=self.test or [files["test"]],
+            )
+        if not self.train:
+            raise ConfigError("data.train names no files; state some, or data.sample")
+        return self
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +89,157 @@ class AssignmentConfig:
     data: DataConfig = field(default_factory=DataConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nlvr2Recipe:
+    """Fine-tuning on statements about two images.
+
+    Attributes:
+        data: where statements come from.
+        model: what is started from, and which parts move.
+        assignment: text assignment, which the model is trained on first; absent for none.
+        batch_size: statements judged at once in evaluation.
+        optimizer: how the weights move.
+        loop: how long and how.
+    """
+
+    data: Nlvr2DataConfig = field(default_factory=Nlvr2DataConfig)
+    model: StartConfig = field(default_factory=StartConfig)
+    assignment: AssignmentConfig | None = None
+    batch_size: int = 64
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    loop: LoopConfig = field(default_factory=LoopConfig)
+
+    def __post_init__(self) -> None:
+        first = self.assignment.loop if self.assignment is not None else self.loop
+        if (first.precision, first.cpu) != (self.loop.precision, self.loop.cpu):
+            raise ConfigError("assignment.loop and loop run in one process; give both the same precision and cpu")
+
+
+@dataclass(frozen=True)
+class Nlvr2Result:
+    """What a model says of the test statements, and how well.
+
+    Attributes:
+        statements: how many.
+        metrics: by who judges: "model", "text alone", "majority"; empty where the labels are unknown.
+    """
+
+    statements: int
+    metrics: dict[str, Nlvr2Metrics]
+
+    def table(self) -> FigureTable:
+        """Accuracy and consistency, of the model and of who does not look."""
+        rows = [[name, f"{one.accuracy:.1%}", f"{one.consistency:.1%}"] for name, one in self.metrics.items()]
+        return FigureTable(f"NLVR2: {self.statements:,} statements", ["judged by", "accuracy", "consistency"], rows)
+
+
+def finetune_nlvr2(recipe: Nlvr2Recipe, run_folder: Path, say: Say) -> Nlvr2Result | None:
+    """Fine-tune on statements, and judge the test statements with the model that is left; see `finetune`.
+
+    Text assignment, where the recipe asks for it, comes first, in ``run_folder/assignment``.
+
+    Raises:
+        TruepairError: anything in recipe, data or checkpoint that does not fit, in one line.
+    """
+    task = Nlvr2Task.from_checkpoint(recipe)
+    if recipe.assignment is not None:
+        task.model = assign_texts(
+            task.model, task.preprocessing, recipe.assignment, recipe.model, run_folder / "assignment", say
+        )
+    return finetune(task, run_folder, say)
+
+
+def evaluate_nlvr2(model_folder: Path, recipe: Nlvr2Recipe, folder: Path) -> Nlvr2Result:
+    """Judge the test statements of a recipe with a trained model; files go to ``folder``.
+
+    Raises:
+        TruepairError: anything in recipe, data or model that does not fit, in one line.
+    """
+    recipe = replace(recipe, data=recipe.data.filled())
+    return Nlvr2Task(recipe, load_model(Nlvr2Model, model_folder), Preprocessing.load(model_folder)).evaluate(folder)
+
+
+class Nlvr2Task(DownstreamTask[Nlvr2Table, bool, Nlvr2Result]):
+    """Statements about two images, each judged true or false.
+
+    Args:
+        recipe: with its data filled in.
+        model: heads on a pre-trained checkpoint, or a trained model.
+        preprocessing: tokenization and images.
+    """
+
+    texts_name = "statements"
+    recipe: Nlvr2Recipe
+    model: Nlvr2Model
+
+    def __init__(self, recipe: Nlvr2Recipe, model: Nlvr2Model, preprocessing: Preprocessing) -> None:
+        super().__init__(recipe, model, preprocessing)
+        self._collate = Nlvr2Collator(preprocessing.collator().encode)
+
+    @classmethod
+    def from_checkpoint(cls, recipe: Nlvr2Recipe) -> "Nlvr2Task":
+        """Build the task's model on the checkpoint that the recipe names."""
+        recipe = replace(recipe, data=recipe.data.filled())
+        start = load_start(recipe.model, recipe.loop.seed)
+        assigns = recipe.assignment is not None
+        model = Nlvr2Model.from_albef(start.albef, assignment_head=assigns, **recipe.model.options)
+        return cls(recipe, model, start.preprocessing)
+
+    def read(self, split: Split) -> Nlvr2Table:
+        """The statements of a split.
+
+        Raises:
+            DataError: a statement to learn from, or to choose the model by, has no label.
+        """
+        table = open_nlvr2(getattr(self.recipe.data, split))
+        if split != "test" and -1 in table.statements["label"]:
+            raise DataError(f"data.{split}: a statement has no label; give labelled files")
+        return table
+
+    def texts(self, table: Nlvr2Table) -> list[str]:
+        """The statements of a table."""
+        return list(table.statements["sentence"])
+
+    def dataset(self, table: Nlvr2Table, transform: ImageTransform | None) -> Nlvr2Dataset:
+        """The statements of a table as samples."""
+        return Nlvr2Dataset(table, transform, seed=self.recipe.loop.seed)
+
+    def collate(self, samples: Sequence[Nlvr2Sample]) -> Nlvr2Batch:
+        """Make a batch of statements."""
+        return self._collate(samples)
+
+    def answer(self, batch: Nlvr2Batch, images: Tensor, texts: Tensor) -> list[bool]:
+        """Whether the model takes each statement for true."""
+        answers: list[bool] = (self.model.predict(batch, images, texts) > 0.5).tolist()
+        return answers
+
+    def measure(self, answers: Sequence[bool], table: Nlvr2Table) -> dict[str, float]:
+        """Accuracy and consistency."""
+        metrics = _metrics(answers, table)
+        return {"accuracy": metrics.accuracy, "consistency": metrics.consistency}
+
+    def report(self, answers: Sequence[bool], table: Nlvr2Table, folder: Path) -> Nlvr2Result:
+        """Write ``nlvr2_predictions.csv`` for the official scorer, and ``nlvr2.json``."""
+        identifiers = table.statements["identifier"]
+        write_nlvr2_results(dict(zip(identifiers, answers, strict=True)), folder / "nlvr2_predictions.csv")
+        result = Nlvr2Result(len(table), {})
+        if -1 not in table.statements["label"]:
+            result.metrics["model"] = _metrics(answers, table)
+            result.metrics.update(self._baselines(table))
+        (folder / "nlvr2.json").write_text(json.dumps(asdict(result), indent=1), encoding="utf-8")
+        return result
+
+    def _baselines(self, table: Nlvr2Table) -> dict[str, Nlvr2Metrics]:
+        """What can be had without looking."""
+        train = open_nlvr2(self.recipe.data.train).statements
+        baseline = TextBaseline(train["sentence"], (str(bool(label)) for label in train["label"]))
+        guesses = [answer == "True" for answer in baseline.answer(self.texts(table))]
+        return {
+            "text alone": _metrics(guesses, table),
+            "majority": _metrics([baseline.majority == "True"] * len(table), table),
+        }
 
 
 def assign_texts(
@@ -139,183 +298,36 @@ def assign_texts(
     return trained
 
 
-@dataclass(frozen=True, kw_only=True)
-class Nlvr2DataConfig:
-    """Where statements come from.
-
-    Attributes:
-        sample: folder for the statements about the bundled drawings; they are written if it is not there, and stand for
-            all that is not stated below.
-        train: files of statements; several become one set.
-        validation: files for validation figures; empty for none.
-        test: files whose statements are judged in the end; scored where their labels are known.
-    """
-
-    sample: str | None = None
-    train: list[Nlvr2Source] = field(default_factory=list)
-    validation: list[Nlvr2Source] = field(default_factory=list)
-    test: list[Nlvr2Source] = field(default_factory=list)
-
-    def filled(self) -> "Nlvr2DataConfig":
-        """The same with the files of the sample in place of what is not stated.
-
-        Raises:
-            ConfigError: there is nothing to train on.
-        """
-        if self.sample is not None:
-            files = sample_nlvr2(self.sample)
-            return replace(
-                self,
-                sample=None,
-                train=self.train or [files["train"]],
-                validation=self.validation or [files["val"]],
-                test=self.test or [files["test"]],
-            )
-        if not self.train:
-            raise ConfigError("data.train names no files; state some, or data.sample")
-        return self
-
-
-@dataclass(frozen=True, kw_only=True)
-class Nlvr2Recipe:
-    """Fine-tuning on statements about two images.
-
-    Attributes:
-        data: where statements come from.
-        model: what is started from, and which parts move.
-        assignment: text assignment, which the model is trained on first; absent for none.
-        batch_size: statements judged at once in evaluation.
-        optimizer: how the weights move.
-        loop: how long and how.
-    """
-
-    data: Nlvr2DataConfig = field(default_factory=Nlvr2DataConfig)
-    model: StartConfig = field(default_factory=StartConfig)
-    assignment: AssignmentConfig | None = None
-    batch_size: int = 64
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    loop: LoopConfig = field(default_factory=LoopConfig)
-
-    def __post_init__(self) -> None:
-        first = self.assignment.loop if self.assignment is not None else self.loop
-        if (first.precision, first.cpu) != (self.loop.precision, self.loop.cpu):
-            raise ConfigError("assignment.loop and loop run in one process; give both the same precision and cpu")
-
-
-@dataclass(frozen=True)
-class Nlvr2Result:
-    """What a model says of the test statements, and how well.
-
-    Attributes:
-        statements: how many.
-        metrics: by who judges: "model", "text alone", "majority"; empty where the labels are unknown.
-    """
-
-    statements: int
-    metrics: dict[str, Nlvr2Metrics]
-
-
-class Nlvr2Task(DownstreamTask[Nlvr2Table, bool, Nlvr2Result]):
-    """Statements about two images, each judged true or false.
+class AssignmentStep(TrainingStep):
+    """Which of two images does a caption belong to: the first, the second, or neither?
 
     Args:
-        recipe: with its data filled in.
-        model: heads on a pre-trained checkpoint, or a trained model.
-        preprocessing: tokenization and images.
+        model: with ``assignment_head``; its classifier is left out of training.
+        states: which encoders are frozen.
+        seed: seed of the run.
     """
 
-    texts_name = "statements"
-    recipe: Nlvr2Recipe
-    model: Nlvr2Model
+    def __init__(self, model: Nlvr2Model, states: States, *, seed: int) -> None:
+        super().__init__(model)
+        states.freeze(model)
+        model.classifier.requires_grad_(False)
+        self.states = states
+        self.seed = seed
 
-    def __init__(self, recipe: Nlvr2Recipe, model: Nlvr2Model, preprocessing: Preprocessing) -> None:
-        super().__init__(recipe, model, preprocessing)
-        self._collate = Nlvr2Collator(preprocessing.collator().encode)
+    def forward(self, batch: PairBatch, info: StepInfo) -> StepOutput:
+        """Compute the loss of a batch of pairs.
 
-    @classmethod
-    def from_checkpoint(cls, recipe: Nlvr2Recipe) -> "Nlvr2Task":
-        """Build the task's model on the checkpoint that the recipe names."""
-        recipe = replace(recipe, data=recipe.data.filled())
-        start = load_start(recipe.model, recipe.loop.seed)
-        assigns = recipe.assignment is not None
-        model = Nlvr2Model.from_albef(start.albef, assignment_head=assigns, **recipe.model.options)
-        return cls(recipe, model, start.preprocessing)
-
-    def read(self, split: Split) -> Nlvr2Table:
-        """The statements of a split.
-
-        Raises:
-            DataError: a statement to learn from, or to choose the model by, has no label.
+        Args:
+            batch: B pairs.
+            info: where the run stands; which images are drawn depends on its step and on the batch.
         """
-        table = open_nlvr2(getattr(self.recipe.data, split))
-        if split != "test" and -1 in table.statements["label"]:
-            raise DataError(f"data.{split}: a statement has no label; give labelled files")
-        return table
-
-    def texts(self, table: Nlvr2Table) -> list[str]:
-        """The statements of a table."""
-        return list(table.statements["sentence"])
-
-    def dataset(self, table: Nlvr2Table, transform: ImageTransform | None) -> Nlvr2Dataset:
-        """The statements of a table as samples."""
-        return Nlvr2Dataset(table, transform, seed=self.recipe.loop.seed)
-
-    def collate(self, samples: Sequence[Nlvr2Sample]) -> Nlvr2Batch:
-        """Make a batch of statements."""
-        return self._collate(samples)
-
-    def answer(self, batch: Nlvr2Batch, images: Tensor, texts: Tensor) -> list[bool]:
-        """Whether the model takes each statement for true."""
-        said: list[bool] = (self.model.predict(batch, images, texts) > 0.5).tolist()
-        return said
-
-    def measure(self, answers: Sequence[bool], table: Nlvr2Table) -> dict[str, float]:
-        """Accuracy and consistency."""
-        metrics = metrics_of(answers, table)
-        return {"accuracy": metrics.accuracy, "consistency": metrics.consistency}
-
-    def report(self, answers: Sequence[bool], table: Nlvr2Table, folder: Path) -> Nlvr2Result:
-        """Write ``nlvr2_predictions.csv`` for the official scorer, and ``nlvr2.json``."""
-        identifiers = table.statements["identifier"]
-        write_nlvr2_results(dict(zip(identifiers, answers, strict=True)), folder / "nlvr2_predictions.csv")
-        result = Nlvr2Result(len(table), {})
-        if -1 not in table.statements["label"]:
-            result.metrics["model"] = metrics_of(answers, table)
-            result.metrics.update(self._baselines(table))
-        (folder / "nlvr2.json").write_text(json.dumps(asdict(result), indent=1), encoding="utf-8")
-        return result
-
-    def _baselines(self, table: Nlvr2Table) -> dict[str, Nlvr2Metrics]:
-        """What can be had without looking."""
-        train = open_nlvr2(self.recipe.data.train).statements
-        baseline = TextBaseline(train["sentence"], (str(bool(label)) for label in train["label"]))
-        guesses = [answer == "True" for answer in baseline.answer(self.texts(table))]
-        return {
-            "text alone": metrics_of(guesses, table),
-            "majority": metrics_of([baseline.majority == "True"] * len(table), table),
-        }
+        generator = torch.Generator(batch.input_ids.device)
+        generator.manual_seed(stable_hash(self.seed, info.step, int(batch.index[0]), "text assignment"))
+        images, texts = self.states(self.model, batch)
+        return StepOutput({"loss": self.model.assignment_loss(batch, generator, images, texts)})
 
 
-def finetune_nlvr2(recipe: Nlvr2Recipe, run_folder: Path, say: Say) -> Nlvr2Result | None:
-    """Fine-tune on statements, and judge the test statements with the model that is left; see `finetune`.
-
-    Text assignment, where the recipe asks for it, comes first, in ``run_folder/assignment``.
-    """
-    task = Nlvr2Task.from_checkpoint(recipe)
-    if recipe.assignment is not None:
-        task.model = assign_texts(
-            task.model, task.preprocessing, recipe.assignment, recipe.model, run_folder / "assignment", say
-        )
-    return finetune(task, run_folder, say)
-
-
-def evaluate_nlvr2(model_folder: Path, recipe: Nlvr2Recipe, folder: Path) -> Nlvr2Result:
-    """Judge the test statements of a recipe with a trained model; files go to ``folder``."""
-    recipe = replace(recipe, data=recipe.data.filled())
-    return Nlvr2Task(recipe, load_model(Nlvr2Model, model_folder), Preprocessing.load(model_folder)).evaluate(folder)
-
-
-def metrics_of(answers: Sequence[bool], table: Nlvr2Table) -> Nlvr2Metrics:
+def _metrics(answers: Sequence[bool], table: Nlvr2Table) -> Nlvr2Metrics:
     """Accuracy and consistency of judgements of the statements of a table."""
     identifiers = list(table.statements["identifier"])
     labels = map(bool, table.statements["label"])

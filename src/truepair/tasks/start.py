@@ -25,6 +25,86 @@ from truepair.models.fusion.albef import AlbefModel
 from truepair.models.fusion.downstream import DownstreamModel
 
 
+@dataclass(frozen=True, kw_only=True)
+class StartConfig:
+    """What fine-tuning starts from, and which parts of it move.
+
+    Attributes:
+        checkpoint: the ``model`` folder of a pre-training run, or the name of such a model.
+        fresh: take only the two encoders of the checkpoint; what reads both starts from random weights. For comparison:
+            does pre-training help?
+        options: further fields of the task's model, such as ``token_products``.
+        max_length: most tokens of a text; as in pre-training when absent.
+        transform: image size and augmentation; as in pre-training when absent. Position embeddings are interpolated to
+            another size.
+        freeze_image: do not train the image encoder.
+        freeze_text: do not train the text encoder.
+        cache_images: compute the frozen image encoder's states once, of unaugmented images, and train on them.
+        cache_texts: compute the frozen text encoder's states once per distinct text, and train on them.
+        cache_folder: where caches are kept; a folder of the user's cache when absent.
+    """
+
+    checkpoint: str = ""
+    fresh: bool = False
+    options: dict[str, Any] = field(default_factory=dict)
+    max_length: int | None = None
+    transform: TransformConfig | None = None
+    freeze_image: bool = False
+    freeze_text: bool = False
+    cache_images: bool = False
+    cache_texts: bool = False
+    cache_folder: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.cache_images and not self.freeze_image:
+            raise ConfigError("model.cache_images needs model.freeze_image: states of a moving encoder go stale")
+        if self.cache_texts and not self.freeze_text:
+            raise ConfigError("model.cache_texts needs model.freeze_text: states of a moving encoder go stale")
+
+
+@dataclass(frozen=True)
+class Start:
+    """A pre-trained model as fine-tuning begins with it.
+
+    Attributes:
+        albef: the model, for images of the task's size.
+        preprocessing: its tokenization, and the task's transform.
+    """
+
+    albef: AlbefModel
+    preprocessing: Preprocessing
+
+
+def load_start(config: StartConfig, seed: int) -> Start:
+    """Load the model that a recipe starts from.
+
+    Args:
+        config: what to start from.
+        seed: seed of the run; the global generator is set from it, for all weights that start fresh.
+
+    Raises:
+        ConfigError: the recipe names no checkpoint.
+        CheckpointError: it cannot be loaded.
+    """
+    if not config.checkpoint:
+        raise ConfigError("model.checkpoint names nothing to start from; give the 'model' folder of a pre-training run")
+    preprocessing = Preprocessing.load(Path(config.checkpoint))
+    albef = load_albef(config.checkpoint)
+    transform = config.transform or preprocessing.transform
+    seed_weights(seed)
+    if config.fresh:
+        fresh = AlbefModel(albef.config)
+        fresh.image_encoder.load_state_dict(albef.image_encoder.state_dict())
+        fresh.text_encoder.load_state_dict(albef.text_encoder.state_dict())
+        albef = fresh
+    if transform.size != preprocessing.transform.size:
+        resize_images(albef, transform.size)
+    length = config.max_length or preprocessing.max_length
+    if length > albef.config.max_position_embeddings:
+        raise ConfigError(f"model.max_length is {length}, but the model reads {albef.config.max_position_embeddings}")
+    return Start(albef, replace(preprocessing, transform=transform, max_length=length))
+
+
 class TaskBatch(Protocol):
     """What is read of a batch of a downstream task."""
 
@@ -105,86 +185,6 @@ class States(nn.Module):
         model.text_encoder.eval()
         with torch.no_grad():
             return model.text_states(batch.input_ids, batch.attention_mask)
-
-
-@dataclass(frozen=True, kw_only=True)
-class StartConfig:
-    """What fine-tuning starts from, and which parts of it move.
-
-    Attributes:
-        checkpoint: the ``model`` folder of a pre-training run, or the name of such a model.
-        fresh: take only the two encoders of the checkpoint; what reads both starts from random weights. For comparison:
-            does pre-training help?
-        options: further fields of the task's model, such as ``token_products``.
-        max_length: most tokens of a text; as in pre-training when absent.
-        transform: image size and augmentation; as in pre-training when absent. Position embeddings are interpolated to
-            another size.
-        freeze_image: do not train the image encoder.
-        freeze_text: do not train the text encoder.
-        cache_images: compute the frozen image encoder's states once, of unaugmented images, and train on them.
-        cache_texts: compute the frozen text encoder's states once per distinct text, and train on them.
-        cache_folder: where caches are kept; a folder of the user's cache when absent.
-    """
-
-    checkpoint: str = ""
-    fresh: bool = False
-    options: dict[str, Any] = field(default_factory=dict)
-    max_length: int | None = None
-    transform: TransformConfig | None = None
-    freeze_image: bool = False
-    freeze_text: bool = False
-    cache_images: bool = False
-    cache_texts: bool = False
-    cache_folder: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.cache_images and not self.freeze_image:
-            raise ConfigError("model.cache_images needs model.freeze_image: states of a moving encoder go stale")
-        if self.cache_texts and not self.freeze_text:
-            raise ConfigError("model.cache_texts needs model.freeze_text: states of a moving encoder go stale")
-
-
-@dataclass(frozen=True)
-class Start:
-    """A pre-trained model as fine-tuning begins with it.
-
-    Attributes:
-        albef: the model, for images of the task's size.
-        preprocessing: its tokenization, and the task's transform.
-    """
-
-    albef: AlbefModel
-    preprocessing: Preprocessing
-
-
-def load_start(config: StartConfig, seed: int) -> Start:
-    """Load the model that a recipe starts from.
-
-    Args:
-        config: what to start from.
-        seed: seed of the run; the global generator is set from it, for all weights that start fresh.
-
-    Raises:
-        ConfigError: the recipe names no checkpoint.
-        CheckpointError: it cannot be loaded.
-    """
-    if not config.checkpoint:
-        raise ConfigError("model.checkpoint names nothing to start from; give the 'model' folder of a pre-training run")
-    preprocessing = Preprocessing.load(Path(config.checkpoint))
-    albef = load_albef(config.checkpoint)
-    transform = config.transform or preprocessing.transform
-    seed_weights(seed)
-    if config.fresh:
-        fresh = AlbefModel(albef.config)
-        fresh.image_encoder.load_state_dict(albef.image_encoder.state_dict())
-        fresh.text_encoder.load_state_dict(albef.text_encoder.state_dict())
-        albef = fresh
-    if transform.size != preprocessing.transform.size:
-        resize_images(albef, transform.size)
-    length = config.max_length or preprocessing.max_length
-    if length > albef.config.max_position_embeddings:
-        raise ConfigError(f"model.max_length is {length}, but the model reads {albef.config.max_position_embeddings}")
-    return Start(albef, replace(preprocessing, transform=transform, max_length=length))
 
 
 def task_states(

@@ -23,7 +23,7 @@ from truepair.models.fusion.answers import AnswerTrie
 from truepair.models.fusion.vqa import VqaModel
 from truepair.randomness import stable_hash
 from truepair.relations.text import normalise_answer
-from truepair.tasks.downstream import DownstreamTask, Split, finetune
+from truepair.tasks.downstream import DownstreamTask, FigureTable, Split, finetune
 from truepair.tasks.start import StartConfig, load_start
 
 
@@ -118,6 +118,40 @@ class VqaResult:
     questions: int
     accuracies: dict[str, VqaAccuracy]
 
+    def table(self) -> FigureTable:
+        """Accuracy over all questions and by kind, of the model and of who does not look."""
+        columns = [
+            {
+                "all": one.overall,
+                **one.by_answer_type,
+                **(one.by_question_type if len(one.by_question_type) < 20 else {}),
+            }
+            for one in self.accuracies.values()
+        ]
+        rows = [[kind, *(f"{column[kind]:.1%}" for column in columns)] for kind in (columns[0] if columns else ())]
+        return FigureTable(f"VQA accuracy: {self.questions:,} questions", ["questions", *self.accuracies], rows)
+
+
+def finetune_vqa(recipe: VqaRecipe, run_folder: Path, say: Say) -> VqaResult | None:
+    """Fine-tune on questions, and answer the test questions with the model that is left; see `finetune`.
+
+    Raises:
+        TruepairError: anything in recipe, data or checkpoint that does not fit, in one line.
+    """
+    task = VqaTask.from_checkpoint(recipe)
+    say(f"{len(task.answers):,} answers to choose from")
+    return finetune(task, run_folder, say)
+
+
+def evaluate_vqa(model_folder: Path, recipe: VqaRecipe, folder: Path) -> VqaResult:
+    """Answer the test questions of a recipe with a trained model; files go to ``folder``.
+
+    Raises:
+        TruepairError: anything in recipe, data or model that does not fit, in one line.
+    """
+    recipe = replace(recipe, data=recipe.data.filled())
+    return VqaTask(recipe, load_model(VqaModel, model_folder), Preprocessing.load(model_folder)).evaluate(folder)
+
 
 class VqaTask(DownstreamTask[VqaTable, str, VqaResult]):
     """Questions about images, answered by the likeliest answer of a list.
@@ -194,7 +228,7 @@ class VqaTask(DownstreamTask[VqaTable, str, VqaResult]):
         ids, mask = self.preprocessing.collator().encode(self.answers)
         parts = zip(ids.split(self.recipe.batch_size), mask.split(self.recipe.batch_size), strict=True)
         device = self.model.device
-        features = [self.model.answer_features(part.to(device), seen.to(device)) for part, seen in parts]
+        features = [self.model.answer_features(tokens.to(device), part.to(device)) for tokens, part in parts]
         self._features = torch.cat(features)
 
     def answer(self, batch: VqaBatch, images: Tensor, texts: Tensor) -> list[str]:
@@ -226,7 +260,7 @@ class VqaTask(DownstreamTask[VqaTable, str, VqaResult]):
 
     def measure(self, answers: Sequence[str], table: VqaTable) -> dict[str, float]:
         """VQA accuracy over all questions, and by type of answer."""
-        accuracy = accuracy_of(answers, table)
+        accuracy = _accuracy(answers, table)
         return {"accuracy": accuracy.overall, **{f"accuracy/{n}": v for n, v in accuracy.by_answer_type.items()}}
 
     def report(self, answers: Sequence[str], table: VqaTable, folder: Path) -> VqaResult:
@@ -234,7 +268,7 @@ class VqaTask(DownstreamTask[VqaTable, str, VqaResult]):
         write_vqa_results(dict(zip(table.questions["question_id"], answers, strict=True)), folder / "vqa_results.json")
         result = VqaResult(len(table), {})
         if all(table.questions["answers"]):
-            result.accuracies["model"] = accuracy_of(answers, table)
+            result.accuracies["model"] = _accuracy(answers, table)
             result.accuracies.update(self._baselines(table))
         (folder / "vqa.json").write_text(json.dumps(asdict(result), indent=1), encoding="utf-8")
         return result
@@ -249,25 +283,12 @@ class VqaTask(DownstreamTask[VqaTable, str, VqaResult]):
             [question for question, _ in given], [answer for _, answer in given], self.answers
         )
         return {
-            "text alone": accuracy_of(baseline.answer(self.texts(table)), table),
-            "majority": accuracy_of([baseline.majority] * len(table), table),
+            "text alone": _accuracy(baseline.answer(self.texts(table)), table),
+            "majority": _accuracy([baseline.majority] * len(table), table),
         }
 
 
-def finetune_vqa(recipe: VqaRecipe, run_folder: Path, say: Say) -> VqaResult | None:
-    """Fine-tune on questions, and answer the test questions with the model that is left; see `finetune`."""
-    task = VqaTask.from_checkpoint(recipe)
-    say(f"{len(task.answers):,} answers to choose from")
-    return finetune(task, run_folder, say)
-
-
-def evaluate_vqa(model_folder: Path, recipe: VqaRecipe, folder: Path) -> VqaResult:
-    """Answer the test questions of a recipe with a trained model; files go to ``folder``."""
-    recipe = replace(recipe, data=recipe.data.filled())
-    return VqaTask(recipe, load_model(VqaModel, model_folder), Preprocessing.load(model_folder)).evaluate(folder)
-
-
-def accuracy_of(answers: Sequence[str], table: VqaTable) -> VqaAccuracy:
+def _accuracy(answers: Sequence[str], table: VqaTable) -> VqaAccuracy:
     """VQA accuracy of answers to the questions of a table."""
     rows = table.questions
     ids = list(rows["question_id"])
@@ -280,6 +301,7 @@ def accuracy_of(answers: Sequence[str], table: VqaTable) -> VqaAccuracy:
 
 
 def _collator(recipe: VqaRecipe, preprocessing: Preprocessing, vocabulary: AnswerVocabulary | None) -> VqaCollator:
+    """Makes batches of questions with the answers as the decoder reads them."""
     return VqaCollator(
         preprocessing.collator().encode,
         preprocessing.tokenizer,

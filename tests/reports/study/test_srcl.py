@@ -29,7 +29,7 @@ def test_every_arm_is_drawn_six_lines_a_figure():
 
 def test_an_arm_that_knows_the_truth_is_not_the_best_of_them():
     rows = study_rows()
-    rows += [row | {"arm": "SRCL with oracle", "ga": 99.0} for row in rows if row["arm"] == "SRCL own"]
+    rows += [row | {"arm": "SRCL with oracle", "retrieval_score": 99.0} for row in rows if row["arm"] == "SRCL own"]
     arms = ["InfoNCE", "SRCL own", "SRCL good seed", "SRCL with oracle"]
     view = StudyView(StudyTable(rows, arms), StudyCurves(), "InfoNCE", "oracle relabel")
     sentence = next(line for line in answer_srcl(view).sentences if line.startswith("7 drawings: clear gains"))

@@ -2,9 +2,10 @@ import numpy as np
 
 from tests.tasks.study.study_rows import study_rows, study_table
 from truepair.reports.data import FactGroup
-from truepair.reports.study.data import TextCell, TextTable
+from truepair.reports.study.data import TextTable
 from truepair.reports.study.tables import arm_tables, markdown, write_markdown
 from truepair.reports.study.view import StudyCurves, StudyView
+from truepair.reports.study.words import TextCell
 from truepair.tasks.study.table import StudyTable
 
 
@@ -21,7 +22,7 @@ def test_one_table_for_each_kind_of_data_with_level_gain_and_share():
     rows = dict(found[1].rows)
     assert next(iter(rows)) == "InfoNCE"
     assert all(len(cells) == len(columns) - 1 for cells in rows.values())
-    scores = list(study_table().figures("GRIT", "7 drawings", "held_out", "ga").values())
+    scores = list(study_table().figures("GRIT", "7 drawings", "held_out", "retrieval_score").values())
     assert rows["GRIT"][0].text == "15"
     assert rows["GRIT"][1] == (f"{np.mean(scores):.1f}", f"± {np.std(scores, ddof=1):.1f}")
     assert rows["GRIT"][2].text.startswith("\N{MINUS SIGN}4.") or rows["GRIT"][2].text.startswith("\N{MINUS SIGN}3.")
@@ -40,9 +41,9 @@ def test_arms_without_a_run_on_some_data_are_left_out_there():
 def test_a_study_that_trains_itm_states_its_score_and_gain():
     found = tables(study_table())
     assert all("ITM" not in column for table in found for column in table.columns)
+    matched = {"InfoNCE": 30.0, "GRIT": 34.0}
     rows = [
-        row
-        | ({"itm_ga": {"InfoNCE": 30.0, "GRIT": 34.0}[row["arm"]] + row["seed"]} if row["arm"] != "S-ITC 0.3" else {})
+        row | ({"itm_retrieval_score": matched[row["arm"]] + row["seed"]} if row["arm"] in matched else {})
         for row in study_rows()
         if row["arm"] in ("InfoNCE", "GRIT", "S-ITC 0.3")
     ]

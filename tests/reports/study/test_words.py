@@ -1,6 +1,6 @@
 import pytest
 
-from truepair.reports.study.view import counted, gain_cell, listed, number, share_cell, signed
+from truepair.reports.study.words import counted, gain_cell, listed, number, share_cell, signed
 from truepair.tasks.study.statistics import PairedDifference, RecoveredShare
 
 

@@ -29,11 +29,12 @@ def study_rows(data_seeds=(0, 1, 2), seeds=(0, 1, 2, 3, 4), tests=("held_out", "
                 start = rng.normal(0, 0.5)
                 for arm, (aware, naive) in GAINS.items():
                     for test in tests:
-                        ga = base + concepts + start + density * aware + rng.normal(0, noise)
+                        score = base + concepts + start + density * aware + rng.normal(0, noise)
                         own = 0.6 * base + concepts + start + density * naive + rng.normal(0, noise)
                         row = {"study": "made up", "arm": arm, "data": data, "data_seed": data_seed, "seed": seed}
-                        row |= {"test": test, "seconds": 10.0, "pairs": 32_000, "ga": ga, "naive": own}
-                        row |= {"i2t_r1": ga + 8, "t2i_r1": ga + 6, "i2t_map_r": ga - 6, "t2i_map_r": ga - 8}
+                        row |= {"test": test, "seconds": 10.0, "pairs": 32_000, "retrieval_score": score, "naive": own}
+                        row |= {"i2t_r1": score + 8, "t2i_r1": score + 6}
+                        row |= {"i2t_map_r": score - 6, "t2i_map_r": score - 8}
                         row |= {"false_negative_rate": density * (6.0 if "GRIT" in arm else 3.0)}
                         row |= {"hardest_is_false": density * (65.0 if "GRIT" in arm else 36.0)}
                         row |= _own_figures(arm)
@@ -49,7 +50,7 @@ def _own_figures(arm):
         "weight_of_false_negatives": 0.45 if srcl else None,
         "conversion_precision": 89.0 if judged else None,
         "conversion_recall": 59.0 if judged else None,
-        "itm_ga": None,
+        "itm_retrieval_score": None,
     }
 
 

@@ -39,15 +39,18 @@ def test_swapped_arms_are_those_in_other_order():
     table = study_table()
     found = ranking_agreement(table, "7 drawings", "held_out")
     means = {
-        figure: {arm: table.mean(arm, "7 drawings", "held_out", figure) for arm in GAINS} for figure in ("ga", "naive")
+        figure: {arm: table.mean(arm, "7 drawings", "held_out", figure) for arm in GAINS}
+        for figure in ("retrieval_score", "naive")
     }
     swapped = {
         frozenset(pair)
         for pair in combinations(GAINS, 2)
-        if (means["ga"][pair[0]] - means["ga"][pair[1]]) * (means["naive"][pair[0]] - means["naive"][pair[1]]) < 0
+        if (means["retrieval_score"][pair[0]] - means["retrieval_score"][pair[1]])
+        * (means["naive"][pair[0]] - means["naive"][pair[1]])
+        < 0
     }
     assert {frozenset((swap.better, swap.worse)) for swap in found.swaps} == swapped
-    assert all(means["ga"][swap.better] > means["ga"][swap.worse] for swap in found.swaps)
+    assert all(means["retrieval_score"][swap.better] > means["retrieval_score"][swap.worse] for swap in found.swaps)
     clear = [(swap.better, swap.worse) for swap in found.swaps if swap.clear]
     assert ("SRCL good seed", "S-ITC 0.3") in clear
     assert next(iter(found.aware)) == next(iter(found.naive)) == "oracle relabel"
@@ -79,7 +82,7 @@ def test_arms_with_fewer_seeds_are_ranked_on_the_seeds_that_all_have():
     assert found.left_out == []
     assert found.cells == 12
     shared = [
-        row["ga"]
+        row["retrieval_score"]
         for row in rows
         if (row["arm"], row["data"], row["test"]) == ("InfoNCE", "7 drawings", "held_out") and row["seed"] < 4
     ]

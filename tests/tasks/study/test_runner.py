@@ -75,7 +75,7 @@ def test_a_study_is_run_once_and_gathered(
     for row in rows:
         assert row["study"] == "study" and row["pairs"] > 0 and row["seconds"] > 0
         figures = [row[name] for name in ("i2t_r1", "i2t_map_r", "t2i_r1", "t2i_map_r")]
-        assert row["ga"] == pytest.approx(sum(figures) / 4) and 0 <= row["naive"] <= 100
+        assert row["retrieval_score"] == pytest.approx(sum(figures) / 4) and 0 <= row["naive"] <= 100
         assert (row["conversion_recall"] is None) == (row["arm"] != "mined")
     curves = pq.read_table(tmp_path / "out" / "curves.parquet").to_pylist()
     assert {"mi_positive", "false_negative_rate"} <= {curve["name"] for curve in curves}

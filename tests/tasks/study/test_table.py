@@ -15,16 +15,18 @@ def test_reads_what_a_study_gathers(tmp_path):
     assert sorted(table.arms) == sorted(GAINS)
     assert table.data == ["2 drawings", "7 drawings"]
     assert table.tests == ["held_out", "unseen"]
-    found = table.figures("GRIT", "7 drawings", "unseen", "ga")
+    found = table.figures("GRIT", "7 drawings", "unseen", "retrieval_score")
     assert sorted(found) == [Cell(0, 5), Cell(0, 6), Cell(1, 5), Cell(1, 6)]
     right = [
-        row["ga"] for row in rows if row["arm"] == "GRIT" and row["data"] == "7 drawings" and row["test"] == "unseen"
+        row["retrieval_score"]
+        for row in rows
+        if row["arm"] == "GRIT" and row["data"] == "7 drawings" and row["test"] == "unseen"
     ]
     assert list(found.values()) == right
-    assert table.mean("GRIT", "7 drawings", "unseen", "ga") == pytest.approx(sum(right) / 4)
+    assert table.mean("GRIT", "7 drawings", "unseen", "retrieval_score") == pytest.approx(sum(right) / 4)
     assert table.mean("GRIT", "7 drawings", "unseen", "weight_below_07") is None
     assert table.has("weight_below_07")
-    assert not table.has("itm_ga")
+    assert not table.has("itm_retrieval_score")
     assert not table.has("unheard of")
 
 

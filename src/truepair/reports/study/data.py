@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from truepair.reports.data import FactGroup, KeyFigure, Plot
-from truepair.reports.page import draw_plot
+from truepair.reports.plots import draw_plot
+from truepair.reports.study.words import TextCell
 
 
 class Chart(Protocol):
@@ -39,18 +40,6 @@ class LineDrawing:
     def draw(self, name: str) -> str:
         """The figure as inline SVG."""
         return draw_plot(self.plot, name)
-
-
-class TextCell(NamedTuple):
-    """A cell of a table.
-
-    Attributes:
-        text: its figure.
-        small: its interval or spread; empty where there is none.
-    """
-
-    text: str
-    small: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,13 +8,13 @@ from typing import Any
 from truepair.errors import DataError
 from truepair.evaluation import Estimate
 from truepair.reports.data import KeyFigure
-from truepair.reports.study.data import QuestionAnswer, TextCell, TextTable
+from truepair.reports.study.data import QuestionAnswer, TextTable
 from truepair.reports.study.plots import IntervalPlot
-from truepair.reports.study.view import number, span
+from truepair.reports.study.words import TextCell, number, span
 
-AIM = 0.70  # average precision
+_PRECISION_AIM = 0.70  # average precision
 
-RECALLS = ("0.1", "0.25", "0.5")
+SHOWN_RECALLS = ("0.1", "0.25", "0.5")
 
 _FORM = (
     'give {"data": ..., "pairs": ..., "matches": ..., "detectors": [{"name", "auc", "average_precision", '
@@ -31,28 +31,28 @@ def read_detectors(path: Path) -> Mapping[str, Any] | None:
     if not path.exists():
         return None
     try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        for detector in found["detectors"]:
+        comparison: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        for detector in comparison["detectors"]:
             _row(detector)
-        f"{found['data']} {found['pairs']:,} {found['matches']:,}"
+        f"{comparison['data']} {comparison['pairs']:,} {comparison['matches']:,}"
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"detectors cannot be read from {path} ({error!r}); {_FORM}") from None
-    return found
+    return comparison
 
 
-def answer_detectors(found: Mapping[str, Any] | None) -> QuestionAnswer:
+def answer_detectors(comparison: Mapping[str, Any] | None) -> QuestionAnswer:
     """How well detectors find the pairs that people took for matches."""
     sentences, drawings, tables = ["This study has no detectors that were compared with human judgements."], [], []
-    if found is not None and found["detectors"]:
-        best = max(found["detectors"], key=lambda detector: detector["average_precision"])
-        reached = "reaches" if best["average_precision"] >= AIM else "misses"
+    if comparison is not None and comparison["detectors"]:
+        best = max(comparison["detectors"], key=lambda detector: detector["average_precision"])
+        reached = "reaches" if best["average_precision"] >= _PRECISION_AIM else "misses"
         sentences = [
-            f"{found['data']}: {found['pairs']:,} judged pairs, {found['matches']:,} of them matches. Best is "
-            f"{best['name']} with an average precision of {number(best['average_precision'], 3)}, which {reached} the "
-            f"aim of {AIM:.2f}."
+            f"{comparison['data']}: {comparison['pairs']:,} judged pairs, {comparison['matches']:,} of them matches. "
+            f"Best is {best['name']} with an average precision of {number(best['average_precision'], 3)}, which "
+            f"{reached} the aim of {_PRECISION_AIM:.2f}."
         ]
-        drawings = [_plot(found)]
-        tables = [_table(found)]
+        drawings = [_plot(comparison)]
+        tables = [_table(comparison)]
     return QuestionAnswer(
         key="detectors",
         title="Detectors against people",
@@ -63,41 +63,41 @@ def answer_detectors(found: Mapping[str, Any] | None) -> QuestionAnswer:
     )
 
 
-def detector_figure(found: Mapping[str, Any] | None) -> list[KeyFigure]:
+def detector_figure(comparison: Mapping[str, Any] | None) -> list[KeyFigure]:
     """The best average precision, for the top of the page."""
-    if found is None or not found["detectors"]:
+    if comparison is None or not comparison["detectors"]:
         return []
-    best = max(found["detectors"], key=lambda detector: detector["average_precision"])
+    best = max(comparison["detectors"], key=lambda detector: detector["average_precision"])
     value = number(best["average_precision"], 3)
-    return [KeyFigure(label="Detector, average precision", value=value, note=f"{best['name']}; {found['data']}")]
+    return [KeyFigure(label="Detector, average precision", value=value, note=f"{best['name']}; {comparison['data']}")]
 
 
-def _plot(found: Mapping[str, Any]) -> IntervalPlot:
+def _plot(comparison: Mapping[str, Any]) -> IntervalPlot:
     """Average precision by detector."""
-    points = [_average_precision(detector) for detector in found["detectors"]]
+    points = [_average_precision(detector) for detector in comparison["detectors"]]
     return IntervalPlot(
         title="Average precision of detectors",
         x_label="average precision",
-        rows=[detector["name"] for detector in found["detectors"]],
+        rows=[detector["name"] for detector in comparison["detectors"]],
         series={"average precision": points},
-        mark=AIM,
+        mark=_PRECISION_AIM,
     )
 
 
-def _table(found: Mapping[str, Any]) -> TextTable:
-    columns = ["Detector", "AUC", "average precision", *(f"precision at recall {recall}" for recall in RECALLS)]
-    rows = [(detector["name"], _row(detector)) for detector in found["detectors"]]
-    title = f"Detectors, {found['data']}"
-    command = found.get("command", "")
+def _table(comparison: Mapping[str, Any]) -> TextTable:
+    columns = ["Detector", "AUC", "average precision", *(f"precision at recall {recall}" for recall in SHOWN_RECALLS)]
+    rows = [(detector["name"], _row(detector)) for detector in comparison["detectors"]]
+    title = f"Detectors, {comparison['data']}"
+    command = comparison.get("command", "")
     return TextTable(title=title, columns=columns, rows=rows, note=f"Made by: {command}" if command else "")
 
 
 def _row(detector: Mapping[str, Any]) -> list[TextCell]:
     """Figures of one detector."""
-    found = _average_precision(detector)
-    small = span(found.low, found.high, 3) if found.low < found.high else ""
-    at_recall = [detector["precision_at_recall"][recall] for recall in RECALLS]
-    shown = [TextCell(number(float(figure), 3)) for figure in (detector["auc"], found.value, *at_recall)]
+    precision = _average_precision(detector)
+    small = span(precision.low, precision.high, 3) if precision.low < precision.high else ""
+    at_recall = [detector["precision_at_recall"][recall] for recall in SHOWN_RECALLS]
+    shown = [TextCell(number(float(figure), 3)) for figure in (detector["auc"], precision.value, *at_recall)]
     shown[1] = TextCell(shown[1].text, small)
     return shown
 

@@ -8,18 +8,12 @@ from markupsafe import Markup
 from truepair.reports.data import FactGroup, KeyFigure
 from truepair.reports.facts import machine_facts
 from truepair.reports.page import page_environment
-from truepair.reports.study.answers import (
-    answer_batches,
-    answer_density,
-    answer_mafa,
-    answer_naive,
-    answer_srcl,
-    best_method,
-)
+from truepair.reports.study.answers import best_method, study_answers
 from truepair.reports.study.data import StudyPage
 from truepair.reports.study.detectors import answer_detectors, detector_figure, read_detectors
 from truepair.reports.study.tables import arm_tables, write_markdown
-from truepair.reports.study.view import StudyCurves, StudyView, counted, gain_words, number, share_cell
+from truepair.reports.study.view import StudyCurves, StudyView
+from truepair.reports.study.words import counted, gain_words, number, share_cell
 from truepair.tasks.study.config import QuestionArms
 from truepair.tasks.study.table import StudyTable
 
@@ -60,12 +54,11 @@ def report_study(
     curves = StudyCurves.read(folder / "curves.parquet")
     view = StudyView(table, curves, reference, ceiling, questions or {})
     found = read_detectors(detectors or folder / "detectors.json")
-    answers = [answer_batches, answer_density, answer_srcl, answer_mafa, answer_naive]
     page = StudyPage(
         title=title,
         summary=_summary(view),
         key_figures=[*_key_figures(view), *detector_figure(found)],
-        answers=[*(answer(view) for answer in answers), answer_detectors(found)],
+        answers=[*study_answers(view), answer_detectors(found)],
         tables=arm_tables(view),
         facts=[_study_facts(view, command, [arm for arm in arms if arm not in table.arms]), machine_facts()],
     )

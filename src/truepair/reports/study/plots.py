@@ -1,4 +1,4 @@
-"""Figures of a study's runs over training, averaged over the cells of an arm."""
+"""Drawings of a study: intervals, rankings side by side, histograms."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,13 +11,11 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from truepair.evaluation import Estimate
-from truepair.reports.study.view import number
-from truepair.reports.svg import INK, MUTED, RULE, SERIES, clear_figure, inline_svg, page_settings
+from truepair.reports.plots import DASHES, INK, MUTED, RULE, SERIES, clear_figure, inline_svg, page_settings
+from truepair.reports.study.words import number
 from truepair.tasks.study.statistics import FEWEST, PairedDifference, RecoveredShare
 
 _MARKERS = "osD^vP"  # series differ by shape too
-
-_DASHES = ["solid", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)), (0, (10, 2)), (0, (3, 3))]
 
 _NAME_WIDTH = 24  # characters
 
@@ -125,7 +123,7 @@ class RankingPlot:
         names = {item: fill(item, _NAME_WIDTH) for item in self.left_order}
         with page_settings(name):
             figure, axes = clear_figure(_HEAD + _name_height(names.values()) * count)
-            colours = cycle(zip(SERIES, _DASHES, strict=True))
+            colours = cycle(zip(SERIES, DASHES, strict=True))
             for place, item in enumerate(self.left_order):
                 ends = [place, self.right_order.index(item)]
                 marked = item in self.marked
@@ -173,7 +171,7 @@ class HistogramPlot:
         named = len(self.series) > 1
         with page_settings(name):
             figure, axes = clear_figure(2.7 + _LEGEND * len(self.series) * named)
-            styles = zip(self.series.values(), cycle(SERIES), cycle(_DASHES), strict=False)
+            styles = zip(self.series.values(), cycle(SERIES), cycle(DASHES), strict=False)
             drawn = [
                 axes.stairs(shares, self.edges, color=colour, linestyle=dashes, linewidth=1.8)
                 for shares, colour, dashes in styles

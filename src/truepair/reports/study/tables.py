@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from truepair.reports.data import FactGroup
-from truepair.reports.study.data import TextCell, TextTable
-from truepair.reports.study.view import NOTHING, StudyView, gain_cell, number, share_cell
+from truepair.reports.study.data import TextTable
+from truepair.reports.study.view import StudyView
+from truepair.reports.study.words import NOTHING, TextCell, gain_cell, number, share_cell
 from truepair.tasks.study.ranking import AWARE, NAIVE
 
-ITM = "itm_ga"
+ITM_SCORE = "itm_retrieval_score"
 """The score of ranking by ITM alone."""
 
 TEST_TITLES = {"held_out": "held out", "unseen": "unseen concepts"}
@@ -25,7 +26,7 @@ def arm_tables(view: StudyView) -> list[TextTable]:
         *([f"share of {view.ceiling}"] if view.ceiling else []),
         "gain, own pair only",
         *(f"gain, {TEST_TITLES.get(test, test)}" for test in others),
-        *(["score by ITM", "gain by ITM"] if view.table.has(ITM) else []),
+        *(["score by ITM", "gain by ITM"] if view.table.has(ITM_SCORE) else []),
         "seconds a run",
     ]
     return [
@@ -51,10 +52,10 @@ def _cells(view: StudyView, arm: str, data: str, others: Sequence[str]) -> list[
     own, naive, *further = [NOTHING if base else gain_cell(gain) for gain in [*gains, *elsewhere]]
     shares = [NOTHING if base else share_cell(view.recovered(arm, data))] if view.ceiling else []
     count, score = level(view, arm, data)
-    if view.table.has(ITM):
-        matched = bool(view.table.figures(arm, data, view.test, ITM))
-        further.append(level(view, arm, data, ITM)[1] if matched else NOTHING)
-        further.append(gain_cell(view.gain(arm, data, figure=ITM)) if matched and not base else NOTHING)
+    if view.table.has(ITM_SCORE):
+        matched = bool(view.table.figures(arm, data, view.test, ITM_SCORE))
+        further.append(level(view, arm, data, ITM_SCORE)[1] if matched else NOTHING)
+        further.append(gain_cell(view.gain(arm, data, figure=ITM_SCORE)) if matched and not base else NOTHING)
     seconds = view.mean(arm, data, "seconds")
     return [count, score, own, *shares, naive, *further, NOTHING if seconds is None else TextCell(number(seconds))]
 

@@ -1,4 +1,4 @@
-"""Figures of a study in words."""
+"""What the questions of a study look at: its results, its curves over training, and which arms are asked about."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -13,13 +13,17 @@ import pyarrow.parquet as pq
 
 from truepair.errors import ConfigError, DataError
 from truepair.reports.data import Line
-from truepair.reports.study.data import TextCell
-from truepair.tasks.study.config import QuestionArms, StudyQuestion
+from truepair.tasks.study.config import QUESTION_ARMS, QuestionArms, StudyQuestion
 from truepair.tasks.study.ranking import AWARE
-from truepair.tasks.study.statistics import FEWEST, PairedDifference, RecoveredShare, paired_difference, recovered_share
+from truepair.tasks.study.statistics import PairedDifference, RecoveredShare, paired_difference, recovered_share
 from truepair.tasks.study.table import StudyTable
 
-COLUMNS = ("arm", "data", "epoch", "name", "value")
+MAIN_TEST = "held_out"
+
+KNOWS_TRUTH = "*oracle*"  # arms so called are ceilings, not methods
+
+
+_CURVE_COLUMNS = ("arm", "data", "epoch", "name", "value")
 
 
 class StudyCurves:
@@ -30,12 +34,12 @@ class StudyCurves:
     """
 
     def __init__(self, rows: Sequence[Mapping[str, Any]] = ()) -> None:
-        found: dict[tuple[str, str, str], dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+        cells: dict[tuple[str, str, str], dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
         for row in rows:
-            found[row["arm"], row["data"], row["name"]][row["epoch"]].append(row["value"])
+            cells[row["arm"], row["data"], row["name"]][row["epoch"]].append(row["value"])
         self._means = {
             key: {epoch: sum(values) / len(values) for epoch, values in sorted(epochs.items())}
-            for key, epochs in found.items()
+            for key, epochs in cells.items()
         }
 
     @classmethod
@@ -48,7 +52,7 @@ class StudyCurves:
         if not path.exists():
             return cls()
         try:
-            return cls(pq.read_table(path, columns=list(COLUMNS)).to_pylist())
+            return cls(pq.read_table(path, columns=list(_CURVE_COLUMNS)).to_pylist())
         except (OSError, KeyError, pa.ArrowException) as error:
             raise DataError(f"curves cannot be read from {path} ({error}); remove it and run the study again") from None
 
@@ -79,20 +83,6 @@ class StudyCurves:
         return [100 * count / total for count in counts] if total else []
 
 
-# Where the study file names no arms of a question, the terms in their names do.
-TERMS: dict[StudyQuestion, list[str]] = {
-    "batches": ["*GRIT*"],
-    "density": ["*"],
-    "srcl": ["*SRCL*"],
-    "mafa": ["*GRIT*", "*ECM*", "*MAFA*", "S-ITC*"],
-    "naive": ["*"],
-}
-
-KNOWS_TRUTH = "*oracle*"  # arms so called are ceilings, not methods
-
-MAIN_TEST = "held_out"
-
-
 @dataclass(frozen=True)
 class StudyView:
     """Results and curves of a study.
@@ -112,9 +102,9 @@ class StudyView:
     questions: Mapping[str, QuestionArms] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        wrong = [key for key in self.questions if key not in TERMS]
+        wrong = [key for key in self.questions if key not in QUESTION_ARMS]
         if wrong:
-            raise ConfigError(f"questions: '{wrong[0]}' is not one of {', '.join(TERMS)}")
+            raise ConfigError(f"questions: '{wrong[0]}' is not one of {', '.join(QUESTION_ARMS)}")
 
     @cached_property
     def test(self) -> str:
@@ -125,7 +115,7 @@ class StudyView:
     def arms_of(self, question: StudyQuestion) -> list[str]:
         """Arms of a question, in the order of the study, without reference and ceiling."""
         asked = self.questions.get(question, QuestionArms())
-        patterns = asked.arms or TERMS[question]
+        patterns = asked.arms or QUESTION_ARMS[question]
         return [
             arm
             for arm in self.table.arms
@@ -162,8 +152,8 @@ class StudyView:
 
     def recovered(self, arm: str, data: str) -> RecoveredShare | None:
         """Share of the ceiling's gain that an arm reaches on the main test."""
-        found = [self.table.figures(name, data, self.test, AWARE) for name in (arm, self.reference, self.ceiling)]
-        return recovered_share(*found)
+        compared = (arm, self.reference, self.ceiling)
+        return recovered_share(*(self.table.figures(name, data, self.test, AWARE) for name in compared))
 
     def has(self, arm: str, figure: str) -> bool:
         """Whether an arm has a figure on any data."""
@@ -172,75 +162,3 @@ class StudyView:
     def mean(self, arm: str, data: str, figure: str) -> float | None:
         """Mean of a figure on the main test, over an arm's cells."""
         return self.table.mean(arm, data, self.test, figure)
-
-
-_DASH = "\N{EN DASH}"
-
-_MINUS = "\N{MINUS SIGN}"
-
-NOTHING = TextCell(_DASH)
-
-
-def number(value: float, digits: int = 1) -> str:
-    """A number with a proper minus; nothing rounds to a negative zero."""
-    return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", _MINUS)
-
-
-def signed(value: float, digits: int = 1) -> str:
-    """A number that always shows its sign; zero has none."""
-    text = number(value, digits)
-    return text if text.startswith(_MINUS) or not float(text) else f"+{text}"
-
-
-def span(low: float, high: float, digits: int = 1) -> str:
-    """An interval."""
-    return f"{number(low, digits)} to {number(high, digits)}"
-
-
-def gain_cell(gain: PairedDifference | None) -> TextCell:
-    """A paired difference and its interval; few runs have none."""
-    if gain is None:
-        return NOTHING
-    few = gain.cells < FEWEST
-    return TextCell(signed(gain.mean), counted(gain.cells, "run") if few else span(gain.low, gain.high))
-
-
-def gain_words(gain: PairedDifference) -> str:
-    """A paired difference within a sentence."""
-    text, small = gain_cell(gain)
-    return f"{text} points ({small})"
-
-
-def share_cell(share: RecoveredShare | None) -> TextCell:
-    """A share in per cent and its interval; few runs have none."""
-    if share is None:
-        return NOTHING
-    few = share.cells < FEWEST
-    small = counted(share.cells, "run") if few else span(100 * share.low, 100 * share.high, 0)
-    return TextCell(f"{number(100 * share.value, 0)} %", small)
-
-
-def share_words(share: RecoveredShare) -> str:
-    """A share within a sentence."""
-    text, small = share_cell(share)
-    return f"{text} ({small})"
-
-
-def percent_cell(value: float | None) -> TextCell:
-    """A figure that is in per cent already."""
-    return NOTHING if value is None else TextCell(f"{number(value)} %")
-
-
-def plain_cell(value: float | None) -> TextCell:
-    """A figure without a unit."""
-    return NOTHING if value is None else TextCell(number(value, 2))
-
-
-def listed(names: Sequence[str]) -> str:
-    """Names as a sentence lists them."""
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-
-
-def counted(count: int, thing: str, things: str = "") -> str:
-    """A count and its noun."""
-    return f"{count:,} {thing if count == 1 else things or thing + 's'}"

@@ -1,13 +1,22 @@
 """A study as its file states it."""
 
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal, Self, get_args, get_origin
+from typing import Any, Literal, Self, get_origin
 
 from truepair.errors import ConfigError, nearest
 
 StudyQuestion = Literal["batches", "density", "srcl", "mafa", "naive"]
 
-QUESTIONS: tuple[StudyQuestion, ...] = get_args(StudyQuestion)
+QUESTION_ARMS: dict[StudyQuestion, list[str]] = {
+    "batches": ["*GRIT*"],
+    "density": ["*"],
+    "srcl": ["*SRCL*"],
+    "mafa": ["*GRIT*", "*ECM*", "*MAFA*", "S-ITC*"],
+    "naive": ["*"],
+}
+"""Questions of a study's page -> patterns of the arms each is about, where the study file names none."""
+
+PREPARE_COMMANDS = ("pretrain", "judge", "mine")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,9 +35,6 @@ class QuestionArms:
         wrong = [pair for pair in self.pairs if len(pair) != 2]
         if wrong:
             raise ConfigError(f"questions: pairs holds {wrong[0]!r}; give two arms each")
-
-
-COMMANDS = ("pretrain", "judge", "mine")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,8 +85,8 @@ class PrepareConfig(LayerConfig):
     high: float = 0.5
 
     def __post_init__(self) -> None:
-        if self.command not in COMMANDS:
-            raise ConfigError(f"prepare: there is no command '{self.command}'; give {', '.join(COMMANDS)}")
+        if self.command not in PREPARE_COMMANDS:
+            raise ConfigError(f"prepare: there is no command '{self.command}'; give {', '.join(PREPARE_COMMANDS)}")
         if (self.command == "mine") != (self.judge is not None):
             raise ConfigError("prepare: 'judge' names the judge of the command mine; give it there, and only there")
 
@@ -128,8 +134,8 @@ class StudyConfig:
                 if data not in self.data:
                     raise ConfigError(f"arm '{name}' names data '{data}', which is not there{nearest(data, self.data)}")
         for question in self.questions:
-            if question not in QUESTIONS:
-                raise ConfigError(f"questions: there is no '{question}'{nearest(question, QUESTIONS)}")
+            if question not in QUESTION_ARMS:
+                raise ConfigError(f"questions: there is no '{question}'{nearest(question, QUESTION_ARMS)}")
         if not (self.data and self.data_seeds and self.seeds):
             raise ConfigError("a study needs data, data_seeds and seeds; give at least one of each")
 

@@ -11,7 +11,7 @@ from truepair.evaluation import Estimate
 from truepair.tasks.study.statistics import PairedDifference, common_cells, interval, paired_difference, resampled
 from truepair.tasks.study.table import Cell, Figures, StudyTable
 
-AWARE, NAIVE = "ga", "naive"
+AWARE, NAIVE = "retrieval_score", "naive"
 
 Array = NDArray[np.float64]
 

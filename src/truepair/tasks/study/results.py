@@ -1,4 +1,4 @@
-"""What the runs of a study found, as rows of two tables."""
+"""What the runs of a study found, as rows of two tables: results, and curves over training."""
 
 import json
 import statistics
@@ -13,11 +13,12 @@ import pyarrow.parquet as pq
 from truepair.engine.logs.log import read_log
 from truepair.tasks.pretraining import HELD_OUT, UNSEEN
 from truepair.tasks.study.cells import StudyRun
+from truepair.tasks.study.table import FORMER_NAMES
 
-TESTS = {"held_out": HELD_OUT, "unseen": UNSEEN}
+TEST_FILES = {"held_out": HELD_OUT, "unseen": UNSEEN}
 """Name of each test -> the file of a run that holds its figures."""
 
-LAST = {
+LAST_EPOCH_FIGURES = {
     "conversion_precision": ("epoch", "ecm/conversion_precision", 100.0),
     "conversion_recall": ("epoch", "ecm/conversion_recall", 100.0),
     "false_negative_rate": ("epoch", "false_negative_rate", 100.0),
@@ -30,26 +31,29 @@ LAST = {
 }
 """Figure -> kind of record, name in it, factor: from the last epoch of a run's log."""
 
-FIGURES = (
-    *(f"{side}_{figure}" for side in ("i2t", "t2i") for figure in ("r1", "r5", "r10", "map_r")),
-    "ga",
+RETRIEVAL_FIGURES = {"r1": "recall_at_1", "r5": "recall_at_5", "r10": "recall_at_10", "map_r": "map_at_r"}
+"""Figure of each direction, after ``i2t_`` or ``t2i_`` -> its name in a run's ``retrieval.json``."""
+
+RESULT_FIGURES = (
+    *(f"{side}_{figure}" for side in ("i2t", "t2i") for figure in RETRIEVAL_FIGURES),
+    "retrieval_score",
     "naive",
-    "itm_ga",
-    *LAST,
+    "itm_retrieval_score",
+    *LAST_EPOCH_FIGURES,
 )
 
-SCHEMA = pa.schema(
+RESULT_SCHEMA = pa.schema(
     [
         *((name, pa.string()) for name in ("study", "arm", "data")),
         *((name, pa.int64()) for name in ("data_seed", "seed")),
         ("test", pa.string()),
         ("seconds", pa.float64()),
         ("pairs", pa.int64()),
-        *((name, pa.float64()) for name in FIGURES),
+        *((name, pa.float64()) for name in RESULT_FIGURES),
     ]
 )
 
-CURVES = (
+CURVE_NAMES = (
     "hardest_is_false",
     "false_negative_rate",
     "random_false_negative_rate",
@@ -61,23 +65,27 @@ CURVES = (
     "ecm/conversion_precision",
     "ecm/conversion_recall",
 )
-"""Names in a run's log that become curves, and the bins of ``srcl_weights/``."""
+"""Names in a run's log that become curves, beside the bins of ``srcl_weights/``."""
 
-Row = dict[str, Any]
+_CURVE_SCHEMA = pa.schema(
+    [*list(RESULT_SCHEMA)[:5], ("epoch", pa.int64()), ("name", pa.string()), ("value", pa.float64())]
+)
+
+_Row = dict[str, Any]
 
 
 def figures_of(folder: Path) -> dict[str, dict[str, float]]:
     """Figures of a finished run by test: retrieval in per cent, and what the last epoch of its log says."""
-    last = _last_epoch(read_log(folder / "log.jsonl"))
-    found = {}
-    for test, name in TESTS.items():
+    last_epoch = _last_epoch(read_log(folder / "log.jsonl"))
+    by_test = {}
+    for test, name in TEST_FILES.items():
         if (folder / name).exists():
             ways = json.loads((folder / name).read_text(encoding="utf-8"))["ways"]
-            found[test] = _retrieval(ways["similarity"])
+            figures = _retrieval(ways["similarity"])
             if "ITM" in ways:
-                found[test]["itm_ga"] = _retrieval(list(ways.values())[-1])["ga"]
-            found[test] |= last
-    return found
+                figures["itm_retrieval_score"] = _retrieval(list(ways.values())[-1])["retrieval_score"]
+            by_test[test] = figures | last_epoch
+    return by_test
 
 
 def gather_results(study: str, runs: Iterable[StudyRun], folder: Path) -> int:
@@ -91,53 +99,50 @@ def gather_results(study: str, runs: Iterable[StudyRun], folder: Path) -> int:
     Returns:
         Rows of the results.
     """
-    rows: list[Row] = []
-    curves: list[Row] = []
+    rows: list[_Row] = []
+    curves: list[_Row] = []
     for run in runs:
         keys = {"study": study, "arm": run.arm, "data": run.data, "data_seed": run.data_seed, "seed": run.seed}
         result = json.loads((run.folder / "result.json").read_text(encoding="utf-8"))
-        for test, figures in result["figures"].items():
+        for test, stored in result["figures"].items():
+            figures = {FORMER_NAMES.get(name, name): value for name, value in stored.items()}
             rows.append({**keys, "test": test, "seconds": result["seconds"], "pairs": result["pairs"], **figures})
         curves += [{**keys, **point} for point in _curves(read_log(run.folder / "log.jsonl"))]
     folder.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(rows, SCHEMA), folder / "results.parquet")
+    pq.write_table(pa.Table.from_pylist(rows, RESULT_SCHEMA), folder / "results.parquet")
     pq.write_table(pa.Table.from_pylist(curves, _CURVE_SCHEMA), folder / "curves.parquet")
     return len(rows)
 
 
-_CURVE_SCHEMA = pa.schema([*list(SCHEMA)[:5], ("epoch", pa.int64()), ("name", pa.string()), ("value", pa.float64())])
-
-
 def _retrieval(metrics: Mapping[str, Any]) -> dict[str, float]:
     """One way of ranking, in per cent."""
-    names = {"r1": "recall_at_1", "r5": "recall_at_5", "r10": "recall_at_10", "map_r": "map_at_r"}
-    found = {
+    figures = {
         f"{side}_{short}": 100.0 * metrics[side][name]["value"]
         for side in ("i2t", "t2i")
-        for short, name in names.items()
+        for short, name in RETRIEVAL_FIGURES.items()
     }
-    found["ga"] = statistics.fmean(found[name] for name in ("i2t_r1", "i2t_map_r", "t2i_r1", "t2i_map_r"))
-    naive = [100.0 * metrics[f"naive_{side}"]["recall_at_1"]["value"] for side in ("i2t", "t2i")]
-    return {**found, "naive": statistics.fmean(naive)}
+    score = statistics.fmean(figures[name] for name in ("i2t_r1", "i2t_map_r", "t2i_r1", "t2i_map_r"))
+    naive = statistics.fmean(100.0 * metrics[f"naive_{side}"]["recall_at_1"]["value"] for side in ("i2t", "t2i"))
+    return {**figures, "retrieval_score": score, "naive": naive}
 
 
 def _last_epoch(records: list[dict[str, Any]]) -> dict[str, float]:
     """Means over the records of the last epoch that has any."""
-    found = {}
-    for figure, (kind, name, factor) in LAST.items():
+    figures = {}
+    for figure, (kind, name, factor) in LAST_EPOCH_FIGURES.items():
         values = [(record["epoch"], record[name]) for record in records if record["kind"] == kind and name in record]
         if values:
             last = max(epoch for epoch, _ in values)
-            found[figure] = factor * statistics.fmean(value for epoch, value in values if epoch == last)
-    return found
+            figures[figure] = factor * statistics.fmean(value for epoch, value in values if epoch == last)
+    return figures
 
 
-def _curves(records: list[dict[str, Any]]) -> Iterator[Row]:
+def _curves(records: list[dict[str, Any]]) -> Iterator[_Row]:
     """Every number by epoch, counted from 1; numbers of steps are averaged over the epoch."""
-    values: dict[tuple[int, str], list[float]] = defaultdict(list)
+    by_epoch: dict[tuple[int, str], list[float]] = defaultdict(list)
     for record in records:
         for name, value in record.items():
-            if name in CURVES or name.startswith("srcl_weights/"):
-                values[record["epoch"] + 1, name].append(float(value))
-    for (epoch, name), found in values.items():
-        yield {"epoch": epoch, "name": name, "value": statistics.fmean(found)}
+            if name in CURVE_NAMES or name.startswith("srcl_weights/"):
+                by_epoch[record["epoch"] + 1, name].append(float(value))
+    for (epoch, name), values in by_epoch.items():
+        yield {"epoch": epoch, "name": name, "value": statistics.fmean(values)}

@@ -13,6 +13,9 @@ from truepair.errors import DataError
 
 KEYS = ("arm", "data", "data_seed", "seed", "test")
 
+FORMER_NAMES = {"ga": "retrieval_score", "itm_ga": "itm_retrieval_score"}
+"""Figures by the names that results of truepair 1 have -> their names today."""
+
 
 class Cell(NamedTuple):
     """One run of an arm on a kind of data: two arms are paired where these agree.
@@ -56,13 +59,14 @@ class StudyTable:
             table = pq.read_table(path)
         except (OSError, pa.ArrowException) as error:
             raise DataError(f"results cannot be read from {path} ({error}); run the study first") from None
+        table = table.rename_columns([FORMER_NAMES.get(name, name) for name in table.column_names])
         missing = [key for key in KEYS if key not in table.column_names]
         if missing or not table.num_rows:
             lack = f"no column {missing[0]!r}" if missing else "no rows"
             raise DataError(f"{path} has {lack}; it is not what a study gathers")
         rows = table.to_pylist()
-        found = dict.fromkeys(row["arm"] for row in rows)
-        return cls(rows, [arm for arm in dict.fromkeys([*arms, *found]) if arm in found])
+        measured = dict.fromkeys(row["arm"] for row in rows)
+        return cls(rows, [arm for arm in dict.fromkeys([*arms, *measured]) if arm in measured])
 
     @property
     def data(self) -> list[str]:
@@ -84,16 +88,16 @@ class StudyTable:
 
     def mean(self, arm: str, data: str, test: str, figure: str) -> float | None:
         """Mean of a figure over an arm's cells; None where no cell has it."""
-        found = self.figures(arm, data, test, figure)
-        return sum(found.values()) / len(found) if found else None
-
-    @cached_property
-    def _by_arm(self) -> dict[tuple[str, str, str], list[Mapping[str, Any]]]:
-        found: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
-        for row in self.rows:
-            found.setdefault((row["arm"], row["data"], row["test"]), []).append(row)
-        return found
+        values = self.figures(arm, data, test, figure).values()
+        return sum(values) / len(values) if values else None
 
     def has(self, figure: str) -> bool:
         """Whether any cell has a figure."""
         return any(row.get(figure) is not None for row in self.rows)
+
+    @cached_property
+    def _by_arm(self) -> dict[tuple[str, str, str], list[Mapping[str, Any]]]:
+        rows: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
+        for row in self.rows:
+            rows.setdefault((row["arm"], row["data"], row["test"]), []).append(row)
+        return rows
