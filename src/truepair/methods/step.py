@@ -14,7 +14,7 @@ from torch import Tensor
 from truepair.data.pairs import PairBatch
 from truepair.engine.distributed.sharding import gathered, spread_like
 from truepair.engine.logs.measure import EpochCounts
-from truepair.engine.loop.step import StepInfo, StepOutput, TrainingStep
+from truepair.engine.loop.step import StepInfo, StepOutput
 from truepair.errors import CheckpointError, ConfigError
 from truepair.evaluation.truth import ConversionTruth, PairTruth
 from truepair.methods.ecm import ConnectionMiner
@@ -23,6 +23,7 @@ from truepair.methods.momentum import MomentumModel, MomentumView
 from truepair.methods.reference import ReferenceModel
 from truepair.methods.rules import Relator
 from truepair.methods.srcl import Regulator, of_rows, weight_figures
+from truepair.methods.towers import TowerStep
 from truepair.models.fusion.albef import AlbefModel
 from truepair.models.fusion.fusion_encoder import ImageKeysValues
 from truepair.objectives.bounds import information_bounds
@@ -498,7 +499,7 @@ class ObjectivesConfig:
     mlm: MlmConfig = field(default_factory=MlmConfig)
 
 
-class PretrainStep(TrainingStep):
+class PretrainStep(TowerStep):
     """Losses of one batch of pairs.
 
     Over several ranks, ITC contrasts the pairs of all, negatives are chosen among all, and each rank reads the pairs of

@@ -1,6 +1,5 @@
 """The ledger: every verdict on disk, in Parquet, and an index of verdicts in memory."""
 
-import os
 import re
 from collections.abc import Collection
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from truepair.errors import DataError
+from truepair.files import writing_file
 from truepair.relations.pairs import PairSet
 
 SCHEMA = pa.schema(
@@ -90,7 +90,7 @@ class Ledger:
         if not self._waiting:
             return
         target = self.folder / f"verdicts-r{self.rank:05d}-{self._next_part:06d}.parquet"
-        _write_aside(pa.Table.from_batches(self._waiting, SCHEMA), target)
+        _write_part(pa.Table.from_batches(self._waiting, SCHEMA), target)
         self._waiting, self._rows_waiting = [], 0
         self._next_part += 1
 
@@ -170,7 +170,7 @@ def read_ledger(folder: str | Path) -> pa.Table:
 
 def merge_ledger(folder: str | Path, target: str | Path) -> None:
     """Write the merged verdicts of a ledger to one Parquet file."""
-    _write_aside(read_ledger(folder), Path(target))
+    _write_part(read_ledger(folder), Path(target))
 
 
 def _parts(folder: Path) -> list[tuple[Path, int, int]]:
@@ -188,22 +188,10 @@ def _read(file: Path) -> pa.Table:
         raise DataError(f"{file} is not a part of a ledger ({error}); remove it or restore it.") from error
 
 
-def _write_aside(table: pa.Table, target: Path) -> None:
+def _write_part(table: pa.Table, target: Path) -> None:
     """Write a file so that it is there as a whole or not at all."""
-    aside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        with aside.open("wb") as file:
-            pq.write_table(table, file, compression="zstd")
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(target)
-    finally:
-        aside.unlink(missing_ok=True)
-    handle = os.open(target.parent, os.O_RDONLY)  # the rename itself has to reach the disk
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    with writing_file(target) as file:
+        pq.write_table(table, file, compression="zstd")
 
 
 class VerdictIndex:

@@ -11,6 +11,7 @@ from matplotlib.ticker import EngFormatter, FixedLocator, MaxNLocator, PercentFo
 
 from truepair.errors import DataError
 from truepair.evaluation import Estimate
+from truepair.files import write_text
 from truepair.reports.data import Plot, ReportData, ResultColumn, ResultRow, ResultTable
 from truepair.reports.results import percent
 from truepair.reports.svg import INK, MUTED, RULE, SERIES, clear_figure, inline_svg, page_settings
@@ -97,11 +98,7 @@ def write_report(data: ReportData, path: Path) -> Path:
     Raises:
         DataError: if a picture is missing from ``data.pictures``.
     """
-    text = render_report(data)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(path.name + ".tmp")
-    aside.write_text(text, encoding="utf-8")
-    aside.replace(path)
+    write_text(path, render_report(data))
     return path
 
 

@@ -19,8 +19,9 @@ from truepair.engine.loop.config import LoopConfig
 from truepair.engine.loop.loader import VisitedDataset
 from truepair.engine.loop.loop import TrainingLoop, take_best
 from truepair.engine.loop.optimizer import OptimizerConfig
-from truepair.engine.loop.step import StepInfo, StepOutput, TrainingBatch, TrainingStep
+from truepair.engine.loop.step import StepInfo, StepOutput, TrainingBatch
 from truepair.methods.student import Say
+from truepair.methods.towers import TowerStep
 from truepair.models.encoders.images import image_transform
 from truepair.models.fusion.downstream import DownstreamModel
 from truepair.tasks.start import StartConfig, States, task_states
@@ -185,7 +186,7 @@ class DownstreamTask(ABC, Generic[Table, TaskAnswer, Result]):
         return found
 
 
-class FinetuneStep(TrainingStep):
+class FinetuneStep(TowerStep):
     """The loss of a task's model on a batch.
 
     Args:

@@ -156,9 +156,9 @@ def prepare_step(
     prepare_model(step, config)
     plugin = sharding_plugin(config)
     if plugin is None or accelerator.num_processes == 1:
-        return accelerator.prepare(step, build_optimizer(step.named_parameters(), optimizer))  # type: ignore[no-any-return]
+        return accelerator.prepare(step, build_optimizer(step, optimizer))  # type: ignore[no-any-return]
     shard(step.to(accelerator.device), plugin)
-    return step, accelerator.prepare(build_optimizer(step.named_parameters(), optimizer))
+    return step, accelerator.prepare(build_optimizer(step, optimizer))
 
 
 def prepare_model(step: TrainingStep, config: LoopConfig) -> None:

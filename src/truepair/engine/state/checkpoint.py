@@ -2,11 +2,10 @@
 
 import hashlib
 import json
-import os
 import pickle
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,13 @@ from safetensors import SafetensorError
 
 from truepair.engine.distributed.sharding import spread_like
 from truepair.errors import CheckpointError, ConfigError
+from truepair.files import move_folder, one_line_errors, remove_folder, sync
 
 MANIFEST = "manifest.json"
 
 STATE = "state.json"
+
+ADVICE = "free some space and run the same command again, earlier checkpoints are untouched"
 
 
 class CheckpointStore:
@@ -59,19 +61,23 @@ class CheckpointStore:
             CheckpointError: the disk is full, say. Earlier checkpoints stay as they are.
         """
         final = self.path(step)
-        aside = self.folder / f".{final.name}.partial"
-        with _one_line_errors(final, aside):
+        aside = self.folder / f".{final.name}.partial"  # one that all ranks write into, unlike files.writing_folder
+        with one_line_errors(final, CheckpointError, ADVICE):
             if self.main:
                 self._clear_leftovers()
                 aside.mkdir(parents=True)
             self.meet()
-            write(aside)
-            self.meet()
-            if self.main:
-                (aside / STATE).write_text(json.dumps({"step": step, **state}, indent=1), encoding="utf-8")
-                _seal(aside)
-                _move(aside, final)
-                self._remove_damaged(step)
+            try:
+                write(aside)
+                self.meet()
+                if self.main:
+                    (aside / STATE).write_text(json.dumps({"step": step, **state}, indent=1), encoding="utf-8")
+                    _seal(aside)
+                    move_folder(aside, final)
+                    self._remove_damaged(step)
+            except (OSError, SafetensorError):
+                shutil.rmtree(aside, ignore_errors=True)
+                raise
         self.prune()
         self.meet()
         return final
@@ -82,7 +88,7 @@ class CheckpointStore:
             return
         for old in self._folders()[: -self.keep]:
             if _step_of(old) != self.best:
-                _remove(old)
+                remove_folder(old)
 
     def newest(self, on_damage: Callable[[str], None]) -> tuple[Path, dict[str, Any]] | None:
         """Find the newest whole checkpoint and its state; name each damaged one to ``on_damage`` and pass over it.
@@ -116,7 +122,7 @@ class CheckpointStore:
         """
         for later in self._folders():
             if _step_of(later) > step:
-                _remove(later)
+                remove_folder(later)
 
     def _clear_leftovers(self) -> None:
         """Remove what a process that was killed left half-written or half-removed."""
@@ -124,50 +130,41 @@ class CheckpointStore:
             shutil.rmtree(leftover, ignore_errors=True)
 
 
-def write_folder(final: Path, write: Callable[[Path], None]) -> None:
-    """Write a folder that is either whole or not there, or still the former one.
+class CheckpointSchedule:
+    """Steps and minutes between checkpoints.
 
-    Raises:
-        CheckpointError: the disk is full, say.
+    Args:
+        every: steps between two checkpoints.
+        last: the last step of the run, which has one as well.
+        minutes: after which there is one between the regular ones; 0 for never.
+
+    Attributes:
+        step: step of the last checkpoint; -1 before the first.
     """
-    aside = final.with_name(f".{final.name}.partial")
-    shutil.rmtree(aside, ignore_errors=True)
-    with _one_line_errors(final, aside):
-        aside.mkdir(parents=True)
-        write(aside)
-        for path in aside.rglob("*"):
-            _sync(path)
-        _move(aside, final)
 
+    def __init__(self, *, every: int, last: int, minutes: float) -> None:
+        self.every = every
+        self.last = last
+        self.seconds = 60 * minutes
+        self.step = -1
+        self._time = time.monotonic()
 
-@contextmanager
-def _one_line_errors(final: Path, aside: Path) -> Iterator[None]:
-    """Turn what the disk refuses into one line, and remove what was half-written."""
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise CheckpointError(
-            f"could not write {final}: {getattr(error, 'strerror', None) or error}; free some space and run the same "
-            "command again, earlier checkpoints are untouched"
-        ) from error
+    def due(self, step: int) -> bool:
+        """Whether a step ends with a checkpoint."""
+        return step % self.every == 0 or step == self.last
 
+    def minutes_are_over(self) -> bool:
+        """Whether the last checkpoint is too long ago; clocks differ, so one rank decides."""
+        return bool(self.seconds) and time.monotonic() - self._time >= self.seconds
 
-def _move(aside: Path, final: Path) -> None:
-    shutil.rmtree(final, ignore_errors=True)
-    aside.rename(final)
-    _sync(final.parent)
+    def note(self, step: int) -> None:
+        """Take note that there is a checkpoint of a step."""
+        self.step = step
+        self._time = time.monotonic()
 
 
 def _step_of(folder: Path) -> int:
     return int(folder.name.removeprefix("step-"))
-
-
-def _remove(folder: Path) -> None:
-    """Remove a checkpoint; under its name it is whole until it is gone."""
-    aside = folder.with_name(f".{folder.name}.removed")
-    folder.rename(aside)
-    shutil.rmtree(aside, ignore_errors=True)
 
 
 def find_fault(folder: Path) -> str | None:
@@ -258,20 +255,12 @@ def _seal(folder: Path) -> None:
     manifest = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file():
-            _sync(path)
+            sync(path)
             manifest[str(path.relative_to(folder))] = _sha256(path)
     target = folder / MANIFEST
     target.write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-    _sync(target)
-    _sync(folder)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    sync(target)
+    sync(folder)
 
 
 def _sha256(path: Path) -> str:

@@ -18,6 +18,7 @@ from filelock import FileLock
 from torch import Tensor
 
 from truepair.errors import CheckpointError, DataError
+from truepair.files import move_folder, write_json
 
 FORMAT = 1
 
@@ -149,16 +150,14 @@ class FrozenBuild:
         with self._naming_errors():
             file.flush()
             os.fsync(file.fileno())
-            _write_json(self.partial / _RECORD, record)
+            write_json(self.partial / _RECORD, record, error=None)
 
     def _publish(self) -> None:
         manifest = {**self.header, "crc32": self.crc32, "unreadable": self.unreadable}
         with self._naming_errors():
-            _write_json(self.partial / MANIFEST, manifest)
-            shutil.rmtree(self.path, ignore_errors=True)
-            self.partial.rename(self.path)
+            write_json(self.partial / MANIFEST, manifest, error=None)
+            move_folder(self.partial, self.path)
             (self.path / _RECORD).unlink()
-            _sync_folder(self.path.parent)
 
     @contextmanager
     def _naming_errors(self) -> Iterator[None]:
@@ -176,27 +175,6 @@ def _crc32(file: BinaryIO, size: int) -> int | None:
     while part := file.read(1 << 24):
         crc, read = zlib.crc32(part, crc), read + len(part)
     return crc if read == size else None
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write aside, sync, rename: the file is never half written."""
-    aside = path.with_suffix(".tmp")
-    with aside.open("w", encoding="utf-8") as file:
-        json.dump(content, file)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make renames in a folder durable, where the system can."""
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 _VERIFIED_BYTES = 2 << 30

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from truepair.engine.logs.log import read_log
+from truepair.files import writing_file
 from truepair.tasks.pretraining import HELD_OUT, UNSEEN
 from truepair.tasks.study.cells import StudyRun
 
@@ -99,9 +100,9 @@ def gather_results(study: str, runs: Iterable[StudyRun], folder: Path) -> int:
         for test, figures in result["figures"].items():
             rows.append({**keys, "test": test, "seconds": result["seconds"], "pairs": result["pairs"], **figures})
         curves += [{**keys, **point} for point in _curves(read_log(run.folder / "log.jsonl"))]
-    folder.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(rows, SCHEMA), folder / "results.parquet")
-    pq.write_table(pa.Table.from_pylist(curves, _CURVE_SCHEMA), folder / "curves.parquet")
+    for name, content, schema in (("results", rows, SCHEMA), ("curves", curves, _CURVE_SCHEMA)):
+        with writing_file(folder / f"{name}.parquet") as file:
+            pq.write_table(pa.Table.from_pylist(content, schema), file)
     return len(rows)
 
 

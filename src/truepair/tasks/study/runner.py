@@ -19,6 +19,7 @@ from torch import Tensor
 
 from truepair.data.table import PairTable
 from truepair.errors import ConfigError, TruepairError
+from truepair.files import write_json
 from truepair.methods.recipe import PretrainRecipe
 from truepair.methods.student import Say, Student, build_student
 from truepair.mining.mine import MiningConfig
@@ -128,9 +129,7 @@ def do_run(run: StudyRun) -> None:
     with (run.folder / "said.txt").open("w", encoding="utf-8") as said:
         found = _COMMANDS[run.command](run, lambda line: print(line, file=said, flush=True))
     result = {"fingerprint": run.fingerprint, "seconds": time.perf_counter() - started, **found}
-    aside = run.folder / "result.tmp"
-    aside.write_text(json.dumps(result, indent=1), encoding="utf-8")
-    aside.replace(run.folder / RESULT)
+    write_json(run.folder / RESULT, result)
 
 
 def _pretrain(run: StudyRun, say: Say) -> dict[str, Any]:
