@@ -9,8 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from safetensors import SafetensorError
-
 from truepair.errors import DataError, TruepairError
 
 _ADVICE = "free some space, or choose another place"
@@ -155,11 +153,10 @@ def one_line_errors(final: Path, error: type[TruepairError] | None, advice: str)
     """
     try:
         yield
-    except (OSError, SafetensorError) as refusal:  # safetensors has an error of its own for a full disk
+    except OSError as refusal:
         if error is None:
             raise
-        reason = getattr(refusal, "strerror", None) or refusal
-        raise error(f"could not write {final}: {reason}; {advice}") from refusal
+        raise error(f"could not write {final}: {refusal.strerror or refusal}; {advice}") from refusal
 
 
 def _own_place(final: Path) -> Path:

@@ -23,43 +23,8 @@ from truepair.engine.loop.optimizer import OptimizerConfig, build_optimizer
 from truepair.engine.loop.step import TrainingStep
 from truepair.errors import ConfigError
 
-# Layers of one kind share what is compiled. Kinds, training and evaluation, and lengths of captions are its variants.
+# Layers of one kind share what is compiled. Kinds, training and evaluation, and lengths of texts are its variants.
 _MOST_VARIANTS = 64
-
-
-def compile_layers(model: nn.Module, *, backend: str = "inductor") -> int:
-    """Compile the repeated layers of a model in place; names of weights stay.
-
-    Layer by layer, and not the whole model: a layer is compiled once, however often it is repeated, and the choice of
-    rows and lengths between the layers stays in Python. It happens when a layer is first called.
-
-    Args:
-        model: Holds transformer layers.
-        backend: Of torch.compile.
-
-    Returns:
-        How many layers there are.
-
-    Raises:
-        ConfigError: There is no C++ compiler, or nothing to compile.
-    """
-    if backend == "inductor" and not has_compiler():
-        raise ConfigError("loop.compile needs a C++ compiler; install g++ or clang++, or leave loop.compile out")
-    layers = repeated_layers(model)
-    if not layers:
-        raise ConfigError(f"loop.compile: {type(model).__name__} has no transformer layers; leave it out")
-    from torch._dynamo import config  # takes a second to import
-
-    config.recompile_limit = max(config.recompile_limit, _MOST_VARIANTS)
-    for layer in layers:
-        layer.compile(backend=backend)
-    return len(layers)
-
-
-def has_compiler() -> bool:
-    """Whether there is a C++ compiler: $CXX, g++ or clang++."""
-    return any(shutil.which(name) for name in (os.environ.get("CXX"), "g++", "clang++") if name)
-
 
 # Ranks wait this long for one that evaluates or writes a checkpoint.
 PATIENCE = timedelta(hours=2)
@@ -93,17 +58,6 @@ def build_accelerator(config: LoopConfig, run_folder: Path) -> Accelerator:
         raise ConfigError(f"loop.precision is '{config.precision}': {' '.join(str(error).split())[:200]}") from error
 
 
-@contextlib.contextmanager
-def _wrapping_nothing() -> Iterator[None]:
-    """Keep accelerate from spreading weights: it cannot on a CPU, and would spread what has to stay whole."""
-    asked = os.environ.pop(_ASKED, None)
-    try:
-        yield
-    finally:
-        if asked is not None:
-            os.environ[_ASKED] = asked
-
-
 def sharding_plugin(config: LoopConfig) -> FullyShardedDataParallelPlugin | None:
     """How the weights are spread over the processes, by ``loop.shard`` or accelerate's configuration; None if not.
 
@@ -124,22 +78,6 @@ def sharding_plugin(config: LoopConfig) -> FullyShardedDataParallelPlugin | None
         if refused:
             raise ConfigError(f"weights cannot be spread over processes (FSDP) like this; {instead}")
     return plugin
-
-
-def _meet_after_restart(config: LoopConfig) -> None:
-    """Give each attempt of torchrun keys of its own in the store where ranks meet.
-
-    torchrun may keep one store for all attempts (``--standalone`` does), and ranks that were started again would find
-    the addresses of those that died.
-    """
-    attempt = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
-    shared = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    if not attempt or not shared or dist.is_initialized():
-        return
-    store, rank, ranks = next(rendezvous("env://", timeout=PATIENCE))
-    backend = "nccl" if torch.cuda.is_available() and not config.cpu else "gloo"
-    own = dist.PrefixStore(f"attempt-{attempt}", store)  # type: ignore[attr-defined]
-    dist.init_process_group(backend, store=own, rank=rank, world_size=ranks, timeout=PATIENCE)
 
 
 def prepare_step(
@@ -184,3 +122,64 @@ def prepare_model(step: TrainingStep, config: LoopConfig) -> None:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     except ValueError as error:
         raise ConfigError(f"loop.gradient_checkpointing: {error}; leave it out") from error
+
+
+def compile_layers(model: nn.Module, *, backend: str = "inductor") -> int:
+    """Compile the repeated layers of a model in place; names of weights stay.
+
+    Layer by layer, and not the whole model: a layer is compiled once, however often it is repeated, and the choice of
+    rows and lengths between the layers stays in Python. It happens when a layer is first called.
+
+    Args:
+        model: Holds transformer layers.
+        backend: Of torch.compile.
+
+    Returns:
+        How many layers there are.
+
+    Raises:
+        ConfigError: There is no C++ compiler, or nothing to compile.
+    """
+    if backend == "inductor" and not has_compiler():
+        raise ConfigError("loop.compile needs a C++ compiler; install g++ or clang++, or leave loop.compile out")
+    layers = repeated_layers(model)
+    if not layers:
+        raise ConfigError(f"loop.compile: {type(model).__name__} has no transformer layers; leave it out")
+    from torch._dynamo import config  # takes a second to import
+
+    config.recompile_limit = max(config.recompile_limit, _MOST_VARIANTS)
+    for layer in layers:
+        layer.compile(backend=backend)
+    return len(layers)
+
+
+def has_compiler() -> bool:
+    """Whether there is a C++ compiler: $CXX, g++ or clang++."""
+    return any(shutil.which(name) for name in (os.environ.get("CXX"), "g++", "clang++") if name)
+
+
+@contextlib.contextmanager
+def _wrapping_nothing() -> Iterator[None]:
+    """Keep accelerate from spreading weights: it cannot on a CPU, and would spread what has to stay whole."""
+    asked = os.environ.pop(_ASKED, None)
+    try:
+        yield
+    finally:
+        if asked is not None:
+            os.environ[_ASKED] = asked
+
+
+def _meet_after_restart(config: LoopConfig) -> None:
+    """Give each attempt of torchrun keys of its own in the store where ranks meet.
+
+    torchrun may keep one store for all attempts (``--standalone`` does), and ranks that were started again would find
+    the addresses of those that died.
+    """
+    attempt = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    shared = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    if not attempt or not shared or dist.is_initialized():
+        return
+    store, rank, ranks = next(rendezvous("env://", timeout=PATIENCE))
+    backend = "nccl" if torch.cuda.is_available() and not config.cpu else "gloo"
+    own = dist.PrefixStore(f"attempt-{attempt}", store)  # type: ignore[attr-defined]
+    dist.init_process_group(backend, store=own, rank=rank, world_size=ranks, timeout=PATIENCE)

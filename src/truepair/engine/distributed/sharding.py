@@ -98,7 +98,7 @@ def gathered(values: Any, *, keep: bool = True) -> Any:
         values: The same structure on all processes.
         keep: Whether this process wants them; otherwise they are None here.
     """
-    seen: dict[int, Tensor | None] = {}  # tied weights stay tied
+    made: dict[int, Tensor | None] = {}  # by id, so that tied weights stay tied
 
     def gather(value: Any) -> Any:
         """The same for a part of the values."""
@@ -108,10 +108,10 @@ def gathered(values: Any, *, keep: bool = True) -> Any:
             return [gather(part) for part in value]
         if not isinstance(value, DTensor):
             return value
-        if id(value) not in seen:
+        if id(value) not in made:
             full = whole(value.detach())
-            seen[id(value)] = full.cpu() if keep else None
-        return seen[id(value)]
+            made[id(value)] = full.cpu() if keep else None
+        return made[id(value)]
 
     return gather(values)
 

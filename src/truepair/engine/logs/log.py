@@ -67,9 +67,14 @@ class JsonlLog:
             self._file = self.path.open("a", encoding="utf-8")
 
     def sync(self) -> None:
-        """Bring what was written to the disk."""
+        """Bring what was written to the disk.
+
+        Raises:
+            CheckpointError: the disk is full, say.
+        """
         if self.enabled:
-            os.fsync(self._file.fileno())
+            with one_line_errors(self.path, CheckpointError, _ADVICE):
+                os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Close the file."""
@@ -120,7 +125,11 @@ class RunLog:
             tracker.finish()
 
     def write(self, kind: str, step: int, **values: Any) -> None:
-        """Write a record that depends on nothing but the run."""
+        """Write a record that depends on nothing but the run.
+
+        Raises:
+            CheckpointError: the disk is full, say; so do the methods below.
+        """
         self._log.write(kind, step, **values)
         self._track(kind, step, values)
 

@@ -2,18 +2,13 @@
 
 import hashlib
 import json
-import pickle
 import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError
-
-from truepair.engine.distributed.sharding import spread_like
-from truepair.errors import CheckpointError, ConfigError
+from truepair.errors import CheckpointError, ConfigError, TruepairError
 from truepair.files import move_folder, one_line_errors, remove_folder, sync
 
 MANIFEST = "manifest.json"
@@ -75,7 +70,7 @@ class CheckpointStore:
                     _seal(aside)
                     move_folder(aside, final)
                     self._remove_damaged(step)
-            except (OSError, SafetensorError):
+            except (OSError, TruepairError):
                 shutil.rmtree(aside, ignore_errors=True)
                 raise
         self.prune()
@@ -163,10 +158,6 @@ class CheckpointSchedule:
         self._time = time.monotonic()
 
 
-def _step_of(folder: Path) -> int:
-    return int(folder.name.removeprefix("step-"))
-
-
 def find_fault(folder: Path) -> str | None:
     """Return what is wrong with a checkpoint folder, or None when every file matches the manifest."""
     try:
@@ -186,56 +177,6 @@ def find_fault(folder: Path) -> str | None:
     return None
 
 
-def save_optimizer(optimizer: dict[str, Any], folder: Path, scaler: torch.amp.GradScaler | None = None) -> None:
-    """Write the state of the optimizer, of whole tensors, and of the loss scaler of fp16, into a checkpoint folder.
-
-    Raises:
-        OSError: the disk is full, say.
-    """
-    state = {"optimizer": optimizer, "scaler": None if scaler is None else scaler.state_dict()}
-    with (folder / "optimizer.pt").open("wb") as file:
-        try:
-            torch.save(state, file)
-        except RuntimeError as error:  # what torch makes of an OSError
-            raise OSError(f"optimizer.pt: {error.__cause__ or error.__context__ or error}") from error
-
-
-def load_optimizer(optimizer: torch.optim.Optimizer, folder: Path, scaler: torch.amp.GradScaler | None = None) -> None:
-    """Read the state back, but not learning rates and decay: a run may go on with others, after it has diverged, say.
-
-    Only tensors and plain values are ever unpickled.
-
-    Raises:
-        CheckpointError: the state belongs to other parameters, or holds anything but tensors and plain values.
-    """
-    settings = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
-    try:
-        state = torch.load(folder / "optimizer.pt", weights_only=True, map_location="cpu")
-        optimizer.load_state_dict(_spread(state["optimizer"], optimizer))
-    except ValueError as error:
-        raise CheckpointError(
-            f"{folder} was written by a run with other trainable parameters; give another run folder"
-        ) from error
-    except (pickle.UnpicklingError, RuntimeError, KeyError, TypeError) as error:
-        reason = str(error).splitlines()[0]
-        raise CheckpointError(f"{folder / 'optimizer.pt'} was not written by truepair ({reason}); remove it") from error
-    for group, own in zip(optimizer.param_groups, settings, strict=True):
-        group.update(own)
-    if scaler is not None and state["scaler"] is not None:
-        scaler.load_state_dict(state["scaler"])
-
-
-def _spread(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """A whole state, of which this process keeps its part where the parameters are spread."""
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    own = {
-        number: {name: spread_like(parameters[number], value) for name, value in values.items()}
-        for number, values in state["state"].items()
-        if number < len(parameters)
-    }
-    return state | {"state": own}
-
-
 def require_same_plan(run_folder: Path, then: dict[str, Any], now: dict[str, Any]) -> None:
     """Refuse to go on with a run whose plan was another one.
 
@@ -248,6 +189,10 @@ def require_same_plan(run_folder: Path, then: dict[str, Any], now: dict[str, Any
             f"{run_folder} holds a run of another plan ({'; '.join(changed)}); give another --run-folder, or the old "
             "settings"
         )
+
+
+def _step_of(folder: Path) -> int:
+    return int(folder.name.removeprefix("step-"))
 
 
 def _seal(folder: Path) -> None:
