@@ -1,12 +1,12 @@
 """Whole or not there: files and folders that are written aside."""
 
-import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from tests.engine.processes import run_in_process
 from truepair.errors import CheckpointError, DataError
 from truepair.files import move_folder, remove_folder, write_json, write_text, writing_file, writing_folder
 
@@ -58,16 +58,13 @@ def test_a_refusal_of_the_disk_is_one_line(tmp_path: Path) -> None:
     assert names(tmp_path) == ["file"]
 
 
-class Killed:
-    """Dies while it writes a folder."""
-
-    def __init__(self, final: Path) -> None:
-        self.final = final
-
-    def go(self) -> None:
-        with writing_folder(self.final) as folder:
-            (folder / "half").write_text("")
-            os.kill(os.getpid(), signal.SIGKILL)
+KILLED = """
+import os, pathlib, signal, sys
+from truepair.files import writing_folder
+with writing_folder(pathlib.Path(sys.argv[1])) as folder:
+    (folder / "half").write_text("")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
 
 
 def test_a_folder_takes_its_name_when_it_is_complete(tmp_path: Path) -> None:
@@ -76,8 +73,10 @@ def test_a_folder_takes_its_name_when_it_is_complete(tmp_path: Path) -> None:
         with writing_folder(final) as folder:
             (folder / text).write_text(text)
     assert names(final) == ["two"]
-    assert run_in_process(Killed(final))[0] == -signal.SIGKILL
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(final)], check=False)
+    assert killed.returncode == -signal.SIGKILL
     assert names(final) == ["two"]
+    assert names(tmp_path) == [".model.partial", "model"]
     with writing_folder(final) as folder:
         assert names(folder) == []
     assert names(tmp_path) == ["model"]

@@ -172,8 +172,10 @@ def _done_here(runs: Sequence[StudyRun]) -> Iterator[Done]:
 
 def _done_by_workers(runs: Sequence[StudyRun], workers: int) -> Iterator[Done]:
     """Do the runs in processes, in order, as far as needs allow."""
-    # Forking a process that has run torch is not safe.
-    context = multiprocessing.get_context("spawn")
+    # Forking a process that has run torch is not safe; one that has only imported it is, and spares each worker that.
+    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+    context = multiprocessing.get_context(method)
+    context.set_forkserver_preload([__name__])
     threads = max(1, (os.cpu_count() or 1) // workers)
     waiting, failed, open_folders = list(runs), set[Path](), {run.folder for run in runs}
     with ProcessPoolExecutor(workers, context, _start_worker, (threads,)) as pool, _nothing_queued(pool):
