@@ -19,6 +19,7 @@ from rich.table import Table
 from truepair.cli.arguments import read_recipe
 from truepair.data.preprocessing import Preprocessing
 from truepair.data.splits import build_tables
+from truepair.evaluation.bootstrap import drawn_rows, percentile_interval
 from truepair.evaluation.metrics import RECALL_DEPTHS, rank_queries
 from truepair.evaluation.reranking import Combination
 from truepair.evaluation.scores import ScoreSource
@@ -62,9 +63,8 @@ def hits(scores: ScoreSource, truth: Truth, way: Direction) -> tuple[NDArray[np.
 def interval(gains: NDArray[np.float64], photographs: NDArray[np.int64], resamples: int = 2000) -> tuple[float, float]:
     """95 % interval of the mean gain [Q], photographs resampled."""
     sums, counts = np.bincount(photographs, gains), np.bincount(photographs)
-    generator = np.random.default_rng(0)
-    drawn = generator.integers(len(sums), size=(resamples, len(sums)))
-    low, high = np.percentile(sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1), [2.5, 97.5])
+    (drawn,) = drawn_rows(len(sums), resamples, seed=0, at_once=resamples * len(sums))
+    low, high = percentile_interval(sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1))
     return float(low), float(high)
 
 

@@ -1,4 +1,9 @@
-"""Counter-based randomness: what is drawn is a pure function of its keys, on the host and on tensors."""
+"""Counter-based randomness: what is drawn is a pure function of its keys.
+
+Two kinds. :func:`stable_hash` takes integers and texts on the host, and seeds generators. :func:`sample_keys` takes
+integer tensors on their device, and its keys are the counters of :func:`keyed_uniform` and :func:`keyed_integers`; all
+of these mix bits with :func:`splitmix64`.
+"""
 
 import hashlib
 from collections.abc import Iterator
@@ -62,7 +67,8 @@ def isolated_rng(*keys: int | str) -> Iterator[None]:
         generator.set_state(state)
 
 
-_GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
+GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
+"""What SplitMix64 counts by: 2 ** 64 over the golden ratio, as a signed number."""
 
 _MIX_1 = 0xBF58476D1CE4E5B9 - (1 << 64)
 
@@ -85,7 +91,7 @@ def sample_keys(*parts: int | Tensor, device: torch.device | str | None = None) 
     key = torch.zeros((), dtype=torch.long, device=tensors[0].device if tensors else device)
     for part in parts:
         value = part.long() if isinstance(part, Tensor) else _wrapped(part)
-        key = _mixed(key * _MIX_1 + value + _GOLDEN)
+        key = splitmix64(key * _MIX_1 + value + GOLDEN)
     return key
 
 
@@ -100,7 +106,7 @@ def keyed_uniform(keys: Tensor, count: int, stream: int = 0) -> Tensor:
     Returns:
         float32 [B, count].
     """
-    return _draws(keys, count, stream).float() * 2.0**-_MANTISSA
+    return unit_interval(_bits(keys, count, stream))
 
 
 def keyed_integers(keys: Tensor, count: int, below: int, stream: int = 0) -> Tensor:
@@ -115,13 +121,43 @@ def keyed_integers(keys: Tensor, count: int, below: int, stream: int = 0) -> Ten
     Returns:
         int64 [B, count].
     """
-    return (_draws(keys, count, stream) * below) >> _MANTISSA
+    return (_leading_bits(_bits(keys, count, stream)) * below) >> _MANTISSA
 
 
-def _draws(keys: Tensor, count: int, stream: int) -> Tensor:
-    """Integers of ``_MANTISSA`` random bits [B, count]."""
-    position = torch.arange(count, device=keys.device)
-    return _shifted(sample_keys(keys.unsqueeze(1), stream, position), 64 - _MANTISSA)
+def splitmix64(x: Tensor) -> Tensor:
+    """Mix 64 bits so that each depends on all: the finaliser of SplitMix64 (Steele et al. 2014), one to one.
+
+    Args:
+        x: int64 of any shape.
+
+    Returns:
+        int64 of the same shape.
+    """
+    x = (x ^ _shifted(x, 30)) * _MIX_1
+    x = (x ^ _shifted(x, 27)) * _MIX_2
+    return x ^ _shifted(x, 31)
+
+
+def unit_interval(bits: Tensor) -> Tensor:
+    """Numbers in [0, 1) from the leading bits of integers whose bits are random.
+
+    Args:
+        bits: int64 of any shape, such as :func:`splitmix64` gives.
+
+    Returns:
+        float32 of the same shape; every number is exact.
+    """
+    return _leading_bits(bits).float() * 2.0**-_MANTISSA
+
+
+def _bits(keys: Tensor, count: int, stream: int) -> Tensor:
+    """Random bits, int64 [B, count]."""
+    return sample_keys(keys.unsqueeze(1), stream, torch.arange(count, device=keys.device))
+
+
+def _leading_bits(bits: Tensor) -> Tensor:
+    """Integers of the leading ``_MANTISSA`` bits, of the same shape."""
+    return _shifted(bits, 64 - _MANTISSA)
 
 
 def _wrapped(value: int) -> int:
@@ -133,9 +169,3 @@ def _wrapped(value: int) -> int:
 def _shifted(x: Tensor, bits: int) -> Tensor:
     """Logical right shift: int64 tensors only know the arithmetic one."""
     return (x >> bits) & ((1 << (64 - bits)) - 1)
-
-
-def _mixed(x: Tensor) -> Tensor:
-    x = (x ^ _shifted(x, 30)) * _MIX_1
-    x = (x ^ _shifted(x, 27)) * _MIX_2
-    return x ^ _shifted(x, 31)

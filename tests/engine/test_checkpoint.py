@@ -4,13 +4,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from truepair.engine.state.checkpoint import (
-    CheckpointStore,
-    find_fault,
-    load_optimizer,
-    require_same_plan,
-    save_optimizer,
-)
+from truepair.engine.state.checkpoint import CheckpointStore, find_fault, require_same_plan
+from truepair.engine.state.snapshot import load_optimizer, save_optimizer
 from truepair.errors import CheckpointError, ConfigError
 
 

@@ -11,8 +11,7 @@ from tests.engine.processes import Fault
 from tests.engine.tiny import TinyRun, remains
 from truepair.engine.loop import loop as loop_module
 from truepair.engine.loop.config import LoopConfig
-from truepair.engine.loop.non_finite import NonFiniteError
-from truepair.engine.loop.update import Update
+from truepair.engine.loop.update import NonFiniteError, StepResult
 
 HALVED = 2.0**22  # times a loss near 1, beyond the range of fp16 until it was halved some times
 
@@ -31,20 +30,20 @@ def half_precision(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_steps_that_overflow_are_left_out_and_the_scale_falls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loop = TinyRun(tmp_path).build()
-    take, seen = loop.updater.take, []
+    take, seen = loop.optimizer_step.take, []
 
     def state() -> list[torch.Tensor]:
         assert loop.average is not None
         return [value.clone() for value in [*loop.bare_step.state_dict().values(), *loop.average.tensors().values()]]
 
-    def watched(*arguments: object) -> Update:
+    def watched(*arguments: object) -> StepResult:
         scale, before = loop.accelerator.scaler.get_scale(), state()
         update = take(*arguments)  # type: ignore[arg-type]
         moved = [not torch.equal(old, new) for old, new in zip(before, state(), strict=True)]
         seen.append((loop.accelerator.scaler.get_scale() / scale, update.gradient_norm, moved))
         return update
 
-    monkeypatch.setattr(loop.updater, "take", watched)
+    monkeypatch.setattr(loop.optimizer_step, "take", watched)
     loop.run()
     left_out = [factor == 0.5 for factor, *_ in seen]
     assert left_out[0] and not all(left_out)

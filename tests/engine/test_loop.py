@@ -19,7 +19,7 @@ from truepair.engine.loop.average import WeightAverage
 from truepair.engine.loop.config import LoopConfig
 from truepair.engine.loop.loop import take_best
 from truepair.engine.loop.step import StepInfo, StepOutput
-from truepair.engine.loop.update import Update, Updater
+from truepair.engine.loop.update import OptimizerStep, StepResult
 from truepair.errors import ConfigError
 from truepair.sampling.batches import SamplerConfig, build_batches, describe_scaling
 from truepair.sampling.grouped import GroupedBatchSampler, GroupedConfig
@@ -36,13 +36,13 @@ def test_every_pair_is_visited_once_an_epoch_and_steps_hold_whole_batches(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[list[list[int]]] = []
-    take = Updater.take
+    take = OptimizerStep.take
 
-    def record(self: Updater, batches: Any, *rest: Any) -> Any:
+    def record(self: OptimizerStep, batches: Any, *rest: Any) -> Any:
         seen.append([batch.index.tolist() for batch in batches])
         return take(self, batches, *rest)
 
-    monkeypatch.setattr(Updater, "take", record)
+    monkeypatch.setattr(OptimizerStep, "take", record)
     assert TinyRun(tmp_path).go().steps == 15
     assert [len(step) for step in seen] == [2, 2, 2, 2, 1] * 3
     for epoch in range(3):
@@ -71,7 +71,7 @@ def test_accumulated_gradients_are_the_mean_of_the_batches(tmp_path: Path) -> No
     gradients = []
     for group in (batches[:2], batches[:1], batches[1:2]):
         for batch in group:
-            loop.updater._differentiate(batch, info, len(group), last=batch is group[-1])
+            loop.optimizer_step._differentiate(batch, info, len(group), last=batch is group[-1])
         gradients.append(loop.model.image.weight.grad.clone())
         loop.model.image.weight.grad = None
     assert not torch.allclose(gradients[1], gradients[2])
@@ -133,14 +133,14 @@ def test_the_log_tells_how_hard_and_how_false_the_batches_are(tmp_path: Path) ->
 
 def test_plans_come_from_the_features_of_the_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     outputs: list[tuple[torch.Tensor, StepOutput]] = []
-    take = Updater.take
+    take = OptimizerStep.take
 
-    def record(self: Updater, batches: Any, *rest: Any) -> Any:
+    def record(self: OptimizerStep, batches: Any, *rest: Any) -> Any:
         update = take(self, batches, *rest)
         outputs.extend(zip([batch.index for batch in batches], update.outputs, strict=True))
         return update
 
-    monkeypatch.setattr(Updater, "take", record)
+    monkeypatch.setattr(OptimizerStep, "take", record)
     TinyRun(tmp_path).go()
     config = GroupedConfig(queue_size=20, search_space=12)
     sampler = GroupedBatchSampler(COUNT, 4, config=config, known=KnownMatches(np.arange(COUNT) // 2))
@@ -151,7 +151,7 @@ def test_plans_come_from_the_features_of_the_steps(tmp_path: Path, monkeypatch: 
             sampler.collect(index, output.image_feature, output.text_feature)
 
 
-def test_scaled_sizes_are_said_aloud(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_scaled_sizes_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     TinyRun(tmp_path, loop={"epochs": 1}).go()
     assert "GRIT on 36 pairs" not in capsys.readouterr().err
 
@@ -200,7 +200,9 @@ def test_the_best_model_is_the_average_that_was_the_best(tmp_path: Path) -> None
         assert not torch.equal(seen[2][name], value)
 
 
-def test_without_validation_the_last_model_is_kept_aloud(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_without_validation_says_that_the_last_model_is_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     result = TinyRun(tmp_path, loop={"epochs": 1, "best_figure": "score"}, evaluator=None).go()
     assert result.best_folder is None
     assert "'score', but nothing is evaluated" in " ".join(capsys.readouterr().err.split())
@@ -209,7 +211,7 @@ def test_without_validation_the_last_model_is_kept_aloud(tmp_path: Path, capsys:
 def test_figures_that_not_every_batch_has_are_means_over_those_that_have_them() -> None:
     losses = [{"loss": 1.0}, {"loss": 3.0, "rare": 5.0}]
     outputs = [StepOutput({name: torch.tensor(value) for name, value in part.items()}) for part in losses]
-    update = Update(outputs, finite=True, gradient_norm=0.0, hardest_similarity=0.0, wishes={})
+    update = StepResult(outputs, finite=True, gradient_norm=0.0, hardest_similarity=0.0, requests={})
     assert {name: float(value) for name, value in update.losses.items()} == {"loss": 2.0, "rare": 5.0}
 
 

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from tests.engine.tiny import GRIT, RANDOM, TinyRun
 from truepair.engine.logs.log import read_log
-from truepair.engine.loop.non_finite import NonFiniteError
+from truepair.engine.loop.update import NonFiniteError
 from truepair.sampling.batches import SamplerConfig
 
 

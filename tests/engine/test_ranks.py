@@ -74,7 +74,7 @@ def test_a_launcher_brings_all_back_when_one_dies(whole: Path, tmp_path: Path, l
     port = [] if launcher == "torchrun" else ["--main_process_port", str(free_port())]
     call = [sys.executable, "-m", *LAUNCHERS[launcher], *port, "--monitor_interval", "0.1"]
     call += [str(HERE / "torchrun_tiny.py"), str(tmp_path), "11"]
-    path = os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join([str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     done = subprocess.run(call, env=environment, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr

@@ -14,18 +14,18 @@ POINTS = {
     "in the first step": Fault("truepair.engine.loop.update:_hardest", 1),
     "in a step, before the update": Fault("truepair.engine.loop.update:_hardest", 8),
     "after the update": Fault("truepair.engine.loop.average:WeightAverage.update", 8),
-    "between a step and its log": Fault("truepair.engine.logs.log:RunRecords.write", 9),
+    "between a step and its log": Fault("truepair.engine.logs.log:RunLog.write", 9),
     "in a checkpoint, after the model": Fault("truepair.engine.state.snapshot:save_optimizer", 2),
     "in a checkpoint, before the manifest": Fault("truepair.engine.state.checkpoint:_seal", 3),
-    "in a checkpoint, before the rename": Fault("truepair.engine.state.checkpoint:_move", 3),
-    "in a checkpoint, after the rename": Fault("truepair.engine.state.checkpoint:_move", 3, after=True),
-    "between checkpoint and clearing up": Fault("truepair.engine.state.checkpoint:_remove", 1),
+    "in a checkpoint, before the rename": Fault("truepair.engine.state.checkpoint:move_folder", 3),
+    "in a checkpoint, after the rename": Fault("truepair.engine.state.checkpoint:move_folder", 3, after=True),
+    "between checkpoint and clearing up": Fault("truepair.engine.state.checkpoint:remove_folder", 1),
     "while planning an epoch": Fault("truepair.sampling.grouped:lay_out", 2),
     "before the plan is written": Fault("truepair.sampling.plan:PlanFolder.write", 2),
     "after the plan is written": Fault("truepair.sampling.plan:PlanFolder.write", 2, after=True),
     "in an evaluation": Fault("tests.engine.tiny:normalize", 2 * 9 + 2),
     "in the last evaluation": Fault("truepair.engine.loop.validation:Validation._score", 3),
-    "while writing the final model": Fault("truepair.engine.state.checkpoint:_move", 8),
+    "while writing the final model": Fault("truepair.files:move_folder", 1),
 }
 
 

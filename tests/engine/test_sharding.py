@@ -18,7 +18,7 @@ LOOP = {"average_decay": 0.9, "micro_batch": 1, "accumulate": 2, "batch_size": 2
 MOMENTUM = MomentumConfig(queue_size=8, decay=0.5)
 # Softmax does not see the bias of keys: what moves it is rounding, which Adam makes large.
 NO_GRADIENT = ("key.bias", "k_proj.bias")
-IN_EPOCH_2 = Fault("truepair.engine.loop.update:Updater.take", 8, SIGKILL)  # of 10 steps, 5 an epoch
+IN_EPOCH_2 = Fault("truepair.engine.loop.update:OptimizerStep.take", 8, SIGKILL)  # of 10 steps, 5 an epoch
 
 
 def go(squares: Path, folder: Path, *, shard: bool, fault: Fault | None = None) -> Path:
@@ -65,11 +65,12 @@ def close(found: Path, expected: Path) -> None:
     assert len(figures(expected)) == 10 + 2
     for one, other in zip(figures(found), figures(expected), strict=True):
         assert one == pytest.approx(other, rel=1e-4)
-    assert tensors(found).keys() == tensors(expected).keys()
-    for name, value in tensors(expected).items():
+    left, wanted = tensors(found), tensors(expected)
+    assert left.keys() == wanted.keys()
+    for name, value in wanted.items():
         if name.endswith(NO_GRADIENT):
             continue
-        torch.testing.assert_close(tensors(found)[name], value, rtol=1e-3, atol=1e-4, msg=name)
+        torch.testing.assert_close(left[name], value, rtol=1e-3, atol=1e-4, msg=name)
 
 
 def test_a_spread_run_is_the_run_with_whole_weights(spread: Path, whole: Path) -> None:

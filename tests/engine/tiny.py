@@ -151,13 +151,14 @@ class TinyRun:
     poisoned_epoch: int = -1
     learning_rate: float = 0.05
     evaluator: Callable[[TinyModel], dict[str, float]] | None = accuracy
+    step: Callable[[TinyModel], TrainingStep] = TinyStep
 
     def build(self) -> TrainingLoop:
         torch.manual_seed(0)
         settings: dict[str, Any] = {"epochs": 3, "batch_size": 4, "accumulate": 2, "workers": 0, "log_every": 1}
         settings |= {"cpu": True, "checkpoint_every": 3, "average_decay": 0.9}
         return TrainingLoop(
-            TinyStep(TinyModel(TinyConfig())),
+            self.step(TinyModel(TinyConfig())),
             TinyDataset(self.poisoned_epoch),
             Nothing(),
             collate,

@@ -124,7 +124,7 @@ def test_a_crash_while_writing_leaves_no_half_part(tmp_path: Path, monkeypatch: 
         raise OSError("No space left on device")
 
     monkeypatch.setattr(pq, "write_table", full_disk)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(DataError, match="No space"):
         ledger.flush()
     monkeypatch.undo()
     assert [path.name for path in tmp_path.iterdir()] == ["verdicts-r00000-000000.parquet"]

@@ -1,6 +1,5 @@
 """A pool of processes that form gloo groups of 1, 2 or 4 ranks; started once, because starting them is slow."""
 
-import multiprocessing
 import multiprocessing.connection
 import multiprocessing.process
 import os
@@ -10,6 +9,8 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
+
+from tests.engine.processes import CONTEXT, PRELOAD
 
 
 def _work(connection: multiprocessing.connection.Connection) -> None:
@@ -37,7 +38,8 @@ class GlooPool:
     """
 
     def __init__(self, folder: Path, size: int = 4, preload: str = "truepair.sampling.grouped") -> None:
-        multiprocessing.get_context("forkserver").set_forkserver_preload([preload])
+        # A test process has one fork server, which other tests use as well: whoever is first imports for all of them.
+        CONTEXT.set_forkserver_preload([*PRELOAD, preload])
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
         self.folder = folder
         self.runs = 0
@@ -84,9 +86,8 @@ class _Worker(NamedTuple):
 
 
 def _start() -> _Worker:
-    context = multiprocessing.get_context("forkserver")  # imports torch once for all of them
-    here, there = context.Pipe()
-    process = context.Process(target=_work, args=(there,), daemon=True)
+    here, there = CONTEXT.Pipe()
+    process = CONTEXT.Process(target=_work, args=(there,), daemon=True)
     process.start()
     there.close()  # so that a process that dies is noticed here
     return _Worker(process, here)

@@ -103,7 +103,7 @@ def test_damaged_and_foreign_files_are_named(tmp_path: Path) -> None:
 
 def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "plans").write_text("a file where the folder should be")
-    with pytest.raises(CheckpointError, match=r"cannot write .*plan-00001\.npy"):
+    with pytest.raises(CheckpointError, match=r"could not write .*plan-00001\.npy"):
         PlanFolder(tmp_path / "plans").write(1, np.arange(3))
 
 

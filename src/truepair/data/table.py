@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import torch
 from datasets import Dataset, concatenate_datasets
 from numpy.typing import NDArray
 from PIL import Image
 
 from truepair.data.images import load_image
 from truepair.errors import DataError
-from truepair.randomness import stable_hash
+from truepair.randomness import splitmix64, stable_hash
 
 _PART = 1024  # rows
 
@@ -188,11 +189,9 @@ def _with_distinct_ids(rows: Dataset, source: str) -> Dataset:
 
 
 def _hash_ids(ids: NDArray[np.int64], salt: int) -> NDArray[np.int64]:
-    """Mix ids with a salt to 63 bits (SplitMix64, Steele et al. 2014); one to one but for the last shift."""
-    mixed = ids.astype(np.uint64) + np.uint64(salt)
-    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return ((mixed ^ (mixed >> np.uint64(31))) >> np.uint64(1)).astype(np.int64)
+    """Mix ids [N] with a salt to 63 bits [N]; one to one but for the last shift."""
+    mixed = splitmix64(torch.from_numpy(ids.astype(np.int64)) + salt).numpy()
+    return (mixed.view(np.uint64) >> np.uint64(1)).astype(np.int64)
 
 
 def _taken(column: pa.ChunkedArray, rows: NDArray[np.int64]) -> pa.ChunkedArray:

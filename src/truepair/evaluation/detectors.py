@@ -12,13 +12,12 @@ import torch
 from torch import Tensor
 
 from truepair.errors import ConfigError, DataError
+from truepair.evaluation.bootstrap import ENDS, drawn_groups
 from truepair.evaluation.metrics import Estimate
 
 RECALLS = (0.1, 0.25, 0.5)
 
 _BINS = (0.0, 0.01, 0.03, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
-
-_AT_ONCE = 32  # resamples
 
 
 @dataclass(frozen=True)
@@ -98,17 +97,9 @@ def average_precision_interval(
     # scikit-learn weighs pairs in one draw at a time, sorting anew; here they are sorted once for all draws.
     order, last = _places(scores)
     match = labels[order].double()
-    names, group = groups[order].unique(return_inverse=True)  # [G], [P]
-    generator = torch.Generator().manual_seed(seed)
-    values = []
-    for start in range(0, resamples, _AT_ONCE):
-        rows = min(_AT_ONCE, resamples - start)
-        drawn = torch.randint(len(names), (rows, len(names)), generator=generator)
-        ones = torch.ones(drawn.shape, dtype=torch.float64)
-        counts = torch.zeros_like(ones).scatter_add_(1, drawn, ones)  # how often each group was drawn
-        values.append(_weighted_precision(counts[:, group], match, last))
+    values = [_weighted_precision(counts, match, last) for counts in drawn_groups(groups[order], resamples, seed)]
     value = float(_weighted_precision(torch.ones_like(match)[None], match, last))
-    points = torch.tensor([0.025, 0.975], dtype=torch.float64)
+    points = torch.tensor(ENDS, dtype=torch.float64) / 100  # numpy rounds the last bit otherwise than torch
     low, high = torch.cat(values).nanquantile(points).tolist()  # a draw without any match has no precision
     return Estimate(value, low, high)
 

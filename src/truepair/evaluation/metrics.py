@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from truepair.errors import DataError
+from truepair.evaluation.bootstrap import drawn_rows, percentile_interval
 from truepair.evaluation.scores import ScoreSource, as_source
 from truepair.evaluation.truth import MatchLists, QuerySet, Truth
 
@@ -281,7 +282,7 @@ def summarise(
     values = np.stack(columns, axis=1).astype(np.float64)  # [Q, 5]
     stated = np.append(values.mean(axis=0), np.median(ranks))  # [6]
     drawn = _resampled(values, ranks, resamples, seed) if resamples else stated[None]
-    low, high = np.percentile(drawn, [2.5, 97.5], axis=0)  # each [6]
+    low, high = percentile_interval(drawn)  # each [6]
     figures = [Estimate(float(v), float(a), float(b)) for v, a, b in zip(stated, low, high, strict=True)]
     chance = queries.answers.sizes.double() / (candidates - queries.ignored.sizes)
     return DirectionMetrics(
@@ -308,11 +309,8 @@ def _resampled(
         resamples: how many draws of Q queries.
         seed: of the draws.
     """
-    generator = np.random.default_rng(seed)
-    at_once = max(1, _DRAWN_AT_ONCE // len(ranks))
     parts = []
-    for start in range(0, resamples, at_once):
-        drawn = generator.integers(len(ranks), size=(min(at_once, resamples - start), len(ranks)))  # [r, Q]
+    for drawn in drawn_rows(len(ranks), resamples, seed, at_once=_DRAWN_AT_ONCE):  # [r, Q]
         means = [column[drawn].mean(axis=1) for column in values.T]
         parts.append(np.stack([*means, np.median(ranks[drawn], axis=1)], axis=1))
     return np.concatenate(parts)

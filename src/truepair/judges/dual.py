@@ -16,6 +16,7 @@ from truepair.data.preprocessing import Preprocessing
 from truepair.data.table import PairTable
 from truepair.errors import CheckpointError, ConfigError, DataError
 from truepair.evaluation.truth import Truth
+from truepair.files import write_json
 from truepair.judges.base import JudgeConfig, JudgeInputs, PairReader, PlainImages, Read
 from truepair.judges.calibration import fit_logistic
 from truepair.models.checkpoints.load import load_albef, load_hub_model, load_part, processor_key, processor_transform
@@ -188,7 +189,7 @@ class DualCalibration:
 
     def save(self, file: Path) -> None:
         """Write it as JSON."""
-        file.write_text(json.dumps(asdict(self), indent=1), encoding="utf-8")
+        write_json(file, asdict(self))
 
     @classmethod
     def load(cls, file: Path, fingerprint: str) -> "DualCalibration":

@@ -12,6 +12,7 @@ from torch import Tensor
 from truepair.data.pairs import PairBatch
 from truepair.errors import CheckpointError, ConfigError
 from truepair.judges.base import Judge
+from truepair.randomness import GOLDEN, splitmix64
 
 Keys = NDArray[np.int64]
 
@@ -175,16 +176,10 @@ def _merged(one: tuple[Keys, Scores], other: tuple[Keys, Scores]) -> tuple[Keys,
 
 
 def _keys(image_ids: Tensor, caption_ids: Tensor) -> Keys:
-    """A 64-bit key of each pair of ids [P]; the mix is SplitMix64's (Steele et al. 2014)."""
-    images, captions = (ids.cpu().numpy().astype(np.uint64) for ids in (image_ids, caption_ids))
-    return _mixed(_mixed(images) + captions).astype(np.int64)
-
-
-def _mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    values = values + np.uint64(0x9E3779B97F4A7C15)
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
+    """A 64-bit key of each pair of ids, int64 [P]."""
+    images, captions = (ids.cpu().long() for ids in (image_ids, caption_ids))
+    keys: Keys = splitmix64(splitmix64(images + GOLDEN) + captions + GOLDEN).numpy()
+    return keys
 
 
 class MemorisedJudge:

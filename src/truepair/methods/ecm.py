@@ -7,7 +7,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from truepair.data.pairs import PairBatch
-from truepair.engine.distributed.gathering import total
+from truepair.engine.distributed.gathering import sum_over_ranks
 from truepair.engine.logs.measure import EpochCounts
 from truepair.errors import ConfigError
 from truepair.judges.base import Judge, JudgeConfig, ledger_name
@@ -179,7 +179,7 @@ class Ecm:
         figures = {f"ecm/{name}": count for name, count in self.counts.take().items()}
         if self.memory is not None:
             memory = self.memory.memory
-            asked = total({"hits": float(memory.hits), "misses": float(memory.misses)})
+            asked = sum_over_ranks({"hits": float(memory.hits), "misses": float(memory.misses)})
             figures |= {f"ecm/memory_{name}": count for name, count in asked.items()}
             memory.reset_counts()
         return figures

@@ -5,7 +5,6 @@ from typing import Any
 
 from truepair.data.splits import DataConfig
 from truepair.engine.loop.config import LoopConfig
-from truepair.engine.loop.optimizer import OptimizerConfig
 from truepair.errors import ConfigError
 from truepair.evaluation.metrics import RetrievalProtocol
 from truepair.methods.ecm import EcmConfig
@@ -13,6 +12,7 @@ from truepair.methods.momentum import MomentumConfig
 from truepair.methods.rules import RelationsConfig
 from truepair.methods.srcl import SrclConfig
 from truepair.methods.step import ItmConfig, MlmConfig, ObjectivesConfig
+from truepair.methods.towers import TowerOptimizerConfig
 from truepair.relations.detectors import Judged, MomentumSimilarity
 from truepair.sampling.batches import SamplerConfig
 
@@ -114,7 +114,7 @@ class PretrainRecipe:
     ecm: EcmConfig | None = None
     srcl: SrclConfig | None = None
     momentum: MomentumConfig | None = None
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    optimizer: TowerOptimizerConfig = field(default_factory=TowerOptimizerConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
     evaluation: RetrievalProtocol = field(default_factory=RetrievalProtocol)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from truepair.data.pairs import PairBatch
 from truepair.engine.distributed.sharding import gathered, spread_like
 from truepair.engine.logs.measure import EpochCounts
-from truepair.engine.loop.step import StepInfo, StepOutput, TrainingStep
+from truepair.engine.loop.step import StepInfo, StepOutput
 from truepair.errors import CheckpointError, ConfigError
 from truepair.evaluation.truth import ConversionCounter, Truth
 from truepair.methods.ecm import Ecm
@@ -23,6 +23,7 @@ from truepair.methods.frozen import FrozenModel
 from truepair.methods.momentum import MomentumFeatures, MomentumModel
 from truepair.methods.rules import RuleSet
 from truepair.methods.srcl import SrclWeights, of_rows, weight_figures
+from truepair.methods.towers import TowerStep
 from truepair.models.dual.base import DualEncoder, FusionModel, ImageKeysValues
 from truepair.objectives.bounds import information_bounds
 from truepair.objectives.contrastive import Direction, contrastive_loss
@@ -150,7 +151,7 @@ Momentum = tuple[MomentumModel, MomentumFeatures]
 """The momentum model, and the batch as it sees it."""
 
 
-class PretrainStep(TrainingStep):
+class PretrainStep(TowerStep):
     """Losses of one batch of pairs.
 
     Over several ranks, ITC contrasts the pairs of all, negatives are chosen among all, and each rank reads the pairs of

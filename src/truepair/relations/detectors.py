@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from truepair.errors import ConfigError
+from truepair.randomness import GOLDEN, splitmix64, unit_interval
 from truepair.relations.ledger import VerdictIndex, open_index
 from truepair.relations.pairs import PairSet
 from truepair.relations.zones import Zone, Zones
@@ -357,11 +358,8 @@ _BARS = {
 
 
 def _lots(first: Tensor, second: Tensor) -> Tensor:
-    """A number in [0, 1) for each pair of ids: SplitMix64's finaliser (Steele et al. 2014) on wrapping int64."""
-    bits = first * (0x9E3779B97F4A7C15 - (1 << 64)) + second * (0xD1B54A32D192ED03 - (1 << 64))
-    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-        bits = (bits ^ (bits >> shift & (1 << 64 - shift) - 1)) * (factor - (1 << 64))
-    return (bits >> 40 & (1 << 24) - 1).float() * 2.0**-24
+    """A number in [0, 1) for each pair of ids, int64 of shapes that broadcast; published runs depend on its bits."""
+    return unit_interval(splitmix64(first * GOLDEN + second * (0xD1B54A32D192ED03 - (1 << 64))))
 
 
 def _equal(keys: Tensor) -> PairSet:

@@ -4,7 +4,6 @@ A verdict says with which probability an image and a caption match, who says so,
 not its business: that is decided by zones and rules when the ledger is read.
 """
 
-import os
 import re
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor
 
 from truepair.errors import DataError
+from truepair.files import writing_file
 from truepair.randomness import sample_keys, stable_hash
 from truepair.relations.pairs import PairSet
 
@@ -415,20 +415,8 @@ def _milliseconds(table: pa.Table) -> np.ndarray:
 
 def _write_aside(table: pa.Table, target: Path) -> None:
     """Write a file so that it is there as a whole or not at all."""
-    aside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        with aside.open("wb") as file:
-            pq.write_table(table, file, compression="zstd")
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(target)
-    finally:
-        aside.unlink(missing_ok=True)
-    handle = os.open(target.parent, os.O_RDONLY)  # the rename itself has to reach the disk
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    with writing_file(target) as file:
+        pq.write_table(table, file, compression="zstd")
 
 
 def _ranges(first: np.ndarray, last: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -77,7 +77,7 @@ def show_examples(task: RetrievalTask, result: RetrievalResult, book: PictureBoo
     """
     ways = list(result.rankings.values())
     drawn = draw_examples(task, ways[0], ways[-1])
-    table, texts = task.images.table, task.gallery.texts
+    table, texts = task.images.table, task.truth.texts
     return ShownExamples(
         [_picture_query(table, texts, example, book) for example in drawn.pictures],
         [_caption_query(table, texts, example, book) for example in drawn.captions],

@@ -8,6 +8,7 @@ from markupsafe import Markup
 
 from truepair.errors import DataError
 from truepair.evaluation import Estimate
+from truepair.files import write_text
 from truepair.reports.data import ReportData, ResultColumn, ResultRow, ResultTable
 from truepair.reports.plots import draw_plot
 from truepair.reports.results import percent
@@ -26,11 +27,7 @@ def write_report(data: ReportData, path: Path) -> Path:
     Raises:
         DataError: if a picture is missing from ``data.pictures``.
     """
-    text = render_report(data)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(path.name + ".tmp")
-    aside.write_text(text, encoding="utf-8")
-    aside.replace(path)
+    write_text(path, render_report(data))
     return path
 
 

@@ -1,6 +1,5 @@
 """What a grouped sampler collects over an epoch, and the plan of the next."""
 
-import os
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from truepair.errors import CheckpointError, ConfigError
+from truepair.files import writing_file
 
 Indices = NDArray[np.int64]
 """Dataset indices, or positions in a list of samples."""
@@ -127,22 +127,8 @@ class PlanFolder:
         Raises:
             CheckpointError: The folder cannot be written.
         """
-        final = self.path(epoch)
-        aside = final.with_name(f".{final.name}.partial")
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with aside.open("wb") as file:
-                np.save(file, order, allow_pickle=False)
-                file.flush()
-                os.fsync(file.fileno())
-            aside.replace(final)
-            directory = os.open(self.folder, os.O_RDONLY)
-            try:
-                os.fsync(directory)
-            finally:
-                os.close(directory)
-        except OSError as error:
-            raise CheckpointError(f"cannot write {final} ({error.strerror}); free the disk or change it") from error
+        with writing_file(self.path(epoch), error=CheckpointError) as file:
+            np.save(file, order, allow_pickle=False)
 
     def read(self, epoch: int) -> Indices:
         """Read the plan of an epoch, int64 [N].

@@ -20,8 +20,9 @@ from truepair.engine.loop.config import LoopConfig
 from truepair.engine.loop.loader import VisitedDataset
 from truepair.engine.loop.loop import TrainingLoop, take_best
 from truepair.engine.loop.optimizer import OptimizerConfig
-from truepair.engine.loop.step import StepInfo, StepOutput, TrainingBatch, TrainingStep
+from truepair.engine.loop.step import StepInfo, StepOutput, TrainingBatch
 from truepair.methods.student import Say
+from truepair.methods.towers import TowerStep
 from truepair.models.encoders.images import image_transform
 from truepair.models.fusion.downstream import DownstreamModel
 from truepair.tasks.start import StartConfig, States, task_states
@@ -236,7 +237,7 @@ def finetune(task: DownstreamTask[Any, Any, _Result], run_folder: Path, say: Say
     return task.evaluate(run_folder) if task.tests else None
 
 
-class FinetuneStep(TrainingStep):
+class FinetuneStep(TowerStep):
     """The loss of a task's model on a batch.
 
     Args:

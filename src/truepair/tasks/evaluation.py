@@ -1,6 +1,5 @@
 """Evaluating a trained model on any pairs."""
 
-import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from truepair.errors import ConfigError
 from truepair.evaluation.coco import CocoGallery, CocoReport, CocoTruths, load_coco_truths
 from truepair.evaluation.metrics import RetrievalProtocol
 from truepair.evaluation.scores import ScoreSource
+from truepair.files import write_json
 from truepair.models.checkpoints.load import load_albef
 from truepair.models.encoders.images import image_transform
 from truepair.relations.text import normalise_caption
@@ -131,7 +131,7 @@ def evaluate_model(model_folder: Path, config: EvaluateConfig) -> RetrievalResul
     if truths is not None:
         result = replace(result, coco=coco_reports(result, tables.train, truths))
     if config.output is not None:
-        Path(config.output).write_text(json.dumps(result.as_dict(), indent=1), encoding="utf-8")
+        write_json(Path(config.output), result.as_dict())
     return result
 
 

@@ -1,6 +1,5 @@
 """NLVR2: is a statement true of two images?"""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -25,12 +24,13 @@ from truepair.data.tasks.nlvr2 import (
 from truepair.data.transforms import ImageTransform
 from truepair.engine.loop.config import LoopConfig
 from truepair.engine.loop.loop import TrainingLoop
-from truepair.engine.loop.optimizer import OptimizerConfig
-from truepair.engine.loop.step import StepInfo, StepOutput, TrainingStep
+from truepair.engine.loop.step import StepInfo, StepOutput
 from truepair.errors import ConfigError, DataError
 from truepair.evaluation.nlvr2 import Nlvr2Metrics, nlvr2_metrics, write_nlvr2_results
 from truepair.evaluation.vqa import TextBaseline
+from truepair.files import write_json
 from truepair.methods.student import Say
+from truepair.methods.towers import TowerOptimizerConfig, TowerStep
 from truepair.models.checkpoints.load import load_model
 from truepair.models.encoders.images import image_transform, resize_images
 from truepair.models.fusion.nlvr2 import Nlvr2Model
@@ -87,7 +87,7 @@ class AssignmentConfig:
     """
 
     data: DataConfig = field(default_factory=DataConfig)
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    optimizer: TowerOptimizerConfig = field(default_factory=TowerOptimizerConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
 
 
@@ -108,7 +108,7 @@ class Nlvr2Recipe:
     model: StartConfig = field(default_factory=StartConfig)
     assignment: AssignmentConfig | None = None
     batch_size: int = 64
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    optimizer: TowerOptimizerConfig = field(default_factory=TowerOptimizerConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
 
     def __post_init__(self) -> None:
@@ -228,7 +228,7 @@ class Nlvr2Task(DownstreamTask[Nlvr2Table, bool, Nlvr2Result]):
         if -1 not in table.statements["label"]:
             result.metrics["model"] = _metrics(answers, table)
             result.metrics.update(self._baselines(table))
-        (folder / "nlvr2.json").write_text(json.dumps(asdict(result), indent=1), encoding="utf-8")
+        write_json(folder / "nlvr2.json", asdict(result))
         return result
 
     def _baselines(self, table: Nlvr2Table) -> dict[str, Nlvr2Metrics]:
@@ -298,7 +298,7 @@ def assign_texts(
     return trained
 
 
-class AssignmentStep(TrainingStep):
+class AssignmentStep(TowerStep):
     """Which of two images does a caption belong to: the first, the second, or neither?
 
     Args:

@@ -1,6 +1,6 @@
 """A whole training run: from a recipe to a trained model and its retrieval figures."""
 
-import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,8 +12,10 @@ from truepair.data.preprocessing import Preprocessing
 from truepair.data.splits import build_tables
 from truepair.data.table import PairTable
 from truepair.engine.loop.loop import RunResult, TrainingLoop, take_best
+from truepair.engine.loop.validation import percentages
 from truepair.errors import ConfigError
 from truepair.evaluation.reranking import Combination
+from truepair.files import write_json
 from truepair.methods.build import StepBuilder
 from truepair.methods.caches import StateCaches
 from truepair.methods.recipe import PretrainRecipe, never_joining, trains_itm
@@ -94,6 +96,7 @@ def pretrain(
         labels=concept_labels(train_images.table),
         max_bad_fraction=recipe.data.max_bad_fraction,
         evaluator=None if validation is None else validation.figures,
+        describe_figures=_recalls,
     )
     run = loop.run()
     outcome = PretrainOutcome(recipe, run, None, loop.model, collator, train_images, test)
@@ -136,8 +139,14 @@ def _evaluate(
     if task is None:
         return None
     result = task.evaluate(model, combination)
-    file.write_text(json.dumps(result.as_dict(), indent=1), encoding="utf-8")
+    write_json(file, result.as_dict())
     return result
+
+
+def _recalls(figures: Mapping[str, float]) -> str:
+    """R@1 of both directions, of all that retrieval measures."""
+    shown = {name: value for name, value in figures.items() if name.endswith("r@1") and "naive" not in name}
+    return percentages({name.replace("_r@1", " R@1"): value for name, value in shown.items()})
 
 
 def _dataset(recipe: PretrainRecipe, images: ImageSource, model: AlbefModel) -> PairDataset:

@@ -1,6 +1,5 @@
 """Visual question answering: training on questions with weighted answers, and answering by ranking a list."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -14,10 +13,11 @@ from truepair.data.tasks.vqa import AnswerVocabulary, VqaBatch, VqaCollator, Vqa
 from truepair.data.tasks.vqa_source import VqaSource, VqaTable, load_answer_list, open_vqa
 from truepair.data.transforms import ImageTransform
 from truepair.engine.loop.config import LoopConfig
-from truepair.engine.loop.optimizer import OptimizerConfig
 from truepair.errors import ConfigError, DataError
 from truepair.evaluation.vqa import AlternativesBaseline, VqaAccuracy, vqa_accuracy, write_vqa_results
+from truepair.files import write_json
 from truepair.methods.student import Say
+from truepair.methods.towers import TowerOptimizerConfig
 from truepair.models.checkpoints.load import load_model
 from truepair.models.fusion.answers import AnswerTrie
 from truepair.models.fusion.vqa import VqaModel
@@ -98,7 +98,7 @@ class VqaRecipe:
     generate: bool = False
     similarity_weight: float = 0.0
     batch_size: int = 64
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    optimizer: TowerOptimizerConfig = field(default_factory=TowerOptimizerConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
 
     def __post_init__(self) -> None:
@@ -270,7 +270,7 @@ class VqaTask(DownstreamTask[VqaTable, str, VqaResult]):
         if all(table.questions["answers"]):
             result.accuracies["model"] = _accuracy(answers, table)
             result.accuracies.update(self._baselines(table))
-        (folder / "vqa.json").write_text(json.dumps(asdict(result), indent=1), encoding="utf-8")
+        write_json(folder / "vqa.json", asdict(result))
         return result
 
     def _baselines(self, table: VqaTable) -> dict[str, VqaAccuracy]:

@@ -1,6 +1,5 @@
 """The downstream data sets that are made of the bundled drawings, written once into a folder of the user's choice."""
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from truepair.data.sample_tasks.vqa import IMAGE_PATTERN
 from truepair.data.table import PairTable
 from truepair.data.tasks.nlvr2 import Nlvr2Source
 from truepair.data.tasks.vqa_source import VqaSource
+from truepair.files import writing_folder
 
 ANSWERS = "answer_list.json"
 """File of the answer list in the folder of `sample_vqa`."""
@@ -51,10 +51,7 @@ def sample_nlvr2(folder: str | Path) -> dict[str, Nlvr2Source]:
 
 
 def _write_once(root: Path, write: Callable[[PairTable, Path], None]) -> None:
-    """Write a data set aside and move it into place, so that a folder that is there is whole."""
-    if root.exists():
-        return
-    aside = root.with_name(root.name + ".part")
-    shutil.rmtree(aside, ignore_errors=True)
-    write(open_pairs("sample"), aside)
-    aside.rename(root)
+    """Write a data set, unless it is there."""
+    if not root.exists():
+        with writing_folder(root, shared=True) as folder:
+            write(open_pairs("sample"), folder)

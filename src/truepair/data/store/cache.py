@@ -3,8 +3,6 @@
 import hashlib
 import json
 import re
-import shutil
-import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -21,6 +19,7 @@ from truepair.data.images import describe
 from truepair.data.source import SourceConfig
 from truepair.data.store.rows import write_rows
 from truepair.errors import DataError
+from truepair.files import writing_file, writing_folder
 
 # Raise it when the meaning of the rows changes, so that older files are not read.
 _VERSION = 2
@@ -50,28 +49,26 @@ def cached_rows(reader: Reader, config: SourceConfig) -> tuple[Dataset, list[tup
 
 
 def _build(reader: Reader, config: SourceConfig, folder: Path) -> None:
-    """Write the files aside and rename the folder, so that a half-written one is never read."""
+    """Write the files of a source; processes may do so at once, and the first to end wins: theirs are the same.
+
+    Raises:
+        DataError: the source cannot be read, or the folder cannot be written.
+    """
     try:
         config.cache_folder.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix="building-", dir=config.cache_folder))
     except OSError as error:
         raise DataError(
             f"the cache folder {config.cache_folder} cannot be written ({error.strerror}); give cache_dir"
         ) from None
     try:
-        skips = write_rows(reader, config, aside / "rows.arrow")
-        finish_rows(aside / "rows.arrow", merge=config.repeats == "merge", skips=skips)
-        (aside / "skipped.json").write_text(json.dumps(skips.entries), encoding="utf-8")
-        try:
-            aside.rename(folder)
-        except OSError:
-            # Another process was first: its files are the same.
-            if not folder.is_dir():
-                raise
+        with writing_folder(folder, shared=True, error=None) as aside:
+            skips = write_rows(reader, config, aside / "rows.arrow")
+            finish_rows(aside / "rows.arrow", merge=config.repeats == "merge", skips=skips)
+            (aside / "skipped.json").write_text(json.dumps(skips.entries), encoding="utf-8")
     except OSError as error:
-        raise DataError(f"{config.source} cannot be read into {folder} ({error}); check both") from None
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        raise DataError(
+            f"{config.source} cannot be read into {folder} ({error}); check both, or give cache_dir"
+        ) from None
 
 
 def _key(reader: Reader, config: SourceConfig) -> str:
@@ -108,13 +105,11 @@ def open_stream(file: Path) -> pa.Table:
 
 
 def _rewrite(file: Path, batches: Iterator[pa.RecordBatch]) -> None:
-    aside = file.with_suffix(".rewritten")
     first = next(batches)
-    with pa.OSFile(str(aside), "wb") as sink, pa.ipc.new_stream(sink, first.schema) as writer:
+    with writing_file(file, error=None) as sink, pa.ipc.new_stream(sink, first.schema) as writer:
         writer.write_batch(first)
         for batch in batches:
             writer.write_batch(batch)
-    aside.replace(file)
 
 
 def _check_image_ids(table: pa.Table) -> None:

@@ -66,13 +66,18 @@ def gather_batch(batch: PairBatch, *, pixels: bool = False) -> PairBatch:
     )
 
 
-def total(values: dict[str, float]) -> dict[str, float]:
-    """Sum figures of the same names over all ranks."""
-    if Ranks.current().count == 1:
-        return values
-    parts: list[Any] = [None] * Ranks.current().count
-    dist.all_gather_object(parts, values)
-    return {name: sum(part[name] for part in parts) for name in values}
+def sum_over_ranks(values: Mapping[str, float]) -> dict[str, float]:
+    """Add up the numbers of all ranks, which all call this together with the same names.
+
+    Args:
+        values: this rank's numbers.
+    """
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return dict(values)
+    device = torch.device("cpu") if dist.get_backend() == "gloo" else torch.accelerator.current_accelerator()
+    sent = torch.tensor(list(values.values()), dtype=torch.float64, device=device)
+    dist.all_reduce(sent)
+    return dict(zip(values, sent.tolist(), strict=True))
 
 
 class _Gather(torch.autograd.Function):
@@ -92,22 +97,3 @@ class _Gather(torch.autograd.Function):
         dist.all_reduce(gradient)
         start = Ranks.current().rank * context.rows
         return gradient[start : start + context.rows]
-
-
-def sum_over_ranks(values: Mapping[str, float], device: torch.device) -> dict[str, float]:
-    """Add up the numbers of all ranks, which all call this together with the same names.
-
-    Args:
-        values: this rank's numbers.
-        device: where the process group wants tensors.
-    """
-    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
-        return dict(values)
-    sent = torch.tensor(list(values.values()), dtype=sum_dtype(device), device=device)
-    dist.all_reduce(sent)
-    return dict(zip(values, sent.tolist(), strict=True))
-
-
-def sum_dtype(device: torch.device) -> torch.dtype:
-    """What long sums are kept in: float64, which Apple's MPS does not know."""
-    return torch.float32 if device.type == "mps" else torch.float64

@@ -31,10 +31,11 @@ def repeated_layers(model: nn.Module) -> list[nn.Module]:
 def shard(step: TrainingStep, plugin: FullyShardedDataParallelPlugin) -> None:
     """Spread the trained weights of a step over all processes, in place.
 
-    Layers of the image encoder are gathered one by one when they are called, all else once a step: how often text and
-    fusion layers are called depends on the lengths of captions, and so differs between processes, which must exchange
-    alike. A momentum model is spread like the student, so that it can follow without exchange. Frozen weights, which a
-    momentum model shares, and scalars (the temperature) stay whole. After the backward pass, :func:`settle_gradients`.
+    Layers of the modules that ``step.gathered_by_layer`` names are gathered one by one when they are called, all else
+    once a step: how often a layer is called may depend on the lengths of texts, and so differ between processes, which
+    must exchange alike. What the step holds beside the model, such as a momentum copy, is spread like the model, so
+    that it can follow without exchange. Frozen weights, which such a copy shares, and scalars stay whole. After the
+    backward pass, :func:`settle_gradients`.
 
     Args:
         step: On its device, the same on all processes.
@@ -48,14 +49,13 @@ def shard(step: TrainingStep, plugin: FullyShardedDataParallelPlugin) -> None:
     mesh = init_device_mesh(next(step.parameters()).device.type, (dist.get_world_size(),))
     stays = {weight for weight in step.model.parameters() if not weight.requires_grad}
     stays |= {weight for weight in step.parameters() if weight.ndim == 0}
-    encoders = [module for name, module in step.named_modules() if name.endswith(".image_encoder")]
-    for layer in [layer for encoder in encoders for layer in repeated_layers(encoder)]:
+    for layer in [layer for module in step.gathered_by_layer() for layer in repeated_layers(module)]:
         if not all(weight in stays for weight in layer.parameters()):
             fully_shard(
                 layer, mesh=mesh, reshard_after_forward=bool(plugin.reshard_after_forward), ignored_params=stays
             )
     outer = fully_shard(step, mesh=mesh, ignored_params=stays)
-    outer.set_reduce_scatter_unused_params(True)  # one process may read no masked caption, another some
+    outer.set_reduce_scatter_unused_params(True)  # a batch may leave out a head on one process alone
 
 
 def settle_gradients(parameters: list[nn.Parameter]) -> None:
@@ -98,7 +98,7 @@ def gathered(values: Any, *, keep: bool = True) -> Any:
         values: The same structure on all processes.
         keep: Whether this process wants them; otherwise they are None here.
     """
-    seen: dict[int, Tensor | None] = {}  # tied weights stay tied
+    made: dict[int, Tensor | None] = {}  # by id, so that tied weights stay tied
 
     def gather(value: Any) -> Any:
         """The same for a part of the values."""
@@ -108,10 +108,10 @@ def gathered(values: Any, *, keep: bool = True) -> Any:
             return [gather(part) for part in value]
         if not isinstance(value, DTensor):
             return value
-        if id(value) not in seen:
+        if id(value) not in made:
             full = whole(value.detach())
-            seen[id(value)] = full.cpu() if keep else None
-        return seen[id(value)]
+            made[id(value)] = full.cpu() if keep else None
+        return made[id(value)]
 
     return gather(values)
 

@@ -11,10 +11,13 @@ from typing import Any, Self
 from accelerate import Accelerator
 
 from truepair.errors import CheckpointError, ConfigError
+from truepair.files import one_line_errors, write_text
+
+_ADVICE = "free some space and run the same command again"
 
 
-class RunLog:
-    """Append-only JSONL log of a run.
+class JsonlLog:
+    """A file of records, one JSON object a line, that only grows, until it is rewound.
 
     A resumed run first forgets what was written after the checkpoint it starts from, so that the file reads as if the
     run had never been interrupted.
@@ -45,42 +48,39 @@ class RunLog:
         """
         if not self.enabled:
             return
-        try:
+        with one_line_errors(self.path, CheckpointError, _ADVICE):
             self._file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
             self._file.flush()
-        except OSError as error:
-            raise _unwritable(self.path, error) from error
 
     def rewind(self, step: int) -> None:
-        """Forget every record of a step later than ``step``, and a half-written last line."""
+        """Forget every record of a step later than ``step``, and a half-written last line.
+
+        Raises:
+            CheckpointError: the disk is full, say.
+        """
         if not self.enabled:
             return
         kept = [record for record in read_log(self.path) if record["step"] <= step]
         self._file.close()
-        aside = self.path.with_suffix(".tmp")
-        try:
-            aside.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
-            aside.replace(self.path)
+        with one_line_errors(self.path, CheckpointError, _ADVICE):
+            write_text(self.path, "".join(json.dumps(record) + "\n" for record in kept), error=None)
             self._file = self.path.open("a", encoding="utf-8")
-        except OSError as error:
-            raise _unwritable(self.path, error) from error
 
     def sync(self) -> None:
-        """Bring what was written to the disk."""
+        """Bring what was written to the disk.
+
+        Raises:
+            CheckpointError: the disk is full, say.
+        """
         if self.enabled:
-            os.fsync(self._file.fileno())
+            with one_line_errors(self.path, CheckpointError, _ADVICE):
+                os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Close the file."""
         if self.enabled:
             with contextlib.suppress(OSError):  # what could not be flushed has been reported
                 self._file.close()
-
-
-def _unwritable(path: Path, error: OSError) -> CheckpointError:
-    return CheckpointError(
-        f"could not write {path}: {error.strerror or error}; free some space and run the same command again"
-    )
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
@@ -94,8 +94,8 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     return records
 
 
-class RunRecords:
-    """``log.jsonl``, which two equal runs have alike byte by byte, ``timing.jsonl``, and the trackers.
+class RunLog:
+    """The log of a run: ``log.jsonl``, which two equal runs have alike byte by byte, ``timing.jsonl``, and trackers.
 
     Trackers cannot forget: after a crash they hold the steps since the last checkpoint twice.
 
@@ -108,8 +108,8 @@ class RunRecords:
         self.folder = folder
         self.accelerator = accelerator
         main = accelerator.is_main_process
-        self._log = RunLog(folder / "log.jsonl", enabled=main)
-        self._timing = RunLog(folder / "timing.jsonl", enabled=main)
+        self._log = JsonlLog(folder / "log.jsonl", enabled=main)
+        self._timing = JsonlLog(folder / "timing.jsonl", enabled=main)
 
     def __enter__(self) -> Self:
         if self.accelerator.log_with:
@@ -125,7 +125,11 @@ class RunRecords:
             tracker.finish()
 
     def write(self, kind: str, step: int, **values: Any) -> None:
-        """Write a record that depends on nothing but the run."""
+        """Write a record that depends on nothing but the run.
+
+        Raises:
+            CheckpointError: the disk is full, say; so do the methods below.
+        """
         self._log.write(kind, step, **values)
         self._track(kind, step, values)
 

@@ -10,8 +10,6 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from truepair.engine.distributed.gathering import sum_dtype
-
 
 class Stopwatch:
     """Times the steps of a run.
@@ -110,8 +108,8 @@ class EpochCounts:
     def add(self, counts: dict[str, float] | dict[str, Tensor]) -> None:
         """Add to the sums; a name that is new starts at 0."""
         for name, count in counts.items():
-            dtype = sum_dtype(count.device) if isinstance(count, Tensor) else torch.float64
-            value = torch.as_tensor(count, dtype=dtype)
+            on_mps = isinstance(count, Tensor) and count.device.type == "mps"  # which knows no float64
+            value = torch.as_tensor(count, dtype=torch.float32 if on_mps else torch.float64)
             self._sums[name] = self._sums[name].to(value) + value if name in self._sums else value
 
     def read(self) -> dict[str, float]:

@@ -12,6 +12,9 @@ from truepair.engine.distributed.sharding import spread_like
 class WeightAverage:
     """A moving average of a model's trainable weights; frozen weights and buffers are the model's own.
 
+    ``torch.optim.swa_utils.AveragedModel`` copies the whole model, frozen encoders with it, which sharded modules
+    (FSDP2) refuse; and its first update forgets the weights that the run began with.
+
     After t updates the decay is the smaller of ``decay`` and (1 + t) / (10 + t), so that the first weights are soon
     forgotten.
 

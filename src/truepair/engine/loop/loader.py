@@ -54,7 +54,7 @@ class GroupReader:
         self._loader: DataLoader[Any] = DataLoader(
             dataset,  # type: ignore[arg-type]
             batch_sampler=self._visits,
-            collate_fn=_Light(collate) if workers else collate,
+            collate_fn=_SmallAsArrays(collate) if workers else collate,
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=pin_memory,
@@ -110,10 +110,10 @@ class GroupReader:
                 "a data loading process was killed, most often for want of memory; lower loop.workers or "
                 "loop.batch_size"
             ) from error
-        return [_whole(batch) for batch in group] if self._loader.num_workers else group
+        return [_with_tensors(batch) for batch in group] if self._loader.num_workers else group
 
 
-class _Light:
+class _SmallAsArrays:
     """A batch with arrays in place of its small tensors.
 
     A tensor comes from a worker as shared memory, for which the run asks the worker through a socket of its own: half a
@@ -125,15 +125,17 @@ class _Light:
 
     def __call__(self, samples: Any) -> TrainingBatch:
         """Make a batch of samples."""
-        return _changed(self.collate(samples), Tensor, lambda value: value.numpy() if value.nbytes <= _SMALL else value)
+        return _with_changed(
+            self.collate(samples), Tensor, lambda value: value.numpy() if value.nbytes <= _SMALL else value
+        )
 
 
-def _whole(batch: TrainingBatch) -> TrainingBatch:
+def _with_tensors(batch: TrainingBatch) -> TrainingBatch:
     """The batch with its tensors back."""
-    return _changed(batch, np.ndarray, torch.from_numpy)
+    return _with_changed(batch, np.ndarray, torch.from_numpy)
 
 
-def _changed(batch: TrainingBatch, kind: type, change: Callable[[Any], Any]) -> TrainingBatch:
+def _with_changed(batch: TrainingBatch, kind: type, change: Callable[[Any], Any]) -> TrainingBatch:
     """The batch with its values of some kind changed."""
     values = {name: change(value) for name, value in vars(batch).items() if isinstance(value, kind)}
     return replace(batch, **values)  # type: ignore[type-var]

@@ -3,7 +3,7 @@
 import contextlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from signal import SIGTERM
@@ -15,20 +15,21 @@ from truepair.data.pairs import SubstitutionLog
 from truepair.engine.distributed.accelerator import build_accelerator, prepare_step
 from truepair.engine.distributed.gathering import sum_over_ranks
 from truepair.engine.distributed.sharding import whole_model
-from truepair.engine.logs.log import RunRecords
+from truepair.engine.logs.log import RunLog
 from truepair.engine.logs.measure import RunningMean, Stopwatch, profiled
 from truepair.engine.logs.progress import RunProgress
 from truepair.engine.loop.average import WeightAverage
 from truepair.engine.loop.config import LoopConfig
 from truepair.engine.loop.loader import GroupReader, VisitedDataset
-from truepair.engine.loop.non_finite import BadBatches
 from truepair.engine.loop.optimizer import OptimizerConfig
 from truepair.engine.loop.signals import RunStopped, StopSignals
 from truepair.engine.loop.step import StepInfo, TrainingBatch, TrainingStep
-from truepair.engine.loop.update import Update, Updater
-from truepair.engine.loop.validation import Evaluator, Validation
-from truepair.engine.state.checkpoint import CheckpointStore, require_same_plan, write_folder
+from truepair.engine.loop.update import BadBatches, OptimizerStep, StepResult
+from truepair.engine.loop.validation import Evaluator, Validation, percentages
+from truepair.engine.state.checkpoint import ADVICE, CheckpointSchedule, CheckpointStore, require_same_plan
 from truepair.engine.state.snapshot import Saved, Snapshot, load_average, load_weights
+from truepair.errors import CheckpointError
+from truepair.files import writing_folder
 from truepair.randomness import seed_generators
 from truepair.sampling.batches import SamplerConfig, build_batches, describe_scaling
 from truepair.sampling.plan import Indices
@@ -56,38 +57,6 @@ class RunResult:
     best_folder: Path | None = None
 
 
-class CheckpointSchedule:
-    """Steps and minutes between checkpoints.
-
-    Args:
-        config: ``checkpoint_every`` and ``checkpoint_minutes``.
-        steps_per_epoch: optimizer steps of an epoch.
-
-    Attributes:
-        step: step of the last checkpoint; -1 before the first.
-    """
-
-    def __init__(self, config: LoopConfig, steps_per_epoch: int) -> None:
-        self.every = config.checkpoint_every or steps_per_epoch
-        self.last = config.epochs * steps_per_epoch
-        self.seconds = 60 * config.checkpoint_minutes
-        self.step = -1
-        self._time = time.monotonic()
-
-    def due(self, step: int) -> bool:
-        """Whether a step ends with a checkpoint; the last one does."""
-        return step % self.every == 0 or step == self.last
-
-    def minutes_are_over(self) -> bool:
-        """Whether the last checkpoint is too long ago; clocks differ, so one rank decides."""
-        return bool(self.seconds) and time.monotonic() - self._time >= self.seconds
-
-    def note(self, step: int) -> None:
-        """Take note that there is a checkpoint of a step."""
-        self.step = step
-        self._time = time.monotonic()
-
-
 class TrainingLoop:
     """Runs a training step over a data set, from the first batch or from the newest checkpoint in the run folder.
 
@@ -104,6 +73,10 @@ class TrainingLoop:
         labels: what each pair shows, int64 [N], for the false-negative rate in the log; see ``concept_labels``.
         max_bad_fraction: largest share of unreadable samples that the run puts up with.
         evaluator: returns validation figures of the model; called every ``loop.evaluate_every`` epochs.
+        describe_figures: what is said of them on the screen.
+
+    Raises:
+        ConfigError: model and settings do not go together.
     """
 
     def __init__(
@@ -121,50 +94,61 @@ class TrainingLoop:
         labels: Indices | None = None,
         max_bad_fraction: float = 0.05,
         evaluator: Evaluator | None = None,
+        describe_figures: Callable[[Mapping[str, float]], str] = percentages,
     ) -> None:
         self.config = loop
         self.run_folder = run_folder
         self.dataset = dataset
         self.collate = collate
-        self.sampler_config = sampler or SamplerConfig()
         self.accelerator = build_accelerator(loop, run_folder)
-        main = self.accelerator.is_main_process
+        main, rank = self.accelerator.is_main_process, self.accelerator.process_index
+
+        self.sampler_config = sampler or SamplerConfig()
         self.batches = build_batches(
             self.sampler_config,
             len(dataset),
             loop.batch_size,
             seed=loop.seed,
-            ranks=Ranks(self.accelerator.process_index, self.accelerator.num_processes),
+            ranks=Ranks(rank, self.accelerator.num_processes),
             keys=keys,
             labels=labels,
             plan_folder=run_folder / "plans",
         )
         self.steps_per_epoch = -(-self.batches.per_epoch // loop.accumulate)
+        self.substitutions = SubstitutionLog(max_bad_fraction)
+        self.reader = GroupReader(
+            dataset,
+            collate,
+            workers=loop.workers,
+            pin_memory=self.accelerator.device.type == "cuda",
+            substitutions=self.substitutions,
+        )
+
         self.model: PreTrainedModel = step.model
         self.bare_step = step
         self.step, prepared = prepare_step(step, loop, optimizer, self.accelerator)
         self.average = WeightAverage(self.model, loop.average_decay) if loop.average_decay else None
-        self.updater = Updater(self.step, prepared, self.accelerator, optimizer, self.average)
+        self.optimizer_step = OptimizerStep(self.step, prepared, self.accelerator, optimizer, self.average)
+        self.bad_batches = BadBatches(run_folder, rank, policy=loop.on_non_finite, cap=loop.max_skipped)
+        self.done = 0  # optimizer steps
+
+        self.watch = Stopwatch()
+        self.hardest = RunningMean()
         self.snapshot = Snapshot(
             step, preprocessing, prepared, self.batches, self.average, self.accelerator.scaler, main=main
         )
         meet = self.accelerator.wait_for_everyone
         self.store = CheckpointStore(run_folder / "checkpoints", loop.keep_checkpoints, main=main, meet=meet)
+        self.schedule = CheckpointSchedule(
+            every=loop.checkpoint_every or self.steps_per_epoch, last=self.total_steps, minutes=loop.checkpoint_minutes
+        )
         self.validation = Validation(
-            evaluator, every=loop.evaluate_every, epochs=loop.epochs, best_figure=loop.best_figure
+            evaluator,
+            every=loop.evaluate_every,
+            epochs=loop.epochs,
+            best_figure=loop.best_figure,
+            describe=describe_figures,
         )
-        self.bad_batches = BadBatches(
-            run_folder, self.accelerator.process_index, policy=loop.on_non_finite, cap=loop.max_skipped
-        )
-        self.substitutions = SubstitutionLog(max_bad_fraction)
-        pin = self.accelerator.device.type == "cuda"
-        self.reader = GroupReader(
-            dataset, collate, workers=loop.workers, pin_memory=pin, substitutions=self.substitutions
-        )
-        self.watch = Stopwatch()
-        self.done = 0
-        self.schedule = CheckpointSchedule(loop, self.steps_per_epoch)
-        self.hardest = RunningMean()
 
     @property
     def total_steps(self) -> int:
@@ -177,28 +161,137 @@ class TrainingLoop:
         Raises:
             RunStopped: SIGTERM or SIGINT came; a checkpoint has been written.
             NonFiniteError: a loss or gradient is not finite, and the recipe says to stop.
+            CheckpointError: the disk is full, say, or no checkpoint is whole.
+            ConfigError: the run folder holds a run of another plan.
         """
-        main = self.accelerator.is_main_process
         with (
             contextlib.closing(self.bare_step),
             contextlib.closing(self.reader),
             StopSignals() as self.signals,
-            RunRecords(self.run_folder, self.accelerator) as self.records,
-            RunProgress(self.total_steps, enabled=main) as self.progress,
+            RunLog(self.run_folder, self.accelerator) as self.log,
+            RunProgress(self.total_steps, enabled=self.accelerator.is_main_process) as self.progress,
         ):
-            for line in [*describe_scaling(self.sampler_config, self.batches), *self.validation.missing()]:
+            for line in [*describe_scaling(self.sampler_config, self.batches), *self.validation.warnings()]:
                 self.progress.say(line)
             self._resume()
             while self.done < self.total_steps:
                 self._run_epoch(self.done // self.steps_per_epoch)
-            if self.average is not None:
-                self.average.put()  # what the run leaves, in memory too
-            self.model = whole_model(self.model)
-            folder = self.run_folder / "model"
-            if main and self.config.save:
-                write_folder(folder, lambda aside: self.snapshot.write_model(self.model, aside))
-            self.accelerator.wait_for_everyone()
-            self._stop_if_asked(self.signals.number)
+            return self._finish()
+
+    def _run_epoch(self, epoch: int) -> None:
+        """The rest of an epoch, step by step: batches, step and update, log, checkpoint, evaluation."""
+        figures = self.batches.figures(epoch)
+        self.step.train()
+        start = self.done % self.steps_per_epoch * self.config.accumulate
+        ahead = self.batches.ahead(epoch, start, self.config.epochs)
+        for group, waited in self.reader.groups(ahead, self.batches.per_epoch - start, self.config.accumulate):
+            started = time.perf_counter()
+            result = self._take_step(group, epoch)
+            seconds = time.perf_counter() - started + waited
+            pairs = len(group) * self.batches.global_batch
+            self.watch.add(seconds, waited, pairs)
+            self.progress.show(self.done, epoch=epoch, speed=pairs / seconds)
+            self._log_step(result, epoch)
+            epoch_ends = self.done % self.steps_per_epoch == 0
+            if epoch_ends:
+                self._log_epoch(epoch, figures)
+            # A run that is stopped while it evaluates resumes from here, and the best model must be on the disk.
+            evaluates = epoch_ends and self.validation.due(epoch)
+            if self.schedule.due(self.done) or evaluates or any(result.requests.values()):
+                self._save()
+            self._stop_if_asked(result.requests["stop"])
+            if evaluates:
+                self._evaluate(epoch)
+
+    def _take_step(self, group: list[TrainingBatch], epoch: int) -> StepResult:
+        """One optimizer step; the global generator is seeded by the step, so that dropout repeats after a resume."""
+        seed_generators(self.config.seed, self.done, self.accelerator.process_index, "step")
+        logged = self.config.logs(self.done + 1, self.steps_per_epoch)
+        info = StepInfo(epoch, self.done, self.total_steps, self.steps_per_epoch, logged)
+        profiles = self.config.profile == self.done + 1 and self.accelerator.is_main_process
+        with profiled(self.run_folder, self.done + 1) if profiles else contextlib.nullcontext():
+            result = self.optimizer_step.take(group, info, self._requests)
+        self.done += 1
+        if not result.finite:
+            losses = [output.losses for output in result.outputs]
+            self.bad_batches.record(self.done, group, losses, result.gradient_norm)
+        for batch, output in zip(group, result.outputs, strict=True):
+            if result.finite:
+                self.batches.trained(batch.index, output.image_feature, output.text_feature)
+            else:
+                self.batches.skipped()
+        return result
+
+    def _requests(self) -> dict[str, float]:
+        """What this process asks all of them to do after the step: to stop, or to write a checkpoint."""
+        checkpoint = self.accelerator.is_main_process and self.schedule.minutes_are_over()
+        return {"stop": float(self.signals.number > 0), "checkpoint": float(checkpoint)}
+
+    def _stop_if_asked(self, stop: float) -> None:
+        if stop:
+            self.progress.say(f"stopped by a signal after step {self.done}; the same command goes on from there")
+            raise RunStopped(self.signals.number or SIGTERM)
+
+    def _log_step(self, result: StepResult, epoch: int) -> None:
+        if not result.finite:
+            self.log.write("skipped", self.done, epoch=epoch)
+            return
+        if not math.isnan(result.hardest_similarity):
+            self.hardest.add(result.hardest_similarity)
+        if not self.config.logs(self.done, self.steps_per_epoch):
+            return
+        ranks = self.accelerator.num_processes
+        values = sum_over_ranks({name: float(value) / ranks for name, value in result.losses.items()})
+        values["gradient_norm"] = result.gradient_norm
+        if self.hardest.count:
+            values["hardest_similarity"] = result.hardest_similarity
+        self.log.write("step", self.done, epoch=epoch, **values)
+        self.log.write_timing(self.done, self.watch.lap())
+
+    def _log_epoch(self, epoch: int, figures: dict[str, float]) -> None:
+        if self.hardest.count:
+            figures["hardest_similarity"] = self.hardest.take()
+        self.log.write("epoch", self.done, epoch=epoch, **figures, **self.bare_step.epoch_figures(epoch))
+
+    def _save(self) -> None:
+        """Write a checkpoint of the last step, unless there is one."""
+        if self.schedule.step == self.done or not self.config.save:
+            return
+        self.log.sync()
+        state = {
+            "run": self._plan(),
+            "substitutions": self.substitutions.state(),
+            "skipped": self.bad_batches.skipped,
+            "average_updates": self.average.updates if self.average else 0,
+            "hardest": self.hardest.state(),
+        }
+        self.store.save(self.done, self.snapshot.write, state)
+        self.schedule.note(self.done)
+
+    def _evaluate(self, epoch: int) -> None:
+        """Evaluate on the first process; the others wait, and all learn of a signal that came meanwhile."""
+        self.step.eval()
+        with self.average.applied() if self.average else contextlib.nullcontext():
+            model = whole_model(self.model)
+            if self.accelerator.is_main_process:
+                self.validation.run(model, self.done, epoch, self.log, self.progress, self.signals)
+        self.step.train()
+        if self.accelerator.is_main_process:
+            self.store.best = self.validation.best_step
+            self.store.prune()
+        self._stop_if_asked(sum_over_ranks({"stop": float(self.signals.number > 0)})["stop"])
+
+    def _finish(self) -> RunResult:
+        """Leave the trained model, in memory and in the run folder."""
+        if self.average is not None:
+            self.average.put()
+        self.model = whole_model(self.model)
+        folder = self.run_folder / "model"
+        if self.accelerator.is_main_process and self.config.save:
+            with writing_folder(folder, error=CheckpointError, advice=ADVICE) as aside:
+                self.snapshot.write_model(self.model, aside)
+        self.accelerator.wait_for_everyone()
+        self._stop_if_asked(self.signals.number)
         best = self.validation.best_step
         return RunResult(
             folder,
@@ -209,114 +302,12 @@ class TrainingLoop:
             None if best is None else self.store.path(best),
         )
 
-    def _run_epoch(self, epoch: int) -> None:
-        figures = self.batches.figures(epoch)
-        self.step.train()
-        start = self.done % self.steps_per_epoch * self.config.accumulate
-        ahead = self.batches.ahead(epoch, start, self.config.epochs)
-        for group, waited in self.reader.groups(ahead, self.batches.per_epoch - start, self.config.accumulate):
-            started = time.perf_counter()
-            update = self._take_step(group, epoch)
-            seconds = time.perf_counter() - started + waited
-            self.watch.add(seconds, waited, len(group) * self.batches.global_batch)
-            self._log_step(update, epoch)
-            self.progress.show(self.done, epoch=epoch, speed=len(group) * self.batches.global_batch / seconds)
-            ended = self.done % self.steps_per_epoch == 0
-            if ended:
-                self._log_epoch(epoch, figures)
-            # Before an evaluation too: who is stopped in it begins with it, and the best one must be on the disk.
-            due = self.schedule.due(self.done) or (ended and self.validation.due(epoch))
-            if due or any(update.wishes.values()):
-                self._save()
-            self._stop_if_asked(update.wishes["stop"])
-            if ended:
-                self._evaluate(epoch)
-
-    def _take_step(self, group: list[TrainingBatch], epoch: int) -> Update:
-        """One optimizer step; the global generator is seeded by the step, so that dropout repeats after a resume."""
-        seed_generators(self.config.seed, self.done, self.accelerator.process_index, "step")
-        logged = self.config.logs(self.done + 1, self.steps_per_epoch)
-        info = StepInfo(epoch, self.done, self.total_steps, self.steps_per_epoch, logged)
-        watched = self.config.profile == self.done + 1 and self.accelerator.is_main_process
-        with profiled(self.run_folder, self.done + 1) if watched else contextlib.nullcontext():
-            update = self.updater.take(group, info, self._wishes)
-        self.done += 1
-        if not update.finite:
-            losses = [output.losses for output in update.outputs]
-            self.bad_batches.record(self.done, group, losses, update.gradient_norm)
-        for batch, output in zip(group, update.outputs, strict=True):
-            if update.finite:
-                self.batches.trained(batch.index, output.image_feature, output.text_feature)
-            else:
-                self.batches.skipped()
-        return update
-
-    def _log_step(self, update: Update, epoch: int) -> None:
-        if not update.finite:
-            self.records.write("skipped", self.done, epoch=epoch)
-            return
-        if not math.isnan(update.hardest_similarity):
-            self.hardest.add(update.hardest_similarity)
-        if not self.config.logs(self.done, self.steps_per_epoch):
-            return
-        ranks = self.accelerator.num_processes
-        mine = {name: float(value) / ranks for name, value in update.losses.items()}
-        values = sum_over_ranks(mine, self.accelerator.device) | {"gradient_norm": update.gradient_norm}
-        if self.hardest.count:
-            values["hardest_similarity"] = update.hardest_similarity
-        self.records.write("step", self.done, epoch=epoch, **values)
-        self.records.write_timing(self.done, self.watch.lap())
-
-    def _log_epoch(self, epoch: int, figures: dict[str, float]) -> None:
-        if self.hardest.count:
-            figures["hardest_similarity"] = self.hardest.take()
-        self.records.write("epoch", self.done, epoch=epoch, **figures, **self.bare_step.epoch_figures(epoch))
-
-    def _evaluate(self, epoch: int) -> None:
-        """Evaluate on the first process; the others wait, and all learn of a signal that came meanwhile."""
-        if not self.validation.due(epoch):
-            return
-        self.step.eval()
-        with self.average.applied() if self.average else contextlib.nullcontext():
-            model = whole_model(self.model)
-            if self.accelerator.is_main_process:
-                self.validation.run(model, self.done, epoch, self.records, self.progress, self.signals)
-        self.step.train()
-        if self.accelerator.is_main_process:
-            self.store.best = self.validation.best_step
-            self.store.prune()
-        stop = sum_over_ranks({"stop": float(self.signals.number > 0)}, self.accelerator.device)["stop"]
-        self._stop_if_asked(stop)
-
-    def _wishes(self) -> dict[str, float]:
-        """What this process would like to do after the step."""
-        due = self.accelerator.is_main_process and self.schedule.minutes_are_over()
-        return {"stop": float(self.signals.number > 0), "due": float(due)}
-
-    def _stop_if_asked(self, stop: float) -> None:
-        if stop:
-            self.progress.say(f"stopped by a signal after step {self.done}; the same command goes on from there")
-            raise RunStopped(self.signals.number or SIGTERM)
-
-    def _save(self) -> None:
-        if self.schedule.step == self.done or not self.config.save:
-            return
-        self.records.sync()
-        state = {
-            "run": self._identity(),
-            "substitutions": self.substitutions.state(),
-            "skipped": self.bad_batches.skipped,
-            "average_updates": self.average.updates if self.average else 0,
-            "hardest": self.hardest.state(),
-        }
-        self.store.save(self.done, self.snapshot.write, state)
-        self.schedule.note(self.done)
-
     def _resume(self) -> None:
+        """Go on from the newest checkpoint, or begin; the log then holds what led there, and nothing after it."""
         found = self.store.newest(self.progress.say)
         folder, state = found or (None, {"step": -1})
         if folder is not None:
-            require_same_plan(self.run_folder, state["run"], self._identity())
+            require_same_plan(self.run_folder, state["run"], self._plan())
             self.snapshot.read(folder, state)
             self.substitutions.load_state(state["substitutions"])
             self.bad_batches.skipped = state["skipped"]
@@ -326,14 +317,15 @@ class TrainingLoop:
             self.progress.say(f"going on from {folder}")
         else:
             self.bare_step.begin()
-        self.records.rewind(state["step"])
+        self.log.rewind(state["step"])
         self.bad_batches.rewind(state["step"])
-        self.validation.recall(self.records.validations())
+        self.validation.restore(self.log.validations())
         self.store.best = self.validation.best_step
-        if self.done and self.done % self.steps_per_epoch == 0:
-            self._evaluate(self.done // self.steps_per_epoch - 1)
+        epoch = self.done // self.steps_per_epoch - 1  # the last whole one
+        if self.done and self.done % self.steps_per_epoch == 0 and self.validation.due(epoch):
+            self._evaluate(epoch)
 
-    def _identity(self) -> dict[str, Any]:
+    def _plan(self) -> dict[str, Any]:
         """What must not change between a run and its resumption."""
         return {
             "pairs": len(self.dataset),

@@ -1,12 +1,12 @@
-"""AdamW with the field's parameter groups, and the learning rate: warm-up, a plateau if wanted, cosine."""
+"""AdamW with parameter groups by learning rate and weight decay; the learning rate over a run."""
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
+from truepair.engine.loop.step import TrainingStep
 from truepair.errors import ConfigError
 
 
@@ -15,8 +15,7 @@ class OptimizerConfig:
     """How the weights move. Defaults are ALBEF's (learning rate 1e-4, weight decay 0.02, cosine to 1e-5).
 
     Attributes:
-        learning_rate: peak learning rate of every trainable part but the image encoder.
-        image_learning_rate: peak learning rate of the image encoder; ``learning_rate`` when absent (SRCL: 1e-5).
+        learning_rate: peak learning rate.
         final_learning_rate: learning rate at the last step, as a share of the peak.
         decay_start: share of the run after which the rate falls; until then it stays at the peak. For objectives that
             join late: under a cosine from the start they would train at a fraction of the peak.
@@ -28,7 +27,6 @@ class OptimizerConfig:
     """
 
     learning_rate: float = 1e-4
-    image_learning_rate: float | None = None
     final_learning_rate: float = 0.1
     decay_start: float = 0.0
     weight_decay: float = 0.02
@@ -45,33 +43,40 @@ class OptimizerConfig:
         if not 0.0 <= self.decay_start < 1.0:
             raise ConfigError(f"optimizer.decay_start is {self.decay_start}; give a share of the run from 0 to below 1")
 
+    def peak(self, part: str) -> float:
+        """Peak learning rate of a part of the model, as ``TrainingStep.part_of`` names it; here one for all parts.
 
-def build_optimizer(named_parameters: Iterable[tuple[str, nn.Parameter]], config: OptimizerConfig) -> torch.optim.AdamW:
-    """Build AdamW over the trainable parameters, by image encoder or not, decayed or not; scalars apart.
+        A subclass has other rates: one a tower, say, or one a layer.
+        """
+        return self.learning_rate
 
-    Scalars are not spread over processes (`loop.shard`), and torch updates no spread tensor together with a whole one.
+
+def build_optimizer(step: TrainingStep, config: OptimizerConfig) -> torch.optim.AdamW:
+    """Build AdamW over the trainable parameters, by the parts that the step names, decayed or not; scalars apart.
+
+    Scalars stay whole where weights are sharded (``loop.shard``), and torch updates no sharded tensor together with a
+    whole one.
 
     Each group carries ``peak``, the learning rate that :func:`learning_rate_at` scales.
 
     Raises:
         ConfigError: nothing is trainable.
     """
-    groups: dict[tuple[bool, bool, bool], list[nn.Parameter]] = {}
-    for name, parameter in named_parameters:
+    groups: dict[tuple[str, bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in step.named_parameters():
         if parameter.requires_grad:
-            key = ("image_encoder." in name, parameter.ndim >= 2, parameter.ndim == 0)
+            key = (step.part_of(name), parameter.ndim >= 2, parameter.ndim == 0)
             groups.setdefault(key, []).append(parameter)
     if not groups:
-        raise ConfigError("every parameter is frozen; leave something to train (model.freeze_image, model.freeze_text)")
-    image_peak = config.learning_rate if config.image_learning_rate is None else config.image_learning_rate
+        raise ConfigError("every parameter is frozen; leave something to train (see the recipe's freeze_ fields)")
     settings = [
         {
             "params": parameters,
-            "peak": image_peak if in_image_encoder else config.learning_rate,
+            "peak": config.peak(part),
             "lr": 0.0,
             "weight_decay": config.weight_decay if decayed else 0.0,
         }
-        for (in_image_encoder, decayed, _), parameters in sorted(groups.items())
+        for (part, decayed, _), parameters in sorted(groups.items())
     ]
     # One pass over each weight instead of nine: two to eight times as fast on a CPU.
     return torch.optim.AdamW(settings, betas=config.betas, fused=True)

@@ -72,8 +72,10 @@ class TrainingBatch(Protocol):
 class TrainingStep(nn.Module):
     """The losses of a batch, and all that a run must keep beside the weights of the model.
 
-    A subclass writes :meth:`forward`. The other methods do nothing here; the loop calls them on every rank, in the
-    order: forward, backward, optimizer step, ``after_update``, and once an epoch ``epoch_figures``.
+    A subclass writes :meth:`forward`. The other methods have plain defaults; the loop calls them on every rank, in the
+    order: forward, backward, optimizer step, ``after_update``, and once an epoch ``epoch_figures``. Of the model the
+    loop knows nothing: which weights have learning rates of their own, and which modules may be gathered layer by
+    layer, the step says in :meth:`part_of` and :meth:`gathered_by_layer`.
 
     What randomness a step needs it draws from the global generator, which the loop seeds by (seed, step, rank), or from
     keys of the samples; so nothing of it has to be saved.
@@ -98,6 +100,24 @@ class TrainingStep(nn.Module):
             info: Where the run stands.
         """
         raise NotImplementedError
+
+    def part_of(self, name: str) -> str:
+        """Name the part of the model that a weight belongs to; all weights of a part have one peak learning rate.
+
+        ``OptimizerConfig.peak`` says which. Here all belong to one part, the empty name.
+
+        Args:
+            name: Of the weight, as ``named_parameters`` of the step has it.
+        """
+        return ""
+
+    def gathered_by_layer(self) -> list[nn.Module]:
+        """Modules whose transformer layers every rank calls equally often, whatever its batch holds.
+
+        With ``loop.shard`` the weights of their layers are gathered one layer at a time; all others once a step, since
+        ranks that call a layer more or less often would wait for each other forever. Here none.
+        """
+        return []
 
     def after_update(self, info: StepInfo) -> None:
         """Follow the weights after an optimizer step: clamp the temperature, move a momentum encoder.

@@ -1,4 +1,4 @@
-"""One optimizer step: forward, backward, a look at what came out on all ranks, and the update."""
+"""One optimizer step: forward, backward, a look at what came out on all ranks, and the update of the weights."""
 
 import contextlib
 import ctypes
@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -15,62 +17,44 @@ from torch import Tensor, nn
 
 from truepair.engine.distributed.gathering import sum_over_ranks
 from truepair.engine.distributed.sharding import is_sharded, settle_gradients, whole
+from truepair.engine.logs.log import JsonlLog
 from truepair.engine.loop.average import WeightAverage
 from truepair.engine.loop.optimizer import OptimizerConfig, learning_rate_at, set_learning_rate
 from truepair.engine.loop.step import StepInfo, StepOutput, TrainingBatch, TrainingStep
+from truepair.errors import TruepairError
 from truepair.sampling.batches import hardest_similarity
-
-
-def release_free_memory() -> None:
-    """Give free blocks back to the system, where the C library can (glibc): a few hundredths of a second.
-
-    Between the forward and the backward pass of a step on the CPU, these are the holes that the forward pass has left
-    between the activations; the backward pass would begin above them.
-    """
-    trim = _malloc_trim()
-    if trim is not None:
-        trim(0)
-
-
-@cache
-def _malloc_trim() -> Callable[[int], int] | None:
-    try:
-        return ctypes.CDLL(None).malloc_trim
-    except (AttributeError, OSError, TypeError):  # musl, macOS, Windows
-        return None
-
 
 SLOW_FORWARD = 0.5
 """Seconds of a forward pass on the CPU that is worth a look for memory to give back, which takes hundredths."""
 
 
 @dataclass(frozen=True)
-class Update:
-    """What an optimizer step leaves.
+class StepResult:
+    """What an optimizer step leaves behind.
 
     Attributes:
         outputs: what the step computed, batch by batch.
         finite: whether loss and gradients were finite on all ranks; otherwise nothing was updated.
         gradient_norm: over all trainable weights, before clipping.
         hardest_similarity: of the hardest negative in a batch, mean over pairs and ranks; NaN without features.
-        wishes: the loop's own numbers, summed over ranks.
+        requests: what the processes asked for on the way, as numbers summed over ranks.
     """
 
     outputs: list[StepOutput]
     finite: bool
     gradient_norm: float
     hardest_similarity: float
-    wishes: dict[str, float]
+    requests: dict[str, float]
 
     @property
     def losses(self) -> dict[str, Tensor]:
-        """Losses of this rank, mean over the batches that have them: some need a false negative."""
+        """Losses of this rank, mean over the batches that have them: not every batch has all."""
         parts = [output.losses for output in self.outputs]
         names = dict.fromkeys(name for part in parts for name in part)
         return {name: torch.stack([part[name].detach() for part in parts if name in part]).mean() for name in names}
 
 
-class Updater:
+class OptimizerStep:
     """Takes optimizer steps.
 
     Args:
@@ -99,13 +83,15 @@ class Updater:
         self.trainable = [parameter for parameter in step.parameters() if parameter.requires_grad]
         self.sharded = is_sharded(step)
 
-    def take(self, batches: Sequence[TrainingBatch], info: StepInfo, wishes: Callable[[], dict[str, float]]) -> Update:
+    def take(
+        self, batches: Sequence[TrainingBatch], info: StepInfo, requests: Callable[[], dict[str, float]]
+    ) -> StepResult:
         """Take one step on some batches, unless a loss or gradient is not finite on any rank.
 
         Args:
             batches: this rank's batches; their losses are averaged.
             info: where the run stands.
-            wishes: returns numbers to be summed over all ranks on the way; asked as late as can be.
+            requests: returns numbers to be summed over all ranks on the way; called as late as can be.
         """
         set_learning_rate(self.optimizer, learning_rate_at(info.step, info.total_steps, self.config))
         outputs = [self._differentiate(batch, info, len(batches), last=batch is batches[-1]) for batch in batches]
@@ -115,8 +101,8 @@ class Updater:
         loss = sum(float(output.losses["loss"].detach()) for output in outputs)
         sound = math.isfinite(loss) and (math.isfinite(norm) or self._overflows())
         hardest = _hardest(outputs) / self.accelerator.num_processes
-        total = sum_over_ranks({"bad": float(not sound), "hardest": hardest, **wishes()}, self.accelerator.device)
-        finite = not total.pop("bad")
+        summed = sum_over_ranks({"bad": float(not sound), "hardest": hardest, **requests()})
+        finite = not summed.pop("bad")
         if finite:
             self.optimizer.step()
             if math.isfinite(norm):  # else the scaler has left it out; of a fused optimizer, accelerate cannot tell
@@ -124,7 +110,7 @@ class Updater:
                 if self.average is not None:
                     self.average.update()
         self.optimizer.zero_grad(set_to_none=True)
-        return Update(outputs, finite, norm, total.pop("hardest"), total)
+        return StepResult(outputs, finite, norm, summed.pop("hardest"), summed)
 
     def _overflows(self) -> bool:
         """Whether gradients may be endless for want of range: fp16's scaler leaves such a step out and falls."""
@@ -151,3 +137,92 @@ def _hardest(outputs: Sequence[StepOutput]) -> float:
             return math.nan
         means.append(hardest_similarity(output.image_feature.float(), output.text_feature.float()).mean())
     return float(torch.stack(means).mean())
+
+
+class NonFiniteError(TruepairError):
+    """A loss or gradient is not finite, and the recipe says to stop."""
+
+
+class BadBatches:
+    """Writes bad batches to ``bad_batches.jsonl`` and decides whether the run goes on.
+
+    Args:
+        folder: the run folder; each rank but the first has a file of its own.
+        rank: this process.
+        policy: "abort" or "skip".
+        cap: how many steps may be skipped in all.
+
+    Attributes:
+        skipped: steps skipped so far.
+    """
+
+    def __init__(self, folder: Path, rank: int, *, policy: str, cap: int) -> None:
+        name = "bad_batches.jsonl" if rank == 0 else f"bad_batches-{rank}.jsonl"
+        self.path = folder / name
+        self.policy = policy
+        self.cap = cap
+        self.skipped = 0
+
+    def record(self, step: int, batches: list[TrainingBatch], losses: list[dict[str, Tensor]], norm: float) -> None:
+        """Write the batches of a bad step with their loss parts.
+
+        Args:
+            step: the step, counted from 1.
+            batches: its batches on this rank.
+            losses: their losses.
+            norm: gradient norm over all ranks.
+
+        Raises:
+            NonFiniteError: the policy is to abort, or too many steps have been skipped.
+        """
+        with JsonlLog(self.path) as log:
+            for batch, parts in zip(batches, losses, strict=True):
+                values = {name: float(value.detach()) for name, value in parts.items()}
+                log.write("bad batch", step, losses=values, gradient_norm=norm, **_ids(batch))
+        self.skipped += 1
+        worst = next((parts for parts in losses if not parts["loss"].isfinite()), losses[0])
+        shown = ", ".join(f"{name} {float(value.detach()):g}" for name, value in worst.items())
+        line = f"step {step} has a loss or gradient that is not finite ({shown}, gradient norm {norm:g})"
+        if self.policy == "abort":
+            raise NonFiniteError(
+                f"{line}; its pairs are in {self.path}. The last checkpoint is untouched: lower the learning rate, "
+                "set optimizer.clip_norm, or go on with loop.on_non_finite skip"
+            )
+        if self.skipped > self.cap:
+            raise NonFiniteError(
+                f"{line}, number {self.skipped} of its kind; loop.max_skipped is {self.cap}. See {self.path}"
+            )
+
+    def rewind(self, step: int) -> None:
+        """Forget what was written after a step, which a resumed run does again."""
+        if self.path.exists():
+            with JsonlLog(self.path) as log:
+                log.rewind(step)
+
+
+def _ids(batch: TrainingBatch) -> dict[str, Any]:
+    """The ids of a batch: its one-dimensional integer tensors."""
+    return {
+        name: value.tolist()
+        for name, value in vars(batch).items()
+        if isinstance(value, Tensor) and value.dtype == torch.int64 and value.ndim == 1
+    }
+
+
+def release_free_memory() -> None:
+    """Give free blocks of memory back to the system, where the C library can (glibc): a few hundredths of a second.
+
+    This guards the peak of a step's memory on a CPU. The forward pass leaves free blocks between the activations, too
+    small for what the backward pass makes; that would be laid above them, while they stay with the process unused.
+    """
+    trim = _malloc_trim()
+    if trim is not None:
+        trim(0)
+
+
+@cache
+def _malloc_trim() -> Callable[[int], int] | None:
+    try:
+        return ctypes.CDLL(None).malloc_trim
+    except (AttributeError, OSError, TypeError):  # musl, macOS, Windows
+        return None

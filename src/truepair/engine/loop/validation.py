@@ -1,16 +1,22 @@
 """Evaluation between epochs, and the model that a run leaves: the last, or the best."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from transformers import PreTrainedModel
 
-from truepair.engine.logs.log import RunRecords
+from truepair.engine.logs.log import RunLog
 from truepair.engine.logs.progress import RunProgress
 from truepair.engine.loop.signals import StopSignals
 from truepair.errors import ConfigError
 
 Evaluator = Callable[[PreTrainedModel], dict[str, float]]
+"""Returns the validation figures of a model."""
+
+
+def percentages(figures: Mapping[str, float]) -> str:
+    """All figures as percentages, for one line on the screen."""
+    return ", ".join(f"{name} {value:.1%}" for name, value in figures.items())
 
 
 class Validation:
@@ -23,16 +29,26 @@ class Validation:
         every: epochs between two evaluations; 0 for never.
         epochs: epochs of the run.
         best_figure: the figure whose highest value names the best checkpoint; empty for none.
+        describe: what is said on the screen of the figures.
     """
 
-    def __init__(self, evaluator: Evaluator | None, *, every: int, epochs: int, best_figure: str) -> None:
+    def __init__(
+        self,
+        evaluator: Evaluator | None,
+        *,
+        every: int,
+        epochs: int,
+        best_figure: str,
+        describe: Callable[[Mapping[str, float]], str] = percentages,
+    ) -> None:
         self.evaluator = evaluator
         self.every = every
         self.epochs = epochs
         self.best_figure = best_figure
+        self.describe = describe
         self._scores: dict[int, float] = {}
 
-    def missing(self) -> list[str]:
+    def warnings(self) -> list[str]:
         """A line if the best model is asked for, and nothing says which one it is."""
         if not self.best_figure or (self.evaluator is not None and self.every):
             return []
@@ -52,11 +68,15 @@ class Validation:
         model: PreTrainedModel,
         step: int,
         epoch: int,
-        records: RunRecords,
+        log: RunLog,
         progress: RunProgress,
         signals: StopSignals,
     ) -> None:
-        """Evaluate, unless it has been done; a signal breaks it off, and it is done when the run goes on."""
+        """Evaluate, unless it has been done; a signal breaks it off, and it is done when the run goes on.
+
+        Raises:
+            ConfigError: the best figure is none of those that are evaluated.
+        """
         if self.evaluator is None or step in self._scores:
             return
         evaluate = self.evaluator
@@ -64,12 +84,10 @@ class Validation:
         if figures is None:
             return
         self._scores[step] = self._score(figures)
-        records.write("validation", step, epoch=epoch, **figures)
-        shown = {name: value for name, value in figures.items() if name.endswith("r@1") and "naive" not in name}
-        text = ", ".join(f"{name.replace('_r@1', ' R@1')} {value:.1%}" for name, value in (shown or figures).items())
-        progress.say(f"epoch {epoch + 1} of {self.epochs}: validation {text}")
+        log.write("validation", step, epoch=epoch, **figures)
+        progress.say(f"epoch {epoch + 1} of {self.epochs}: validation {self.describe(figures)}")
 
-    def recall(self, records: dict[int, dict[str, Any]]) -> None:
+    def restore(self, records: dict[int, dict[str, Any]]) -> None:
         """Take in what was evaluated before the run was stopped."""
         self._scores = {step: self._score(figures) for step, figures in records.items()}
 

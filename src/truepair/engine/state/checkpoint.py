@@ -2,23 +2,20 @@
 
 import hashlib
 import json
-import os
-import pickle
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError
-
-from truepair.engine.distributed.sharding import spread_like
-from truepair.errors import CheckpointError, ConfigError
+from truepair.errors import CheckpointError, ConfigError, TruepairError
+from truepair.files import move_folder, one_line_errors, remove_folder, sync
 
 MANIFEST = "manifest.json"
 
 STATE = "state.json"
+
+ADVICE = "free some space and run the same command again, earlier checkpoints are untouched"
 
 
 class CheckpointStore:
@@ -59,19 +56,23 @@ class CheckpointStore:
             CheckpointError: the disk is full, say. Earlier checkpoints stay as they are.
         """
         final = self.path(step)
-        aside = self.folder / f".{final.name}.partial"
-        with _one_line_errors(final, aside):
+        aside = self.folder / f".{final.name}.partial"  # one that all ranks write into, unlike files.writing_folder
+        with one_line_errors(final, CheckpointError, ADVICE):
             if self.main:
                 self._clear_leftovers()
                 aside.mkdir(parents=True)
             self.meet()
-            write(aside)
-            self.meet()
-            if self.main:
-                (aside / STATE).write_text(json.dumps({"step": step, **state}, indent=1), encoding="utf-8")
-                _seal(aside)
-                _move(aside, final)
-                self._remove_damaged(step)
+            try:
+                write(aside)
+                self.meet()
+                if self.main:
+                    (aside / STATE).write_text(json.dumps({"step": step, **state}, indent=1), encoding="utf-8")
+                    _seal(aside)
+                    move_folder(aside, final)
+                    self._remove_damaged(step)
+            except (OSError, TruepairError):
+                shutil.rmtree(aside, ignore_errors=True)
+                raise
         self.prune()
         self.meet()
         return final
@@ -82,7 +83,7 @@ class CheckpointStore:
             return
         for old in self._folders()[: -self.keep]:
             if _step_of(old) != self.best:
-                _remove(old)
+                remove_folder(old)
 
     def newest(self, on_damage: Callable[[str], None]) -> tuple[Path, dict[str, Any]] | None:
         """Find the newest whole checkpoint and its state; name each damaged one to ``on_damage`` and pass over it.
@@ -116,7 +117,7 @@ class CheckpointStore:
         """
         for later in self._folders():
             if _step_of(later) > step:
-                _remove(later)
+                remove_folder(later)
 
     def _clear_leftovers(self) -> None:
         """Remove what a process that was killed left half-written or half-removed."""
@@ -124,50 +125,37 @@ class CheckpointStore:
             shutil.rmtree(leftover, ignore_errors=True)
 
 
-def write_folder(final: Path, write: Callable[[Path], None]) -> None:
-    """Write a folder that is either whole or not there, or still the former one.
+class CheckpointSchedule:
+    """Steps and minutes between checkpoints.
 
-    Raises:
-        CheckpointError: the disk is full, say.
+    Args:
+        every: steps between two checkpoints.
+        last: the last step of the run, which has one as well.
+        minutes: after which there is one between the regular ones; 0 for never.
+
+    Attributes:
+        step: step of the last checkpoint; -1 before the first.
     """
-    aside = final.with_name(f".{final.name}.partial")
-    shutil.rmtree(aside, ignore_errors=True)
-    with _one_line_errors(final, aside):
-        aside.mkdir(parents=True)
-        write(aside)
-        for path in aside.rglob("*"):
-            _sync(path)
-        _move(aside, final)
 
+    def __init__(self, *, every: int, last: int, minutes: float) -> None:
+        self.every = every
+        self.last = last
+        self.seconds = 60 * minutes
+        self.step = -1
+        self._time = time.monotonic()
 
-@contextmanager
-def _one_line_errors(final: Path, aside: Path) -> Iterator[None]:
-    """Turn what the disk refuses into one line, and remove what was half-written."""
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise CheckpointError(
-            f"could not write {final}: {getattr(error, 'strerror', None) or error}; free some space and run the same "
-            "command again, earlier checkpoints are untouched"
-        ) from error
+    def due(self, step: int) -> bool:
+        """Whether a step ends with a checkpoint."""
+        return step % self.every == 0 or step == self.last
 
+    def minutes_are_over(self) -> bool:
+        """Whether the last checkpoint is too long ago; clocks differ, so one rank decides."""
+        return bool(self.seconds) and time.monotonic() - self._time >= self.seconds
 
-def _move(aside: Path, final: Path) -> None:
-    shutil.rmtree(final, ignore_errors=True)
-    aside.rename(final)
-    _sync(final.parent)
-
-
-def _step_of(folder: Path) -> int:
-    return int(folder.name.removeprefix("step-"))
-
-
-def _remove(folder: Path) -> None:
-    """Remove a checkpoint; under its name it is whole until it is gone."""
-    aside = folder.with_name(f".{folder.name}.removed")
-    folder.rename(aside)
-    shutil.rmtree(aside, ignore_errors=True)
+    def note(self, step: int) -> None:
+        """Take note that there is a checkpoint of a step."""
+        self.step = step
+        self._time = time.monotonic()
 
 
 def find_fault(folder: Path) -> str | None:
@@ -189,56 +177,6 @@ def find_fault(folder: Path) -> str | None:
     return None
 
 
-def save_optimizer(optimizer: dict[str, Any], folder: Path, scaler: torch.amp.GradScaler | None = None) -> None:
-    """Write the state of the optimizer, of whole tensors, and of the loss scaler of fp16, into a checkpoint folder.
-
-    Raises:
-        OSError: the disk is full, say.
-    """
-    state = {"optimizer": optimizer, "scaler": None if scaler is None else scaler.state_dict()}
-    with (folder / "optimizer.pt").open("wb") as file:
-        try:
-            torch.save(state, file)
-        except RuntimeError as error:  # what torch makes of an OSError
-            raise OSError(f"optimizer.pt: {error.__cause__ or error.__context__ or error}") from error
-
-
-def load_optimizer(optimizer: torch.optim.Optimizer, folder: Path, scaler: torch.amp.GradScaler | None = None) -> None:
-    """Read the state back, but not learning rates and decay: a run may go on with others, after it has diverged, say.
-
-    Only tensors and plain values are ever unpickled.
-
-    Raises:
-        CheckpointError: the state belongs to other parameters, or holds anything but tensors and plain values.
-    """
-    settings = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
-    try:
-        state = torch.load(folder / "optimizer.pt", weights_only=True, map_location="cpu")
-        optimizer.load_state_dict(_spread(state["optimizer"], optimizer))
-    except ValueError as error:
-        raise CheckpointError(
-            f"{folder} was written by a run with other trainable parameters; give another run folder"
-        ) from error
-    except (pickle.UnpicklingError, RuntimeError, KeyError, TypeError) as error:
-        reason = str(error).splitlines()[0]
-        raise CheckpointError(f"{folder / 'optimizer.pt'} was not written by truepair ({reason}); remove it") from error
-    for group, own in zip(optimizer.param_groups, settings, strict=True):
-        group.update(own)
-    if scaler is not None and state["scaler"] is not None:
-        scaler.load_state_dict(state["scaler"])
-
-
-def _spread(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """A whole state, of which this process keeps its part where the parameters are spread."""
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    own = {
-        number: {name: spread_like(parameters[number], value) for name, value in values.items()}
-        for number, values in state["state"].items()
-        if number < len(parameters)
-    }
-    return state | {"state": own}
-
-
 def require_same_plan(run_folder: Path, then: dict[str, Any], now: dict[str, Any]) -> None:
     """Refuse to go on with a run whose plan was another one.
 
@@ -253,25 +191,21 @@ def require_same_plan(run_folder: Path, then: dict[str, Any], now: dict[str, Any
         )
 
 
+def _step_of(folder: Path) -> int:
+    return int(folder.name.removeprefix("step-"))
+
+
 def _seal(folder: Path) -> None:
     """Sync every file to disk, then write the manifest of their hashes."""
     manifest = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file():
-            _sync(path)
+            sync(path)
             manifest[str(path.relative_to(folder))] = _sha256(path)
     target = folder / MANIFEST
     target.write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-    _sync(target)
-    _sync(folder)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    sync(target)
+    sync(folder)
 
 
 def _sha256(path: Path) -> str:

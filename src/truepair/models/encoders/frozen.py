@@ -18,6 +18,7 @@ from filelock import FileLock
 from torch import Tensor
 
 from truepair.errors import CheckpointError, DataError
+from truepair.files import move_folder, write_json
 
 FORMAT = 1
 
@@ -288,16 +289,14 @@ class _Build:
         with self._naming_errors():
             file.flush()
             os.fsync(file.fileno())
-            _write_json(self.partial / _RECORD, record)
+            write_json(self.partial / _RECORD, record, error=None)
 
     def _publish(self) -> None:
         manifest = {**self.header, "crc32": self.crc32, "unreadable": self.unreadable}
         with self._naming_errors():
-            _write_json(self.partial / MANIFEST, manifest)
-            shutil.rmtree(self.path, ignore_errors=True)
-            self.partial.rename(self.path)
+            write_json(self.partial / MANIFEST, manifest, error=None)
+            move_folder(self.partial, self.path)
             (self.path / _RECORD).unlink()
-            _sync_folder(self.path.parent)
 
     @contextmanager
     def _naming_errors(self) -> Iterator[None]:
@@ -315,24 +314,3 @@ def _checksum(file: Path) -> int:
         while part := stream.read(_READ):
             crc = zlib.crc32(part, crc)
     return crc
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write aside, sync, rename: the file is never half written."""
-    aside = path.with_suffix(".tmp")
-    with aside.open("w", encoding="utf-8") as file:
-        json.dump(content, file)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make renames in a folder durable, where the system can."""
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
+from truepair.files import write_text
 from truepair.reports.data import FactGroup, KeyFigure
 from truepair.reports.facts import machine_facts
 from truepair.reports.page import page_environment
@@ -64,9 +65,8 @@ def report_study(
     )
     write_markdown(folder / "table.md", title, page.summary, page.tables, page.facts)
     path = folder / "study.html"
-    aside = path.with_suffix(".tmp")
-    aside.write_text(render_study(page), encoding="utf-8")
-    return aside.replace(path)
+    write_text(path, render_study(page))
+    return path
 
 
 def render_study(page: StudyPage) -> str:

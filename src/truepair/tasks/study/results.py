@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from truepair.engine.logs.log import read_log
+from truepair.files import writing_file
 from truepair.tasks.pretraining import HELD_OUT, UNSEEN
 from truepair.tasks.study.cells import StudyRun
 from truepair.tasks.study.table import FORMER_NAMES
@@ -108,9 +109,9 @@ def gather_results(study: str, runs: Iterable[StudyRun], folder: Path) -> int:
             figures = {FORMER_NAMES.get(name, name): value for name, value in stored.items()}
             rows.append({**keys, "test": test, "seconds": result["seconds"], "pairs": result["pairs"], **figures})
         curves += [{**keys, **point} for point in _curves(read_log(run.folder / "log.jsonl"))]
-    folder.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(rows, RESULT_SCHEMA), folder / "results.parquet")
-    pq.write_table(pa.Table.from_pylist(curves, _CURVE_SCHEMA), folder / "curves.parquet")
+    for name, content, schema in (("results", rows, RESULT_SCHEMA), ("curves", curves, _CURVE_SCHEMA)):
+        with writing_file(folder / f"{name}.parquet") as file:
+            pq.write_table(pa.Table.from_pylist(content, schema), file)
     return len(rows)
 
 

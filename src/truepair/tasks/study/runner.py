@@ -19,6 +19,7 @@ from torch import Tensor
 
 from truepair.data.table import PairTable
 from truepair.errors import ConfigError, TruepairError
+from truepair.files import write_json
 from truepair.methods.recipe import PretrainRecipe
 from truepair.methods.student import Say, Student, build_student
 from truepair.mining.mine import MiningConfig
@@ -128,9 +129,7 @@ def do_run(run: StudyRun) -> None:
     with (run.folder / "said.txt").open("w", encoding="utf-8") as said:
         found = _COMMANDS[run.command](run, lambda line: print(line, file=said, flush=True))
     result = {"fingerprint": run.fingerprint, "seconds": time.perf_counter() - started, **found}
-    aside = run.folder / "result.tmp"
-    aside.write_text(json.dumps(result, indent=1), encoding="utf-8")
-    aside.replace(run.folder / RESULT)
+    write_json(run.folder / RESULT, result)
 
 
 def _pretrain(run: StudyRun, say: Say) -> dict[str, Any]:
@@ -173,8 +172,10 @@ def _done_here(runs: Sequence[StudyRun]) -> Iterator[Done]:
 
 def _done_by_workers(runs: Sequence[StudyRun], workers: int) -> Iterator[Done]:
     """Do the runs in processes, in order, as far as needs allow."""
-    # Forking a process that has run torch is not safe.
-    context = multiprocessing.get_context("spawn")
+    # Forking a process that has run torch is not safe; one that has only imported it is, and spares each worker that.
+    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+    context = multiprocessing.get_context(method)
+    context.set_forkserver_preload([__name__])
     threads = max(1, (os.cpu_count() or 1) // workers)
     waiting, failed, open_folders = list(runs), set[Path](), {run.folder for run in runs}
     with ProcessPoolExecutor(workers, context, _start_worker, (threads,)) as pool, _nothing_queued(pool):

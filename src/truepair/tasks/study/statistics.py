@@ -12,11 +12,10 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from truepair.evaluation.bootstrap import percentile_interval, two_stage_weights
 from truepair.tasks.study.table import Cell, Figures
 
 RESAMPLES = 10_000
-
-ENDS = (25, 975)  # per mille
 
 FEWEST = 5  # cells that an interval is given for: of fewer, a bootstrap mostly says how few they are
 
@@ -134,26 +133,15 @@ def resampled(values: Array, cells: Sequence[Cell]) -> Array:
 
 
 def interval(values: Array) -> tuple[float, float]:
-    """The 95 % interval of resampled values [R]."""
-    low, high = (-(-len(values) * end // 1000) - 1 for end in ENDS)  # places from 0, rounded up: values that occurred
-    ordered = np.partition(values, (low, high))
-    return float(ordered[low]), float(ordered[high])
+    """The 95 % interval of resampled values [R]: values that occurred, since a share may be infinite."""
+    low, high = percentile_interval(values, "inverted_cdf")
+    return float(low), float(high)
 
 
 @lru_cache(maxsize=32)
 def _weights(clusters: tuple[int, ...]) -> Array:
-    """How much each cell weighs in each resample [R, C]; rows sum to 1."""
-    generator = np.random.default_rng(0)
-    members = [np.flatnonzero(np.array(clusters) == cluster) for cluster in dict.fromkeys(clusters)]
-    drawn = generator.integers(len(members), size=(RESAMPLES, len(members)))
-    weights = np.zeros((RESAMPLES, len(clusters)))
-    for draw in drawn.T:  # each draw of a cluster draws its seeds anew
-        for number, cells in enumerate(members):
-            rows = np.flatnonzero(draw == number)
-            picked = cells[generator.integers(len(cells), size=(len(rows), len(cells)))]
-            np.add.at(weights, (rows[:, None], picked), 1.0)
-    shares: Array = weights / weights.sum(axis=1, keepdims=True)
-    return shares
+    """How much each cell weighs in each resample [R, C]; the same for all figures of the same cells."""
+    return two_stage_weights(clusters, RESAMPLES, seed=0)
 
 
 def _column(figures: Figures, cells: Sequence[Cell]) -> Array:

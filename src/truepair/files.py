@@ -1,0 +1,173 @@
+"""Files and folders that are there as a whole or not at all: written aside, brought to the disk, renamed."""
+
+import itertools
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from truepair.errors import DataError, TruepairError
+
+_ADVICE = "free some space, or choose another place"
+
+_WRITTEN = itertools.count()
+
+
+@contextmanager
+def writing_file(
+    final: Path, *, error: type[TruepairError] | None = DataError, advice: str = _ADVICE
+) -> Iterator[BinaryIO]:
+    """Open a file to write, which takes its name when the block ends well; until then a former file stays.
+
+    A reader never sees half of it, whether the process is killed or the machine loses its power. Folders that are
+    missing are made.
+
+    Args:
+        final: where the file will be.
+        error: what a refusal of the disk is raised as; None for the OSError itself, where the caller has more to say.
+        advice: what the message tells to do.
+
+    Raises:
+        TruepairError: of the kind ``error``: the disk is full, say. What was written aside is removed.
+    """
+    aside = _own_place(final)
+    with one_line_errors(final, error, advice):
+        final.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with aside.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            aside.replace(final)
+            sync(final.parent)
+        finally:
+            aside.unlink(missing_ok=True)
+
+
+def write_text(final: Path, text: str, *, error: type[TruepairError] | None = DataError, advice: str = _ADVICE) -> None:
+    """Write a text file in UTF-8; see :func:`writing_file`.
+
+    Raises:
+        TruepairError: of the kind ``error``: the disk is full, say.
+    """
+    with writing_file(final, error=error, advice=advice) as file:
+        file.write(text.encode("utf-8"))
+
+
+def write_json(
+    final: Path, value: Any, *, error: type[TruepairError] | None = DataError, advice: str = _ADVICE
+) -> None:
+    """Write a value as JSON; see :func:`writing_file`.
+
+    Raises:
+        TruepairError: of the kind ``error``: the disk is full, say.
+    """
+    write_text(final, json.dumps(value, indent=1), error=error, advice=advice)
+
+
+@contextmanager
+def writing_folder(
+    final: Path, *, shared: bool = False, error: type[TruepairError] | None = DataError, advice: str = _ADVICE
+) -> Iterator[Path]:
+    """Make a folder to write into, which takes its name when the block ends well; until then a former one stays.
+
+    Args:
+        final: where the folder will be.
+        shared: several processes may write the same folder at once; the first to end wins, and its folder stays.
+            Otherwise there is one writer, who clears what a killed one has left aside.
+        error: what a refusal of the disk is raised as; None for the OSError itself, where the caller has more to say.
+        advice: what the message tells to do.
+
+    Raises:
+        TruepairError: of the kind ``error``: the disk is full, say. What was written aside is removed.
+    """
+    aside = _own_place(final) if shared else final.with_name(f".{final.name}.partial")
+    with one_line_errors(final, error, advice):
+        shutil.rmtree(aside, ignore_errors=True)
+        try:
+            aside.mkdir(parents=True)
+            yield aside
+            for path in aside.rglob("*"):
+                sync(path)
+            if not shared:
+                move_folder(aside, final)
+            elif not final.is_dir():
+                _move_unless_there(aside, final)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+def move_folder(aside: Path, final: Path) -> None:
+    """Give a folder that is complete its name; one that has the name is removed.
+
+    Raises:
+        OSError: the disk refuses.
+    """
+    if final.exists():
+        remove_folder(final)
+    aside.rename(final)
+    sync(final.parent)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder; under its name it is whole until it is gone.
+
+    Raises:
+        OSError: the disk refuses.
+    """
+    aside = folder.with_name(f".{folder.name}.removed")
+    shutil.rmtree(aside, ignore_errors=True)
+    folder.rename(aside)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def sync(path: Path) -> None:
+    """Bring a file, or the names in a folder, to the disk, so that a loss of power leaves it there.
+
+    Raises:
+        OSError: the disk refuses.
+    """
+    if os.name != "posix":  # other systems open no folders, and sync no file that is open to read
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def one_line_errors(final: Path, error: type[TruepairError] | None, advice: str) -> Iterator[None]:
+    """Turn what the disk refuses into one line.
+
+    Args:
+        final: what is being written.
+        error: the error to raise; None lets the OSError pass.
+        advice: what the message tells to do.
+
+    Raises:
+        TruepairError: of the kind ``error``.
+    """
+    try:
+        yield
+    except OSError as refusal:
+        if error is None:
+            raise
+        raise error(f"could not write {final}: {refusal.strerror or refusal}; {advice}") from refusal
+
+
+def _own_place(final: Path) -> Path:
+    """A place beside it that no other process or thread writes to."""
+    return final.with_name(f".{final.name}.{os.getpid()}-{next(_WRITTEN)}.partial")
+
+
+def _move_unless_there(aside: Path, final: Path) -> None:
+    try:
+        aside.rename(final)
+    except OSError:
+        if not final.is_dir():  # else another process was first, with the same
+            raise
+    sync(final.parent)
