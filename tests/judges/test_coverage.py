@@ -39,7 +39,7 @@ def test_the_share_of_known_pairs_that_pass(squares: Path) -> None:
     found = coverage_of(squares, judge, sample=1000, least=0.25)
     assert sorted(judge.rows) == list(range(48))
     assert (found.asked, found.passed, found.share, found.warning) == (48, 12, 0.25, None)
-    assert found.figures() == {"con_d_coverage": 0.25, "con_d_known_median": 0.25}
+    assert found.figures() == {"judge_coverage": 0.25, "judge_known_median": 0.25}
 
 
 def test_a_judge_that_recognises_little_is_warned_of_in_one_line(squares: Path) -> None:

@@ -1,5 +1,4 @@
 import itertools
-from pathlib import Path
 
 import pytest
 import torch
@@ -9,9 +8,7 @@ from torch import Tensor
 
 from tests.judges.given import GivenJudge, batch_of
 from truepair.errors import CheckpointError, ConfigError
-from truepair.judges.base import ledger_name
 from truepair.judges.memory import MemorisedJudge, VerdictMemory
-from truepair.relations.ledger import Ledger, read_ledger
 
 JUDGE = "ab" * 16
 pairs = st.lists(st.tuples(st.integers(-3, 6), st.integers(-3, 6)), max_size=30)
@@ -87,21 +84,6 @@ def test_beyond_the_limit_it_answers_but_does_not_keep() -> None:
     assert len(memory) == 4 and memory.misses == 10 + 6
     with pytest.raises(ConfigError, match="memory_limit"):
         VerdictMemory(JUDGE, limit=0)
-
-
-def test_verdicts_of_the_same_judge_come_from_a_ledger(tmp_path: Path) -> None:
-    judge = GivenJudge(torch.rand(4, 4))
-    with Ledger(tmp_path) as ledger:
-        for epoch, score in ((0, 0.25), (1, 0.75)):
-            ledger.record(
-                *ids([(1, 2)]), torch.tensor([score]), detector=ledger_name(judge), action="keep", epoch=epoch
-            )
-        ledger.record(*ids([(2, 3)]), torch.tensor([0.5]), detector="con_d:another", action="keep", epoch=1)
-    memory = VerdictMemory(judge.fingerprint)
-    assert memory.prefill(read_ledger(tmp_path), detector=ledger_name(judge)) == 1
-    assert memory.prefill(read_ledger(tmp_path), detector=ledger_name(judge)) == 0
-    scores = memory.find(*ids([(1, 2), (2, 3)]))
-    assert scores[0] == 0.75 and scores[1].isnan()
 
 
 def test_a_memorised_judge_is_asked_once_over_batches() -> None:

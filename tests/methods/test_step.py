@@ -1,4 +1,4 @@
-"""What a step makes of relations and of con-D, against a textbook that reads one pair after the other."""
+"""What a step makes of relations and of a judge, against a textbook that reads one pair after the other."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +14,7 @@ from truepair.methods import step as fused
 from truepair.methods.rules import RelationsConfig
 from truepair.methods.step import ItcConfig, ItmConfig, MlmConfig, ObjectivesConfig, PretrainStep
 from truepair.objectives.itm import MatchingPairs
-from truepair.relations.ledger import Ledger, read_ledger
+from truepair.relations.ledger import Ledger, read_ledger, read_verdicts
 
 HALF = MlmConfig(masking=HALF_MASKED)
 OBJECTIVES = ObjectivesConfig(mlm=HALF)
@@ -115,7 +115,7 @@ def judged_by_hand(step: PretrainStep) -> tuple[Cells, list[by_hand.Cell]]:
     return converted, negatives
 
 
-def test_what_con_d_takes_for_a_match_is_one_everywhere() -> None:
+def test_what_the_judge_takes_for_a_match_is_one_everywhere() -> None:
     step = Composition(OBJECTIVES, NO_RULES, ecm()).build()
     converted, negatives = judged_by_hand(step)
     assert len(converted) >= 2 and len(negatives) >= 8
@@ -168,7 +168,7 @@ def test_all_pairs_judged(mask_doubtful: bool) -> None:
     )
 
 
-def test_rules_dispose_of_con_ds_verdicts() -> None:
+def test_rules_say_what_becomes_of_the_judges_verdicts() -> None:
     rule = {"detector": "judge", "action": "mask", "high": 0.6}
     step = Composition(OBJECTIVES, RelationsConfig(rules=[rule]), ecm(ask="rules")).build()
     left_out = {(i, t) for i in range(8) for t in range(8) if i != t and verdicts()[i, t] >= 0.6}
@@ -222,44 +222,37 @@ def test_objectives_begin_at_their_epochs_and_weigh_what_they_weigh() -> None:
     assert losses["loss"] == pytest.approx(0.5 * losses["itc"] + 2 * losses["itm"] + 3 * losses["mlm"])
 
 
-def test_every_verdict_reaches_the_ledger_with_what_was_done(tmp_path: Path) -> None:
+def test_every_verdict_reaches_the_ledger_once_and_as_it_was_given(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
     step = Composition(OBJECTIVES, ecm=ecm(), ledger=ledger).build()
     judge = step.ecm.own_judge.judge  # type: ignore[union-attr]
     step(DISTINCT, info(0))
-    once = set(judge.asked)
+    at_first = set(judge.asked)
     step(BATCH, info(0))  # a second batch of the same optimizer step
     step(BATCH, info(10, epoch=1))
     step.close()
-    rows = read_ledger(tmp_path).to_pylist()
-    of_con_d = {(row["image_id"], row["caption_id"]): row for row in rows if row["detector"].startswith("con_d:")}
-    assert set(of_con_d) == set(judge.asked) and len(judge.asked) == len(of_con_d)
-    for cell, row in of_con_d.items():
-        score = float(verdicts()[cell])
-        action = "keep" if score < LOW else "relabel" if score >= HIGH else "swap"
-        assert row["action"] == action and row["score"] == pytest.approx(score)
-        assert row["epoch"] == 1 or cell in once  # of each pair the latest verdict counts
-    ids = list(zip(BATCH.image_id.tolist(), BATCH.caption_id.tolist(), strict=True))
-    for detector, cells in (("same_image", SAME_IMAGE), ("same_caption", SAME_CAPTION)):
-        known = {(row["image_id"], row["caption_id"]) for row in rows if row["detector"] == detector}
-        assert known == {(ids[image][0], ids[text][1]) for image, text in cells}
+    rows = read_verdicts(tmp_path).to_pylist()
+    cells = [(row["image_id"], row["caption_id"]) for row in rows]
+    assert len(set(cells)) == len(cells)  # a judge that remembers is written down once
+    assert set(cells) == set(judge.asked) and len(judge.asked) == len(cells)
+    for cell, row in zip(cells, rows, strict=True):
+        assert row["judge"].startswith("judge:") and row["probability"] == pytest.approx(float(verdicts()[cell]))
+        assert row["epoch"] == 0 or cell not in at_first
+    assert set(rows[0]) == {"image_id", "caption_id", "judge", "probability", "epoch", "time"}  # and no action
 
 
-@pytest.mark.parametrize(("mask_doubtful", "action"), [(False, "swap"), (True, "mask")])
-def test_the_ledger_says_what_becomes_of_the_pairs_between(tmp_path: Path, mask_doubtful: bool, action: str) -> None:
-    step = Composition(
-        OBJECTIVES, NO_RULES, ecm(ask="all", mask_doubtful=mask_doubtful), ledger=Ledger(tmp_path)
-    ).build()
+def test_of_all_pairs_those_that_may_match_are_written_down(tmp_path: Path) -> None:
+    step = Composition(OBJECTIVES, NO_RULES, ecm(ask="all"), ledger=Ledger(tmp_path)).build()
     losses_of(step, 0, DISTINCT)
     step.close()
-    actions = {(row["image_id"], row["caption_id"]): row["action"] for row in read_ledger(tmp_path).to_pylist()}
+    found = {(row["image_id"], row["caption_id"]): row["probability"] for row in read_ledger(tmp_path).to_pylist()}
     scores = verdicts()
-    expected = {(i, t): scores[i, t] for i in range(8) for t in range(8) if i != t and scores[i, t] >= LOW}
-    assert actions == {cell: "relabel" if score >= HIGH else action for cell, score in expected.items()}
+    expected = {(i, t): float(scores[i, t]) for i in range(8) for t in range(8) if i != t and scores[i, t] >= LOW}
+    assert found == pytest.approx(expected)
 
 
 def test_a_run_that_begins_anew_leaves_nothing_of_a_dead_one(tmp_path: Path) -> None:
-    dead = Composition(OBJECTIVES, ledger=Ledger(tmp_path)).build()
+    dead = Composition(OBJECTIVES, ecm=ecm(), ledger=Ledger(tmp_path)).build()
     losses_of(dead)
     dead.close()
     assert list(tmp_path.glob("*.parquet"))

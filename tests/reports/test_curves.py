@@ -91,7 +91,7 @@ def test_conversions_of_the_runs_that_have_a_judge():
         "Conversions: precision and recall": {"precision": ([1], [0.8])},
     }
     blind = conversion_plots({"a": epochs({"ecm/i2t/above": 3.0}), "b": managed})
-    ruled = shown(conversion_plots({"a": epochs({"relations/con_d/relabel": 7.0})}))
+    ruled = shown(conversion_plots({"a": epochs({"relations/judge/relabel": 7.0})}))
     assert ruled == {"Conversions in an epoch": {"pairs converted by a rule": ([1], [7.0])}}
     assert shown(blind)["Conversions in an epoch, a"] == {"captions of a picture converted": ([1], [3.0])}
 

@@ -64,7 +64,7 @@ def test_a_run_reads_what_was_mined(
     assert (actions == np.where(scores >= 0.4, "relabel", "swap")).all() and (actions == "relabel").any()
     assert len(set(ledger["detector"].to_pylist())) == 1 and ledger["detector"][0].as_py().startswith("mined:")
 
-    rules = "[{detector: recorded, ledger: runs/mined/ledger, ledger_actions: [relabel], action: relabel}]"
+    rules = "[{detector: recorded, ledger: runs/mined/ledger, zone: match, action: relabel}]"
     main(["pretrain", recipe, "--relations.rules", rules, "--run-folder", "runs/recorded"])
     sure = int((actions == "relabel").sum())
     said = " ".join(capsys.readouterr().err.split())

@@ -73,14 +73,14 @@ def test_grit(squares: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("preset", ["mafa", "mafa_official"])
 def test_mafa(preset: str, judge: Path, squares: Path, tmp_path: Path) -> None:
-    options = ["--ecm.discriminator.checkpoint", str(judge), "--text.tokenizer", str(judge)]
+    options = ["--ecm.judge.checkpoint", str(judge), "--text.tokenizer", str(judge)]
     options += ["--ecm.zones.low", "0.3", "--ecm.zones.high", "0.4"]  # the judge of this test is hardly trained
     train([preset], squares, tmp_path, *options)
     epochs = records(tmp_path / preset, "epoch")
     judged = sum(epochs[-1][f"ecm/{side}/{zone}"] for side in ("i2t", "t2i") for zone in ("below", "between", "above"))
     assert judged > 0
     table = read_ledger(tmp_path / preset / "ledger").to_pandas()
-    assert table["detector"].str.startswith("con_d:").any()
+    assert table["judge"].str.startswith("judge:").all() and len(table)
     if preset == "mafa":
         assert epochs[0]["ecm/memory_misses"] > 0
 

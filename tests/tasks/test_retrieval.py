@@ -144,8 +144,9 @@ def test_the_page_compares_runs_and_shows_what_a_judge_converted(
     with Ledger(managed / "ledger") as ledger:  # row 0 shows what row 1 shows, and not what row 3 shows
         images, captions = ([rows[row]["image_id"] for row in (0, 0)], [rows[row]["caption_ids"][0] for row in (1, 3)])
         ids = (torch.tensor(images), torch.tensor(captions))
-        ledger.record(*ids, torch.tensor([0.9, 0.85]), detector="con_d:ab", action="relabel", epoch=2)
-    arms = {"without": ReportedRun(outcome, folder), "with": ReportedRun(outcome, managed)}
+        ledger.record(*ids, torch.tensor([0.9, 0.85]), judge="judge:ab", epoch=2)
+    by_judge = replace(outcome, recipe=PretrainRecipe(ecm=EcmConfig(judge=JudgeConfig(checkpoint="judge"))))
+    arms = {"without": ReportedRun(outcome, folder), "with": ReportedRun(by_judge, managed)}
     report = report_runs(arms, tmp_path, command="truepair demo")
     assert report.page == tmp_path / "report.html"
     assert list(report.conversions) == ["with"]

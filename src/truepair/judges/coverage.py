@@ -88,4 +88,4 @@ class Coverage:
 
     def figures(self) -> dict[str, float]:
         """Figures for the log."""
-        return {"con_d_coverage": self.share, "con_d_known_median": self.median}
+        return {"judge_coverage": self.share, "judge_known_median": self.median}

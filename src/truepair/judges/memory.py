@@ -3,8 +3,6 @@
 from collections.abc import Callable
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -77,30 +75,6 @@ class VerdictMemory:
         self.misses += len(unknown)
         self.hits += len(inverse) - len(unknown)
         return torch.from_numpy(found[inverse])
-
-    def find(self, image_ids: Tensor, caption_ids: Tensor) -> Tensor:
-        """What is remembered of some pairs, NaN where nothing is, float32 [P] on the CPU; counts nothing."""
-        scores, known = self._find(_keys(image_ids, caption_ids))
-        return torch.from_numpy(np.where(known, scores, np.float32(np.nan)))
-
-    def prefill(self, ledger: pa.Table, *, detector: str) -> int:
-        """Take over the verdicts that one detector left in a ledger.
-
-        Args:
-            ledger: from ``read_ledger``.
-            detector: the judge's name there, see ``ledger_name``. Rows of other detectors are passed over.
-
-        Returns:
-            How many verdicts were taken over.
-        """
-        rows = ledger.filter(pc.equal(ledger["detector"], detector))
-        columns = (torch.from_numpy(rows[name].to_numpy().copy()) for name in ("image_id", "caption_id"))
-        keys, last = np.unique(_keys(*columns)[::-1], return_index=True)  # of a pair's verdicts the last counts
-        scores = rows["score"].to_numpy()[::-1][last].astype(np.float32)
-        new = ~self._find(keys)[1]
-        before = len(self)
-        self._insert(keys[new], scores[new])
-        return len(self) - before
 
     def reset_counts(self) -> None:
         """Count hits and misses from zero again."""

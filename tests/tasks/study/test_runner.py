@@ -19,7 +19,7 @@ SAME = [{"detector": name, "action": "relabel"} for name in ("same_image", "same
 def study_of(squares: Path, folder: Path, **changes: Any) -> Path:
     """A study file beside its recipe: three arms, two kinds of data."""
     recipe_of(squares, folder)
-    recorded = {"detector": "recorded", "ledger": "{mined}/ledger", "ledger_actions": ["relabel"], "action": "relabel"}
+    recorded = {"detector": "recorded", "ledger": "{mined}/ledger", "zone": "match", "action": "relabel"}
     values = {
         "title": "Squares",
         "recipes": ["squares.yaml"],
