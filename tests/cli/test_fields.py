@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import resource
 import subprocess
 import sys
 import types
@@ -15,6 +16,7 @@ import pytest
 
 from truepair.cli.arguments import read_recipe
 from truepair.cli.fields import RecipeClass, Section
+from truepair.cli.options import CommandParser
 from truepair.cli.run_folder import PRETRAIN
 from truepair.cli.tasks import TASKS
 from truepair.errors import ConfigError
@@ -202,20 +204,45 @@ def test_a_mistake_in_an_item_names_both(text: str, message: str, tmp_path: Path
         ["judge", "sample", "--loop.epoch", "3"],
         ["mine", "sample", "--hihg", "0.5"],
         ["demo", "--fulll"],
+        ["demo", "--data.transform.sise", "32"],
         ["finetune", "vqa", "sample", "--loop.epoch", "3"],
         ["evaluate", "nowhere", "--splt", "test"],
-        ["study", "WRONG"],
+        ["study", "STUDY"],
     ],
     ids=" ".join,
 )
 def test_a_mistyped_name_is_told_before_anything_costly_is_imported(words: list[str], tmp_path: Path) -> None:
     (tmp_path / "wrong.yaml").write_text("loop: {epoch: 3}")
-    words = [str(tmp_path / "wrong.yaml") if word == "WRONG" else word for word in words]
+    (tmp_path / "study.yaml").write_text("referenc: InfoNCE")
+    files = {"WRONG": "wrong.yaml", "STUDY": "study.yaml"}
+    words = [str(tmp_path / files[word]) if word in files else word for word in words]
     code = (
         "import sys\nfrom truepair.cli.main import main\n"
         "try: main()\nexcept SystemExit: pass\n"
         "print([name for name in ('torch', 'transformers', 'datasets', 'numpy') if name in sys.modules])"
     )
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert done.stdout.splitlines()[-1] == "[]"
-    assert "--help" in words or done.stderr.startswith("truepair: ")
+    assert "--help" in words or (done.stderr.startswith("truepair: ") and "did you mean '" in done.stderr)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.0  # of the CPU, however busy
+
+
+def test_the_options_of_a_command_and_the_fields_of_its_recipe(capsys: pytest.CaptureFixture[str]) -> None:
+    parser = CommandParser("truepair try", PRETRAIN.section)
+    parser.option("data", metavar="PAIRS")
+    parser.option("only", nargs="+", default=[])
+    parser.option("fast", action="store_true")
+    words = ["--fast", "--data=a.csv", "--only", "a", "b", "--data.transform.size", "32", "--model.options.depth", "2"]
+    call = parser.read([*words, "--optimizer.learning_rate", "-1e-3"])
+    assert (call.fast, call.data, call.only) == (True, "a.csv", ["a", "b"])
+    stated = [("data.transform.size", "32"), ("model.options.depth", "2"), ("optimizer.learning_rate", "-1e-3")]
+    assert call.stated == stated
+    with pytest.raises(SystemExit) as done:
+        parser.read(["--help"])
+    said = capsys.readouterr().out
+    assert done.value.code == 0
+    for line in ("--data PAIRS", "--loop.epochs EPOCHS", "--srcl.alpha.shape SHAPE", "an item of relations.rules"):
+        assert line in said
+    assert "passes over the training pairs. (int, default: 30)" in " ".join(said.split())

@@ -38,6 +38,7 @@ class CommandParser(argparse.ArgumentParser):
             add_help=False,
         )
         self.known: dict[str, argparse.Action] = {}
+        self.with_fields = False
         self.section = section
         self.fields: Mapping[str, Field] = section.dotted() if section is not None else {}
         self.set_defaults(stated=[])
@@ -61,8 +62,9 @@ class CommandParser(argparse.ArgumentParser):
         Raises:
             ConfigError: there is no such option (the nearest is named), it has no value, or a wrong one.
         """
-        if self.section is not None and not set(self.fields) & set(self.known):
+        if self.section is not None and not self.with_fields:
             self._add_fields(self.section)
+            self.with_fields = True
         try:
             return self.parse_intermixed_args(list(self._joined(words)))
         except argparse.ArgumentError as error:
@@ -87,8 +89,9 @@ class CommandParser(argparse.ArgumentParser):
             name, given, _ = word.removeprefix("--").partition("=")
             if not word.startswith("--"):
                 yield word
-            elif given or self._action(name).nargs is not None:  # a flag, or an option of several words
-                self._action(name)
+                continue
+            action = self._action(name)
+            if given or action.nargs is not None:  # a flag, or an option of several words
                 yield word
             else:
                 value = next(rest, "--")
@@ -118,10 +121,10 @@ class CommandParser(argparse.ArgumentParser):
         title = section.docs[-1].partition("\n")[0].rstrip(".")
         group = self.add_argument_group(f"{prefix.removesuffix('.')}: {title}" if prefix else title)
         says = section.describe()
-        new = {name: field for name, field in section.fields.items() if prefix + name not in self.known}
-        for name, field in new.items():
-            self._add_field(group, prefix + name, field, says.get(name, ""))
-        for name, field in new.items():
+        for name, field in section.fields.items():
+            if prefix + name not in self.known:  # else an option of the command's own, or of another section in a union
+                self._add_field(group, prefix + name, field, says.get(name, ""))
+        for name, field in section.fields.items():
             for part in field.sections:
                 self._add_fields(part, f"{prefix}{name}.")
             for item in field.items:
