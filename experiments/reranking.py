@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
+from scipy.stats import bootstrap
 
 from truepair.cli.arguments import read_recipe
 from truepair.data.preprocessing import Preprocessing
@@ -62,10 +63,16 @@ def hits(scores: ScoreSource, truth: Truth, way: Direction) -> tuple[NDArray[np.
 def interval(gains: NDArray[np.float64], photographs: NDArray[np.int64], resamples: int = 2000) -> tuple[float, float]:
     """95 % interval of the mean gain [Q], photographs resampled."""
     sums, counts = np.bincount(photographs, gains), np.bincount(photographs)
+
+    def mean(sums: NDArray[np.float64], counts: NDArray[np.int64], axis: int) -> NDArray[np.float64]:
+        """Mean gain of some photographs' queries."""
+        return sums.sum(axis=axis) / counts.sum(axis=axis)
+
     generator = np.random.default_rng(0)
-    drawn = generator.integers(len(sums), size=(resamples, len(sums)))
-    low, high = np.percentile(sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1), [2.5, 97.5])
-    return float(low), float(high)
+    found = bootstrap(
+        (sums, counts), mean, paired=True, vectorized=True, n_resamples=resamples, method="percentile", rng=generator
+    ).confidence_interval
+    return float(found.low), float(found.high)
 
 
 def compare() -> None:
