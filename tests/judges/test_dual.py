@@ -14,7 +14,8 @@ from truepair.data.table import PairTable
 from truepair.data.transforms import build_transform
 from truepair.errors import CheckpointError, ConfigError, DataError
 from truepair.judges.base import JudgeConfig, JudgeInputs
-from truepair.judges.dual import DualCalibration, fit_dual_calibration, open_feature_reader
+from truepair.judges.calibration import DualCalibration, fit_dual_calibration
+from truepair.judges.dual import open_feature_reader
 from truepair.judges.open import open_judge
 from truepair.models.checkpoints.load import load_albef
 

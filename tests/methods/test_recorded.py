@@ -1,4 +1,4 @@
-"""Ledgers of earlier runs and of people: what they say of the training pairs, and whether they are about them at all."""
+"""Ledgers of earlier runs and of people: what they say of the training pairs, if they are about them at all."""
 
 from pathlib import Path
 from typing import Any

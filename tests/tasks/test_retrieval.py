@@ -10,6 +10,9 @@ from tests.tasks.test_pretraining import recipe_for, silent
 from truepair.data.pairs import PairDataset
 from truepair.errors import DataError
 from truepair.evaluation.metrics import RetrievalProtocol
+from truepair.judges.base import JudgeConfig
+from truepair.methods.ecm import EcmConfig
+from truepair.methods.recipe import PretrainRecipe
 from truepair.relations.ledger import Ledger
 from truepair.reports.facts import run_facts
 from truepair.reports.run import ReportedRun, report_run, report_runs

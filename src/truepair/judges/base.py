@@ -1,7 +1,7 @@
 """What a judge is, what it may read of a run, and how it is configured."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,6 +16,8 @@ from truepair.errors import ConfigError
 from truepair.models.encoders.frozen_captions import CaptionStates
 from truepair.models.encoders.frozen_images import ImageStates
 from truepair.models.fusion.albef import AlbefModel
+
+_VIEWS = ("plain", "batch")
 
 
 class Judge(Protocol):
@@ -50,9 +52,6 @@ class Judge(Protocol):
 def ledger_name(judge: Judge) -> str:
     """The name under which a judge's verdicts stand in a ledger; those of another judge have another."""
     return f"judge:{judge.fingerprint[:12]}"
-
-
-_VIEWS = ("plain", "batch")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +114,44 @@ class JudgeInputs:
     pooled: bool = False
 
 
+class FeatureReader(Protocol):
+    """Reads the features by which a dual encoder compares plain images and captions.
+
+    Attributes:
+        fingerprint: of weights and preprocessing.
+    """
+
+    fingerprint: str
+
+    def image_features(self, rows: Tensor) -> Tensor:
+        """Features of the images of rows [R] of the table, L2-normalised float32 [R, E]."""
+        ...
+
+    def text_features(self, captions: Sequence[str]) -> Tensor:
+        """Features of T captions, L2-normalised float32 [T, E]."""
+        ...
+
+
+class PlainImages:
+    """Reads images by their rows.
+
+    Args:
+        table: the table that batches are drawn from; ``PairBatch.source_index`` numbers its rows.
+        transform: the judge's own evaluation transform.
+    """
+
+    def __init__(self, table: PairTable, transform: ImageTransform) -> None:
+        self._dataset = PairDataset(table, transform, captions="first", substitutes=0)
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """Pixels of rows [R], float32 [R, 3, H, W] on the CPU.
+
+        Raises:
+            BadImageError: an image cannot be read.
+        """
+        return torch.stack([sample["pixel_values"] for sample in self._dataset.__getitems__(rows.tolist())])
+
+
 Read = Callable[[Tensor, Tensor], Tensor]
 """Match probabilities [p] of pairs of encoded images and captions, by their places among the encoded [p], [p]."""
 
@@ -148,23 +185,3 @@ class PairReader(ABC):
             places = (rows.to(self.device).split(self.pairs_at_once) for rows in (image_of, text_of))
             scores = torch.cat([read(image, text) for image, text in zip(*places, strict=True)]).to(images.device)
         return scores.clone()  # outside inference mode, so that autograd may keep it
-
-
-class PlainImages:
-    """Reads images by their rows.
-
-    Args:
-        table: the table that batches are drawn from; ``PairBatch.source_index`` numbers its rows.
-        transform: the judge's own evaluation transform.
-    """
-
-    def __init__(self, table: PairTable, transform: ImageTransform) -> None:
-        self._dataset = PairDataset(table, transform, captions="first", substitutes=0)
-
-    def __call__(self, rows: Tensor) -> Tensor:
-        """Pixels of rows [R], float32 [R, 3, H, W] on the CPU.
-
-        Raises:
-            BadImageError: an image cannot be read.
-        """
-        return torch.stack([sample["pixel_values"] for sample in self._dataset.__getitems__(rows.tolist())])

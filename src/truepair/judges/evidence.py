@@ -20,7 +20,24 @@ from truepair.models.encoders.frozen_captions import CaptionStates
 from truepair.models.encoders.frozen_images import ImageStates
 from truepair.models.encoders.minilm import sentence_vectors
 
+TERMS = {
+    "images": ("image", "image"),
+    "texts": ("text", "text"),
+    "image_to_text": ("predicted", "caption"),
+    "text_to_image": ("caption", "predicted"),
+    "captions": ("caption", "caption"),
+    "predictions": ("predicted", "predicted"),
+    "dual_image_to_text": ("dual_image", "dual_text"),
+    "dual_text_to_image": ("dual_text", "dual_image"),
+}
+"""Each piece of evidence on (image i, caption j): a cosine of pair i in one space and pair j in another."""
+
+
 _BATCH = 256
+_DENSE = 64  # a cosine out of a matrix product costs so much less than one out of gathered rows
+_SETTINGS = "evidence.json"
+_TENSORS = "evidence.safetensors"
+_LOGISTIC = ("centre", "spread", "weights")
 
 
 @dataclass(frozen=True)
@@ -156,47 +173,6 @@ class EvidenceSpaces:
     def tensors(self) -> dict[str, Tensor]:
         """The maps by their names."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
-
-
-def _discriminant(centred: Tensor, groups: Tensor, width: int, shrinkage: float) -> Tensor:
-    """Directions of linear discriminant analysis, the best first, scaled to unit spread within groups [F, A]."""
-    _, group = groups.unique(return_inverse=True)  # [N]
-    counts = torch.bincount(group)  # [C]
-    if len(counts) < 2 or int(counts.max()) < 2:
-        raise DataError("evidence is fitted on concepts with several pairs each; give clean data with a group column")
-    sums = torch.zeros(len(counts), centred.shape[1], dtype=centred.dtype).index_add(0, group, centred)
-    means = sums / counts[:, None]  # [C, F]
-    within = centred - means[group]
-    covariance = within.T @ within / len(centred)  # [F, F]
-    level = covariance.diagonal().mean().clamp(min=1e-12)
-    covariance = (1 - shrinkage) * covariance + shrinkage * level * torch.eye(len(covariance), dtype=centred.dtype)
-    spread = torch.linalg.cholesky(covariance)  # [F, F]
-    whitened = torch.linalg.solve_triangular(spread, means.T, upper=False)  # [F, C]
-    # Of the C means, not of their F x F scatter: the same directions from a matrix that is far smaller as a rule.
-    directions, _, _ = torch.linalg.svd(whitened, full_matrices=False)  # [F, min(F, C)]
-    found: Tensor = torch.linalg.solve_triangular(spread.T, directions[:, : min(width, len(counts) - 1)], upper=True)
-    return found.float().contiguous()  # as it will be read from a file
-
-
-TERMS = {
-    "images": ("image", "image"),
-    "texts": ("text", "text"),
-    "image_to_text": ("predicted", "caption"),
-    "text_to_image": ("caption", "predicted"),
-    "captions": ("caption", "caption"),
-    "predictions": ("predicted", "predicted"),
-    "dual_image_to_text": ("dual_image", "dual_text"),
-    "dual_text_to_image": ("dual_text", "dual_image"),
-}
-"""Each piece of evidence on (image i, caption j): a cosine of pair i in one space and pair j in another."""
-
-_DENSE = 64  # a cosine out of a matrix product costs so much less than one out of gathered rows
-
-_SETTINGS = "evidence.json"
-
-_TENSORS = "evidence.safetensors"
-
-_LOGISTIC = ("centre", "spread", "weights")
 
 
 @dataclass(frozen=True)
@@ -380,3 +356,27 @@ def open_evidence(config: JudgeConfig, run: JudgeInputs, device: torch.device | 
     """
     model, tables = EvidenceModel.load(Path(config.checkpoint)), EvidenceTables.of_run(run)
     return EvidenceJudge(model, tables, name=f"evidence {config.checkpoint}", device=device)
+
+
+def _discriminant(centred: Tensor, groups: Tensor, width: int, shrinkage: float) -> Tensor:
+    """Directions of linear discriminant analysis, the best first, scaled to unit spread within groups [F, A].
+
+    ``LinearDiscriminantAnalysis`` of scikit-learn finds others: it weighs concepts by their numbers of pairs, and
+    shrinks the covariance between concepts too.
+    """
+    _, group = groups.unique(return_inverse=True)  # [N]
+    counts = torch.bincount(group)  # [C]
+    if len(counts) < 2 or int(counts.max()) < 2:
+        raise DataError("evidence is fitted on concepts with several pairs each; give clean data with a group column")
+    sums = torch.zeros(len(counts), centred.shape[1], dtype=centred.dtype).index_add(0, group, centred)
+    means = sums / counts[:, None]  # [C, F]
+    within = centred - means[group]
+    covariance = within.T @ within / len(centred)  # [F, F]
+    level = covariance.diagonal().mean().clamp(min=1e-12)
+    covariance = (1 - shrinkage) * covariance + shrinkage * level * torch.eye(len(covariance), dtype=centred.dtype)
+    spread = torch.linalg.cholesky(covariance)  # [F, F]
+    whitened = torch.linalg.solve_triangular(spread, means.T, upper=False)  # [F, C]
+    # Of the C means, not of their F x F scatter: the same directions from a matrix that is far smaller as a rule.
+    directions, _, _ = torch.linalg.svd(whitened, full_matrices=False)  # [F, min(F, C)]
+    found: Tensor = torch.linalg.solve_triangular(spread.T, directions[:, : min(width, len(counts) - 1)], upper=True)
+    return found.float().contiguous()  # as it will be read from a file

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from truepair.engine.distributed.gathering import gather
-from truepair.judges.dual import FeatureReader
+from truepair.judges.base import FeatureReader
 from truepair.methods.encode import BatchEncoder, EncodedBatch
 from truepair.models.encoders.minilm import sentence_vectors
 

@@ -15,7 +15,14 @@ from truepair.data.table import PairTable
 from truepair.judges.evidence import EvidenceModel
 from truepair.relations.text import caption_key
 
+FLOOR = -9.0  # log-odds of a pair that is no candidate
+_KNOWN = 8.0  # log-odds of a declared pair
+_MOST_FRIENDS = 50.0  # more common partners than this tell nothing new
+_DOUBT = 0.5  # of a partner, so that rows without any have an average
 _ROWS = 4096  # rows of a product of sparse matrices held at once
+_ROWS_SCORED = 256  # rows scored at once
+_PROBED = 16  # cells of the index searched for each row
+_PAIRS = 65_536  # proposed pairs scored at once
 
 
 @dataclass(frozen=True)
@@ -109,13 +116,6 @@ class PairGraph:
         return first, last
 
 
-_ROWS_SCORED = 256  # rows scored at once
-
-_PROBED = 16  # cells of the index searched for each row
-
-_PAIRS = 65_536  # proposed pairs scored at once
-
-
 @dataclass(frozen=True)
 class Declared:
     """What everyone knows about the rows of a table: pairs of one image id or one caption text match.
@@ -195,15 +195,6 @@ def searched_graph(model: EvidenceModel, spaces: dict[str, Tensor], declared: De
         for left, right in zip(rows.split(_PAIRS), columns.split(_PAIRS), strict=True)
     ]
     return PairGraph.of_proposals(size, rows, columns, torch.cat(scores), declared.known(rows, columns))
-
-
-FLOOR = -9.0  # log-odds of a pair that is no candidate
-
-_KNOWN = 8.0  # log-odds of a declared pair
-
-_MOST_FRIENDS = 50.0  # more common partners than this tell nothing new
-
-_DOUBT = 0.5  # of a partner, so that rows without any have an average
 
 
 def with_known(graph: PairGraph) -> PairGraph:

@@ -23,6 +23,33 @@ from truepair.models.encoders.fingerprint import combined_key
 _FILE = "refinement.safetensors"
 
 
+Matches = Callable[[Tensor, Tensor], Tensor]
+"""Whether images of rows match captions of rows: (int64 [P], int64 [P]) -> bool [P]."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RefinementConfig:
+    """How the refinement is fitted.
+
+    Attributes:
+        rounds: regressions, one after the other.
+        neighbours: candidates kept of each row.
+        folds: concepts are dealt into so many parts; a pair is scored by spaces that saw the parts of neither end.
+        l2: penalty of the logistic regressions.
+        seed: of dealing.
+    """
+
+    rounds: int = 3
+    neighbours: int = 64
+    folds: int = 6
+    l2: float = 1e-2
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.rounds, self.neighbours) < 1 or self.folds < 3:
+            raise ConfigError("a refinement needs at least 1 round, 1 neighbour and 3 folds")
+
+
 @dataclass(frozen=True)
 class Refinement:
     """Logistic regressions on second-order evidence, one after the other; each reads the scores of the one before.
@@ -85,33 +112,6 @@ class Refinement:
     def _tensors(self) -> dict[str, Tensor]:
         counts = torch.tensor([self.neighbours, self.clean_pairs])
         return {"centre": self.centre, "spread": self.spread, "weights": self.weights, "counts": counts}
-
-
-Matches = Callable[[Tensor, Tensor], Tensor]
-"""Whether images of rows match captions of rows: (int64 [P], int64 [P]) -> bool [P]."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RefinementConfig:
-    """How the refinement is fitted.
-
-    Attributes:
-        rounds: regressions, one after the other.
-        neighbours: candidates kept of each row.
-        folds: concepts are dealt into so many parts; a pair is scored by spaces that saw the parts of neither end.
-        l2: penalty of the logistic regressions.
-        seed: of dealing.
-    """
-
-    rounds: int = 3
-    neighbours: int = 64
-    folds: int = 6
-    l2: float = 1e-2
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if min(self.rounds, self.neighbours) < 1 or self.folds < 3:
-            raise ConfigError("a refinement needs at least 1 round, 1 neighbour and 3 folds")
 
 
 def fit_refinement(
