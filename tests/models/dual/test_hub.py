@@ -1,3 +1,4 @@
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from truepair.data.tokens import tokenize_captions, train_wordpiece
 from truepair.errors import CheckpointError, ConfigError
 from truepair.models import DualEncoder, FusionModel, HubDualEncoder
 from truepair.models.encoders.frozen_captions import cache_caption_states
+from truepair.models.fusion.gallery import encode_captions, encode_images
 
 WIDTHS = {"hidden_size": 24, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
 # Large enough that nothing vanishes in the noise.
@@ -192,6 +194,32 @@ def test_towers_can_be_cached(model: PreTrainedModel, tmp_path: Path) -> None:
     torch.testing.assert_close(states, expected.states, rtol=1e-3, atol=1e-3)  # kept in half precision
     torch.testing.assert_close(dual.project_text(states, mask), expected.features, rtol=1e-2, atol=1e-3)
     assert not dual.model.text_model.training
+
+
+def test_galleries_hold_features_of_any_dual_encoder(model: PreTrainedModel) -> None:
+    pixels, ids, mask = inputs()
+    dual = HubDualEncoder(model)
+    images = encode_images(dual, pixels.split(2))
+    captions = encode_captions(dual, ["a", "b", "c"], lambda _: (ids, mask), batch_size=2)
+    torch.testing.assert_close(images.features, dual.encode_images(pixels).features)
+    torch.testing.assert_close(captions.features, dual.encode_texts(ids, mask).features)
+
+
+def test_code_of_a_checkpoint_is_not_run(tmp_path: Path) -> None:
+    model = seeded(clip)
+    HubDualEncoder(model, CLIPImageProcessor(), train_wordpiece(["a red square"], 40, min_frequency=1)).save_pretrained(
+        tmp_path
+    )
+    (tmp_path / "own.py").write_text("raise SystemExit('was run')")
+    config = json.loads((tmp_path / "config.json").read_text())
+    for kind, auto_map in (("clip", {"AutoModel": "own.Own"}), ("own", {"AutoConfig": "own.Config"})):
+        settings = config | {"model_type": kind, "auto_map": auto_map}
+        (tmp_path / "config.json").write_text(json.dumps(settings))
+        if kind == "clip":
+            assert type(HubDualEncoder.from_pretrained(tmp_path).model) is CLIPModel
+        else:
+            with pytest.raises(CheckpointError, match=r"no model could be loaded from"):
+                HubDualEncoder.from_pretrained(tmp_path)
 
 
 def test_temperature_has_bounds_for_clip_alone() -> None:

@@ -180,7 +180,7 @@ def _our_names(config: AlbefConfig, bert_layers: int) -> list[tuple[str, str]]:
 
 def _bert_config(source: str | Path) -> Any:
     try:
-        config = AutoConfig.from_pretrained(str(source))
+        config = AutoConfig.from_pretrained(str(source), trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{source} is not a readable checkpoint: {_first_line(error)}") from error
     if config.model_type != "bert":

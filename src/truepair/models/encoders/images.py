@@ -60,7 +60,7 @@ def load_image_encoder(name_or_folder: str | Path, *, image_size: int | None = N
         size = {} if image_size is None else {"image_size": image_size}
         return EfficientNetLite0.from_config({"model_type": "efficientnet_lite0", **size})
     try:
-        model, info = AutoModel.from_pretrained(name_or_folder, output_loading_info=True)
+        model, info = AutoModel.from_pretrained(name_or_folder, output_loading_info=True, trust_remote_code=False)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:300]
         raise CheckpointError(f"no image encoder could be loaded from '{name_or_folder}': {reason}") from None
@@ -69,20 +69,6 @@ def load_image_encoder(name_or_folder: str | Path, *, image_size: int | None = N
         raise CheckpointError(f"'{name_or_folder}' lacks {len(missing)} weights, the first of them {missing[0]}")
     tower = VisionTower(inner_tower(model), **_pixel_statistics(name_or_folder))
     return tower if image_size is None else tower.resized(image_size)
-
-
-def _is_pooling(key: str) -> bool:
-    return bool({"pooler", "head"} & set(key.split(".")))
-
-
-def _pixel_statistics(name_or_folder: str | Path) -> dict[str, tuple[float, float, float]]:
-    """Mean and deviation as the checkpoint's image processor states them; nothing, where it has no processor."""
-    try:
-        processor = AutoImageProcessor.from_pretrained(name_or_folder)
-    except (OSError, ValueError):
-        return {}
-    mean, std = getattr(processor, "image_mean", None), getattr(processor, "image_std", None)
-    return {} if mean is None or std is None else {"pixel_mean": tuple(mean), "pixel_std": tuple(std)}
 
 
 def image_transform(config: TransformConfig, encoder: ImageEncoder, *, train: bool) -> ImageTransform:
@@ -123,3 +109,17 @@ def resize_images(model: PreTrainedModel, image_size: int) -> None:
         resized.freeze()
     model.image_encoder = resized.to(model.device)
     model.config.image_encoder = resized.config
+
+
+def _is_pooling(key: str) -> bool:
+    return bool({"pooler", "head"} & set(key.split(".")))
+
+
+def _pixel_statistics(name_or_folder: str | Path) -> dict[str, tuple[float, float, float]]:
+    """Mean and deviation as the checkpoint's image processor states them; nothing, where it has no processor."""
+    try:
+        processor = AutoImageProcessor.from_pretrained(name_or_folder, trust_remote_code=False)
+    except (OSError, ValueError):
+        return {}
+    mean, std = getattr(processor, "image_mean", None), getattr(processor, "image_std", None)
+    return {} if mean is None or std is None else {"pixel_mean": tuple(mean), "pixel_std": tuple(std)}
