@@ -243,6 +243,6 @@ def test_the_options_of_a_command_and_the_fields_of_its_recipe(capsys: pytest.Ca
         parser.read(["--help"])
     said = capsys.readouterr().out
     assert done.value.code == 0
-    for line in ("--data PAIRS", "--loop.epochs EPOCHS", "--srcl.alpha.shape SHAPE", "an item of relations.rules"):
+    for line in ("--data PAIRS", "--loop.epochs EPOCHS", "--srcl.alpha.shape SHAPE", "an item of data.sources"):
         assert line in said
     assert "passes over the training pairs. (int, default: 30)" in " ".join(said.split())

@@ -66,8 +66,8 @@ def test_half_precision_and_batches_without_negatives(name: str, batch: str) -> 
 def test_half_precision_does_not_tie_the_candidates() -> None:
     captured = []
     step = Composition(OBJECTIVES, dtype=torch.float32).build()
-    relate = step.relator.relate
-    step.relator.relate = lambda view, **known: captured.append(view) or relate(view, **known)  # type: ignore
+    relate = step.rules.relate
+    step.rules.relate = lambda encoded, known: captured.append(encoded) or relate(encoded, known)  # type: ignore
     with torch.autocast("cpu", torch.bfloat16):
         run(step, pairs(list(range(8))))
     assert captured[0].logits.dtype == torch.float32

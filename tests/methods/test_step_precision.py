@@ -16,7 +16,7 @@ from tests.methods.compositions import BATCHES, COMPOSITIONS
 from tests.methods.steps import info
 
 SOURCE = Path(truepair.__file__).parent
-ON_THE_HOST = {"objectives/bounds.py", "training/epoch_counts.py"}  # they bring to the host, or to float32, first
+ON_THE_HOST = {"objectives/bounds.py", "engine/logs/measure.py"}  # they bring to the host, or to float32, first
 
 
 class Float64Makers(TorchDispatchMode):

@@ -32,7 +32,7 @@ def train(name: str) -> Trained:
     here = Ranks.current()
     step = COMPOSITIONS[name].build(here.rank, here.count)
     parameters = {name: p for name, p in step.named_parameters() if p.requires_grad}
-    batches = BATCHES if step.momentum is not None or step.miner is not None else BATCHES[:1]
+    batches = BATCHES if step.momentum is not None or step.ecm is not None else BATCHES[:1]
     for number, batch in enumerate(batches):
         step.zero_grad()
         losses = step(of_rank(batch, here.rank, here.count), info(number)).losses

@@ -102,18 +102,18 @@ def test_the_weights_are_calibrated_once_an_epoch_and_kept(form: str, tmp_path: 
     figures = step(BATCH, info(0, logged=True)).losses
     assert 0.3 <= float(figures["srcl_below_0.7"]) < 0.3 + 2 / 132
     assert float(figures["srcl_alpha"]) == 0.5
-    calibrated = step.regulator.state()  # type: ignore[union-attr]
-    assert calibrated != regulated(config).parts.regulator.state()  # type: ignore[union-attr]
+    calibrated = step.srcl.state()  # type: ignore[union-attr]
+    assert calibrated != regulated(config).srcl.state()  # type: ignore[union-attr]
     with torch.no_grad():
         step.model.image_projection.weight.mul_(3.0).add_(0.1)
     step(BATCH, info(1))
-    assert step.regulator.state() == calibrated  # type: ignore[union-attr]
+    assert step.srcl.state() == calibrated  # type: ignore[union-attr]
     step.save_state(tmp_path)
     resumed = regulated(config)
     resumed.load_state(tmp_path)
-    assert resumed.parts.regulator.state() == calibrated  # type: ignore[union-attr]
+    assert resumed.srcl.state() == calibrated  # type: ignore[union-attr]
     step(BATCH, info(10, epoch=1))
-    assert step.regulator.state() != calibrated  # type: ignore[union-attr]
+    assert step.srcl.state() != calibrated  # type: ignore[union-attr]
 
 
 def test_the_histogram_counts_every_negative_of_the_logged_steps() -> None:
