@@ -10,7 +10,7 @@ from tests.models.tiny_albef import tiny_model
 from truepair.errors import CheckpointError, ConfigError
 from truepair.models.checkpoints.official import load_official, official_names, to_official_names
 
-RECORDING = Path(__file__).parents[1] / "data" / "golden" / "albef_step_1"
+RECORDING = Path(__file__).parents[2] / "data" / "golden" / "albef_step_1"
 HEADS = {"num_attention_heads": 4, "image_encoder": {"num_attention_heads": 4}}
 
 

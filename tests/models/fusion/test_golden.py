@@ -9,7 +9,7 @@ import torch
 
 from tests import golden
 
-RECORDINGS = Path(__file__).parents[1] / "data" / "golden"
+RECORDINGS = Path(__file__).parents[2] / "data" / "golden"
 RECORDING = RECORDINGS / "albef_step_1"
 
 
