@@ -59,7 +59,8 @@ def test_runs_stay_few_and_long_ones_are_seldom_moved() -> None:
     assert sum(lengths) == len(memory) == 10_000
     assert len(lengths) <= 9
     assert all(longer > 2 * shorter for longer, shorter in itertools.pairwise(lengths))
-    assert remembered(memory, torch.tensor([0, 9999, 5]), torch.tensor([1, 10_000, 5])).nan_to_num(-1).tolist() == [0, 49, -1]
+    held = remembered(memory, torch.tensor([0, 9999, 5]), torch.tensor([1, 10_000, 5]))
+    assert held.nan_to_num(-1).tolist() == [0, 49, -1]
 
 
 def test_a_restored_memory_goes_on_as_the_saved_one() -> None:
@@ -71,7 +72,8 @@ def test_a_restored_memory_goes_on_as_the_saved_one() -> None:
     restored.load_state_dict(memory.state_dict())
     assert (restored.hits, restored.misses, len(restored)) == (memory.hits, memory.misses, len(memory))
     images = torch.arange(30)
-    torch.testing.assert_close(remembered(restored, images, -images), remembered(memory, images, -images), equal_nan=True)
+    held, wanted = (remembered(one, images, -images) for one in (restored, memory))
+    torch.testing.assert_close(held, wanted, equal_nan=True)
     assert all(isinstance(value, Tensor) for value in memory.state_dict().values())
     with pytest.raises(CheckpointError, match="judge abababab"):
         VerdictMemory("cd" * 16).load_state_dict(memory.state_dict())
