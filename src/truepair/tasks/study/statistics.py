@@ -16,7 +16,7 @@ from truepair.tasks.study.table import Cell, Figures
 
 RESAMPLES = 10_000
 
-ENDS = (25, 975)  # per mille
+ENDS = (0.025, 0.975)
 
 FEWEST = 5  # cells that an interval is given for: of fewer, a bootstrap mostly says how few they are
 
@@ -135,14 +135,16 @@ def resampled(values: Array, cells: Sequence[Cell]) -> Array:
 
 def interval(values: Array) -> tuple[float, float]:
     """The 95 % interval of resampled values [R]."""
-    low, high = (-(-len(values) * end // 1000) - 1 for end in ENDS)  # places from 0, rounded up: values that occurred
-    ordered = np.partition(values, (low, high))
-    return float(ordered[low]), float(ordered[high])
+    low, high = np.quantile(values, ENDS, method="inverted_cdf")  # values that occurred
+    return float(low), float(high)
 
 
 @lru_cache(maxsize=32)
 def _weights(clusters: tuple[int, ...]) -> Array:
-    """How much each cell weighs in each resample [R, C]; rows sum to 1."""
+    """How much each cell weighs in each resample [R, C]; rows sum to 1.
+
+    ``scipy.stats.bootstrap`` draws single cells, not samples of concepts and then their seeds.
+    """
     generator = np.random.default_rng(0)
     members = [np.flatnonzero(np.array(clusters) == cluster) for cluster in dict.fromkeys(clusters)]
     drawn = generator.integers(len(members), size=(RESAMPLES, len(members)))
