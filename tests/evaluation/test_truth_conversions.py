@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -68,3 +69,41 @@ def test_figures_are_those_of_a_loop_over_all_cells(data: st.DataObject) -> None
             assert figures[name] == pytest.approx(right_all / whole)
     counter.reset()
     assert set(counter.figures().values()) == {0.0}
+
+
+@settings(max_examples=50, deadline=None)
+@given(data=st.data())
+def test_hidden_pairs_of_a_table_are_the_hidden_matches_of_all_its_rows(data: st.DataObject) -> None:
+    size = data.draw(st.integers(1, 7))
+    images = torch.tensor([data.draw(st.integers(0, 4)) for _ in range(size)])
+    texts = [f"text {data.draw(st.integers(0, 4))}" for _ in range(size)]
+    groups = [data.draw(st.sampled_from(["a", "b", None])) for _ in range(size)]
+    truth = Truth.from_names([[text] for text in texts], groups=groups)
+    batch = replace(batch_of(torch.arange(size), texts), image_id=images)
+    found = truth.hidden_pairs(images, batch.caption_key)
+    assert len(found) == len(found.distinct())
+    assert torch.equal(found.mask(), truth.hidden_matches(batch))
+
+
+@settings(max_examples=50, deadline=None)
+@given(data=st.data())
+def test_words_of_a_pair_are_those_of_its_relations(data: st.DataObject) -> None:
+    size = data.draw(st.integers(1, 6))
+    texts = [f"text {data.draw(st.integers(0, 4))}" for _ in range(size)]
+    labels = st.lists(st.sampled_from(["a", "b", None]), min_size=size, max_size=size)
+    groups, families = data.draw(labels), data.draw(labels)
+    truth = Truth.from_names([[text] for text in texts], groups=groups, families=families)
+    images, captions = (
+        part.flatten() for part in torch.meshgrid(*map(torch.arange, (size, truth.captions)), indexing="ij")
+    )
+    own, true, ignored = (set(map(tuple, pairs.tolist())) for pairs in (truth.own, truth.true, truth.ignored))
+    assert true >= own and not true & ignored
+    marks = truth.marks(images, captions).tolist()
+    verdicts = truth.verdicts(
+        images, torch.tensor([caption_key(truth.texts[caption]) for caption in captions])
+    ).tolist()
+    for pair, mark, verdict in zip(zip(images.tolist(), captions.tolist(), strict=True), marks, verdicts, strict=True):
+        near = "near" if pair in ignored else None
+        assert mark == ("own" if pair in own else "true" if pair in true else near or "wrong")
+        known = groups[pair[0]] is not None
+        assert verdict == ("unknown" if not known else "true" if pair in true else near or "false")

@@ -70,6 +70,9 @@ class JudgeConfig:
         calibration: kind dual: JSON file of its calibration; None takes ``calibration.json`` in the checkpoint.
         pairs_at_once: pairs that are read together.
         least_coverage: warn when a smaller share of known pairs passes the upper threshold.
+
+    Raises:
+        ConfigError: an unknown view, one that the kind cannot read, or a number out of range.
     """
 
     checkpoint: str

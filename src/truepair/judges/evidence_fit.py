@@ -30,6 +30,9 @@ class EvidenceConfig:
         sampled: about how many of the others are taken.
         prior: share of matches among the undeclared pairs to be judged; None takes that of the clean data.
         seed: of dealing and sampling.
+
+    Raises:
+        ConfigError: a number out of range.
     """
 
     image_width: int = 256

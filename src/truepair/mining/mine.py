@@ -18,6 +18,9 @@ class MiningConfig:
         low: least probability worth recording.
         high: least probability of a match; between the two a pair is doubtful.
         exact_rows: up to so many rows every pair is scored; the candidates of more are found by neighbour search.
+
+    Raises:
+        ConfigError: thresholds out of range or out of order.
     """
 
     low: float = 0.1

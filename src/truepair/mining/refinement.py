@@ -37,6 +37,9 @@ class RefinementConfig:
         folds: concepts are dealt into so many parts; a pair is scored by spaces that saw the parts of neither end.
         l2: penalty of the logistic regressions.
         seed: of dealing.
+
+    Raises:
+        ConfigError: a number out of range.
     """
 
     rounds: int = 3

@@ -2,7 +2,7 @@
 
 Fitted on the bundled drawings of concepts with 5 or 6 drawings, tested on the training rows of those with 7 or more:
 
-    python experiments/evidence_discriminator.py
+    python experiments/evidence_judge.py
 """
 
 import time
