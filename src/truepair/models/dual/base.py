@@ -1,6 +1,7 @@
 """The two protocols of models: a dual encoder compares features, a fusion model also reads image and text together."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -68,7 +69,7 @@ class DualEncoder(nn.Module, ABC):
     def clamp_temperature_(self) -> None:
         """Bring the parameter of the temperature back into its range; call it after each optimizer step."""
 
-    def save_pretrained(self, folder: str | Path) -> None:
+    def save_pretrained(self, folder: str | Path, state_dict: Mapping[str, Tensor] | None = None) -> None:
         """Write the model into a folder, which the class's ``from_pretrained`` reads; `PreTrainedModel` has its own."""
         raise NotImplementedError
 

@@ -1,6 +1,7 @@
 """Any transformers model with image and text features (CLIP, SigLIP, ...) as a dual encoder of this package."""
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -61,24 +62,34 @@ class HubDualEncoder(DualEncoder):
         self.tokenizer = tokenizer
 
     @classmethod
-    def from_pretrained(cls, name_or_folder: str | Path) -> Self:
+    def from_pretrained(cls, name_or_folder: str | Path, **options: Any) -> Self:
         """Load a model with its image processor and its tokenizer; code that comes with a checkpoint is never run.
 
         Args:
             name_or_folder: A folder that `save_pretrained` wrote, of this class or of transformers, or a hub name.
+            **options: How transformers is to read the weights, such as ``use_safetensors``.
 
         Raises:
             CheckpointError: one of the three is missing or damaged.
             ConfigError: the model is no dual encoder.
         """
         name = str(name_or_folder)
-        model = load_hub_model(AutoModel, name, trust_remote_code=False, dtype=torch.float32)
+        model = load_hub_model(AutoModel, name, trust_remote_code=False, dtype=torch.float32, **options)
         processor = load_part(AutoImageProcessor, name, trust_remote_code=False)
         return cls(model, processor, load_part(AutoTokenizer, name, trust_remote_code=False))
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write an ordinary folder of transformers, which ``type(self.model).from_pretrained`` reads."""
-        for part in (self.model, self.image_processor, self.tokenizer):
+    def save_pretrained(self, folder: str | Path, state_dict: Mapping[str, Tensor] | None = None) -> None:
+        """Write an ordinary folder of transformers, which ``type(self.model).from_pretrained`` reads.
+
+        Args:
+            folder: Where.
+            state_dict: Weights of this module to write instead of its own, put together from several processes, say.
+        """
+        weights = None
+        if state_dict is not None:
+            weights = {name.removeprefix("model."): value for name, value in state_dict.items()}
+        self.model.save_pretrained(folder, state_dict=weights)
+        for part in (self.image_processor, self.tokenizer):
             if part is not None:
                 part.save_pretrained(folder)
 

@@ -1,0 +1,171 @@
+"""A model of the hub that knows nothing of this package trains with everything that manages false negatives."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModel, CLIPImageProcessor, CLIPModel, VisionTextDualEncoderModel
+
+from tests.engine.tiny import Nothing
+from tests.models.dual.test_hub import clip, seeded, siglip, vit_and_bert
+from truepair.data.identity import match_keys
+from truepair.data.open import open_pairs
+from truepair.data.pairs import PairCollator, PairDataset
+from truepair.data.tokens import train_wordpiece
+from truepair.data.transforms import TransformConfig, build_transform
+from truepair.engine.loop.config import LoopConfig
+from truepair.engine.loop.loop import TrainingLoop
+from truepair.engine.loop.optimizer import OptimizerConfig
+from truepair.engine.loop.step import StepInfo
+from truepair.errors import ConfigError
+from truepair.methods.encode import BatchEncoder, MicroBatches
+from truepair.methods.frozen import FrozenOnBatch
+from truepair.methods.momentum import MomentumConfig, MomentumModel
+from truepair.methods.rules import RelationsConfig, RuleSet
+from truepair.methods.srcl import SrclConfig, SrclWeights
+from truepair.methods.step import ItcConfig, ItmConfig, MlmConfig, ObjectivesConfig, PretrainStep
+from truepair.models import HubDualEncoder
+from truepair.objectives.srcl import RegulationConfig
+from truepair.relations.ledger import Ledger, read_verdicts
+from truepair.sampling.batches import SamplerConfig
+
+ITC = ItcConfig(smoothing=0.3, smoothing_start_epoch=1)  # S-ITC
+ITC_ALONE = ObjectivesConfig(itc=ITC, itm=ItmConfig(weight=0.0), mlm=MlmConfig(weight=0.0))
+SLOW = MomentumConfig(queue_size=12, decay=0.9)
+GRIT = SamplerConfig(kind="grit", queue_size=24, search_space=12)
+
+
+def encoder(family: Any = clip) -> HubDualEncoder:
+    """A tiny model, with dropout nowhere: a batch taken in parts must be the batch taken whole."""
+    model = seeded(family)
+    processor = CLIPImageProcessor(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
+    texts = ["a small red square", "green square, middle", "a large blue square", "white square, small"]
+    return HubDualEncoder(model, processor, train_wordpiece(texts, 40, min_frequency=1))
+
+
+@dataclass
+class HubRun:
+    """Two epochs on the squares: mined rules, GRIT, SRCL by a frozen model, S-ITC, a momentum model if asked for."""
+
+    squares: Path
+    folder: Path
+    family: Any = clip
+    micro_batch: int = 0
+    momentum: bool = False
+    loop: dict[str, Any] = field(default_factory=dict)
+
+    def build(self) -> TrainingLoop:
+        table = open_pairs(self.squares / "pairs.jsonl").split("train")
+        model = encoder(self.family)
+        parts = BatchEncoder(model, parts=MicroBatches(self.micro_batch))
+        rules = [
+            {"detector": "same_image", "action": "relabel"},
+            {"detector": "same_caption", "action": "relabel"},
+            {"detector": "recorded", "ledger": str(self._mined(table)), "zone": "match", "action": "relabel"},
+            {"detector": "guide", "margin": 0.02, "action": "mask"},
+        ]
+        frozen = FrozenOnBatch(BatchEncoder(encoder(vit_and_bert), parts=MicroBatches(self.micro_batch)))
+        srcl = SrclConfig(weights=RegulationConfig("tempered"), alpha=0.7, seed_model="seed")
+        step = PretrainStep(
+            model,
+            parts,
+            ITC_ALONE,
+            RuleSet(RelationsConfig(rules=rules, guide_model="guide")),
+            srcl=None if self.momentum else SrclWeights(srcl, frozen),
+            momentum=MomentumModel(parts, MomentumConfig(queue_size=12, decay=0.9), len(table))
+            if self.momentum
+            else None,
+            guide=frozen,
+            ledger=Ledger(self.folder / "ledger"),
+        )
+        transform = build_transform(TransformConfig(size=16, rand_augment_ops=0), train=True)
+        collator = PairCollator(model.tokenizer, max_length=9, add_sep=True)
+        settings: dict[str, Any] = {"epochs": 2, "batch_size": 12, "workers": 0, "log_every": 1, "cpu": True}
+        return TrainingLoop(
+            step,
+            PairDataset(table, transform),
+            Nothing(),
+            collator,
+            loop=LoopConfig(**settings | {"checkpoint_every": 1, "micro_batch": self.micro_batch} | self.loop),
+            optimizer=OptimizerConfig(learning_rate=0.01, warmup_steps=1),
+            run_folder=self.folder,
+            sampler=GRIT,
+            keys=match_keys(table, "draw"),
+        )
+
+    def _mined(self, table: Any) -> Path:
+        """A ledger that finds the shades of one square; made once."""
+        folder = self.folder.parent / "mined"
+        if not folder.exists():
+            groups, ids = table.values("group"), table.values("caption_ids")
+            cells = [(i, j) for i in range(len(table)) for j in range(len(table)) if i != j and groups[i] == groups[j]]
+            images = torch.tensor([int(table.image_ids[i]) for i, _ in cells])
+            with Ledger(folder) as ledger:
+                captions = torch.tensor([ids[j][0] for _, j in cells])
+                ledger.record(images, captions, torch.full((len(cells),), 0.9), judge="mined:squares")
+        return folder
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return AutoModel.from_pretrained(folder / "model").state_dict()
+
+
+@pytest.mark.parametrize("momentum", [False, True])
+def test_a_clip_trains_resumes_and_goes_home_as_itself(squares: Path, tmp_path: Path, momentum: bool) -> None:
+    before = {name: value.clone() for name, value in encoder().model.state_dict().items()}
+    HubRun(squares, tmp_path / "whole", momentum=momentum).build().run()
+    stopped = HubRun(squares, tmp_path / "stopped", momentum=momentum).build()
+    take, calls = stopped.optimizer_step.take, []
+
+    def stop_at_the_fifth(*arguments: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        return take(*arguments)
+
+    stopped.optimizer_step.take = stop_at_the_fifth  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        stopped.run()
+    HubRun(squares, tmp_path / "stopped", momentum=momentum).build().run()
+    whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "stopped")
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    assert (tmp_path / "whole/log.jsonl").read_bytes() == (tmp_path / "stopped/log.jsonl").read_bytes()
+    moved = {name.split(".")[0] for name in whole if not torch.equal(whole[name], before[name])}
+    assert {"vision_model", "text_model", "visual_projection", "text_projection", "logit_scale"} <= moved
+    assert isinstance(CLIPModel.from_pretrained(tmp_path / "whole/model"), CLIPModel)  # no truepair needed
+    heard = read_verdicts(tmp_path / "whole/ledger")
+    assert set(heard["judge"].to_pylist()) == {"mined:squares"} and len(heard) > 10
+
+
+@pytest.mark.parametrize("momentum", [False, True])
+def test_parts_of_a_batch_have_the_gradients_of_the_whole(squares: Path, tmp_path: Path, momentum: bool) -> None:
+    gradients = []
+    for micro_batch in (0, 5):
+        loop = HubRun(squares, tmp_path / str(micro_batch), micro_batch=micro_batch, momentum=momentum).build()
+        batch = loop.collate(loop.dataset.__getitems__(list(range(12))))  # type: ignore[attr-defined]
+        output = loop.bare_step(batch, StepInfo(epoch=1, step=4, total_steps=6, steps_per_epoch=3))
+        output.losses["loss"].backward()
+        gradients.append({name: weight.grad for name, weight in loop.model.named_parameters()})
+    for name, gradient in gradients[0].items():
+        difference = (gradients[1][name] - gradient).norm()
+        assert difference <= 1e-4 * gradient.norm() + 1e-7, name
+
+
+@pytest.mark.parametrize("family", [vit_and_bert, siglip])
+def test_other_families_train(squares: Path, tmp_path: Path, family: Any) -> None:
+    before = {name: value.clone() for name, value in encoder(family).model.state_dict().items()}
+    HubRun(squares, tmp_path / "run", family=family, loop={"epochs": 1}).build().run()
+    after = weights(tmp_path / "run")
+    assert sum(not torch.equal(after[name], before[name]) for name in after) > len(after) / 2
+    if family is vit_and_bert:
+        assert isinstance(
+            VisionTextDualEncoderModel.from_pretrained(tmp_path / "run/model"), VisionTextDualEncoderModel
+        )
+
+
+def test_losses_that_fuse_are_refused_in_one_line() -> None:
+    model = encoder()
+    with pytest.raises(ConfigError, match=r"set objectives\.itm\.weight and objectives\.mlm\.weight to 0"):
+        PretrainStep(model, BatchEncoder(model), ObjectivesConfig(), RuleSet(RelationsConfig()))
