@@ -37,6 +37,7 @@ def fit_logistic(inputs: Tensor, labels: Tensor, weights: Tensor | None = None, 
     """
     # Imported where it is used: it takes a second, which a run whose judge is already fitted need not wait for.
     from sklearn.linear_model import LogisticRegression
+    from threadpoolctl import threadpool_limits
 
     if bool(labels.all()) or not bool(labels.any()):
         raise DataError("a calibration needs both matches and non-matches; give clean data that has both")
@@ -45,7 +46,8 @@ def fit_logistic(inputs: Tensor, labels: Tensor, weights: Tensor | None = None, 
     model = LogisticRegression(
         C=1 / penalty if penalty else float("inf"), solver="newton-cholesky", tol=_TOLERANCE, max_iter=100
     )
-    model.fit(inputs.double().numpy(), labels.numpy(), sample_weight=weight.numpy())
+    with threadpool_limits(limits=1):  # tall and thin: on busy cores more threads wait for each other, up to four times
+        model.fit(inputs.double().numpy(), labels.numpy(), sample_weight=weight.numpy())
     return torch.cat([torch.from_numpy(model.coef_[0]), torch.from_numpy(model.intercept_)])
 
 
