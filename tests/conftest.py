@@ -1,10 +1,15 @@
 """A tiny data set whose truth is known, shared by the tests of whole runs."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 from PIL import Image
+
+# Models of 16 to 64 units gain nothing from a second thread, and threads that wait for each other on busy cores cost
+# ten times the work. Set before torch is imported, here and in the processes that tests start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 COLOURS = {"red": (200, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 200), "white": (250, 250, 250)}
 SIDES = {"small": 4, "middle": 8, "large": 14}
