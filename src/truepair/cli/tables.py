@@ -8,9 +8,8 @@ from truepair.evaluation.coco import CocoReport
 from truepair.evaluation.metrics import DirectionMetrics, RetrievalMetrics
 from truepair.tasks.audit import Audit
 from truepair.tasks.conversions import Conversions
-from truepair.tasks.nlvr2 import Nlvr2Result
+from truepair.tasks.downstream import FigureTable
 from truepair.tasks.retrieval import RetrievalResult
-from truepair.tasks.vqa import VqaResult
 
 FIGURES = ("R@1", "R@5", "R@10", "mAP@R")
 
@@ -93,28 +92,14 @@ def conversion_table(conversions: Mapping[str, Conversions]) -> Table:
     return table
 
 
-def vqa_table(result: VqaResult) -> Table:
-    """Accuracy over all questions and by kind, of the model and of who does not look."""
-    table = Table(title=f"VQA accuracy: {result.questions:,} questions", title_justify="left")
-    table.add_column("questions")
-    for name in result.accuracies:
+def figures_table(figures: FigureTable) -> Table:
+    """The figures of a downstream task: names to the left, figures to the right."""
+    table = Table(title=figures.title, title_justify="left")
+    table.add_column(figures.columns[0])
+    for name in figures.columns[1:]:
         table.add_column(name, justify="right", no_wrap=True)
-    columns = [
-        {"all": one.overall, **one.by_answer_type, **(one.by_question_type if len(one.by_question_type) < 20 else {})}
-        for one in result.accuracies.values()
-    ]
-    for kind in columns[0] if columns else ():
-        table.add_row(kind, *(f"{column[kind]:.1%}" for column in columns))
-    return table
-
-
-def nlvr2_table(result: Nlvr2Result) -> Table:
-    """Accuracy and consistency, of the model and of who does not look."""
-    table = Table(title=f"NLVR2: {result.statements:,} statements", title_justify="left")
-    for name in ("judged by", "accuracy", "consistency"):
-        table.add_column(name, justify="left" if name == "judged by" else "right")
-    for name, metrics in result.metrics.items():
-        table.add_row(name, f"{metrics.accuracy:.1%}", f"{metrics.consistency:.1%}")
+    for row in figures.rows:
+        table.add_row(*row)
     return table
 
 

@@ -70,24 +70,24 @@ def _retrieval() -> TaskActions:
 
 
 def _vqa() -> TaskActions:
-    from truepair.cli.tables import vqa_table
+    from truepair.cli.tables import figures_table
     from truepair.tasks.vqa import evaluate_vqa, finetune_vqa
 
     return TaskActions(
         finetune_vqa,
         lambda model_folder, recipe: evaluate_vqa(model_folder, recipe, model_folder.parent),
-        lambda result: [vqa_table(result)],
+        lambda result: [figures_table(result.table())],
     )
 
 
 def _nlvr2() -> TaskActions:
-    from truepair.cli.tables import nlvr2_table
+    from truepair.cli.tables import figures_table
     from truepair.tasks.nlvr2 import evaluate_nlvr2, finetune_nlvr2
 
     return TaskActions(
         finetune_nlvr2,
         lambda model_folder, recipe: evaluate_nlvr2(model_folder, recipe, model_folder.parent),
-        lambda result: [nlvr2_table(result)],
+        lambda result: [figures_table(result.table())],
     )
 
 

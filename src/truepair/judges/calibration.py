@@ -92,9 +92,7 @@ class DualCalibration:
             CheckpointError: it cannot be read, or was fitted for another encoder.
         """
         if not file.is_file():
-            raise ConfigError(
-                f"{file} is missing; fit it (fit_dual_calibration), or give ecm.discriminator.calibration"
-            )
+            raise ConfigError(f"{file} is missing; fit it (fit_dual_calibration), or give ecm.judge.calibration")
         try:
             found = cls(**json.loads(file.read_text(encoding="utf-8")))
         except (ValueError, TypeError) as error:

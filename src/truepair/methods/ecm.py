@@ -140,7 +140,7 @@ class Ecm:
         rows, columns = torch.nonzero(~same_pair(batch.image_id, batch.caption_key), as_tuple=True)
         said = PairSet(rows, columns, self.judge.score(batch, rows, columns), (encoded.size, encoded.size))
         self._record(said.where(said.values >= self.least), encoded)
-        judged = self._overridden(said, batch)
+        judged = _overridden(said, batch, self.people)
         if self.config.ask == "all":
             zones = self.config.zones.of(judged.values)
             counted = {"between": Zone.DOUBTFUL, "above": Zone.MATCH}
@@ -159,7 +159,9 @@ class Ecm:
             relations: What the rules found; its matches are no candidates.
         """
         config, batch = self.config, encoded.batch
-        i2t, t2i, said = self.candidate_scores(candidates, batch)
+        i2t, t2i, said = judge_candidates(
+            candidates, batch, self.judge, config.zones, judge_second=config.judge_second, people=self.people
+        )
         self._record(said, encoded)
         found = connect(candidates, i2t, t2i, config.zones, judge_second=config.judge_second, once=config.once)
         self.counts.add(found.counts)
@@ -183,40 +185,6 @@ class Ecm:
             figures |= {f"ecm/memory_{name}": count for name, count in asked.items()}
             memory.reset_counts()
         return figures
-
-    def candidate_scores(self, candidates: HardNegatives, batch: PairBatch) -> tuple[Tensor, Tensor, PairSet]:
-        """Probabilities of each image's and each text's candidates, NaN where nobody was asked, [B, 2] each.
-
-        And what the judge itself said, each cell once [B, B].
-        """
-        size = len(candidates.i2t)
-        image, text = _cells(candidates)  # [2B, 2] each: first the candidates of the images, then those of the texts
-        exists = torch.cat([candidates.i2t, candidates.t2i]) >= 0  # [2B, 2]
-        scores = torch.full_like(image, torch.nan, dtype=torch.float32)  # [2B, 2]
-        said = PairSet.empty(size, size, device=image.device)
-        asked = exists[:, 0]
-        for place in (0, 1):
-            cells = PairSet(image[asked, place], text[asked, place], scores[asked, place], said.shape)
-            said = self._ask(cells, said, batch)
-            scores[asked, place] = self._overridden(cells.overridden_by(said), batch).values
-            if not self.config.judge_second:
-                break
-            asked = exists[:, 1] & (self.config.zones.of(scores[:, 0]) == Zone.DOUBTFUL)
-        return scores[:size], scores[size:], said
-
-    def _ask(self, cells: PairSet, said: PairSet, batch: PairBatch) -> PairSet:
-        """What the judge has said so far, and what it says of cells that are new, in order [B, B]."""
-        new = cells.distinct()
-        new = new.where(~said.contains(new))
-        if not len(new):
-            return said
-        return PairSet.union(said, new.with_values(self.judge.score(batch, new.rows, new.columns)))
-
-    def _overridden(self, cells: PairSet, batch: PairBatch) -> PairSet:
-        """The verdicts, but a person's where there is one [B, B]."""
-        if self.people is None:
-            return cells
-        return cells.overridden_by(self.people.within(batch.image_id, batch.caption_id))
 
     def _record(self, said: PairSet, encoded: EncodedBatch) -> None:
         """Write down what the judge said; what it would say again is written once."""
@@ -260,6 +228,53 @@ class SharedJudge:
             scores[own] = self.judge.score(batch, images[own], texts[own])
         dist.all_reduce(scores)
         return scores
+
+
+def judge_candidates(
+    candidates: HardNegatives,
+    batch: PairBatch,
+    judge: Judge,
+    zones: Zones,
+    *,
+    judge_second: bool = True,
+    people: VerdictIndex | None = None,
+) -> tuple[Tensor, Tensor, PairSet]:
+    """Ask a judge about the hardest candidates, and about the second-hardest where the hardest is doubtful.
+
+    Args:
+        candidates: Hardest and second-hardest candidates of each image and each text.
+        batch: The B pairs.
+        judge: Whom to ask; about a pair that is a candidate from both sides once.
+        zones: Thresholds, which say what is doubtful.
+        judge_second: Ask about the second-hardest at all.
+        people: Verdicts of people, which override the judge's.
+
+    Returns:
+        Probabilities of each image's and of each text's candidates, NaN where nobody was asked, [B, 2] each; and what
+        the judge itself said, each cell once [B, B].
+    """
+    size = len(candidates.i2t)
+    image, text = _cells(candidates)  # [2B, 2] each: first the candidates of the images, then those of the texts
+    exists = torch.cat([candidates.i2t, candidates.t2i]) >= 0  # [2B, 2]
+    scores = torch.full_like(image, torch.nan, dtype=torch.float32)  # [2B, 2]
+    said = PairSet.empty(size, size, device=image.device)
+    asked = exists[:, 0]
+    for place in (0, 1):
+        cells = PairSet(image[asked, place], text[asked, place], scores[asked, place], said.shape)
+        new = cells.distinct()
+        new = new.where(~said.contains(new))
+        if len(new):
+            said = PairSet.union(said, new.with_values(judge.score(batch, new.rows, new.columns)))
+        scores[asked, place] = _overridden(cells.overridden_by(said), batch, people).values
+        if not judge_second:
+            break
+        asked = exists[:, 1] & (zones.of(scores[:, 0]) == Zone.DOUBTFUL)
+    return scores[:size], scores[size:], said
+
+
+def _overridden(cells: PairSet, batch: PairBatch, people: VerdictIndex | None) -> PairSet:
+    """The verdicts, but a person's where there is one [B, B]."""
+    return cells if people is None else cells.overridden_by(people.within(batch.image_id, batch.caption_id))
 
 
 def _cells(candidates: HardNegatives) -> tuple[Tensor, Tensor]:

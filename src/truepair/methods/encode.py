@@ -1,16 +1,17 @@
 """Encoding a batch: states and features from the towers, from caches of frozen ones, or part by part, of all ranks."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TypeVar
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from truepair.data.pairs import PairBatch
-from truepair.engine.distributed.gathering import gather, gather_batch, gather_padded
+from truepair.engine.distributed.gathering import gather, gather_padded
 from truepair.engine.loop.step import StepInfo
 from truepair.errors import ConfigError
 from truepair.models.dual.base import DualEncoder, Encoded
@@ -205,3 +206,32 @@ def full_precision(features: Tensor) -> Tensor:
 def _joined(parts: Sequence[Tensor]) -> Tensor:
     """The rows of all parts; of a single one without a copy."""
     return parts[0] if len(parts) == 1 else torch.cat(list(parts))
+
+
+def gather_batch(batch: PairBatch, *, pixels: bool = False) -> PairBatch:
+    """The pairs of all ranks.
+
+    Args:
+        batch: This rank's pairs.
+        pixels: Bring the images too; only a judge that reads them needs them.
+
+    Returns:
+        All pairs; the batch itself on one rank.
+    """
+    if Ranks.current().count == 1:
+        return batch
+    texts: list[Any] = [None] * Ranks.current().count
+    dist.all_gather_object(texts, (batch.captions, batch.reasons))
+    return replace(
+        batch,
+        pixel_values=gather(batch.pixel_values) if pixels and batch.pixel_values is not None else None,
+        input_ids=gather_padded(batch.input_ids),
+        attention_mask=gather_padded(batch.attention_mask),
+        index=gather(batch.index),
+        source_index=gather(batch.source_index),
+        image_id=gather(batch.image_id),
+        caption_id=gather(batch.caption_id),
+        caption_key=gather(batch.caption_key),
+        captions=[caption for captions, _ in texts for caption in captions],
+        reasons=[reason for _, reasons in texts for reason in reasons],
+    )

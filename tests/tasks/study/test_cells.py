@@ -70,7 +70,7 @@ def test_what_is_needed_comes_first_and_once(tmp_path: Path) -> None:
     mined = next(run for run in runs if run.command == "mine")
     assert mined.judge in places and (mined.low, mined.high) == (0.1, 0.6)
     cell = next(run for run in runs if run.arm == "mined" and run.data == mined.data)
-    assert cell.recipe.relations.rules[0].ledger == f"{mined.folder}/ledger"
+    assert cell.recipe.relations.rules[0]["ledger"] == f"{mined.folder}/ledger"
 
 
 def test_a_seed_model_may_be_made_for_each_seed(tmp_path: Path) -> None:

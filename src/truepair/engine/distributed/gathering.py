@@ -1,7 +1,6 @@
-"""What ranks exchange in a step: tensors with their gradients, batches, and sums."""
+"""What ranks exchange in a step: tensors with their gradients, and sums."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -9,7 +8,6 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from truepair.data.pairs import PairBatch
 from truepair.sampling.ranks import Ranks
 
 
@@ -35,35 +33,6 @@ def gather_padded(tensor: Tensor) -> Tensor:
     dist.all_reduce(longest, dist.ReduceOp.MAX)
     missing = int(longest) - tensor.shape[1]
     return gather(F.pad(tensor, (0, 0) * (tensor.dim() - 2) + (0, missing)))
-
-
-def gather_batch(batch: PairBatch, *, pixels: bool = False) -> PairBatch:
-    """The pairs of all ranks.
-
-    Args:
-        batch: This rank's pairs.
-        pixels: Bring the images too; only a judge that reads them needs them.
-
-    Returns:
-        All pairs; the batch itself on one rank.
-    """
-    if Ranks.current().count == 1:
-        return batch
-    texts: list[Any] = [None] * Ranks.current().count
-    dist.all_gather_object(texts, (batch.captions, batch.reasons))
-    return replace(
-        batch,
-        pixel_values=gather(batch.pixel_values) if pixels and batch.pixel_values is not None else None,
-        input_ids=gather_padded(batch.input_ids),
-        attention_mask=gather_padded(batch.attention_mask),
-        index=gather(batch.index),
-        source_index=gather(batch.source_index),
-        image_id=gather(batch.image_id),
-        caption_id=gather(batch.caption_id),
-        caption_key=gather(batch.caption_key),
-        captions=[caption for captions, _ in texts for caption in captions],
-        reasons=[reason for _, reasons in texts for reason in reasons],
-    )
 
 
 def sum_over_ranks(values: Mapping[str, float]) -> dict[str, float]:
