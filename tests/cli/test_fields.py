@@ -52,7 +52,7 @@ class Same(Base):
 
 @dataclass(frozen=True, kw_only=True)
 class Drawn(Base):
-    """Pairs drawn by lot.
+    """Pairs drawn at random.
 
     Attributes:
         detector: its name.

@@ -155,7 +155,7 @@ def test_converted_pairs_are_summed_up():
     assert "1,234 distinct pairs converted in the run “red”" in words
     assert "Precision 90.0 % (900 of 1,000 judged)" in words
     assert "Recall 62.5 % of the false negatives that met in a batch" in words
-    assert "12 of them, drawn by lot:" in words
+    assert "12 of them, drawn at random:" in words
     assert "✓ true match epoch 1 judge 80.0 %" in words
     assert "≈ near-match epoch 2 judge 80.1 %" in words
 
@@ -191,10 +191,10 @@ def test_the_page_says_whose_suspects_and_examples_it_shows():
     data = replace(report("red"), plots=[], suspects_of="plain", examples_of="managed")
     words = words_of(data)
     assert "ranked by the ITM probability of the model of the run “plain”." in words
-    assert "Queries drawn by lot; the answers are those of the run “managed”." in words
+    assert "Queries drawn at random; the answers are those of the run “managed”." in words
     words = words_of(replace(data, suspects_of="", examples_of=""))
     assert "ranked by the ITM probability of the model. In training" in words
-    assert "Queries drawn by lot." in words
+    assert "Queries drawn at random." in words
 
 
 def test_suspects_beyond_the_first_are_folded_and_numbered(source):

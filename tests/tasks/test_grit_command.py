@@ -1,4 +1,4 @@
-"""``truepair pretrain`` with GRIT batches on a part of the bundled sample, stopped from outside and gone on with."""
+"""``truepair pretrain`` with GRIT batches on a part of the bundled sample, stopped from outside and resumed."""
 
 import json
 import os

@@ -178,7 +178,7 @@ class PairReader(ABC):
         """Encode the images [U] and captions [V] of some rows of a batch, for their pairs to be read."""
 
     def score(self, batch: PairBatch, images: Tensor, texts: Tensor) -> Tensor:
-        """Match probabilities, see ``Judge.score``."""
+        """Match probabilities [P] of (image row, text row) pairs [P], [P], see ``Judge.score``."""
         if not len(images):
             return torch.zeros(0, device=images.device)
         with torch.inference_mode():

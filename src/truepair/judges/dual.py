@@ -50,7 +50,7 @@ class DualJudge(PairReader):
         return self._device
 
     def encode(self, batch: PairBatch, image_rows: Tensor, text_rows: Tensor) -> Read:
-        """Features of some images and captions, see ``PairReader.encode``."""
+        """Features of some images [U] and captions [V], see ``PairReader.encode``."""
         images = self.encoder.image_features(batch.source_index[image_rows].cpu())  # [U, E]
         texts = self.encoder.text_features([batch.captions[row] for row in text_rows.tolist()])  # [V, E]
         return lambda image, text: self.calibration.probabilities((images[image] * texts[text]).sum(dim=1))
@@ -89,13 +89,13 @@ class HubFeatures:
 
     @torch.inference_mode()
     def image_features(self, rows: Tensor) -> Tensor:
-        """Features of images, see ``FeatureReader.image_features``."""
+        """Features of the images of some rows [U, E], see ``FeatureReader.image_features``."""
         found = self.model.get_image_features(pixel_values=self.images(rows).to(self.model.device))
         return F.normalize(_pooled(found).float(), dim=1)
 
     @torch.inference_mode()
     def text_features(self, captions: Sequence[str]) -> Tensor:
-        """Features of captions, see ``FeatureReader.text_features``."""
+        """Features of captions [V, E], see ``FeatureReader.text_features``."""
         # SigLIP was trained on full-length padding, without a mask; to CLIP the padding makes no difference.
         length = self.model.config.text_config.max_position_embeddings
         tokens = self.tokenizer(
@@ -122,13 +122,13 @@ class AlbefFeatures:
 
     @torch.inference_mode()
     def image_features(self, rows: Tensor) -> Tensor:
-        """Features of images, see ``FeatureReader.image_features``."""
+        """Features of the images of some rows [U, E], see ``FeatureReader.image_features``."""
         features: Tensor = self.model.encode_images(self.images(rows).to(self.model.device)).features
         return features.float()
 
     @torch.inference_mode()
     def text_features(self, captions: Sequence[str]) -> Tensor:
-        """Features of captions, see ``FeatureReader.text_features``."""
+        """Features of captions [V, E], see ``FeatureReader.text_features``."""
         ids, mask = (part.to(self.model.device) for part in self.collator.encode(captions))
         features: Tensor = self.model.encode_texts(ids, mask).features
         return features.float()

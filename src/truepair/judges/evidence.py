@@ -171,7 +171,7 @@ class EvidenceSpaces:
         return {name: F.normalize(features, dim=1) for name, features in spaces.items()}
 
     def tensors(self) -> dict[str, Tensor]:
-        """The maps by their names."""
+        """The maps by their names, each [input width, output width] or [width]."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
@@ -340,7 +340,7 @@ class EvidenceJudge:
         self.fingerprint = combined_key(model=model.fingerprint, images=tables.images, texts=tables.texts)
 
     def score(self, batch: PairBatch, images: Tensor, texts: Tensor) -> Tensor:
-        """Match probabilities, see ``Judge.score``; of own pairs they say nothing."""
+        """Match probabilities [P], see ``Judge.score``; of own pairs they say nothing."""
         rows = batch.source_index.to(self.device)
         left, right = rows[images.to(self.device)], rows[texts.to(self.device)]
         with torch.no_grad():

@@ -53,7 +53,7 @@ class EvidenceConfig:
             raise ConfigError("evidence.shrinkage must be above 0, up to 1, and evidence.prior between 0 and 1")
 
     def spaces(self, tables: EvidenceTables, groups: Tensor) -> EvidenceSpaces:
-        """Fit the spaces on some clean pairs."""
+        """Fit the spaces on N clean pairs, each of a group, int64 [N]."""
         return EvidenceSpaces.fit(
             tables,
             groups,

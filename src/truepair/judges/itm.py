@@ -68,7 +68,7 @@ class BatchView:
         self.model = model
 
     def image_states(self, batch: PairBatch, rows: Tensor) -> Tensor:
-        """States of the augmented images.
+        """States of the augmented images of some rows [U, N, W].
 
         Raises:
             ConfigError: the batch has no pixels, since the student's image states come from a cache.
@@ -78,7 +78,7 @@ class BatchView:
         return self.model.image_states(batch.pixel_values[rows].to(self.model.device))
 
     def text_states(self, batch: PairBatch, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """States of the batch's tokens."""
+        """States of the batch's tokens [V, L, W], and their mask [V, L]."""
         mask = batch.attention_mask[rows]
         length = int(mask.sum(dim=1).max())  # padding costs as much as words
         ids, mask = (part[:, :length].to(self.model.device) for part in (batch.input_ids[rows], mask))
@@ -110,14 +110,14 @@ class PlainView:
         self.captions = captions
 
     def image_states(self, batch: PairBatch, rows: Tensor) -> Tensor:
-        """States of the plain images."""
+        """States of the plain images of some rows [U, N, W]."""
         wanted = batch.source_index[rows].cpu()
         if isinstance(self.images, ImageStates):
             return self.images[wanted].to(self.model.device)
         return self.model.image_states(self.images(wanted).to(self.model.device))
 
     def text_states(self, batch: PairBatch, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """States of the captions as their source states them."""
+        """States of the captions as their source states them [V, L, W], and their mask [V, L]."""
         texts = [batch.captions[row] for row in rows.tolist()]
         if self.captions is not None:
             states, mask = self.captions.gather(texts)
@@ -154,7 +154,7 @@ class AlbefJudge(PairReader):
         return device
 
     def encode(self, batch: PairBatch, image_rows: Tensor, text_rows: Tensor) -> Read:
-        """Encode images and captions, see ``PairReader.encode``; image keys and values are computed once per image."""
+        """Encode images [U] and captions [V], see ``PairReader.encode``; keys and values once an image."""
         model = self.model
         image_states = self.view.image_states(batch, image_rows)
         text_states, mask = self.view.text_states(batch, text_rows)
@@ -262,7 +262,7 @@ class BlipJudge(PairReader):
         return device
 
     def encode(self, batch: PairBatch, image_rows: Tensor, text_rows: Tensor) -> Read:
-        """Encode images and tokenize captions, see ``PairReader.encode``."""
+        """Encode images [U] and tokenize captions [V], see ``PairReader.encode``."""
         pixels = self.images(batch.source_index[image_rows].cpu()).to(self.device)
         states = self.model.vision_model(pixel_values=pixels).last_hidden_state  # [U, N, W]
         captions = [batch.captions[row] for row in text_rows.tolist()]

@@ -174,7 +174,7 @@ class MemorisedJudge:
         self.repeatable = judge.repeatable
 
     def score(self, batch: PairBatch, images: Tensor, texts: Tensor) -> Tensor:
-        """Match probabilities, see ``Judge.score``; only pairs without a verdict reach the judge."""
+        """Match probabilities [P], see ``Judge.score``; only pairs without a verdict reach the judge."""
 
         def ask(places: Tensor) -> Tensor:
             """Scores of the pairs at some places of the query."""

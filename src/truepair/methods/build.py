@@ -154,7 +154,7 @@ class StepBuilder:
         )
 
     def _check_coverage(self, judge: Judge, ecm: EcmConfig) -> None:
-        """Say aloud when a judge would convert next to nothing. The evidence judge knows nothing of own pairs."""
+        """Warn when a judge would convert next to nothing. The evidence judge knows nothing of own pairs."""
         config = ecm.judge
         if config.kind == "evidence":
             return

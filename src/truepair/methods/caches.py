@@ -50,7 +50,7 @@ class StateCaches:
         self._of_sources: dict[int, ImageStates] = {}  # by number of views
 
     def images(self, table: PairTable, views: int = 1) -> tuple[PairTable, ImageStates | None]:
-        """States of a table's images; rows whose image cannot be read are left out, aloud.
+        """States of a table's images; rows whose image cannot be read are left out, and a line says so.
 
         Args:
             table: the images.

@@ -46,7 +46,7 @@ class FrozenOnBatch(_FrozenEncoder):
 
     @torch.no_grad()
     def features(self, encoded: EncodedBatch) -> tuple[Tensor, Tensor]:
-        """Features of a batch, see ``FrozenModel.features``."""
+        """Image and text features of a batch ([B, G], [B, G]), see ``FrozenModel.features``."""
         self.follow(encoded.image_features.device)
         _, images = self.encoder.encode_images(encoded.local, encoded.info.epoch)
         text = self.encoder.encode_texts(encoded.local)
@@ -62,7 +62,7 @@ class FrozenOnStates(_FrozenEncoder):
 
     @torch.no_grad()
     def features(self, encoded: EncodedBatch) -> tuple[Tensor, Tensor]:
-        """Features of a batch, see ``FrozenModel.features``."""
+        """Image and text features of a batch ([B, G], [B, G]), see ``FrozenModel.features``."""
         self.follow(encoded.image_features.device)
         cache, rows = self.encoder.image_cache, encoded.batch.source_index.cpu()  # [B]
         assert cache is not None
@@ -126,7 +126,7 @@ class FrozenOnPlain:
         self.encoder = encoder
 
     def features(self, encoded: EncodedBatch) -> tuple[Tensor, Tensor]:
-        """Features of a batch, see ``FrozenModel.features``."""
+        """Image and text features of a batch ([B, G], [B, G]), see ``FrozenModel.features``."""
         device = encoded.image_features.device
         images = self.encoder.image_features(encoded.local.source_index).to(device)
         texts = self.encoder.text_features(encoded.local.captions).to(device)

@@ -135,7 +135,7 @@ class MomentumModel(nn.Module):
         smoothing: float,
         regulation: Regulation | None = None,
     ) -> Tensor:
-        """ALBEF's ITC: this rank's features against the momentum features of the batch and of the queue.
+        """ALBEF's ITC, a scalar: this rank's features against the momentum features of the batch and of the queue.
 
         Targets are ``(1 - alpha) * positives + alpha * momentum model``; an entry of the queue that is the same image
         or caption is a positive. A regulation knows no weights for a queue; there must be none.
@@ -161,7 +161,7 @@ class MomentumModel(nn.Module):
             self.queue.enqueue(images, texts, encoded.batch.image_id, encoded.batch.caption_key)
 
     def tensors(self) -> dict[str, Tensor]:
-        """What is this model's own: parameters that moved away from the student's, and the queue."""
+        """What is this model's own, in any shape: parameters that moved away from the student's, and the queue."""
         students = {id(parameter) for parameter in self._student[0].parameters()}
         own: dict[str, Tensor] = {n: value for n, value in self.named_parameters() if id(value) not in students}
         return own if self.queue is None else own | {f"queue.{name}": v for name, v in self.queue.named_buffers()}

@@ -52,7 +52,7 @@ class RelationsConfig:
             the run's own frozen states, as they come: images compare with images, texts with texts.
         weights: Form and sharpness of the weights that the detector "weight" looks at.
         extra_rows: Most relabelled pairs that ITM and MLM read as further positives, as a share of the batch; which
-            ones is drawn by lot. Pairs of one caption text are not read again.
+            ones is drawn at random. Pairs of one caption text are not read again.
         ledger: Keep every verdict that the run hears in the run folder, in ``ledger/``.
 
     Raises:
@@ -186,7 +186,7 @@ class RuleSet:
             index.record(ledger, encoded.batch.image_id, encoded.batch.caption_id, encoded.info.epoch)
 
     def extra_matches(self, relations: BatchRelations, encoded: EncodedBatch, seed: int) -> PairSet:
-        """Relabelled pairs that ITM and MLM read as further positives: those of another text, by lot if too many.
+        """Relabelled pairs that ITM and MLM read as further positives: those of another text, random ones if too many.
 
         Args:
             relations: What the rules found.

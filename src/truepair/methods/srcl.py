@@ -28,7 +28,7 @@ class SrclConfig:
         weights: Form and sharpness of the weights.
         alpha: Weight of the seed model over training; 0 in fine-tuning, where the model's own similarity is used.
         seed_model: Folder or name of the frozen seed model; needed while alpha is above 0.
-        shuffle: A control: the weights of an anchor's negatives are dealt out among them by lot, in each batch anew.
+        shuffle: A control: the weights of an anchor's negatives are shuffled among them, in each batch anew.
             The seed model alone must weigh them (alpha 1).
         calibrate: Set delta or tau_w at the start of each epoch so that the weights reach a statistic; absent: take
             them as they are.

@@ -89,7 +89,7 @@ def seed_weights(seed: int) -> None:
 
 
 def build_model(config: ModelConfig, text: TextConfig, tokenizer: PreTrainedTokenizerBase, say: Say) -> AlbefModel:
-    """Build the model of a recipe; what is loaded and what starts fresh is said aloud.
+    """Build the model of a recipe, and say what is loaded and what starts fresh.
 
     Raises:
         ConfigError: options that do not exist or do not fit.

@@ -48,7 +48,7 @@ class PairGraph:
 
     @classmethod
     def of_proposals(cls, size: int, rows: Tensor, columns: Tensor, log_odds: Tensor, known: Tensor) -> Self:
-        """Make a graph of proposed cells, each in one direction or both; no own pairs, equal scores for both."""
+        """Make a graph of P proposed cells [P], each in one direction or both; no own pairs, equal scores for both."""
         keys = torch.cat([rows * size + columns, columns * size + rows])
         keys, place = keys.sort(stable=True)
         first = torch.ones_like(keys, dtype=torch.bool)
@@ -65,7 +65,7 @@ class PairGraph:
         return (self.columns * self.size + self.rows).argsort()
 
     def scored(self, log_odds: Tensor) -> "PairGraph":
-        """The same edges with other scores."""
+        """The same edges with other scores [E]."""
         return PairGraph(self.size, self.rows, self.columns, log_odds, self.known)
 
     def strongest(self, neighbours: int, floor: float) -> "PairGraph":
@@ -166,13 +166,20 @@ def graph_of(log_odds: Callable[[Tensor], Tensor], declared: Declared, neighbour
 
 
 def exact_graph(model: EvidenceModel, spaces: dict[str, Tensor], declared: Declared, neighbours: int) -> PairGraph:
-    """Candidates out of all pairs of a table, each scored; time O(N^2), memory O(N * neighbours)."""
+    """Candidates out of all pairs of a table, each scored; time O(N^2), memory O(N * neighbours).
+
+    Args:
+        model: Scores pairs.
+        spaces: Features of the table in the model's spaces, by name [N, width].
+        declared: What the table declares about its N pairs.
+        neighbours: Most candidates of a pair.
+    """
     every = torch.arange(len(declared))
     return graph_of(lambda rows: model.log_odds(spaces, rows, every), declared, neighbours)
 
 
 def searched_graph(model: EvidenceModel, spaces: dict[str, Tensor], declared: Declared, neighbours: int) -> PairGraph:
-    """Candidates by neighbour search among images and captions; the proposed pairs alone are scored.
+    """Candidates by neighbour search among images and captions [N, width]; the proposed pairs alone are scored.
 
     An inverted file over the learned metrics of images and captions proposes: memory O(N (width + neighbours)), time
     about O(N^1.5).

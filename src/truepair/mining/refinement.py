@@ -162,7 +162,11 @@ def cross_fitted(
     evidence: EvidenceConfig,
     config: RefinementConfig,
 ) -> Tensor:
-    """Log-odds of all clean pairs, each from spaces fitted without the concepts of either end, symmetric [N, N]."""
+    """Log-odds of all clean pairs, each from spaces fitted without the concepts of either end, symmetric [N, N].
+
+    Raises:
+        DataError: There are too few groups for the folds.
+    """
     numbers = {name: number for number, name in enumerate(dict.fromkeys(groups))}
     group = torch.tensor([numbers[name] for name in groups])  # [N]
     if len(numbers) < 2 * config.folds:

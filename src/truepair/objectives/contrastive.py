@@ -185,7 +185,7 @@ class DirectionLosses:
     log_denominators: Tensor  # [A]
 
     def mean(self) -> Tensor:
-        """Mean over the anchors that have a target; 0 when none has."""
+        """Mean over the anchors that have a target, a scalar; 0 when none has."""
         return self.losses.sum() / self.counted.sum().clamp(min=1)
 
 

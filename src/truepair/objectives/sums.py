@@ -28,7 +28,7 @@ class DirectionSums:
 
 
 def safe_logsumexp(values: Tensor, dim: int) -> Tensor:
-    """Log-sum-exp along a dimension: -inf, with gradient 0, where every value is -inf."""
+    """Log-sum-exp along a dimension [..., D, ...] -> [..., ...]: -inf, with gradient 0, where every value is -inf."""
     largest = values.detach().amax(dim=dim, keepdim=True).clamp(min=torch.finfo(values.dtype).min)
     total = (values - largest).exp().sum(dim=dim)
     empty = total == 0

@@ -32,7 +32,7 @@ class Exponentials(ABC):
 
     @abstractmethod
     def running(self, length: int, dim: int, like: Tensor) -> RunningLogSumExp | RunningSum:
-        """An empty running log-sum-exp of ``length`` anchors."""
+        """An empty running log-sum-exp of ``length`` anchors [length]."""
 
     @abstractmethod
     def gradient(self, values: Tensor, log_sum: Tensor, grad: Tensor, out: Tensor) -> Tensor:
@@ -45,15 +45,15 @@ class Shifted(Exponentials):
     nothing = -torch.inf
 
     def prepared(self, logits: Tensor) -> Tensor:
-        """The logits themselves."""
+        """The logits themselves [R, C]."""
         return logits
 
     def running(self, length: int, dim: int, like: Tensor) -> RunningLogSumExp:
-        """With a running maximum."""
+        """With a running maximum [length]."""
         return RunningLogSumExp(length, dim, like)
 
     def gradient(self, values: Tensor, log_sum: Tensor, grad: Tensor, out: Tensor) -> Tensor:
-        """By an exponential."""
+        """By an exponential [R, C]."""
         return torch.sub(values, log_sum, out=out).exp_().mul_(grad)
 
 
@@ -63,20 +63,20 @@ class Moderate(Exponentials):
     nothing = 0.0
 
     def prepared(self, logits: Tensor) -> Tensor:
-        """The exponentials."""
+        """The exponentials [R, C]."""
         return logits.exp_()
 
     def running(self, length: int, dim: int, like: Tensor) -> RunningSum:
-        """A plain sum."""
+        """A plain sum [length]."""
         return RunningSum(length, dim, like)
 
     def gradient(self, values: Tensor, log_sum: Tensor, grad: Tensor, out: Tensor) -> Tensor:
-        """By a product."""
+        """By a product [R, C]."""
         return torch.mul(values, grad * (-log_sum).exp(), out=out)
 
 
 def exponentials_for(queries: Tensor, keys: Tensor, scale: Tensor, regulation: Regulation | None) -> Exponentials:
-    """The cheaper way that is safe for these features; NaN and infinity take the one for any logits."""
+    """The cheaper way that is safe for features [Bq, E] and [Bk, E]; NaN and infinity take the one for any logits."""
     longest = queries.norm(dim=1).amax() * keys.norm(dim=1).amax()
     largest = float(longest * scale.abs()) + (regulation.config.largest_log_weight if regulation else 0.0)
     return Moderate() if largest <= _MODERATE[queries.dtype] else Shifted()
@@ -169,7 +169,7 @@ class Tile:
 
 
 def tiles(queries: Tensor, keys: Tensor, scale: Tensor, plan: TilePlan) -> Iterator[Tile]:
-    """All tiles, row by row; the tensors of one are overwritten by the next."""
+    """All tiles of queries [Bq, E] by keys [Bk, E], row by row; the tensors of one are overwritten by the next."""
     largest = min(plan.size, len(queries)) * min(plan.size, len(keys))
     buffers = [queries.new_empty(largest) for _ in range(2 if plan.regulation is None else 3)]
     number = 0

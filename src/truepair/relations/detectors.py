@@ -58,7 +58,7 @@ class Signals:
         return len(self.image_ids)
 
     def tensor(self, name: str, asked_by: str) -> Tensor:
-        """A signal that is one tensor.
+        """A signal that is one tensor [B].
 
         Raises:
             ConfigError: The batch does not have it.
@@ -68,7 +68,7 @@ class Signals:
         return signal
 
     def both(self, name: str, asked_by: str) -> tuple[Tensor, Tensor]:
-        """A signal that is two tensors, of images and of texts.
+        """A signal that is two tensors, of images and of texts [B, ...].
 
         Raises:
             ConfigError: The batch does not have it.
@@ -78,7 +78,7 @@ class Signals:
         return signal
 
     def cells(self, name: str, asked_by: str) -> PairSet:
-        """A signal about some (image row, text row) cells.
+        """A signal about some (image row, text row) cells [B, B].
 
         Raises:
             ConfigError: The batch does not have it.
@@ -330,7 +330,7 @@ class LowWeight(Detector):
 
 @dataclass(frozen=True)
 class RandomPairs(Detector):
-    """Any pairs, by lot: a control that finds as many as another detector, and is right by chance alone.
+    """Random pairs: a control that finds as many as another detector, and is right by chance alone.
 
     Attributes:
         rate: Share of all pairs. A pair's lot is a hash of its ids, the same in every batch and epoch.

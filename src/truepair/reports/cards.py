@@ -106,7 +106,7 @@ def suspect_cards(train: PairTable, suspects: Sequence[AuditedSuspect], book: Pi
 
 
 def converted_pairs(run: str, train: PairTable, conversions: Conversions, book: PictureBook) -> ConvertedPairs:
-    """The converted pairs of a run in figures, and cards of some that are drawn by lot.
+    """The converted pairs of a run in figures, and cards of some that are drawn at random.
 
     Args:
         run: its name; empty for the only one.

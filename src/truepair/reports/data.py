@@ -41,7 +41,7 @@ class ConvertedPairs:
         judged: of how many the truth is known.
         true: how many of these match.
         recall: of the false negatives that met in a batch, the share that was converted; None where not known.
-        cards: pairs drawn by lot.
+        cards: pairs drawn at random.
     """
 
     run: str

@@ -70,7 +70,7 @@ class Conversions:
         return cast("Verdict", str(self.verdicts[number]))
 
     def draw(self, count: int, seed: int = 0) -> Indices:
-        """Numbers of some pairs, drawn by lot without repeats, int64 [<= count]."""
+        """Numbers of some pairs, drawn at random without repeats, int64 [<= count]."""
         return np.random.default_rng(seed).permutation(len(self))[:count]
 
 

@@ -1,4 +1,4 @@
-"""Retrieval examples to look at: a few queries drawn by lot, with their best answers and what is known of each."""
+"""Retrieval examples to look at: a few queries drawn at random, with their best answers and what is known of each."""
 
 from dataclasses import dataclass
 
@@ -62,7 +62,7 @@ def draw_examples(
     depth: int = 5,
     seed: int = 0,
 ) -> RetrievalExamples:
-    """Draw queries by lot, not by how well they look.
+    """Draw queries at random, not by how well they look.
 
     Args:
         task: the pictures, captions and their truth.

@@ -211,7 +211,7 @@ class Nlvr2Task(DownstreamTask[Nlvr2Table, bool, Nlvr2Result]):
         return self._collate(samples)
 
     def answer(self, batch: Nlvr2Batch, images: Tensor, texts: Tensor) -> list[bool]:
-        """Whether the model takes each statement for true."""
+        """Whether the model takes each statement for true, from image [2B, N, W] and text states [B, L, W]."""
         answers: list[bool] = (self.model.predict(batch, images, texts) > 0.5).tolist()
         return answers
 

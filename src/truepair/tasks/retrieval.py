@@ -69,7 +69,7 @@ class ImageSource:
         return self.cache is not None
 
     def batches(self) -> Iterator[Tensor]:
-        """Yield the pictures, batch by batch.
+        """Yield the pictures, batch by batch, as states [B, N, W] or pixels [B, 3, H, W].
 
         Raises:
             BadImageError: a picture cannot be read; a substitute would make the figures wrong.

@@ -232,7 +232,13 @@ class VqaTask(DownstreamTask[VqaTable, str, VqaResult]):
         self._features = torch.cat(features)
 
     def answer(self, batch: VqaBatch, images: Tensor, texts: Tensor) -> list[str]:
-        """The likeliest answer of the list to each question; with ``generate``, what the decoder writes."""
+        """The likeliest answer of the list to each of B questions; with ``generate``, what the decoder writes.
+
+        Args:
+            batch: The questions.
+            images: Image states [B, N, W].
+            texts: States of the questions [B, L, W].
+        """
         if self.recipe.generate:
             return self._write(batch, images, texts)
         prior = None

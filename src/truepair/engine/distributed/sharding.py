@@ -87,7 +87,7 @@ def is_sharded(module: nn.Module) -> bool:
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """A tensor with all its parts; all processes call this together."""
+    """A tensor of any shape with all its parts; all processes call this together [...]."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 

@@ -51,7 +51,7 @@ class Stopwatch:
 
 
 class RunningMean:
-    """A mean that can be saved and gone on with."""
+    """A mean that can be saved and resumed."""
 
     def __init__(self, total: float = 0.0, count: int = 0) -> None:
         self.total = total
@@ -106,7 +106,7 @@ class EpochCounts:
         self._sums: dict[str, Tensor] = {}
 
     def add(self, counts: dict[str, float] | dict[str, Tensor]) -> None:
-        """Add to the sums; a name that is new starts at 0."""
+        """Add numbers or scalar tensors to the sums; a name that is new starts at 0."""
         for name, count in counts.items():
             on_mps = isinstance(count, Tensor) and count.device.type == "mps"  # which knows no float64
             value = torch.as_tensor(count, dtype=torch.float32 if on_mps else torch.float64)

@@ -69,7 +69,7 @@ class ImageStates:
         return (self._image_rows(rows) + epoch + seed) % len(self.views)
 
     def of_rows(self, rows: NDArray[np.int64]) -> "ImageStates":
-        """The states of some rows of the table, as a table of their own."""
+        """The states of some rows of the table, int64 [R], as a table of their own."""
         return replace(self, image_rows=self.image_rows[torch.from_numpy(rows)])
 
     @property
@@ -87,7 +87,7 @@ class ImageStates:
 
     @property
     def readable(self) -> NDArray[np.int64]:
-        """Rows of the table whose states are of their own image; train on ``table.select`` of them."""
+        """Rows of the table whose states are of their own image, int64 [R]; train on ``table.select`` of them."""
         return np.setdiff1d(np.arange(len(self)), list(self.unreadable))
 
     def _image_rows(self, rows: Tensor | Sequence[int] | slice) -> Tensor:
