@@ -253,3 +253,21 @@ def test_a_ledger_of_the_first_edition_is_read_as_what_it_says_of_probabilities(
     assert table.schema == SCHEMA
     found = {(row["caption_id"], row["judge"]): round(row["probability"], 3) for row in table.to_pylist()}
     assert found == {(2, "judge:ab"): 0.9, (3, "judge:ab"): 0.1, (4, "mined:cd"): 0.3, (9, "judge:a"): 0.5}
+
+
+def test_beginning_anew_keeps_what_people_said(tmp_path: Path) -> None:
+    with Ledger(tmp_path, rows_per_part=1) as ledger:
+        write(ledger, [1], [2], judge="judge:a")
+        write(ledger, [3], [4], judge="person:ann")
+        write(ledger, [5], [6], judge="judge:a")
+    again = Ledger(tmp_path)
+    again.clear()
+    assert read_verdicts(tmp_path)["judge"].to_pylist() == ["person:ann"]
+    write(again, [7], [8], judge="judge:b")
+    again.flush()
+    assert read_verdicts(tmp_path)["image_id"].to_pylist() == [3, 7]
+    again.load_state_dict({"parts": 1})
+    assert read_verdicts(tmp_path)["image_id"].to_pylist() == [3]
+    again.record(*(torch.tensor([3]), torch.tensor([4]), torch.ones(1)), judge="person:ann", once=True)
+    again.flush()
+    assert len(read_verdicts(tmp_path)) == 1

@@ -7,12 +7,13 @@ from truepair.cli.fields import RecipeClass
 from truepair.cli.run_folder import PRETRAIN, RecipeCommand, say
 
 DESCRIPTION = """Scores all undeclared pairs of the recipe's training split with a judge, corrects the scores by what
-likely partners of both pairs say, and records the matches in FOLDER/ledger: action relabel from --high on, swap from
---low on. A later run reads them at no cost per step:
+likely partners of both pairs say, and records those of at least --low in FOLDER/ledger. A later run reads them at no
+cost per step; its rules say from where on a pair is a match (high), and what becomes of the doubtful ones:
 
   relations:
     rules:
-    - {detector: recorded, ledger: runs/mined/ledger, ledger_actions: [relabel], action: relabel}"""
+    - {detector: recorded, ledger: runs/mined/ledger, zone: match, low: 0.1, high: 0.5, action: relabel}
+    - {detector: recorded, ledger: runs/mined/ledger, zone: doubtful, low: 0.1, high: 0.5, action: smooth}"""
 
 
 def run(words: list[str]) -> None:

@@ -374,7 +374,7 @@ class PretrainStep(TowerStep):
     def begin(self) -> None:
         """Empty the ledger: a run that died before its first checkpoint may have left verdicts."""
         if self.ledger is not None:
-            self.ledger.load_state_dict({"parts": 0})
+            self.ledger.clear()
 
     def close(self) -> None:
         """Bring the ledger to disk."""

@@ -140,6 +140,21 @@ class Ledger:
         self._waiting, self._rows_waiting = [], 0
         self._next_part = state["parts"]
 
+    def clear(self) -> None:
+        """Begin anew: what models said in this rank's parts is removed, what people said stays."""
+        own = self._own_parts()
+        people = pa.concat_tables([SCHEMA.empty_table(), *(_read(path) for path, _ in own)])
+        people = people.filter(pc.starts_with(people["judge"], PERSON))
+        if len(people):  # over the first part, so that no crash can lose them
+            _write_aside(people, self.folder / f"verdicts-r{self.rank:05d}-000000.parquet")
+        for path, number in own:
+            if number or not len(people):
+                path.unlink()
+        self._given = _KeySet()
+        self._given.add(_keys_of_table(people))
+        self._waiting, self._rows_waiting = [], 0
+        self._next_part = int(len(people) > 0)
+
     def __enter__(self) -> "Ledger":
         return self
 

@@ -83,7 +83,7 @@ def mine(
     mined = mine_pairs(model, refinement, tables, declared, config)
     caption_ids = torch.tensor([ids[0] for ids in inputs.table.rows["caption_ids"]])
     ledger = Ledger(run_folder / "ledger")
-    ledger.load_state_dict({"parts": 0})  # what an earlier call found is gone
+    ledger.clear()  # of what an earlier call found
     ledger.record(
         declared.image_ids[mined.rows],
         caption_ids[mined.columns],
@@ -96,6 +96,10 @@ def mine(
     say(
         f"{int(sure.sum()):,} undeclared pairs of {inputs.table.name} match with a probability of at least "
         f"{config.high:g}, {int((~sure).sum()):,} more of at least {config.low:g}: {ledger.folder}"
+    )
+    say(
+        "a run reads them by the rule {detector: recorded, "
+        f"ledger: {ledger.folder}, zone: match, low: {config.low:g}, high: {config.high:g}, action: relabel}}"
     )
     truth = Truth.from_table(inputs.table)
     if truth is not None:
