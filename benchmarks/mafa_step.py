@@ -24,7 +24,7 @@ from truepair.relations.zones import Zones
 
 MASK_ID, SPECIAL_IDS = 103, (0, 100, 101, 102, 103)
 SEED = 0
-MOMENT = StepInfo(epoch=1, step=10, total_steps=20, steps_per_epoch=10)  # epoch 1: S-ITC smooths
+INFO = StepInfo(epoch=1, step=10, total_steps=20, steps_per_epoch=10)  # epoch 1: S-ITC smooths
 NONE_CONVERTED = {"zones": Zones(1.0, 1.0)}
 ALL_CONVERTED = {"zones": Zones(0.0, 0.0), "once": False}  # found from both sides: twice, as in the official program
 
@@ -71,8 +71,8 @@ def mafa_step(student: AlbefModel, judge: AlbefModel, rules: Mapping[str, Any]) 
         normalise=True,
         transform=TransformConfig(size=judge.image_encoder.image_size),
     )
-    discriminator = AlbefJudge(judge, BatchView(judge, same, same), name="random", fingerprint="random")
-    remembering = MemorisedJudge(discriminator, VerdictMemory(discriminator.fingerprint))
+    itm_judge = AlbefJudge(judge, BatchView(judge, same, same), name="random", fingerprint="random")
+    remembering = MemorisedJudge(itm_judge, VerdictMemory(itm_judge.fingerprint))
     masker = half_masked(student)
     objectives = ObjectivesConfig(
         itc=ItcConfig(key_gradient=False, smoothing=0.5, smoothing_start_epoch=1),

@@ -1,4 +1,4 @@
-"""Floating-point operations of one MAFA step per pair: ITC + ITM + MLM, forward and backward, con-D included.
+"""Floating-point operations of one MAFA step per pair: ITC + ITM + MLM, forward and backward, judge included.
 
     python benchmarks/step_flops.py --size base         # ViT-B/16 at 256 px, BERT-base as 6 + 6 layers; 6 GB
 
@@ -6,10 +6,10 @@ The real `PretrainStep` with random weights, 4 pairs, captions of 25 tokens, hal
 an addition are two operations; only matrix products and convolutions count, as torch's FlopCounterMode counts them. One
 JSON line for each of four cases, in GFLOP per pair, with the parts of the model they are spent in:
 
-    cold               con-D knows no pair, and no pair is converted
-    warm               con-D remembers all pairs, and no pair is converted
-    converted          con-D knows no pair, and takes all 2B candidates for matches: 2B further rows of MLM
-    converted, warm    the same, and con-D remembers all pairs
+    cold               the judge knows no pair, and no pair is converted
+    warm               the judge remembers all pairs, and no pair is converted
+    converted          the judge knows no pair, and takes all 2B candidates for matches: 2B further rows of MLM
+    converted, warm    the same, and the judge remembers all pairs
 
 The official program needs 291.3 GFLOP where no pair is converted, and 348.7 where all are.
 """
@@ -24,13 +24,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from mafa_step import ALL_CONVERTED, MOMENT, NONE_CONVERTED, mafa_step, random_model, random_pairs
+from mafa_step import ALL_CONVERTED, INFO, NONE_CONVERTED, mafa_step, random_model, random_pairs
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from truepair.data.pairs import PairBatch
 from truepair.methods.step import PretrainStep
+from truepair.models.fusion.albef import AlbefModel
 
 OTHER = "other"
 OFFICIAL = {"cold": 291.3, "warm": 291.3, "converted": 348.7, "converted, warm": 348.7}
@@ -63,9 +64,9 @@ class PartCounter(TorchDispatchMode):
 
     @contextmanager
     def within(self, part: str) -> Iterator[None]:
-        """What runs inside belongs to a part; parts inside con-D are con-D's."""
+        """What runs inside belongs to a part; parts inside the judge are the judge's."""
         outer = self.part
-        self._enter(outer if outer == "con-D" else part)
+        self._enter(outer if outer == "judge" else part)
         yield
         self._enter(outer)
 
@@ -84,16 +85,16 @@ class PartCounter(TorchDispatchMode):
 
     @contextmanager
     def watching(self, step: PretrainStep) -> Iterator[None]:
-        """Count the parts of a student and con-D."""
-        model, miner = step.model, step.parts.miner
-        assert miner is not None and miner.memory is not None
+        """Count the parts of a student and its judge."""
+        model, ecm = step.model, step.ecm
+        assert isinstance(model, AlbefModel) and ecm is not None and ecm.memory is not None
         methods = (
             (model.image_encoder, "forward", "image encoder"),
             (model.text_encoder, "forward", "text encoder"),
             (model.fusion_encoder, "image_keys_values", "image keys and values"),
             (model.fusion_encoder, "forward", "fusion"),
             (model.mlm_head, "forward", "MLM head"),
-            (miner.memory.judge, "score", "con-D"),
+            (ecm.memory.judge, "score", "judge"),
         )
         for owner, name, part in methods:
             setattr(owner, name, self._counted(getattr(owner, name), part))
@@ -103,10 +104,10 @@ class PartCounter(TorchDispatchMode):
 
 
 def remember_all(step: PretrainStep, batch: PairBatch) -> None:
-    """Have con-D judge every pair of a batch, so that a step need not ask."""
-    assert step.parts.miner is not None
+    """Have the judge judge every pair of a batch, so that a step need not ask."""
+    assert step.ecm is not None
     everyone = torch.ones(len(batch), len(batch), dtype=torch.bool)
-    step.parts.miner.discriminator.score(batch, *everyone.nonzero(as_tuple=True))
+    step.ecm.own_judge.score(batch, *everyone.nonzero(as_tuple=True))
 
 
 def count(step: PretrainStep, batch: PairBatch) -> dict[str, float]:
@@ -114,7 +115,7 @@ def count(step: PretrainStep, batch: PairBatch) -> dict[str, float]:
     parts, total = PartCounter(), FlopCounterMode(display=False)
     # The fused kernel of the CPU is not in torch's list; matrix products are.
     with parts.watching(step), parts, total, sdpa_kernel(SDPBackend.MATH):
-        step(batch, MOMENT).losses["loss"].backward()
+        step(batch, INFO).losses["loss"].backward()
     assert parts.counts.total() == total.get_total_flops(), "an operation belongs to no part"
     scale = len(batch) * 1e9
     return {"total": total.get_total_flops() / scale, **{part: n / scale for part, n in parts.counts.items()}}

@@ -4,8 +4,8 @@
 
 The textbook step has the same blocks and weights. It repeats the states of an image for each row that reads it,
 computes all tokens of all rows through all layers, padding included, and vocabulary logits at every place, keeps all
-activations, and asks con-D about its 2B candidates in each step. The library's step shares all that, and from the
-second turn on con-D has judged the pairs before (warm memory). Both use fused attention; the textbook step of
+activations, and asks the judge (con-D) about its 2B candidates in each step. The library's step shares all that, and
+from the second turn on the judge has judged the pairs before (warm memory). Both use fused attention; the textbook of
 `--against plain` keeps its attention weights, as the official program does. Nothing is converted, dropout is off,
 caption lengths are those of COCO (8 to 24 tokens, mostly near 12). Losses must be equal to 1e-4.
 
@@ -29,7 +29,7 @@ from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
-from mafa_step import MOMENT, NONE_CONVERTED, SEED, half_masked, mafa_step, random_model, random_pairs
+from mafa_step import INFO, NONE_CONVERTED, SEED, half_masked, mafa_step, random_model, random_pairs
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -64,7 +64,7 @@ def fuse(model: AlbefModel, text: Tensor, mask: Tensor, images: Tensor) -> Tenso
 
 @torch.no_grad()
 def ask(judge: AlbefModel, batch: PairBatch, images: Tensor, texts: Tensor) -> Tensor:
-    """con-D's match probability of some pairs [P]."""
+    """The judge's match probability of some pairs [P]."""
     image_states = judge.image_states(batch.pixel_values)
     states = text_states(judge, batch.input_ids, batch.attention_mask)
     fused = fuse(judge, states[texts], batch.attention_mask[texts], image_states[images])
@@ -86,11 +86,11 @@ def textbook_step(model: AlbefModel, judge: AlbefModel, batch: PairBatch) -> Los
     images, texts = torch.cat([own, hardest_image, own]), torch.cat([own, own, hardest_text])  # [3B]
     scores = ask(judge, batch, images[len(own) :], texts[len(own) :])  # [2B]
     if scores.max() >= NONE_CONVERTED["zones"].high:
-        raise SystemExit("con-D takes a pair for a match, which this step does not cover")
+        raise SystemExit("the judge takes a pair for a match, which this step does not cover")
     fused = fuse(model, states[texts], mask[texts], image.states[images])
     itm = F.cross_entropy(model.match(fused), (torch.arange(len(images)) < len(own)).long())
 
-    masked, labels = half_masked(model)(batch.input_ids, mask, sample_keys(SEED, MOMENT.epoch, batch.caption_id))
+    masked, labels = half_masked(model)(batch.input_ids, mask, sample_keys(SEED, INFO.epoch, batch.caption_id))
     logits = model.mlm_head(fuse(model, text_states(model, masked, mask), mask, image.states))  # [B, L, V]
     mlm = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
     return {"loss": itc + itm + mlm, "itc": itc, "itm": itm, "mlm": mlm}
@@ -130,7 +130,7 @@ def build(size: str, pairs: int, side: str) -> Callable[[], Losses]:
         forward = everything_kept()(lambda: textbook_step(student, judge, batch))
     else:
         step = mafa_step(student, judge, NONE_CONVERTED)
-        forward = lambda: step(batch, MOMENT).losses  # noqa: E731
+        forward = lambda: step(batch, INFO).losses  # noqa: E731
 
     def train() -> Losses:
         """Losses; the gradients are in the student."""

@@ -16,7 +16,7 @@ MODEL is the 'model' folder of a run, TASK one of {tasks}; retrieval when absent
 retrieval: truepair evaluate MODEL [--data PAIRS] [--split SPLIT] [--judgements FILE] [--coco true]
   Prints figures under the known truth beside the naive ones, which count only each picture's own captions; by
   similarity alone, and with ITM re-ranking. Works zero-shot, too: any model on any pairs.
-vqa, nlvr2: truepair evaluate TASK MODEL [RECIPE ...]
+the others: truepair evaluate TASK MODEL [RECIPE ...]
   Answers the test questions, or judges the test statements, of the recipe that the model was trained by; recipes and
   options lie over it. Writes the file for the evaluation server beside the model folder.
 

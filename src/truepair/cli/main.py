@@ -16,7 +16,7 @@ COMMANDS = {
     "judge": ("truepair.cli.judge", "fit a judge of undeclared pairs on clean ones"),
     "mine": ("truepair.cli.mine", "find the false negatives of a whole training set, once, into a ledger"),
     "study": ("truepair.cli.study", "compare methods on data and seeds: a grid of runs, tables and a page"),
-    "finetune": ("truepair.cli.finetune", "fine-tune on retrieval, vqa or nlvr2: truepair finetune TASK RECIPE"),
+    "finetune": ("truepair.cli.finetune", "fine-tune on a downstream task: truepair finetune TASK RECIPE"),
     "evaluate": ("truepair.cli.evaluate", "figures of a trained model: truepair evaluate [TASK] MODEL"),
 }
 

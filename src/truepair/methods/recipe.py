@@ -13,7 +13,6 @@ from truepair.methods.rules import RelationsConfig
 from truepair.methods.srcl import SrclConfig
 from truepair.methods.step import ItmConfig, MlmConfig, ObjectivesConfig
 from truepair.methods.towers import TowerOptimizerConfig
-from truepair.relations.detectors import Judged, MomentumSimilarity
 from truepair.sampling.batches import SamplerConfig
 
 
@@ -136,10 +135,11 @@ class PretrainRecipe:
                 "model.pool_images needs objectives.itm.weight 0, objectives.mlm.weight 0 and image_pooling 'mean' in "
                 "model.options; drop it, or set them"
             )
-        if self.relations.looks_for(Judged) != (self.ecm is not None and self.ecm.ask == "rules"):
+        if (self.relations.asking_for("judged") is not None) != (self.ecm is not None and self.ecm.ask == "rules"):
             raise ConfigError("relations.rules: detector 'judge' and ecm.ask 'rules' go together; give both or none")
-        if self.momentum is None and self.relations.looks_for(MomentumSimilarity):
-            raise ConfigError("relations.rules: detector 'momentum' needs a momentum section")
+        follower = self.relations.asking_for("momentum")
+        if self.momentum is None and follower is not None:
+            raise ConfigError(f"relations.rules: detector '{follower}' needs a momentum section")
 
 
 def trains_itm(recipe: PretrainRecipe) -> bool:

@@ -17,11 +17,9 @@ from truepair.randomness import keyed_uniform, sample_keys
 from truepair.relations.batch import BatchRelations
 from truepair.relations.detectors import (
     Detector,
-    GuideSimilarity,
     LowWeight,
     Recorded,
     SameCaption,
-    SameGroup,
     SameImage,
     Signal,
     Signals,
@@ -69,7 +67,7 @@ class RelationsConfig:
     def __post_init__(self) -> None:
         if self.extra_rows < 0:
             raise ConfigError(f"relations.extra_rows is {self.extra_rows}; give 0 or more")
-        guided = [detector for detector in self.detectors if isinstance(detector, GuideSimilarity | LowWeight)]
+        guided = [detector for detector in self.detectors if {"guide", "weights"} & {*detector.needs}]
         if guided and self.guide_model is None:
             name = guided[0].name
             raise ConfigError(f"relations.rules: detector '{name}' needs relations.guide_model, a trained model")
@@ -99,14 +97,14 @@ class RelationsConfig:
         """What the rules look for."""
         return [rule.detector for rule in self.built]
 
-    def looks_for(self, kind: type[Detector]) -> bool:
-        """Whether a rule has a detector of some kind."""
-        return any(isinstance(detector, kind) for detector in self.detectors)
+    def asking_for(self, signal: str) -> str | None:
+        """Name of the first detector that reads a signal; None if none does."""
+        return next((detector.name for detector in self.detectors if signal in detector.needs), None)
 
     @property
     def finds(self) -> bool:
         """Whether a rule speaks of pairs that their ids and texts do not already declare."""
-        return not all(isinstance(detector, SameImage | SameCaption | SameGroup) for detector in self.detectors)
+        return not all(detector.declared for detector in self.detectors)
 
 
 class RuleSet:
@@ -125,8 +123,9 @@ class RuleSet:
     def __init__(self, config: RelationsConfig, more: list[Rule] | None = None, groups: Tensor | None = None) -> None:
         self.config = config
         self.rules = [*config.built, *(more or [])]
-        if config.looks_for(SameGroup) and groups is None:
-            raise ConfigError("relations.rules: detector 'same_group' needs a group column, which the data has not")
+        grouping = config.asking_for("groups")
+        if grouping is not None and groups is None:
+            raise ConfigError(f"relations.rules: detector '{grouping}' needs a group column, which the data has not")
         self.groups = groups
         self.needs = {name for rule in self.rules for name in rule.detector.needs}
         recorded = {rule.detector.ledger: rule.detector for rule in self.rules if isinstance(rule.detector, Recorded)}

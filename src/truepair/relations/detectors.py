@@ -118,10 +118,12 @@ class Detector(ABC):
     Attributes:
         name: As a rule names it.
         needs: Signals that it reads.
+        declared: It finds only pairs that ids, texts and groups already declare to match.
     """
 
     name: ClassVar[str]
     needs: ClassVar[tuple[str, ...]] = ()
+    declared: ClassVar[bool] = False
 
     @abstractmethod
     def find(self, signals: Signals) -> PairSet:
@@ -133,6 +135,7 @@ class SameImage(Detector):
     """Two pairs of one image: each caption is true of the other's copy."""
 
     name: ClassVar[str] = "same_image"
+    declared: ClassVar[bool] = True
 
     def find(self, signals: Signals) -> PairSet:
         """Cells whose image has the id of the text's own image; score 1 [B, B]."""
@@ -145,6 +148,7 @@ class SameCaption(Detector):
 
     name: ClassVar[str] = "same_caption"
     needs: ClassVar[tuple[str, ...]] = ("caption_keys",)
+    declared: ClassVar[bool] = True
 
     def find(self, signals: Signals) -> PairSet:
         """Cells whose text equals the image's own caption; score 1 [B, B]."""
@@ -157,6 +161,7 @@ class SameGroup(Detector):
 
     name: ClassVar[str] = "same_group"
     needs: ClassVar[tuple[str, ...]] = ("groups",)
+    declared: ClassVar[bool] = True
 
     def find(self, signals: Signals) -> PairSet:
         """Cells whose image is of the text's group; score 1 [B, B]."""
