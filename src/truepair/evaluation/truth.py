@@ -14,11 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from truepair.errors import DataError
-from truepair.relations.pairs import PairSet, same_pair
+from truepair.relations.pairs import PairSet, Side, same_pair
 from truepair.relations.text import caption_key, normalise_caption
-
-Direction = Literal["i2t", "t2i"]
-"""Image to text: images ask for captions. Text to image: captions ask for images."""
 
 Mark = Literal["own", "true", "near", "wrong"]
 """How an answer relates to its query: own pair, true match that is not own, near-match (same family), or neither."""
@@ -237,7 +234,7 @@ class Truth:
             stated=self._stated,
         )
 
-    def queries(self, direction: Direction) -> "QuerySet":
+    def queries(self, direction: Side) -> "QuerySet":
         """One query for each image (i2t) or caption (t2i) with a true match; every true match answers it."""
         rows, columns, count = self._oriented(self.true, direction)
         ignored_rows, ignored_columns, _ = self._oriented(self.ignored, direction)
@@ -251,7 +248,7 @@ class Truth:
             left_out=count - len(asked),
         )
 
-    def naive_queries(self, direction: Direction) -> "QuerySet":
+    def naive_queries(self, direction: Side) -> "QuerySet":
         """The queries of the usual protocol, where nothing but the own pair is right.
 
         Image to text: one query an image; any of its own captions answers it. Text to image: one query an own pair;
@@ -372,7 +369,7 @@ class Truth:
         known, order = keys.long().sort()
         return known, order
 
-    def _oriented(self, pairs: Tensor, direction: Direction) -> tuple[Tensor, Tensor, int]:
+    def _oriented(self, pairs: Tensor, direction: Side) -> tuple[Tensor, Tensor, int]:
         """Pairs as (query row, candidate column, number of rows)."""
         image, caption = pairs.unbind(1)
         return (image, caption, self.images) if direction == "i2t" else (caption, image, self.captions)

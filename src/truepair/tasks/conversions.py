@@ -21,7 +21,7 @@ from truepair.relations.ledger import read_verdicts
 from truepair.relations.text import caption_key
 from truepair.relations.zones import Zone
 
-Indices = NDArray[np.int64]
+_Indices = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,9 @@ class Conversions:
             None where the truth is not known.
     """
 
-    images: Indices
-    captions: Indices
-    places: Indices
+    images: _Indices
+    captions: _Indices
+    places: _Indices
     scores: NDArray[np.float32]
     epochs: NDArray[np.int32]
     verdicts: NDArray[np.str_]
@@ -69,7 +69,7 @@ class Conversions:
         """What the known truth says of one pair."""
         return cast("Verdict", str(self.verdicts[number]))
 
-    def draw(self, count: int, seed: int = 0) -> Indices:
+    def draw(self, count: int, seed: int = 0) -> _Indices:
         """Numbers of some pairs, drawn at random without repeats, int64 [<= count]."""
         return np.random.default_rng(seed).permutation(len(self))[:count]
 
@@ -136,7 +136,7 @@ def _first_of_each(verdicts: pa.Table) -> pa.Table:
     return verdicts.take(pa.array(order[first]))
 
 
-def _captions(table: PairTable) -> tuple[Indices, Indices, Indices, Indices]:
+def _captions(table: PairTable) -> tuple[_Indices, _Indices, _Indices, _Indices]:
     """Row, place in its row, id and key of every caption of the table, each int64 [number of captions]."""
     texts: list[list[str]] = list(table.rows["captions"])
     cells = [(row, place) for row, of_row in enumerate(texts) for place in range(len(of_row))]
@@ -146,7 +146,7 @@ def _captions(table: PairTable) -> tuple[Indices, Indices, Indices, Indices]:
     return owners, places, ids, keys
 
 
-def _rows_of(known: Indices, asked: Indices, what: str, run_folder: Path) -> Indices:
+def _rows_of(known: _Indices, asked: _Indices, what: str, run_folder: Path) -> _Indices:
     """Where each id stands first among the known ones.
 
     Raises:
@@ -154,7 +154,7 @@ def _rows_of(known: Indices, asked: Indices, what: str, run_folder: Path) -> Ind
     """
     order = np.argsort(known, kind="stable")
     place = np.minimum(np.searchsorted(known[order], asked), len(known) - 1)
-    rows: Indices = order[place]
+    rows: _Indices = order[place]
     if not np.array_equal(known[rows], asked):
         stranger = asked[known[rows] != asked][0]
         raise DataError(f"{run_folder / 'ledger'} knows {what} id {stranger}, which the pairs lack; give the run's")

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from truepair.data.table import PairTable
 from truepair.errors import DataError
@@ -96,9 +95,3 @@ def partners(drawings: Sequence[Drawing], *keys: int | str) -> list[tuple[Drawin
                 waiting.remove(other)
                 pairs.append((other, drawing))
     return pairs
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file, making its folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")

@@ -13,9 +13,9 @@ from truepair.data.sample_tasks.drawings import (
     partners,
     read_drawings,
     shuffled,
-    write_text,
 )
 from truepair.data.table import PairTable
+from truepair.files import write_text
 from truepair.randomness import stable_hash
 
 _FILES = {"train": "train", "val": "dev", "test": "test1"}

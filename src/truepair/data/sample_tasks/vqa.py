@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from truepair.data.images import read_bytes
-from truepair.data.sample_tasks.drawings import SPLITS, Drawing, partners, read_drawings, shuffled, write_text
+from truepair.data.sample_tasks.drawings import SPLITS, Drawing, partners, read_drawings, shuffled
 from truepair.data.table import PairTable
+from truepair.files import write_text
 from truepair.randomness import stable_hash
 from truepair.relations.text import normalise_answer
 

@@ -13,7 +13,7 @@ from truepair.tasks.study.table import Cell, Figures, StudyTable
 
 AWARE, NAIVE = "retrieval_score", "naive"
 
-Array = NDArray[np.float64]
+_Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def ranking_agreement(table: StudyTable, data: str, test: str) -> RankingAgreeme
     )
 
 
-def spearman(first: Array, second: Array) -> Array:
+def spearman(first: _Array, second: _Array) -> _Array:
     """Spearman's rank correlation along the last axis; ties share their mean rank.
 
     Args:
@@ -119,8 +119,8 @@ def spearman(first: Array, second: Array) -> Array:
     middle = (first.shape[-1] + 1) / 2
     x, y = (rankdata(values, axis=-1) - middle for values in (first, second))  # [..., A] ranks around zero
     size = np.sqrt((x * x).sum(axis=-1) * (y * y).sum(axis=-1))
-    shared: Array = (x * y).sum(axis=-1)
-    correlation: Array = np.divide(shared, size, out=np.zeros_like(shared), where=size > 0)
+    shared: _Array = (x * y).sum(axis=-1)
+    correlation: _Array = np.divide(shared, size, out=np.zeros_like(shared), where=size > 0)
     return correlation
 
 
@@ -153,7 +153,7 @@ def _difference(first: Figures, second: Figures) -> PairedDifference:
     return found
 
 
-def _ranked(arms: Sequence[str], values: Array) -> dict[str, float]:
+def _ranked(arms: Sequence[str], values: _Array) -> dict[str, float]:
     """Arms and their means over the cells [C, A], best first."""
     means = dict(zip(arms, values.mean(axis=0).tolist(), strict=True))
     return dict(sorted(means.items(), key=lambda item: -item[1]))

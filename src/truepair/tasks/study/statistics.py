@@ -19,7 +19,7 @@ RESAMPLES = 10_000
 
 FEWEST = 5  # cells that an interval is given for: of fewer, a bootstrap mostly says how few they are
 
-Array = NDArray[np.float64]
+_Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def common_cells(arms: Sequence[Mapping[Cell, object]]) -> list[Cell]:
     return sorted(set.intersection(*(set(figures) for figures in arms)))
 
 
-def resampled(values: Array, cells: Sequence[Cell]) -> Array:
+def resampled(values: _Array, cells: Sequence[Cell]) -> _Array:
     """Means of resampled cells.
 
     Args:
@@ -132,18 +132,18 @@ def resampled(values: Array, cells: Sequence[Cell]) -> Array:
     return _weights(tuple(cell.data_seed for cell in cells)) @ values
 
 
-def interval(values: Array) -> tuple[float, float]:
+def interval(values: _Array) -> tuple[float, float]:
     """The 95 % interval of resampled values [R]: values that occurred, since a share may be infinite."""
     low, high = percentile_interval(values, "inverted_cdf")
     return float(low), float(high)
 
 
 @lru_cache(maxsize=32)
-def _weights(clusters: tuple[int, ...]) -> Array:
+def _weights(clusters: tuple[int, ...]) -> _Array:
     """How much each cell weighs in each resample [R, C]; the same for all figures of the same cells."""
     return two_stage_weights(clusters, RESAMPLES, seed=0)
 
 
-def _column(figures: Figures, cells: Sequence[Cell]) -> Array:
+def _column(figures: Figures, cells: Sequence[Cell]) -> _Array:
     """Values of some cells, in their order [C]."""
     return np.array([figures[cell] for cell in cells])
