@@ -148,6 +148,7 @@ class EvidenceSpaces:
         images, texts = tables.images.double(), tables.texts.double()
         image_mean, text_mean = images.mean(dim=0), texts.mean(dim=0)
         images, texts = images - image_mean, texts - text_mean
+        # scikit-learn's Ridge solves the same; two lines of torch need no copy of the features to numpy and back.
         penalised = images.T @ images + ridge * torch.eye(images.shape[1], dtype=torch.float64)
         return cls(
             image_mean.float(),
