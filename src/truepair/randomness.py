@@ -29,15 +29,6 @@ def stable_hash(*keys: int | str) -> int:
     return int.from_bytes(state.digest(), "big") >> 1
 
 
-def keyed_generator(*keys: int | str) -> torch.Generator:
-    """CPU generator whose stream is a pure function of the keys, for example (seed, epoch, sample id, "augment").
-
-    torch's CPU generator uses the lowest 32 bits of its seed. Two samples of a large set can therefore draw alike,
-    which is harmless for augmentation.
-    """
-    return torch.Generator().manual_seed(stable_hash(*keys))
-
-
 def seed_generators(*keys: int | str) -> None:
     """Set torch's global generators, of the CPU and of the accelerator if there is one.
 

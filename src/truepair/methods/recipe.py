@@ -147,7 +147,7 @@ def trains_itm(recipe: PretrainRecipe) -> bool:
     return recipe.objectives.itm.due(recipe.loop.epochs - 1)
 
 
-def never_joining(recipe: PretrainRecipe) -> list[str]:
+def untrained_losses(recipe: PretrainRecipe) -> list[str]:
     """One line for each loss that the recipe asks for, and that comes too late."""
     parts: dict[str, ItmConfig | MlmConfig] = {"itm": recipe.objectives.itm, "mlm": recipe.objectives.mlm}
     return [

@@ -18,7 +18,7 @@ from truepair.evaluation.reranking import Combination
 from truepair.files import write_json
 from truepair.methods.build import StepBuilder
 from truepair.methods.caches import StateCaches
-from truepair.methods.recipe import PretrainRecipe, never_joining, trains_itm
+from truepair.methods.recipe import PretrainRecipe, untrained_losses, trains_itm
 from truepair.methods.student import BuildStudent, Say, build_student
 from truepair.models.encoders.images import image_transform
 from truepair.models.fusion.albef import AlbefModel
@@ -75,7 +75,7 @@ def pretrain(
     model, collator = student.model, student.preprocessing.collator()
     model.to(PartialState(cpu=recipe.loop.cpu).device)  # for the states of frozen encoders
     model.config.itm_trained = trains_itm(recipe)
-    for line in never_joining(recipe):
+    for line in untrained_losses(recipe):
         say(line)
 
     caches = StateCaches(recipe, model, collator.encode, say)
