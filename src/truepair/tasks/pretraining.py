@@ -18,7 +18,7 @@ from truepair.evaluation.reranking import Combination
 from truepair.files import write_json
 from truepair.methods.build import StepBuilder
 from truepair.methods.caches import StateCaches
-from truepair.methods.recipe import PretrainRecipe, untrained_losses, trains_itm
+from truepair.methods.recipe import PretrainRecipe, trains_itm, untrained_losses
 from truepair.methods.student import BuildStudent, Say, build_student
 from truepair.models.encoders.images import image_transform
 from truepair.models.fusion.albef import AlbefModel
