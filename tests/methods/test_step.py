@@ -81,7 +81,7 @@ def test_pairs_of_one_image_or_caption_are_matches() -> None:
     check(
         step,
         BATCH,
-        itc=by_hand.symmetric_itc(found, float(step.model.temperature), matches),
+        itc=by_hand.symmetric_itc(found, float(step.model.temperature.detach()), matches),
         matches=own() + sorted(SAME_IMAGE),  # one caption on two images is read with either image already
         others=negatives,
         read=SAME_IMAGE,
@@ -91,7 +91,7 @@ def test_pairs_of_one_image_or_caption_are_matches() -> None:
 def test_smoothing_spreads_a_share_of_the_target_from_its_epoch_on() -> None:
     itc = ItcConfig(smoothing=0.3, smoothing_start_epoch=1)
     step = Composition(replace(OBJECTIVES, itc=itc), NO_RULES).build()
-    found, temperature = by_hand.features(step.model, DISTINCT), float(step.model.temperature)
+    found, temperature = by_hand.features(step.model, DISTINCT), float(step.model.temperature.detach())
     assert losses_of(step, 0, DISTINCT)["itc"] == pytest.approx(by_hand.symmetric_itc(found, temperature), rel=1e-6)
     smooth = {a: {c: 0.7 * (a == c) + 0.3 / 8 for c in range(8)} for a in range(8)}
     sides = (by_hand.itc(a, c, temperature, smooth) for a, c in (found, found[::-1]))
@@ -119,7 +119,7 @@ def test_what_the_judge_takes_for_a_match_is_one_everywhere() -> None:
     step = Composition(OBJECTIVES, NO_RULES, ecm()).build()
     converted, negatives = judged_by_hand(step)
     assert len(converted) >= 2 and len(negatives) >= 8
-    found, temperature = by_hand.features(step.model, DISTINCT), float(step.model.temperature)
+    found, temperature = by_hand.features(step.model, DISTINCT), float(step.model.temperature.detach())
     check(
         step,
         DISTINCT,
@@ -142,7 +142,7 @@ def test_a_conversion_is_one_sided_only_if_both_rules_say_so() -> None:
     by_image = {(i, texts[i][0]) for i in range(8) if scores[i, texts[i][0]] >= HIGH}
     by_text = {(images[t][0], t) for t in range(8) if scores[images[t][0], t] >= HIGH}
     assert by_image != by_text
-    temperature = float(step.model.temperature)
+    temperature = float(step.model.temperature.detach())
     i2t = by_hand.itc(found.images, found.texts, temperature, by_hand.multi_hot(8, by_image))
     t2i = by_hand.itc(found.texts, found.images, temperature, by_hand.multi_hot(8, by_text, of_texts=True))
     assert losses_of(step, 0, DISTINCT)["itc"] == pytest.approx((i2t + t2i) / 2, rel=1e-6)
@@ -161,7 +161,7 @@ def test_all_pairs_judged(mask_doubtful: bool) -> None:
     check(
         step,
         DISTINCT,
-        itc=by_hand.symmetric_itc(found, float(step.model.temperature), above, between if mask_doubtful else ()),
+        itc=by_hand.symmetric_itc(found, float(step.model.temperature.detach()), above, between if mask_doubtful else ()),
         matches=own() + sorted(above),
         others=negatives,
         read=above,
@@ -177,7 +177,7 @@ def test_rules_say_what_becomes_of_the_judges_verdicts() -> None:
     check(
         step,
         DISTINCT,
-        itc=by_hand.symmetric_itc(found, float(step.model.temperature), (), left_out),
+        itc=by_hand.symmetric_itc(found, float(step.model.temperature.detach()), (), left_out),
         matches=own(),
         others=[(row, texts[row][0]) for row in range(8)] + [(images[row][0], row) for row in range(8)],
         read=set(),

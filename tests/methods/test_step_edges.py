@@ -104,7 +104,7 @@ def test_no_row_of_mlm_at_all() -> None:
 def test_consistency_draws_each_direction_to_the_other() -> None:
     batch = pairs(list(range(6)))
     step = Composition(replace(ALONE, itc=ItcConfig(consistency=0.2)), RelationsConfig(rules=[])).build()
-    found, temperature = by_hand.features(step.model, batch), float(step.model.temperature)
+    found, temperature = by_hand.features(step.model, batch), float(step.model.temperature.detach())
     i2t = (found.images @ found.texts.T / temperature).softmax(dim=1)
     t2i = (found.texts @ found.images.T / temperature).softmax(dim=1)
     rows = {a: {c: float(t2i[a, c]) for c in range(6)} for a in range(6)}

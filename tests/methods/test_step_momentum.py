@@ -81,7 +81,7 @@ def albef_itc(
     """Softmax over batch and queue, targets mixed with the momentum model's; matches as (anchor, key)."""
     online = by_hand.features(step.model, batch)  # type: ignore[arg-type]
     slow = by_hand.features(momentum_of(step).model, batch)  # type: ignore[arg-type]
-    temperature = float(step.model.temperature)
+    temperature = float(step.model.temperature.detach())
 
     def direction(queries: Tensor, anchors: Tensor, keys: Tensor) -> float:
         targets = {}
@@ -141,7 +141,7 @@ def test_pairs_that_the_momentum_model_finds_alike_are_left_out() -> None:
     step = composed(MomentumConfig(queue_size=0, distillation=0.0), replace(NO_RULES, rules=[rule], symmetric=False))
     moved(step)
     online, slow = (by_hand.features(model, FIRST) for model in (step.model, momentum_of(step).model))
-    cosines, temperature = slow.images @ slow.texts.T, float(step.model.temperature)
+    cosines, temperature = slow.images @ slow.texts.T, float(step.model.temperature.detach())
     out_i2t = {(i, t) for i in range(4) for t in range(4) if i != t and cosines[i, t] > cosines[i, i] - 0.1}
     out_t2i = {(t, i) for i in range(4) for t in range(4) if i != t and cosines[i, t] > cosines[t, t] - 0.1}
     assert out_i2t and out_t2i and out_i2t != {(i, t) for t, i in out_t2i}

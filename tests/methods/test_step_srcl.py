@@ -61,7 +61,7 @@ def srcl(config: RegulationConfig, found: by_hand.Features, seed: by_hand.Featur
 def test_the_equations_with_alpha_of_the_moment(weights: RegulationConfig, number: int) -> None:
     step = regulated(SrclConfig(weights=weights, alpha=LINEAR, seed_model="seed"))
     found, seed = by_hand.features(step.model, BATCH), by_hand.features(student(11), BATCH)
-    expected = srcl(weights, found, seed, 0.8 - 0.6 * number / 20, float(step.model.temperature))
+    expected = srcl(weights, found, seed, 0.8 - 0.6 * number / 20, float(step.model.temperature.detach()))
     assert itc_of(step, number) == pytest.approx(expected, rel=1e-6)
 
 
@@ -69,7 +69,7 @@ def test_the_own_similarity_alone() -> None:
     weights = RegulationConfig("tempered", tau_w=0.2)
     step = regulated(SrclConfig(weights=weights, alpha=0.0))
     found = by_hand.features(step.model, BATCH)
-    expected = srcl(weights, found, found, 0.0, float(step.model.temperature))
+    expected = srcl(weights, found, found, 0.0, float(step.model.temperature.detach()))
     assert itc_of(step) == pytest.approx(expected, rel=1e-6)
 
 
@@ -77,7 +77,7 @@ def test_weights_that_are_all_one_are_infonce() -> None:
     flat = RegulationConfig("tempered", tau_w=1e12)
     step = regulated(SrclConfig(weights=flat, alpha=0.5, seed_model="seed"))
     found = by_hand.features(step.model, BATCH)
-    assert itc_of(step) == pytest.approx(by_hand.symmetric_itc(found, float(step.model.temperature)), rel=1e-9)
+    assert itc_of(step) == pytest.approx(by_hand.symmetric_itc(found, float(step.model.temperature.detach())), rel=1e-9)
 
 
 def test_a_momentum_model_without_a_queue_is_regulated_too() -> None:

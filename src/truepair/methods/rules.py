@@ -67,6 +67,8 @@ class RelationsConfig:
     def __post_init__(self) -> None:
         if self.extra_rows < 0:
             raise ConfigError(f"relations.extra_rows is {self.extra_rows}; give 0 or more")
+        # Written out, so that a rule says the same with a default stated or left out: run folders are compared by it.
+        object.__setattr__(self, "rules", [rule.stated() for rule in self.built])
         guided = [detector for detector in self.detectors if {"guide", "weights"} & {*detector.needs}]
         if guided and self.guide_model is None:
             name = guided[0].name
