@@ -50,7 +50,7 @@ def records(folder: Path, kind: str) -> list[dict[str, float]]:
 @pytest.fixture(scope="module")
 def judge(squares: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("judge")
-    return train(["discriminator"], squares, folder).run.model_folder
+    return train(["itm_judge"], squares, folder).run.model_folder
 
 
 @pytest.fixture(scope="module")
