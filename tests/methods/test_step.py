@@ -161,7 +161,9 @@ def test_all_pairs_judged(mask_doubtful: bool) -> None:
     check(
         step,
         DISTINCT,
-        itc=by_hand.symmetric_itc(found, float(step.model.temperature.detach()), above, between if mask_doubtful else ()),
+        itc=by_hand.symmetric_itc(
+            found, float(step.model.temperature.detach()), above, between if mask_doubtful else ()
+        ),
         matches=own() + sorted(above),
         others=negatives,
         read=above,
