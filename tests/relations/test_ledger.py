@@ -255,7 +255,7 @@ def test_a_ledger_of_the_first_edition_is_read_as_what_it_says_of_probabilities(
     assert found == {(2, "judge:ab"): 0.9, (3, "judge:ab"): 0.1, (4, "mined:cd"): 0.3, (9, "judge:a"): 0.5}
 
 
-def test_beginning_anew_keeps_what_people_said(tmp_path: Path) -> None:
+def test_going_back_keeps_what_people_said(tmp_path: Path) -> None:
     with Ledger(tmp_path, rows_per_part=1) as ledger:
         write(ledger, [1], [2], judge="judge:a")
         write(ledger, [3], [4], judge="person:ann")
@@ -266,8 +266,10 @@ def test_beginning_anew_keeps_what_people_said(tmp_path: Path) -> None:
     write(again, [7], [8], judge="judge:b")
     again.flush()
     assert read_verdicts(tmp_path)["image_id"].to_pylist() == [3, 7]
+    write(again, [9], [9], judge="person:bob")
+    again.flush()
     again.load_state_dict({"parts": 1})
-    assert read_verdicts(tmp_path)["image_id"].to_pylist() == [3]
+    assert read_verdicts(tmp_path)["image_id"].to_pylist() == [3, 9]
     again.record(*(torch.tensor([3]), torch.tensor([4]), torch.ones(1)), judge="person:ann", once=True)
     again.flush()
-    assert len(read_verdicts(tmp_path)) == 1
+    assert len(read_verdicts(tmp_path)) == 2

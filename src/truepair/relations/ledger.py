@@ -111,8 +111,7 @@ class Ledger:
         """Bring all verdicts to disk."""
         if not self._waiting:
             return
-        target = self.folder / f"verdicts-r{self.rank:05d}-{self._next_part:06d}.parquet"
-        _write_aside(pa.Table.from_batches(self._waiting, SCHEMA), target)
+        _write_aside(pa.Table.from_batches(self._waiting, SCHEMA), self._part(self._next_part))
         self._waiting, self._rows_waiting = [], 0
         self._next_part += 1
 
@@ -122,38 +121,36 @@ class Ledger:
         return {"parts": self._next_part}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go back to a saved point: this rank's later parts, written by a run that crashed since, are removed.
+        """Go back to a saved point: what models said in this rank's later parts is removed, what people said stays.
+
+        A run that crashed wrote those parts, and will write them again.
 
         Raises:
             DataError: If parts that the saved point knows are gone.
         """
+        kept = state["parts"]
         own = {number: path for path, number in self._own_parts()}
-        missing = [number for number in range(state["parts"]) if number not in own]
+        missing = [number for number in range(kept) if number not in own]
         if missing:
             raise DataError(f"The ledger {self.folder} lacks part {missing[0]} of rank {self.rank}; restore it.")
-        self._given = _KeySet()
-        for number, path in own.items():
-            if number >= state["parts"]:
-                path.unlink()
-            else:
-                self._given.add(_keys_of_table(_read(path)))
-        self._waiting, self._rows_waiting = [], 0
-        self._next_part = state["parts"]
-
-    def clear(self) -> None:
-        """Begin anew: what models said in this rank's parts is removed, what people said stays."""
-        own = self._own_parts()
-        people = pa.concat_tables([SCHEMA.empty_table(), *(_read(path) for path, _ in own)])
+        later = [_read(path) for number, path in own.items() if number >= kept]
+        people = pa.concat_tables([SCHEMA.empty_table(), *later])
         people = people.filter(pc.starts_with(people["judge"], PERSON))
-        if len(people):  # over the first part, so that no crash can lose them
-            _write_aside(people, self.folder / f"verdicts-r{self.rank:05d}-000000.parquet")
-        for path, number in own:
-            if number or not len(people):
-                path.unlink()
+        if len(people):  # over the first of the later parts, so that no crash can lose them
+            _write_aside(people, self._part(kept))
         self._given = _KeySet()
         self._given.add(_keys_of_table(people))
+        for number, path in own.items():
+            if number < kept:
+                self._given.add(_keys_of_table(_read(path)))
+            elif number > kept or not len(people):
+                path.unlink()
         self._waiting, self._rows_waiting = [], 0
-        self._next_part = int(len(people) > 0)
+        self._next_part = kept + (len(people) > 0)
+
+    def clear(self) -> None:
+        """Begin anew: go back to the point before the first part."""
+        self.load_state_dict({"parts": 0})
 
     def __enter__(self) -> "Ledger":
         return self
@@ -162,6 +159,9 @@ class Ledger:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.flush()
+
+    def _part(self, number: int) -> Path:
+        return self.folder / f"verdicts-r{self.rank:05d}-{number:06d}.parquet"
 
     def _own_parts(self) -> list[tuple[Path, int]]:
         return [(path, number) for path, rank, number in _parts(self.folder) if rank == self.rank]
