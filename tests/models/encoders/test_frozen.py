@@ -120,7 +120,7 @@ def test_partial_file_that_is_not_as_recorded_is_dropped(damage: str, tmp_path: 
 @pytest.mark.parametrize("damage", ["flip", "shorten", "no record", "bad record"])
 def test_damaged_cache_is_named_and_computed_again(damage: str, tmp_path: Path) -> None:
     path = build(tmp_path, Compute()).path
-    spoil(path / frozen.STATES, path / frozen.MANIFEST, damage)
+    spoil(path / frozen.STATES, path / frozen.CACHE_MANIFEST, damage)
     with pytest.raises(CheckpointError, match="damaged"):
         FrozenStates.open(path)
     again = Compute()
@@ -146,8 +146,8 @@ def test_cache_of_something_else_is_refused(tmp_path: Path) -> None:
     path = build(tmp_path, Compute()).path
     with pytest.raises(CheckpointError, match="something else"):
         FrozenStates.open(path, "l" * 32)
-    manifest = json.loads((path / frozen.MANIFEST).read_text())
-    (path / frozen.MANIFEST).write_text(json.dumps({**manifest, "format": 0}))
+    manifest = json.loads((path / frozen.CACHE_MANIFEST).read_text())
+    (path / frozen.CACHE_MANIFEST).write_text(json.dumps({**manifest, "format": 0}))
     with pytest.raises(CheckpointError, match="another version"):
         FrozenStates.open(path)
 

@@ -22,7 +22,7 @@ from truepair.files import move_folder, write_json
 
 FORMAT = 1
 
-_MANIFEST = "manifest.json"
+CACHE_MANIFEST = "manifest.json"
 
 STATES = "states.f16"
 
@@ -174,9 +174,9 @@ class FrozenStates:
 
 def _read_manifest(path: Path) -> dict[str, Any]:
     try:
-        manifest: dict[str, Any] = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
+        manifest: dict[str, Any] = json.loads((path / CACHE_MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"cache {path} is damaged (no readable {_MANIFEST}); delete it") from error
+        raise CheckpointError(f"cache {path} is damaged (no readable {CACHE_MANIFEST}); delete it") from error
     if not isinstance(manifest, dict) or not manifest.keys() >= _FIELDS or manifest["format"] != FORMAT:
         raise CheckpointError(f"cache {path} is of another version of this package; delete it")
     return manifest
@@ -294,7 +294,7 @@ class _Build:
     def _publish(self) -> None:
         manifest = {**self.header, "crc32": self.crc32, "unreadable": self.unreadable}
         with self._naming_errors():
-            write_json(self.partial / _MANIFEST, manifest, error=None)
+            write_json(self.partial / CACHE_MANIFEST, manifest, error=None)
             move_folder(self.partial, self.path)
             (self.path / _RECORD).unlink()
 
