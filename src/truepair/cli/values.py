@@ -138,7 +138,8 @@ def _faults(values: Mapping[str, Any], section: Section, prefix: str = "") -> It
                 if isinstance(item, Mapping):
                     yield from _faults_in(item, field.items, f"item {number} of {prefix}{name}: ")
         elif not _is_a(value, hints[name]):
-            kind = field.type.replace(" | None", "")
+            kind = "group of fields" if field.sections else field.type.replace(" | None", "")
+            kind = kind.replace("list[dict[str, Any]]", "list of groups of fields")
             wanted = f"none of {', '.join(map(repr, field.choices))}" if field.choices else f"no {kind}"
             yield f"{prefix}{name}: {value} is {wanted}"
     for name, field in section.fields.items():
