@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from truepair.errors import DataError
 from truepair.relations.actions import Relabel
 from truepair.relations.detectors import Recorded, Signals
-from truepair.relations.ledger import SCHEMA, Ledger, VerdictIndex, people_of, read_ledger, read_verdicts
+from truepair.relations.ledger import SCHEMA, Ledger, VerdictIndex, open_index, read_ledger, read_verdicts
 from truepair.relations.rules import Rule, apply_rules
 
 
@@ -232,7 +232,7 @@ def test_a_person_overrides_every_judge(tmp_path: Path) -> None:
     found = index.within(torch.tensor([1, 2, 3]), torch.tensor([1, 9, 9]))
     values = dict(zip(found.rows.tolist(), found.values.tolist(), strict=True))
     assert values == {0: 0.0, 1: 0.0, 2: pytest.approx(0.9)}
-    assert len(people_of(tmp_path)) == 2
+    assert len(open_index(tmp_path).people()) == 2
 
 
 def test_a_ledger_of_the_first_edition_is_read_as_what_it_says_of_probabilities(tmp_path: Path) -> None:

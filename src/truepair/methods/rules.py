@@ -24,7 +24,7 @@ from truepair.relations.detectors import (
     Signal,
     Signals,
 )
-from truepair.relations.ledger import Ledger, VerdictIndex, people_of
+from truepair.relations.ledger import Ledger, VerdictIndex
 from truepair.relations.pairs import PairSet
 from truepair.relations.rules import Rule, apply_rules
 
@@ -132,7 +132,7 @@ class RuleSet:
         self.needs = {name for rule in self.rules for name in rule.detector.needs}
         recorded = {rule.detector.ledger: rule.detector for rule in self.rules if isinstance(rule.detector, Recorded)}
         self.indices: dict[str, VerdictIndex] = {ledger: detector.verdicts for ledger, detector in recorded.items()}
-        people = [index for index in map(people_of, recorded) if len(index)]
+        people = [said for index in self.indices.values() if len(said := index.people())]
         self.people = VerdictIndex.merged(people) if people else None
 
     def about(self, image_ids: NDArray[np.int64], caption_ids: NDArray[np.int64]) -> list[str]:

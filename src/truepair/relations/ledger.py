@@ -5,7 +5,7 @@ not its business: that is decided by zones and rules when the ledger is read.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
@@ -251,20 +251,16 @@ class VerdictIndex:
         self._latest: tuple[Tensor, Tensor, PairSet, np.ndarray] | None = None
 
     @classmethod
-    def from_table(cls, table: pa.Table, *, judges: Callable[[str], bool] = lambda judge: True) -> "VerdictIndex":
+    def from_table(cls, table: pa.Table) -> "VerdictIndex":
         """Index the verdicts of a ledger; those of people override the others.
 
         Args:
             table: From :func:`read_ledger`.
-            judges: Whose verdicts count, by name.
         """
         names = table["judge"].combine_chunks().dictionary_encode()
         of_name = names.indices.to_numpy()  # [N]
         known = names.dictionary.to_pylist()
-        wanted = np.array([judges(name) for name in known], dtype=bool)[of_name]
-        people = np.array([name.startswith(PERSON) for name in known], dtype=bool)[of_name]
-        order = np.flatnonzero(wanted)
-        order = order[np.argsort(people[order], kind="stable")]  # people last, for the last of a pair counts
+        order = np.argsort(_are_people(known)[of_name], kind="stable")  # people last, for the last of a pair counts
         images, captions, probabilities = (
             table[name].to_numpy()[order] for name in ("image_id", "caption_id", "probability")
         )
@@ -281,6 +277,12 @@ class VerdictIndex:
 
     def __len__(self) -> int:
         return len(self.probabilities)
+
+    def people(self) -> "VerdictIndex":
+        """The verdicts of people alone."""
+        said = _are_people(self.names)[self.judges]
+        images, captions, probabilities = self.image_ids[said], self.caption_ids[said], self.probabilities[said]
+        return VerdictIndex(images, captions, probabilities, self.judges[said], self.names)
 
     def about(self, image_ids: np.ndarray, caption_ids: np.ndarray) -> np.ndarray:
         """Which of the verdicts [N] are about an image and a caption of these, int64 [I] and [C]."""
@@ -347,15 +349,6 @@ def _open_index(ledger: str, files: tuple[tuple[str, int, int], ...]) -> Verdict
     return VerdictIndex.from_table(read_ledger(ledger))
 
 
-def people_of(ledger: str | Path) -> VerdictIndex:
-    """The verdicts of people in a ledger.
-
-    Raises:
-        DataError: There is no ledger, or it cannot be read.
-    """
-    return VerdictIndex.from_table(read_ledger(ledger), judges=lambda judge: judge.startswith(PERSON))
-
-
 class _KeySet:
     """Numbers that were added, in sorted runs each more than twice as long as the next; 8 bytes each, no loop."""
 
@@ -375,6 +368,11 @@ class _KeySet:
         while len(self._runs) > 1 and 2 * len(self._runs[-1]) >= len(self._runs[-2]):
             self._runs[-2:] = [np.sort(np.concatenate(self._runs[-2:]))]
         return torch.from_numpy(np.sort(first[~known]))
+
+
+def _are_people(judges: Sequence[str]) -> np.ndarray:
+    """Which names of judges are those of people, bool [J]."""
+    return np.array([judge.startswith(PERSON) for judge in judges], dtype=bool)
 
 
 def _keys(image_ids: Tensor, caption_ids: Tensor, judge: str) -> np.ndarray:

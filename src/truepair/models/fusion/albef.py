@@ -144,18 +144,7 @@ class AlbefModel(PreTrainedModel, FusionModel):
         *,
         cls_only: bool = False,
     ) -> Tensor:
-        """Fuse each row of text with its image.
-
-        Args:
-            text_states: States of the text encoder [R, L, D].
-            attention_mask: 1 for tokens and 0 for padding, [R, L].
-            keys_values: From `image_keys_values`, for I images.
-            image_rows: The image of each row, [R] int64; None means row r uses image r.
-            cls_only: Compute no more than `match` needs.
-
-        Returns:
-            Fused states [R, L, D], or those of [CLS] alone [R, 1, D] with `cls_only`.
-        """
+        """Fused states of each row of text with its image [R, L, D], or of [CLS] alone; see `FusionModel.fuse`."""
         if self.region_products is None:
             fused: Tensor = self.fusion_encoder(text_states, attention_mask, keys_values, image_rows, cls_only=cls_only)
             return fused
