@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from truepair.data.pairs import PairBatch
-from truepair.data.preprocessing import Preprocessing
+from truepair.data.preprocessing import OwnPreprocessing
 from truepair.data.tokens import train_wordpiece
 from truepair.data.transforms import TransformConfig
 from truepair.engine.loop.step import StepInfo
@@ -64,7 +64,7 @@ def half_masked(model: AlbefModel) -> TokenMasker:
 
 def mafa_step(student: AlbefModel, judge: AlbefModel, rules: Mapping[str, Any]) -> PretrainStep:
     """The step of the recipe; the judge reads the pairs of the batch, and remembers its verdicts."""
-    same = Preprocessing(
+    same = OwnPreprocessing(
         train_wordpiece(["any"], 60, min_frequency=1),
         max_length=25,
         add_sep=False,

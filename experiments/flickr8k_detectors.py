@@ -20,7 +20,7 @@ from torch import Tensor
 from truepair.cli.arguments import find_recipe, read_recipe
 from truepair.cli.run_folder import quiet_libraries
 from truepair.data.judgements import read_judgements
-from truepair.data.preprocessing import Preprocessing
+from truepair.data.preprocessing import OwnPreprocessing
 from truepair.data.table import PairTable
 from truepair.errors import TruepairError
 from truepair.evaluation.detectors import average_precision_interval, brier_score, detector_metrics, reliability
@@ -117,7 +117,7 @@ def single_detectors(photos: Photos, train: Photos, pairs: PairSet, evidence: Ev
 
 def model_detectors(folder: Path, photos: Photos, pairs: PairSet) -> dict[str, Tensor]:
     """Scores of a trained model: similarity of its ITC features, and its ITM head."""
-    preprocessing, model = Preprocessing.load(folder), load_albef(folder).eval()
+    preprocessing, model = OwnPreprocessing.load(folder), load_albef(folder).eval()
     collator = preprocessing.collator()
     transform = image_transform(preprocessing.transform, model.image_encoder, train=False)
     images = encode_images(model, ImageSource(photos.table, collator, transform=transform).batches())

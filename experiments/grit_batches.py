@@ -17,7 +17,7 @@ import torch
 
 from truepair.cli.arguments import find_recipe, read_recipe
 from truepair.data.identity import concept_labels, match_keys
-from truepair.data.preprocessing import Preprocessing
+from truepair.data.preprocessing import OwnPreprocessing
 from truepair.data.splits import build_tables
 from truepair.methods.caches import StateCaches
 from truepair.methods.recipe import PretrainRecipe
@@ -40,7 +40,7 @@ def main() -> None:
     arguments = parser.parse_args()
     recipe = read_recipe(PretrainRecipe, [find_recipe("sample")], [], command="grit_batches")
     model = load_albef(arguments.model).eval()
-    collator = Preprocessing.load(arguments.model).collator()
+    collator = OwnPreprocessing.load(arguments.model).collator()
     table, cache = StateCaches(recipe, model, collator.encode, print).images(build_tables(recipe.data).train)
     assert cache is not None, "the recipe 'sample' caches image states"
     images = encode_images(model, (cache[i : i + 256] for i in range(0, len(table), 256)), are_states=True).features

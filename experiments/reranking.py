@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from truepair.cli.arguments import read_recipe
-from truepair.data.preprocessing import Preprocessing
+from truepair.data.preprocessing import OwnPreprocessing
 from truepair.data.splits import build_tables
 from truepair.evaluation.bootstrap import drawn_rows, percentile_interval
 from truepair.evaluation.metrics import RECALL_DEPTHS, rank_queries
@@ -36,7 +36,7 @@ DIRECTIONS: dict[Direction, str] = {"i2t": "captions of a photograph", "t2i": "p
 def rankings_of(run: Path) -> tuple[dict[str, ScoreSource], Truth]:
     """Every way of ranking the run's test split, and the truth."""
     recipe = read_recipe(PretrainRecipe, [run / "recipe.yaml"], [], command="reranking")
-    model, collator = load_albef(run / "model"), Preprocessing.load(run / "model").collator()
+    model, collator = load_albef(run / "model"), OwnPreprocessing.load(run / "model").collator()
     test = build_tables(recipe.data).test
     assert test is not None, "the run had no test split"
     caches = StateCaches(recipe, model, collator.encode, print)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from tests.official_ecm import OFFICIAL, official_zones
 from truepair.data.pairs import PairBatch
-from truepair.data.preprocessing import Preprocessing
+from truepair.data.preprocessing import OwnPreprocessing
 from truepair.data.tokens import train_wordpiece
 from truepair.data.transforms import TransformConfig
 from truepair.engine.loop.step import StepInfo
@@ -93,7 +93,7 @@ def _pairs(batch: Mapping[str, Tensor]) -> PairBatch:
 
 def _ecm(discriminator: AlbefModel, config: Mapping[str, Any]) -> Ecm:
     # Judge and student read the same pixels and tokens; which preprocessing made them is not recorded.
-    same = Preprocessing(
+    same = OwnPreprocessing(
         train_wordpiece(["any"], 60, min_frequency=1),
         max_length=12,
         add_sep=False,

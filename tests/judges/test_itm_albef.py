@@ -7,7 +7,7 @@ import torch
 from tests.judges.tiny_judges import preprocessing_of, save_albef
 from truepair.data.open import open_pairs
 from truepair.data.pairs import PairBatch, PairDataset
-from truepair.data.preprocessing import Preprocessing
+from truepair.data.preprocessing import OwnPreprocessing
 from truepair.data.table import PairTable
 from truepair.data.transforms import build_transform
 from truepair.errors import CheckpointError, ConfigError
@@ -32,7 +32,7 @@ def folder(table: PairTable, tmp_path_factory: pytest.TempPathFactory, request: 
     return save_albef(tmp_path_factory.mktemp("judge"), table, itm_product=request.param)
 
 
-def batch_of(table: PairTable, preprocessing: Preprocessing, *, train: bool) -> PairBatch:
+def batch_of(table: PairTable, preprocessing: OwnPreprocessing, *, train: bool) -> PairBatch:
     dataset = PairDataset(table, build_transform(preprocessing.transform, train=train), captions="first")
     return preprocessing.collator()([dataset[row] for row in (4, 11, 30, 7, 21)])
 
@@ -62,7 +62,7 @@ def test_the_batch_view_scores_the_students_inputs(table: PairTable, folder: Pat
 
 
 def test_the_plain_view_sees_past_augmentation_and_tokenization(table: PairTable, folder: Path) -> None:
-    own = Preprocessing.load(folder)
+    own = OwnPreprocessing.load(folder)
     student = preprocessing_of(table, add_sep=False, max_length=5)
     judge = open_judge(JudgeConfig(checkpoint=str(folder)), JudgeInputs(table=table, preprocessing=student))
     assert isinstance(judge, MemorisedJudge)
@@ -74,7 +74,7 @@ def test_the_plain_view_sees_past_augmentation_and_tokenization(table: PairTable
 def test_states_come_from_the_runs_caches_if_the_encoders_are_the_same(
     table: PairTable, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    own, student = Preprocessing.load(folder), load_albef(folder)
+    own, student = OwnPreprocessing.load(folder), load_albef(folder)
     plain = PairDataset(table, build_transform(own.transform, train=False), captions="first")
     captions = [row[0] for row in table.rows["captions"]]
     run = JudgeInputs(

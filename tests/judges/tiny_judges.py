@@ -13,7 +13,7 @@ from transformers import (
 )
 
 from tests.models.tiny_albef import VIT, tiny_model
-from truepair.data.preprocessing import Preprocessing
+from truepair.data.preprocessing import OwnPreprocessing
 from truepair.data.table import PairTable
 from truepair.data.tokens import train_wordpiece
 from truepair.data.transforms import TransformConfig
@@ -22,12 +22,12 @@ PIXELS = {"size": {"height": 16, "width": 16}, "do_normalize": True, "image_mean
 WIDTHS = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 
 
-def preprocessing_of(table: PairTable, **changes: object) -> Preprocessing:
+def preprocessing_of(table: PairTable, **changes: object) -> OwnPreprocessing:
     """A tokenizer trained on the table's captions, and images of 16 x 16."""
     texts = [text for captions in table.rows["captions"] for text in captions]
     transform = TransformConfig(size=16, normalisation="none", rand_augment_ops=0)
     fields = {"max_length": 12, "add_sep": True, "normalise": True, "transform": transform} | changes
-    return Preprocessing(train_wordpiece(texts, 60, min_frequency=1), **fields)  # type: ignore[arg-type]
+    return OwnPreprocessing(train_wordpiece(texts, 60, min_frequency=1), **fields)  # type: ignore[arg-type]
 
 
 def save_albef(folder: Path, table: PairTable, *, seed: int = 0, **options: object) -> Path:

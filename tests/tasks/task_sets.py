@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from truepair.data.preprocessing import Preprocessing
+from truepair.data.preprocessing import OwnPreprocessing
 from truepair.data.tokens import train_wordpiece
 from truepair.data.transforms import TransformConfig
 from truepair.models.fusion.albef import AlbefModel
@@ -96,5 +96,5 @@ def write_checkpoint(folder: Path, **fields: object) -> Path:
     )
     model = AlbefModel(config)
     model.save_pretrained(folder)
-    Preprocessing(tokenizer, 12, True, True, TRANSFORM).save(folder)
+    OwnPreprocessing(tokenizer, 12, True, True, TRANSFORM).save(folder)
     return folder

@@ -9,15 +9,14 @@ import datasets
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
-from transformers import PreTrainedTokenizerBase
 
 from truepair.data.images import DEFAULT_MAX_PIXELS, BadImageError, load_image
 from truepair.data.table import PairTable
-from truepair.data.tokens import caption_tokens, padded
+from truepair.data.tokens import Tokenization, padded
 from truepair.data.transforms import ImageTransform
 from truepair.errors import ConfigError, DataError
 from truepair.randomness import isolated_rng, stable_hash
-from truepair.relations.text import caption_key, normalise_caption
+from truepair.relations.text import caption_key
 from truepair.sampling.batches import Visit
 
 _TEXTS = ("image_id", "captions", "caption_ids")
@@ -230,24 +229,11 @@ class PairCollator:
     The tokens of the captions seen last are remembered: on cached states, tokenizing was an eighth of a step.
 
     Args:
-        tokenizer: any transformers tokenizer with a padding token.
-        max_length: most tokens of a caption, special tokens included; longer ones are cut.
-        add_sep: end captions with the tokenizer's end token ([SEP]). ALBEF's captions have none.
-        normalise: lower-case and strip punctuation before tokenizing, as ALBEF does. ``captions`` stay as they are.
+        tokenization: from captions to token ids; ``captions`` of a batch stay as they are.
     """
 
-    def __init__(
-        self,
-        tokenizer: PreTrainedTokenizerBase,
-        max_length: int = 30,
-        *,
-        add_sep: bool = True,
-        normalise: bool = False,
-    ) -> None:
-        self.tokenizer = tokenizer
-        self.max_length = max_length
-        self.add_sep = add_sep
-        self.normalise = normalise
+    def __init__(self, tokenization: Tokenization) -> None:
+        self.tokenization = tokenization
         self._tokens: dict[str, list[int]] = {}
 
     def __call__(self, samples: Sequence[PairSample]) -> PairBatch:
@@ -274,10 +260,8 @@ class PairCollator:
             self._tokens.clear()
         unseen = [caption for caption in dict.fromkeys(captions) if caption not in self._tokens]
         if unseen:
-            texts = [normalise_caption(caption) for caption in unseen] if self.normalise else unseen
-            tokens = caption_tokens(self.tokenizer, texts, max_length=self.max_length, add_sep=self.add_sep)
-            self._tokens.update(zip(unseen, tokens, strict=True))
-        return padded([self._tokens[caption] for caption in captions], self.tokenizer.pad_token_id)
+            self._tokens.update(zip(unseen, self.tokenization(unseen), strict=True))
+        return padded([self._tokens[caption] for caption in captions], self.tokenization.padding)
 
 
 def _column(samples: Sequence[Any], name: str) -> Tensor:

@@ -1,6 +1,7 @@
 """What a model needs beside its weights to be used again: tokenizer, tokenization, image size and normalisation."""
 
 import json
+from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -8,16 +9,54 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from truepair.data.pairs import PairCollator
-from truepair.data.tokens import load_tokenizer
-from truepair.data.transforms import TransformConfig
+from truepair.data.tokens import OwnTokenization, Tokenization, load_tokenizer
+from truepair.data.transforms import ImageTransform, PixelStatistics, TransformConfig, build_transform
 from truepair.errors import CheckpointError
 
 PREPROCESSING_FILE = "preprocessing.json"
 
+# Settings that images which are not augmented depend on.
+_PLAIN = ("size", "normalisation", "interpolation", "evaluation_resize")
+
+
+class Preprocessing(ABC):
+    """How captions and images reach a model. Each library has its own way; what trains and evaluates knows this one.
+
+    Attributes:
+        max_length: most tokens of a caption, special tokens included; longer ones are cut.
+    """
+
+    max_length: int
+
+    @property
+    @abstractmethod
+    def tokenization(self) -> Tokenization:
+        """From captions to token ids."""
+
+    @abstractmethod
+    def images(self, *, train: bool = False) -> ImageTransform:
+        """From an image to float32 pixels, augmented for training or plain."""
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Write all of this beside a model, as its library reads it."""
+
+    @abstractmethod
+    def caption_settings(self) -> dict[str, Any]:
+        """What the tokens of a caption depend on, of JSON types."""
+
+    @abstractmethod
+    def image_settings(self, *, train: bool = False) -> dict[str, Any]:
+        """What the pixels of a plain or an augmented image depend on beside the encoder, of JSON types."""
+
+    def collator(self) -> PairCollator:
+        """Makes batches with this tokenization."""
+        return PairCollator(self.tokenization)
+
 
 @dataclass(frozen=True)
-class Preprocessing:
-    """How captions and images reach a model.
+class OwnPreprocessing(Preprocessing):
+    """How captions and images reach one of our own models.
 
     Attributes:
         tokenizer: the model's tokenizer.
@@ -25,6 +64,8 @@ class Preprocessing:
         add_sep: whether captions end with [SEP].
         normalise: whether captions are lower-cased and stripped of punctuation.
         transform: image size and augmentation.
+        statistics: mean and standard deviation of each channel that the image encoder expects; "encoder" normalisation
+            takes them.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -32,10 +73,30 @@ class Preprocessing:
     add_sep: bool
     normalise: bool
     transform: TransformConfig
+    statistics: PixelStatistics | None = None
 
-    def collator(self) -> PairCollator:
-        """Batches with this tokenization."""
-        return PairCollator(self.tokenizer, self.max_length, add_sep=self.add_sep, normalise=self.normalise)
+    @property
+    def tokenization(self) -> OwnTokenization:
+        """From captions to token ids."""
+        return OwnTokenization(self.tokenizer, self.max_length, self.add_sep, self.normalise)
+
+    def images(self, *, train: bool = False) -> ImageTransform:
+        """From an image to float32 [3, size, size].
+
+        Raises:
+            ConfigError: "encoder" normalisation without the encoder's statistics.
+        """
+        return build_transform(self.transform, train=train, encoder_statistics=self.statistics)
+
+    def caption_settings(self) -> dict[str, Any]:
+        """What the tokens of a caption depend on."""
+        settings = {name: getattr(self, name) for name in ("max_length", "add_sep", "normalise")}
+        return {"tokenizer": self.tokenizer.get_vocab(), **settings}
+
+    def image_settings(self, *, train: bool = False) -> dict[str, Any]:
+        """What the pixels of an image depend on beside the encoder."""
+        settings = asdict(self.transform)
+        return settings if train else {name: settings[name] for name in _PLAIN}
 
     def save(self, folder: Path) -> None:
         """Write tokenizer and settings beside a model."""
@@ -45,8 +106,12 @@ class Preprocessing:
         (folder / PREPROCESSING_FILE).write_text(text, encoding="utf-8")
 
     @classmethod
-    def load(cls, folder: Path) -> "Preprocessing":
+    def load(cls, folder: Path, statistics: PixelStatistics | None = None) -> "OwnPreprocessing":
         """Read what :meth:`save` wrote.
+
+        Args:
+            folder: the model's.
+            statistics: what its image encoder expects.
 
         Raises:
             CheckpointError: the folder has no readable settings.
@@ -55,7 +120,9 @@ class Preprocessing:
             settings: dict[str, Any] = json.loads((folder / PREPROCESSING_FILE).read_text(encoding="utf-8"))
             transform = settings.pop("transform")
             transform["crop_scale"] = tuple(transform["crop_scale"])
-            return cls(load_tokenizer(folder), transform=TransformConfig(**transform), **settings)
+            return cls(
+                load_tokenizer(folder), transform=TransformConfig(**transform), statistics=statistics, **settings
+            )
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(
                 f"{folder} has no usable {PREPROCESSING_FILE} ({error}); give the 'model' folder of a truepair run"

@@ -2,7 +2,9 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
@@ -10,6 +12,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from truepair.errors import ConfigError, DataError
+from truepair.relations.text import normalise_caption
 
 _SPECIAL = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
 
@@ -115,6 +118,46 @@ def caption_tokens(
         raise ConfigError(f"max_length is {max_length}; give at least {max_length - room + 1}")
     texts = tokenizer(list(captions), add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
     return [[*before, *text[:room], *after] for text in texts]
+
+
+class Tokenization(Protocol):
+    """From captions to token ids, as one model reads them."""
+
+    @property
+    def padding(self) -> int:
+        """The id that fills up shorter captions."""
+        ...
+
+    def __call__(self, captions: Sequence[str]) -> list[list[int]]:
+        """The token ids of each caption, special tokens included, without padding."""
+        ...
+
+
+@dataclass(frozen=True)
+class OwnTokenization:
+    """The tokenization of our own models: ALBEF's, with any tokenizer.
+
+    Attributes:
+        tokenizer: any transformers tokenizer with a padding token.
+        max_length: most tokens of a caption, special tokens included; longer ones are cut.
+        add_sep: end captions with the tokenizer's end token ([SEP]). ALBEF's captions have none.
+        normalise: lower-case and strip punctuation before tokenizing, as ALBEF does.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    max_length: int = 30
+    add_sep: bool = True
+    normalise: bool = False
+
+    @property
+    def padding(self) -> int:
+        """The id that fills up shorter captions."""
+        return int(self.tokenizer.pad_token_id)
+
+    def __call__(self, captions: Sequence[str]) -> list[list[int]]:
+        """The token ids of each caption, see :func:`caption_tokens`."""
+        texts = [normalise_caption(caption) for caption in captions] if self.normalise else captions
+        return caption_tokens(self.tokenizer, texts, max_length=self.max_length, add_sep=self.add_sep)
 
 
 def padded(rows: Sequence[Sequence[int]], padding: int) -> tuple[Tensor, Tensor]:

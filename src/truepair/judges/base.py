@@ -15,7 +15,7 @@ from truepair.data.transforms import ImageTransform
 from truepair.errors import ConfigError
 from truepair.models.encoders.frozen_captions import CaptionStates
 from truepair.models.encoders.frozen_images import ImageStates
-from truepair.models.fusion.albef import AlbefModel
+from truepair.models.dual.base import DualEncoder
 
 _VIEWS = ("plain", "batch")
 
@@ -102,8 +102,7 @@ class JudgeInputs:
     Attributes:
         table: the table that batches are drawn from; ``PairBatch.source_index`` numbers its rows.
         preprocessing: how captions and images reach the student.
-        model: the student, whose frozen encoders the caches are of; needed with a cache, and with "encoder"
-            normalisation by a judge of the batches as they are.
+        model: the student, whose frozen towers the caches are of; needed with a cache.
         image_cache: states of the table's images, from the student's frozen image encoder.
         caption_cache: states of the table's captions, from the student's frozen text encoder.
         pooled: the cache holds the mean of an image's states only; enough to compare, not to fuse.
@@ -111,7 +110,7 @@ class JudgeInputs:
 
     table: PairTable
     preprocessing: Preprocessing
-    model: AlbefModel | None = None
+    model: DualEncoder | None = None
     image_cache: ImageStates | None = None
     caption_cache: CaptionStates | None = None
     pooled: bool = False

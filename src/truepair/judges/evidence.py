@@ -73,8 +73,8 @@ class EvidenceTables:
                 "a judge of kind 'evidence' needs frozen features; set model.cache_images and model.cache_captions"
             )
         encoders = combined_key(
-            image=encoder_fingerprint(run.model.image_encoder),
-            text=encoder_fingerprint(run.model.text_encoder),
+            image=encoder_fingerprint(run.model.image_tower),
+            text=encoder_fingerprint(run.model.text_tower),
             pixels=image_input_key(run.preprocessing),
             tokens=caption_input_key(run.preprocessing),
         )

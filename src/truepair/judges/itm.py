@@ -8,15 +8,14 @@ from torch import Tensor, nn
 from transformers import AutoImageProcessor, AutoTokenizer, BlipForImageTextRetrieval, PreTrainedTokenizerBase
 
 from truepair.data.pairs import PairBatch, PairCollator
-from truepair.data.preprocessing import Preprocessing
+from truepair.data.preprocessing import OwnPreprocessing, Preprocessing
+from truepair.data.transforms import normalisation
 from truepair.errors import CheckpointError, ConfigError
 from truepair.judges.base import JudgeConfig, JudgeInputs, PairReader, PlainImages, Read
-from truepair.models.checkpoints.load import load_albef, load_hub_model, load_part, processor_key, processor_transform
-from truepair.models.encoders.base import ImageEncoder
+from truepair.models.checkpoints.load import load_hub_model, load_own, load_part, processor_key, processor_transform
 from truepair.models.encoders.fingerprint import caption_input_key, combined_key, encoder_fingerprint, image_input_key
 from truepair.models.encoders.frozen_captions import CaptionStates
 from truepair.models.encoders.frozen_images import ImageStates
-from truepair.models.encoders.images import image_transform, pixel_statistics
 from truepair.models.fusion.albef import AlbefModel
 
 
@@ -45,7 +44,6 @@ class BatchView:
         model: the judge.
         own: the judge's preprocessing.
         student: the student's, which the batch went through.
-        encoder: the student's image encoder, whose pixel statistics "encoder" normalisation takes.
 
     Raises:
         ConfigError: the two differ in how tokens or pixel values are to be read.
@@ -53,15 +51,14 @@ class BatchView:
 
     repeatable = False
 
-    def __init__(
-        self, model: AlbefModel, own: Preprocessing, student: Preprocessing, encoder: ImageEncoder | None = None
-    ) -> None:
-        statistics = pixel_statistics(own.transform, model.image_encoder)
+    def __init__(self, model: AlbefModel, own: OwnPreprocessing, student: Preprocessing) -> None:
+        if not isinstance(student, OwnPreprocessing):
+            raise ConfigError("ecm.judge.view: the student reads tokens and pixels of its own; set it to plain")
         for what, one, other in (
             ("tokenizer", own.tokenizer.get_vocab(), student.tokenizer.get_vocab()),
             ("add_sep", own.add_sep, student.add_sep),
             ("normalise", own.normalise, student.normalise),
-            ("image normalisation", statistics, pixel_statistics(student.transform, encoder)),
+            ("image normalisation", *(normalisation(one.transform, one.statistics) for one in (own, student))),
         ):
             if one != other:
                 raise ConfigError(f"ecm.judge.view: judge and student differ in their {what}; set it to plain")
@@ -181,19 +178,18 @@ def open_albef(config: JudgeConfig, run: JudgeInputs, device: torch.device | str
         ConfigError: the judge cannot read the batches as they are, and ``view`` is "batch".
     """
     folder = Path(config.checkpoint)
-    own = Preprocessing.load(folder)
-    model = load_albef(folder).to(device)
+    model, own = load_own(folder)
+    model.to(device)
     if not model.config.itm_trained:
         raise CheckpointError(
             f"{folder} cannot judge: its run did not train ITM; see objectives.itm.weight and start_epoch in its recipe"
         )
     view: View
     if config.view == "batch":
-        view = BatchView(model, own, run.preprocessing, None if run.model is None else run.model.image_encoder)
+        view = BatchView(model, own, run.preprocessing)
     else:
         states, captions = _shared_states(model, own, run)
-        transform = image_transform(own.transform, model.image_encoder, train=False)
-        images = PlainImages(run.table, transform) if states is None else states
+        images = PlainImages(run.table, own.images()) if states is None else states
         view = PlainView(model, images, own.collator(), captions)
     fingerprint = combined_key(
         model=encoder_fingerprint(model), images=image_input_key(own), captions=caption_input_key(own), view=config.view
@@ -202,7 +198,7 @@ def open_albef(config: JudgeConfig, run: JudgeInputs, device: torch.device | str
 
 
 def _shared_states(
-    model: AlbefModel, own: Preprocessing, run: JudgeInputs
+    model: AlbefModel, own: OwnPreprocessing, run: JudgeInputs
 ) -> tuple[ImageStates | None, CaptionStates | None]:
     """The run's caches, as far as they hold what the judge's own encoders would compute."""
     if run.model is None:
@@ -211,8 +207,8 @@ def _shared_states(
     same_images = not run.pooled and image_input_key(own) == image_input_key(student)
     same_captions = caption_input_key(own) == caption_input_key(student)
     return (
-        run.image_cache if same_images and _equal(run.model.image_encoder, model.image_encoder) else None,
-        run.caption_cache if same_captions and _equal(run.model.text_encoder, model.text_encoder) else None,
+        run.image_cache if same_images and _equal(run.model.image_tower, model.image_tower) else None,
+        run.caption_cache if same_captions and _equal(run.model.text_tower, model.text_tower) else None,
     )
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
-from truepair.data.preprocessing import Preprocessing
+from truepair.data.preprocessing import OwnPreprocessing
 from truepair.data.table import PairTable
 from truepair.data.transforms import ImageTransform
 from truepair.engine.logs.progress import counting
@@ -102,7 +102,7 @@ class DownstreamTask(ABC, Generic[_Table, _Answer, _Result]):
     texts_name: ClassVar[str]
     """What the texts are, for people: "questions"."""
 
-    def __init__(self, recipe: TaskRecipe, model: DownstreamModel, preprocessing: Preprocessing) -> None:
+    def __init__(self, recipe: TaskRecipe, model: DownstreamModel, preprocessing: OwnPreprocessing) -> None:
         self.recipe = recipe
         self.model = model
         self.preprocessing = preprocessing

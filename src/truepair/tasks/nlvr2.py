@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from truepair.data.pairs import PairBatch, PairDataset
-from truepair.data.preprocessing import Preprocessing
+from truepair.data.preprocessing import OwnPreprocessing
 from truepair.data.sample_tasks.store import sample_nlvr2
 from truepair.data.splits import DataConfig, build_tables
 from truepair.data.tasks.nlvr2 import (
@@ -158,7 +158,7 @@ def evaluate_nlvr2(model_folder: Path, recipe: Nlvr2Recipe, folder: Path) -> Nlv
         TruepairError: anything in recipe, data or model that does not fit, in one line.
     """
     recipe = replace(recipe, data=recipe.data.filled())
-    return Nlvr2Task(recipe, load_model(Nlvr2Model, model_folder), Preprocessing.load(model_folder)).evaluate(folder)
+    return Nlvr2Task(recipe, load_model(Nlvr2Model, model_folder), OwnPreprocessing.load(model_folder)).evaluate(folder)
 
 
 class Nlvr2Task(DownstreamTask[Nlvr2Table, bool, Nlvr2Result]):
@@ -174,7 +174,7 @@ class Nlvr2Task(DownstreamTask[Nlvr2Table, bool, Nlvr2Result]):
     recipe: Nlvr2Recipe
     model: Nlvr2Model
 
-    def __init__(self, recipe: Nlvr2Recipe, model: Nlvr2Model, preprocessing: Preprocessing) -> None:
+    def __init__(self, recipe: Nlvr2Recipe, model: Nlvr2Model, preprocessing: OwnPreprocessing) -> None:
         super().__init__(recipe, model, preprocessing)
         self._collate = Nlvr2Collator(preprocessing.collator().encode)
 
@@ -244,7 +244,7 @@ class Nlvr2Task(DownstreamTask[Nlvr2Table, bool, Nlvr2Result]):
 
 def assign_texts(
     model: Nlvr2Model,
-    preprocessing: Preprocessing,
+    preprocessing: OwnPreprocessing,
     config: AssignmentConfig,
     start: StartConfig,
     run_folder: Path,
@@ -271,7 +271,7 @@ def assign_texts(
     say(f"text assignment on {len(table):,} pairs from {table.name}")
     size = model.image_encoder.image_size
     resize_images(model, config.data.transform.size)
-    own = Preprocessing(
+    own = OwnPreprocessing(
         preprocessing.tokenizer,
         preprocessing.max_length,
         preprocessing.add_sep,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from truepair.data.pairs import PairDataset
-from truepair.data.preprocessing import Preprocessing
+from truepair.data.preprocessing import OwnPreprocessing
 from truepair.data.table import PairTable
 from truepair.data.transforms import TransformConfig
 from truepair.engine.logs.progress import counting
@@ -72,7 +72,7 @@ class Start:
     """
 
     albef: AlbefModel
-    preprocessing: Preprocessing
+    preprocessing: OwnPreprocessing
 
 
 def load_start(config: StartConfig, seed: int) -> Start:
@@ -88,7 +88,7 @@ def load_start(config: StartConfig, seed: int) -> Start:
     """
     if not config.checkpoint:
         raise ConfigError("model.checkpoint names nothing to start from; give the 'model' folder of a pre-training run")
-    preprocessing = Preprocessing.load(Path(config.checkpoint))
+    preprocessing = OwnPreprocessing.load(Path(config.checkpoint))
     albef = load_albef(config.checkpoint)
     transform = config.transform or preprocessing.transform
     seed_weights(seed)
@@ -188,7 +188,7 @@ class States(nn.Module):
 
 
 def task_states(
-    config: StartConfig, preprocessing: Preprocessing, model: DownstreamModel, images: PairTable, texts: Iterable[str]
+    config: StartConfig, preprocessing: OwnPreprocessing, model: DownstreamModel, images: PairTable, texts: Iterable[str]
 ) -> States:
     """States of a task's images and texts, from caches where the recipe asks for them.
 
@@ -205,7 +205,7 @@ def task_states(
 
 
 def _image_states(
-    config: StartConfig, preprocessing: Preprocessing, model: DownstreamModel, table: PairTable
+    config: StartConfig, preprocessing: OwnPreprocessing, model: DownstreamModel, table: PairTable
 ) -> ImageStates:
     transform = image_transform(preprocessing.transform, model.image_encoder, train=False)
     dataset = PairDataset(table, transform, captions="first")

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from truepair.data.preprocessing import Preprocessing
+from truepair.data.preprocessing import OwnPreprocessing
 from truepair.data.sample_tasks.store import ANSWERS, sample_vqa
 from truepair.data.tasks.vqa import AnswerVocabulary, VqaBatch, VqaCollator, VqaDataset, VqaSample
 from truepair.data.tasks.vqa_source import VqaSource, VqaTable, load_answer_list, open_vqa
@@ -150,7 +150,7 @@ def evaluate_vqa(model_folder: Path, recipe: VqaRecipe, folder: Path) -> VqaResu
         TruepairError: anything in recipe, data or model that does not fit, in one line.
     """
     recipe = replace(recipe, data=recipe.data.filled())
-    return VqaTask(recipe, load_model(VqaModel, model_folder), Preprocessing.load(model_folder)).evaluate(folder)
+    return VqaTask(recipe, load_model(VqaModel, model_folder), OwnPreprocessing.load(model_folder)).evaluate(folder)
 
 
 class VqaTask(DownstreamTask[VqaTable, str, VqaResult]):
@@ -166,7 +166,7 @@ class VqaTask(DownstreamTask[VqaTable, str, VqaResult]):
     recipe: VqaRecipe
     model: VqaModel
 
-    def __init__(self, recipe: VqaRecipe, model: VqaModel, preprocessing: Preprocessing) -> None:
+    def __init__(self, recipe: VqaRecipe, model: VqaModel, preprocessing: OwnPreprocessing) -> None:
         super().__init__(recipe, model, preprocessing)
         self.answers = load_answer_list(recipe.data.answers)
         tokens = model.config.answer_tokens
@@ -306,7 +306,7 @@ def _accuracy(answers: Sequence[str], table: VqaTable) -> VqaAccuracy:
     )
 
 
-def _collator(recipe: VqaRecipe, preprocessing: Preprocessing, vocabulary: AnswerVocabulary | None) -> VqaCollator:
+def _collator(recipe: VqaRecipe, preprocessing: OwnPreprocessing, vocabulary: AnswerVocabulary | None) -> VqaCollator:
     """Makes batches of questions with the answers as the decoder reads them."""
     return VqaCollator(
         preprocessing.collator().encode,

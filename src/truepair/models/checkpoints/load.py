@@ -1,11 +1,13 @@
 """Trained models from a folder or from the hub, ours and those of transformers."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from safetensors import SafetensorError
 from transformers import BaseImageProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
+from truepair.data.preprocessing import OwnPreprocessing
 from truepair.data.transforms import ImageTransform
 from truepair.errors import CheckpointError
 from truepair.models.encoders.fingerprint import combined_key
@@ -21,6 +23,18 @@ def load_albef(name_or_folder: str | Path) -> AlbefModel:
         CheckpointError: there is none, or it is damaged.
     """
     return load_model(AlbefModel, name_or_folder)
+
+
+def load_own(folder: str | Path) -> tuple[AlbefModel, OwnPreprocessing]:
+    """Load a pre-trained model of ours, and how captions and images reach it.
+
+    Raises:
+        CheckpointError: there is none, or it is damaged.
+    """
+    preprocessing = OwnPreprocessing.load(Path(folder))
+    model = load_albef(folder)
+    encoder = model.image_encoder
+    return model, replace(preprocessing, statistics=(encoder.pixel_mean, encoder.pixel_std))
 
 
 def load_model(kind: type[Model], name_or_folder: str | Path) -> Model:

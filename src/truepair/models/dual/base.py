@@ -65,6 +65,11 @@ class DualEncoder(nn.Module, ABC):
         """What the sigmoid loss adds to the logits, a scalar with gradient; None where a model has none."""
         return None
 
+    @property
+    def itm_trained(self) -> bool:
+        """Whether `FusionModel.match` ranks pairs better than similarity does; never of a model that does not fuse."""
+        return False
+
     @abstractmethod
     def clamp_temperature_(self) -> None:
         """Bring the parameter of the temperature back into its range; call it after each optimizer step."""
@@ -152,6 +157,11 @@ class FusionModel(DualEncoder):
     def itm_trained(self) -> bool:
         """False where no step has trained `match`: its word counts for nothing, and pairs are ranked by similarity."""
         return True
+
+    @property
+    @abstractmethod
+    def vocab_size(self) -> int:
+        """V, the tokens that `predict_tokens` tells apart."""
 
     @abstractmethod
     def image_keys_values(self, image_states: Tensor) -> ImageKeysValues:

@@ -1,7 +1,9 @@
 """Any transformers model with image and text features (CLIP, SigLIP, ...) as a dual encoder of this package."""
 
+import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,8 +19,10 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from truepair.data.preprocessing import Preprocessing
+from truepair.data.transforms import NORMALISATIONS, ImageTransform, PixelStatistics, TransformConfig, build_transform
 from truepair.errors import ConfigError
-from truepair.models.checkpoints.load import load_hub_model, load_part
+from truepair.models.checkpoints.load import load_hub_model, load_part, processor_transform
 from truepair.models.dual.base import DualEncoder
 
 # CLIP (Radford et al. 2021) keeps logits from being scaled by more than 100; open_clip keeps them from being shrunk.
@@ -26,6 +30,8 @@ _LOG_SCALES = (0.0, math.log(100))
 
 # Trained on captions padded to full length, without a mask; their feature is read at the last place, padding or not.
 _FULL_LENGTH = ("siglip", "siglip2")
+
+_OFFSET_POSITIONS = ("altclip_text_model", "roberta", "xlm-roberta", "camembert")
 
 
 class HubDualEncoder(DualEncoder):
@@ -37,19 +43,12 @@ class HubDualEncoder(DualEncoder):
 
     Args:
         model: With ``get_image_features`` and ``get_text_features``, made of ``vision_model`` and ``text_model``.
-        image_processor: Saved beside the model.
-        tokenizer: Saved beside the model.
 
     Raises:
         ConfigError: the model is not such a one.
     """
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        image_processor: BaseImageProcessor | None = None,
-        tokenizer: PreTrainedTokenizerBase | None = None,
-    ) -> None:
+    def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         needed = ("get_image_features", "get_text_features", "vision_model", "text_model", "logit_scale")
         missing = next((name for name in needed if not hasattr(model, name)), None)
@@ -58,25 +57,21 @@ class HubDualEncoder(DualEncoder):
                 f"a {type(model).__name__} has no {missing}, so it is no dual encoder; give CLIP, SigLIP or such"
             )
         self.model = model
-        self.image_processor = image_processor
-        self.tokenizer = tokenizer
 
     @classmethod
     def from_pretrained(cls, name_or_folder: str | Path, **options: Any) -> Self:
-        """Load a model with its image processor and its tokenizer; code that comes with a checkpoint is never run.
+        """Load a model; code that comes with a checkpoint is never run.
 
         Args:
             name_or_folder: A folder that `save_pretrained` wrote, of this class or of transformers, or a hub name.
             **options: How transformers is to read the weights, such as ``use_safetensors``.
 
         Raises:
-            CheckpointError: one of the three is missing or damaged.
+            CheckpointError: it is missing or damaged.
             ConfigError: the model is no dual encoder.
         """
         name = str(name_or_folder)
-        model = load_hub_model(AutoModel, name, trust_remote_code=False, dtype=torch.float32, **options)
-        processor = load_part(AutoImageProcessor, name, trust_remote_code=False)
-        return cls(model, processor, load_part(AutoTokenizer, name, trust_remote_code=False))
+        return cls(load_hub_model(AutoModel, name, trust_remote_code=False, dtype=torch.float32, **options))
 
     def save_pretrained(self, folder: str | Path, state_dict: Mapping[str, Tensor] | None = None) -> None:
         """Write an ordinary folder of transformers, which ``type(self.model).from_pretrained`` reads.
@@ -89,9 +84,19 @@ class HubDualEncoder(DualEncoder):
         if state_dict is not None:
             weights = {name.removeprefix("model."): value for name, value in state_dict.items()}
         self.model.save_pretrained(folder, state_dict=weights)
-        for part in (self.image_processor, self.tokenizer):
-            if part is not None:
-                part.save_pretrained(folder)
+
+    @property
+    def image_size(self) -> int:
+        """Height and width of the images it reads, in pixels."""
+        return int(self.model.config.vision_config.image_size)
+
+    @property
+    def longest_text(self) -> int:
+        """Most tokens of a text that it has positions for."""
+        text = self.model.config.text_config
+        # RoBERTa's positions start behind that of the padding.
+        offset = text.pad_token_id + 1 if text.model_type in _OFFSET_POSITIONS else 0
+        return int(text.max_position_embeddings) - offset
 
     @property
     def image_tower(self) -> nn.Module:
@@ -141,6 +146,91 @@ class HubDualEncoder(DualEncoder):
         """The length that captions must be padded to; None: any."""
         text = self.model.config.text_config
         return int(text.max_position_embeddings) if self.model.config.model_type in _FULL_LENGTH else None
+
+
+@dataclass(frozen=True)
+class HubPreprocessing(Preprocessing):
+    """The image processor and the tokenizer that belong to a transformers model, and the augmentation of training.
+
+    Attributes:
+        processor: makes plain images into pixels.
+        tokenizer: called as it is, with its own special tokens.
+        max_length: most tokens of a caption.
+        transform: augmentation; its size is the model's own, and pixels are normalised as the processor does.
+    """
+
+    processor: BaseImageProcessor
+    tokenizer: PreTrainedTokenizerBase
+    max_length: int
+    transform: TransformConfig
+
+    @property
+    def tokenization(self) -> "_HubTokenization":
+        """From captions to token ids."""
+        return _HubTokenization(self.tokenizer, self.max_length)
+
+    def images(self, *, train: bool = False) -> ImageTransform:
+        """From an image to float32 [3, H, W]: augmented, or what the processor makes of it."""
+        if not train:
+            return processor_transform(self.processor)
+        return build_transform(self.transform, train=True, encoder_statistics=self._statistics)
+
+    def caption_settings(self) -> dict[str, Any]:
+        """What the tokens of a caption depend on."""
+        return {"tokenizer": self.tokenizer.get_vocab(), "max_length": self.max_length}
+
+    def image_settings(self, *, train: bool = False) -> dict[str, Any]:
+        """What the pixels of an image depend on."""
+        processor = json.loads(self.processor.to_json_string())
+        return {"processor": processor, **({"transform": asdict(self.transform)} if train else {})}
+
+    def save(self, folder: Path) -> None:
+        """Write both beside the model, as transformers reads them."""
+        self.processor.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+
+    @property
+    def _statistics(self) -> PixelStatistics:
+        processor = self.processor
+        if not processor.do_normalize:
+            return NORMALISATIONS["none"]
+        return tuple(processor.image_mean), tuple(processor.image_std)
+
+
+@dataclass(frozen=True)
+class _HubTokenization:
+    """A tokenizer with its own special tokens."""
+
+    tokenizer: PreTrainedTokenizerBase
+    max_length: int
+
+    @property
+    def padding(self) -> int:
+        """The id that fills up shorter captions; the models are given a mask, or pad themselves."""
+        return int(self.tokenizer.pad_token_id or 0)
+
+    def __call__(self, captions: Sequence[str]) -> list[list[int]]:
+        """The token ids of each caption, cut to the longest that the model reads."""
+        ids: list[list[int]] = self.tokenizer(
+            list(captions), truncation=True, max_length=self.max_length, return_attention_mask=False
+        )["input_ids"]
+        return ids
+
+
+def open_hub(name_or_folder: str | Path) -> tuple[HubDualEncoder, HubPreprocessing]:
+    """Load a transformers model, its image processor and its tokenizer; code that comes with them is never run.
+
+    Raises:
+        CheckpointError: one of the three is missing or damaged.
+        ConfigError: the model is no dual encoder.
+    """
+    name = str(name_or_folder)
+    model = HubDualEncoder.from_pretrained(name)
+    processor = load_part(AutoImageProcessor, name, trust_remote_code=False)
+    tokenizer = load_part(AutoTokenizer, name, trust_remote_code=False)
+    longest = min(model.longest_text, tokenizer.model_max_length)
+    transform = TransformConfig(size=model.image_size, normalisation="encoder")
+    return model, HubPreprocessing(processor, tokenizer, longest, transform)
 
 
 class _ImageTower(nn.Module):

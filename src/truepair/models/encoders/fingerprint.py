@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -25,10 +24,6 @@ _IGNORED = {
     "training",
     "transformers_version",
 }
-
-
-# Settings that images which are not augmented depend on.
-_PLAIN = ("size", "normalisation", "interpolation", "evaluation_resize")
 
 # Class names as keys know them: caches and calibrations outlive a better name.
 _FORMER_NAMES = {"RecomputingMlp": "LeanMlp", "RecomputingLayer": "LeanLayer"}
@@ -83,11 +78,9 @@ def combined_key(**parts: Any) -> str:
 
 def caption_input_key(preprocessing: Preprocessing) -> str:
     """Equal keys, equal tokens of any caption."""
-    settings = {name: getattr(preprocessing, name) for name in ("max_length", "add_sep", "normalise")}
-    return combined_key(tokenizer=preprocessing.tokenizer.get_vocab(), **settings)
+    return combined_key(**preprocessing.caption_settings())
 
 
 def image_input_key(preprocessing: Preprocessing) -> str:
     """Equal keys, equal pixels of any unaugmented image; "encoder" normalisation also depends on the encoder."""
-    settings = asdict(preprocessing.transform)
-    return combined_key(**{name: settings[name] for name in _PLAIN})
+    return combined_key(**preprocessing.image_settings())

@@ -115,6 +115,11 @@ class AlbefModel(PreTrainedModel, FusionModel):
         """Whether a step has trained the ITM head, as the config says."""
         return self.config.itm_trained
 
+    @property
+    def vocab_size(self) -> int:
+        """V, the tokens that `predict_tokens` tells apart."""
+        return self.config.vocab_size
+
     def project_image(self, states: Tensor) -> Tensor:
         """Image states [B, N, W] to L2-normalised features [B, E]."""
         self._require_features()

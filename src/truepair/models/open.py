@@ -1,0 +1,72 @@
+"""Any model by its folder or name: ours, or one of transformers."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import PretrainedConfig
+
+from truepair.data.preprocessing import Preprocessing
+from truepair.models.checkpoints.load import load_own, load_part
+from truepair.models.dual.base import DualEncoder
+from truepair.models.dual.hub import open_hub
+from truepair.models.fusion.config import AlbefConfig
+
+
+@dataclass(frozen=True)
+class OpenedModel:
+    """A model that is ready to train or to use.
+
+    Attributes:
+        model: compares images and texts.
+        preprocessing: how captions and images reach it.
+    """
+
+    model: DualEncoder
+    preprocessing: Preprocessing
+
+
+def open_model(name_or_folder: str | Path) -> OpenedModel:
+    """Open a model with its preprocessing.
+
+    Args:
+        name_or_folder: a folder, of ours or of transformers; a run folder, whose ``model`` is meant; or a name on the
+            hub.
+
+    Raises:
+        CheckpointError: there is none, it is damaged, or nothing here reads its kind.
+        ConfigError: it is no dual encoder.
+    """
+    name = str(model_folder(name_or_folder))
+    for recognises, load in _OPENERS:
+        if recognises(name):
+            return OpenedModel(*load(name))
+    return OpenedModel(*open_hub(name))
+
+
+def model_folder(name_or_folder: str | Path) -> Path | str:
+    """The ``model`` folder of a run folder; whatever else is given, as it is."""
+    inner = Path(name_or_folder, "model")
+    return inner if inner.is_dir() and not Path(name_or_folder, "config.json").exists() else name_or_folder
+
+
+def _is_own(name: str) -> bool:
+    """Whether the config is one of ours.
+
+    Raises:
+        CheckpointError: there is no config.
+    """
+    settings, _ = load_part(_Settings, name)
+    return bool(settings.get("model_type") == AlbefConfig.model_type)
+
+
+class _Settings:
+    """The config file of a checkpoint, read like a model."""
+
+    from_pretrained = PretrainedConfig.get_config_dict
+
+
+_OPENERS: list[tuple[Callable[[str], bool], Callable[[str], tuple[DualEncoder, Preprocessing]]]] = [
+    (_is_own, load_own),
+]
+"""What recognises a kind of model, and what opens it; the last kind, any model of transformers, is not among them."""
