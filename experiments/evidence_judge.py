@@ -23,7 +23,7 @@ from truepair.judges.evidence import TERMS, EvidenceModel, EvidenceTables
 from truepair.judges.evidence_fit import EvidenceConfig, fit_evidence
 from truepair.methods.caches import StateCaches
 from truepair.methods.recipe import ModelConfig, PretrainRecipe, TextConfig
-from truepair.methods.student import build_model, build_preprocessing, build_tokenizer
+from truepair.methods.student import build_student
 from truepair.relations.pairs import same_pair
 from truepair.relations.text import caption_key
 
@@ -48,14 +48,18 @@ def tables_of(drawings: Callable[[int], bool]) -> tuple[PairTable, EvidenceTable
     sizes = Counter(sample.rows["group"])
     table = sample.select([row for row, group in enumerate(sample.rows["group"]) if drawings(sizes[group])])
     table = table.split("train")
-    tokenizer = build_tokenizer(RECIPE.text, table)
-    model = build_model(RECIPE.model, RECIPE.text, tokenizer, print)
-    preprocessing = build_preprocessing(RECIPE, tokenizer)
-    caches = StateCaches(RECIPE, model, preprocessing.collator().encode, print)
+    student = build_student(RECIPE, table, print)
+    caches = StateCaches(RECIPE, student, print)
     table, images = caches.images(table)
     captions = sorted({row[0] for row in sample.rows["captions"]})
     texts = caches.captions(captions)
-    run = JudgeInputs(table=table, preprocessing=preprocessing, model=model, image_cache=images, caption_cache=texts)
+    run = JudgeInputs(
+        table=table,
+        preprocessing=student.preprocessing,
+        model=student.model,
+        image_cache=images,
+        caption_cache=texts,
+    )
     return table, EvidenceTables.of_run(run)
 
 

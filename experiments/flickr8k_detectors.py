@@ -20,7 +20,6 @@ from torch import Tensor
 from truepair.cli.arguments import find_recipe, read_recipe
 from truepair.cli.run_folder import quiet_libraries
 from truepair.data.judgements import read_judgements
-from truepair.data.preprocessing import OwnPreprocessing
 from truepair.data.table import PairTable
 from truepair.errors import TruepairError
 from truepair.evaluation.detectors import average_precision_interval, brier_score, detector_metrics, reliability
@@ -35,10 +34,9 @@ from truepair.judges.caption_words import WordStatistics
 from truepair.judges.captions import CaptionFeatures, CaptionJudge, Evidence, caption_evidence
 from truepair.judges.evidence import pooled_captions, pooled_images
 from truepair.methods.recipe import PretrainRecipe
-from truepair.models.checkpoints.load import load_albef
-from truepair.models.encoders.images import image_transform
 from truepair.models.encoders.minilm import load_minilm
 from truepair.models.fusion.gallery import GalleryMatcher, encode_captions, encode_images
+from truepair.models.open import open_model
 from truepair.relations.pairs import PairSet
 from truepair.tasks.mining import frozen_inputs
 from truepair.tasks.retrieval import ImageSource
@@ -117,14 +115,14 @@ def single_detectors(photos: Photos, train: Photos, pairs: PairSet, evidence: Ev
 
 def model_detectors(folder: Path, photos: Photos, pairs: PairSet) -> dict[str, Tensor]:
     """Scores of a trained model: similarity of its ITC features, and its ITM head."""
-    preprocessing, model = OwnPreprocessing.load(folder), load_albef(folder).eval()
-    collator = preprocessing.collator()
-    transform = image_transform(preprocessing.transform, model.image_encoder, train=False)
+    trained = open_model(folder)
+    model, collator = trained.model.eval(), trained.preprocessing.collator()
+    transform = trained.preprocessing.images()
     images = encode_images(model, ImageSource(photos.table, collator, transform=transform).batches())
     texts = [text for own in photos.captions for text in own]
     judge = GalleryMatcher(model, images, encode_captions(model, texts, collator.encode))
     found = {"image to caption, ITC": (images.features[pairs.rows] * judge.captions.features[pairs.columns]).sum(dim=1)}
-    if model.config.itm_trained:
+    if model.itm_trained:
         order = pairs.rows.argsort()
         log_odds = torch.cat([judge(pairs.rows[some], pairs.columns[some]) for some in order.split(256)])
         found["con-D, ITM"] = log_odds[order.argsort()]

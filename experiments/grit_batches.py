@@ -17,12 +17,11 @@ import torch
 
 from truepair.cli.arguments import find_recipe, read_recipe
 from truepair.data.identity import concept_labels, match_keys
-from truepair.data.preprocessing import OwnPreprocessing
 from truepair.data.splits import build_tables
 from truepair.methods.caches import StateCaches
 from truepair.methods.recipe import PretrainRecipe
-from truepair.models.checkpoints.load import load_albef
 from truepair.models.fusion.gallery import encode_captions, encode_images
+from truepair.models.open import open_model
 from truepair.sampling.batches import hardest_similarity, shared_label_rate
 from truepair.sampling.grouped import GroupedBatchSampler, GroupedConfig
 from truepair.sampling.hardness import HardnessConfig
@@ -39,9 +38,9 @@ def main() -> None:
     parser.add_argument("--quantiles", type=float, nargs="+", default=[1.0])
     arguments = parser.parse_args()
     recipe = read_recipe(PretrainRecipe, [find_recipe("sample")], [], command="grit_batches")
-    model = load_albef(arguments.model).eval()
-    collator = OwnPreprocessing.load(arguments.model).collator()
-    table, cache = StateCaches(recipe, model, collator.encode, print).images(build_tables(recipe.data).train)
+    trained = open_model(arguments.model)
+    model, collator = trained.model.eval(), trained.preprocessing.collator()
+    table, cache = StateCaches(recipe, trained, print).images(build_tables(recipe.data).train)
     assert cache is not None, "the recipe 'sample' caches image states"
     images = encode_images(model, (cache[i : i + 256] for i in range(0, len(table), 256)), are_states=True).features
     texts = encode_captions(model, [captions[0] for captions in table.rows["captions"]], collator.encode).features

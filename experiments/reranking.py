@@ -17,7 +17,6 @@ from rich.console import Console
 from rich.table import Table
 
 from truepair.cli.arguments import read_recipe
-from truepair.data.preprocessing import OwnPreprocessing
 from truepair.data.splits import build_tables
 from truepair.evaluation.bootstrap import drawn_rows, percentile_interval
 from truepair.evaluation.metrics import RECALL_DEPTHS, rank_queries
@@ -26,7 +25,7 @@ from truepair.evaluation.scores import ScoreSource
 from truepair.evaluation.truth import Direction, Truth
 from truepair.methods.caches import StateCaches
 from truepair.methods.recipe import PretrainRecipe
-from truepair.models.checkpoints.load import load_albef
+from truepair.models.open import open_model
 from truepair.tasks.pretraining import HELD_OUT
 from truepair.tasks.retrieval import ImageSource, RetrievalTask
 
@@ -36,10 +35,11 @@ DIRECTIONS: dict[Direction, str] = {"i2t": "captions of a photograph", "t2i": "p
 def rankings_of(run: Path) -> tuple[dict[str, ScoreSource], Truth]:
     """Every way of ranking the run's test split, and the truth."""
     recipe = read_recipe(PretrainRecipe, [run / "recipe.yaml"], [], command="reranking")
-    model, collator = load_albef(run / "model"), OwnPreprocessing.load(run / "model").collator()
+    trained = open_model(run / "model")
+    collator = trained.preprocessing.collator()
     test = build_tables(recipe.data).test
     assert test is not None, "the run had no test split"
-    caches = StateCaches(recipe, model, collator.encode, print)
+    caches = StateCaches(recipe, trained, print)
     test, states = caches.images(test)
     task = RetrievalTask(
         collator,
@@ -48,7 +48,7 @@ def rankings_of(run: Path) -> tuple[dict[str, ScoreSource], Truth]:
         cache=caches.captions,
     )
     chosen = json.loads((run / HELD_OUT).read_text(encoding="utf-8"))["combination"]
-    return task.rankings(task.encode(model), Combination(**chosen)), task.truth
+    return task.rankings(task.encode(trained.model), Combination(**chosen)), task.truth
 
 
 def hits(scores: ScoreSource, truth: Truth, way: Direction) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:

@@ -75,7 +75,7 @@ def test_pretrain_then_evaluate(recipe: Path, squares: Path, tmp_path: Path) -> 
         (["pretrain", "RECIPE", "--data.sources", "[missing.jsonl]"], "missing.jsonl"),
         (["pretrain", "RECIPE", "--model.options.text_layer", "2"], "did you mean 'text_layers'?"),
         (["pretrain", "RECIPE", "--run-folder"], "--run-folder needs a value"),
-        (["evaluate", "nowhere"], "nowhere has no usable preprocessing.json"),
+        (["evaluate", "nowhere"], "no model in nowhere, neither a folder nor a hub name in reach"),
     ],
 )
 def test_a_mistake_is_one_line(

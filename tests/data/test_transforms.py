@@ -130,7 +130,7 @@ def test_statistics_of_the_encoder():
         {"crop_scale": (0.0, 1.0)},
         {"crop_scale": (0.9, 0.2)},
         {"flip": 1.5},
-        {"size": 0},
+        {"size": -1},
     ],
 )
 def test_options_without_a_meaning_are_errors(wrong):

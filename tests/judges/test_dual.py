@@ -15,9 +15,10 @@ from truepair.data.transforms import build_transform
 from truepair.errors import CheckpointError, ConfigError, DataError
 from truepair.judges.base import JudgeConfig, JudgeInputs
 from truepair.judges.calibration import DualCalibration, fit_dual_calibration
-from truepair.judges.dual import open_feature_reader
+from truepair.judges.dual import DualFeatures
 from truepair.judges.open import open_judge
 from truepair.models.checkpoints.load import load_albef
+from truepair.models.open import open_model
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +75,7 @@ def test_scores_are_calibrated_cosines(kind: str, table: PairTable, tmp_path: Pa
     run = JudgeInputs(table=table, preprocessing=preprocessing_of(table, max_length=4))
     with pytest.raises(ConfigError, match=r"calibration\.json is missing; fit it"):
         open_judge(config, run)
-    encoder = open_feature_reader(str(folder), table, "cpu")
+    encoder = DualFeatures(open_model(folder), table, "cpu")
     calibration = fit_dual_calibration(encoder, table)
     calibration.save(folder / "calibration.json")
     assert DualCalibration.load(folder / "calibration.json", encoder.fingerprint) == calibration
@@ -117,11 +118,11 @@ def test_mistakes_are_named(table: PairTable, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="is not a calibration"):
         DualCalibration.load(file, "00" * 16)
     with pytest.raises(CheckpointError, match="lacks weights of BlipModel"):
-        open_feature_reader(str(save_blip(tmp_path / "blip", table)), table, "cpu")
+        open_model(save_blip(tmp_path / "blip", table))
     preprocessing_of(table).tokenizer.save_pretrained(tmp_path / "bert")
     BertModel(BertConfig(**WIDTHS, vocab_size=60)).save_pretrained(tmp_path / "bert")
-    with pytest.raises(CheckpointError, match="is a BertModel, not a dual encoder"):
-        open_feature_reader(str(tmp_path / "bert"), table, "cpu")
+    with pytest.raises(ConfigError, match="a BertModel has no get_image_features, so it is no dual encoder"):
+        open_model(tmp_path / "bert")
     untold = PairTable(table.rows.remove_columns(["group", "names"]), "untold")
     with pytest.raises(DataError, match="untold states no truth"):
         fit_dual_calibration(KnownFeatures(table, 0.5), untold)

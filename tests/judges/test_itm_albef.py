@@ -129,8 +129,13 @@ def test_mistakes_are_named_in_one_line(table: PairTable, folder: Path, tmp_path
     with pytest.raises(ConfigError, match="differ in their add_sep; set"):
         open_judge(JudgeConfig(checkpoint=str(folder), view="batch"), run)
     transform = replace(run.preprocessing.transform, normalisation="encoder")
-    for student, mistake in ((load_albef(folder), "differ in their image normalisation"), (None, "no image encoder")):
-        encoders = JudgeInputs(table=table, preprocessing=preprocessing_of(table, transform=transform), model=student)
+    encoder = load_albef(folder).image_encoder
+    for student, mistake in (
+        ((encoder.pixel_mean, encoder.pixel_std), "differ in their image normalisation"),
+        (None, "no image encoder"),
+    ):
+        own = preprocessing_of(table, transform=transform, statistics=student)
+        encoders = JudgeInputs(table=table, preprocessing=own)
         with pytest.raises(ConfigError, match=mistake):
             open_judge(JudgeConfig(checkpoint=str(folder), view="batch"), encoders)
     with pytest.raises(CheckpointError, match=r"has no usable preprocessing\.json"):

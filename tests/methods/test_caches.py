@@ -23,7 +23,7 @@ def recipe_with(squares: Path, folder: Path, **model: object) -> PretrainRecipe:
 
 def caches_of(recipe: PretrainRecipe, lines: list[str]) -> StateCaches:
     student = build_student(recipe, build_tables(recipe.data).train, lambda _: None)
-    return StateCaches(recipe, student.model, student.preprocessing.collator().encode, lines.append)
+    return StateCaches(recipe, student, lines.append)
 
 
 def test_splits_of_one_cache_hold_what_their_own_would(squares: Path, tmp_path: Path) -> None:

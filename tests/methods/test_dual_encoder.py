@@ -8,13 +8,12 @@ import pytest
 import torch
 from transformers import AutoModel, CLIPImageProcessor, CLIPModel, VisionTextDualEncoderModel
 
-from tests.engine.tiny import Nothing
 from tests.models.dual.test_hub import clip, seeded, siglip, vit_and_bert
 from truepair.data.identity import match_keys
 from truepair.data.open import open_pairs
-from truepair.data.pairs import PairCollator, PairDataset
+from truepair.data.pairs import PairDataset
 from truepair.data.tokens import train_wordpiece
-from truepair.data.transforms import TransformConfig, build_transform
+from truepair.data.transforms import TransformConfig
 from truepair.engine.loop.config import LoopConfig
 from truepair.engine.loop.loop import TrainingLoop
 from truepair.engine.loop.optimizer import OptimizerConfig
@@ -27,6 +26,7 @@ from truepair.methods.rules import RelationsConfig, RuleSet
 from truepair.methods.srcl import SrclConfig, SrclWeights
 from truepair.methods.step import ItcConfig, ItmConfig, MlmConfig, ObjectivesConfig, PretrainStep
 from truepair.models import HubDualEncoder
+from truepair.models.dual.hub import HubPreprocessing
 from truepair.objectives.srcl import RegulationConfig
 from truepair.relations.ledger import Ledger, read_verdicts
 from truepair.sampling.batches import SamplerConfig
@@ -39,10 +39,16 @@ GRIT = SamplerConfig(kind="grit", queue_size=24, search_space=12)
 
 def encoder(family: Any = clip) -> HubDualEncoder:
     """A tiny model, with dropout nowhere: a batch taken in parts must be the batch taken whole."""
-    model = seeded(family)
+    return HubDualEncoder(seeded(family))
+
+
+def preprocessing() -> HubPreprocessing:
     processor = CLIPImageProcessor(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
     texts = ["a small red square", "green square, middle", "a large blue square", "white square, small"]
-    return HubDualEncoder(model, processor, train_wordpiece(texts, 40, min_frequency=1))
+    tokenizer = train_wordpiece(texts, 40, min_frequency=1)
+    return HubPreprocessing(
+        processor, tokenizer, 9, TransformConfig(size=16, normalisation="encoder", rand_augment_ops=0)
+    )
 
 
 @dataclass
@@ -80,14 +86,13 @@ class HubRun:
             guide=frozen,
             ledger=Ledger(self.folder / "ledger"),
         )
-        transform = build_transform(TransformConfig(size=16, rand_augment_ops=0), train=True)
-        collator = PairCollator(model.tokenizer, max_length=9, add_sep=True)
+        own = preprocessing()
         settings: dict[str, Any] = {"epochs": 2, "batch_size": 12, "workers": 0, "log_every": 1, "cpu": True}
         return TrainingLoop(
             step,
-            PairDataset(table, transform),
-            Nothing(),
-            collator,
+            PairDataset(table, own.images(train=True)),
+            own,
+            own.collator(),
             loop=LoopConfig(**settings | {"checkpoint_every": 1, "micro_batch": self.micro_batch} | self.loop),
             optimizer=OptimizerConfig(learning_rate=0.01, warmup_steps=1),
             run_folder=self.folder,

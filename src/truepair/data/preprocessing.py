@@ -2,16 +2,16 @@
 
 import json
 from abc import ABC, abstractmethod
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from transformers import PreTrainedTokenizerBase
 
 from truepair.data.pairs import PairCollator
 from truepair.data.tokens import OwnTokenization, Tokenization, load_tokenizer
 from truepair.data.transforms import ImageTransform, PixelStatistics, TransformConfig, build_transform
-from truepair.errors import CheckpointError
+from truepair.errors import CheckpointError, ConfigError
 
 PREPROCESSING_FILE = "preprocessing.json"
 
@@ -48,6 +48,18 @@ class Preprocessing(ABC):
     @abstractmethod
     def image_settings(self, *, train: bool = False) -> dict[str, Any]:
         """What the pixels of a plain or an augmented image depend on beside the encoder, of JSON types."""
+
+    @abstractmethod
+    def adapted(self, transform: TransformConfig, max_length: int) -> Self:
+        """The same with the augmentation of a recipe, and captions cut shorter.
+
+        Args:
+            transform: its size 0 is the model's own, its normalisation "encoder" as well.
+            max_length: most tokens of a caption; 0 for as many as before.
+
+        Raises:
+            ConfigError: the model does not read such pixels, or so many tokens.
+        """
 
     def collator(self) -> PairCollator:
         """Makes batches with this tokenization."""
@@ -98,6 +110,11 @@ class OwnPreprocessing(Preprocessing):
         settings = asdict(self.transform)
         return settings if train else {name: settings[name] for name in _PLAIN}
 
+    def adapted(self, transform: TransformConfig, max_length: int) -> Self:
+        """The same with the augmentation and the image size of a recipe; the model is resized for it."""
+        size = transform.size or self.transform.size
+        return replace(self, transform=replace(transform, size=size), max_length=max_length or self.max_length)
+
     def save(self, folder: Path) -> None:
         """Write tokenizer and settings beside a model."""
         self.tokenizer.save_pretrained(folder)
@@ -127,3 +144,33 @@ class OwnPreprocessing(Preprocessing):
             raise CheckpointError(
                 f"{folder} has no usable {PREPROCESSING_FILE} ({error}); give the 'model' folder of a truepair run"
             ) from error
+
+
+def own_pixels(transform: TransformConfig, size: int) -> TransformConfig:
+    """The augmentation of a recipe for a model that reads one size and normalises in its own way.
+
+    Args:
+        transform: of the recipe.
+        size: height and width of the model's images, in pixels.
+
+    Raises:
+        ConfigError: the recipe asks for others.
+    """
+    if transform.size not in (0, size):
+        raise ConfigError(f"data.transform.size is {transform.size}, but the model reads {size} px; set it to 0")
+    if transform.normalisation != "encoder":
+        raise ConfigError(
+            f"data.transform.normalisation is '{transform.normalisation}', but the model has its own; set it to encoder"
+        )
+    return replace(transform, size=size)
+
+
+def own_length(asked: int, longest: int) -> int:
+    """Most tokens of a caption for a model that reads so many at most; 0 asks for all of them.
+
+    Raises:
+        ConfigError: the recipe asks for more.
+    """
+    if asked > longest:
+        raise ConfigError(f"text.max_length is {asked}, but the model reads at most {longest} tokens; set it to 0")
+    return asked or longest

@@ -42,7 +42,7 @@ class TransformConfig:
     """How images become tensors. The defaults are ALBEF's and MAFA's.
 
     Attributes:
-        size: side of the square image the model reads, in pixels.
+        size: side of the square image the model reads, in pixels; 0 for that of the model that training starts from.
         normalisation: "clip", "imagenet", "none" (pixels in 0..1), or "encoder": as the image encoder was trained.
         interpolation: "bicubic" or "bilinear".
         crop_scale: training: least and largest share of the area that RandomResizedCrop keeps; (1, 1) crops nothing.
@@ -68,8 +68,8 @@ class TransformConfig:
         smallest, largest = self.crop_scale
         if not 0 < smallest <= largest <= 1:
             raise ConfigError(f"crop_scale is {self.crop_scale}; give two rising shares between 0 and 1")
-        if self.size < 1 or not 0 <= self.flip <= 1:
-            raise ConfigError(f"size is {self.size} and flip {self.flip}; size is at least 1, flip between 0 and 1")
+        if self.size < 0 or not 0 <= self.flip <= 1:
+            raise ConfigError(f"size is {self.size} and flip {self.flip}; size is not negative, flip between 0 and 1")
 
 
 def build_transform(

@@ -13,9 +13,9 @@ from truepair.data.preprocessing import Preprocessing
 from truepair.data.table import PairTable
 from truepair.data.transforms import ImageTransform
 from truepair.errors import ConfigError
+from truepair.models.dual.base import DualEncoder
 from truepair.models.encoders.frozen_captions import CaptionStates
 from truepair.models.encoders.frozen_images import ImageStates
-from truepair.models.dual.base import DualEncoder
 
 _VIEWS = ("plain", "batch")
 

@@ -1,5 +1,6 @@
 """From a recipe to the training step it describes."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,16 +8,16 @@ import torch
 from accelerate import PartialState
 
 from truepair.data.identity import concept_labels
-from truepair.data.pairs import PairCollator, PairDataset
-from truepair.data.preprocessing import PREPROCESSING_FILE, Preprocessing
+from truepair.data.pairs import PairDataset
+from truepair.data.preprocessing import OwnPreprocessing, Preprocessing
 from truepair.data.table import PairTable
-from truepair.data.transforms import TransformConfig
+from truepair.data.transforms import normalisation
 from truepair.engine.distributed.accelerator import sharding_plugin
 from truepair.errors import CheckpointError, ConfigError
 from truepair.evaluation.truth import ConversionCounter, Truth
 from truepair.judges.base import Judge, JudgeInputs
 from truepair.judges.coverage import check_coverage
-from truepair.judges.dual import open_feature_reader
+from truepair.judges.dual import DualFeatures
 from truepair.judges.open import open_judge
 from truepair.methods.caches import StateCaches
 from truepair.methods.ecm import Ecm, EcmConfig
@@ -27,11 +28,13 @@ from truepair.methods.recipe import PretrainRecipe
 from truepair.methods.rules import ENCODERS, RuleSet
 from truepair.methods.srcl import SrclWeights
 from truepair.methods.step import PretrainStep
-from truepair.methods.student import Say, build_preprocessing, require_same_tokenizer
-from truepair.models.checkpoints.load import load_albef
+from truepair.methods.student import Say, require_same_tokenizer
+from truepair.models.dual.base import DualEncoder, FusionModel
+from truepair.models.encoders.fingerprint import caption_input_key, image_input_key
 from truepair.models.encoders.frozen_images import ImageStates
-from truepair.models.encoders.images import image_transform, pixel_statistics, resize_images
+from truepair.models.encoders.images import resize_images
 from truepair.models.fusion.albef import AlbefModel
+from truepair.models.open import OpenedModel, open_model
 from truepair.objectives.mlm import TokenMasker
 from truepair.relations.detectors import Judged
 from truepair.relations.ledger import Ledger
@@ -43,8 +46,7 @@ class StepBuilder:
 
     Args:
         recipe: What the step is composed of.
-        model: The student.
-        collator: The run's tokenization.
+        student: The model that is trained, and how captions and images reach it.
         caches: States from its frozen encoders.
         table: The training pairs.
         image_cache: States of their images, where the recipe asks for a cache.
@@ -55,8 +57,7 @@ class StepBuilder:
     def __init__(
         self,
         recipe: PretrainRecipe,
-        model: AlbefModel,
-        collator: PairCollator,
+        student: OpenedModel,
         caches: StateCaches,
         table: PairTable,
         image_cache: ImageStates | None,
@@ -64,8 +65,9 @@ class StepBuilder:
         say: Say,
     ) -> None:
         self.recipe = recipe
-        self.model = model
-        self.collator = collator
+        self.model = student.model
+        self.preprocessing = student.preprocessing
+        self.collator = student.preprocessing.collator()
         self.caches = caches
         self.table = table
         self.image_cache = image_cache
@@ -110,13 +112,14 @@ class StepBuilder:
 
     def _masker(self) -> TokenMasker | None:
         """What hides tokens for MLM, where there is any."""
-        tokenizer, mlm = self.collator.tokenizer, self.recipe.objectives.mlm
-        if not mlm.weight:
+        mlm = self.recipe.objectives.mlm
+        if not mlm.weight or not isinstance(self.model, FusionModel):  # the step refuses MLM of a model that cannot
             return None
+        assert isinstance(self.preprocessing, OwnPreprocessing), "what fuses is of our own"
+        tokenizer = self.preprocessing.tokenizer
         if tokenizer.mask_token_id is None:
             raise ConfigError("the tokenizer has no mask token; set objectives.mlm.weight to 0, or take another one")
-        vocabulary = self.model.config.vocab_size
-        return TokenMasker(tokenizer.mask_token_id, tokenizer.all_special_ids, vocabulary, mlm.masking)
+        return TokenMasker(tokenizer.mask_token_id, tokenizer.all_special_ids, self.model.vocab_size, mlm.masking)
 
     def _rules(self) -> RuleSet:
         """The rules of the recipe, and those of a judge that is asked about all pairs; says what ledgers hold."""
@@ -134,7 +137,7 @@ class StepBuilder:
         """The judge of the batches."""
         inputs = JudgeInputs(
             table=self.table,
-            preprocessing=build_preprocessing(self.recipe, self.collator.tokenizer),
+            preprocessing=self.preprocessing,
             model=self.model,
             image_cache=encoder.image_cache,
             caption_cache=encoder.caption_cache,
@@ -158,9 +161,7 @@ class StepBuilder:
         config = ecm.judge
         if config.kind == "evidence":
             return
-        pixels = config.view == "batch"
-        encoder = self.model.image_encoder
-        transform = image_transform(self.recipe.data.transform, encoder, train=True) if pixels else None
+        transform = self.preprocessing.images(train=True) if config.view == "batch" else None
         dataset = PairDataset(self.table, transform, captions="first")
         found = check_coverage(
             judge, dataset, self.collator, high=ecm.zones.high, least=config.least_coverage, sample=256
@@ -168,34 +169,47 @@ class StepBuilder:
         self.say(found.warning or f"{judge.name} passes {found.share:.0%} of known pairs at {found.high:g}")
 
     def _frozen_model(self, checkpoint: str | None) -> FrozenModel | None:
-        """The frozen dual encoder of a checkpoint: one of ours on the student's batches, others on plain images."""
+        """The frozen dual encoder of a checkpoint.
+
+        On the student's batches where it reads the same tokens and pixels, else on plain images and captions.
+
+        Raises:
+            CheckpointError: it is one of ours like the student, and was trained on other tokens or pixel values.
+        """
         if checkpoint is None:
             return None
         if checkpoint == ENCODERS:
             return FrozenMeans()
-        if not Path(checkpoint, PREPROCESSING_FILE).exists():
-            return FrozenOnPlain(open_feature_reader(checkpoint, self.table, self.device))
-        own, model = Preprocessing.load(Path(checkpoint)), load_albef(checkpoint)
-        require_same_tokenizer(checkpoint, own.tokenizer, self.collator.tokenizer)
-        resize_images(model, self.recipe.data.transform.size)
-        self._require_same_pixels(checkpoint, own.transform, model)
-        caches = StateCaches(self.recipe, model, self.collator.encode, self.say)
+        frozen = open_model(checkpoint)
+        if isinstance(self.preprocessing, OwnPreprocessing) and isinstance(frozen.preprocessing, OwnPreprocessing):
+            frozen = self._on_own_batches(checkpoint, frozen.model, frozen.preprocessing)
+        elif not _read_alike(frozen.preprocessing, self.preprocessing):
+            return FrozenOnPlain(DualFeatures(frozen, self.table, self.device))
+        caches = StateCaches(self.recipe, frozen, self.say)
         table, states = caches.images(self.table)
         if len(table) != len(self.table):
             raise CheckpointError(f"{checkpoint} could not read all training images; see the lines above")
-        return frozen_model(self._encoder(model, caches, states))
+        return frozen_model(self._encoder(frozen.model, caches, states))
 
-    def _require_same_pixels(self, checkpoint: str, own: TransformConfig, model: AlbefModel) -> None:
-        """Refuse a frozen model that would read pixel values of another scale than it was trained on."""
-        reads = model if self.recipe.model.cache_images else self.model  # a cache is made for the frozen model itself
-        given = pixel_statistics(self.recipe.data.transform, reads.image_encoder)
-        if given != pixel_statistics(own, model.image_encoder):
+    def _on_own_batches(self, checkpoint: str, model: DualEncoder, own: OwnPreprocessing) -> OpenedModel:
+        """One of our models that reads this run's batches.
+
+        Raises:
+            CheckpointError: it was trained on other tokens, or on pixel values of another scale.
+        """
+        runs = self.preprocessing
+        assert isinstance(runs, OwnPreprocessing) and isinstance(model, AlbefModel)
+        require_same_tokenizer(checkpoint, own.tokenizer, runs.tokenizer)
+        resize_images(model, runs.transform.size)
+        reads = own if self.recipe.model.cache_images else runs  # a cache is made for the frozen model itself
+        if normalisation(runs.transform, reads.statistics) != normalisation(own.transform, own.statistics):
             raise CheckpointError(
                 f"{checkpoint} was trained on images of another normalisation; set data.transform.normalisation to its "
                 "own, or where that is 'encoder', give a model with this run's image encoder"
             )
+        return OpenedModel(model, replace(runs, statistics=own.statistics))
 
-    def _encoder(self, model: AlbefModel, caches: StateCaches, image_cache: ImageStates | None) -> BatchEncoder:
+    def _encoder(self, model: DualEncoder, caches: StateCaches, image_cache: ImageStates | None) -> BatchEncoder:
         """Encodes batches with a model whose towers are frozen and cached as the recipe says."""
         config = self.recipe.model
         model.freeze(image=config.freeze_image, text=config.freeze_text)
@@ -207,3 +221,8 @@ class StepBuilder:
             seed=self.recipe.loop.seed,
             parts=MicroBatches(self.recipe.loop.micro_batch),
         )
+
+
+def _read_alike(one: Preprocessing, other: Preprocessing) -> bool:
+    """Whether two models read the same tokens of every caption and the same pixels of every image."""
+    return caption_input_key(one) == caption_input_key(other) and image_input_key(one) == image_input_key(other)

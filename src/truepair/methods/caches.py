@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Iterable
-from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 
@@ -15,12 +14,10 @@ from truepair.engine.logs.progress import counting
 from truepair.errors import DataError
 from truepair.methods.recipe import PretrainRecipe
 from truepair.methods.student import Say
-from truepair.models.encoders.base import ImageEncoder
 from truepair.models.encoders.fingerprint import encoder_fingerprint
 from truepair.models.encoders.frozen_captions import CaptionStates, EncodeCaptions, cache_caption_states
 from truepair.models.encoders.frozen_images import ImageStates, PooledEncoder, cache_image_states
-from truepair.models.encoders.images import image_transform
-from truepair.models.fusion.albef import AlbefModel
+from truepair.models.open import OpenedModel
 
 
 def cache_folder(stated: str | None) -> Path:
@@ -36,16 +33,15 @@ class StateCaches:
     The encoders are hashed once, and the sources' pictures opened once, however many splits a run has.
 
     Args:
-        recipe: says whether, and how images are transformed.
-        model: holds the frozen encoders.
-        encode: the tokenization of the run, such as that of its collator.
+        recipe: says whether.
+        opened: the model with the frozen towers, and how captions and images reach it.
         say: prints a line.
     """
 
-    def __init__(self, recipe: PretrainRecipe, model: AlbefModel, encode: EncodeCaptions, say: Say) -> None:
+    def __init__(self, recipe: PretrainRecipe, opened: OpenedModel, say: Say) -> None:
         self.recipe = recipe
-        self.model = model
-        self.encode = encode
+        self.model = opened.model
+        self.preprocessing = opened.preprocessing
         self.say = say
         self._of_sources: dict[int, ImageStates] = {}  # by number of views
 
@@ -83,7 +79,8 @@ class StateCaches:
         if not self.recipe.model.cache_captions:
             return None
         folder = self.recipe.model.cache_folder
-        return text_states(self.model.text_encoder, captions, self.encode, folder, encoder_key=self._text_key)
+        encode = self.preprocessing.collator().encode
+        return text_states(self.model.text_tower, captions, encode, folder, encoder_key=self._text_key)
 
     def _rows_of_sources(self, table: PairTable, views: int) -> ImageStates:
         """States of some rows of the recipe's sources, out of one cache of all."""
@@ -92,9 +89,9 @@ class StateCaches:
         return self._of_sources[views].of_rows(self._sources.rows_of(table.image_ids))
 
     def _states(self, table: PairTable, views: int) -> ImageStates:
-        recipe, transform, encoder = self.recipe, self.recipe.data.transform, self.model.image_encoder
-        plain = PairDataset(table, image_transform(transform, encoder, train=False), captions="first")
-        augmented = PairDataset(table, image_transform(transform, encoder, train=True), captions="first")
+        recipe = self.recipe
+        plain = PairDataset(table, self.preprocessing.images(), captions="first")
+        augmented = PairDataset(table, self.preprocessing.images(train=True), captions="first")
         with counting(f"image states of {table.name}, {len(table):,} rows") as progress:
             return cache_image_states(
                 self._image_encoder,
@@ -102,7 +99,7 @@ class StateCaches:
                 cache_folder(recipe.model.cache_folder),
                 augmented=augmented,
                 views=views,
-                preprocessing=asdict(transform),
+                preprocessing=self.preprocessing.image_settings(train=True),
                 workers=recipe.loop.workers if self.model.device.type != "cpu" else os.cpu_count() or 1,
                 progress=progress,
                 encoder_key=self._image_key,
@@ -113,9 +110,9 @@ class StateCaches:
         return open_sources(self.recipe.data)
 
     @cached_property
-    def _image_encoder(self) -> ImageEncoder:
-        encoder = self.model.image_encoder
-        return PooledEncoder(encoder) if self.recipe.model.pool_images else encoder
+    def _image_encoder(self) -> nn.Module:
+        tower = self.model.image_tower
+        return PooledEncoder(tower) if self.recipe.model.pool_images else tower
 
     @cached_property
     def _image_key(self) -> str:
@@ -123,7 +120,7 @@ class StateCaches:
 
     @cached_property
     def _text_key(self) -> str:
-        return encoder_fingerprint(self.model.text_encoder)
+        return encoder_fingerprint(self.model.text_tower)
 
 
 def text_states(

@@ -15,16 +15,20 @@ from truepair.methods.step import ItmConfig, MlmConfig, ObjectivesConfig
 from truepair.methods.towers import TowerOptimizerConfig
 from truepair.sampling.batches import SamplerConfig
 
+MODELS_OWN = "model"
+"""The tokenizer of a recipe that leaves the tokenization to the model that training starts from."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TextConfig:
     """How captions become tokens.
 
     Attributes:
-        tokenizer: "train" trains a WordPiece on the training captions, "minilm" takes MiniLM-L6's; else a name or a
-            folder.
+        tokenizer: "train" trains a WordPiece on the training captions, "minilm" takes MiniLM-L6's, "model" the whole
+            tokenization of the model that training starts from; else a name or a folder.
         vocab_size: largest vocabulary of a trained tokenizer.
-        max_length: most tokens of a caption, special tokens included (ALBEF: 25 in pre-training).
+        max_length: most tokens of a caption, special tokens included (ALBEF: 25 in pre-training); 0 for as many as the
+            model that training starts from was trained with.
         add_sep: end captions with [SEP]; ALBEF's have none.
         normalise: lower-case and strip punctuation first, as ALBEF does.
     """
@@ -34,6 +38,10 @@ class TextConfig:
     max_length: int = 25
     add_sep: bool = False
     normalise: bool = True
+
+    def __post_init__(self) -> None:
+        if self.max_length < 0 or (not self.max_length and self.tokenizer != MODELS_OWN):
+            raise ConfigError(f"text.max_length is {self.max_length}; give the most tokens of a caption")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,38 +1,29 @@
 """The model a run starts with: tokenizer, preprocessing, weights."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import replace
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from truepair.data.preprocessing import PREPROCESSING_FILE, Preprocessing
+from truepair.data.preprocessing import OwnPreprocessing
 from truepair.data.table import PairTable
 from truepair.data.tokens import load_tokenizer, train_wordpiece
 from truepair.errors import CheckpointError, ConfigError
-from truepair.methods.recipe import ModelConfig, PretrainRecipe, TextConfig
+from truepair.methods.recipe import MODELS_OWN, ModelConfig, PretrainRecipe, TextConfig
 from truepair.models.checkpoints.bert import albef_from_bert
-from truepair.models.checkpoints.load import load_albef
 from truepair.models.encoders.images import load_image_encoder, resize_images
 from truepair.models.encoders.minilm import minilm_folder
 from truepair.models.fusion.albef import AlbefModel
 from truepair.models.fusion.config import AlbefConfig
+from truepair.models.open import OpenedModel, open_model
 from truepair.randomness import stable_hash
 from truepair.relations.text import normalise_caption
 
 Say = Callable[[str], None]
 
 
-@dataclass(frozen=True)
-class Student:
-    """A run's model before its first step, and how captions and images reach it."""
-
-    model: AlbefModel
-    preprocessing: Preprocessing
-
-
-BuildStudent = Callable[[PretrainRecipe, PairTable, Say], Student]
+BuildStudent = Callable[[PretrainRecipe, PairTable, Say], OpenedModel]
 """Makes the model of a recipe for a table; see :func:`build_student`."""
 
 
@@ -46,28 +37,77 @@ def build_tokenizer(config: TextConfig, train: PairTable) -> PreTrainedTokenizer
     return load_tokenizer(minilm_folder() if config.tokenizer == "minilm" else config.tokenizer)
 
 
-def build_preprocessing(recipe: PretrainRecipe, tokenizer: PreTrainedTokenizerBase) -> Preprocessing:
-    """The recipe's tokenization and image settings."""
-    text = recipe.text
-    return Preprocessing(tokenizer, text.max_length, text.add_sep, text.normalise, recipe.data.transform)
-
-
-def build_student(recipe: PretrainRecipe, train: PairTable, say: Say) -> Student:
+def build_student(recipe: PretrainRecipe, train: PairTable, say: Say) -> OpenedModel:
     """The model that a recipe trains on a table, and its preprocessing; the same each time.
 
     Raises:
         ConfigError: options that do not exist or do not fit.
         CheckpointError: a checkpoint that is missing or does not fit.
     """
+    if recipe.model.checkpoint is not None:
+        return _trained_before(recipe, open_model(recipe.model.checkpoint), train, say)
+    if recipe.text.tokenizer == MODELS_OWN or not recipe.data.transform.size:
+        raise ConfigError(
+            "text.tokenizer 'model' and data.transform.size 0 are those of a trained model; name it: "
+            "--model.checkpoint FOLDER or a name on the hub"
+        )
     tokenizer = build_tokenizer(recipe.text, train)
-    start = recipe.model.checkpoint
-    if start is not None and Path(start, PREPROCESSING_FILE).exists():
-        require_same_tokenizer(start, Preprocessing.load(Path(start)).tokenizer, tokenizer)
     seed_weights(recipe.loop.seed)
-    model = build_model(recipe.model, recipe.text, tokenizer, say)
-    if recipe.model.checkpoint is not None or recipe.model.image_checkpoint is not None:
+    model = _pretrained(recipe.model, tokenizer, say)
+    if recipe.model.image_checkpoint is not None:
         resize_images(model, recipe.data.transform.size)  # the saved config says so, and caches are keyed by it
-    return Student(model, build_preprocessing(recipe, tokenizer))
+    return _of_own(model, _own_preprocessing(recipe, tokenizer))
+
+
+def _trained_before(recipe: PretrainRecipe, opened: OpenedModel, train: PairTable, say: Say) -> OpenedModel:
+    """A whole model, with its own tokenization or that of the recipe, and the recipe's augmentation.
+
+    Raises:
+        ConfigError: the recipe asks for tokens or pixels that it does not read.
+        CheckpointError: its tokenizer is another one.
+    """
+    text, checkpoint, model = recipe.text, str(recipe.model.checkpoint), opened.model
+    if text.tokenizer == MODELS_OWN:
+        preprocessing = opened.preprocessing.adapted(recipe.data.transform, text.max_length)
+    elif isinstance(opened.preprocessing, OwnPreprocessing):
+        tokenizer = build_tokenizer(text, train)
+        require_same_tokenizer(checkpoint, opened.preprocessing.tokenizer, tokenizer)
+        preprocessing = _own_preprocessing(recipe, tokenizer)
+    else:
+        raise ConfigError(
+            f"text.tokenizer is '{text.tokenizer}', but {checkpoint} reads tokens of its own; set it to model"
+        )
+    seed_weights(recipe.loop.seed)
+    if isinstance(model, AlbefModel) and isinstance(preprocessing, OwnPreprocessing):
+        resize_images(model, preprocessing.transform.size)
+        return _of_own(model, preprocessing)
+    say(
+        f"{checkpoint} is a {type(model).__name__}: its own image processor and tokenizer, captions of up to "
+        f"{preprocessing.max_length} tokens"
+    )
+    return OpenedModel(model, preprocessing)
+
+
+def _own_preprocessing(recipe: PretrainRecipe, tokenizer: PreTrainedTokenizerBase) -> OwnPreprocessing:
+    """The recipe's tokenization and image settings."""
+    text = recipe.text
+    return OwnPreprocessing(tokenizer, text.max_length, text.add_sep, text.normalise, recipe.data.transform)
+
+
+def _of_own(model: AlbefModel, preprocessing: OwnPreprocessing) -> OpenedModel:
+    """One of our models, whose image encoder says how pixels are normalised.
+
+    Raises:
+        ConfigError: it does not know so many tokens, or reads no captions of that length.
+    """
+    entries, longest, config = len(preprocessing.tokenizer), preprocessing.max_length, model.config
+    if entries > config.vocab_size or longest > config.max_position_embeddings:
+        raise ConfigError(
+            f"the tokenizer has {entries} entries and captions up to {longest} tokens, but the model "
+            f"{config.vocab_size} and {config.max_position_embeddings}; make text and model fit"
+        )
+    encoder = model.image_encoder
+    return OpenedModel(model, replace(preprocessing, statistics=(encoder.pixel_mean, encoder.pixel_std)))
 
 
 def require_same_tokenizer(checkpoint: str, own: PreTrainedTokenizerBase, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -86,22 +126,6 @@ def require_same_tokenizer(checkpoint: str, own: PreTrainedTokenizerBase, tokeni
 def seed_weights(seed: int) -> None:
     """Set the global generator, from which initial weights are drawn."""
     torch.manual_seed(stable_hash(seed, "initial weights"))
-
-
-def build_model(config: ModelConfig, text: TextConfig, tokenizer: PreTrainedTokenizerBase, say: Say) -> AlbefModel:
-    """Build the model of a recipe, and say what is loaded and what starts fresh.
-
-    Raises:
-        ConfigError: options that do not exist or do not fit.
-        CheckpointError: a checkpoint that is missing or does not fit.
-    """
-    model = _pretrained(config, tokenizer, say) if config.checkpoint is None else load_albef(config.checkpoint)
-    if len(tokenizer) > model.config.vocab_size or text.max_length > model.config.max_position_embeddings:
-        raise ConfigError(
-            f"the tokenizer has {len(tokenizer)} entries and captions up to {text.max_length} tokens, but the model "
-            f"{model.config.vocab_size} and {model.config.max_position_embeddings}; make text and model fit"
-        )
-    return model
 
 
 def _pretrained(config: ModelConfig, tokenizer: PreTrainedTokenizerBase, say: Say) -> AlbefModel:

@@ -9,7 +9,7 @@ from truepair.data.pairs import PairCollator
 from truepair.evaluation.detectors import SuspectPrecision, precision_at
 from truepair.evaluation.truth import Truth, Verdict
 from truepair.mining.suspects import Suspect, find_suspects
-from truepair.models.fusion.albef import AlbefModel
+from truepair.models.dual.base import DualEncoder
 from truepair.models.fusion.gallery import GalleryMatcher, encode_captions, encode_images
 from truepair.relations.text import caption_key
 from truepair.tasks.retrieval import ImageSource
@@ -44,7 +44,7 @@ class Audit:
 
 
 def audit_pairs(
-    model: AlbefModel, collator: PairCollator, images: ImageSource, *, candidates: int = 8, limit: int = 1000
+    model: DualEncoder, collator: PairCollator, images: ImageSource, *, candidates: int = 8, limit: int = 1000
 ) -> Audit:
     """Find and check the suspected false negatives of a table; each row counts with its first caption.
 
@@ -66,7 +66,7 @@ def audit_pairs(
         encode_captions(model, captions, collator.encode),
     )
     keys = [caption_key(caption) for caption in captions]
-    by_itm = bool(model.config.itm_trained)
+    by_itm = model.itm_trained
     image_ids = list(table.rows["image_id"])
     found = find_suspects(judge, image_ids, keys, candidates=candidates, limit=limit, by_itm=by_itm)
     pictures = torch.tensor([suspect.image for suspect in found], dtype=torch.int64)

@@ -8,7 +8,6 @@ from accelerate import PartialState
 from torch import Tensor
 
 from truepair.data.judgements import JudgedCaptions, judged_captions, read_judgements
-from truepair.data.preprocessing import Preprocessing
 from truepair.data.source import SourceConfig
 from truepair.data.splits import DataConfig, build_tables
 from truepair.data.table import PairTable
@@ -17,8 +16,7 @@ from truepair.evaluation.coco import CocoGallery, CocoReport, CocoTruths, load_c
 from truepair.evaluation.metrics import RetrievalProtocol
 from truepair.evaluation.scores import ScoreSource
 from truepair.files import write_json
-from truepair.models.checkpoints.load import load_albef
-from truepair.models.encoders.images import image_transform
+from truepair.models.open import open_model
 from truepair.relations.text import normalise_caption
 from truepair.tasks.retrieval import ImageSource, RetrievalResult, RetrievalTask, build_truth
 
@@ -96,16 +94,15 @@ def evaluate_model(model_folder: Path, config: EvaluateConfig) -> RetrievalResul
     """Measure a model; any image that cannot be read is an error, since a substitute would make the figures wrong.
 
     Raises:
-        CheckpointError: the folder holds no truepair model.
+        CheckpointError: there is no such model, or it is damaged.
         DataError: the pairs cannot be read, or have no such split.
         ConfigError: figures that need a package that is not installed.
     """
     if config.output is not None:
         _make_room(Path(config.output))
-    preprocessing = Preprocessing.load(model_folder)
-    model = load_albef(model_folder).to(PartialState().device)
-    transform = image_transform(preprocessing.transform, model.image_encoder, train=False)
-    collator = preprocessing.collator()
+    opened = open_model(model_folder)
+    model = opened.model.to(PartialState().device)
+    transform, collator = opened.preprocessing.images(), opened.preprocessing.collator()
     tables = build_tables(
         DataConfig(
             sources=[config.data],

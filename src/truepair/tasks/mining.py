@@ -39,7 +39,7 @@ def frozen_inputs(recipe: PretrainRecipe, say: Say) -> JudgeInputs:
     student = build_student(recipe, table, lambda _: None)
     model, preprocessing = student.model, student.preprocessing
     model.to(PartialState(cpu=recipe.loop.cpu).device)
-    caches = StateCaches(recipe, model, preprocessing.collator().encode, say)
+    caches = StateCaches(recipe, student, say)
     table, images = caches.images(table)
     captions = (caption for captions in table.values("captions") for caption in captions)
     texts = caches.captions(captions)

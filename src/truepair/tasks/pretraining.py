@@ -18,9 +18,9 @@ from truepair.evaluation.reranking import Combination
 from truepair.files import write_json
 from truepair.methods.build import StepBuilder
 from truepair.methods.caches import StateCaches
-from truepair.methods.recipe import PretrainRecipe, trains_itm, untrained_losses
+from truepair.methods.recipe import MODELS_OWN, PretrainRecipe, trains_itm, untrained_losses
 from truepair.methods.student import BuildStudent, Say, build_student
-from truepair.models.encoders.images import image_transform
+from truepair.models.dual.base import DualEncoder
 from truepair.models.fusion.albef import AlbefModel
 from truepair.tasks.retrieval import ImageSource, RetrievalResult, RetrievalTask
 
@@ -46,7 +46,7 @@ class PretrainOutcome:
     recipe: PretrainRecipe
     run: RunResult
     retrieval: RetrievalResult | None
-    model: AlbefModel
+    model: DualEncoder
     collator: PairCollator
     train_images: ImageSource
     test: RetrievalTask | None
@@ -74,18 +74,19 @@ def pretrain(
     student = build(recipe, tables.train, say)
     model, collator = student.model, student.preprocessing.collator()
     model.to(PartialState(cpu=recipe.loop.cpu).device)  # for the states of frozen encoders
-    model.config.itm_trained = trains_itm(recipe)
+    if isinstance(model, AlbefModel):
+        model.config.itm_trained = trains_itm(recipe)
     for line in untrained_losses(recipe):
         say(line)
 
-    caches = StateCaches(recipe, model, collator.encode, say)
-    pictures = _Pictures(recipe, model, collator, caches)
+    caches = StateCaches(recipe, student, say)
+    pictures = _Pictures(recipe, student.preprocessing, collator, caches)
     train_images = pictures.of(tables.train, recipe.model.image_views)
     validation, test, unseen = (pictures.task(table) for table in (tables.validation, tables.test, tables.unseen))
-    step = StepBuilder(recipe, model, collator, caches, train_images.table, train_images.cache, run_folder, say).build()
+    step = StepBuilder(recipe, student, caches, train_images.table, train_images.cache, run_folder, say).build()
     loop = TrainingLoop(
         step,
-        _dataset(recipe, train_images, model),
+        _dataset(recipe, train_images, student.preprocessing),
         student.preprocessing,
         collator,
         loop=recipe.loop,
@@ -111,18 +112,19 @@ def pretrain(
 class _Pictures:
     """The pictures of the splits of a run."""
 
-    def __init__(self, recipe: PretrainRecipe, model: AlbefModel, collator: PairCollator, caches: StateCaches) -> None:
+    def __init__(
+        self, recipe: PretrainRecipe, preprocessing: Preprocessing, collator: PairCollator, caches: StateCaches
+    ) -> None:
         self.recipe = recipe
-        self.model = model
+        self.preprocessing = preprocessing
         self.collator = collator
         self.caches = caches
 
     def of(self, table: PairTable, views: int = 1) -> ImageSource:
         """Pictures of a split, or their states."""
         table, cache = self.caches.images(table, views)
-        transform = image_transform(self.recipe.data.transform, self.model.image_encoder, train=False)
         size = self.recipe.evaluation.batch_size
-        return ImageSource(table, self.collator, transform=transform, cache=cache, batch_size=size)
+        return ImageSource(table, self.collator, transform=self.preprocessing.images(), cache=cache, batch_size=size)
 
     def task(self, table: PairTable | None) -> RetrievalTask | None:
         """Retrieval on a split."""
@@ -133,7 +135,7 @@ class _Pictures:
 
 
 def _evaluate(
-    model: AlbefModel, task: RetrievalTask | None, combination: Combination | None, file: Path
+    model: DualEncoder, task: RetrievalTask | None, combination: Combination | None, file: Path
 ) -> RetrievalResult | None:
     """Figures on a table, also in a file; None without the table."""
     if task is None:
@@ -149,8 +151,8 @@ def _recalls(figures: Mapping[str, float]) -> str:
     return percentages({name.replace("_r@1", " R@1"): value for name, value in shown.items()})
 
 
-def _dataset(recipe: PretrainRecipe, images: ImageSource, model: AlbefModel) -> PairDataset:
-    transform = None if images.are_states else image_transform(recipe.data.transform, model.image_encoder, train=True)
+def _dataset(recipe: PretrainRecipe, images: ImageSource, preprocessing: Preprocessing) -> PairDataset:
+    transform = None if images.are_states else preprocessing.images(train=True)
     captions = "first" if recipe.data.captions == "pairs" else recipe.data.captions
     return PairDataset(images.table, transform, captions=captions, seed=recipe.loop.seed)
 
@@ -175,9 +177,7 @@ def finetune_retrieval(recipe: PretrainRecipe, run_folder: Path, say: Say) -> Re
     """
     model = recipe.model
     if model.checkpoint is not None:
-        known = Preprocessing.load(Path(model.checkpoint))
-        text = replace(recipe.text, tokenizer=model.checkpoint, add_sep=known.add_sep, normalise=known.normalise)
-        recipe = replace(recipe, text=text)
+        recipe = replace(recipe, text=replace(recipe.text, tokenizer=MODELS_OWN))
     elif model.image_checkpoint is None or model.text_checkpoint is None:
         raise ConfigError("model.checkpoint names nothing to start from; give the 'model' folder of a pre-training run")
     return pretrain(recipe, run_folder, say).retrieval

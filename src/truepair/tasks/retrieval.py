@@ -25,10 +25,9 @@ from truepair.evaluation.reranking import (
 )
 from truepair.evaluation.scores import FeatureScores, ScoreSource
 from truepair.evaluation.truth import Truth
-from truepair.models.dual.base import FusionModel
+from truepair.models.dual.base import DualEncoder
 from truepair.models.encoders.frozen_captions import CaptionStates
 from truepair.models.encoders.frozen_images import ImageStates
-from truepair.models.fusion.albef import AlbefModel
 from truepair.models.fusion.gallery import GalleryMatcher, encode_captions, encode_images
 
 
@@ -147,7 +146,7 @@ class RetrievalTask:
         self.truth = self.known if self.protocol.leave_out_families else self.known.without_ignored()
         self.caption_states = None if cache is None else cache(self.truth.texts)
 
-    def figures(self, model: AlbefModel) -> dict[str, float]:
+    def figures(self, model: DualEncoder) -> dict[str, float]:
         """Quick figures for the log of a run, similarity alone: R@1 and mAP@R both ways, truth-aware and naive."""
         judge = self.encode(model)
         metrics = evaluate_retrieval(similarity_of(judge), self.truth, resamples=0)
@@ -160,7 +159,7 @@ class RetrievalTask:
             "naive_t2i_r@1": metrics.naive_t2i.recall_at_1.value,
         }
 
-    def choose_combination(self, model: AlbefModel) -> Combination | None:
+    def choose_combination(self, model: DualEncoder) -> Combination | None:
         """Choose the weights of similarity and ITM on this table; call it on validation pictures only."""
         if not self._reranks(model):
             return None
@@ -169,7 +168,7 @@ class RetrievalTask:
         temperature = float(model.temperature.detach())
         return choose_combination(similarity_of(judge), self.truth, candidates, log_odds, temperature=temperature)[0]
 
-    def evaluate(self, model: AlbefModel, combination: Combination | None = None) -> RetrievalResult:
+    def evaluate(self, model: DualEncoder, combination: Combination | None = None) -> RetrievalResult:
         """Measure every way of ranking.
 
         Args:
@@ -192,14 +191,14 @@ class RetrievalTask:
                 ways["similarity + ITM"] = RerankedScores(similarity, candidates, scores)
         return ways
 
-    def encode(self, model: AlbefModel) -> GalleryMatcher:
+    def encode(self, model: DualEncoder) -> GalleryMatcher:
         """Encode the table's pictures and captions."""
         model.eval()
         images = encode_images(model, self.images.batches(), are_states=self.images.are_states)
         captions = encode_captions(model, self.truth.texts, self.collator.encode, cache=self.caption_states)
         return GalleryMatcher(model, images, captions)
 
-    def _reranks(self, model: FusionModel) -> bool:
+    def _reranks(self, model: DualEncoder) -> bool:
         """ITM that was not trained does not rank."""
         return self.protocol.rerank > 0 and model.itm_trained
 

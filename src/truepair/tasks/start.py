@@ -188,7 +188,11 @@ class States(nn.Module):
 
 
 def task_states(
-    config: StartConfig, preprocessing: OwnPreprocessing, model: DownstreamModel, images: PairTable, texts: Iterable[str]
+    config: StartConfig,
+    preprocessing: OwnPreprocessing,
+    model: DownstreamModel,
+    images: PairTable,
+    texts: Iterable[str],
 ) -> States:
     """States of a task's images and texts, from caches where the recipe asks for them.
 

@@ -29,8 +29,10 @@ from transformers import (
 )
 
 from truepair.data.tokens import tokenize_captions, train_wordpiece
+from truepair.data.transforms import TransformConfig
 from truepair.errors import CheckpointError, ConfigError
 from truepair.models import DualEncoder, FusionModel, HubDualEncoder
+from truepair.models.dual.hub import HubPreprocessing, open_hub
 from truepair.models.encoders.frozen_captions import cache_caption_states
 from truepair.models.fusion.gallery import encode_captions, encode_images
 
@@ -166,7 +168,8 @@ def test_gradients_reach_all_that_is_trained(model: PreTrainedModel) -> None:
 def test_saved_folder_is_an_ordinary_one(model: PreTrainedModel, tmp_path: Path) -> None:
     tokenizer = train_wordpiece(["a red square", "a blue dot"], 40, min_frequency=1)
     processor = CLIPImageProcessor(size={"height": 16, "width": 16}, do_center_crop=False)
-    HubDualEncoder(model, processor, tokenizer).save_pretrained(tmp_path)
+    HubDualEncoder(model).save_pretrained(tmp_path)
+    HubPreprocessing(processor, tokenizer, 12, TransformConfig(size=16)).save(tmp_path)
     again, loading = type(model).from_pretrained(tmp_path, output_loading_info=True)
     assert not any(loading.values())
     arrays = inputs()
@@ -174,8 +177,9 @@ def test_saved_folder_is_an_ordinary_one(model: PreTrainedModel, tmp_path: Path)
         assert torch.equal(one, other)
     assert AutoTokenizer.from_pretrained(tmp_path).get_vocab() == tokenizer.get_vocab()
     assert AutoImageProcessor.from_pretrained(tmp_path).size == processor.size
-    found = HubDualEncoder.from_pretrained(tmp_path).eval()
-    assert type(found.model) is type(model) and found.tokenizer is not None and found.image_processor is not None
+    found, preprocessing = open_hub(tmp_path)
+    found.eval()
+    assert type(found.model) is type(model) and preprocessing.max_length in (12, 13)  # AltCLIP's has one position more
     assert torch.equal(found.encode_images(arrays[0]).features, HubDualEncoder(model).encode_images(arrays[0]).features)
 
 
@@ -207,9 +211,7 @@ def test_galleries_hold_features_of_any_dual_encoder(model: PreTrainedModel) -> 
 
 def test_code_of_a_checkpoint_is_not_run(tmp_path: Path) -> None:
     model = seeded(clip)
-    HubDualEncoder(model, CLIPImageProcessor(), train_wordpiece(["a red square"], 40, min_frequency=1)).save_pretrained(
-        tmp_path
-    )
+    HubDualEncoder(model).save_pretrained(tmp_path)
     (tmp_path / "own.py").write_text("raise SystemExit('was run')")
     config = json.loads((tmp_path / "config.json").read_text())
     for kind, auto_map in (("clip", {"AutoModel": "own.Own"}), ("own", {"AutoConfig": "own.Config"})):
@@ -243,5 +245,5 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
         HubDualEncoder.from_pretrained(tmp_path / "nowhere")
     seeded(clip).save_pretrained(tmp_path)
     with pytest.raises(CheckpointError) as missing:
-        HubDualEncoder.from_pretrained(tmp_path)
+        open_hub(tmp_path)
     assert "\n" not in str(missing.value)

@@ -11,7 +11,8 @@ from truepair.cli.arguments import read_recipe
 from truepair.data.splits import build_tables
 from truepair.data.table import PairTable
 from truepair.methods.recipe import PretrainRecipe
-from truepair.methods.student import Student, build_student
+from truepair.methods.student import build_student
+from truepair.models.open import OpenedModel
 from truepair.tasks.study import runner as students
 from truepair.tasks.study.runner import StudentMemory
 
@@ -24,14 +25,14 @@ def recipe(squares: Path, tmp_path: Path) -> PretrainRecipe:
     return replace(trained, text=replace(trained.text, tokenizer=str(tmp_path / "tokens")))
 
 
-def weights_of(student: Student) -> dict[str, torch.Tensor]:
+def weights_of(student: OpenedModel) -> dict[str, torch.Tensor]:
     return {name: value.clone() for name, value in student.model.state_dict().items()}
 
 
 def test_copies_are_what_would_be_built(recipe: PretrainRecipe, monkeypatch: pytest.MonkeyPatch) -> None:
     built: list[int] = []
 
-    def counted(recipe: PretrainRecipe, train: PairTable, say: object) -> Student:
+    def counted(recipe: PretrainRecipe, train: PairTable, say: object) -> OpenedModel:
         """The student, noted."""
         built.append(recipe.loop.seed)
         return build_student(recipe, train, lambda _: None)

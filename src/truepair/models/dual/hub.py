@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,7 +19,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from truepair.data.preprocessing import Preprocessing
+from truepair.data.preprocessing import Preprocessing, own_length, own_pixels
 from truepair.data.transforms import NORMALISATIONS, ImageTransform, PixelStatistics, TransformConfig, build_transform
 from truepair.errors import ConfigError
 from truepair.models.checkpoints.load import load_hub_model, load_part, processor_transform
@@ -183,6 +183,14 @@ class HubPreprocessing(Preprocessing):
         """What the pixels of an image depend on."""
         processor = json.loads(self.processor.to_json_string())
         return {"processor": processor, **({"transform": asdict(self.transform)} if train else {})}
+
+    def adapted(self, transform: TransformConfig, max_length: int) -> Self:
+        """The same with the augmentation of a recipe, and captions cut shorter, see `Preprocessing.adapted`."""
+        return replace(
+            self,
+            transform=own_pixels(transform, self.transform.size),
+            max_length=own_length(max_length, self.max_length),
+        )
 
     def save(self, folder: Path) -> None:
         """Write both beside the model, as transformers reads them."""

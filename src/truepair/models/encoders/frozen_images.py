@@ -14,7 +14,6 @@ from torch.utils.data import DataLoader
 
 from truepair.data.pairs import PairDataset, PairSample
 from truepair.errors import ConfigError
-from truepair.models.encoders.base import ImageEncoder
 from truepair.models.encoders.fingerprint import combined_key, encoder_fingerprint
 from truepair.models.encoders.frozen import FrozenStates, Progress, StateBlock
 from truepair.sampling.batches import Visit
@@ -152,31 +151,23 @@ def cache_image_states(
     return ImageStates(tuple(caches), torch.from_numpy(image_rows))
 
 
-class PooledEncoder(ImageEncoder):
-    """An image encoder that hands out one state an image, the mean of its states.
+class PooledEncoder(nn.Module):
+    """An image tower that hands out one state an image, the mean of its states.
 
     Models with ``image_pooling`` "mean" project it to the same feature; a fusion encoder has little left to read.
 
     Args:
-        encoder: the encoder.
+        encoder: from images [B, 3, H, W] to states [B, N, W].
     """
 
-    def __init__(self, encoder: ImageEncoder) -> None:
+    def __init__(self, encoder: nn.Module) -> None:
         super().__init__()
         self.encoder = encoder
-        self.config = encoder.config
-        self.width = encoder.width
-        self.image_size = encoder.image_size
-        self.pixel_mean, self.pixel_std = encoder.pixel_mean, encoder.pixel_std
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """Images [B, 3, H, W] to states [B, 1, W]."""
         states: Tensor = self.encoder(pixel_values)  # [B, N, W]
         return states.mean(dim=1, keepdim=True)
-
-    def resized(self, image_size: int) -> "PooledEncoder":
-        """The same for images of another size."""
-        return PooledEncoder(self.encoder.resized(image_size))
 
 
 class _ViewSource:

@@ -94,12 +94,12 @@ class GalleryMatcher:
     """The ITM head's opinion of any pair of a gallery: log-odds that caption and image match.
 
     Args:
-        model: in evaluation mode.
+        model: in evaluation mode; one that does not fuse has no opinion, and is not to be asked.
         images: encoded by it.
         captions: encoded by it.
     """
 
-    def __init__(self, model: FusionModel, images: EncodedImages, captions: EncodedCaptions) -> None:
+    def __init__(self, model: DualEncoder, images: EncodedImages, captions: EncodedCaptions) -> None:
         self.model = model
         self.images = images
         self.captions = captions
@@ -115,6 +115,7 @@ class GalleryMatcher:
         Returns:
             Log-odds [P], float32 on the CPU.
         """
+        assert isinstance(self.model, FusionModel), "ask only models whose `itm_trained` is true"
         device = self.model.device
         distinct, image_rows = images.unique(return_inverse=True)  # [U], [P]
         keys_values = self.model.image_keys_values(self.images.states[distinct].float().to(device))

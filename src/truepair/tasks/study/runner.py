@@ -21,8 +21,9 @@ from truepair.data.table import PairTable
 from truepair.errors import ConfigError, TruepairError
 from truepair.files import write_json
 from truepair.methods.recipe import PretrainRecipe
-from truepair.methods.student import Say, Student, build_student
+from truepair.methods.student import Say, build_student
 from truepair.mining.mine import MiningConfig
+from truepair.models.open import OpenedModel
 from truepair.tasks.mining import fit_judge, mine
 from truepair.tasks.pretraining import pretrain
 from truepair.tasks.study.cells import StudyRun
@@ -36,9 +37,9 @@ class StudentMemory:
     """
 
     def __init__(self) -> None:
-        self._last: tuple[object, Student, Tensor] | None = None
+        self._last: tuple[object, OpenedModel, Tensor] | None = None
 
-    def build(self, recipe: PretrainRecipe, train: PairTable, say: Say) -> Student:
+    def build(self, recipe: PretrainRecipe, train: PairTable, say: Say) -> OpenedModel:
         """See :func:`truepair.methods.student.build_student`; torch's generator is left as that would leave it."""
         if recipe.text.tokenizer == "train":  # depends on the captions as well
             return build_student(recipe, train, say)
@@ -48,7 +49,7 @@ class StudentMemory:
             self._last = start, build_student(recipe, train, say), torch.get_rng_state()
         _, student, random_state = self._last
         torch.set_rng_state(random_state)
-        return Student(copy.deepcopy(student.model), student.preprocessing)
+        return OpenedModel(copy.deepcopy(student.model), student.preprocessing)
 
 
 RESULT = "result.json"
