@@ -1,6 +1,7 @@
 """What the commands that read a recipe have in common: how they open, what a run folder keeps, and how they speak."""
 
 import argparse
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import yaml
 
-from truepair.cli.arguments import find_recipe, read_fields, to_yaml
+from truepair.cli.arguments import bundled_recipes, find_recipe, read_fields, to_yaml
 from truepair.cli.fields import RecipeClass
 from truepair.cli.options import CommandParser
 from truepair.errors import ConfigError, TruepairError
@@ -77,15 +78,24 @@ class RecipeCommand(Generic[_Recipe]):
         description: what it does.
         task: whose bundled recipes are meant; those of pre-training when empty.
         folder: the run folder where no option names one; ``runs/`` and the names of task and recipes when empty.
+        sources: the field that words take the place of which are no recipes; empty where there is none.
     """
 
     def __init__(
-        self, prog: str, kind: RecipeClass[_Recipe], description: str, *, task: str = "", folder: str = ""
+        self,
+        prog: str,
+        kind: RecipeClass[_Recipe],
+        description: str,
+        *,
+        task: str = "",
+        folder: str = "",
+        sources: str = "",
     ) -> None:
         self.kind = kind
         self.task = task
         self.folder = folder
-        usage = "RECIPE [RECIPE ...] [options] [--any.field value ...]"
+        self.sources = sources
+        usage = f"RECIPE [RECIPE ...] {'[SOURCE ...] ' if sources else ''}[options] [--any.field value ...]"
         more = f"'{prog} RECIPE --help' lists every field of a recipe."
         self.parser = CommandParser(prog, kind.section, usage=usage, description=f"{description}\n\n{more}")
         self.parser.add_argument(
@@ -107,12 +117,28 @@ class RecipeCommand(Generic[_Recipe]):
         prog = self.parser.prog
         if not call.recipes:
             raise ConfigError(f"give the recipe first: {prog} RECIPE [--any.field value]")
-        paths = [find_recipe(name, self.task) for name in call.recipes]
+        pairs = [word for word in call.recipes if self.sources and self._names_pairs(word)]
+        recipes = [word for word in call.recipes if word not in pairs]
+        if not recipes:
+            raise ConfigError(f"give a recipe beside {pairs[0]}: {prog} RECIPE {pairs[0]}; clip, for one")
+        paths = [find_recipe(name, self.task) for name in recipes]
+        if pairs:
+            call.stated = [(self.sources, json.dumps(pairs)), *call.stated]
         usual = self.folder or "runs/" + "-".join([*filter(None, [self.task]), *(path.stem for path in paths)])
         title = f"{prog} {' '.join(call.recipes)}"
         recipe = read_fields(self.kind, paths, call.stated, command=title)
         quiet_libraries()
         return Opening(recipe, title, Path(call.run_folder or usual), call)
+
+    def _names_pairs(self, word: str) -> bool:
+        """Whether a word names pairs: an existing file or folder, a pattern of shards, or owner/name.
+
+        The name of a bundled recipe is that recipe, even if a folder here has the same; that one is ``./name``.
+        """
+        path = Path(word)
+        if path.suffix in (".yaml", ".yml") or word in bundled_recipes(self.task):
+            return False
+        return path.exists() or any(letter in word for letter in "*{") or (word.count("/") == 1 and not path.suffix)
 
 
 def keep_recipe(recipe: Any, folder: Path) -> bytes | None:
