@@ -15,7 +15,7 @@ CAPTIONS = ["a small red square", "green square, middle", "a large blue square",
 
 
 def write_list(squares: Path, file: Path) -> Path:
-    """The squares as a CSV beside copies of the pictures, without groups; a quarter of the training pictures validate."""
+    """The squares as a CSV beside copies of the pictures, without groups; a quarter of the training ones validate."""
     rows = [json.loads(line) for line in (squares / "pairs.jsonl").read_text().splitlines()]
     with file.open("w", newline="") as opened:
         table = csv.writer(opened)
