@@ -205,5 +205,3 @@ def test_tiled_equals_dense(case: Case) -> None:
     tolerance = 1e-5 if case.temperature > 1e-3 else 1e-4
     assert_same(case, run(case, "tiled", torch.float32), wanted, tolerance)
     assert_same(case, run(case, "dense", torch.float32), wanted, tolerance)
-
-

@@ -12,6 +12,8 @@ from truepair.objectives.contrastive import Direction
 from truepair.objectives.srcl import Regulation, normalised_weights
 from truepair.relations.pairs import PairSet
 
+_ROUNDING = 1e-5  # of labels that were mixed
+
 
 @dataclass(frozen=True)
 class CellLabels:
@@ -32,7 +34,9 @@ class CellLabels:
     soft: Tensor | None = None  # [Bq, Bk]
 
     @classmethod
-    def of(cls, direction: Direction, anchors: int, candidates: int, like: Tensor, *, along: Literal[0, 1]) -> "CellLabels":
+    def of(
+        cls, direction: Direction, anchors: int, candidates: int, like: Tensor, *, along: Literal[0, 1]
+    ) -> "CellLabels":
         """Read a direction.
 
         Args:
@@ -47,7 +51,7 @@ class CellLabels:
         """
         positives = direction.resolved_positives((anchors, candidates), like.device)
         given = positives.values if direction.soft is None else direction.soft
-        if bool(((given < 0) | (given > 1)).any()):
+        if bool(((given < 0) | (given > 1 + _ROUNDING)).any()):
             raise ValueError("The sigmoid loss takes shares and soft targets as labels; give numbers from 0 to 1.")
         fixed = positives.with_values(torch.ones_like(positives.values, dtype=like.dtype))
         fixed = fixed.distinct() if direction.weights is None else PairSet.union(fixed, direction.weights)

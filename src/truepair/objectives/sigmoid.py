@@ -1,18 +1,18 @@
-"""The sigmoid loss (SigLIP, Zhai et al. 2023, section 3.2): each cell by itself is a match or not, as the relations say.
+"""The sigmoid loss (SigLIP, Zhai et al. 2023, section 3.2): each cell by itself is a match or not.
 
 For queries q_i, keys k_j and logits z_ij = q_i . k_j / temperature + bias::
 
     loss = 1/B * sum_ij w_ij * ( - t_ij log sigmoid(z_ij) - (1 - t_ij) log sigmoid(-z_ij) )
 
 t labels each cell from 0 to 1 (is it a match?), w weighs it. Without relations t is the identity and w is 1: SigLIP.
-Both come from the same ``Direction`` as those of the softmax loss, read thus:
+Both come from the same ``Direction`` as targets and weights of the softmax loss, read thus:
 
 * A positive has its share as label, not normalised: each of several matches is a whole one. Its weight is 1.
 * Soft targets are the labels as they are.
 * A cell with a weight of its own has it; at weight 0 it is neither match nor negative.
-* Smoothing a (S-ITC) takes a label to ``(1 - a) * t + a / keys``. Those are S-ITC's own targets, read as labels. An even
-  spread is what is known before looking: of the keys of a query, one matches. So the labels of a query keep their sum
-  of 1, which the bias learns; the usual ``(1 - a) * t + a / 2`` would make half a match of each of many negatives.
+* Smoothing a (S-ITC) takes a label to ``(1 - a) * t + a / keys``. Those are S-ITC's own targets, read as labels. The
+  even part is what is known before looking: of the keys of a query, one matches. So the labels of a query keep their
+  sum of 1, which the bias learns; the usual ``(1 - a) * t + a / 2`` would make half matches of all the negatives.
 * SRCL's weights have mean 1 over the negatives of an anchor. A cell has two anchors, its query and its key: it weighs
   the mean of both, as the softmax loss is the mean of both directions.
 """
@@ -22,10 +22,13 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from truepair.objectives.contrastive import DENSE_LIMIT, Direction, Implementation, check_features
+from truepair.objectives.contrastive import Direction, Implementation, check_features
 from truepair.objectives.labels import CellLabels, dense_sum
 from truepair.objectives.sigmoid_tiled import tiled_sum
 from truepair.objectives.srcl import Regulation
+
+DENSE_LIMIT = 1 << 15
+"""Number of cells up to which "auto" takes the dense form; of more, the tiles are faster, and not only smaller."""
 
 
 def sigmoid_loss(
@@ -60,8 +63,8 @@ def sigmoid_loss(
         regulation: Similarity weights of all candidates that are not positives and have no weight of their own (SRCL).
         symmetric: Whether the keys are anchors too: they have a say in ``columns``, in the regulation's weights, and
             are trained where ``key_gradient`` is off. Off for candidates that are not anchors here.
-        key_gradient: Whether an anchor's candidates get a gradient too. Without it, a cell trains its query and its
-            key half as much each, and temperature and bias in full.
+        key_gradient: Whether an anchor's candidates get a gradient too. Without it a cell trains its query as the
+            queries see it and its key as the keys see it, each half as much, and temperature and bias in full.
         implementation: "dense" holds the B x B logits; "tiled" needs O(B D) memory; "auto" decides by size.
 
     Returns:
@@ -80,8 +83,10 @@ def sigmoid_loss(
         directions = [CellLabels.of(rows or Direction(), size, others, queries, along=1)]
         # Where both directions are the same sum of the same cells, one of them is their mean.
         if symmetric and (columns is not None or regulation is not None or not key_gradient):
-            seen = directions[0].by_keys() if columns is None else CellLabels.of(columns, others, size, queries, along=0)
-            directions.append(seen)
+            if columns is None:
+                directions.append(directions[0].by_keys())
+            else:
+                directions.append(CellLabels.of(columns, others, size, queries, along=0))
         chosen = _chosen(implementation, size * others)
         total = chosen(queries, keys, scale, offset, directions, regulation, key_gradient=key_gradient)
     return total / (size * len(directions))

@@ -141,7 +141,14 @@ class _Pass:
     def __init__(
         self, queries: Tensor, keys: Tensor, scale: Tensor, bias: Tensor, task: _Task, needed: Sequence[bool]
     ) -> None:
-        self.queries, self.keys, self.scale, self.bias, self.task, self.needed = queries, keys, scale, bias, task, needed
+        self.queries, self.keys, self.scale, self.bias, self.task, self.needed = (
+            queries,
+            keys,
+            scale,
+            bias,
+            task,
+            needed,
+        )
         self.total = queries.new_zeros(())
         # The gradient of the scale follows from those of the features: sum_ij G_ij q_i . k_j.
         keys_are_anchors = any(direction.labels.along == 0 for direction in task.directions)
@@ -221,14 +228,16 @@ class _Pass:
         """Give each direction what brings the mean weight of an anchor's others to 1."""
         totals = [self.queries.new_zeros(self._anchors(direction)) for direction in self.task.directions]
         for tile in self._tiles():
+            assert tile.weights is not None, "there is a regulation"
             for direction, total in zip(self.task.directions, totals, strict=True):
                 cells, along = direction.inside(tile.number)[0], direction.labels.along
                 with without(tile.weights, cells, 0.0) as weights:
                     total[tile.rows if along == 1 else tile.columns] += weights.sum(dim=along)
         for direction, total in zip(self.task.directions, totals, strict=True):
-            along, count = direction.labels.along, torch.full_like(total, direction.labels.fixed.shape[along])
-            if (cells := direction.cells) is not None:
-                count = count - (cells.per_row if along == 1 else cells.per_column)
+            along, fixed = direction.labels.along, direction.cells
+            count = torch.full_like(total, direction.labels.fixed.shape[along])
+            if fixed is not None:
+                count = count - (fixed.per_row if along == 1 else fixed.per_column)
             direction.per_anchor = (count / total.where(count > 0, 1.0)).unsqueeze(along)
 
     def _tiles(self) -> Iterator[_Tile]:
