@@ -1,8 +1,6 @@
 import functools
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 import pytest
 import torch
@@ -10,10 +8,13 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import SiglipModel
 
+from tests.models.dual.test_hub import seeded, siglip
 from tests.objectives.reference import srcl_weights
 from truepair.objectives import sigmoid
-from truepair.objectives.contrastive import DENSE_LIMIT, Direction
+from truepair.objectives.contrastive import Direction
 from truepair.objectives.sigmoid import sigmoid_loss
 from truepair.objectives.sigmoid_tiled import softplus, tiled_sum
 from truepair.objectives.srcl import Regulation, RegulationConfig
@@ -125,6 +126,11 @@ def run(case: Case, implementation: str, dtype: torch.dtype = torch.float64) -> 
     return outcome(sigmoid_loss(*tensors, **settings, implementation=implementation), tensors)
 
 
+def by_cell(pairs: PairSet) -> dict[tuple[int, int], float]:
+    columns = (pairs.rows.tolist(), pairs.columns.tolist(), pairs.values.tolist())
+    return {(i, j): value for i, j, value in zip(*columns, strict=True)}
+
+
 def of_direction(
     anchors: Tensor, candidates: Tensor, temperature: Tensor, bias: Tensor, direction: Direction, weights: Tensor
 ) -> Tensor:
@@ -132,9 +138,7 @@ def of_direction(
     total = anchors.new_zeros(())
     shape = (len(anchors), len(candidates))
     positives = PairSet.diagonal(*shape) if direction.positives is None else direction.positives
-    known = {(int(i), int(j)): float(v) for i, j, v in zip(positives.rows, positives.columns, positives.values)}
-    given = direction.weights or PairSet.empty(*shape)
-    own = {(int(i), int(j)): float(v) for i, j, v in zip(given.rows, given.columns, given.values)}
+    known, own = by_cell(positives), by_cell(direction.weights or PairSet.empty(*shape))
     for i in range(shape[0]):
         for j in range(shape[1]):
             cell = (i, j)
@@ -205,3 +209,193 @@ def test_tiled_equals_dense(case: Case) -> None:
     tolerance = 1e-5 if case.temperature > 1e-3 else 1e-4
     assert_same(case, run(case, "tiled", torch.float32), wanted, tolerance)
     assert_same(case, run(case, "dense", torch.float32), wanted, tolerance)
+
+
+@pytest.mark.parametrize("implementation", ["dense", "tiled"])
+def test_without_relations_it_is_the_loss_of_transformers(implementation: str) -> None:
+    model = seeded(siglip).double()
+    assert isinstance(model, SiglipModel)
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randn(20, 3, 16, 16, generator=generator).double()
+    tokens = torch.randint(3, 40, (20, 12), generator=generator)
+    gradients = []
+    for ours in (False, True):
+        model.zero_grad()
+        output = model(input_ids=tokens, pixel_values=pixels, return_loss=True)
+        loss = output.loss
+        if ours:
+            features, temperature = (output.image_embeds, output.text_embeds), (-model.logit_scale).exp()[0]
+            loss = sigmoid_loss(*features, temperature, model.logit_bias[0], implementation=implementation)
+        torch.testing.assert_close(loss, output.loss, rtol=1e-13, atol=0)
+        loss.backward()
+        gradients.append({name: weight.grad.clone() for name, weight in model.named_parameters()})
+    assert gradients[0]["logit_bias"] != 0 and gradients[0]["logit_scale"] != 0
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-9, atol=1e-12, msg=name)
+
+
+def relations() -> BatchRelations:
+    """Of a batch of 4, one cell for each action."""
+    batch = BatchRelations(4)
+    for action, cell in ((Relabel(), (0, 1)), (Mask(), (0, 2)), (Reweight(), (1, 3)), (Smooth(0.5), (2, 0))):
+        row, column = (torch.tensor([place]) for place in cell)
+        batch = batch.adding("rule", PairSet(row, column, torch.tensor([0.75]), (4, 4)), action)
+    return batch
+
+
+@pytest.mark.parametrize("implementation", ["dense", "tiled"])
+def test_what_each_action_makes_of_a_cell(implementation: str) -> None:
+    generator = torch.Generator().manual_seed(1)
+    queries, keys = features(4, 5, generator), features(4, 5, generator)
+    labels, weights = torch.eye(4).double(), torch.ones(4, 4).double()
+    labels[0, 1] = 1.0  # a whole match beside the own pair
+    weights[0, 2] = 0.0
+    weights[1, 3] = 0.25
+    labels[2, 0] = 0.375
+    wanted = F.binary_cross_entropy_with_logits(queries @ keys.T / 0.1 - 3, labels, weights, reduction="sum") / 4
+    rows = Direction.of_relations(relations(), "i2t")
+    found = sigmoid_loss(queries, keys, 0.1, -3.0, rows=rows, implementation=implementation)
+    torch.testing.assert_close(found, wanted)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.3, 1.0])
+def test_smoothing_leaves_the_bias_where_it_rests(smoothing: float) -> None:
+    """Where features say nothing, the bias settles on the share of matches: one of the keys of a query."""
+    nothing, size = torch.zeros(50, 3, dtype=torch.float64), 50
+    bias = torch.tensor(1 / size, dtype=torch.float64).logit().requires_grad_()
+    (gradient,) = torch.autograd.grad(
+        sigmoid_loss(nothing, nothing, 0.1, bias, rows=Direction(smoothing=smoothing)), bias
+    )
+    assert abs(float(gradient)) < 1e-14
+
+
+@pytest.mark.parametrize("implementation", ["dense", "tiled"])
+def test_weights_of_the_regulation_have_mean_one(implementation: str) -> None:
+    """Features without meaning: the loss of the negatives is what it is without a regulation."""
+    generator = torch.Generator().manual_seed(2)
+    seeds = features(40, 6, generator), features(40, 6, generator)
+    regulation = Regulation(RegulationConfig("tempered", tau_w=0.1), 1.0, *seeds)
+    nothing = torch.zeros(40, 3, dtype=torch.float64)
+    for rows in (None, Direction.of_relations(BatchRelations(40), "i2t", 0.2)):
+        plain = sigmoid_loss(nothing, nothing, 0.1, -2.0, rows=rows, implementation=implementation)
+        regulated = sigmoid_loss(
+            nothing, nothing, 0.1, -2.0, rows=rows, regulation=regulation, implementation=implementation
+        )
+        torch.testing.assert_close(regulated, plain)
+
+
+@pytest.mark.parametrize("implementation", ["dense", "tiled"])
+def test_a_masked_cell_pulls_at_nothing(implementation: str) -> None:
+    generator = torch.Generator().manual_seed(3)
+    queries, keys = features(29, 8, generator), features(30, 8, generator).requires_grad_()
+    column = PairSet(torch.arange(29), torch.full((29,), 29), torch.zeros(29), (29, 30))
+    for some, silent in ((column, True), (None, False)):
+        rows = Direction(smoothing=0.2, weights=some)
+        loss = sigmoid_loss(queries, keys, 0.1, -3.0, rows=rows, symmetric=False, implementation=implementation)
+        (grad,) = torch.autograd.grad(loss, keys)
+        assert (float(grad[29].abs().max()) == 0.0) is silent
+
+
+@pytest.mark.parametrize("implementation", ["dense", "tiled"])
+def test_without_the_gradient_of_keys_features_have_half(implementation: str) -> None:
+    generator = torch.Generator().manual_seed(4)
+    inputs = [features(20, 4, generator), features(20, 4, generator), torch.tensor(0.1), torch.tensor(-3.0)]
+    tensors = [x.double().requires_grad_() for x in inputs]
+    whole, half = (
+        outcome(sigmoid_loss(*tensors, key_gradient=flag, implementation=implementation), tensors)
+        for flag in (True, False)
+    )
+    for mine, theirs, share in zip(half, whole, (1.0, 0.5, 0.5, 1.0, 1.0), strict=True):
+        torch.testing.assert_close(mine, share * theirs)
+
+
+class Products(TorchDispatchMode):
+    """Counts multiplications in matrix products."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        """Run an operation; of a product, count what it takes."""
+        if func.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.addmm_):
+            left, right = args[-2:]
+            self.count += left.shape[0] * left.shape[1] * right.shape[1]
+        return func(*args, **(kwargs or {}))
+
+
+def test_tiles_are_computed_once_and_not_kept() -> None:
+    generator = torch.Generator().manual_seed(5)
+    queries, keys = (features(100, 4, generator).requires_grad_() for _ in range(2))
+    cells, kept = 100 * 100 * 4, []
+    with Products() as products, torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: x):
+        loss = sigmoid_loss(queries, keys, 0.1, -3.0, rows=Direction(smoothing=0.5), implementation="tiled")
+        loss.backward()
+    assert products.count == 3 * cells  # logits, and the gradients of both sides
+    assert max(x.numel() for x in kept) == 100 * 4
+    with Products() as products, torch.no_grad():
+        silent = sigmoid_loss(queries, keys, 0.1, -3.0, rows=Direction(smoothing=0.5), implementation="tiled")
+    assert products.count == cells and torch.equal(silent, loss)
+
+
+def test_softplus_is_exact_everywhere() -> None:
+    for dtype, tolerance in ((torch.float32, 3e-7), (torch.float64, 1e-15)):
+        logits = torch.cat([torch.linspace(-80, 80, 4001, dtype=dtype), torch.tensor([-1e4, 0.0, 1e4], dtype=dtype)])
+        wanted = torch.logaddexp(logits.double(), torch.zeros((), dtype=torch.float64))
+        found = softplus(logits, torch.empty_like(logits), torch.empty_like(logits)).double()
+        torch.testing.assert_close(found, wanted, rtol=tolerance, atol=0)
+
+
+@pytest.mark.parametrize("implementation", ["dense", "tiled"])
+@pytest.mark.parametrize("size", [1, 2, 40])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_never_a_nan(implementation: str, size: int, dtype: torch.dtype) -> None:
+    everything = torch.ones(size, size)
+    directions = [
+        Direction(),
+        Direction(smoothing=0.5),
+        Direction(PairSet.from_dense(everything)),
+        Direction(weights=PairSet.from_dense(everything * 0, where=everything.bool())),  # all but the positives masked
+    ]
+    for alike in (0.0, 0.5, -0.5):
+        for direction in directions:
+            for regulation in (None, Regulation(RegulationConfig("softmax"))):
+                queries = torch.full((size, 4), alike, dtype=dtype).requires_grad_()
+                keys = torch.full((size, 4), 0.5, dtype=dtype).requires_grad_()
+                others = [torch.tensor(value, requires_grad=True) for value in (1e-3, -10.0)]
+                with torch.autocast("cpu", dtype=torch.bfloat16 if dtype == torch.float32 else dtype):
+                    loss = sigmoid_loss(
+                        queries, keys, *others, rows=direction, regulation=regulation, implementation=implementation
+                    )
+                    loss.backward()
+                assert loss.dtype == torch.float32
+                for value in (loss, *(x.grad for x in (queries, keys, *others))):
+                    assert value is not None and value.isfinite().all()
+
+
+def test_nan_features_are_not_hidden() -> None:
+    broken = torch.full((4, 3), torch.nan)
+    for implementation in ("dense", "tiled"):
+        assert sigmoid_loss(broken, broken, 0.1, -10.0, implementation=implementation).isnan()
+
+
+def test_auto_decides_by_the_number_of_cells() -> None:
+    assert sigmoid._chosen("auto", sigmoid.DENSE_LIMIT) is sigmoid._SUMS["dense"]
+    assert sigmoid._chosen("auto", sigmoid.DENSE_LIMIT + 1) is sigmoid._SUMS["tiled"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"rows": Direction(PairSet.diagonal(3, 3))}, "matrix"),
+        ({"rows": Direction(PairSet.from_dense(2 * torch.eye(4)))}, "numbers from 0 to 1"),
+        ({"rows": Direction(soft=torch.eye(4) - 0.1)}, "numbers from 0 to 1"),
+        ({"rows": Direction(offset=1), "symmetric": False}, "offset"),
+        ({"implementation": "fast"}, "'dense' or 'tiled'"),
+    ],
+)
+def test_wrong_use_says_so(arguments: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        sigmoid_loss(torch.eye(4), torch.eye(4), 0.07, -10.0, **arguments)
+    with pytest.raises(ValueError, match="symmetric=False"):
+        sigmoid_loss(torch.eye(4)[:2], torch.eye(4), 0.07, -10.0)

@@ -429,7 +429,7 @@ class PretrainStep(TowerStep):
         if self.srcl is not None:
             state["srcl"] = self.srcl.state()
         if self.own_bias is not None:
-            state["bias"] = float(self.own_bias)
+            state["bias"] = self.own_bias.item()
         (folder / "parts.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
         if momentum is not None:
             save_file({name: value.contiguous() for name, value in momentum.items()}, folder / "momentum.safetensors")
