@@ -111,8 +111,8 @@ class StepBuilder:
         )
         if step.own_bias is not None:
             self.say(
-                f"the model has no bias for the sigmoid loss: the run learns one, from {step.own_bias.item():g} on, and "
-                "keeps it in its checkpoints; the saved model has no place for it (rankings need none)"
+                f"the model has no bias for the sigmoid loss: the run learns one, from {step.own_bias.item():g} on, "
+                "and keeps it in its checkpoints; the saved model has no place for it (rankings need none)"
             )
         return step
 
