@@ -259,7 +259,7 @@ class PretrainStep(TowerStep):
             figures = self._figures(encoded, regulation) if info.logged else {}
         learnt = {"temperature": contrast.temperature}
         if contrast.bias is not None:
-            learnt["bias"] = contrast.bias
+            learnt["bias"] = contrast.bias.detach().clone()  # a parameter moves before it is logged
         return StepOutput(
             {"loss": loss, **losses, **learnt, **figures},
             encoded.image_features[encoded.own].detach(),
