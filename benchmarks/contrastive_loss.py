@@ -5,7 +5,8 @@ Usage: python benchmarks/contrastive_loss.py [--forms tiled sigmoid ...] [--size
 
 Prints one JSON line a row. ``ratio_to_floor`` is the median over rounds of the time divided by that of four bare
 products of 2 B^2 D operations (logits, logits again, two gradients), measured in the same round. ``saved_mib`` counts
-the distinct storages kept for the backward pass; ``peak_mib`` is the growth of resident memory in a fresh process.
+the distinct storages kept for the backward pass; ``peak_mib`` is the growth of resident memory in a fresh process. On
+one thread CPU time is counted, which a busy machine changes less.
 
 Recorded at B = 8192 on two idle cores of an AMD EPYC (Zen 3), torch 2.14, float32; floor 1.05 to 1.2 s:
 
@@ -14,6 +15,14 @@ Recorded at B = 8192 on two idle cores of an AMD EPYC (Zen 3), torch 2.14, float
     tiled                            1.15 to 1.28                     97          32
     tiled, smoothing and positives   1.04 times the line above       121          65
     tiled, SRCL                      1.98 to 2.46, median 2.1        177          65
+
+The sigmoid loss at B = 8192, ``--threads 1`` on the same machine, all cores busy; floor 1.33 s of CPU time:
+
+    siglip, dense as in transformers    2.25 to 2.47, median 2.4       1040         768
+    sigmoid                             0.99                             80          16
+    sigmoid, smoothing and positives    1.01                             80          16
+    sigmoid, SRCL                       2.13 to 2.15                    112          16
+    tiled (softmax)                     1.14 to 1.18                    120          32
 
 With one other busy process the threads wait for each other after every operation: tiled 1.5 to 2.2, SRCL 2.5 to 3.9. On
 one thread it makes no difference: tiled 1.2, SRCL 2.1.
@@ -116,9 +125,10 @@ STORES_LOGITS = ("albef", "dense", "siglip")
 
 
 def seconds(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+    start = clock()
     work()
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def four_products(queries: Tensor, keys: Tensor, buffer: Tensor) -> None:
