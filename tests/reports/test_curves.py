@@ -26,6 +26,12 @@ def test_one_plot_for_each_loss_and_one_line_for_each_run():
     assert not plots[0].percent
 
 
+def test_what_the_loss_learns_is_drawn_where_it_is_logged():
+    plots = loss_plots({"a": steps(3, temperature=0.1, bias=-10.0), "b": steps(3, temperature=0.1)})
+    lines = {plot.title: [line.name for line in plot.lines] for plot in plots}
+    assert lines == {"Temperature": ["a", "b"], "Bias": ["a"]}
+
+
 def test_a_loss_that_starts_late():
     records = [*steps(2, loss=1.0), {"kind": "step", "step": 2, "epoch": 1, "loss": 1.0, "mlm": 7.0}]
     assert loss_plots({"a": records})[1].lines[0].x == [2]

@@ -15,6 +15,7 @@ _LOSS_TITLES = {
     "itm": "ITM loss",
     "mlm": "MLM loss",
     "temperature": "Temperature",
+    "bias": "Bias",
 }
 
 
@@ -54,7 +55,7 @@ _MOST_POINTS = 200
 
 
 def loss_plots(logs: Mapping[str, Records]) -> list[Plot]:
-    """One plot for each loss that was trained and one for the temperature, one line for each run.
+    """One plot for each loss that was trained and one each for temperature and bias, one line for each run.
 
     Args:
         logs: name of each run -> its records, as ``read_log`` gives them.
