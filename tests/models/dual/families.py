@@ -218,9 +218,9 @@ def altclip(tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
 
 def align(tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
     """Its image tower needs pictures that five halvings leave something of; texts are cut at 64 tokens."""
-    vision = {"image_size": 64, "hidden_dim": 128, "width_coefficient": 0.1, "depth_coefficient": 0.1}
+    vision = {"image_size": 64, "hidden_dim": 32, "width_coefficient": 0.1, "depth_coefficient": 0.1}
     text = text_config(tokenizer, max_position_embeddings=80)
-    return settled(AlignModel(AlignConfig(text_config=text, vision_config=vision, projection_dim=128)))
+    return settled(AlignModel(AlignConfig(text_config=text, vision_config=vision, projection_dim=32)))
 
 
 def align_processor() -> BaseImageProcessor:
