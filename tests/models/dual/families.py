@@ -11,8 +11,6 @@ from PIL import Image
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor
 from transformers import (
-    Aimv2Config,
-    Aimv2Model,
     AlignConfig,
     AlignModel,
     AltCLIPConfig,
@@ -240,11 +238,6 @@ def siglip_2(tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
     return Siglip2Model(Siglip2Config(text_config=text, vision_config=vision))
 
 
-def aimv2(tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    text = text_config(tokenizer)
-    return Aimv2Model(Aimv2Config(text_config=text, vision_config=VISION, projection_dim=8))
-
-
 def tipsv2(tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
     return Tipsv2Model(Tipsv2Config(text_config=text_config(tokenizer), vision_config=VISION))
 
@@ -306,7 +299,6 @@ FAMILIES = [
     Family(
         "siglip_2", siglip_2, gemma_tokenizer, lambda: Siglip2ImageProcessor(patch_size=4, max_num_patches=12), FULL
     ),
-    Family("aimv2", aimv2, clip_tokenizer, clip_processor),
     Family("tipsv2", tipsv2, tips_tokenizer, lambda: Tipsv2ImageProcessor(size=SQUARE), FULL),
     Family("vit_and_bert", vit_and_bert, bert_tokenizer, lambda: ViTImageProcessor(size=SQUARE)),
     Family("clip_and_roberta", clip_and_roberta, roberta_tokenizer, clip_processor),

@@ -2,31 +2,13 @@
 
 from pathlib import Path
 
-import pytest
 import torch
 from torch import Tensor
 from transformers import AutoImageProcessor, AutoModel, AutoProcessor, AutoTokenizer
 
-from tests.models.dual.families import CAPTIONS, FAMILIES, TIMM, Family, library_features, pictures
+from tests.models.dual.families import CAPTIONS, Family, library_features, pictures
 from truepair.models.encoders.fingerprint import caption_input_key, encoder_fingerprint, image_input_key
 from truepair.models.open import OpenedModel, open_model
-
-
-@pytest.fixture(scope="module", params=[*FAMILIES, TIMM], ids=lambda family: family.name)
-def family(request: pytest.FixtureRequest) -> Family:
-    if request.param is TIMM:
-        pytest.importorskip("timm")
-    return request.param
-
-
-@pytest.fixture(scope="module")
-def folder(family: Family, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return family.save(tmp_path_factory.mktemp(family.name))
-
-
-@pytest.fixture(scope="module")
-def opened(folder: Path) -> OpenedModel:
-    return open_model(folder)
 
 
 def own_features(opened: OpenedModel) -> tuple[Tensor, Tensor, Tensor]:

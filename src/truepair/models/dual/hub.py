@@ -20,9 +20,9 @@ from truepair.models.dual.patches import unpack_patches
 
 _COMPOSED = "vision-text-dual-encoder"
 
-# Kinds of models that compare a feature of an image with one of a text, and do nothing else.
+# Kinds of models that compare a feature of an image with one of a text, and do nothing else. Not AIMv2: transformers
+# (5.24) lets its text model look ahead where no caption of a batch is padded, so features depend on the batch.
 _KINDS = (
-    "aimv2",
     "align",
     "altclip",
     "chinese_clip",
@@ -58,7 +58,7 @@ class HubDualEncoder(DualEncoder):
     end token by its id, SigLIP pools by attention. That also makes a cache of frozen states as small as it can be.
 
     Args:
-        model: One of CLIP, SigLIP (2), MetaCLIP 2, ChineseCLIP, AltCLIP, ALIGN, AIMv2, TIPSv2, or a
+        model: One of CLIP, SigLIP (2), MetaCLIP 2, ChineseCLIP, AltCLIP, ALIGN, TIPSv2, or a
             `VisionTextDualEncoderModel`.
 
     Raises:
