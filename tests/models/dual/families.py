@@ -1,6 +1,5 @@
 """Small checkpoints of every family, made by the library's own classes: model, image processor and tokenizer."""
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any
 
 import torch
 from PIL import Image
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import normalizers, pre_tokenizers, processors
 from torch import Tensor
 from transformers import (
     AlignConfig,
@@ -81,19 +80,11 @@ def bert_tokenizer(**options: Any) -> PreTrainedTokenizerBase:
 
 
 def bpe(specials: list[str], suffix: str = "") -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """Vocabulary and merges of a byte-level BPE."""
-    ending = {"end_of_word_suffix": suffix} if suffix else {}
-    tokenizer = Tokenizer(models.BPE(**ending))
-    tokenizer.normalizer = normalizers.Lowercase()
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(vocab_size=300, initial_alphabet=alphabet, show_progress=False, **ending)
-    tokenizer.train_from_iterator(WORDS, trainer)
-    found = tokenizer.get_vocab()
-    pieces = [*sorted(found, key=found.__getitem__), *(letter + suffix for letter in alphabet)]
-    vocabulary = {piece: number for number, piece in enumerate(dict.fromkeys([*specials, *pieces]))}
-    merges = json.loads(tokenizer.to_str())["model"]["merges"]
-    return vocabulary, [(left, right) for left, right in merges]
+    """Vocabulary and merges of a byte-level BPE; a trained one would differ from process to process."""
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    merges = [("r", "e"), ("s", "m"), ("sm", "a"), ("l", f"l{suffix}"), ("d", "o"), ("do", f"t{suffix}")]
+    pieces = [*letters, *(letter + suffix for letter in letters), *(left + right for left, right in merges)]
+    return {piece: number for number, piece in enumerate(dict.fromkeys([*specials, *pieces]))}, merges
 
 
 def clip_tokenizer(**options: Any) -> PreTrainedTokenizerBase:
