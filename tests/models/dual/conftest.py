@@ -2,15 +2,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.models.dual.families import FAMILIES, TIMM, Family
+from tests.models.dual.families import FAMILIES, NEEDING, Family
 from truepair.models.open import OpenedModel, open_model
 
 
-@pytest.fixture(scope="package", params=[*FAMILIES, TIMM], ids=lambda family: family.name)
+@pytest.fixture(scope="package", params=[*FAMILIES, *NEEDING.values()], ids=lambda family: family.name)
 def family(request: pytest.FixtureRequest) -> Family:
-    if request.param is TIMM:
-        pytest.importorskip("timm")
     chosen: Family = request.param
+    for package, needing in NEEDING.items():
+        if chosen is needing:
+            pytest.importorskip(package)
     return chosen
 
 

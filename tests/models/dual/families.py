@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -122,6 +123,28 @@ def gemma_tokenizer(**options: Any) -> PreTrainedTokenizerBase:
     backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), backend.normalizer])
     backend.post_processor = processors.TemplateProcessing(single="$A <eos>", special_tokens=[("<eos>", 1)])
     return tokenizer
+
+
+def sentencepiece_tokenizer(**options: Any) -> PreTrainedTokenizerBase:
+    """As the published SigLIP: lower-cased, without punctuation, padded with its end token, no mask."""
+    from sentencepiece import SentencePieceTrainer
+    from transformers import SiglipTokenizer
+
+    with TemporaryDirectory() as folder:
+        stem = Path(folder, "spiece")
+        SentencePieceTrainer.train(
+            sentence_iterator=iter(WORDS * 20),
+            model_prefix=str(stem),
+            vocab_size=70,
+            hard_vocab_limit=False,
+            pad_id=0,
+            eos_id=1,
+            unk_id=2,
+            bos_id=-1,
+            minloglevel=2,
+        )
+        settings = {"model_input_names": ["input_ids"], "model_max_length": POSITIONS}
+        return SiglipTokenizer(f"{stem}.model", **settings | options)
 
 
 def tips_tokenizer(**options: Any) -> PreTrainedTokenizerBase:
@@ -295,7 +318,13 @@ FAMILIES = [
     Family("clip_and_roberta", clip_and_roberta, roberta_tokenizer, clip_processor),
     Family("dinov2_and_bert", dinov2_and_bert, bert_tokenizer, clip_processor),
 ]
-TIMM = Family("timm_and_bert", timm_and_bert, bert_tokenizer, clip_processor)
+NEEDING = {
+    "timm": Family("timm_and_bert", timm_and_bert, bert_tokenizer, clip_processor),
+    "sentencepiece": Family(
+        "siglip_1", siglip, sentencepiece_tokenizer, lambda: SiglipImageProcessor(size=SQUARE), FULL
+    ),
+}
+"""Families that need a package which truepair does not install."""
 
 
 def library_features(

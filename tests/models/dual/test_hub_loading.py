@@ -286,6 +286,17 @@ def test_folders_may_have_an_at_in_their_name(whole: Path, tmp_path: Path) -> No
     assert load_part(Named, "a/b") == ("a/b", {})
 
 
+def test_a_library_that_is_not_installed_is_named() -> None:
+    class Needing:
+        @staticmethod
+        def from_pretrained(_: str) -> None:
+            raise ImportError("SiglipTokenizer requires the\nSentencePiece library")
+
+    message = "no tokenizer could be loaded from a/b: SiglipTokenizer requires the SentencePiece library; install that"
+    with pytest.raises(CheckpointError, match=message):
+        load_part(Needing, "a/b", what="tokenizer")
+
+
 def family_config(family: Family) -> PreTrainedConfig:
     return family.model().config
 

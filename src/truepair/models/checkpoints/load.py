@@ -98,6 +98,8 @@ def load_part(kind: Any, name_or_folder: str, *, what: str = "model", **options:
             raise CheckpointError(f"no model in {name_or_folder}, neither a folder nor a hub name in reach") from error
         reason = " ".join(str(error).split())[:200]
         advice = "give another" if what == "model" else f"save the {what} that the model was trained with beside it"
+        if isinstance(error, ImportError):
+            advice = "install that"
         raise CheckpointError(f"no {what} could be loaded from {name_or_folder}: {reason}; {advice}") from error
 
 
