@@ -63,8 +63,9 @@ def open_pairs(source: str | Path | SourceConfig, **options: Any) -> PairTable:
     """
     config = _config(source, options)
     reader = READERS[_format(config)](config)
-    rows, skipped = cached_rows(reader, config)
-    table = PairTable(rows, config.name or config.path.stem or config.source, skipped)
+    stored = cached_rows(reader, config)
+    name = config.name or config.path.stem or config.source
+    table = PairTable(stored.rows, name, stored.skipped, split_origins=stored.split_origins)
     return table if config.split is None else table.split(config.split)
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from truepair.data.images import load_image
+from truepair.data.split_names import split_of_word
 from truepair.errors import DataError
 from truepair.randomness import splitmix64, stable_hash
 
@@ -34,6 +35,8 @@ class PairTable:
     Attributes:
         name: name of the source.
         skipped: (where, why) of everything the source holds that did not become part of a row.
+        split_origins: where the splits are from: some of "stated" (by the rows), "named" (by files or folders) and
+            "none" (nothing says one, so they are "train").
     """
 
     def __init__(
@@ -43,6 +46,7 @@ class PairTable:
         skipped: Sequence[tuple[str, str]] = (),
         *,
         chosen: NDArray[np.int64] | None = None,
+        split_origins: Iterable[str] = (),
     ) -> None:
         """Wrap rows that have the columns above.
 
@@ -51,6 +55,7 @@ class PairTable:
             name: name of the source.
             skipped: what was left out.
             chosen: numbers of the rows that belong to the table, in order, int64 [N]; None for all.
+            split_origins: where the splits are from.
 
         Raises:
             DataError: a column is missing.
@@ -60,6 +65,7 @@ class PairTable:
             raise DataError(f"{name} lacks the columns {', '.join(sorted(missing))}; open it with open_pairs")
         self.name = name
         self.skipped = list(skipped)
+        self.split_origins = frozenset(split_origins)
         # Stored rows and the choice among them are kept apart, so that tables can be concatenated without a copy.
         self._stored = rows
         self._chosen = chosen
@@ -120,10 +126,11 @@ class PairTable:
         Raises:
             DataError: there is no such split.
         """
-        wanted = name.split("+")
-        missing = set(wanted) - set(self.splits)
+        present = self.splits
+        wanted = [word if word in present else split_of_word(word) for word in name.split("+")]
+        missing = set(wanted) - set(present)
         if missing:
-            raise DataError(f"{self.name} has no split '{min(missing)}'; it has {', '.join(self.splits)}")
+            raise DataError(f"{self.name} has no split '{min(missing)}'; it has {', '.join(present)}")
         chosen = pc.is_in(self._column("split"), value_set=pa.array(wanted)).to_numpy()
         return self.select(np.flatnonzero(chosen))
 
@@ -158,10 +165,11 @@ class PairTable:
         chosen = np.concatenate([start + table._positions() for start, table in zip(starts, tables, strict=False)])
         skipped = [(f"{table.name}: {where}", why) for table in tables for where, why in table.skipped]
         whole = len(chosen) == len(stored) and all(table._chosen is None for table in tables)
-        return cls(stored, "+".join(names), skipped, chosen=None if whole else chosen)
+        origins = {origin for table in tables for origin in table.split_origins}
+        return cls(stored, "+".join(names), skipped, chosen=None if whole else chosen, split_origins=origins)
 
     def _with(self, stored: Dataset, chosen: NDArray[np.int64] | None) -> "PairTable":
-        return PairTable(stored, self.name, self.skipped, chosen=chosen)
+        return PairTable(stored, self.name, self.skipped, chosen=chosen, split_origins=self.split_origins)
 
     def _positions(self) -> NDArray[np.int64]:
         return np.arange(len(self)) if self._chosen is None else self._chosen

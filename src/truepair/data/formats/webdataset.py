@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from truepair.data.formats.record import CAPTION_NAMES, IMAGE_SUFFIXES, Reader, Record, Skips, state_fields
-from truepair.data.formats.shards import expand, names_of, splits_of
+from truepair.data.formats.shards import expand, names_of
 from truepair.data.source import SourceConfig
 from truepair.errors import DataError
 
@@ -42,11 +42,11 @@ class WebDatasetReader(Reader):
         Raises:
             DataError: a shard is damaged, compressed or no tar.
         """
-        for shard, name, split in zip(self.files, names_of(self.files), splits_of(self.files), strict=True):
+        for shard, name in zip(self.files, names_of(self.files), strict=True):
             samples = _index(shard, skips)
             with shard.open("rb") as file:
                 for key, sample in samples.items():
-                    record = Record(f"{name}: {key}", f"{name}/{key}", captions=[], split=split or "train")
+                    record = Record(f"{name}: {key}", f"{name}/{key}", captions=[], file=shard)
                     if self._filled(record, shard, file, sample, skips):
                         yield record
 
