@@ -61,15 +61,19 @@ def open_pairs(source: str | Path | SourceConfig, **options: Any) -> PairTable:
         ConfigError: an unknown option or format.
         DataError: the source cannot be read as pairs.
     """
-    config = _config(source, options)
+    config = source_config(source, **options)
     reader = READERS[_format(config)](config)
     stored = cached_rows(reader, config)
-    name = config.name or config.path.stem or config.source
-    table = PairTable(stored.rows, name, stored.skipped, split_origins=stored.split_origins)
+    table = PairTable(stored.rows, config.title, stored.skipped, split_origins=stored.split_origins)
     return table if config.split is None else table.split(config.split)
 
 
-def _config(source: str | Path | SourceConfig, options: dict[str, Any]) -> SourceConfig:
+def source_config(source: str | Path | SourceConfig, **options: Any) -> SourceConfig:
+    """A source with options.
+
+    Raises:
+        ConfigError: an unknown option.
+    """
     known = [field.name for field in fields(SourceConfig)]
     for name in options:
         if name not in known:

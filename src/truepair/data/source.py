@@ -64,6 +64,11 @@ class SourceConfig:
         return Path(self.source).expanduser()
 
     @property
+    def title(self) -> str:
+        """Name of the table."""
+        return self.name or self.path.stem or self.source
+
+    @property
     def cache_folder(self) -> Path:
         """Folder of the Arrow files."""
         if self.cache_dir is not None:

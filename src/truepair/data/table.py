@@ -36,7 +36,7 @@ class PairTable:
         name: name of the source.
         skipped: (where, why) of everything the source holds that did not become part of a row.
         split_origins: where the splits are from: some of "stated" (by the rows), "named" (by files or folders) and
-            "none" (nothing says one, so they are "train").
+            "none" (nothing says one, so they are "train"); or "given" by the caller.
     """
 
     def __init__(
@@ -134,6 +134,22 @@ class PairTable:
         chosen = pc.is_in(self._column("split"), value_set=pa.array(wanted)).to_numpy()
         return self.select(np.flatnonzero(chosen))
 
+    def with_split(self, name: str) -> "PairTable":
+        """The same rows, all of one split, which the caller gives."""
+        column = Dataset(pa.table({"split": pa.repeat(name, len(self._stored))}))
+        stored = concatenate_datasets([self._stored.remove_columns("split"), column], axis=1)
+        return PairTable(stored, self.name, self.skipped, chosen=self._chosen, split_origins=["given"])
+
+    @property
+    def places(self) -> pa.ChunkedArray:
+        """Where the image of each row lies, path and offset as text [N]; null for images that the table holds."""
+        image = self._stored.select_columns(["image"]).with_format("arrow")[:].column("image")
+        offset = pc.fill_null(pc.cast(pc.struct_field(image, "offset"), pa.string()), "")
+        places = pc.binary_join_element_wise(pc.struct_field(image, "path"), offset, "#")
+        embedded = pc.is_valid(pc.struct_field(image, "bytes"))
+        places = pc.if_else(embedded, pa.scalar(None, pa.string()), places)
+        return places if self._chosen is None else places.take(pa.array(self._chosen))
+
     def as_pairs(self) -> "PairTable":
         """One row per caption. Files are not copied; embedded images are, in memory, once per further caption."""
         captions = self._column("captions")
@@ -191,12 +207,12 @@ def _with_distinct_ids(rows: Dataset, source: str) -> Dataset:
     ids = rows.select_columns(["image_id", "caption_ids"]).with_format("arrow")[:]
     lists = ids["caption_ids"].combine_chunks()
     offsets = np.concatenate([[0], np.cumsum(pc.list_value_length(lists).to_numpy())]).astype(np.int32)
-    hashed = pa.ListArray.from_arrays(pa.array(offsets), pa.array(_hash_ids(lists.flatten().to_numpy(), salt)))
-    columns = pa.table({"image_id": _hash_ids(ids["image_id"].to_numpy(), salt), "caption_ids": hashed})
+    hashed = pa.ListArray.from_arrays(pa.array(offsets), pa.array(hash_ids(lists.flatten().to_numpy(), salt)))
+    columns = pa.table({"image_id": hash_ids(ids["image_id"].to_numpy(), salt), "caption_ids": hashed})
     return concatenate_datasets([rows.remove_columns(columns.column_names), Dataset(columns)], axis=1)
 
 
-def _hash_ids(ids: NDArray[np.int64], salt: int) -> NDArray[np.int64]:
+def hash_ids(ids: NDArray[np.int64], salt: int) -> NDArray[np.int64]:
     """Mix ids [N] with a salt to 63 bits [N]; one to one but for the last shift."""
     mixed = splitmix64(torch.from_numpy(ids.astype(np.int64)) + salt).numpy()
     return (mixed.view(np.uint64) >> np.uint64(1)).astype(np.int64)

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from truepair.data.open import open_pairs
-from truepair.data.splits import DataConfig, build_tables, choose_groups
+from truepair.data.groups import choose_groups
+from truepair.data.splits import DataConfig, build_tables
 from truepair.errors import ConfigError
 
 GROUPS = [f"concept {number}" for number in range(60) for _ in range(2 + number % 4)] + [None, None]
