@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from truepair.data.open import open_pairs
 from truepair.data.groups import choose_groups
+from truepair.data.open import open_pairs
 from truepair.data.splits import DataConfig, build_tables
 from truepair.errors import ConfigError
 

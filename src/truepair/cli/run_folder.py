@@ -26,7 +26,17 @@ PRETRAIN: "RecipeClass[PretrainRecipe]" = RecipeClass("truepair.methods.recipe",
 RECIPE = "recipe.yaml"
 
 # How long, how fast, where and how closely watched: a run may go on with other values.
-_FREE = ("loop.", "optimizer.", "evaluation.", "data.sources", "data.max_bad_fraction", "model.cache_folder")
+_FREE = (
+    "loop.",
+    "optimizer.",
+    "evaluation.",
+    "data.sources",
+    "data.train",
+    "data.validation",
+    "data.test",
+    "data.max_bad_fraction",
+    "model.cache_folder",
+)
 
 _FREE_IN_PARTS = tuple(f"assignment.{name}" for name in _FREE)
 
@@ -193,12 +203,17 @@ def _require_same_run(folder: Path, before: bytes, recipe: Any) -> None:
         return
     then, now = (dict(_leaves(yaml.safe_load(text))) for text in (before, to_yaml(recipe)))
     for name in (name for name in now if name in then):
-        free = name.startswith((*_FREE, *_FREE_IN_PARTS)) and not (finished and name.startswith(_SETTLED))
+        free = _is_among(name, (*_FREE, *_FREE_IN_PARTS)) and not (finished and _is_among(name, _SETTLED))
         if then[name] != now[name] and not free:
             raise ConfigError(
                 f"{folder} holds a run with {name} {then[name]}, now it is {now[name]}; give another --run-folder, or "
                 "the old setting"
             )
+
+
+def _is_among(name: str, fields: Sequence[str]) -> bool:
+    """Whether a dotted name is one of some fields, or lies in one of those that end in a point: groups of fields."""
+    return any(name.startswith(field) if field.endswith(".") else name == field for field in fields)
 
 
 def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
