@@ -96,6 +96,25 @@ def test_data_without_groups_is_one_line(squares: Path, tmp_path: Path) -> None:
     rows = [json.loads(line) for line in (folder / "pairs.jsonl").read_text().splitlines()]
     without = [{name: value for name, value in row.items() if name != "group"} for row in rows]
     (folder / "pairs.jsonl").write_text("\n".join(map(json.dumps, without)))
-    for field in ({"groups": 2}, {"drawings": 2}, {"other_groups": True}, {"unseen_share": 0.1}):
-        with pytest.raises(ConfigError, match=r"need a group column, which .* has not; leave them out"):
-            build_tables(DataConfig(sources=[str(folder / "pairs.jsonl")], **field))
+    source = str(folder / "pairs.jsonl")
+    for name, value in (("groups", 2), ("drawings", 2), ("other_groups", True), ("unseen_share", 0.1)):
+        line = rf"data\.{name} {value} needs a group column, which pairs has not; to do without, give --data\.{name} "
+        with pytest.raises(ConfigError, match=line):
+            build_tables(DataConfig(sources=[source], min_group_size=7, **{name: value}))
+    tables = build_tables(DataConfig(sources=[source], min_group_size=7, max_group_size=9))
+    assert len(tables.train) == len(open_pairs(source, split="train"))
+    line = "pairs has no group column, so nothing is left out by data.min_group_size 7 and data.max_group_size 9"
+    assert line in tables.notes
+
+
+def test_how_many_pairs_are_left_is_said(squares: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(next(squares.glob("*.png")).read_bytes())
+    (tmp_path / "own.csv").write_text("image,caption\na.png,a square\n")
+    groups = open_pairs(squares / "pairs.jsonl").values("group")
+    sources = [str(squares / "pairs.jsonl"), str(tmp_path / "own.csv")]
+
+    tables = build_tables(DataConfig(sources=sources, groups=2, drawings=1))
+
+    left = sum(group in set(tables.train.values("group")) for group in groups)
+    said = f"{left} of {len(groups) + 1} pairs are left by data.groups 2 and data.drawings 1"
+    assert f"{said}; 1 of those left out state no group" in tables.notes

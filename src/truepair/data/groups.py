@@ -76,7 +76,7 @@ def followed_groups(table: PairTable, config: "DataConfig") -> tuple[GroupChoice
         return choice, []
     loose = sum(group is None for group in groups)
     note = f"{taken:,} of {len(groups):,} pairs are left by {_listed(asked)}"
-    return choice, [f"{note}; {loose:,} state no group" if loose else note]
+    return choice, [f"{note}; {loose:,} of those left out state no group" if loose else note]
 
 
 def choose_groups(groups: Sequence[str | None], config: "DataConfig") -> GroupChoice:

@@ -21,10 +21,10 @@ ROLES = {"train": "train", "validation": "val", "test": "test"}
 _ORIGINS = {
     "stated": "stated by rows",
     "named": "by names of files and folders",
-    "given": "by data.train, data.validation or data.test",
+    "given": "by {fields}",
     "none": "train where none is stated",
 }
-"""Where splits are from, in words."""
+"""Where splits are from, in words; ``fields`` are those of ``DataConfig`` that say so."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,18 +157,19 @@ def build_tables(config: DataConfig) -> Tables:
     if choice is not None:
         unseen = rows_of_groups(table, choice.unseen) if choice.unseen else None
         table = rows_of_groups(table, choice.chosen)
-    origin = ", ".join(text for name, text in _ORIGINS.items() if name in table.split_origins)
     given = {role: split for role, split in ROLES.items() if getattr(config, role) is not None}
+    origins = ", ".join(text for name, text in _ORIGINS.items() if name in table.split_origins)
+    origin = origins.format(fields=", ".join(f"data.{role}" for role in given))
     words = {role: given.get(role, getattr(config, f"{role}_split")) for role in ROLES}
     train = _train(table, words["train"], given.values(), origin)
     validation, test = _part(table, words["validation"]), _part(table, words["test"])
 
     if words["train"]:
         notes += _unused(table, words)
-        for name, held in (("validation", validation), ("test", test)):
-            shared = 0 if held is None else shared_pictures(held, train)
-            if shared:
-                notes.append(f"{shared:,} of the {name} pairs are of pictures that are trained on: figures flatter")
+    for name, held in (("validation", validation), ("test", test)):
+        shared = 0 if held is None else shared_pictures(held, train)
+        if shared:
+            notes.append(f"{shared:,} {name} pairs are of pictures that are trained on, which flatters the figures")
     if config.validation_share and validation is not None:
         notes.append("data.validation_share is not needed: there are pairs that validate")
     elif config.validation_share:
@@ -235,13 +236,12 @@ def _without(table: PairTable, splits: set[str]) -> tuple[PairTable, list[str]]:
 def _assigned(table: PairTable, role: str, source: SourceConfig) -> tuple[PairTable, list[str]]:
     """All rows of a source in the split of the field that names it, and a line where they are of others."""
     split = ROLES[role]
-    others = {name: count for name, count in table.splits.items() if name != split}
     says = source.split is None and bool(table.split_origins & {"stated", "named"})
     notes = []
-    if others and says:
+    if says and table.splits.keys() != {split}:
         notes.append(
-            f"data.{role} takes all {len(table):,} pairs of {table.name}, {_counts(others)} among them; to go by their "
-            f"splits, give --data.sources {source.source}"
+            f"data.{role} takes all {len(table):,} pairs of {table.name}, whatever their splits: "
+            f"{_counts(table.splits)}; to go by these, give --data.sources {source.source}"
         )
     return table.with_split(split), notes
 
