@@ -128,7 +128,7 @@ class Tables:
             "test": self.test,
             "test unseen groups": self.unseen,
         }
-        said = [f"{len(table):,} {verb}" for verb, table in counts.items() if table is not None]
+        said = [f"{_size(table)} {verb}" for verb, table in counts.items() if table is not None]
         first = f"pairs of {self.train.name}: {', '.join(said)} (splits: {self.origin})"
         return [first, *self.notes, *filter(None, [self.lacking])]
 
@@ -310,6 +310,12 @@ def _lacking(words: Mapping[str, str], validation: PairTable | None, test: PairT
     if not names:
         return ""
     return f"no {' or '.join(names)} pairs: {', and '.join(follows)}; give {', and '.join(gives)}"
+
+
+def _size(table: PairTable) -> str:
+    """Rows of a table, and captions where they are more."""
+    rows, captions = len(table), table.caption_count
+    return f"{rows:,}" if captions == rows else f"{rows:,} (of {captions:,} captions)"
 
 
 def _counts(splits: Mapping[str, int]) -> str:

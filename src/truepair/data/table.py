@@ -97,6 +97,11 @@ class PairTable:
         counts = pc.value_counts(self._column("split")).to_pylist()
         return {entry["values"]: entry["counts"] for entry in sorted(counts, key=lambda entry: entry["values"])}
 
+    @property
+    def caption_count(self) -> int:
+        """How many captions all rows have."""
+        return int(pc.sum(pc.list_value_length(self._column("captions"))).as_py() or 0)
+
     def values(self, name: str) -> list[Any]:
         """A column of all rows; many times faster than ``list(table.rows[name])``."""
         return list(self._column(name).to_pylist())

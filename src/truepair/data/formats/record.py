@@ -193,6 +193,13 @@ class Reader(ABC):
         )
 
 
+def captions_in(text: str, config: SourceConfig) -> list[str]:
+    """The captions of a text file: one a line, or all of it."""
+    if config.caption_lines == "one":
+        return [text]
+    return [line for line in text.splitlines() if line.strip()]
+
+
 def beside(file: Path) -> list[Path]:
     """Where the images of a file usually are: in its folder, or in ``images`` there."""
     return [file.parent, file.parent / "images"]
