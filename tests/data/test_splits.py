@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.data.makers import encoded, noise, picture, put
 from truepair.data.identity import held_out, picture_keys
-from truepair.data.open import looks_like_source, open_pairs
+from truepair.data.open import open_pairs
 from truepair.data.source import SourceConfig
 from truepair.data.splits import DataConfig, Tables, build_tables, open_sources
 from truepair.data.table import PairTable
@@ -188,7 +188,7 @@ def test_a_run_without_training_pairs_is_one_line(folder: Path) -> None:
     ):
         with pytest.raises(DataError, match=line):
             build_tables(config)
-    with pytest.raises(ConfigError, match=r"no pairs are named to train on; give --data\.sources FILE"):
+    with pytest.raises(ConfigError, match=r"name the pairs to train on: .* --data\.sources or --data\.train; "):
         open_sources(DataConfig(validation=["val.csv"]))
 
 
@@ -206,13 +206,19 @@ def test_impossible_settings_are_one_line(fields: dict[str, object], line: str) 
         replace(DataConfig(), **fields)  # type: ignore[arg-type]
 
 
-def test_words_that_name_pairs(folder: Path) -> None:
-    put(folder / "recipe.yaml", "x: 1")
-    put(folder / "notes.md", "x")
-    put(folder / "model" / "config.json", "{}")
-    put(folder / "model" / "a.png", picture())
-    put(folder / "empty" / "notes.md", "x")
-    named = ("sample", "all.csv", "pictures", str(folder / "all.csv"), "s-{000..331}.tar", "part-*.parquet")
-    assert [word for word in named if not looks_like_source(word)] == []
-    others = ("recipe.yaml", "notes.md", "model", "empty", "nowhere.csv", "clip", "owner/name", "mafa")
-    assert [word for word in others if looks_like_source(word)] == []
+def test_captions_are_counted_where_they_are_more_than_rows(folder: Path) -> None:
+    put(folder / "five.jsonl", '{"image": "pictures/1.png", "captions": ["a", "b", "c"]}\n')
+    assert (
+        build_tables(DataConfig(sources=["five.jsonl"]))
+        .describe()[0]
+        .startswith("pairs of five: 1 (of 3 captions) train (splits: ")
+    )
+    assert len(build_tables(DataConfig(sources=["five.jsonl"], captions="pairs")).train) == 3
+
+
+def test_what_was_left_out_is_told_and_counted(folder: Path) -> None:
+    put(folder / "gaps.csv", "image,caption\n" + "pictures/1.png,\n" * 8 + "pictures/2.png,x\n")
+    tables = build_tables(DataConfig(sources=[SourceConfig(source="gaps.csv", max_skipped=0.9)]))
+    told = [line for line in tables.describe() if line.startswith("left out: ")]
+    assert told[0] == "left out: gaps.csv line 2: its caption is empty"
+    assert told[5:] == ["left out: 3 more, which open_pairs(...).skipped lists"]

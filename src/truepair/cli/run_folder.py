@@ -132,6 +132,8 @@ class RecipeCommand(Generic[_Recipe]):
         if not recipes:
             raise ConfigError(f"give a recipe beside {pairs[0]}: {prog} RECIPE {pairs[0]}; clip, for one")
         paths = [find_recipe(name, self.task) for name in recipes]
+        if pairs and self.sources in dict(call.stated):
+            raise ConfigError(f"{pairs[0]} and --{self.sources} both name the pairs; give one of them")
         if pairs:
             call.stated = [(self.sources, json.dumps(pairs)), *call.stated]
         usual = self.folder or "runs/" + "-".join([*filter(None, [self.task]), *(path.stem for path in paths)])
@@ -141,14 +143,14 @@ class RecipeCommand(Generic[_Recipe]):
         return Opening(recipe, title, Path(call.run_folder or usual), call)
 
     def _names_pairs(self, word: str) -> bool:
-        """Whether a word names pairs: an existing file or folder, a pattern of shards, or owner/name.
+        """Whether a word names pairs: a file or folder that is no YAML, a pattern of shards, or owner/name.
 
         The name of a bundled recipe is that recipe, even if a folder here has the same; that one is ``./name``.
         """
         path = Path(word)
         if path.suffix in (".yaml", ".yml") or word in bundled_recipes(self.task):
             return False
-        return path.exists() or any(letter in word for letter in "*{") or (word.count("/") == 1 and not path.suffix)
+        return path.exists() or bool(path.suffix) or any(letter in word for letter in "*{/")
 
 
 def keep_recipe(recipe: Any, folder: Path) -> bytes | None:

@@ -25,9 +25,6 @@ _HUB_NAME = re.compile(r"\w[\w.-]*(/[\w.-]+)?(:[\w.-]+)?")
 # Files that mark a folder as laid out for the `datasets` library: written by it, or its own list of captions.
 _SAVED = ("dataset_dict.json", "state.json")
 
-# Files that mark a folder as a model's.
-_OF_MODELS = ("config.json", "open_clip_config.json", "adapter_config.json")
-
 _METADATA = frozenset(("metadata.jsonl", "metadata.csv", "metadata.parquet"))
 
 _FOLDER_FILES = 10_000  # of a folder, at most, are looked at
@@ -69,24 +66,6 @@ def open_pairs(source: str | Path | SourceConfig, **options: Any) -> PairTable:
     stored = cached_rows(reader, config)
     table = PairTable(stored.rows, config.title, stored.skipped, split_origins=stored.split_origins)
     return table if config.split is None else table.split(config.split)
-
-
-def looks_like_source(word: str) -> bool:
-    """Whether a word of a command line names pairs: "sample", a file or folder of pairs, or a pattern of shards.
-
-    A YAML file is none, and neither is the folder of a model, nor the name of a data set on the hub, which could be
-    anything.
-    """
-    path = Path(word).expanduser()
-    known = {ending for reader in READERS.values() for ending in reader.suffixes} | {".json"}
-    if path.is_file() or is_pattern(path):
-        return path.suffix.lower() in known
-    if not path.is_dir():
-        return word == "sample"
-    try:
-        return not any((path / name).is_file() for name in _OF_MODELS) and bool(_of_folder(path))
-    except DataError:
-        return False
 
 
 def source_config(source: str | Path | SourceConfig, **options: Any) -> SourceConfig:

@@ -18,6 +18,8 @@ from truepair.errors import ConfigError, DataError
 ROLES = {"train": "train", "validation": "val", "test": "test"}
 """Fields of ``DataConfig`` that name sources of one kind, and the split of their rows."""
 
+_SHOWN = 5  # things left out that are told one by one
+
 _ORIGINS = {
     "stated": "stated by rows",
     "named": "by names of files and folders",
@@ -130,7 +132,11 @@ class Tables:
         }
         said = [f"{_size(table)} {verb}" for verb, table in counts.items() if table is not None]
         first = f"pairs of {self.train.name}: {', '.join(said)} (splits: {self.origin})"
-        return [first, *self.notes, *filter(None, [self.lacking])]
+        skipped = self.train.skipped
+        left = [f"left out: {where}: {why}" for where, why in skipped[:_SHOWN]]
+        if len(skipped) > _SHOWN:
+            left.append(f"left out: {len(skipped) - _SHOWN:,} more, which open_pairs(...).skipped lists")
+        return [first, *left, *self.notes, *filter(None, [self.lacking])]
 
 
 def open_sources(config: DataConfig) -> PairTable:
@@ -186,7 +192,8 @@ def _open(config: DataConfig) -> tuple[PairTable, list[str]]:
     """All rows, and what is to be said of them."""
     if config.sources is None and config.train is None:
         raise ConfigError(
-            "no pairs are named to train on; give --data.sources FILE, or 'sample' for the bundled drawings"
+            "name the pairs to train on: a file, a folder or a name on the hub after the recipe, or by --data.sources "
+            "or --data.train; 'sample' is the bundled sample"
         )
     given = {split for role, split in ROLES.items() if getattr(config, role) is not None}
     notes: list[str] = []

@@ -68,8 +68,6 @@ def pretrain(
         TruepairError: anything in data, recipe or run folder that does not fit, in one line.
     """
     tables = build_tables(recipe.data)
-    for where, why in tables.train.skipped[:5]:
-        say(f"left out: {where}: {why}")
     for line in tables.describe():
         say(line)
     student = build(recipe, tables.train, say)
