@@ -195,6 +195,7 @@ def test_a_run_without_training_pairs_is_one_line(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("fields", "line"),
     [
+        ({"sources": "a.csv"}, r"data\.sources is no list; give \['a\.csv'\]"),
         ({"sources": []}, r"data\.sources is empty; name at least one"),
         ({"train": ["a.csv"], "test": []}, r"data\.test is empty; name at least one"),
         ({"sources": ["a.csv"], "train": ["b.csv"]}, "both say what to train on; give one of them"),

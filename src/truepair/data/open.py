@@ -25,6 +25,8 @@ _HUB_NAME = re.compile(r"\w[\w.-]*(/[\w.-]+)?(:[\w.-]+)?")
 # Files that mark a folder as laid out for the `datasets` library: written by it, or its own list of captions.
 _SAVED = ("dataset_dict.json", "state.json")
 
+_ARCHIVES = (".zip", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar")
+
 _METADATA = frozenset(("metadata.jsonl", "metadata.csv", "metadata.parquet"))
 
 _FOLDER_FILES = 10_000  # of a folder, at most, are looked at
@@ -107,6 +109,8 @@ def _detect_format(source: str, path: Path) -> str:
             return json_format(path)
         if suffix in by_suffix:
             return by_suffix[suffix]
+        if suffix in _ARCHIVES:
+            raise DataError(f"{source} is an archive; unpack it, and give the file or folder that was in it")
         raise DataError(f"the ending of {source} does not tell its format; give format")
     if is_pattern(path) and suffix in by_suffix and READERS[by_suffix[suffix]].source_kind == "files":
         return by_suffix[suffix]

@@ -94,6 +94,8 @@ class DataConfig:
         if not 0.0 <= self.validation_share < 1.0:
             raise ConfigError(f"data.validation_share is {self.validation_share}; give a number from 0 to below 1")
         for name in ("sources", *ROLES):
+            if isinstance(getattr(self, name), str | SourceConfig):
+                raise ConfigError(f"data.{name} is no list; give [{getattr(self, name)!r}]")
             if getattr(self, name) == []:
                 raise ConfigError(f"data.{name} is empty; name at least one file, folder or hub name")
         if self.sources is not None and self.train is not None:

@@ -91,8 +91,9 @@ def _key(reader: Reader, config: SourceConfig) -> str:
     options = {name: value for name, value in asdict(config).items() if name not in _NOT_IN_KEY}
     stats = [(str(file.absolute()), file.stat()) for file in reader.files]
     files = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
-    # Which names speak of splits depends on where the source begins, and on how the user wrote that.
-    named = (os.path.abspath(reader.folder), split_of_folder(reader.folder))  # noqa: PTH100
+    # Which names speak of splits depends on where a source of files begins, and on how the user wrote that.
+    of_files = reader.source_kind != "name" or config.path.is_dir()
+    named = (os.path.abspath(reader.folder), split_of_folder(reader.folder)) if of_files else None  # noqa: PTH100
     content = json.dumps([_VERSION, type(reader).__name__, reader.version, options, files, named], sort_keys=True)
     return hashlib.blake2b(content.encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
 
