@@ -26,7 +26,17 @@ PRETRAIN: "RecipeClass[PretrainRecipe]" = RecipeClass("truepair.methods.recipe",
 RECIPE = "recipe.yaml"
 
 # How long, how fast, where and how closely watched: a run may go on with other values.
-_FREE = ("loop.", "optimizer.", "evaluation.", "data.sources", "data.max_bad_fraction", "model.cache_folder")
+_FREE = (
+    "loop.",
+    "optimizer.",
+    "evaluation.",
+    "data.sources",
+    "data.train",
+    "data.validation",
+    "data.test",
+    "data.max_bad_fraction",
+    "model.cache_folder",
+)
 
 _FREE_IN_PARTS = tuple(f"assignment.{name}" for name in _FREE)
 
@@ -122,6 +132,8 @@ class RecipeCommand(Generic[_Recipe]):
         if not recipes:
             raise ConfigError(f"give a recipe beside {pairs[0]}: {prog} RECIPE {pairs[0]}; clip, for one")
         paths = [find_recipe(name, self.task) for name in recipes]
+        if pairs and self.sources in dict(call.stated):
+            raise ConfigError(f"{pairs[0]} and --{self.sources} both name the pairs; give one of them")
         if pairs:
             call.stated = [(self.sources, json.dumps(pairs)), *call.stated]
         usual = self.folder or "runs/" + "-".join([*filter(None, [self.task]), *(path.stem for path in paths)])
@@ -131,14 +143,14 @@ class RecipeCommand(Generic[_Recipe]):
         return Opening(recipe, title, Path(call.run_folder or usual), call)
 
     def _names_pairs(self, word: str) -> bool:
-        """Whether a word names pairs: an existing file or folder, a pattern of shards, or owner/name.
+        """Whether a word names pairs: a file or folder that is no YAML, a pattern of shards, or owner/name.
 
         The name of a bundled recipe is that recipe, even if a folder here has the same; that one is ``./name``.
         """
         path = Path(word)
         if path.suffix in (".yaml", ".yml") or word in bundled_recipes(self.task):
             return False
-        return path.exists() or any(letter in word for letter in "*{") or (word.count("/") == 1 and not path.suffix)
+        return path.exists() or bool(path.suffix) or any(letter in word for letter in "*{/")
 
 
 def keep_recipe(recipe: Any, folder: Path) -> bytes | None:
@@ -193,12 +205,17 @@ def _require_same_run(folder: Path, before: bytes, recipe: Any) -> None:
         return
     then, now = (dict(_leaves(yaml.safe_load(text))) for text in (before, to_yaml(recipe)))
     for name in (name for name in now if name in then):
-        free = name.startswith((*_FREE, *_FREE_IN_PARTS)) and not (finished and name.startswith(_SETTLED))
+        free = _is_among(name, (*_FREE, *_FREE_IN_PARTS)) and not (finished and _is_among(name, _SETTLED))
         if then[name] != now[name] and not free:
             raise ConfigError(
                 f"{folder} holds a run with {name} {then[name]}, now it is {now[name]}; give another --run-folder, or "
                 "the old setting"
             )
+
+
+def _is_among(name: str, fields: Sequence[str]) -> bool:
+    """Whether a dotted name is one of some fields, or lies in one of those that end in a point: groups of fields."""
+    return any(name.startswith(field) if field.endswith(".") else name == field for field in fields)
 
 
 def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:

@@ -1,9 +1,12 @@
-"""What the rows of a table say about which pairs match each other: for the sampler and for the log."""
+"""What the rows of a table say about which pairs match each other, and which pictures are the same."""
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from truepair.data.table import PairTable
+from truepair.data.table import PairTable, hash_ids
+from truepair.randomness import stable_hash
 from truepair.relations.text import caption_key
 
 
@@ -34,3 +37,38 @@ def concept_labels(table: PairTable) -> NDArray[np.int64] | None:
     numbers: dict[str, int] = {}
     labels = [-1 if group is None else numbers.setdefault(group, len(numbers)) for group in table.values("group")]
     return np.asarray(labels, np.int64)
+
+
+def picture_keys(table: PairTable) -> NDArray[np.int64]:
+    """A key for the picture of each row, int64 [N]: rows with one image id share it, and rows with one file, too.
+
+    The files' paths are no part of the keys, which stay when a data set is moved.
+    """
+    ids = table.image_ids  # [N]
+    places = pc.dictionary_encode(table.places).combine_chunks().indices  # [N]
+    known = pc.is_valid(places).to_numpy(zero_copy_only=False)  # [N]
+    numbers = pc.fill_null(places, 0).to_numpy()[known]
+    smallest = np.full(numbers.max(initial=-1) + 1, np.iinfo(np.int64).max)
+    np.minimum.at(smallest, numbers, ids[known])
+    keys = ids.copy()
+    keys[known] = smallest[numbers]
+    return keys
+
+
+def held_out(table: PairTable, share: float) -> NDArray[np.bool_]:
+    """Which rows belong to a share of the pictures that a hash chooses, bool [N]; a smaller share is part of a larger.
+
+    Args:
+        table: the rows.
+        share: of the pictures, in [0, 1).
+    """
+    hashed = hash_ids(picture_keys(table), stable_hash("held out"))  # [N], 63 bits
+    return hashed < int(share * 2**63)
+
+
+def shared_pictures(table: PairTable, other: PairTable) -> int:
+    """How many rows of a table show a picture of another: one with its image id, or in its file."""
+    by_id = np.isin(table.image_ids, other.image_ids)  # [N]
+    places, others = table.places, other.places
+    by_place = pc.is_in(places, value_set=pa.chunked_array(others.chunks, others.type), skip_nulls=True)
+    return int((by_id | by_place.to_numpy(zero_copy_only=False)).sum())

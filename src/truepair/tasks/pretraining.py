@@ -68,9 +68,8 @@ def pretrain(
         TruepairError: anything in data, recipe or run folder that does not fit, in one line.
     """
     tables = build_tables(recipe.data)
-    for where, why in tables.train.skipped[:5]:
-        say(f"left out: {where}: {why}")
-    say(f"{len(tables.train):,} training pairs from {tables.train.name}")
+    for line in tables.describe():
+        say(line)
     student = build(recipe, tables.train, say)
     model, collator = student.model, student.preprocessing.collator()
     model.to(PartialState(cpu=recipe.loop.cpu).device)  # for the states of frozen encoders
