@@ -53,7 +53,11 @@ def test_numbers_as_labels_of_json_lines(tmp_path: Path) -> None:
 
 def test_a_data_set_of_the_datasets_library_has_its_own_names(tmp_path: Path) -> None:
     features = datasets.Features(
-        {"img": datasets.Image(), "fine": datasets.ClassLabel(names=["tulip", "rose"]), "caption": datasets.Value("string")}
+        {
+            "img": datasets.Image(),
+            "fine": datasets.ClassLabel(names=["tulip", "rose"]),
+            "caption": datasets.Value("string"),
+        }
     )
     cells = [{"bytes": encoded(picture(colour)), "path": None} for colour in ("red", "blue", "white")]
     rows = {"img": cells, "fine": [1, 0, -1], "caption": ["a", "b", "c"]}
@@ -124,7 +128,9 @@ def test_templates(tmp_path: Path) -> None:
     assert all(template.count("{}") == 1 for templates in TEMPLATES.values() for template in templates)
     own = put(tmp_path / "own.txt", "a drawing of a {}.\n\n{}\n")
     assert read_templates(str(own)) == ("a drawing of a {}.", "{}")
-    with pytest.raises(ConfigError, match=r"there are no templates 'foto' \(did you mean 'photo'\?\); give photo, clip7, or"):
+    with pytest.raises(
+        ConfigError, match=r"there are no templates 'foto' \(did you mean 'photo'\?\); give photo, clip7, or"
+    ):
         read_templates("foto")
     for wrong in ("a photo", "{} and {}", "{0.__class__}", ""):
         with pytest.raises(ConfigError, match=r"is no prompt; write a line such as 'a photo of a \{\}\.'"):

@@ -42,7 +42,10 @@ def test_figures_are_those_of_a_loop(seed: int, count: int, classes: int) -> Non
         assert result.top_5.value == pytest.approx(np.mean(among))
     else:
         assert result.top_5 is None
-    by_class = {label: [hit for hit, own in zip(firsts, labels.tolist(), strict=True) if own == label] for label in set(labels.tolist())}
+    by_class = {
+        label: [hit for hit, own in zip(firsts, labels.tolist(), strict=True) if own == label]
+        for label in set(labels.tolist())
+    }
     assert result.class_mean == pytest.approx(np.mean([np.mean(hits) for hits in by_class.values()]))
     assert {figure.name: figure.top_1 for figure in result.per_class} == pytest.approx(
         {names[label]: np.mean(hits) for label, hits in by_class.items()}
@@ -58,7 +61,9 @@ def test_places_do_not_depend_on_the_size_of_a_block(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("truepair.evaluation.zero_shot._AT_ONCE", 5)
     parts = place_of_own(images, classes, labels)
     assert all(torch.equal(one, other) for one, other in zip(whole, parts, strict=True))
-    assert [ranked(image, classes).index(int(label)) for image, label in zip(images, labels, strict=True)] == whole[0].tolist()
+    assert [ranked(image, classes).index(int(label)) for image, label in zip(images, labels, strict=True)] == whole[
+        0
+    ].tolist()
 
 
 def test_a_model_whose_features_are_no_numbers_recognises_nothing() -> None:
@@ -73,7 +78,10 @@ def test_a_model_that_sees_no_difference_takes_all_for_the_first_class() -> None
     same = torch.ones(1, 4) / 2
     result = zero_shot_result(same.expand(4, 4), same.expand(3, 4), labels, ["a", "b", "c"], data="made", templates=1)
     assert result.top_1.value == 0.25
-    assert [(figure.name, figure.top_1, figure.taken_for) for figure in result.worst(2)] == [("b", 0.0, "a"), ("c", 0.0, "a")]
+    assert [(figure.name, figure.top_1, figure.taken_for) for figure in result.worst(2)] == [
+        ("b", 0.0, "a"),
+        ("c", 0.0, "a"),
+    ]
 
 
 def test_the_interval_is_wilsons() -> None:

@@ -10,9 +10,16 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import AutoImageProcessor, AutoTokenizer, CLIPImageProcessor, CLIPModel
+from transformers import (
+    AutoImageProcessor,
+    AutoTokenizer,
+    CLIPConfig,
+    CLIPImageProcessor,
+    CLIPModel,
+    PreTrainedModel,
+)
 
-from tests.models.dual.test_hub import clip, seeded
+from tests.models.dual.test_hub import TEXT, VISION, seeded
 from truepair.cli.main import main
 from truepair.data.labelled import LabelledConfig, read_templates
 from truepair.data.tokens import train_wordpiece
@@ -23,6 +30,7 @@ from truepair.models.dual.hub import HubPreprocessing
 from truepair.models.open import open_model
 from truepair.tasks.zero_shot import ZeroShotTask, forgetting
 
+LONGEST = 32
 TEXTS = ["a photo of a small red square", "green square, middle", "a large blue square", "art of the white square"]
 
 
@@ -30,14 +38,20 @@ def silent(line: str) -> None:
     pass
 
 
+def readable_clip() -> PreTrainedModel:
+    """A CLIP that reads whole prompts."""
+    text = {**TEXT, "vocab_size": 60, "max_position_embeddings": LONGEST}
+    return CLIPModel(CLIPConfig(text_config=text, vision_config=VISION, projection_dim=8))
+
+
 @pytest.fixture(scope="session")
 def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of a CLIP with random weights, as transformers writes it."""
     folder = tmp_path_factory.mktemp("clip")
     processor = CLIPImageProcessor(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
-    tokenizer = train_wordpiece(TEXTS, 40, min_frequency=1)
-    HubDualEncoder(seeded(clip)).save_pretrained(folder)
-    HubPreprocessing(processor, tokenizer, 12, TransformConfig(size=16, normalisation="encoder")).save(folder)
+    tokenizer = train_wordpiece(TEXTS, 60, min_frequency=1)
+    HubDualEncoder(seeded(readable_clip)).save_pretrained(folder)
+    HubPreprocessing(processor, tokenizer, LONGEST, TransformConfig(size=16, normalisation="encoder")).save(folder)
     return folder
 
 
@@ -84,7 +98,7 @@ def test_figures_are_those_of_open_clip_and_of_transformers(tiny_clip: Path, kin
     tokenizer, processor = AutoTokenizer.from_pretrained(tiny_clip), AutoImageProcessor.from_pretrained(tiny_clip)
 
     def tokens(texts: list[str]) -> Tokens:
-        options: dict[str, Any] = {"padding": True, "truncation": True, "max_length": 12, "return_tensors": "pt"}
+        options: dict[str, Any] = {"padding": True, "truncation": True, "max_length": LONGEST, "return_tensors": "pt"}
         return Tokens(tokenizer(texts, return_token_type_ids=False, **options))
 
     folders = sorted(path for path in kinds.iterdir())
@@ -128,13 +142,17 @@ def test_one_prompt_is_transformers_own_zero_shot(tiny_clip: Path, kinds: Path) 
     assert measured.evaluate(model).top_1.value == pytest.approx(np.mean(hits))
 
 
-def test_images_that_cannot_be_read_are_left_out_the_same_for_every_model(tiny_clip: Path, kinds: Path, tmp_path: Path) -> None:
+def test_images_that_cannot_be_read_are_left_out_the_same_for_every_model(
+    tiny_clip: Path, kinds: Path, tmp_path: Path
+) -> None:
     shutil.copytree(kinds, tmp_path / "kinds")
     broken = tmp_path / "kinds" / "small_red_square"
     (broken / "0.png").write_bytes(b"")
     (broken / "1.png").write_bytes(b"no image")
     opened, lines = open_model(tiny_clip), list[str]()
-    guard = ZeroShotTask(LabelledConfig(data=str(tmp_path / "kinds"), workers=2, batch_size=3), opened.preprocessing, lines.append)
+    guard = ZeroShotTask(
+        LabelledConfig(data=str(tmp_path / "kinds"), workers=2, batch_size=3), opened.preprocessing, lines.append
+    )
     first, again = guard.evaluate(opened.model), guard.evaluate(opened.model)
     assert first == again
     assert (first.images, first.unreadable) == (46, 2)
@@ -153,6 +171,13 @@ def test_a_set_without_a_readable_image_is_an_error(tiny_clip: Path, tmp_path: P
     measured, model = task(tiny_clip, tmp_path)
     with pytest.raises(DataError, match=r"none of the images of .* can be read; the first: image .*x\.png is empty"):
         measured.evaluate(model)
+
+
+def test_prompts_that_may_be_cut_are_said(tiny_clip: Path, kinds: Path) -> None:
+    opened, lines = open_model(tiny_clip), list[str]()
+    short = opened.preprocessing.adapted(TransformConfig(size=0, normalisation="encoder"), 12)
+    ZeroShotTask(LabelledConfig(data=str(kinds)), short, lines.append)
+    assert lines[-1] == "12 of 12 prompts fill all 12 tokens that the model reads: some are cut"
 
 
 def test_a_fall_is_said_and_a_small_one_is_not() -> None:

@@ -26,7 +26,10 @@ PRETRAIN: "RecipeClass[PretrainRecipe]" = RecipeClass("truepair.methods.recipe",
 RECIPE = "recipe.yaml"
 
 # How long, how fast, where and how closely watched: a run may go on with other values.
-_FREE = ("loop.", "optimizer.", "evaluation.", "data.sources", "data.max_bad_fraction", "model.cache_folder")
+_FREE = (
+    "loop.", "optimizer.", "evaluation.", "data.sources", "data.max_bad_fraction", "model.cache_folder",
+    "model.interpolate", "zero_shot.largest_fall", "zero_shot.batch_size", "zero_shot.workers",
+)  # fmt: skip
 
 _FREE_IN_PARTS = tuple(f"assignment.{name}" for name in _FREE)
 

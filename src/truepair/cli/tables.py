@@ -113,7 +113,8 @@ def zero_shot_tables(result: ZeroShotResult, before: Mapping[str, float] | None 
         table.add_column(name, justify="right", no_wrap=True)
     rows = {"before training": before, "trained": figures_of(result)} if before else {"as it is": figures_of(result)}
     for name, figures in rows.items():
-        table.add_row(name, *(_share(figures.get(figure)) for figure in (TOP_1, TOP_5, CLASS_MEAN)))
+        shown = (figures.get(figure) for figure in (TOP_1, TOP_5, CLASS_MEAN))
+        table.add_row(name, *("" if value is None else f"{value:.1%}" for value in shown))
     worst = Table(title="Classes recognised worst", title_justify="left")
     worst.add_column("class")
     for name in ("pictures", "top-1"):

@@ -49,7 +49,7 @@ class LabelledConfig:
         workers: data loading processes.
     """
 
-    data: str | SourceConfig
+    data: str | SourceConfig = ""
     split: str = ""
     classes: str | None = None
     templates: str = "photo"
@@ -58,6 +58,10 @@ class LabelledConfig:
     workers: int = 2
 
     def __post_init__(self) -> None:
+        if not self.data:
+            raise ConfigError(
+                "zero-shot classification has no data; name a folder of classes, a file with labels or a data set"
+            )
         for name, least in (("images_per_class", 0), ("batch_size", 1), ("workers", 0)):
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} of the labelled images is {getattr(self, name)}; give {least} or more")
@@ -142,8 +146,8 @@ def class_names(classes: Sequence[str], file: str | None) -> list[str]:
     missing = [label for label in classes if not isinstance(named.get(label), str)]
     if missing:
         raise ConfigError(
-            f"{file} names {len(stated)} classes and not {missing[0]}, one of {len(classes)}; give a line LABEL NAME for "
-            "each, or as many names as there are classes"
+            f"{file} names {len(stated)} classes and not {missing[0]}, one of {len(classes)}; give a line LABEL NAME "
+            "for each, or as many names as there are classes"
         )
     return [named[label].strip() for label in classes]
 
@@ -159,8 +163,8 @@ def read_templates(name_or_file: str) -> tuple[str, ...]:
     file = Path(name_or_file).expanduser()
     if not file.is_file():
         raise ConfigError(
-            f"there are no templates '{name_or_file}'{nearest(name_or_file, TEMPLATES)}; give {', '.join(TEMPLATES)}, or "
-            "a text file with a prompt a line"
+            f"there are no templates '{name_or_file}'{nearest(name_or_file, TEMPLATES)}; give {', '.join(TEMPLATES)}, "
+            "or a text file with a prompt a line"
         )
     lines = _lines(file.read_text(encoding="utf-8-sig"))
     wrong = next((line for line in lines if line.count("{}") != 1 or line.count("{") + line.count("}") != 2), None)
@@ -176,7 +180,9 @@ def _lines(text: str) -> list[str]:
 def _named(stated: Any, classes: Sequence[str]) -> dict[str, Any]:
     """Label -> name, in whichever form names are stated."""
     if isinstance(stated, dict):
-        pairs = [value if isinstance(value, list) and len(value) == 2 else (key, value) for key, value in stated.items()]
+        pairs = [
+            value if isinstance(value, list) and len(value) == 2 else (key, value) for key, value in stated.items()
+        ]
         return {str(label): name for label, name in pairs}
     labelled = dict(line.split(maxsplit=1) for line in stated if isinstance(line, str) and " " in line)
     if set(classes) <= labelled.keys():

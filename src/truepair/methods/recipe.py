@@ -66,7 +66,9 @@ class InterpolateConfig:
     def __post_init__(self) -> None:
         for alpha in (*self.alphas, *([] if self.alpha is None else [self.alpha])):
             if not 0.0 <= alpha <= 1.0:
-                raise ConfigError(f"model.interpolate has the share {alpha}; give numbers from 0 (start) to 1 (trained)")
+                raise ConfigError(
+                    f"model.interpolate has the share {alpha}; give numbers from 0 (start) to 1 (trained)"
+                )
         if self.alpha is not None and self.choose:
             raise ConfigError("model.interpolate.alpha and choose both say which model is saved; give one")
         if self.choose and not self.alphas:
@@ -180,6 +182,11 @@ class PretrainRecipe:
     def __post_init__(self) -> None:
         if self.srcl is not None and self.momentum is not None and self.momentum.queue_size:
             raise ConfigError("srcl weighs pairs of the batch only; set momentum.queue_size to 0, or drop one of both")
+        between = self.model.interpolate
+        if between is not None and (between.alpha is not None or between.choose) and not self.loop.save:
+            raise ConfigError(
+                "model.interpolate.alpha and choose say which model is saved; set loop.save, or drop them"
+            )
         words = self.model.text_checkpoint
         if words is not None and self.model.checkpoint is None and self.text.tokenizer == "train":
             raise ConfigError(

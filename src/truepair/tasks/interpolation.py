@@ -75,6 +75,8 @@ def interpolate_run(
     for alpha in alphas:
         model.load_state_dict(interpolate(start, trained, alpha))
         points.append(InterpolationPoint(alpha, evaluate(model)))
+    if not points or not points[0].figures:
+        say("models between start and trained one are not measured: no alphas, or no validation split and no zero_shot")
     saved = 1.0 if config.alpha is None else config.alpha
     reason = "as model.interpolate.alpha says"
     if config.choose:

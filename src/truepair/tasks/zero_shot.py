@@ -60,6 +60,7 @@ class ZeroShotTask:
         names = self.images.names
         few = ", ".join(f"'{name}'" for name in names[:3])
         say(f"zero-shot: {len(self.images.labels):,} images of {self.name}, {len(names):,} classes ({few}, ...)")
+        self._say_long_prompts()
 
     @property
     def name(self) -> str:
@@ -91,6 +92,34 @@ class ZeroShotTask:
         """The figures for the log of a run."""
         return figures_of(self.evaluate(model))
 
+    def conclude(self, model: DualEncoder, before: Mapping[str, float], folder: Path, say: Say) -> "GuardResult":
+        """Measure the model that a run leaves, beside what was before training; both go to ``zero_shot.json``.
+
+        Args:
+            model: trained.
+            before: all validation figures before training; empty where they are not known.
+            folder: the run folder.
+            say: prints a line.
+        """
+        known = {name: before[name] for name in (TOP_1, TOP_5, CLASS_MEAN) if name in before}
+        result = GuardResult(known, self.evaluate(model))
+        write_json(folder / ZERO_SHOT, result.as_dict())
+        if known:
+            change = f"{known[TOP_1]:.1%} before training, {result.after.top_1.value:.1%} of the model that is left"
+            say(f"zero-shot top-1: {change}")
+        else:
+            say("zero-shot top-1 before training is not known: the run began without the guard")
+        return result
+
+    def _say_long_prompts(self) -> None:
+        """Say how many prompts are as long as a text can be: what was cut off them may be the class."""
+        prompts, longest = self.images.prompts(self.templates), self.preprocessing.max_length
+        long = sum(len(ids) >= longest for ids in self.preprocessing.tokenization(prompts))
+        if long:
+            self.say(
+                f"{long:,} of {len(prompts):,} prompts fill all {longest} tokens that the model reads: some are cut"
+            )
+
     def _class_features(self, model: DualEncoder) -> Tensor:
         """Features of the classes [C, E], float32 on the CPU."""
         prompts = self.images.prompts(self.templates)
@@ -117,7 +146,9 @@ class ZeroShotTask:
             for reason in bad[:5]:
                 self.say(f"left out of zero-shot classification: {reason}")
             if bad:
-                self.say(f"{len(bad)} of {len(rows) + len(bad)} images of {self.name} cannot be read; they do not count")
+                self.say(
+                    f"{len(bad)} of {len(rows) + len(bad)} images of {self.name} cannot be read; they do not count"
+                )
         elif bad:
             raise DataError(f"an image of {self.name} cannot be read any more: {bad[0]}")
         return self._readable, torch.cat(parts)

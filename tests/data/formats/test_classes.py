@@ -8,16 +8,20 @@ from truepair.errors import DataError
 def test_the_class_of_an_image_is_the_folder_it_lies_in(tmp_path):
     put(tmp_path / "polar_bear" / "a.jpg", picture("white"))
     put(tmp_path / "polar_bear" / "more" / "b.PNG", picture("white"))
-    put(tmp_path / "fire_engine" / "c.png", picture("red"))
-    put(tmp_path / "fire_engine" / ".DS_Store", "")
+    put(tmp_path / "elsewhere" / "c.png", picture("red"))
+    put(tmp_path / "elsewhere" / ".DS_Store", "")
     put(tmp_path / "words.txt", "bears and engines")
+    root = tmp_path / "set"
+    root.mkdir()
+    for name, target in (("polar_bear", "polar_bear"), ("fire_engine", "elsewhere"), ("words.txt", "words.txt")):
+        (root / name).symlink_to(tmp_path / target)
 
-    table = open_pairs(tmp_path, labels=True)
+    table = open_pairs(root, format="classes")
 
     assert table.rows["captions"][:] == [["fire_engine"], ["polar_bear"], ["polar_bear"]]
     assert table.splits == {"train": 3}
     assert table.image(0).getpixel((0, 0)) == (220, 30, 30)
-    assert table.skipped == [(str(tmp_path), "1 files *.txt are no images")]
+    assert table.skipped == [(str(root), "1 files *.txt are no images")]
 
 
 def test_first_folders_that_are_all_named_for_splits_are_splits(tmp_path):

@@ -14,14 +14,14 @@ _SPLIT_FOLDERS = frozenset(("train", "val", "validation", "valid", "dev", "test"
 class ClassFolderReader(Reader):
     """Reads ``CLASS/a.jpg``, or ``SPLIT/CLASS/a.jpg`` where every first folder is named for a split.
 
-    The text of an image is the name of its class, as the folder has it. Folders within a class belong to it. Files come
-    in order of their path.
+    The text of an image is the name of its class, as the folder has it. Folders within a class belong to it, and links
+    are followed. Files come in order of their path.
     """
 
     def __init__(self, config: SourceConfig) -> None:
         super().__init__(config)
         self.roots = [config.path]
-        found = (Path(folder, name) for folder, _, names in os.walk(config.path) for name in names)
+        found = (Path(folder, name) for folder, _, names in os.walk(config.path, followlinks=True) for name in names)
         self.files = sorted(file for file in found if not file.name.startswith("."))
 
     def records(self, skips: Skips) -> Iterator[Record]:

@@ -32,7 +32,9 @@ def interpolate(start: Mapping[str, Tensor], trained: Mapping[str, Tensor], alph
     other = next((n for n in start.keys() | trained.keys() if n not in start or n not in trained), None)
     other = other or next((name for name, value in trained.items() if start[name].shape != value.shape), None)
     if other is not None:
-        raise ConfigError(f"start and trained model differ in {other}, so there is nothing between them; give one model")
+        raise ConfigError(
+            f"start and trained model differ in {other}, so there is nothing between them; give one model"
+        )
     adapter = next((name for name in trained if "lora_" in name), None)
     if adapter is not None:
         raise ConfigError(f"{adapter} belongs to an adapter, which is not interpolated; drop model.interpolate")
