@@ -113,6 +113,15 @@ def test_names_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         class_names(["n01", "n02"], str(put(tmp_path / "broken.json", "{")))
 
 
+def test_names_that_are_no_names_are_refused(tmp_path: Path) -> None:
+    for content in ("3", '"ab"', "[1, 2]", "{}"):
+        with pytest.raises(ConfigError, match=r"names [0-2] classes and not n01, one of 2"):
+            class_names(["n01", "n02"], str(put(tmp_path / "odd.json", content)))
+    (tmp_path / "latin.txt").write_bytes(b"a \xe9 of {}")
+    with pytest.raises(ConfigError, match=r"latin\.txt cannot be read .*; give a text file in UTF-8"):
+        read_templates(str(tmp_path / "latin.txt"))
+
+
 def test_names_of_several_classes_are_said(tmp_path: Path) -> None:
     for folder in ("n01", "n02", "n03"):
         put(tmp_path / "set" / folder / "a.png", picture())

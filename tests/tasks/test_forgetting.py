@@ -225,16 +225,20 @@ def test_a_run_that_began_without_the_guard_says_so(skilled: Path, squares: Path
 def test_the_command_prints_what_training_did(
     skilled: Path, squares: Path, kinds: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    settings = {
-        "data": {"sources": [str(squares / "pairs.jsonl")], "transform": {"size": 0, "normalisation": "encoder"}},
-        "text": {"tokenizer": "model", "max_length": 0},
-        "model": {"checkpoint": str(skilled)},
-        "objectives": {"itm": {"weight": 0}, "mlm": {"weight": 0}},
-        "loop": {"epochs": 1, "batch_size": 12, "workers": 0, "cpu": True},
-    }
-    recipe = tmp_path / "own.yaml"
-    recipe.write_text(json.dumps(settings))
-    words = ["--zero_shot.data", str(kinds), "--zero_shot.workers", "0", "--run-folder", str(tmp_path / "run")]
-    main(["pretrain", str(recipe), *words])
+    words = [
+        "train",
+        "clip",
+        str(squares / "pairs.jsonl"),
+        "--model.checkpoint",
+        str(skilled),
+        "--loop.batch_size",
+        "12",
+    ]
+    words += ["--loop.epochs", "1", "--loop.workers", "0", "--loop.cpu", "true", "--run-folder", str(tmp_path / "run")]
+    main([*words, "--zero_shot.data", str(kinds), "--zero_shot.workers", "0"])
     shown = capsys.readouterr().out
     assert "before training" in shown and "trained" in shown and "Classes recognised worst" in shown
+    words[words.index("--run-folder") + 1] = str(tmp_path / "other")
+    with pytest.raises(SystemExit):
+        main([*words, "--zero_shot.largest_fall", "0.1"])
+    assert "zero-shot classification has no data; name a folder of classes" in capsys.readouterr().err

@@ -145,9 +145,10 @@ def class_names(classes: Sequence[str], file: str | None) -> list[str]:
     named = _named(stated, classes)
     missing = [label for label in classes if not isinstance(named.get(label), str)]
     if missing:
+        count = len(stated) if isinstance(stated, dict | list) else 0
         raise ConfigError(
-            f"{file} names {len(stated)} classes and not {missing[0]}, one of {len(classes)}; give a line LABEL NAME "
-            "for each, or as many names as there are classes"
+            f"{file} names {count} classes and not {missing[0]}, one of {len(classes)}; give a line LABEL NAME for "
+            "each, or as many names as there are classes"
         )
     return [named[label].strip() for label in classes]
 
@@ -166,7 +167,10 @@ def read_templates(name_or_file: str) -> tuple[str, ...]:
             f"there are no templates '{name_or_file}'{nearest(name_or_file, TEMPLATES)}; give {', '.join(TEMPLATES)}, "
             "or a text file with a prompt a line"
         )
-    lines = _lines(file.read_text(encoding="utf-8-sig"))
+    try:
+        lines = _lines(file.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"the templates in {file} cannot be read ({error}); give a text file in UTF-8") from None
     wrong = next((line for line in lines if line.count("{}") != 1 or line.count("{") + line.count("}") != 2), None)
     if wrong is not None or not lines:
         raise ConfigError(f"{file}: '{wrong or ''}' is no prompt; write a line such as 'a photo of a {{}}.'")
@@ -184,6 +188,8 @@ def _named(stated: Any, classes: Sequence[str]) -> dict[str, Any]:
             value if isinstance(value, list) and len(value) == 2 else (key, value) for key, value in stated.items()
         ]
         return {str(label): name for label, name in pairs}
+    if not isinstance(stated, list):
+        return {}
     labelled = dict(line.split(maxsplit=1) for line in stated if isinstance(line, str) and " " in line)
     if set(classes) <= labelled.keys():
         return labelled

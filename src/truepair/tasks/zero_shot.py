@@ -16,6 +16,7 @@ from truepair.data.images import BadImageError, load_image
 from truepair.data.labelled import LabelledConfig, LabelledImages, open_labelled, read_templates
 from truepair.data.preprocessing import Preprocessing
 from truepair.data.transforms import ImageTransform
+from truepair.engine.logs.progress import counting
 from truepair.engine.loop.signals import ignore_stop_signals
 from truepair.errors import DataError
 from truepair.evaluation.zero_shot import ZeroShotResult, class_features, zero_shot_result
@@ -134,11 +135,13 @@ class ZeroShotTask:
     def _image_features(self, model: DualEncoder) -> tuple[NDArray[np.int64], Tensor]:
         """Rows of the M readable images [M] and their features [M, E], float32 on the CPU."""
         rows, parts, bad = [], [], []
-        for batch in self._batches():
-            bad += batch.unreadable
-            if batch.rows:
-                rows += batch.rows
-                parts.append(model.encode_images(batch.pixels.to(model.device)).features.float().cpu())
+        with counting(f"zero-shot classification of {self.name}") as progress:
+            for batch in self._batches():
+                bad += batch.unreadable
+                if batch.rows:
+                    rows += batch.rows
+                    parts.append(model.encode_images(batch.pixels.to(model.device)).features.float().cpu())
+                progress(len(rows) + len(bad), len(self.images.labels))
         if not rows:
             raise DataError(f"none of the images of {self.name} can be read; the first: {bad[0]}")
         if self._readable is None:
