@@ -22,7 +22,7 @@ from truepair.cli.tasks import TASKS
 from truepair.errors import ConfigError
 
 KINDS = [
-    *dict.fromkeys([PRETRAIN, *(kind for task in TASKS.values() for kind in (task.recipe, task.evaluation))]),
+    *dict.fromkeys([PRETRAIN, *(kind for task in TASKS.values() for kind in (task.recipe, task.evaluation) if kind)]),
     RecipeClass[Any]("truepair.tasks.study.config", "StudyConfig"),
     RecipeClass[Any]("truepair.mining.mine", "MiningConfig"),
 ]

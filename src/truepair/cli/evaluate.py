@@ -16,6 +16,8 @@ MODEL is the 'model' folder of a run, TASK one of {tasks}; retrieval when absent
 retrieval: truepair evaluate MODEL [--data PAIRS] [--split SPLIT] [--judgements FILE] [--coco true]
   Prints figures under the known truth beside the naive ones, which count only each picture's own captions; by
   similarity alone, and with ITM re-ranking. Works zero-shot, too: any model on any pairs.
+zero-shot: truepair evaluate zero-shot MODEL --data FOLDER|CSV|NAME [--templates NAME|FILE] [--classes FILE]
+  Classifies labelled images (a folder for each class, a label column, or a data set of the hub) by the nearest prompt.
 the others: truepair evaluate TASK MODEL [RECIPE ...]
   Answers the test questions, or judges the test statements, of the recipe that the model was trained by; recipes and
   options lie over it. Writes the file for the evaluation server beside the model folder.
@@ -32,6 +34,8 @@ def run(words: list[str]) -> None:
     if not words or words[0] in ("-h", "--help"):
         print(HELP.format(tasks=", ".join(TASKS)))
         return
+    if words[0].replace("_", "-") in TASKS:
+        task_command(words[0])  # a task spelled in another way is no model
     task, *rest = words if words[0] in TASKS else ("retrieval", *words)
     if not rest or rest[0].startswith("--"):
         raise ConfigError(f"give the model first: truepair evaluate {task} runs/sample/model [--any.field value]")

@@ -36,6 +36,10 @@ _FREE = (
     "data.test",
     "data.max_bad_fraction",
     "model.cache_folder",
+    "model.interpolate",
+    "zero_shot.largest_fall",
+    "zero_shot.batch_size",
+    "zero_shot.workers",
 )
 
 _FREE_IN_PARTS = tuple(f"assignment.{name}" for name in _FREE)

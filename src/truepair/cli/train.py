@@ -32,7 +32,7 @@ def run(words: list[str]) -> None:
 
     from rich.console import Console
 
-    from truepair.cli.tables import precision_table, retrieval_table
+    from truepair.cli.tables import precision_table, retrieval_table, zero_shot_tables
     from truepair.reports.run import report_run
     from truepair.tasks.pretraining import pretrain
 
@@ -45,6 +45,9 @@ def run(words: list[str]) -> None:
     say(f"{done.steps} steps in {time.perf_counter() - started:.0f} s ({speed}); model in {done.model_folder}")
     if outcome.retrieval is not None:
         Console().print(retrieval_table(outcome.retrieval))
+    if outcome.zero_shot is not None:
+        for table in zero_shot_tables(outcome.zero_shot.after, outcome.zero_shot.before):
+            Console().print(table)
     if opened.options.report and is_first_process():
         called = shlex.join(["truepair", "train", *words])
         report = report_run(outcome, opened.folder, command=called, title=opened.title)

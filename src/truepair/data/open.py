@@ -7,6 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from truepair.data.formats.classes import ClassFolderReader
 from truepair.data.formats.delimited import DelimitedReader
 from truepair.data.formats.folder import FolderReader
 from truepair.data.formats.hub import HubReader
@@ -41,6 +42,7 @@ READERS: dict[str, type[Reader]] = {
     "webdataset": WebDatasetReader,
     "parquet": ParquetReader,
     "folder": FolderReader,
+    "classes": ClassFolderReader,
     "hub": HubReader,
 }
 """Reader of each format, by the name that ``SourceConfig.format`` takes."""
@@ -88,7 +90,8 @@ def source_config(source: str | Path | SourceConfig, **options: Any) -> SourceCo
 
 def _format(config: SourceConfig) -> str:
     if config.format == "auto":
-        return _detect_format(config.source, config.path)
+        detected = _detect_format(config.source, config.path)
+        return "classes" if config.labels and detected == "folder" else detected
     if config.format not in READERS:
         raise ConfigError(f"unknown format '{config.format}'; give auto, {', '.join(READERS)}")
     if READERS[config.format].source_kind == "path" and not config.path.exists():

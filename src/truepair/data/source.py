@@ -42,6 +42,7 @@ class SourceConfig:
         encoding: of a delimited file; by default UTF-8, or UTF-16 where the file begins with its mark.
         derive_ids: ignore the ids of the source and derive them from paths and texts.
         repeats: rows that share an image id: "keep" leaves them, "merge" makes one row of them, with all captions.
+        labels: the text of an image is the name of its class: a column ``label``, or the folder that the image lies in.
         on_bad: a row whose captions cannot be used is left out and listed ("skip"), or is an error ("error").
         max_skipped: largest share of rows that may be left out.
         max_caption_length: characters of the longest caption that is taken.
@@ -65,6 +66,7 @@ class SourceConfig:
     encoding: str | None = None
     derive_ids: bool = False
     repeats: str = "keep"
+    labels: bool = False
     on_bad: str = "skip"
     max_skipped: float = 0.1
     max_caption_length: int = 10_000

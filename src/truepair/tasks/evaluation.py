@@ -99,7 +99,7 @@ def evaluate_model(model_folder: Path, config: EvaluateConfig) -> RetrievalResul
         ConfigError: figures that need a package that is not installed.
     """
     if config.output is not None:
-        _make_room(Path(config.output))
+        make_room(Path(config.output))
     opened = open_model(model_folder)
     model = opened.model.to(PartialState().device)
     transform, collator = opened.preprocessing.images(), opened.preprocessing.collator()
@@ -132,7 +132,7 @@ def evaluate_model(model_folder: Path, config: EvaluateConfig) -> RetrievalResul
     return result
 
 
-def _make_room(file: Path) -> None:
+def make_room(file: Path) -> None:
     """Make the folder of a file before the figures are there that would be lost without it."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
-from datasets import Dataset, DatasetDict, Features, Image, Value, config, load_dataset, load_from_disk
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value, config, load_dataset, load_from_disk
 from datasets.exceptions import DatasetsError
 
 from truepair.data.formats.record import STATED_FIELDS, Reader, Record, Skips, record_of_entry
@@ -17,7 +17,8 @@ class HubReader(Reader):
     """Reads all splits of a data set; "validation" is called "val" as everywhere here. Code on the hub is never run.
 
     The image column is the one of type Image, or one with a usual name that holds paths or bytes. Columns with a
-    table's own names are taken over; further scalar columns become text.
+    table's own names are taken over; further scalar columns become text. Labels that the data set has names for become
+    those names.
     """
 
     source_kind = "name"
@@ -56,7 +57,14 @@ class HubReader(Reader):
             wanted = [
                 name for name in rows.column_names if name in {image_name, caption_name, *STATED_FIELDS, *self.extra}
             ]
+            kind = rows.features[caption_name]
+            unlabelled = 0
             for number, entry in enumerate(rows.select_columns(wanted)):
+                if isinstance(kind, ClassLabel):
+                    if entry[caption_name] in (None, -1):
+                        unlabelled += 1
+                        continue
+                    entry[caption_name] = kind.int2str(entry[caption_name])
                 record = record_of_entry(
                     entry,
                     f"{split} row {number}".strip(),
@@ -68,10 +76,13 @@ class HubReader(Reader):
                 if record.split is None and split:
                     record.split = split_in_name(split) or split
                 yield record
+            if unlabelled:
+                skips.note(split, f"{unlabelled} images have no label")
 
     def _columns(self, features: Features) -> tuple[str, str]:
         images = tuple(name for name, kind in features.items() if isinstance(kind, Image))
-        return self.pair_columns(features, self.config.source, images)
+        labels = [name for name, kind in features.items() if isinstance(kind, ClassLabel)] if self.config.labels else []
+        return self.pair_columns(features, self.config.source, images, labels)
 
 
 def _load(source: SourceConfig) -> dict[str, Dataset]:

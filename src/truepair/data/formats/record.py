@@ -41,6 +41,8 @@ CAPTION_NAMES = (
     "caption", "captions", "text", "texts", "txt", "sentence", "sentences", "title", "alt_text", "alt", "description",
 )  # fmt: skip
 
+LABEL_NAMES = ("label", "labels", "class", "class_name", "category")
+
 STATED_FIELDS = ("image_id", "caption_id", "caption_ids", "split", "group", "family", "names")
 """Fields that a row may state beside its image and its captions."""
 
@@ -175,21 +177,25 @@ class Reader(ABC):
             DataError: the source is not in this format.
         """
 
-    def pair_columns(self, columns: Iterable[str], where: str, images: Iterable[str] = ()) -> tuple[str, str]:
+    def pair_columns(
+        self, columns: Iterable[str], where: str, images: Iterable[str] = (), labels: Iterable[str] = ()
+    ) -> tuple[str, str]:
         """Names of the columns of the image and of the captions: the user's choice, or those with a usual name.
 
         Args:
             columns: the columns there are.
             where: what they belong to, for the message.
             images: columns that are known to hold images.
+            labels: columns that are known to hold classes, where classes are wanted.
 
         Raises:
             DataError: there is no such column.
         """
         there = list(columns)
+        texts = LABEL_NAMES if self.config.labels else CAPTION_NAMES
         return (
             _find_column(there, self.config.image_column, (*images, *IMAGE_NAMES), "image", where),
-            _find_column(there, self.config.caption_column, CAPTION_NAMES, "caption", where),
+            _find_column(there, self.config.caption_column, (*labels, *texts), "caption", where),
         )
 
 

@@ -161,7 +161,8 @@ class _RowMaker:
         """Usable captions with their position in the record."""
         good: list[tuple[int, str]] = []
         bad: list[tuple[int, str]] = []
-        for position, caption in enumerate(record.captions):
+        for position, stated in enumerate(record.captions):
+            caption = str(stated) if self.config.labels and isinstance(stated, int) else stated
             problem = self._caption_problem(caption)
             if problem:
                 bad.append((position, problem))
