@@ -23,6 +23,7 @@ from truepair.data.preprocessing import Preprocessing, own_length, own_pixels
 from truepair.data.transforms import NORMALISATIONS, ImageTransform, PixelStatistics, TransformConfig, build_transform
 from truepair.errors import ConfigError
 from truepair.models.checkpoints.load import load_hub_model, load_part, processor_transform
+from truepair.models.dual.adapter import base_of, has_adapter, is_adapter, load_adapter, save_adapter
 from truepair.models.dual.base import DualEncoder
 
 # CLIP (Radford et al. 2021) keeps logits from being scaled by more than 100; open_clip keeps them from being shrunk.
@@ -63,7 +64,8 @@ class HubDualEncoder(DualEncoder):
         """Load a model; code that comes with a checkpoint is never run.
 
         Args:
-            name_or_folder: A folder that `save_pretrained` wrote, of this class or of transformers, or a hub name.
+            name_or_folder: A folder that `save_pretrained` wrote, of this class or of transformers, or a hub name. Of
+                an adapter, the base is loaded as well, and the adapter stands in its layers.
             **options: How transformers is to read the weights, such as ``use_safetensors``.
 
         Raises:
@@ -71,10 +73,19 @@ class HubDualEncoder(DualEncoder):
             ConfigError: the model is no dual encoder.
         """
         name = str(name_or_folder)
-        return cls(load_hub_model(AutoModel, name, trust_remote_code=False, dtype=torch.float32, **options))
+        adapted = is_adapter(name)
+        if adapted:
+            options.pop("use_safetensors", None)  # of the adapter, which is never read from anything else
+        whole = base_of(name) if adapted else name
+        model = load_hub_model(AutoModel, whole, trust_remote_code=False, dtype=torch.float32, **options)
+        if adapted:
+            load_adapter(model, name)
+        return cls(model)
 
     def save_pretrained(self, folder: str | Path, state_dict: Mapping[str, Tensor] | None = None) -> None:
         """Write an ordinary folder of transformers, which ``type(self.model).from_pretrained`` reads.
+
+        Of a model with an adapter, that is the adapter alone, as peft writes it.
 
         Args:
             folder: Where.
@@ -83,7 +94,10 @@ class HubDualEncoder(DualEncoder):
         weights = None
         if state_dict is not None:
             weights = {name.removeprefix("model."): value for name, value in state_dict.items()}
-        self.model.save_pretrained(folder, state_dict=weights)
+        if has_adapter(self.model):
+            save_adapter(self.model, folder, weights)
+        else:
+            self.model.save_pretrained(folder, state_dict=weights)
 
     @property
     def image_size(self) -> int:
@@ -137,8 +151,11 @@ class HubDualEncoder(DualEncoder):
 
     @torch.no_grad()
     def clamp_temperature_(self) -> None:
-        """Keep exp(logit_scale) within 1 and 100, as CLIP does; SigLIP, whose own is above that, has no bounds."""
-        if self.bias is None:
+        """Keep exp(logit_scale) within 1 and 100, as CLIP does; SigLIP, whose own is above that, has no bounds.
+
+        One that is not trained stays what it is.
+        """
+        if self.bias is None and self.model.logit_scale.requires_grad:
             self.model.logit_scale.clamp_(*_LOG_SCALES)
 
     @property
@@ -234,11 +251,20 @@ def open_hub(name_or_folder: str | Path) -> tuple[HubDualEncoder, HubPreprocessi
     """
     name = str(name_or_folder)
     model = HubDualEncoder.from_pretrained(name)
-    processor = load_part(AutoImageProcessor, name, trust_remote_code=False)
-    tokenizer = load_part(AutoTokenizer, name, trust_remote_code=False)
+    return model, open_hub_preprocessing(model, name)
+
+
+def open_hub_preprocessing(model: HubDualEncoder, name_or_folder: str) -> HubPreprocessing:
+    """Load the image processor and the tokenizer of a model.
+
+    Raises:
+        CheckpointError: one of the two is missing or damaged.
+    """
+    processor = load_part(AutoImageProcessor, name_or_folder, trust_remote_code=False)
+    tokenizer = load_part(AutoTokenizer, name_or_folder, trust_remote_code=False)
     longest = min(model.longest_text, tokenizer.model_max_length)
     transform = TransformConfig(size=model.image_size, normalisation="encoder")
-    return model, HubPreprocessing(processor, tokenizer, longest, transform)
+    return HubPreprocessing(processor, tokenizer, longest, transform)
 
 
 class _ImageTower(nn.Module):
@@ -247,7 +273,7 @@ class _ImageTower(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
-        self.train(model.training)
+        self.training = model.training  # not of its parts: some may be frozen
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """Images [B, 3, H, W] to [B, 1, W]."""
@@ -266,7 +292,7 @@ class _TextTower(nn.Module):
         super().__init__()
         self.model = model
         self.padded_length = padded_length
-        self.train(model.training)
+        self.training = model.training  # not of its parts: some may be frozen
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Token ids and mask (1 = token, 0 = padding), both [B, L], to [B, 1, D]."""
