@@ -70,7 +70,7 @@ def test_each_layer_has_its_rate() -> None:
     rates = {group["peak"] for group in optimizer.param_groups}
     assert len(rates) == 11  # five a tower, and that of all else
     whole = build_optimizer(step, TowerOptimizerConfig(learning_rate=1e-3))
-    assert len(whole.param_groups) == 7  # two towers and all else, decayed or not, and the temperature
+    assert len(whole.param_groups) == 6  # two towers, decayed or not, the projections, the temperature
 
 
 def test_a_frozen_tower_needs_no_blocks_and_one_that_is_trained_does() -> None:

@@ -85,9 +85,7 @@ def test_norms_alone_are_trained_and_what_reads_the_towers() -> None:
     names = trained(model)
     outside = {"model.logit_scale", "model.visual_projection.weight", "model.text_projection.weight"}
     assert outside < names and all("norm" in name for name in names - outside)
-    assert (
-        len(names - outside) == 2 * (2 + 4 + 4) + 2
-    )  # two a norm: each block has two of them, and three stand outside
+    assert len(names - outside) == 2 * (2 + 4 + 4) + 2  # each block has two norms, three stand outside
     freeze(model, Freezing(image=True, text_blocks=1, train_only="norms"))
     assert {name for name in trained(model) - outside if "vision_model" in name or ".layers.0." in name} == set()
     assert "model.text_model.encoder.layers.1.layer_norm1.weight" in trained(model)

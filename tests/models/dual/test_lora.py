@@ -222,9 +222,7 @@ def test_an_adapter_that_does_not_fit_is_told(tmp_path: Path) -> None:
 
     state(target_modules=["q_proj"])
     for read in (open_adapter, HubDualEncoder.from_pretrained):
-        with pytest.raises(
-            CheckpointError, match=r"^no adapter could be loaded from .*: it was made for another model"
-        ):
+        with pytest.raises(CheckpointError, match=r"^no adapter could be loaded from .*: it was made for anoth"):
             read(folder)
     state(base_model_name_or_path=str(tmp_path / "gone"))
     with pytest.raises(CheckpointError) as error:
@@ -232,9 +230,7 @@ def test_an_adapter_that_does_not_fit_is_told(tmp_path: Path) -> None:
     assert f"needs its base {tmp_path / 'gone'}, which could not be opened" in str(error.value)
     assert "\n" not in str(error.value)
     state(base_model_name_or_path=None)
-    with pytest.raises(
-        CheckpointError, match=r"does not say which model it adapts; set base_model_name_or_path in adapter_"
-    ):
+    with pytest.raises(CheckpointError, match=r"does not say which model it adapts; set base_model_name_or_path in"):
         open_adapter(folder)
     (folder / "adapter_model.safetensors").write_bytes(b"no tensors")
     state()
