@@ -41,7 +41,7 @@ class AdaptedRun:
     folder: Path
     family: Any = clip
     lora: LoraSettings | None = field(default_factory=lambda: LoraSettings(rank=4, alpha=8))
-    freezing: Freezing = Freezing()
+    freezing: Freezing = field(default_factory=Freezing)
     micro_batch: int = 0
     momentum: bool = False
     loop: dict[str, Any] = field(default_factory=dict)
