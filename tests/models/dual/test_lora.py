@@ -194,13 +194,13 @@ def test_without_peft_one_line_says_what_to_install(tmp_path: Path, monkeypatch:
 
 
 def test_mistakes_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"^model.lora is for models of transformers, not for AlbefModel; leave it"):
+    with pytest.raises(ConfigError, match=r"^model.lora is for models of other libraries, not for AlbefModel; l"):
         add_lora(tiny_model(), SMALL)
     unsaved = HubDualEncoder(seeded(clip))
     with pytest.raises(ConfigError, match=r"^model.lora adapts a whole model that has a folder or a hub name"):
         add_lora(unsaved, SMALL)
     base = base_folder(siglip, tmp_path / "base")
-    with pytest.raises(ConfigError, match=r"^model.lora.projections: a SiglipModel has no projections; leave it out$"):
+    with pytest.raises(ConfigError, match=r"^model.lora.projections: SiglipModel has no projections that are layers"):
         adapted(base, LoraSettings(projections=True))
     with pytest.raises(CheckpointError, match=r"base holds no adapter; there is nothing to merge$"):
         merge_adapter(base, tmp_path / "merged")

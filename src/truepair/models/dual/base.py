@@ -80,6 +80,16 @@ class DualEncoder(nn.Module, ABC):
         raise NotImplementedError
 
     @property
+    def origin(self) -> str:
+        """The folder or name that holds the weights it was opened with; empty where none does."""
+        return ""
+
+    @property
+    def inner(self) -> nn.Module | None:
+        """The model of another library that this one stands around, which an adapter can be put into; None of ours."""
+        return None
+
+    @property
     def device(self) -> torch.device:
         """Where the model is."""
         return next(self.parameters()).device

@@ -100,6 +100,17 @@ class HubDualEncoder(DualEncoder):
             self.model.save_pretrained(folder, state_dict=weights)
 
     @property
+    def origin(self) -> str:
+        """The folder or hub name that holds the weights it was opened with; empty where none does."""
+        return str(self.model.name_or_path)
+
+    @property
+    def inner(self) -> PreTrainedModel:
+        """The transformers model."""
+        model: PreTrainedModel = self.model
+        return model
+
+    @property
     def image_size(self) -> int:
         """Height and width of the images it reads, in pixels."""
         return int(self.model.config.vision_config.image_size)

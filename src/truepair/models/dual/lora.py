@@ -1,5 +1,6 @@
 """LoRA (Hu et al. 2022) for a dual encoder: small matrices are trained beside its layers, all else rests."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +26,8 @@ class LoraSettings:
         alpha: what they add is multiplied by ``alpha / rank``.
         dropout: dropout before them, in training.
         targets: endings of the names of the linear layers that get them, such as q_proj and v_proj; all linear layers
-            in the blocks of the towers, those of attention and of the MLP, when absent.
+            in the blocks of the towers, those of attention and of the MLP, when absent (of open_clip's own
+            transformers, those of the MLP).
         projections: train the projections into the common space as well, whole; they are saved with the adapter.
     """
 
@@ -51,29 +53,32 @@ def add_lora(model: DualEncoder, settings: LoraSettings) -> None:
     Raises:
         ConfigError: peft is missing, the model is no such one, or there are no such layers.
     """
-    peft = require_peft()
-    if not isinstance(model, HubDualEncoder):
-        raise ConfigError(f"model.lora is for models of transformers, not for {type(model).__name__}; leave it out")
-    hub = model.model
-    base = str(hub.name_or_path)
-    if has_adapter(hub) or not base:
+    peft, inner, base = require_peft(), model.inner, model.origin
+    if inner is None:
+        raise ConfigError(f"model.lora is for models of other libraries, not for {type(model).__name__}; leave it out")
+    if has_adapter(inner) or not base:
         raise ConfigError(
             "model.lora adapts a whole model that has a folder or a hub name; write an adapter and its base as one "
             "with truepair.models.merge_adapter first, or save the model, and set model.checkpoint to that folder"
         )
-    projections = [name for name in ("visual_projection", "text_projection") if hasattr(hub, name)]
+    projections = [name for name, _ in inner.named_children() if name in ("visual_projection", "text_projection")]
     if settings.projections and not projections:
-        raise ConfigError(f"model.lora.projections: a {type(hub).__name__} has no projections; leave it out")
+        raise ConfigError(
+            f"model.lora.projections: {type(inner).__name__} has no projections that are layers; leave it out"
+        )
     config = peft.LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,
         lora_dropout=settings.dropout,
-        target_modules=_targets(model, hub, settings.targets),
+        target_modules=_targets(model, inner, settings.targets),
         modules_to_save=projections if settings.projections else None,
         base_model_name_or_path=str(Path(base).resolve()) if Path(base).exists() else base,
-        auto_mapping={"base_model_class": type(hub).__name__, "parent_library": type(hub).__module__},
+        auto_mapping={"base_model_class": type(inner).__name__, "parent_library": type(inner).__module__},
     )
-    insert_adapter(hub, config)
+    try:
+        insert_adapter(inner, config)
+    except ValueError as error:  # a kind of layer knows no dropout, say
+        raise ConfigError(f"model.lora: {' '.join(str(error).split())}") from error
 
 
 def open_adapter(folder: str | Path) -> tuple[HubDualEncoder, HubPreprocessing]:
@@ -125,14 +130,9 @@ def _targets(model: DualEncoder, inner: nn.Module, endings: list[str] | None) ->
         ConfigError: there are none.
     """
     names = {module: name for name, module in inner.named_modules()}
-    layers = [
-        names[layer]
-        for tower in (model.image_tower, model.text_tower)
-        for block in TowerBlocks(tower).blocks
-        if any(weight.requires_grad for weight in block.parameters())
-        for layer in block.modules()
-        if isinstance(layer, nn.Linear)
-    ]
+    blocks = [*TowerBlocks(model.image_tower).blocks, *TowerBlocks(model.text_tower).blocks]
+    trained = [block for block in blocks if any(weight.requires_grad for weight in block.parameters())]
+    layers = [names[layer] for block in trained for layer in _linear_layers(block)]
     if not layers:
         raise ConfigError("model.lora: the towers have no block that is not frozen; freeze less, or leave it out")
     if endings is None:
@@ -145,3 +145,16 @@ def _targets(model: DualEncoder, inner: nn.Module, endings: list[str] | None) ->
                 f"there are {', '.join(last)}"
             )
     return [name for name in layers if any(f".{name}".endswith(f".{ending}") for ending in endings)]
+
+
+def _linear_layers(module: nn.Module) -> Iterator[nn.Linear]:
+    """The linear layers of a module, but for those within torch's own attention, which open_clip uses.
+
+    Peft would adapt that by adding to its weights before each call and subtracting after it, which rounds them anew
+    each time: what rests would move, and the adapter would not be the whole difference to the base.
+    """
+    if isinstance(module, nn.Linear):
+        yield module
+    elif not isinstance(module, nn.MultiheadAttention):
+        for child in module.children():
+            yield from _linear_layers(child)
