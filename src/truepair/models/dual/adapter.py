@@ -111,7 +111,7 @@ def merged(model: nn.Module, folder: str | Path) -> Any:
     """
     peft = require_peft()
     with _errors_of(folder):
-        adapted = peft.get_peft_model(model, peft.PeftConfig.from_pretrained(str(folder)))
+        adapted = peft.PeftModel(model, peft.PeftConfig.from_pretrained(str(folder)))
         _fill(adapted, folder, _PREFIX)
         return adapted.merge_and_unload()
 
