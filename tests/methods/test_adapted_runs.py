@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from transformers import CLIPImageProcessor, CLIPModel, PreTrainedModel
 
-from tests.models.dual.test_hub import clip, inputs, librarys_own, seeded, vit_and_bert
+from tests.models.dual.tiny_hub import clip, inputs, librarys_own, seeded, vit_and_bert
 from truepair.data.open import open_pairs
 from truepair.data.pairs import PairDataset
 from truepair.data.tokens import train_wordpiece

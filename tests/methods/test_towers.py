@@ -4,7 +4,7 @@ import pytest
 from torch import nn
 from transformers import CLIPConfig, CLIPModel
 
-from tests.models.dual.test_hub import TEXT, VISION
+from tests.models.dual.tiny_hub import TEXT, VISION
 from tests.models.tiny_albef import tiny_model
 from truepair.engine.loop.optimizer import build_optimizer
 from truepair.errors import ConfigError

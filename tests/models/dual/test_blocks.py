@@ -6,7 +6,7 @@ import pytest
 from torch import nn
 from transformers import PreTrainedModel, SwinConfig, SwinModel
 
-from tests.models.dual.test_hub import FAMILIES, seeded
+from tests.models.dual.tiny_hub import FAMILIES, seeded
 from tests.models.tiny_albef import tiny_model
 from truepair.models import DualEncoder, HubDualEncoder
 from truepair.models.dual.blocks import TowerBlocks

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from transformers import BertConfig, VisionTextDualEncoderConfig, VisionTextDualEncoderModel, ViTConfig
 
-from tests.models.dual.test_hub import FAMILIES, TEXT, VISION, clip, inputs, seeded, siglip
+from tests.models.dual.tiny_hub import FAMILIES, TEXT, VISION, clip, inputs, seeded, siglip
 from tests.models.tiny_albef import tiny_model
 from truepair.errors import ConfigError
 from truepair.models import DualEncoder, HubDualEncoder

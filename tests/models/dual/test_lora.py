@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer, CLIPImageProcessor, PreTrainedModel
 
 from tests.models.dual.test_freezing import trained
-from tests.models.dual.test_hub import FAMILIES, clip, inputs, librarys_own, seeded, siglip
+from tests.models.dual.tiny_hub import FAMILIES, clip, inputs, librarys_own, seeded, siglip
 from tests.models.tiny_albef import tiny_model
 from truepair.data.tokens import train_wordpiece
 from truepair.data.transforms import TransformConfig
