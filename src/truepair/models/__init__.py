@@ -10,6 +10,7 @@ from truepair.models.checkpoints.bert import BertReport, albef_from_bert, load_b
 from truepair.models.checkpoints.official import load_official, to_official_names
 from truepair.models.dual.base import DualEncoder, Encoded, FusionModel, ImageKeysValues
 from truepair.models.dual.hub import HubDualEncoder
+from truepair.models.dual.lora import merge_adapter, open_adapter
 from truepair.models.encoders.images import build_image_encoder, load_image_encoder, resize_images
 from truepair.models.fusion.albef import AlbefModel, AlbefOutput
 from truepair.models.fusion.answers import AnswerTrie, RankedAnswers
@@ -38,6 +39,8 @@ __all__ = [
     "load_bert",
     "load_image_encoder",
     "load_official",
+    "merge_adapter",
+    "open_adapter",
     "resize_images",
     "to_official_names",
 ]

@@ -8,8 +8,10 @@ from transformers import PretrainedConfig
 
 from truepair.data.preprocessing import Preprocessing
 from truepair.models.checkpoints.load import load_own, load_part
+from truepair.models.dual.adapter import is_adapter
 from truepair.models.dual.base import DualEncoder
 from truepair.models.dual.hub import open_hub
+from truepair.models.dual.lora import open_adapter
 from truepair.models.fusion.config import AlbefConfig
 
 
@@ -30,8 +32,8 @@ def open_model(name_or_folder: str | Path) -> OpenedModel:
     """Open a model with its preprocessing.
 
     Args:
-        name_or_folder: a folder, of ours or of transformers; a run folder, whose ``model`` is meant; or a name on the
-            hub.
+        name_or_folder: a folder, of ours, of transformers or of an adapter, which is merged into its base; a run
+            folder, whose ``model`` is meant; or a name on the hub.
 
     Raises:
         CheckpointError: there is none, it is damaged, or nothing here reads its kind.
@@ -67,6 +69,7 @@ class _Settings:
 
 
 _OPENERS: list[tuple[Callable[[str], bool], Callable[[str], tuple[DualEncoder, Preprocessing]]]] = [
+    (is_adapter, open_adapter),
     (_is_own, load_own),
 ]
 """What recognises a kind of model, and what opens it; the last kind, any model of transformers, is not among them."""
