@@ -2,6 +2,7 @@ import copy
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tests.models.dual import tiny_open_clip as tiny
+from truepair.data.transforms import TransformConfig
 from truepair.errors import CheckpointError, ConfigError
 from truepair.models import OpenClipDualEncoder
 from truepair.models.dual.open_clip import OpenClipPreprocessing
@@ -185,6 +187,24 @@ def test_images_are_those_of_the_model(case: Opened) -> None:
         if not train:
             np.testing.assert_allclose(pixels[:, 0, 0], expected, atol=1e-5)
     assert case.preprocessing.transform.interpolation == "bilinear"
+
+
+def test_recipes_augment_and_cut(case: Opened) -> None:
+    asked = TransformConfig(size=0, normalisation="encoder", crop_scale=(0.9, 1.0), flip=0.0)
+    adapted = case.preprocessing.adapted(asked, 0)
+    kept = {"size": case.dual.image_size, "interpolation": "bilinear"}
+    assert adapted.transform == replace(asked, **kept) and adapted.max_length == 24
+    if case.family in ("siglip", "coca"):
+        with pytest.raises(ConfigError, match=r"text\.max_length is 8, but .* padded to 24 tokens; set it to 0"):
+            case.preprocessing.adapted(asked, 8)
+    else:
+        ids, _ = case.preprocessing.adapted(asked, 4).collator().encode(tiny.CAPTIONS)
+        own = open_clip.get_tokenizer(f"local-dir:{case.folder}")(tiny.CAPTIONS, context_length=4)
+        assert torch.equal(ids[2], own[2])
+    with pytest.raises(ConfigError, match=r"text\.max_length is 30, but the model reads at most 24 tokens"):
+        case.preprocessing.adapted(asked, 30)
+    with pytest.raises(ConfigError, match=r"data\.transform\.size is 16, but the model reads \d+ px"):
+        case.preprocessing.adapted(replace(asked, size=16), 0)
 
 
 def test_copies_follow_their_own_weights(case: Opened) -> None:

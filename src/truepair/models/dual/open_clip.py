@@ -4,7 +4,7 @@ import copy
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from truepair.data.preprocessing import Preprocessing
+from truepair.data.preprocessing import Preprocessing, own_length, own_pixels
 from truepair.data.transforms import ImageTransform, TransformConfig, build_transform
 from truepair.errors import ConfigError
 from truepair.models.dual.base import DualEncoder
@@ -257,6 +257,20 @@ class OpenClipPreprocessing(Preprocessing):
     def image_settings(self, *, train: bool = False) -> dict[str, Any]:
         """What the pixels of an image depend on."""
         return {"pixels": self.pixels, **({"transform": asdict(self.transform)} if train else {})}
+
+    def adapted(self, transform: TransformConfig, max_length: int) -> Self:
+        """The same with the augmentation of a recipe, but the interpolation of the model, and captions cut shorter.
+
+        Raises:
+            ConfigError: the model does not read such pixels, so many tokens, or so few.
+        """
+        pixels, length = own_pixels(transform, self.transform.size), own_length(max_length, self.max_length)
+        if self.reading.end == "whole" and length != self.reading.context_length:
+            raise ConfigError(
+                f"text.max_length is {length}, but the model reads captions that are padded to "
+                f"{self.reading.context_length} tokens; set it to 0"
+            )
+        return replace(self, transform=replace(pixels, interpolation=self.transform.interpolation), max_length=length)
 
     def save(self, folder: Path) -> None:
         """Write the tokenizer beside the model, if it is not the one that open_clip has built in."""
