@@ -1,5 +1,6 @@
 """Models of open_clip train with everything that manages false negatives, and go home as what they are."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,9 +11,14 @@ import torch
 
 from tests.methods.test_dual_encoder import HubRun, stop_and_go_on
 from tests.models.dual import tiny_open_clip as tiny
+from truepair.data.open import open_pairs
 from truepair.data.preprocessing import Preprocessing
+from truepair.data.splits import DataConfig
 from truepair.data.transforms import TransformConfig
+from truepair.engine.loop.config import LoopConfig
 from truepair.engine.loop.step import StepInfo
+from truepair.methods.recipe import ModelConfig, PretrainRecipe, TextConfig
+from truepair.methods.student import build_student
 from truepair.models import DualEncoder
 from truepair.models.open import open_model
 
@@ -61,6 +67,25 @@ def test_a_model_trains_resumes_and_goes_home_as_itself(squares: Path, tmp_path:
     moved = {name for name in whole if not torch.equal(whole[name], before[name])}
     assert {"visual.proj", "visual.conv1.weight", "text_projection", "token_embedding.weight", "logit_scale"} <= moved
     assert open_model(tmp_path / "whole").preprocessing.max_length == 24  # the run folder finds its model
+
+
+def test_weights_at_random_are_those_of_the_seed(squares: Path, tmp_path: Path) -> None:
+    file = tmp_path / "tiny-seeded.json"
+    file.write_text(json.dumps(tiny.clip(tmp_path)))
+    table = open_pairs(squares / "pairs.jsonl").split("train")
+
+    def first(seed: int) -> torch.Tensor:
+        recipe = PretrainRecipe(
+            data=DataConfig(transform=AUGMENTATION),
+            text=TextConfig(tokenizer="model", max_length=0),
+            model=ModelConfig(checkpoint=f"open_clip:{file}:random"),
+            loop=LoopConfig(seed=seed),
+        )
+        torch.rand(3)
+        weight: torch.Tensor = build_student(recipe, table, lambda line: None).model.model.visual.proj
+        return weight
+
+    assert torch.equal(first(1), first(1)) and not torch.equal(first(1), first(2))
 
 
 @pytest.mark.parametrize("family", [tiny.bert, tiny.coca], ids=lambda family: family.__name__)

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,6 +95,12 @@ def source_of(given: str) -> OpenClipSource:
     if known.get_model_config(name) is None:
         raise ConfigError(f"open_clip has no model {name}{nearest(name, known.list_models())}")
     tags = known.list_pretrained_tags_by_model(name)
+    if Path(weights).is_file():
+        warnings.warn(
+            f"{weights} does not say how images are normalised and resized; open_clip's defaults are taken, those of "
+            f"CLIP (a folder with {CONFIG_FILE} says it)",
+            stacklevel=2,
+        )
     if weights == _RANDOM or Path(weights).is_file():
         return OpenClipSource(name, weights, given)
     trained = known.get_pretrained_cfg(name, weights)
