@@ -16,6 +16,7 @@ from torch import Tensor
 
 from tests.models.dual import tiny_open_clip as tiny
 from truepair.data.transforms import TransformConfig
+from truepair.engine.distributed.accelerator import compile_layers
 from truepair.errors import CheckpointError, ConfigError
 from truepair.models import OpenClipDualEncoder
 from truepair.models.dual.open_clip import OpenClipPreprocessing
@@ -217,6 +218,19 @@ def test_copies_follow_their_own_weights(case: Opened) -> None:
     assert not torch.allclose(duplicate.encode_images(case.images()).features, before)
 
 
+def test_blank_models_take_the_weights(case: Opened) -> None:
+    blank = case.dual.blank()
+    assert type(blank.model) is type(case.library)
+    blank.load_state_dict(case.dual.state_dict())
+    for one, other in zip(
+        (blank.eval().encode_images(case.images()), blank.encode_texts(*case.encode())),
+        (case.dual.encode_images(case.images()), case.dual.encode_texts(*case.encode())),
+        strict=True,
+    ):
+        assert torch.equal(one.features, other.features)
+    assert blank.model.visual.preprocess_cfg == case.dual.model.visual.preprocess_cfg
+
+
 def test_checkpointing_changes_no_gradient(case: Opened) -> None:
     case.dual.eval()  # no dropout
     gradients = []
@@ -257,6 +271,10 @@ def test_temperature_has_bounds_for_clip_alone(tmp_path: Path) -> None:
         dual.clamp_temperature_()
         assert float(1 / dual.temperature.detach()) == pytest.approx(kept, rel=1e-4)
         assert dual.temperature.shape == ()
+    dual = opened(tiny.clip, tmp_path).dual
+    torch.nn.init.constant_(dual.model.logit_scale, 7.0).requires_grad_(False)
+    dual.clamp_temperature_()  # one that is not trained stays what it is
+    assert float(dual.model.logit_scale) == 7.0
 
 
 def architecture(folder: Path, name: str) -> Path:
@@ -295,7 +313,8 @@ def test_weights_that_hold_code_are_refused(tmp_path: Path) -> None:
             return print, ("was run",)
 
     torch.save({"state_dict": Bad()}, tmp_path / "bad.pt")
-    with pytest.raises(CheckpointError, match=r"no open_clip model could be loaded from .*bad\.pt") as refused:
+    ignored = pytest.warns(UserWarning, match="normalised")
+    with ignored, pytest.raises(CheckpointError, match=r"no open_clip model could be loaded from .*bad\.pt") as refused:
         open_model(f"open_clip:{architecture(tmp_path, 'tiny-bad')}:{tmp_path / 'bad.pt'}")
     assert "\n" not in str(refused.value)
 
@@ -348,3 +367,15 @@ def test_images_that_are_not_square_are_refused(tmp_path: Path) -> None:
     tiny.made(config, tmp_path / "wide")
     with pytest.raises(ConfigError, match=r"reads images of 32 x 48 pixels; give one that reads square ones"):
         open_model(tmp_path / "wide")
+
+
+@pytest.mark.slow
+def test_compiled_layers_are_equal(tmp_path: Path) -> None:
+    case = opened(tiny.clip, tmp_path)
+    expected = case.dual.encode_images(case.images()).features, case.dual.encode_texts(*case.encode()).features
+    names = list(case.dual.state_dict())
+    assert compile_layers(case.dual, backend="eager") == 4
+    assert list(case.dual.state_dict()) == names
+    found = case.dual.encode_images(case.images()).features, case.dual.encode_texts(*case.encode()).features
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other)

@@ -112,6 +112,15 @@ class OpenClipDualEncoder(DualEncoder):
         Path(folder, CONFIG_FILE).write_text(json.dumps(settings, indent=2), encoding="utf-8")
         save_file(weights, Path(folder, WEIGHTS_FILE))
 
+    def blank(self) -> Self:
+        """A model of the same kind and sizes with other weights."""
+        settings = copy.deepcopy(self.config)
+        settings.pop("custom_text", None)  # says which class it is
+        settings["vision_cfg"]["timm_model_pretrained"] = settings["text_cfg"]["hf_model_pretrained"] = False
+        model = type(self.model)(**settings)
+        library().model.set_model_preprocess_cfg(model, self.model.visual.preprocess_cfg)
+        return type(self)(model, self.config)
+
     @property
     def image_size(self) -> int:
         """Height and width of the images it reads, in pixels.
@@ -188,8 +197,11 @@ class OpenClipDualEncoder(DualEncoder):
 
     @torch.no_grad()
     def clamp_temperature_(self) -> None:
-        """Keep exp(logit_scale) within 1 and 100, as open_clip does; SigLIP, whose own is above that, has no bounds."""
-        if self.bias is None:
+        """Keep exp(logit_scale) within 1 and 100, as open_clip does; SigLIP, whose own is above that, has no bounds.
+
+        One that is not trained stays what it is.
+        """
+        if self.bias is None and self.model.logit_scale.requires_grad:
             self.model.logit_scale.clamp_(*_LOG_SCALES)
 
     def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: Mapping[str, Any] | None = None) -> None:
