@@ -55,6 +55,7 @@ def build_student(recipe: PretrainRecipe, train: PairTable, say: Say) -> OpenedM
 def _whole_model(recipe: PretrainRecipe, train: PairTable, say: Say) -> OpenedModel:
     """The model that a recipe starts with, all of it to be trained."""
     if recipe.model.checkpoint is not None:
+        seed_weights(recipe.loop.seed)  # for architectures that are named without weights
         return _trained_before(recipe, open_model(recipe.model.checkpoint), train, say)
     if recipe.text.tokenizer == MODELS_OWN or not recipe.data.transform.size:
         raise ConfigError(

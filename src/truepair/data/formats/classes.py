@@ -25,7 +25,7 @@ class ClassFolderReader(Reader):
 
     def named_split(self, file: Path) -> None:
         """No split: a class may be called anything; where all first folders are splits, the rows state theirs."""
-        return None
+        return
 
     def records(self, skips: Skips) -> Iterator[Record]:
         """Read the images in order of their path."""
