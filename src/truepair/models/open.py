@@ -34,8 +34,8 @@ def open_model(name_or_folder: str | Path) -> OpenedModel:
     """Open a model with its preprocessing.
 
     Args:
-        name_or_folder: a folder, of ours, of open_clip, of transformers or of an adapter, which is merged into its base; a
-            run folder, whose ``model`` is meant; a name on the hub; or a name of open_clip's, see `open_open_clip`.
+        name_or_folder: a folder, of ours, of open_clip, of transformers or of an adapter, which is merged into its
+            base; a run folder, whose ``model`` is meant; a name on the hub; or one of open_clip, see `open_open_clip`.
 
     Raises:
         CheckpointError: there is none, it is damaged, or nothing here reads its kind.
