@@ -2,11 +2,12 @@
 
 import sys
 from collections.abc import Sequence
-from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
-from importlib.util import find_spec
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from importlib.abc import Loader
 
 ALBEF = "truepair-albef"
 """``model_type`` in the config of our models."""
@@ -46,8 +47,11 @@ def _register_stand_in(configs: ModuleType) -> None:
     configs.AutoConfig.register(ALBEF, AlbefConfigOnDemand)
 
 
-class _AfterImport(MetaPathFinder):
-    """Registers when the module with the list of configs has been imported."""
+class _AfterImport:
+    """A finder of modules that registers when the one with the list of configs has been imported.
+
+    It has no base class: importing that takes longer than all of this.
+    """
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -55,17 +59,19 @@ class _AfterImport(MetaPathFinder):
         """The spec that the other finders find, with a loader that registers at its end; None for other modules."""
         if fullname != _CONFIGS:
             return None
+        from importlib.util import find_spec
+
         sys.meta_path.remove(self)
         spec = find_spec(fullname)
         if spec is not None and spec.loader is not None:
-            spec.loader = _Registering(spec.loader)
+            spec.loader = _Registering(spec.loader)  # type: ignore[assignment]  # a loader, without the base class
         return spec
 
 
-class _Registering(Loader):
+class _Registering:
     """A loader that registers our stand-in after its module has been executed."""
 
-    def __init__(self, loader: Loader) -> None:
+    def __init__(self, loader: "Loader") -> None:
         self.loader = loader
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:

@@ -26,7 +26,16 @@ from truepair.errors import ConfigError, DataError
 from truepair.files import remove_folder, write_json, write_text, writing_file
 from truepair.models.open import model_folder
 from truepair.tasks.retriever import EncodedPart, Retriever, Vectors
-from truepair.tasks.vectors import CAPTION, COLUMNS, IMAGE, Origin, StoredVectors, VectorFiles, read_origin, write_vectors
+from truepair.tasks.vectors import (
+    CAPTION,
+    COLUMNS,
+    IMAGE,
+    Origin,
+    StoredVectors,
+    VectorFiles,
+    read_origin,
+    write_vectors,
+)
 
 Say = Callable[[str], None]
 """Prints a line."""
@@ -217,9 +226,7 @@ class SourceItems:
         places = {text: first + number for number, text in enumerate(self.texts)}
         owners = {self._ids[row]: row for row in self.image_rows.tolist()}
         seen: set[int] = set()
-        for row, (texts, caption_ids) in enumerate(
-            zip(self._captions, self.table.values("caption_ids"), strict=True)
-        ):
+        for row, (texts, caption_ids) in enumerate(zip(self._captions, self.table.values("caption_ids"), strict=True)):
             for text, caption in zip(texts, caption_ids, strict=True):
                 if caption not in seen:  # an image in several rows may have its captions in each
                     seen.add(caption)
@@ -334,9 +341,7 @@ class Work:
             return None
 
 
-def _embed_images(
-    retriever: Retriever, items: SourceItems, config: EmbedConfig, work: Work, count: Counting
-) -> Parts:
+def _embed_images(retriever: Retriever, items: SourceItems, config: EmbedConfig, work: Work, count: Counting) -> Parts:
     """The vectors of all pictures.
 
     Raises:
@@ -373,7 +378,9 @@ def _embed_captions(
     cut = len(retriever.cut_texts(texts))
     if cut:
         longest = retriever.preprocessing.max_length
-        say(f"{cut:,} of {len(texts):,} captions are longer than the {longest} tokens that the model reads, and are cut")
+        say(
+            f"{cut:,} of {len(texts):,} captions are longer than the {longest} tokens that the model reads, and are cut"
+        )
     parts = Parts([], {}, len(texts))
     with count("captions") as show:
         for start in range(0, len(texts), config.save_every):

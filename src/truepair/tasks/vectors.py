@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
+from PIL import Image
 
 from truepair.data.images import BadImageError, load_image
 from truepair.data.open import open_pairs
@@ -243,7 +244,9 @@ def read_origin(path: Path) -> Origin:
         metadata = pq.read_schema(columns_path(path)).metadata or {}
         return Origin(**json.loads(metadata[_KEY]))
     except (OSError, pa.ArrowInvalid, KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{path} is no file of vectors ({_one_line(error)}); give what 'truepair embed' wrote") from None
+        raise DataError(
+            f"{path} is no file of vectors ({_one_line(error)}); give what 'truepair embed' wrote"
+        ) from None
 
 
 class StoredVectors:
@@ -308,7 +311,7 @@ class StoredVectors:
         row: dict[str, Any] = self.columns.slice(place, 1).to_pylist()[0]
         return row
 
-    def picture(self, place: int) -> Any:
+    def picture(self, place: int) -> Image.Image:
         """The image of a row, or that a caption belongs to, 8-bit RGB.
 
         Raises:
@@ -318,9 +321,10 @@ class StoredVectors:
         if row["path"] is not None:
             return load_image({name: row[name] for name in ("path", "offset", "size")})
         if self._source is None:
-            raise BadImageError(f"the pictures are inside {self.origin.source['source']}, which cannot be read any more")
-        image = self._source.image(row["row"])
-        return image
+            raise BadImageError(
+                f"the pictures are inside {self.origin.source['source']}, which cannot be read any more"
+            )
+        return self._source.image(row["row"])
 
     @cached_property
     def _source(self) -> PairTable | None:
@@ -351,4 +355,3 @@ def shown_path(row: dict[str, Any]) -> str:
     if row["path"] is None:
         return f"row {row['row']} of the source"
     return row["path"] if row["offset"] is None else f"{row['path']} at byte {row['offset']}"
-
