@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
@@ -181,7 +180,7 @@ class SourceItems:
             state.update(Path(stored["filename"]).parent.name.encode())
         for path in sorted({path for path, _, _ in self._cells if path is not None}):
             try:
-                found = os.stat(path)
+                found = Path(path).stat()
             except OSError:  # such a picture is left out, and named
                 state.update(f"{path} is missing".encode("utf-8", "surrogateescape"))
             else:

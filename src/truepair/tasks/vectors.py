@@ -11,6 +11,7 @@ from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
@@ -303,8 +304,13 @@ class StoredVectors:
             )
 
     def places_of(self, kind: str) -> NDArray[np.int64]:
-        """The rows of pictures ("image") or captions ("caption") [M]."""
-        return np.flatnonzero(np.asarray(self.columns["kind"].to_pylist()) == kind)
+        """The rows of all pictures ("image"), or of the first caption of each text ("caption"), [M]."""
+        places = np.flatnonzero(pc.equal(self.columns["kind"], kind).to_numpy())
+        if kind == IMAGE:
+            return places
+        texts = pc.list_flatten(self.columns["captions"].take(pa.array(places))).to_pylist()
+        first = dict(zip(reversed(texts), reversed(places.tolist()), strict=True))
+        return np.sort(np.asarray(list(first.values()), np.int64))
 
     def about(self, place: int) -> dict[str, Any]:
         """What stands beside a vector."""
