@@ -7,6 +7,8 @@
 - `checkpoints`: models from folders and hub names, from a BERT, and from and to the official ALBEF names.
 """
 
+from transformers import AutoConfig, AutoModel
+
 from truepair.models.checkpoints.bert import BertReport, albef_from_bert, load_bert
 from truepair.models.checkpoints.official import load_official, to_official_names
 from truepair.models.dual.base import DualEncoder, Encoded, FusionModel, ImageKeysValues
@@ -19,6 +21,9 @@ from truepair.models.fusion.answers import AnswerTrie, RankedAnswers
 from truepair.models.fusion.config import AlbefConfig
 from truepair.models.fusion.nlvr2 import Nlvr2Config, Nlvr2Model
 from truepair.models.fusion.vqa import VqaConfig, VqaModel
+
+AutoConfig.register(AlbefConfig.model_type, AlbefConfig, exist_ok=True)
+AutoModel.register(AlbefConfig, AlbefModel, exist_ok=True)
 
 __all__ = [
     "AlbefConfig",
