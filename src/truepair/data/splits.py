@@ -1,7 +1,7 @@
 """The rows a run trains on, validates on and tests on: splits, and groups of some size."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -199,7 +199,7 @@ def _open(config: DataConfig) -> tuple[PairTable, list[str]]:
         )
     given = {split for role, split in ROLES.items() if getattr(config, role) is not None}
     notes: list[str] = []
-    tables = []
+    trained, held = list[PairTable](), list[PairTable]()
     for role, source in _sources(config):
         try:
             table = open_pairs(source)
@@ -209,27 +209,37 @@ def _open(config: DataConfig) -> tuple[PairTable, list[str]]:
             table, lines = _without(table, given)
         else:
             table, lines = _assigned(table, role, source)
-        tables.append(table)
+        (trained if role in ("sources", "train") else held).append(table)
         notes += lines
-    return PairTable.concat(tables), notes
+    # A ledger that was mined without the held-out sources holds the ids of the others, which therefore stay.
+    return PairTable.concat([PairTable.concat(trained), *held], keep_first=True), notes
 
 
 def _sources(config: DataConfig) -> list[tuple[str, SourceConfig]]:
-    """All sources, each after the field that names it; sources of one name get longer ones, as tables need their own.
+    """All sources, each after the field that names it, with names of their own, as tables need them.
 
-    Those of one file name are told apart by their folders, and those that are still alike by their fields.
+    Those to train on come first; what they are called, and so their ids, does not hang on the others.
     """
-    fields = ("sources", *ROLES)
-    found = [(role, source_config(source)) for role in fields for source in getattr(config, role) or ()]
-    names = [source.title for _, source in found]
-    repeats = Counter(names)
-    names = [
-        f"{source.path.parent.name}/{name}" if repeats[name] > 1 and source.name is None else name
-        for name, (_, source) in zip(names, found, strict=True)
+    found = [
+        [(role, source_config(source)) for role in roles for source in getattr(config, role) or ()]
+        for roles in (("sources", "train"), ("validation", "test"))
     ]
-    repeats = Counter(names)
-    names = [f"{name} ({role})" if repeats[name] > 1 else name for name, (role, _) in zip(names, found, strict=True)]
-    return [(role, replace(source, name=name)) for name, (role, source) in zip(names, found, strict=True)]
+    trained = _distinct(found[0], ())
+    return [*trained, *_distinct(found[1], [source.title for _, source in trained])]
+
+
+def _distinct(found: Sequence[tuple[str, SourceConfig]], taken: Sequence[str]) -> list[tuple[str, SourceConfig]]:
+    """Sources of one name told apart by their folders, and those that are still alike by the fields that name them."""
+    names = [source.title for _, source in found]
+    folders = [source.path.parent.name if source.name is None else "" for _, source in found]
+    repeats = Counter([*taken, *names])
+    names = [
+        f"{folder}/{name}" if folder and repeats[name] > 1 else name
+        for folder, name in zip(folders, names, strict=True)
+    ]
+    repeats = Counter([*taken, *names])
+    names = [f"{name} ({role})" if repeats[name] > 1 else name for (role, _), name in zip(found, names, strict=True)]
+    return [(role, replace(source, name=name)) for (role, source), name in zip(found, names, strict=True)]
 
 
 def _without(table: PairTable, splits: set[str]) -> tuple[PairTable, list[str]]:

@@ -168,10 +168,14 @@ class PairTable:
         return self._with(Dataset(pa.table(columns)), None)
 
     @classmethod
-    def concat(cls, tables: Sequence["PairTable"]) -> "PairTable":
+    def concat(cls, tables: Sequence["PairTable"], *, keep_first: bool = False) -> "PairTable":
         """Several tables as one. Ids of two or more are made distinct by hashing them with the name of their source.
 
         A column that only some tables have is null in the rows of the others.
+
+        Args:
+            tables: at least one.
+            keep_first: leave the ids of the first table as they are.
 
         Raises:
             DataError: no tables, or two of one name.
@@ -181,7 +185,9 @@ class PairTable:
             raise DataError(f"cannot concatenate the tables {names}; give at least one, and each a name of its own")
         if len(tables) == 1:
             return tables[0]
-        stored = concatenate_datasets([_with_distinct_ids(table._stored, table.name) for table in tables])
+        kept, hashed = (tables[:1], tables[1:]) if keep_first else ([], tables)
+        parts = [table._stored for table in kept] + [_with_distinct_ids(table._stored, table.name) for table in hashed]
+        stored = concatenate_datasets(parts)
         starts = np.cumsum([0, *(len(table._stored) for table in tables)])
         chosen = np.concatenate([start + table._positions() for start, table in zip(starts, tables, strict=False)])
         skipped = [(f"{table.name}: {where}", why) for table in tables for where, why in table.skipped]

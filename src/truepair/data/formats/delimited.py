@@ -13,7 +13,7 @@ from truepair.errors import DataError
 
 _DELIMITERS = ("\t", ",", ";", "|")
 
-_NUMBERED = re.compile(r"(.*\.(?:jpe?g|jpe|jfif|png|webp|gif|bmp|tiff?))#\d+", re.IGNORECASE)
+_NUMBERED = re.compile(r"(.*\.(?:jpe?g|jpe|jfif|png|webp|gif|bmp|tiff?))#\d+$", re.IGNORECASE)
 
 
 class DelimitedReader(Reader):
