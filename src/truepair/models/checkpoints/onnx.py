@@ -22,7 +22,7 @@ from truepair.data.transforms import normalisation
 from truepair.errors import CheckpointError, ConfigError
 from truepair.files import writing_folder
 from truepair.models.dual.base import DualEncoder
-from truepair.models.dual.hub import HubPreprocessing
+from truepair.models.dual.hub_preprocessing import HubPreprocessing
 from truepair.models.open import OpenedModel
 
 IMAGE_FILE, TEXT_FILE = "image.onnx", "text.onnx"
