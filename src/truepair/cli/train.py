@@ -5,6 +5,7 @@ import time
 
 from truepair.cli.arguments import bundled_recipes
 from truepair.cli.run_folder import PRETRAIN, RecipeCommand, is_first_process, say
+from truepair.errors import ConfigError
 
 DESCRIPTION = """A RECIPE is a YAML file, or the name of a bundled recipe: {names}.
 Of several, each is laid over the ones before: 'truepair train mafa sample' trains MAFA on the bundled sample.
@@ -28,11 +29,21 @@ def run(words: list[str]) -> None:
         help="write FOLDER/report.html at the end: curves, examples, and the suspected false negatives of the training "
         "set",
     )
+    command.parser.option(
+        "merge",
+        action="store_true",
+        help="for model.lora: write the adapted model as a whole as well, to FOLDER/merged",
+    )
     opened = command.open(words)
+    if opened.options.merge and opened.recipe.model.lora is None:
+        raise ConfigError(
+            "--merge is for adapters, and this run trains none; set model.lora, or lay recipe lora under it"
+        )
 
     from rich.console import Console
 
     from truepair.cli.tables import precision_table, retrieval_table, zero_shot_tables
+    from truepair.models.dual.lora import merge_adapter
     from truepair.reports.run import report_run
     from truepair.tasks.pretraining import pretrain
 
@@ -43,6 +54,9 @@ def run(words: list[str]) -> None:
     done = outcome.run
     speed = f"{done.pairs_per_second:.0f} pairs/s in training" if done.seconds else "trained in an earlier call"
     say(f"{done.steps} steps in {time.perf_counter() - started:.0f} s ({speed}); model in {done.model_folder}")
+    if opened.options.merge and is_first_process():
+        merge_adapter(done.model_folder, opened.folder / "merged")
+        say(f"merged into its base: {opened.folder / 'merged'}")
     if outcome.retrieval is not None:
         Console().print(retrieval_table(outcome.retrieval))
     if outcome.zero_shot is not None:
