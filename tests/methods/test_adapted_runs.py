@@ -25,7 +25,7 @@ from truepair.methods.step import ItcConfig, ItmConfig, MlmConfig, ObjectivesCon
 from truepair.methods.towers import TowerOptimizerConfig
 from truepair.models import HubDualEncoder, merge_adapter
 from truepair.models.dual.freezing import Freezing, freeze
-from truepair.models.dual.hub import HubPreprocessing
+from truepair.models.dual.hub_preprocessing import HubPreprocessing
 from truepair.models.dual.lora import LoraSettings, add_lora
 from truepair.models.open import open_model
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModel, CLIPImageProcessor, CLIPModel, VisionTextDualEncoderModel
 
-from tests.models.dual.test_hub import clip, seeded, siglip, vit_and_bert
+from tests.models.dual.tiny_hub import clip, seeded, siglip, vit_and_bert
 from truepair.data.identity import match_keys
 from truepair.data.open import open_pairs
 from truepair.data.pairs import PairDataset
@@ -29,7 +29,7 @@ from truepair.methods.rules import RelationsConfig, RuleSet
 from truepair.methods.srcl import SrclConfig, SrclWeights
 from truepair.methods.step import ItcConfig, ItmConfig, MlmConfig, ObjectivesConfig, PretrainStep
 from truepair.models import DualEncoder, HubDualEncoder
-from truepair.models.dual.hub import HubPreprocessing
+from truepair.models.dual.hub_preprocessing import HubPreprocessing
 from truepair.objectives.srcl import RegulationConfig
 from truepair.relations.ledger import Ledger, read_verdicts
 from truepair.sampling.batches import SamplerConfig

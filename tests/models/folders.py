@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from transformers import CLIPImageProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
-from tests.models.dual.test_hub import clip, seeded, siglip, vit_and_bert
+from tests.models.dual.tiny_hub import clip, seeded, siglip, vit_and_bert
 from tests.models.tiny_albef import tiny_model
 from truepair.data.preprocessing import OwnPreprocessing
 from truepair.data.tokens import train_wordpiece

@@ -21,7 +21,7 @@ from truepair.errors import CheckpointError, ConfigError
 from truepair.models import HubDualEncoder
 from truepair.models.dual.adapter import base_of, has_adapter, is_adapter
 from truepair.models.dual.freezing import Freezing, describe_trained, freeze
-from truepair.models.dual.hub import HubPreprocessing
+from truepair.models.dual.hub_preprocessing import HubPreprocessing
 from truepair.models.dual.lora import LoraSettings, add_lora, merge_adapter, open_adapter
 from truepair.models.open import open_model
 

@@ -116,6 +116,9 @@ def test_long_captions_are_cut_as_the_library_cuts_them(case: Opened) -> None:
     own = open_clip.get_tokenizer(f"local-dir:{case.folder}")(long)
     assert ids.shape[1] == 24 and torch.equal(ids[0], own[0])
     assert torch.equal(ids[1][mask[1] == 1], own[1][: int(mask[1].sum())])
+    lengths = case.preprocessing.tokenization.lengths([long[0], "a dot"])
+    filled = open_clip.get_tokenizer(f"local-dir:{case.folder}")([long[0]], context_length=2 * max(lengths))
+    assert lengths[0] > 24 > lengths[1] and lengths[0] == int((filled != 0).sum())
 
 
 def test_gradients_reach_all_that_is_trained(case: Opened) -> None:
