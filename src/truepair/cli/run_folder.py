@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -200,6 +201,9 @@ def quiet_libraries() -> None:
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
     datasets.disable_progress_bars()
+    # Of torch, twice an epoch, where there are fewer cores than loop.workers; of peft, about a name in transformers.
+    warnings.filterwarnings("ignore", message="This DataLoader will create")
+    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
 
 
 def _require_same_run(folder: Path, before: bytes, recipe: Any) -> None:

@@ -93,7 +93,7 @@ def _trained_before(recipe: PretrainRecipe, opened: OpenedModel, train: PairTabl
         resize_images(model, preprocessing.transform.size)
         return _of_own(model, preprocessing)
     say(
-        f"{checkpoint} is a {type(model).__name__}: its own image processor and tokenizer, captions of up to "
+        f"{checkpoint} ({model.kind}): its own image processor and tokenizer, captions of up to "
         f"{preprocessing.max_length} tokens"
     )
     return OpenedModel(model, preprocessing)

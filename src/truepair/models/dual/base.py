@@ -84,6 +84,11 @@ class DualEncoder(nn.Module, ABC):
         raise NotImplementedError
 
     @property
+    def kind(self) -> str:
+        """The class that a user knows it by: that of its own library."""
+        return type(self).__name__
+
+    @property
     def origin(self) -> str:
         """The folder or name that holds the weights it was opened with; empty where none does."""
         return ""

@@ -119,6 +119,11 @@ class HubDualEncoder(DualEncoder):
             self.model.save_pretrained(folder, state_dict=weights)
 
     @property
+    def kind(self) -> str:
+        """The model's class in transformers."""
+        return type(self.model).__name__
+
+    @property
     def origin(self) -> str:
         """The folder or hub name that holds the weights it was opened with; empty where none does."""
         return str(self.model.name_or_path)

@@ -112,6 +112,11 @@ class OpenClipDualEncoder(DualEncoder):
         Path(folder, CONFIG_FILE).write_text(json.dumps(settings, indent=2), encoding="utf-8")
         save_file(weights, Path(folder, WEIGHTS_FILE))
 
+    @property
+    def kind(self) -> str:
+        """The model's class in open_clip."""
+        return f"{type(self.model).__name__} of open_clip"
+
     def blank(self) -> Self:
         """A model of the same kind and sizes with other weights."""
         settings = copy.deepcopy(self.config)
