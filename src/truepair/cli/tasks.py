@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from truepair.cli.fields import RecipeClass
-from truepair.cli.run_folder import PRETRAIN
+from truepair.cli.run_folder import PRETRAIN, data_of_run, say
 from truepair.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
@@ -21,12 +21,12 @@ class TaskActions:
 
     Attributes:
         finetune: (recipe, run folder, say) -> result of the test data, or None.
-        evaluate: (model folder, what it is evaluated by) -> result.
+        evaluate: (folder or name of a model, what it is evaluated by) -> result.
         tables: the result for the terminal.
     """
 
     finetune: "Callable[[Any, Path, Say], Any]"
-    evaluate: Callable[[Path, Any], Any]
+    evaluate: Callable[[str, Any], Any]
     tables: "Callable[[Any], list[Table]]"
 
 
@@ -64,7 +64,7 @@ def _retrieval() -> TaskActions:
 
     return TaskActions(
         finetune_retrieval,
-        evaluate_model,
+        lambda model, config: evaluate_model(model, config, say, data_of_run(model)),
         lambda result: [retrieval_table(result), *(coco_table(way, one) for way, one in result.coco.items())],
     )
 
@@ -75,7 +75,7 @@ def _vqa() -> TaskActions:
 
     return TaskActions(
         finetune_vqa,
-        lambda model_folder, recipe: evaluate_vqa(model_folder, recipe, model_folder.parent),
+        lambda model, recipe: evaluate_vqa(Path(model), recipe, Path(model).parent),
         lambda result: [figures_table(result.table())],
     )
 
@@ -86,7 +86,7 @@ def _nlvr2() -> TaskActions:
 
     return TaskActions(
         finetune_nlvr2,
-        lambda model_folder, recipe: evaluate_nlvr2(model_folder, recipe, model_folder.parent),
+        lambda model, recipe: evaluate_nlvr2(Path(model), recipe, Path(model).parent),
         lambda result: [figures_table(result.table())],
     )
 

@@ -74,6 +74,11 @@ class DataConfig:
         if not self.sources:
             raise ConfigError("data.sources is empty; name at least one file, folder or hub name")
 
+    @property
+    def named(self) -> str:
+        """The sources as they were given, for titles."""
+        return ", ".join(source if isinstance(source, str) else source.source for source in self.sources)
+
 
 @dataclass(frozen=True)
 class Tables:

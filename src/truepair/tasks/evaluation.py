@@ -1,47 +1,21 @@
-"""Evaluating a trained model on any pairs."""
+"""Evaluating any model on any pairs."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import torch
 from accelerate import PartialState
-from torch import Tensor
 
 from truepair.data.judgements import JudgedCaptions, judged_captions, read_judgements
 from truepair.data.source import SourceConfig
-from truepair.data.splits import DataConfig, build_tables
+from truepair.data.splits import DataConfig, build_tables, open_sources
 from truepair.data.table import PairTable
-from truepair.errors import ConfigError
+from truepair.errors import ConfigError, DataError
 from truepair.evaluation.coco import CocoGallery, CocoReport, CocoTruths, load_coco_truths
 from truepair.evaluation.metrics import RetrievalProtocol
-from truepair.evaluation.scores import ScoreSource
 from truepair.files import write_json
 from truepair.models.open import open_model
-from truepair.relations.text import normalise_caption
-from truepair.tasks.retrieval import ImageSource, RetrievalResult, RetrievalTask, build_truth
-
-
-class CaptionScores:
-    """Scores of distinct texts as scores of captions, several of which may share a text.
-
-    Args:
-        source: scores of images and distinct texts.
-        texts: the text of each caption, int64 [C].
-    """
-
-    def __init__(self, source: ScoreSource, texts: Tensor) -> None:
-        self.source = source
-        self.texts = texts
-
-    def image_rows(self, start: int, stop: int) -> Tensor:
-        """Scores of images ``start..stop - 1`` against all captions, [stop - start, C]."""
-        return self.source.image_rows(start, stop)[:, self.texts]
-
-    def caption_rows(self, start: int, stop: int) -> Tensor:
-        """Scores of captions ``start..stop - 1`` against all images, [stop - start, I]."""
-        distinct, place = self.texts[start:stop].unique(return_inverse=True)
-        rows = torch.cat([self.source.caption_rows(int(text), int(text) + 1) for text in distinct])
-        return rows[place]
+from truepair.tasks.retrieval import ImageSource, RetrievalResult, RetrievalTask, one_row_a_picture
 
 
 def coco_reports(result: RetrievalResult, table: PairTable, truths: CocoTruths) -> dict[str, CocoReport]:
@@ -55,12 +29,12 @@ def coco_reports(result: RetrievalResult, table: PairTable, truths: CocoTruths) 
     Raises:
         DataError: images or captions of the test split are missing.
     """
-    places = {normalise_caption(text): number for number, text in enumerate(build_truth(table).texts)}
-    captions = [caption for own in table.rows["captions"] for caption in own]
-    texts = torch.tensor([places[normalise_caption(caption)] for caption in captions])
     ids = [number for own in table.rows["caption_ids"] for number in own]
-    gallery = CocoGallery(table.image_ids.tolist(), ids)
-    return {way: gallery.evaluate(CaptionScores(scores, texts), truths) for way, scores in result.rankings.items()}
+    rankings = {way: ranking.captions for way, ranking in result.rankings.items()}
+    return {
+        way: CocoGallery(table.image_ids.tolist(), ids, scores.texts).evaluate(scores, truths)
+        for way, scores in rankings.items()
+    }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,10 +42,11 @@ class EvaluateConfig:
     """What is evaluated, and how.
 
     Attributes:
-        data: a file, a folder or a hub name; "sample" is the bundled sample; or the fields of ``SourceConfig``.
-        split: split that is measured.
-        validation_split: split on which the weights of similarity and ITM are chosen; empty, or absent in the data, for
-            not combining them.
+        data: a file, a folder or a hub name; "sample" is the bundled sample; or the fields of ``SourceConfig``. By default
+            the data of the run that the model is of, with its choice of groups.
+        split: split that is measured; by default that of the run, or "test".
+        validation_split: split on which the weights of similarity and ITM are chosen; by default that of the run, or
+            "val"; empty, or absent in the data, for not combining them.
         min_group_size: keep only rows whose group has this many rows over all splits; 0 for all.
         judgements: JSON Lines file of judged pairs; crossed matches count beside each picture's own captions.
         coco: also report COCO 1K and 5K, CxC and ECCV Caption; the split must be the Karpathy test split of COCO (needs
@@ -80,56 +55,101 @@ class EvaluateConfig:
         output: JSON file for all figures with their confidence intervals.
     """
 
-    data: str | SourceConfig = "sample"
-    split: str = "test"
-    validation_split: str = "val"
-    min_group_size: int = 0
+    data: str | SourceConfig | None = None
+    split: str | None = None
+    validation_split: str | None = None
+    min_group_size: int | None = None
     judgements: str | None = None
     coco: bool = False
     evaluation: RetrievalProtocol = field(default_factory=RetrievalProtocol)
     output: str | None = None
 
 
-def evaluate_model(model_folder: Path, config: EvaluateConfig) -> RetrievalResult:
+def evaluate_model(
+    model: str | Path, config: EvaluateConfig, say: Callable[[str], None], run: DataConfig | None = None
+) -> RetrievalResult:
     """Measure a model; any image that cannot be read is an error, since a substitute would make the figures wrong.
+
+    Args:
+        model: what ``open_model`` opens.
+        config: what is measured, and how.
+        say: prints a line.
+        run: data of the run that the model is of, if there is one; measured where the config names none.
 
     Raises:
         CheckpointError: there is no such model, or it is damaged.
         DataError: the pairs cannot be read, or have no such split.
-        ConfigError: figures that need a package that is not installed.
+        ConfigError: there are no pairs to measure, or figures need a package that is not installed.
     """
+    data = _measured_data(model, config, run, say)
     if config.output is not None:
         _make_room(Path(config.output))
-    opened = open_model(model_folder)
-    model = opened.model.to(PartialState().device)
+    opened = open_model(model)
+    network = opened.model.to(PartialState().device)
     transform, collator = opened.preprocessing.images(), opened.preprocessing.collator()
-    tables = build_tables(
-        DataConfig(
-            sources=[config.data],
-            train_split=config.split,
-            validation_split=config.validation_split,
-            test_split="",
-            min_group_size=config.min_group_size,
-        )
-    )
+    tables = build_tables(data)
     truths = load_coco_truths() if config.coco else None
 
     def task(table: PairTable, judged: JudgedCaptions | None = None) -> RetrievalTask:
         """Retrieval on a split."""
-        size = config.evaluation.batch_size
-        images = ImageSource(table, collator, transform=transform, batch_size=size)
-        return RetrievalTask(collator, images, config.evaluation, judged)
+        images = ImageSource(table, collator, transform=transform, batch_size=config.evaluation.batch_size)
+        return RetrievalTask(collator, images, config.evaluation, judged, source=data.named)
 
-    combination = None if tables.validation is None else task(tables.validation).choose_combination(model)
-    judged = None
-    if config.judgements is not None:
-        judged = judged_captions(tables.train, read_judgements(config.judgements))
-    result = task(tables.train, judged).evaluate(model, combination)
+    combination = None
+    if tables.validation is not None and config.evaluation.rerank and network.itm_trained:
+        combination = task(one_row_a_picture(tables.validation, say)).choose_combination(network)
+    pictures = one_row_a_picture(tables.train, say)
+    judged = None if config.judgements is None else judged_captions(pictures, read_judgements(config.judgements))
+    result = task(pictures, judged).evaluate(network, combination)
     if truths is not None:
-        result = replace(result, coco=coco_reports(result, tables.train, truths))
+        result = replace(result, coco=coco_reports(result, pictures, truths))
     if config.output is not None:
         write_json(Path(config.output), result.as_dict())
     return result
+
+
+def _measured_data(
+    model: str | Path, config: EvaluateConfig, run: DataConfig | None, say: Callable[[str], None]
+) -> DataConfig:
+    """The data with the measured split as that of training, which must be there.
+
+    Raises:
+        ConfigError: no data are named, and the model is of no run.
+        DataError: the sources cannot be read, or there is no such split.
+    """
+    if config.data is not None:
+        data = DataConfig(sources=[config.data])
+    elif run is not None:
+        data = replace(run, captions="draw", drawings=0)
+    else:
+        raise ConfigError(f"there is no run beside {model} whose data could be measured; say what is: --data pairs.csv")
+    asked = {"validation_split": config.validation_split, "min_group_size": config.min_group_size}
+    data = replace(data, **{name: value for name, value in asked.items() if value is not None})
+    split = config.split if config.split is not None else _usual_split(data, say, own=config.data is None)
+    return replace(data, train_split=split, test_split="")
+
+
+def _usual_split(data: DataConfig, say: Callable[[str], None], *, own: bool) -> str:
+    """The split that is measured where none is asked for.
+
+    Args:
+        data: whose test split is meant.
+        say: prints a line.
+        own: the data are those of the model's run, which may have trained on all of them.
+
+    Raises:
+        DataError: there is no test split, and more than one other, or what there is was trained on.
+    """
+    present, usual = open_sources(data).splits, data.test_split
+    if usual and set(usual.split("+")) <= present.keys():
+        return usual
+    if len(present) == 1 and not own:
+        ((only, count),) = present.items()
+        say(f"{data.named} has no split '{usual}': all its {count:,} rows are measured")
+        return only
+    splits = ", ".join(f"{name} ({count:,} rows)" for name, count in present.items())
+    trained = "; the run trained on some of them" if own else ""
+    raise DataError(f"{data.named} has no split '{usual}' to measure; it has {splits}{trained}: give --split or --data")
 
 
 def _make_room(file: Path) -> None:

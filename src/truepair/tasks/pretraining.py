@@ -22,7 +22,7 @@ from truepair.methods.recipe import MODELS_OWN, PretrainRecipe, trains_itm, untr
 from truepair.methods.student import BuildStudent, Say, build_student
 from truepair.models.dual.base import DualEncoder
 from truepair.models.fusion.albef import AlbefModel
-from truepair.tasks.retrieval import ImageSource, RetrievalResult, RetrievalTask
+from truepair.tasks.retrieval import ImageSource, RetrievalResult, RetrievalTask, one_row_a_picture
 
 HELD_OUT, UNSEEN = "retrieval.json", "retrieval_unseen.json"
 """Files of the figures: on the test split, and on groups that no run trains on."""
@@ -130,8 +130,13 @@ class _Pictures:
         """Retrieval on a split."""
         if table is None:
             return None
-        protocol = self.recipe.evaluation
-        return RetrievalTask(self.collator, self.of(table), protocol, cache=self.caches.captions)
+        return RetrievalTask(
+            self.collator,
+            self.of(one_row_a_picture(table, self.caches.say)),
+            self.recipe.evaluation,
+            cache=self.caches.captions,
+            source=self.recipe.data.named,
+        )
 
 
 def _evaluate(
