@@ -40,7 +40,7 @@ def direction(rows, right, ignored):
 
 
 def retrieval(matrix, own, true, ignored):
-    """All four tables of a score matrix (list of rows) and three lists of (image, caption) pairs; ``own`` may repeat."""
+    """All four tables of a score matrix (list of rows) and three lists of (image, caption) pairs; ``own`` may repeat some."""
     images, captions = len(matrix), len(matrix[0])
     columns = [[matrix[i][c] for i in range(images)] for c in range(captions)]
     true = set(true) | set(own)
@@ -57,7 +57,7 @@ def retrieval(matrix, own, true, ignored):
 
 
 def naive_i2t(matrix, own):
-    """The usual protocol for images: every own caption is a candidate, and of one text all orders are equally likely."""
+    """The usual protocol for images: every own caption is a candidate; of one text all orders are equally likely."""
     answers = [[place for place, (i, _) in enumerate(own) if i == image] for image in range(len(matrix))]
     rows = [[matrix[image][c] for _, c in own] for image in range(len(matrix))]
     table = direction(rows, [set(mine) for mine in answers], [set()] * len(rows))

@@ -36,7 +36,12 @@ def test_every_stated_caption_asks_and_answers_naively():
     assert i2t.answers.select(torch.tensor([0])).members.tolist() == [1, 2, 3]
     assert i2t.left_out == 1
     assert i2t.twins is not None
-    assert i2t.twins.tolist() == [1, 0, 0, 2]  # caption 0 repeats the first of image 0's; both of these repeat caption 0
+    assert i2t.twins.tolist() == [
+        1,
+        0,
+        0,
+        2,
+    ]  # caption 0 has twins in captions 1 and 2
     assert truth.without_ignored().own_captions.tolist() == truth.own_captions.tolist()
 
 

@@ -1,5 +1,6 @@
 """The table of image-text pairs that everything above is built on."""
 
+import os
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import Any
@@ -120,6 +121,11 @@ class PairTable:
         """
         return load_image(self.rows[index]["image"])
 
+    def missing_files(self) -> list[str]:
+        """Image files that rows name and that are not there, each once; images that lie in the table are."""
+        paths = self._image_field("path").filter(pc.is_null(self._image_field("bytes")))
+        return [path for path in pc.unique(paths).to_pylist() if not os.path.exists(path)]  # noqa: PTH110 - many
+
     def select(self, indices: Iterable[int]) -> "PairTable":
         """The rows with these numbers, in this order; nothing is copied.
 
@@ -170,7 +176,9 @@ class PairTable:
         order = np.argsort(pictures, kind="stable")
         starts = np.searchsorted(pictures[order], np.arange(count + 1))  # [pictures + 1]
         firsts = order[starts[:-1]]
-        columns = {name: _taken(self._stored_column(name), self._positions()[firsts]) for name in self._stored.column_names}
+        columns = {
+            name: _taken(self._stored_column(name), self._positions()[firsts]) for name in self._stored.column_names
+        }
         for name in ("captions", "caption_ids"):
             lists = self._column(name).take(pa.array(order)).combine_chunks()
             ends = np.concatenate([[0], np.cumsum(pc.list_value_length(lists).to_numpy(zero_copy_only=False))])

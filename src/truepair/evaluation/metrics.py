@@ -5,9 +5,9 @@ to be true counts. *Naive*, the usual protocol of papers (ALBEF, CLIP and nearly
 captions that the data set states, and nothing but a query's own pair counts.
 
 Ties count against the match, with one exception: captions of the very same text. They tie whatever the model does, and
-the programs of papers leave their order to a sort, so each order counts as equally likely: the recall of such a query is
-the chance that an own caption is among the first K. mAP@R and R-Precision, which no paper of the usual protocol reports,
-count these ties against the match, too.
+the programs of papers leave their order to a sort, so each order counts as equally likely: the recall of such a query
+is the chance that an own caption is among the first K. mAP@R and R-Precision, which papers of the usual protocol do not
+report, count these ties against the match, too.
 """
 
 from collections.abc import Callable
@@ -129,8 +129,8 @@ def evaluate_retrieval(
 ) -> RetrievalMetrics:
     """Score a retrieval run in both directions.
 
-    Memory is a few slices of ``block_size`` rows, never the whole matrix unless the scores are one. Queries are resampled as if independent; captions of one image are not quite,
-    so the true intervals are a little wider.
+    Memory is a few slices of ``block_size`` rows, never the whole matrix unless the scores are one. Queries are
+    resampled as if independent; captions of one image are not quite, so the true intervals are a little wider.
 
     Args:
         scores: matrix [I, T], or a source of its slices; higher is a better match.

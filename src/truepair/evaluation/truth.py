@@ -74,8 +74,8 @@ class Truth:
         images: number of images I.
         captions: number of distinct captions T.
         own: pairs as the data set declares them.
-        own_captions: (image, caption) of every caption that the data set states, in its order, int64 [C, 2]. A text that
-            it states again, of the same image or of another, is a caption of its own: the usual protocol counts each.
+        own_captions: (image, caption) of every caption that the data set states, in its order, int64 [C, 2]. A text
+            that it states again, of the same image or another, is a caption of its own: the usual protocol counts each.
         true: all pairs known to match, own pairs included.
         texts: the captions by number, as first written; empty where only numbers or keys are known.
     """

@@ -42,8 +42,8 @@ class EvaluateConfig:
     """What is evaluated, and how.
 
     Attributes:
-        data: a file, a folder or a hub name; "sample" is the bundled sample; or the fields of ``SourceConfig``. By default
-            the data of the run that the model is of, with its choice of groups.
+        data: a file, a folder or a hub name; "sample" is the bundled sample; or the fields of ``SourceConfig``. By
+            default the data of the run that the model is of, with its choice of groups.
         split: split that is measured; by default that of the run, or "test".
         validation_split: split on which the weights of similarity and ITM are chosen; by default that of the run, or
             "val"; empty, or absent in the data, for not combining them.
@@ -81,10 +81,10 @@ def evaluate_model(
         DataError: the pairs cannot be read, or have no such split.
         ConfigError: there are no pairs to measure, or figures need a package that is not installed.
     """
-    data = _measured_data(model, config, run, say)
     if config.output is not None:
         _make_room(Path(config.output))
     opened = open_model(model)
+    data = _measured_data(model, config, run, say)
     network = opened.model.to(PartialState().device)
     transform, collator = opened.preprocessing.images(), opened.preprocessing.collator()
     tables = build_tables(data)
@@ -123,8 +123,10 @@ def _measured_data(
         data = replace(run, captions="draw", drawings=0)
     else:
         raise ConfigError(f"there is no run beside {model} whose data could be measured; say what is: --data pairs.csv")
-    asked = {"validation_split": config.validation_split, "min_group_size": config.min_group_size}
-    data = replace(data, **{name: value for name, value in asked.items() if value is not None})
+    if config.validation_split is not None:
+        data = replace(data, validation_split=config.validation_split)
+    if config.min_group_size is not None:
+        data = replace(data, min_group_size=config.min_group_size)
     split = config.split if config.split is not None else _usual_split(data, say, own=config.data is None)
     return replace(data, train_split=split, test_split="")
 

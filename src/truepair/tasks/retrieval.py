@@ -14,12 +14,11 @@ from truepair.data.judgements import JudgedCaptions
 from truepair.data.pairs import PairCollator, PairDataset
 from truepair.data.table import PairTable
 from truepair.data.transforms import ImageTransform
-from truepair.errors import ConfigError
+from truepair.errors import ConfigError, DataError
 from truepair.evaluation.coco import CocoReport
 from truepair.evaluation.metrics import RetrievalMetrics, RetrievalProtocol, evaluate_retrieval
 from truepair.evaluation.reranking import (
     ITM_ALONE,
-    Candidates,
     Combination,
     RerankedScores,
     choose_combination,
@@ -47,7 +46,8 @@ def one_row_a_picture(table: PairTable, say: Callable[[str], None]) -> PairTable
     pictures = table.as_pictures()
     if pictures is not table:
         split = "+".join(table.splits)
-        say(f"{table.name}, {split}: {len(table):,} rows are {len(pictures):,} pictures; each counts once, with all its captions")
+        rows = f"{len(table):,} rows are {len(pictures):,} pictures"
+        say(f"{table.name}, {split}: {rows}; each counts once, with all its captions")
     return pictures
 
 
@@ -91,12 +91,19 @@ class ImageSource:
         """Yield the pictures, batch by batch, as states [B, N, W] or pixels [B, 3, H, W].
 
         Raises:
+            DataError: files of pictures are missing.
             BadImageError: a picture cannot be read; a substitute would make the figures wrong.
         """
         if self.cache is not None:
             for start in range(0, len(self.table), self.batch_size):
                 yield self.cache[start : start + self.batch_size]
             return
+        missing = self.table.missing_files()
+        if missing:
+            raise DataError(
+                f"{len(missing):,} of {len(self.table):,} pictures of {self.table.name} are missing, such as "
+                f"{', '.join(missing[:3])}; check the path, or take their rows out of the data"
+            )
         dataset = PairDataset(self.table, self.transform, captions="first", substitutes=0)
         for batch in DataLoader(dataset, batch_size=self.batch_size, collate_fn=self.collator):
             yield batch.pixel_values
