@@ -40,7 +40,7 @@ def direction(rows, right, ignored):
 
 
 def retrieval(matrix, own, true, ignored):
-    """All four tables of a score matrix (list of rows) and lists of (image, caption) pairs; those of ``own`` may repeat."""
+    """All four tables of a score matrix (list of rows) and lists of (image, caption) pairs; ``own`` may repeat them."""
     images, captions = len(matrix), len(matrix[0])
     columns = [[matrix[i][c] for i in range(images)] for c in range(captions)]
     true = set(true) | set(own)

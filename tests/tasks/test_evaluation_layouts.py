@@ -238,6 +238,17 @@ def test_repeated_captions_are_candidates_of_their_own(clip: Path, photos: Path)
     assert result.ways["similarity"].naive_t2i.queries == 200
 
 
+def test_a_model_of_transformers_is_measured_like_ours(
+    clip: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    figures = evaluate(clip, write_csv(photos, repeated()), tmp_path)
+    assert list(figures["ways"]) == ["similarity"]
+    shown = capsys.readouterr().out
+    assert "flat.csv, test: 40 pictures, 200 captions" in " ".join(shown.split())
+    assert "any true match" in shown
+    assert "usual protocol" in shown
+
+
 def test_itm_re_ranks_the_top_of_all_stated_captions(albef: Path, photos: Path) -> None:
     pairs = different()
     result = evaluate_model(albef, EvaluateConfig(data=str(write_nested(photos, pairs))), silent)

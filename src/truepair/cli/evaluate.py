@@ -18,7 +18,7 @@ retrieval: truepair evaluate MODEL [--data PAIRS] [--split SPLIT] [--judgements 
   the test split of its run is measured. Prints two protocols beside each other: any true match counts; and the usual
   protocol of papers, where nothing but a picture's own captions does. By similarity alone, and with ITM re-ranking.
 the others: truepair evaluate TASK MODEL [RECIPE ...]
-  MODEL is the 'model' folder of a run.
+  MODEL is a run, or its 'model' folder.
   Answers the test questions, or judges the test statements, of the recipe that the model was trained by; recipes and
   options lie over it. Writes the file for the evaluation server beside the model folder.
 

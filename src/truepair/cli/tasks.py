@@ -71,22 +71,34 @@ def _retrieval() -> TaskActions:
 
 def _vqa() -> TaskActions:
     from truepair.cli.tables import figures_table
+    from truepair.models.open import model_folder
     from truepair.tasks.vqa import evaluate_vqa, finetune_vqa
+
+    def evaluate(model: str, recipe: Any) -> Any:
+        """Figures, and the file for the evaluation server beside the model."""
+        folder = Path(model_folder(model))
+        return evaluate_vqa(folder, recipe, folder.parent)
 
     return TaskActions(
         finetune_vqa,
-        lambda model, recipe: evaluate_vqa(Path(model), recipe, Path(model).parent),
+        evaluate,
         lambda result: [figures_table(result.table())],
     )
 
 
 def _nlvr2() -> TaskActions:
     from truepair.cli.tables import figures_table
+    from truepair.models.open import model_folder
     from truepair.tasks.nlvr2 import evaluate_nlvr2, finetune_nlvr2
+
+    def evaluate(model: str, recipe: Any) -> Any:
+        """Figures, and the file for the evaluation server beside the model."""
+        folder = Path(model_folder(model))
+        return evaluate_nlvr2(folder, recipe, folder.parent)
 
     return TaskActions(
         finetune_nlvr2,
-        lambda model, recipe: evaluate_nlvr2(Path(model), recipe, Path(model).parent),
+        evaluate,
         lambda result: [figures_table(result.table())],
     )
 
