@@ -142,6 +142,15 @@ def test_the_data_of_the_run_are_the_default(
     assert sizes == [10, 20, 19]
 
 
+def test_the_data_of_the_run_are_measured_as_the_run_does(run: Path, karpathy: Path, tmp_path: Path) -> None:
+    recipe = json.loads((run / "recipe.yaml").read_text())
+    recipe["data"]["sources"] = [str(karpathy)]
+    (run / "recipe.yaml").write_text(json.dumps(recipe | {"evaluation": {"rerank": 0}}))
+    for words, ways in (([], 1), (["--evaluation.rerank", "4"], 2), (["--data", str(karpathy)], 2)):
+        main(["evaluate", str(run), "--output", str(tmp_path / "out.json"), *words])
+        assert len(json.loads((tmp_path / "out.json").read_text())["ways"]) == ways
+
+
 def test_the_bundled_sample_is_nobodys_default(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from truepair.cli.arguments import find_recipe, read_fields
 from truepair.cli.options import CommandParser
-from truepair.cli.run_folder import RECIPE, quiet_libraries, recipe_of_run
+from truepair.cli.run_folder import RECIPE, quiet_libraries, recipe_of_run, section_of_run
 from truepair.cli.tasks import TASKS, task_command
 from truepair.errors import ConfigError
 
@@ -44,7 +44,9 @@ def run(words: list[str]) -> None:
         parser.add_argument("recipes", metavar="RECIPE", nargs="*", help="laid over the recipe of the model's run")
     call = parser.read(rest[1:])
     paths = _recipes(task, rest[0], call.recipes) if by_recipe else []
-    settings = read_fields(command.evaluation, paths, call.stated, command=prog)
+    chosen = any(name == "data" or name.startswith("data.") for name, _ in call.stated)
+    under = [] if by_recipe or chosen else section_of_run(rest[0], "evaluation")
+    settings = read_fields(command.evaluation, paths, call.stated, command=prog, under=under)
 
     from rich.console import Console
 

@@ -160,11 +160,29 @@ def data_of_run(model: str) -> "DataConfig | None":
     Raises:
         ConfigError: its recipe cannot be read.
     """
+    layers = section_of_run(model, "data")
+    if not layers:
+        return None
+    kind: RecipeClass[DataConfig] = RecipeClass("truepair.data.splits", "DataConfig")
+    return lay_recipe(kind.load(), [(file, values.get("data", {})) for file, values in layers], where=layers[-1][0])
+
+
+def section_of_run(model: str, name: str) -> list[tuple[str, dict[str, Any]]]:
+    """A group of fields of the recipe of the run that a model is of; of the recipes that lie under it, as well.
+
+    Returns:
+        Files and their fields ``{name: ...}``, the lowest first; nothing where there is no such run.
+
+    Raises:
+        ConfigError: its recipe cannot be read.
+    """
     file = recipe_of_run(model)
     if file is None:
-        return None
-    layers = [(str(layer), values.get("data", {})) for layer, values in read_layers(file)]
-    return lay_recipe(RecipeClass("truepair.data.splits", "DataConfig").load(), layers, where=str(file))
+        return []
+    return [
+        (str(layer), {key: value for key, value in values.items() if key == name})
+        for layer, values in read_layers(file)
+    ]
 
 
 def is_first_process() -> bool:
