@@ -60,8 +60,6 @@ def test_pretrain_then_evaluate(recipe: Path, squares: Path, tmp_path: Path) -> 
     measured = truepair("evaluate", str(run / "model"), "--data", str(squares / "pairs.jsonl"), folder=tmp_path)
     assert measured.returncode == 0, measured.stderr
     assert "test: 12 pictures, 12 captions, 24 distinct texts" in " ".join(measured.stdout.split())
-    own = truepair("evaluate", "runs/squares", folder=tmp_path)
-    assert own.stdout == measured.stdout
 
 
 @pytest.mark.parametrize(

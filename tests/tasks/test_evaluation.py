@@ -151,6 +151,11 @@ def test_the_data_of_the_run_are_measured_as_the_run_does(run: Path, karpathy: P
         assert len(json.loads((tmp_path / "out.json").read_text())["ways"]) == ways
 
 
+def test_a_run_of_another_task_is_measured_on_what_is_named(run: Path, karpathy: Path) -> None:
+    (run / "recipe.yaml").write_text(json.dumps({"data": {"train_questions": ["q.json"]}}))
+    assert evaluate(run, karpathy)["images"] == 10
+
+
 def test_the_bundled_sample_is_nobodys_default(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -64,7 +64,7 @@ def _retrieval() -> TaskActions:
 
     return TaskActions(
         finetune_retrieval,
-        lambda model, config: evaluate_model(model, config, say, data_of_run(model)),
+        lambda model, config: evaluate_model(model, config, say, data_of_run(model) if config.data is None else None),
         lambda result: [retrieval_table(result), *(coco_table(way, one) for way, one in result.coco.items())],
     )
 
