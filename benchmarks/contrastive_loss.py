@@ -1,10 +1,12 @@
-"""Time and memory of the contrastive loss, forward and backward, against the matrix products it cannot do without.
+"""Time and memory of the contrastive losses, forward and backward, against the matrix products of a tiled softmax.
 
-Usage: python benchmarks/contrastive_loss.py [--sizes 1024 2048 4096 8192 16384] [--rounds 5] [--threads 2]
+Usage: python benchmarks/contrastive_loss.py [--forms tiled sigmoid ...] [--sizes 1024 2048 4096 8192 16384]
+       [--rounds 5] [--threads 2]
 
 Prints one JSON line a row. ``ratio_to_floor`` is the median over rounds of the time divided by that of four bare
 products of 2 B^2 D operations (logits, logits again, two gradients), measured in the same round. ``saved_mib`` counts
-the distinct storages kept for the backward pass; ``peak_mib`` is the growth of resident memory in a fresh process.
+the distinct storages kept for the backward pass; ``peak_mib`` is the growth of resident memory in a fresh process. On
+one thread CPU time is counted, which a busy machine changes less.
 
 Recorded at B = 8192 on two idle cores of an AMD EPYC (Zen 3), torch 2.14, float32; floor 1.05 to 1.2 s:
 
@@ -13,6 +15,14 @@ Recorded at B = 8192 on two idle cores of an AMD EPYC (Zen 3), torch 2.14, float
     tiled                            1.15 to 1.28                     97          32
     tiled, smoothing and positives   1.04 times the line above       121          65
     tiled, SRCL                      1.98 to 2.46, median 2.1        177          65
+
+The sigmoid loss at B = 8192, ``--threads 1`` on the same machine, all cores busy; floor 1.33 s of CPU time:
+
+    siglip, dense as in transformers    2.25 to 2.47, median 2.4       1040         768
+    sigmoid                             0.99                             80          16
+    sigmoid, smoothing and positives    1.01                             80          16
+    sigmoid, SRCL                       2.13 to 2.15                    112          16
+    tiled (softmax)                     1.14 to 1.18                    120          32
 
 With one other busy process the threads wait for each other after every operation: tiled 1.5 to 2.2, SRCL 2.5 to 3.9. On
 one thread it makes no difference: tiled 1.2, SRCL 2.1.
@@ -32,11 +42,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from truepair.objectives import Direction, Regulation, RegulationConfig, contrastive_loss
+from truepair.objectives import Direction, Regulation, RegulationConfig, contrastive_loss, sigmoid_loss
 from truepair.relations import PairSet
 
 DIM = 256
 TEMPERATURE = 0.07
+BIAS = -10.0
 DENSE_LIMIT = 8192  # the dense forms of larger batches need more memory than a laptop has
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -61,7 +72,7 @@ def of_implementation(implementation: str) -> Loss:
     return lambda q, k: contrastive_loss(q, k, TEMPERATURE, implementation=implementation).loss
 
 
-def smoothed(size: int) -> Loss:
+def some_converted(size: int) -> Direction:
     """S-ITC with as many converted pairs as the batch has rows."""
     generator = torch.Generator().manual_seed(2)
     converted = PairSet(
@@ -70,14 +81,33 @@ def smoothed(size: int) -> Loss:
         torch.ones(size),
         (size, size),
     )
-    rows = Direction(PairSet.union(PairSet.diagonal(size, size), converted), smoothing=0.5)
+    return Direction(PairSet.union(PairSet.diagonal(size, size), converted), smoothing=0.5)
+
+
+def smoothed(size: int) -> Loss:
+    rows = some_converted(size)
     return lambda q, k: contrastive_loss(q, k, TEMPERATURE, rows=rows, implementation="tiled").loss
 
 
-def regulated(size: int) -> Loss:
+def seeded(size: int) -> Regulation:
     """SRCL with a seed model: two more products than the floor."""
-    regulation = Regulation(RegulationConfig("softmax"), 0.5, features(size, 3), features(size, 4))
+    return Regulation(RegulationConfig("softmax"), 0.5, features(size, 3), features(size, 4))
+
+
+def regulated(size: int) -> Loss:
+    regulation = seeded(size)
     return lambda q, k: contrastive_loss(q, k, TEMPERATURE, regulation=regulation, implementation="tiled").loss
+
+
+def siglip_loss(queries: Tensor, keys: Tensor) -> Tensor:
+    """The form of transformers: the matrix of signs, and of log-sigmoids."""
+    signs = 2 * torch.eye(len(queries)) - 1
+    return -F.logsigmoid(signs * (queries @ keys.T / TEMPERATURE + BIAS)).sum() / len(queries)
+
+
+def of_sigmoid(rows: Direction | None = None, regulation: Regulation | None = None) -> Loss:
+    """The sigmoid loss: three products, since its gradients are known in the forward pass."""
+    return lambda q, k: sigmoid_loss(q, k, TEMPERATURE, BIAS, rows=rows, regulation=regulation, implementation="tiled")
 
 
 FORMS: dict[str, Callable[[int], Loss]] = {
@@ -86,14 +116,19 @@ FORMS: dict[str, Callable[[int], Loss]] = {
     "tiled": lambda _: of_implementation("tiled"),
     "tiled, smoothing and positives": smoothed,
     "tiled, SRCL": regulated,
+    "siglip": lambda _: siglip_loss,
+    "sigmoid": lambda _: of_sigmoid(),
+    "sigmoid, smoothing and positives": lambda size: of_sigmoid(some_converted(size)),
+    "sigmoid, SRCL": lambda size: of_sigmoid(regulation=seeded(size)),
 }
-STORES_LOGITS = ("albef", "dense")
+STORES_LOGITS = ("albef", "dense", "siglip")
 
 
 def seconds(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+    start = clock()
     work()
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def four_products(queries: Tensor, keys: Tensor, buffer: Tensor) -> None:
@@ -146,10 +181,10 @@ def high_water_mib() -> float:
     return int(re.search(r"VmHWM:\s*(\d+) kB", status)[1]) / 1024
 
 
-def measure(size: int, rounds: int, threads: int) -> None:
-    """All forms at one size; each round runs the floor and every form, in turning order."""
+def measure(forms: list[str], size: int, rounds: int, threads: int) -> None:
+    """Some forms at one size; each round runs the floor and every form, in turning order."""
     queries, keys = features(size, 0), features(size, 1)
-    losses = {name: make(size) for name, make in FORMS.items() if size <= DENSE_LIMIT or name not in STORES_LOGITS}
+    losses = {name: FORMS[name](size) for name in forms if size <= DENSE_LIMIT or name not in STORES_LOGITS}
     buffer = torch.empty(size, size)
     work: dict[str, Callable[[], object]] = {"floor": lambda: four_products(queries, keys, buffer)}
     for name, loss in losses.items():
@@ -163,7 +198,10 @@ def measure(size: int, rounds: int, threads: int) -> None:
                 times[name].append(taken)
     for name, loss in losses.items():
         ratios = [taken / floor for taken, floor in zip(times[name], times["floor"], strict=True)]
-        to_tiled = [taken / tiled for taken, tiled in zip(times[name], times["tiled"], strict=True)]
+        to_tiled = {}
+        if "tiled" in times:
+            shares = [taken / tiled for taken, tiled in zip(times[name], times["tiled"], strict=True)]
+            to_tiled = {"ratio_to_tiled": round(statistics.median(shares), 3)}
         row = {
             "size": size,
             "dim": DIM,
@@ -172,7 +210,7 @@ def measure(size: int, rounds: int, threads: int) -> None:
             "floor_seconds": round(statistics.median(times["floor"]), 4),
             "ratio_to_floor": round(statistics.median(ratios), 3),
             "ratio_range": [round(min(ratios), 3), round(max(ratios), 3)],
-            "ratio_to_tiled": round(statistics.median(to_tiled), 3),
+            **to_tiled,
             "saved_mib": round(saved_mib(loss, queries, keys), 2),
             "peak_mib": round(peak_mib(name, size, threads), 1),
         }
@@ -182,6 +220,7 @@ def measure(size: int, rounds: int, threads: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=[1024, 2048, 4096, 8192, 16384])
+    parser.add_argument("--forms", nargs="+", choices=FORMS, default=list(FORMS))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--peak", choices=FORMS, help=argparse.SUPPRESS)
@@ -191,7 +230,7 @@ def main() -> None:
         if options.peak:
             print_peak(options.peak, size)
         else:
-            measure(size, options.rounds, options.threads)
+            measure(options.forms, size, options.rounds, options.threads)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 Usage: python experiments/grit_batches.py MODEL_FOLDER [--seeds 5] [--quantiles 1 0.9 0.5]
 
-MODEL_FOLDER is the ``model`` folder of a run on the bundled sample (``truepair pretrain sample``). Its features of the
+MODEL_FOLDER is the ``model`` folder of a run on the bundled sample (``truepair train sample``). Its features of the
 training drawings are collected as in a random epoch; then the batches of that epoch and those of the next, grouped one
 are compared, for each quantile of the hardness dial. One JSON line a row.
 """

@@ -22,7 +22,7 @@ from truepair.cli.tasks import TASKS
 from truepair.errors import ConfigError
 
 KINDS = [
-    *dict.fromkeys([PRETRAIN, *(kind for task in TASKS.values() for kind in (task.recipe, task.evaluation))]),
+    *dict.fromkeys([PRETRAIN, *(kind for task in TASKS.values() for kind in (task.recipe, task.evaluation) if kind)]),
     RecipeClass[Any]("truepair.tasks.study.config", "StudyConfig"),
     RecipeClass[Any]("truepair.mining.mine", "MiningConfig"),
 ]
@@ -175,7 +175,8 @@ def test_lists_and_unions_of_dataclasses(tmp_path: Path) -> None:
         ("rules: [{detector: drawn, action: msk}]", "item 1 of rules: action: msk is none of 'mask', 'relabel'"),
         ("rules: [{rate: 0.5}]", "item 1 of rules: it has no detector; give one of same, drawn"),
         ("rules: [{detector: drawn, rate: much}]", "item 1 of rules: rate: much is no float"),
-        ("rules: {detector: drawn}", "rules: {'detector': 'drawn'} is no list[Rule]"),
+        ("rules: 3", "rules: 3 is no list[Rule]"),
+        ("rules: {detector: drawn, rate: 2}", "item 1 of rules: rate is 2; give at most 1"),
         ("one: {detector: same, rate: 0.5}", "one.rate: Same has no such field"),
         ("one: {detector: drawn, rate: much}", "one.rate: much is no float"),
         ("mixed: [a, {detector: drawn, rte: 1}]", "item 2 of mixed: there is no field rte (did you mean 'rate'?)"),
@@ -246,3 +247,60 @@ def test_the_options_of_a_command_and_the_fields_of_its_recipe(capsys: pytest.Ca
     for line in ("--data PAIRS", "--loop.epochs EPOCHS", "--srcl.alpha.shape SHAPE", "an item of data.sources"):
         assert line in said
     assert "passes over the training pairs. (int, default: 30)" in " ".join(said.split())
+
+
+def test_help_on_one_field(capsys: pytest.CaptureFixture[str]) -> None:
+    parser = CommandParser("truepair try", PRETRAIN.section)
+
+    def said(word: str) -> str:
+        with pytest.raises(SystemExit) as done:
+            parser.read(["a.csv", word, "--loop.epochs", "3"])
+        assert done.value.code == 0
+        return " ".join(capsys.readouterr().out.split())
+
+    sources = said("--data.sources.help")
+    assert sources.startswith("--data.sources: files, folders or hub names, concatenated")
+    assert 'an item of data.sources: SourceConfig source: "sample" (bundled)' in sources
+    assert "max_skipped: largest share of rows that may be left out. (float, default: 0.1)" in sources
+    assert "the fields of loop: LoopConfig epochs:" in said("--loop.help")
+    assert said("--loop.epochs.help").startswith("--loop.epochs: passes over the training pairs. (int, default: 30)")
+    with pytest.raises(ConfigError, match=r"no field loop\.epoch to help on \(did you mean 'loop\.epochs'\?\)"):
+        parser.read(["--loop.epoch.help"])
+
+
+def test_sources_may_be_a_word_a_list_or_fields(tmp_path: Path) -> None:
+    from truepair.data.source import SourceConfig
+    from truepair.methods.recipe import PretrainRecipe
+
+    def sources(words: list[str], text: str = "data: {sources: low.csv}") -> list[object]:
+        (tmp_path / "recipe.yaml").write_text(text)
+        data = read_recipe(PretrainRecipe, [tmp_path / "recipe.yaml"], words, command="truepair try").data
+        return [data.sources, data.train, data.test]
+
+    fields = SourceConfig(source="a.csv", columns=("image", "caption"))
+    assert sources([]) == [["low.csv"], None, None]
+    assert sources(["--data.sources", "*.tar"]) == [["*.tar"], None, None]
+    assert sources(["--data.sources", "shard-{000..331}.tar"]) == [["shard-{000..331}.tar"], None, None]
+    assert sources(["--data.sources", "[a.csv, b.csv]"]) == [["a.csv", "b.csv"], None, None]
+    assert sources(["--data.sources", "{source: a.csv, columns: [image, caption]}"]) == [[fields], None, None]
+    assert sources(["--data.train", "a.csv", "--data.test", "b.csv"]) == [None, ["a.csv"], ["b.csv"]]
+    assert sources(["--data.sources", "a.csv"], "data: {train: low.csv, test: b.csv}") == [["a.csv"], None, ["b.csv"]]
+    with pytest.raises(ConfigError, match="both say what to train on; give one of them"):
+        sources(["--data.sources", "a.csv", "--data.train", "b.csv"])
+    with pytest.raises(ConfigError, match=r"^data\.sources is empty; name at least one"):
+        sources(["--data.sources", "[]"])
+
+
+def test_a_mistake_names_what_states_it(tmp_path: Path) -> None:
+    from truepair.methods.recipe import PretrainRecipe
+
+    (tmp_path / "low.yaml").write_text("data: {groups: many}\nloop: {epochs: 3}")
+    (tmp_path / "high.yaml").write_text("loop: {epochs: 4}")
+    paths = [tmp_path / "low.yaml", tmp_path / "high.yaml"]
+    with pytest.raises(ConfigError, match=r"^/.*low\.yaml: data\.groups: many is no int$"):
+        read_recipe(PretrainRecipe, paths, [], command="truepair try")
+    with pytest.raises(ConfigError, match=r"^data\.groups: few is no int$"):
+        read_recipe(PretrainRecipe, paths, ["--data.groups", "few"], command="truepair try")
+    (tmp_path / "high.yaml").write_text("loop: {epochs: four}\ndata: {groups: 3}")
+    with pytest.raises(ConfigError, match=r"^/.*high\.yaml: loop\.epochs: four is no int$"):
+        read_recipe(PretrainRecipe, paths, [], command="truepair try")

@@ -1,6 +1,6 @@
 """What the commands that read a recipe have in common."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -17,10 +17,12 @@ class Sizes:
     Attributes:
         width: a number.
         depth: another one.
+        pairs: where they are.
     """
 
     width: int = 1
     depth: int = 1
+    pairs: list[str] = field(default_factory=list)
 
 
 @pytest.fixture
@@ -86,3 +88,19 @@ def test_only_the_first_of_several_processes_writes_and_speaks(
     long = "runs/" + "x" * 200 + "/[bold]model"
     say(long)
     assert capsys.readouterr().err == long + "\n"
+
+
+def test_words_that_name_pairs_stand_for_a_field(recipe: Path) -> None:
+    Path("photos").mkdir()
+
+    def pairs(*words: str) -> list[str]:
+        command = RecipeCommand("truepair try", RecipeClass.of(Sizes), "", sources="pairs")
+        return command.open(["wide.yaml", *words]).recipe.pairs
+
+    words = ["photos", "nowhere.csv", "s-{000..331}.tar", "owner/name", "a/b/c.jsonl"]
+    assert pairs(*words) == words
+    assert pairs() == []
+    with pytest.raises(ConfigError, match=r"^a\.csv and --pairs both name the pairs; give one of them"):
+        pairs("a.csv", "--pairs", "[b.csv]")
+    with pytest.raises(ConfigError, match="there is no recipe phots"):
+        pairs("phots")

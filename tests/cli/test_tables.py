@@ -9,8 +9,10 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.reports.samples import metrics
-from truepair.cli.tables import comparison_table, conversion_table, precision_table, retrieval_table
+from truepair.cli.tables import comparison_table, conversion_table, precision_table, retrieval_table, zero_shot_tables
 from truepair.evaluation.detectors import precision_at
+from truepair.evaluation.metrics import Estimate
+from truepair.evaluation.zero_shot import ClassFigure, ZeroShotResult
 from truepair.tasks.audit import Audit
 from truepair.tasks.conversions import Conversions
 from truepair.tasks.retrieval import RetrievalResult
@@ -85,3 +87,19 @@ def test_conversions(known: bool) -> None:
     row = lines_of(conversion_table({"false negatives converted": found}))[-1]
     expected = ["4", "4", "2", "50.0%", "62.5%"] if known else ["4", "0", "0", "unknown", "unknown"]
     assert row == ["false negatives converted", *expected]
+
+
+def test_zero_shot_figures_beside_those_before_training() -> None:
+    classes = [ClassFigure(name, 50, share, "cat") for name, share in (("dog", 0.9), ("fox", 0.1), ("emu", 0.3))]
+    found = ZeroShotResult("pets (val)", 1200, 3, 3, 7, Estimate(0.42, 0.4, 0.45), None, 0.41, classes)
+    table, worst = zero_shot_tables(found, {"zero_shot_top1": 0.61, "zero_shot_class_mean": 0.6})
+    assert lines_of(table)[1:] == [["before training", "61.0%", "", "60.0%"], ["trained", "42.0%", "", "41.0%"]]
+    assert [row[0] for row in lines_of(worst)[1:]] == ["fox", "emu", "dog"]
+    assert lines_of(worst)[1] == ["fox", "50", "10.0%", "cat"]
+    console = Console(width=80, no_color=True)
+    with console.capture() as capture:
+        console.print(table)
+    said = " ".join(capture.get().split())
+    assert "1,200 pictures of pets (val), 3 classes, 7 prompts a class" in said
+    assert "top-1 from 40.0% to 45.0% (95 %), chance 33.3%; 3 pictures that cannot be read are left out" in said
+    assert [row[0] for row in lines_of(zero_shot_tables(found)[0])[1:]] == ["as it is"]

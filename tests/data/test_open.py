@@ -74,6 +74,12 @@ def test_an_ending_that_tells_nothing(tmp_path, name):
         open_pairs(put(tmp_path / name, "x"))
 
 
+@pytest.mark.parametrize("name", ["photos.zip", "pairs.csv.gz"])
+def test_an_archive_is_to_be_unpacked(tmp_path, name):
+    with pytest.raises(DataError, match=rf"{name} is an archive; unpack it, and give the file or folder"):
+        open_pairs(put(tmp_path / name, "x"))
+
+
 def test_a_folder_without_pairs(tmp_path):
     put(tmp_path / "inner" / "notes.md", "x")
 
@@ -294,6 +300,13 @@ class TestCache:
 
         assert second.rows[:] == first.rows[:]
         assert [os.path.commonpath([f["filename"], own_cache]) for f in second.rows.cache_files] == [str(own_cache)]
+
+    def test_the_sample_is_read_once_wherever_the_user_is(self, tmp_path, monkeypatch, own_cache):
+        open_pairs("sample")
+        monkeypatch.chdir(tmp_path)
+        open_pairs("sample")
+
+        assert len(list((own_cache / "truepair").iterdir())) == 1
 
     def test_a_changed_source_is_read_again(self, folder):
         source = lines(folder, {"image": "a.png", "caption": "x"})

@@ -1,100 +1,225 @@
-"""Which groups a run trains on, which it leaves to judges, and which nobody trains on."""
+"""What a run trains on, validates on and tests on, and what is said of it."""
 
-import json
-import shutil
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from tests.data.makers import encoded, noise, picture, put
+from truepair.data.identity import held_out
 from truepair.data.open import open_pairs
-from truepair.data.splits import DataConfig, build_tables, choose_groups
-from truepair.errors import ConfigError
-
-GROUPS = [f"concept {number}" for number in range(60) for _ in range(2 + number % 4)] + [None, None]
-
-
-def test_judges_train_on_none_of_the_drawn_and_on_none_of_the_unseen() -> None:
-    config = DataConfig(min_group_size=3, groups=20, unseen_share=0.2)
-    drawn = choose_groups(GROUPS, config)
-    others = choose_groups(GROUPS, replace(config, other_groups=True))
-    assert len(drawn.chosen) == 20
-    assert drawn.unseen == others.unseen != frozenset()
-    assert not drawn.chosen & others.chosen and not (drawn.chosen | others.chosen) & drawn.unseen
-    assert drawn.chosen | others.chosen | drawn.unseen == set(GROUPS) - {None}
-    sizes = Counter(GROUPS)
-    assert all(sizes[group] >= 3 for group in drawn.chosen | drawn.unseen)
-    assert any(sizes[group] < 3 for group in others.chosen)
+from truepair.data.source import SourceConfig
+from truepair.data.splits import DataConfig, Tables, build_tables, open_sources
+from truepair.data.table import PairTable
+from truepair.errors import ConfigError, DataError
 
 
-def test_seeds_draw_others_but_keep_the_same_unseen() -> None:
-    config = DataConfig(groups=20, unseen_share=0.2)
-    draws = [choose_groups(GROUPS, replace(config, group_seed=seed)) for seed in range(3)]
-    assert len({draw.chosen for draw in draws}) == 3
-    assert len({draw.unseen for draw in draws}) == 1
-    assert choose_groups(GROUPS, config) == draws[0]
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Lists of 40, 10 and 10 pictures, and one of all 60 with and without their splits."""
+    monkeypatch.chdir(tmp_path)
+    for number in range(60):
+        put(tmp_path / "pictures" / f"{number}.png", picture())
+    parts = {"train": range(40), "val": range(40, 50), "test": range(50, 60)}
+    for name, numbers in parts.items():
+        write(tmp_path / f"{name}.csv", numbers)
+    write(tmp_path / "all.csv", range(60))
+    rows = [f"pictures/{number}.png,picture {number},{name}" for name, numbers in parts.items() for number in numbers]
+    put(tmp_path / "stated.csv", "\n".join(["image,caption,split", *rows]))
+    return tmp_path
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_a_smaller_share_is_part_of_a_larger_one(seed: int) -> None:
-    names = [f"concept {number}" for number in range(2000)]
-    shares = [
-        choose_groups(names, DataConfig(group_share=share, group_seed=seed)).chosen for share in (0.05, 0.2, 0.5, 1.0)
+def write(file: Path, numbers: range) -> None:
+    rows = [f"pictures/{number}.png,picture {number}" for number in numbers]
+    put(file, "\n".join(["image,caption", *rows]))
+
+
+def sizes(tables: Tables) -> tuple[int, int, int]:
+    return len(tables.train), len(tables.validation or ()), len(tables.test or ())  # type: ignore[arg-type]
+
+
+def test_files_named_for_splits_are_the_splits(folder: Path) -> None:
+    tables = build_tables(DataConfig(sources=["train.csv", "val.csv", "test.csv"]))
+    assert sizes(tables) == (40, 10, 10)
+    assert tables.describe() == [
+        "pairs of train+val+test: 40 train, 10 validate, 10 test (splits: by names of files and folders)"
     ]
-    assert shares[0] < shares[1] < shares[2] < shares[3] == set(names)
-    assert [len(share) / 2000 for share in shares] == pytest.approx([0.05, 0.2, 0.5, 1.0], abs=0.03)
 
 
-def test_small_shares_of_different_seeds_do_not_meet() -> None:
-    names = [f"concept {number}" for number in range(2000)]
-    first, second, third = (
-        choose_groups(names, DataConfig(group_share=0.1, group_seed=seed)).chosen for seed in range(3)
+def test_fields_say_the_splits_whatever_the_files_are_called(folder: Path) -> None:
+    tables = build_tables(DataConfig(train=["test.csv"], validation=["train.csv"], test=["val.csv"]))
+    assert sizes(tables) == (10, 40, 10)
+    first, *notes = tables.describe()
+    assert first.endswith("10 train, 40 validate, 10 test (splits: by data.train, data.validation, data.test)")
+    assert notes[0] == (
+        "data.train takes all 10 pairs of test, whatever their splits: test (10); to go by these, give --data.sources "
+        "test.csv"
     )
-    assert not first & second and not second & third and not first & third
+    assert len(notes) == 3  # each field is filled by a file that is called something else
 
 
-def test_too_many_groups_are_one_line() -> None:
-    with pytest.raises(ConfigError, match=r"data\.groups asks for 61 groups, and there are 60; ask for fewer"):
-        choose_groups(GROUPS, DataConfig(groups=61))
+def test_a_part_of_a_file_can_be_named(folder: Path) -> None:
+    part = SourceConfig(source="stated.csv", split="val")
+    tables = build_tables(DataConfig(train=["train.csv"], validation=[part]))
+    assert sizes(tables) == (40, 10, 0)
+    assert tables.notes == ()
+
+
+def test_fields_replace_the_splits_of_sources(folder: Path) -> None:
+    tables = build_tables(DataConfig(sources=["stated.csv"], test=["val.csv"]))
+    assert sizes(tables) == (40, 10, 10)
+    assert tables.describe()[0].endswith("(splits: stated by rows, by data.test)")
+    assert "stated: not used, since data.test is given: test (10)" in tables.notes
+    everything = build_tables(DataConfig(sources=["stated.csv"], test=["val.csv"], train_split=""))
+    assert sizes(everything) == (50, 10, 10)
+
+
+def test_files_of_one_name_are_told_apart(folder: Path) -> None:
+    for name, numbers in (("train", range(40)), ("val", range(40, 50))):
+        write(folder / name / "pairs.csv", numbers)
+    root = {"image_root": str(folder)}
+    sources = [SourceConfig(source=f"{name}/pairs.csv", **root) for name in ("train", "val")]  # type: ignore[arg-type]
+    tables = build_tables(DataConfig(sources=list(sources)))
+    assert tables.train.name == "train/pairs+val/pairs" and sizes(tables) == (40, 10, 0)
+    same = build_tables(DataConfig(train=["all.csv"], test=["all.csv"]))
+    assert same.train.name == "all (train)+all (test)" or "/all (" in same.train.name
+    assert "60 test pairs are of pictures that are trained on, which flatters the figures" in same.notes
+
+
+def test_without_splits_all_rows_train_and_a_line_says_what_is_missing(folder: Path) -> None:
+    tables = build_tables(DataConfig(sources=["all.csv"]))
+    assert sizes(tables) == (60, 0, 0)
+    assert tables.describe() == [
+        "pairs of all: 60 train (splits: train where none is stated)",
+        "no validation or test pairs: no best model can be told and the last is kept, and there are no figures at the "
+        "end; give --data.validation FILE or --data.validation_share 0.05, and --data.test FILE",
+    ]
+    unwanted = build_tables(DataConfig(sources=["all.csv"], validation_split="", test_split=""))
+    assert unwanted.lacking == ""
+    only = build_tables(DataConfig(sources=["train.csv", "val.csv"]))
+    assert only.lacking == "no test pairs: there are no figures at the end; give --data.test FILE"
+
+
+def test_splits_that_nothing_reads_are_told(folder: Path) -> None:
+    put(folder / "more.csv", "image,caption,split\npictures/1.png,x,restval\npictures/2.png,y,train\n")
+    tables = build_tables(DataConfig(sources=["more.csv"]))
+    assert "not used: restval (1); to train on them, too: --data.train_split train+restval" in tables.notes
+    both = build_tables(DataConfig(sources=["more.csv"], train_split="train+restval"))
+    assert not [note for note in both.notes if "not used" in note]
+
+
+def test_pictures_are_held_out_whole(folder: Path) -> None:
+    rows = [f"pictures/{number}.png,caption {again} of {number}" for again in range(3) for number in range(60)]
+    put(folder / "lines.csv", "\n".join(["image,caption", *rows]))
+    tables = build_tables(DataConfig(sources=["lines.csv"], validation_share=0.2))
+    assert tables.validation is not None
+    assert len(tables.train) + len(tables.validation) == 180
+    assert not set(tables.train.image_ids) & set(tables.validation.image_ids)
+    assert 3 * 4 <= len(tables.validation) <= 3 * 22  # 12 of 60 pictures are expected, 3 captions each
+    assert not [note for note in tables.notes if "flatters" in note]
+    assert "the pairs that validate are held out of the training pairs, by data.validation_share" in tables.notes
+    present = build_tables(DataConfig(sources=["stated.csv"], validation_share=0.2))
+    assert sizes(present) == (40, 10, 10)
+    assert "data.validation_share is not needed: there are pairs that validate" in present.notes
+
+
+def test_a_picture_that_two_lists_name_is_on_one_side(folder: Path) -> None:
+    rows = [f"pictures/{number}.png,another caption of {number}" for number in range(60)]
+    put(folder / "again.csv", "\n".join(["image,caption", *rows]))
+    tables = build_tables(DataConfig(sources=["all.csv", "again.csv"], validation_share=0.3))
+    assert tables.validation is not None
+    counted = [np.unique(table.picture_keys) for table in (tables.train, tables.validation)]
+    assert sum(map(len, counted)) == 60
+    assert not {cell["path"] for cell in tables.train.values("image")} & {
+        cell["path"] for cell in tables.validation.values("image")
+    }
+
+
+def test_a_share_that_leaves_nothing_is_one_line(folder: Path) -> None:
+    with pytest.raises(
+        ConfigError, match=r"validation_share 1e-05 of the 60 training pairs of all leaves none that valid"
+    ):
+        build_tables(DataConfig(sources=["all.csv"], validation_share=1e-5))
+
+
+def test_embedded_pictures_are_known_by_their_ids(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    data = [encoded(noise(number)) for number in (0, 1, 1)]
+    pq.write_table(pa.table({"image": data, "caption": ["a", "b", "c"], "image_id": [5, 6, 6]}), tmp_path / "x.parquet")
+    table = open_pairs(tmp_path / "x.parquet")
+    assert table.picture_keys.tolist() == [5, 6, 6]
+    assert table.places.to_pylist() == [None] * 3
+
+
+@settings(max_examples=50, deadline=None)
+@given(rows=st.lists(st.tuples(st.integers(0, 5), st.none() | st.integers(0, 5)), min_size=1, max_size=12))
+def test_keys_of_pictures_are_those_of_a_slow_reference(rows: list[tuple[int, int | None]]) -> None:
+    import pyarrow as pa
+    from datasets import Dataset
+
+    from truepair.data.store.rows import _COLUMNS
+
+    cells = [
+        {"image": {"bytes": b"x"} if place is None else {"path": f"{place}.png"}, "image_id": number, "split": "train"}
+        for number, place in rows
+    ]
+    table = PairTable(Dataset(pa.Table.from_pylist(cells, schema=pa.schema(_COLUMNS))))
+    expected = [
+        number if place is None else min(other for other, its in rows if its == place) for number, place in rows
+    ]
+    assert table.picture_keys.tolist() == expected
+    shares = [set(np.flatnonzero(held_out(table, share)).tolist()) for share in (0.0, 0.3, 0.7)]
+    assert shares[0] == set() and shares[1] <= shares[2]
+
+
+def test_a_run_without_training_pairs_is_one_line(folder: Path) -> None:
+    for config, line in (
+        (
+            DataConfig(sources=["test.csv"]),
+            r"test has no split 'train'; it has test \(10\) \(splits: by names of files .*FILE",
+        ),
+        (DataConfig(sources=["nowhere.csv"]), r"^data\.sources: no such file or folder: nowhere\.csv; check the path"),
+        (DataConfig(train=["train.csv"], test=["x.csv"]), r"^data\.test: no such file or folder: x\.csv"),
+    ):
+        with pytest.raises(DataError, match=line):
+            build_tables(config)
+    with pytest.raises(ConfigError, match=r"name the pairs to train on: .* --data\.sources or --data\.train; "):
+        open_sources(DataConfig(validation=["val.csv"]))
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "line"),
-    [("groups", -1, "0 or more"), ("drawings", -2, "0 or more"), ("unseen_share", 1.0, "from 0 to below 1")],
+    ("fields", "line"),
+    [
+        ({"sources": "a.csv"}, r"data\.sources is no list; give \['a\.csv'\]"),
+        ({"sources": []}, r"data\.sources is empty; name at least one"),
+        ({"train": ["a.csv"], "test": []}, r"data\.test is empty; name at least one"),
+        ({"sources": ["a.csv"], "train": ["b.csv"]}, "both say what to train on; give one of them"),
+        ({"validation_share": 1.0}, r"data\.validation_share is 1\.0; give a number from 0 to below 1"),
+    ],
 )
-def test_impossible_values_are_one_line(name: str, value: float, line: str) -> None:
-    with pytest.raises(ConfigError, match=rf"data\.{name} is .*; give .*{line}"):
-        DataConfig(**{name: value})
+def test_impossible_settings_are_one_line(fields: dict[str, object], line: str) -> None:
+    with pytest.raises(ConfigError, match=line):
+        replace(DataConfig(), **fields)  # type: ignore[arg-type]
 
 
-def test_tables_hold_the_drawn_groups_and_few_drawings_of_each(squares: Path) -> None:
-    source = str(squares / "pairs.jsonl")
-    whole = open_pairs(source)
-    config = DataConfig(sources=[source], groups=3, drawings=2, unseen_share=0.4, group_seed=1)
-    tables = build_tables(config)
-    found = Counter(tables.train.rows["group"])
-    assert len(found) == 3 and set(found.values()) == {2}
-    assert tables.unseen is not None
-    unseen = set(tables.unseen.rows["group"])
-    assert not unseen & set(found)
-    assert len(tables.unseen) == sum(group in unseen for group in whole.rows["group"])  # of all splits
-    others = build_tables(replace(config, other_groups=True))
-    assert not set(others.train.rows["group"]) & (set(found) | unseen)
-    assert len(build_tables(replace(config, drawings=0)).train) > len(tables.train)
+def test_captions_are_counted_where_they_are_more_than_rows(folder: Path) -> None:
+    put(folder / "five.jsonl", '{"image": "pictures/1.png", "captions": ["a", "b", "c"]}\n')
+    assert (
+        build_tables(DataConfig(sources=["five.jsonl"]))
+        .describe()[0]
+        .startswith("pairs of five: 1 (of 3 captions) train (splits: ")
+    )
+    assert len(build_tables(DataConfig(sources=["five.jsonl"], captions="pairs")).train) == 3
 
 
-def test_which_drawings_are_kept_is_nested(squares: Path) -> None:
-    source = str(squares / "pairs.jsonl")
-    kept = [set(build_tables(DataConfig(sources=[source], drawings=most)).train.image_ids) for most in (1, 2, 3)]
-    assert kept[0] < kept[1] < kept[2]
-
-
-def test_data_without_groups_is_one_line(squares: Path, tmp_path: Path) -> None:
-    folder = shutil.copytree(squares, tmp_path / "squares")
-    rows = [json.loads(line) for line in (folder / "pairs.jsonl").read_text().splitlines()]
-    without = [{name: value for name, value in row.items() if name != "group"} for row in rows]
-    (folder / "pairs.jsonl").write_text("\n".join(map(json.dumps, without)))
-    for field in ({"groups": 2}, {"drawings": 2}, {"other_groups": True}, {"unseen_share": 0.1}):
-        with pytest.raises(ConfigError, match=r"need a group column, which .* has not; leave them out"):
-            build_tables(DataConfig(sources=[str(folder / "pairs.jsonl")], **field))
+def test_what_was_left_out_is_told_and_counted(folder: Path) -> None:
+    put(folder / "gaps.csv", "image,caption\n" + "pictures/1.png,\n" * 8 + "pictures/2.png,x\n")
+    tables = build_tables(DataConfig(sources=[SourceConfig(source="gaps.csv", max_skipped=0.9)]))
+    told = [line for line in tables.describe() if line.startswith("left out: ")]
+    assert told[0] == "left out: gaps.csv line 2: its caption is empty"
+    assert told[5:] == ["left out: 3 more, which open_pairs(...).skipped lists"]

@@ -125,7 +125,7 @@ def test_statistics_of_the_encoder():
     "wrong",
     [
         {"normalisation": "inception"},
-        {"interpolation": "nearest"},
+        {"interpolation": "box"},
         {"evaluation_resize": "pad"},
         {"crop_scale": (0.0, 1.0)},
         {"crop_scale": (0.9, 0.2)},

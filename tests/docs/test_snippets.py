@@ -1,5 +1,7 @@
 """The snippets of README and docs that need no training run."""
 
+import ast
+import dataclasses
 import re
 from pathlib import Path
 
@@ -24,6 +26,17 @@ def test_every_format_is_in_the_table() -> None:
     text = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
     for name in READERS:
         assert f"| `{name}` |" in text, name
+
+
+def test_every_option_of_a_source_is_in_the_table_with_its_default() -> None:
+    from truepair.data.source import SourceConfig
+
+    text = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| `(\w+)` \| (must be given|`[^`]+`) \| .+ \|$", text, re.MULTILINE)
+    fields = dataclasses.fields(SourceConfig)
+    required = dataclasses.MISSING
+    expected = [(one.name, "must be given" if one.default is required else one.default) for one in fields]
+    assert [(name, ast.literal_eval(word.strip("`")) if "`" in word else word) for name, word in listed] == expected
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/data.md"])

@@ -1,5 +1,7 @@
 """Steps of every kind, for tests that must hold whatever a step is composed of."""
 
+from dataclasses import replace
+
 from tests.methods.steps import HALF_MASKED, Composition, ecm, pairs
 from truepair.methods.momentum import MomentumConfig
 from truepair.methods.rules import RelationsConfig
@@ -11,6 +13,7 @@ HALF = MlmConfig(masking=HALF_MASKED)
 NO_RULES = RelationsConfig(rules=[])
 GUIDED = RelationsConfig(rules=[{"detector": "guide", "action": "reweight", "margin": 0.3}], guide_model="guide")
 FEW_ROWS = ObjectivesConfig(mlm=MlmConfig(masking=HALF_MASKED, row_share=0.3))
+SIGMOID = ItcConfig(loss="sigmoid", bias_init=-3.0)
 SOFTMAX = RegulationConfig(form="softmax")
 
 COMPOSITIONS = {
@@ -42,6 +45,18 @@ COMPOSITIONS = {
     "guided": Composition(ObjectivesConfig(mlm=HALF), GUIDED, guided=True),
     "in parts": Composition(ObjectivesConfig(mlm=HALF), ecm=ecm(), micro_batch=1),
     "few rows of MLM": Composition(FEW_ROWS),
+    "sigmoid": Composition(ObjectivesConfig(itc=SIGMOID, mlm=HALF)),
+    "one-sided sigmoid": Composition(
+        ObjectivesConfig(itc=replace(SIGMOID, key_gradient=False, smoothing=0.5), mlm=HALF),
+        RelationsConfig(rules=[], symmetric=False),
+        ecm=ecm(symmetric=False, once=False, judge_second=False),
+    ),
+    "regulated sigmoid": Composition(
+        ObjectivesConfig(itc=SIGMOID, mlm=HALF), srcl=SrclConfig(weights=SOFTMAX, alpha=0.4, seed_model="seed")
+    ),
+    "sigmoid with momentum and queue": Composition(
+        ObjectivesConfig(itc=SIGMOID, mlm=HALF), momentum=MomentumConfig(queue_size=12, decay=0.5, ramp_epochs=0.2)
+    ),
     "ITC alone": Composition(ObjectivesConfig(itm=ItmConfig(weight=0.0), mlm=MlmConfig(weight=0.0))),
 }
 # Images 0 and 3 stand twice, and one caption is said of three images.

@@ -1,8 +1,9 @@
 """A model of the hub that knows nothing of this package trains with everything that manages false negatives."""
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from truepair.data.open import open_pairs
 from truepair.data.pairs import PairDataset
 from truepair.data.tokens import train_wordpiece
 from truepair.data.transforms import TransformConfig
+from truepair.engine.logs.log import read_log
 from truepair.engine.loop.config import LoopConfig
 from truepair.engine.loop.loop import TrainingLoop
 from truepair.engine.loop.optimizer import OptimizerConfig
@@ -60,6 +62,7 @@ class HubRun:
     family: Any = clip
     micro_batch: int = 0
     momentum: bool = False
+    loss: Literal["softmax", "sigmoid"] = "softmax"
     loop: dict[str, Any] = field(default_factory=dict)
 
     def build(self) -> TrainingLoop:
@@ -77,7 +80,7 @@ class HubRun:
         step = PretrainStep(
             model,
             parts,
-            ITC_ALONE,
+            replace(ITC_ALONE, itc=replace(ITC, loss=self.loss)),
             RuleSet(RelationsConfig(rules=rules, guide_model="guide")),
             srcl=None if self.momentum else SrclWeights(srcl, frozen),
             momentum=MomentumModel(parts, MomentumConfig(queue_size=12, decay=0.9), len(table))
@@ -117,11 +120,14 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return AutoModel.from_pretrained(folder / "model").state_dict()
 
 
-@pytest.mark.parametrize("momentum", [False, True])
-def test_a_clip_trains_resumes_and_goes_home_as_itself(squares: Path, tmp_path: Path, momentum: bool) -> None:
+@pytest.mark.parametrize(("momentum", "loss"), [(False, "softmax"), (True, "softmax"), (True, "sigmoid")])
+def test_a_clip_trains_resumes_and_goes_home_as_itself(
+    squares: Path, tmp_path: Path, momentum: bool, loss: Literal["softmax", "sigmoid"]
+) -> None:
     before = {name: value.clone() for name, value in encoder().model.state_dict().items()}
-    HubRun(squares, tmp_path / "whole", momentum=momentum).build().run()
-    stopped = HubRun(squares, tmp_path / "stopped", momentum=momentum).build()
+    whole_run = HubRun(squares, tmp_path / "whole", momentum=momentum, loss=loss).build()
+    whole_run.run()
+    stopped = HubRun(squares, tmp_path / "stopped", momentum=momentum, loss=loss).build()
     take, calls = stopped.optimizer_step.take, []
 
     def stop_at_the_fifth(*arguments: Any) -> Any:
@@ -133,10 +139,18 @@ def test_a_clip_trains_resumes_and_goes_home_as_itself(squares: Path, tmp_path: 
     stopped.optimizer_step.take = stop_at_the_fifth  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):
         stopped.run()
-    HubRun(squares, tmp_path / "stopped", momentum=momentum).build().run()
+    resumed_run = HubRun(squares, tmp_path / "stopped", momentum=momentum, loss=loss).build()
+    resumed_run.run()
     whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "stopped")
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
     assert (tmp_path / "whole/log.jsonl").read_bytes() == (tmp_path / "stopped/log.jsonl").read_bytes()
+    biases = [run.bare_step.own_bias for run in (whole_run, resumed_run)]  # type: ignore[attr-defined]
+    if loss == "sigmoid":
+        assert torch.equal(*biases) and biases[0] != -10.0
+        logged = [record for record in read_log(tmp_path / "whole/log.jsonl") if record["kind"] == "step"]
+        assert len({record["bias"] for record in logged}) == len(logged) and "mi_bound" not in logged[0]
+    else:
+        assert biases == [None, None]
     moved = {name.split(".")[0] for name in whole if not torch.equal(whole[name], before[name])}
     assert {"vision_model", "text_model", "visual_projection", "text_projection", "logit_scale"} <= moved
     assert isinstance(CLIPModel.from_pretrained(tmp_path / "whole/model"), CLIPModel)  # no truepair needed
@@ -168,6 +182,16 @@ def test_other_families_train(squares: Path, tmp_path: Path, family: Any) -> Non
         assert isinstance(
             VisionTextDualEncoderModel.from_pretrained(tmp_path / "run/model"), VisionTextDualEncoderModel
         )
+
+
+def test_a_siglip_learns_the_bias_it_has(squares: Path, tmp_path: Path) -> None:
+    before = encoder(siglip).model.logit_bias.detach().clone()
+    loop = HubRun(squares, tmp_path / "run", family=siglip, loss="sigmoid", loop={"epochs": 1}).build()
+    assert loop.bare_step.own_bias is None  # type: ignore[attr-defined]
+    loop.run()
+    assert not torch.equal(weights(tmp_path / "run")["logit_bias"], before)
+    last = [record for record in read_log(tmp_path / "run/log.jsonl") if record["kind"] == "step"][-1]
+    assert math.isfinite(last["loss"]) and last["bias"] != float(before)
 
 
 def test_losses_that_fuse_are_refused_in_one_line() -> None:

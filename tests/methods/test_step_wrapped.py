@@ -18,7 +18,7 @@ from truepair.engine.distributed.sharding import settle_gradients, shard, whole
 from truepair.methods.step import PretrainStep
 from truepair.sampling.ranks import Ranks
 
-NAMES = ["plain", "hardest judged", "momentum and queue", "in parts", "few rows of MLM", "ITC alone"]
+NAMES = ["plain", "hardest judged", "momentum and queue", "in parts", "few rows of MLM", "sigmoid", "ITC alone"]
 WRAPPERS = ["replicated", "sharded"]
 Trained = tuple[float, dict[str, NDArray[np.float64]]]
 

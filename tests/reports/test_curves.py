@@ -1,6 +1,15 @@
 import pytest
 
-from truepair.reports import batch_plots, conversion_plots, information_plots, loss_plots, recall_plots
+from truepair.reports import (
+    batch_plots,
+    conversion_plots,
+    information_plots,
+    interpolation_plots,
+    loss_plots,
+    recall_plots,
+    zero_shot_plots,
+)
+from truepair.tasks.interpolation import InterpolationCurve, InterpolationPoint
 
 
 def steps(count, **values):
@@ -24,6 +33,12 @@ def test_one_plot_for_each_loss_and_one_line_for_each_run():
     assert plots[0].lines[0].x == [0, 1, 2]
     assert plots[0].lines[1].y == [4.0, 4.0, 4.0]
     assert not plots[0].percent
+
+
+def test_what_the_loss_learns_is_drawn_where_it_is_logged():
+    plots = loss_plots({"a": steps(3, temperature=0.1, bias=-10.0), "b": steps(3, temperature=0.1)})
+    lines = {plot.title: [line.name for line in plot.lines] for plot in plots}
+    assert lines == {"Temperature": ["a", "b"], "Bias": ["a"]}
 
 
 def test_a_loss_that_starts_late():
@@ -52,6 +67,34 @@ def test_recall_by_metric_with_lines_by_run_and_direction():
     assert all(plot.percent for plot in single)
     double = recall_plots({"a": [record], "b": [record]})
     assert [line.name for line in double[0].lines][0::2] == ["a, image to text", "b, image to text"]
+
+
+def test_zero_shot_classification_from_before_the_first_step():
+    figures = {"i2t_r@1": 0.5, "zero_shot_top1": 0.61, "zero_shot_class_mean": 0.6}
+    records = [{"kind": "validation", "step": 0, "epoch": -1, **figures}]
+    records.append({"kind": "validation", "step": 10, "epoch": 0, **figures, "zero_shot_top1": 0.4})
+    assert shown(zero_shot_plots({"a": records})) == {
+        "Zero-shot classification": {"top-1": ([0, 10], [0.61, 0.4]), "mean of classes": ([0, 10], [0.6, 0.6])}
+    }
+    assert list(shown(zero_shot_plots({"a": records, "b": records}))["Zero-shot classification"])[0::2] == [
+        "a, top-1",
+        "b, top-1",
+    ]
+    assert list(shown(recall_plots({"a": records}))) == ["R@1"]
+
+
+def test_figures_between_start_and_trained_model():
+    figures = {"i2t_r@1": 0.5, "naive_i2t_r@1": 0.4, "zero_shot_top1": 0.6}
+    points = [InterpolationPoint(0.0, figures), InterpolationPoint(0.5, {**figures, "zero_shot_top1": 0.7})]
+    curve = InterpolationCurve(points, 0.5)
+    assert shown(interpolation_plots({"a": curve})) == {
+        "Between the start and the trained model": {
+            "R@1, image to text": ([0, 50], [0.5, 0.5]),
+            "zero-shot top-1": ([0, 50], [0.6, 0.7]),
+        }
+    }
+    assert len(interpolation_plots({"a": curve, "b": curve})) == 2
+    assert interpolation_plots({"a": InterpolationCurve([InterpolationPoint(0.5, {})], 1.0)}) == []
 
 
 def test_information_of_each_run_that_logged_it():
@@ -96,6 +139,8 @@ def test_conversions_of_the_runs_that_have_a_judge():
     assert shown(blind)["Conversions in an epoch, a"] == {"captions of a picture converted": ([1], [3.0])}
 
 
-@pytest.mark.parametrize("plots", [loss_plots, information_plots, recall_plots, batch_plots, conversion_plots])
+@pytest.mark.parametrize(
+    "plots", [loss_plots, information_plots, recall_plots, zero_shot_plots, batch_plots, conversion_plots]
+)
 def test_no_records_no_plots(plots):
     assert plots({"a": []}) == []

@@ -180,7 +180,7 @@ def test_a_split_that_is_not_there(
     monkeypatch.chdir(karpathy.parent)
     words = ["evaluate", str(checkpoint), "--data", str(karpathy)]
     found = last_error([*words, "--split", "tset"], capsys)
-    assert "has no split 'tset'; it has test" in found
+    assert "has no split 'tset' to measure; it has test (10 rows): give --split or --data" in found
     rewrite_splits(karpathy, "train", "val")
     found = last_error(words, capsys)
     assert "has no split 'test' to measure; it has train (5 rows), val (5 rows): give --split or --data" in found

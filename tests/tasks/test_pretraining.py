@@ -16,7 +16,7 @@ from truepair.engine.loop.config import LoopConfig
 from truepair.engine.loop.optimizer import OptimizerConfig
 from truepair.errors import ConfigError, DataError
 from truepair.methods.recipe import ModelConfig, PretrainRecipe, TextConfig
-from truepair.methods.step import ItmConfig, ObjectivesConfig
+from truepair.methods.step import ItcConfig, ItmConfig, ObjectivesConfig
 from truepair.methods.student import build_student
 from truepair.tasks.pretraining import pretrain
 
@@ -72,6 +72,20 @@ def test_it_learns_and_leaves_a_usable_folder(squares: Path, tmp_path: Path) -> 
     assert list(outcome.retrieval.ways) == ["similarity", "ITM", "similarity + ITM"]
     assert json.loads((tmp_path / "retrieval.json").read_text())["images"] == 12
     assert {path.name for path in (tmp_path / "model").iterdir()} >= {"model.safetensors", "preprocessing.json"}
+
+
+def test_a_sigmoid_loss_says_where_its_bias_stays(squares: Path, tmp_path: Path) -> None:
+    recipe = recipe_for(squares, epochs=1)
+    sigmoid = replace(recipe.objectives, itc=ItcConfig(loss="sigmoid", bias_init=-4.0))
+    said: list[str] = []
+    pretrain(replace(recipe, objectives=sigmoid), tmp_path, said.append)
+    assert (
+        "the model has no bias for the sigmoid loss: the run learns one, from -4 on, and keeps it in its checkpoints; "
+        "the saved model has no place for it (rankings need none)"
+    ) in said
+    steps = [record for record in read_log(tmp_path / "log.jsonl") if record["kind"] == "step"]
+    assert steps[0]["bias"] == -4.0 and steps[-1]["bias"] != -4.0
+    assert not any("bias" in name and name.startswith("own") for name in weights(tmp_path))
 
 
 @pytest.fixture(scope="module")

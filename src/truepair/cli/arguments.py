@@ -5,7 +5,7 @@ All names are checked before the dataclass is imported, which takes seconds.
 
 import contextlib
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,12 +14,15 @@ import yaml
 
 from truepair.cli.fields import Field, RecipeClass
 from truepair.cli.options import CommandParser, Stated
-from truepair.cli.values import check_names, make
+from truepair.cli.values import check_names, listed, make
 from truepair.errors import ConfigError, nearest
 
 _Recipe = TypeVar("_Recipe")
 
 _FOLDER = Path(str(files("truepair") / "recipes"))
+
+# Fields of one group that stand instead of each other: what states one of them does away with the other below it.
+_INSTEAD = {"sources": "train", "train": "sources"}
 
 
 def read_recipe(kind: type[_Recipe], paths: Sequence[Path], overrides: Sequence[str], *, command: str) -> _Recipe:
@@ -61,19 +64,20 @@ def read_fields(
     """
     layers = [*under, *((str(layer), values) for path in paths for layer, values in read_layers(path))]
     known = kind.section.dotted()
-    layers += [(command, nested(name, _read_word(name, word, known.get(name)))) for name, word in stated]
-    for layer, values in layers:
-        check_names(values, kind.section, layer)
-    return lay_recipe(kind.load(), layers, where=", ".join(map(str, paths)))
+    typed: dict[str, Any] = {}
+    for name, word in stated:
+        typed = laid_over(typed, nested(name, _read_word(name, word, known.get(name))))
+    for layer, values in [*layers, (command, typed)]:
+        check_names(listed(values, kind.section), kind.section, layer)
+    return lay_recipe(kind.load(), [*layers, ("", typed)])  # what is wrong with a typed value begins with its name
 
 
-def lay_recipe(kind: type[_Recipe], layers: Iterable[tuple[str, Mapping[str, Any]]], *, where: str = "") -> _Recipe:
+def lay_recipe(kind: type[_Recipe], layers: Sequence[tuple[str, Mapping[str, Any]]]) -> _Recipe:
     """Lay groups of fields over each other, and read them into a dataclass.
 
     Args:
         kind: the dataclass.
         layers: where each comes from, for messages, and its fields; the lowest first.
-        where: where all of it comes from, for messages.
 
     Raises:
         ConfigError: an unknown field (the nearest is named), a value of the wrong type.
@@ -81,9 +85,14 @@ def lay_recipe(kind: type[_Recipe], layers: Iterable[tuple[str, Mapping[str, Any
     section = RecipeClass.of(kind).section
     values: dict[str, Any] = {}
     for layer, stated in layers:
-        check_names(stated, section, layer)
-        values = laid_over(values, dict(stated))
-    return make(RecipeClass.of(kind), values, where)
+        whole = listed(stated, section)
+        check_names(whole, section, layer)
+        values = laid_over(_making_way(values, whole), whole)
+    return make(
+        RecipeClass.of(kind),
+        values,
+        lambda name: next((one for one, own in reversed(layers) if _states(own, name)), ""),
+    )
 
 
 def read_layers(path: Path, above: tuple[Path, ...] = ()) -> Iterator[tuple[Path, dict[str, Any]]]:
@@ -113,6 +122,29 @@ def laid_over(lower: dict[str, Any], upper: dict[str, Any]) -> dict[str, Any]:
         below = merged.get(name)
         merged[name] = laid_over(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
     return merged
+
+
+def _making_way(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
+    """The lower fields without those which a field of the upper ones stands instead of."""
+    kept = {name: value for name, value in lower.items() if upper.get(_INSTEAD.get(name, "")) is None}
+    return {
+        name: _making_way(value, upper[name])
+        if isinstance(value, Mapping) and isinstance(upper.get(name), Mapping)
+        else value
+        for name, value in kept.items()
+    }
+
+
+def _states(values: Mapping[str, Any], name: str) -> bool:
+    """Whether groups of fields state one by its dotted name, or a group around it as a whole."""
+    found: Any = values
+    for part in name.split("."):
+        if not isinstance(found, Mapping):
+            return True
+        if part not in found:
+            return False
+        found = found[part]
+    return True
 
 
 def nested(name: str, value: Any) -> dict[str, Any]:
@@ -168,13 +200,16 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _read_word(name: str, word: str, field: Field | None) -> Any:
-    """The value of an option: text where the field may be text, else YAML.
+    """The value of an option: text where the field, or an item of it, may be text, else YAML.
 
     Raises:
         ConfigError: it is not valid YAML.
     """
-    if field is not None and field.text:
-        return None if word == "null" and field.nullable else word
+    if field is not None and word == "null" and field.nullable:
+        return None
+    plain = word[:1] not in ("[", "{")
+    if field is not None and ((field.text and (plain or not field.sections)) or (field.items and plain)):
+        return word
     if "e" in word.lower():  # YAML takes 1e-3 for a word
         with contextlib.suppress(ValueError):
             return float(word)

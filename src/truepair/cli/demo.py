@@ -38,7 +38,7 @@ def run(words: list[str]) -> None:
         "truepair demo", PRETRAIN.section, usage="[options] [--any.field value ...]", description=DESCRIPTION
     )
     everything = "all concepts of the sample, those of the judge included; so there is no managed run"
-    own_pairs = "your own pairs (any format of 'truepair pretrain'), with train and test splits"
+    own_pairs = "your own pairs (any format of 'truepair train'), with train and test splits"
     parser.option("full", action="store_true", help=everything)
     parser.option("data", metavar="PAIRS", help=own_pairs)
     parser.option("judge", metavar="FOLDER", help="a judge of your own ('truepair judge'), for --data")

@@ -17,6 +17,8 @@ retrieval: truepair evaluate MODEL [--data PAIRS] [--split SPLIT] [--judgements 
   MODEL is a run, a folder of a model, or a name on the hub: any model that compares images and texts. Without --data
   the test split of its run is measured. Prints two protocols beside each other: any true match counts; and the usual
   protocol of papers, where nothing but a picture's own captions does. By similarity alone, and with ITM re-ranking.
+zero-shot: truepair evaluate zero-shot MODEL --data FOLDER|CSV|NAME [--templates NAME|FILE] [--classes FILE]
+  Classifies labelled images (a folder for each class, a label column, or a data set of the hub) by the nearest prompt.
 the others: truepair evaluate TASK MODEL [RECIPE ...]
   MODEL is a run, or its 'model' folder.
   Answers the test questions, or judges the test statements, of the recipe that the model was trained by; recipes and
@@ -34,6 +36,8 @@ def run(words: list[str]) -> None:
     if not words or words[0] in ("-h", "--help"):
         print(HELP.format(tasks=", ".join(TASKS)))
         return
+    if words[0].replace("_", "-") in TASKS:
+        task_command(words[0])  # a task spelled in another way is no model
     task, *rest = words if words[0] in TASKS else ("retrieval", *words)
     if not rest or rest[0].startswith("--"):
         raise ConfigError(f"give the model first: truepair evaluate {task} runs/sample/model [--any.field value]")
@@ -44,8 +48,8 @@ def run(words: list[str]) -> None:
         parser.add_argument("recipes", metavar="RECIPE", nargs="*", help="laid over the recipe of the model's run")
     call = parser.read(rest[1:])
     paths = _recipes(task, rest[0], call.recipes) if by_recipe else []
-    chosen = any(name == "data" or name.startswith("data.") for name, _ in call.stated)
-    under = [] if by_recipe or chosen else section_of_run(rest[0], "evaluation")
+    of_run = task == "retrieval" and not any(name.split(".")[0] == "data" for name, _ in call.stated)
+    under = section_of_run(rest[0], "evaluation") if of_run else []
     settings = read_fields(command.evaluation, paths, call.stated, command=prog, under=under)
 
     from rich.console import Console

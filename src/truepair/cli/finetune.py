@@ -4,7 +4,7 @@ import time
 
 from truepair.cli.arguments import bundled_recipes
 from truepair.cli.run_folder import RecipeCommand, say
-from truepair.cli.tasks import TASKS, task_command
+from truepair.cli.tasks import task_command, trained_tasks
 from truepair.errors import ConfigError
 
 HELP = """usage: truepair finetune TASK RECIPE [RECIPE ...] --model.checkpoint FOLDER [--any.field value ...]
@@ -26,20 +26,22 @@ def run(words: list[str]) -> None:
     Raises:
         ConfigError: no task or no recipe is given, or it cannot be used.
     """
-    recipes = {task: ", ".join(bundled_recipes(task)) for task in TASKS}
+    recipes = {task: ", ".join(bundled_recipes(task)) for task in trained_tasks()}
     if not words or words[0] in ("-h", "--help"):
-        print(HELP.format(tasks=", ".join(TASKS), recipes="; ".join(": ".join(one) for one in recipes.items())))
+        print(HELP.format(tasks=", ".join(recipes), recipes="; ".join(": ".join(one) for one in recipes.items())))
         return
     task, *rest = words
     if task.startswith("-"):
-        raise ConfigError(f"give the task first: truepair finetune TASK RECIPE; tasks are {', '.join(TASKS)}")
-    command = task_command(task)
+        raise ConfigError(f"give the task first: truepair finetune TASK RECIPE; tasks are {', '.join(recipes)}")
+    command = task_command(task, trained=True)
+    assert command.recipe is not None
     about = DESCRIPTION.format(recipes=recipes[task])
     opened = RecipeCommand(f"truepair finetune {task}", command.recipe, about, task=task).open(rest)
 
     from rich.console import Console
 
     actions = command.load()
+    assert actions.finetune is not None
     started = time.perf_counter()
     with opened.recorded():
         result = actions.finetune(opened.recipe, opened.folder, say)

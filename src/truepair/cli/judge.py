@@ -4,7 +4,7 @@ from truepair.cli.run_folder import PRETRAIN, RecipeCommand, say
 
 DESCRIPTION = """Fits a judge on clean pairs: those of the recipe's training split, whose 'group' column says which show
 the same. It learns what images and captions of matching pairs have in common, in the features of the recipe's frozen
-encoders. 'truepair judge sample clean' fits one on the bundled sample (into runs/judge); 'truepair pretrain sample
+encoders. 'truepair judge sample clean' fits one on the bundled sample (into runs/judge); 'truepair train sample
 converted' trains with it."""
 
 

@@ -12,7 +12,8 @@ from truepair.errors import TruepairError, message_of, nearest
 # imports what computes only when its words are read. That is why this is a table, and no parser of sub-commands.
 COMMANDS = {
     "demo": ("truepair.cli.demo", "train a small model on the bundled pairs and show what it found"),
-    "pretrain": ("truepair.cli.pretrain", "pre-train from a recipe: truepair pretrain RECIPE.yaml [--any.field value]"),
+    "train": ("truepair.cli.train", "train a model on your pairs: truepair train RECIPE PAIRS [--any.field value]"),
+    "pretrain": ("truepair.cli.train", "the same, as older scripts call it"),
     "judge": ("truepair.cli.judge", "fit a judge of undeclared pairs on clean ones"),
     "mine": ("truepair.cli.mine", "find the false negatives of a whole training set, once, into a ledger"),
     "study": ("truepair.cli.study", "compare methods on data and seeds: a grid of runs, tables and a page"),

@@ -13,6 +13,8 @@ from typing import Any, NoReturn
 from truepair.cli.fields import Field, Section
 from truepair.errors import ConfigError, nearest
 
+_WIDTH = 78  # characters of a line of help
+
 Stated = Sequence[tuple[str, str]]
 """Dotted names of fields and the words that follow them, in the order of the command line."""
 
@@ -57,7 +59,7 @@ class CommandParser(argparse.ArgumentParser):
         return self.read(words)
 
     def read(self, words: Sequence[str]) -> argparse.Namespace:
-        """Read words; ``--help`` among them lists all fields as well.
+        """Read words; ``--help`` among them lists all fields as well, ``--any.field.help`` those of one.
 
         Raises:
             ConfigError: there is no such option (the nearest is named), it has no value, or a wrong one.
@@ -65,6 +67,10 @@ class CommandParser(argparse.ArgumentParser):
         if self.section is not None and not self.with_fields:
             self._add_fields(self.section)
             self.with_fields = True
+        for word in words:
+            if word.startswith("--") and word.endswith(".help"):
+                self._print_field(word.removeprefix("--").removesuffix(".help"))
+                self.exit()
         try:
             return self.parse_intermixed_args(list(self._joined(words)))
         except argparse.ArgumentError as error:
@@ -128,7 +134,7 @@ class CommandParser(argparse.ArgumentParser):
             for part in field.sections:
                 self._add_fields(part, f"{prefix}{name}.")
             for item in field.items:
-                self._describe_item(item, prefix + name)
+                self.add_argument_group(f"an item of {prefix}{name}: {item.kind.name}", _lines_of(item))
 
     def _add_field(self, group: "argparse._ActionsContainer", name: str, field: Field, says: str) -> None:
         default = "must be given" if field.default is None else f"default: {field.default}" if field.default else ""
@@ -142,15 +148,32 @@ class CommandParser(argparse.ArgumentParser):
             help=f"{says} ({about})".strip().replace("%", "%%"),
         )
 
-    def _describe_item(self, item: Section, name: str) -> None:
-        """List the fields of an item of a list, which are no options."""
-        says = item.describe()
-        lines = []
-        for inner, field in item.fields.items():
-            default = "must be given" if field.default is None else f"default: {field.default}"
-            line = f"{inner}: {says.get(inner, '')} ({field.type}, {default})"
-            lines.append(textwrap.fill(line, 78, initial_indent="  ", subsequent_indent="      "))
-        self.add_argument_group(f"an item of {name}: {item.kind.name}", "\n".join(lines))
+    def _print_field(self, name: str) -> None:
+        """Print a field, and the fields of the groups that it, or an item of it, may be.
+
+        Raises:
+            ConfigError: there is no such field.
+        """
+        if name not in self.fields:
+            raise ConfigError(f"{self.prog}: there is no field {name} to help on{nearest(name, self.fields)}")
+        field = self.fields[name]
+        action = self.known[name]
+        print(textwrap.fill(f"--{name}: {action.help}".replace("%%", "%"), _WIDTH, subsequent_indent="    "))
+        for kind, parts in (("the fields", field.sections), ("an item", field.items)):
+            for part in parts:
+                print(f"\n{kind} of {name}: {part.kind.name}\n{_lines_of(part)}")
+
+
+def _lines_of(section: Section) -> str:
+    """The fields of a class, with what they mean and their defaults."""
+    says = section.describe()
+    lines = []
+    for name, field in section.fields.items():
+        default = "must be given" if field.default is None else f"default: {field.default}" if field.default else ""
+        about = ", ".join(filter(None, [field.type, default]))
+        line = f"{name}: {says.get(name, '')} ({about})"
+        lines.append(textwrap.fill(line, _WIDTH, initial_indent="  ", subsequent_indent="      "))
+    return "\n".join(lines)
 
 
 def _named(name: str, word: str) -> tuple[str, str]:

@@ -1,6 +1,7 @@
 """What the commands that read a recipe have in common: how they open, what a run folder keeps, and how they speak."""
 
 import argparse
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import yaml
 
-from truepair.cli.arguments import find_recipe, lay_recipe, read_fields, read_layers, to_yaml
+from truepair.cli.arguments import bundled_recipes, find_recipe, lay_recipe, read_fields, read_layers, to_yaml
 from truepair.cli.fields import RecipeClass
 from truepair.cli.options import CommandParser
 from truepair.errors import ConfigError, TruepairError
@@ -26,7 +27,21 @@ PRETRAIN: "RecipeClass[PretrainRecipe]" = RecipeClass("truepair.methods.recipe",
 RECIPE = "recipe.yaml"
 
 # How long, how fast, where and how closely watched: a run may go on with other values.
-_FREE = ("loop.", "optimizer.", "evaluation.", "data.sources", "data.max_bad_fraction", "model.cache_folder")
+_FREE = (
+    "loop.",
+    "optimizer.",
+    "evaluation.",
+    "data.sources",
+    "data.train",
+    "data.validation",
+    "data.test",
+    "data.max_bad_fraction",
+    "model.cache_folder",
+    "model.interpolate",
+    "zero_shot.largest_fall",
+    "zero_shot.batch_size",
+    "zero_shot.workers",
+)
 
 _FREE_IN_PARTS = tuple(f"assignment.{name}" for name in _FREE)
 
@@ -78,15 +93,24 @@ class RecipeCommand(Generic[_Recipe]):
         description: what it does.
         task: whose bundled recipes are meant; those of pre-training when empty.
         folder: the run folder where no option names one; ``runs/`` and the names of task and recipes when empty.
+        sources: the field that words take the place of which are no recipes; empty where there is none.
     """
 
     def __init__(
-        self, prog: str, kind: RecipeClass[_Recipe], description: str, *, task: str = "", folder: str = ""
+        self,
+        prog: str,
+        kind: RecipeClass[_Recipe],
+        description: str,
+        *,
+        task: str = "",
+        folder: str = "",
+        sources: str = "",
     ) -> None:
         self.kind = kind
         self.task = task
         self.folder = folder
-        usage = "RECIPE [RECIPE ...] [options] [--any.field value ...]"
+        self.sources = sources
+        usage = f"RECIPE [RECIPE ...] {'[SOURCE ...] ' if sources else ''}[options] [--any.field value ...]"
         more = f"'{prog} RECIPE --help' lists every field of a recipe."
         self.parser = CommandParser(prog, kind.section, usage=usage, description=f"{description}\n\n{more}")
         self.parser.add_argument(
@@ -108,12 +132,30 @@ class RecipeCommand(Generic[_Recipe]):
         prog = self.parser.prog
         if not call.recipes:
             raise ConfigError(f"give the recipe first: {prog} RECIPE [--any.field value]")
-        paths = [find_recipe(name, self.task) for name in call.recipes]
+        pairs = [word for word in call.recipes if self.sources and self._names_pairs(word)]
+        recipes = [word for word in call.recipes if word not in pairs]
+        if not recipes:
+            raise ConfigError(f"give a recipe beside {pairs[0]}: {prog} RECIPE {pairs[0]}; clip, for one")
+        paths = [find_recipe(name, self.task) for name in recipes]
+        if pairs and self.sources in dict(call.stated):
+            raise ConfigError(f"{pairs[0]} and --{self.sources} both name the pairs; give one of them")
+        if pairs:
+            call.stated = [(self.sources, json.dumps(pairs)), *call.stated]
         usual = self.folder or "runs/" + "-".join([*filter(None, [self.task]), *(path.stem for path in paths)])
         title = f"{prog} {' '.join(call.recipes)}"
         recipe = read_fields(self.kind, paths, call.stated, command=title)
         quiet_libraries()
         return Opening(recipe, title, Path(call.run_folder or usual), call)
+
+    def _names_pairs(self, word: str) -> bool:
+        """Whether a word names pairs: a file or folder that is no YAML, a pattern of shards, or owner/name.
+
+        The name of a bundled recipe is that recipe, even if a folder here has the same; that one is ``./name``.
+        """
+        path = Path(word)
+        if path.suffix in (".yaml", ".yml") or word in bundled_recipes(self.task):
+            return False
+        return path.exists() or bool(path.suffix) or any(letter in word for letter in "*{/")
 
 
 def keep_recipe(recipe: Any, folder: Path) -> bytes | None:
@@ -164,7 +206,7 @@ def data_of_run(model: str) -> "DataConfig | None":
     if not layers:
         return None
     kind: RecipeClass[DataConfig] = RecipeClass("truepair.data.splits", "DataConfig")
-    return lay_recipe(kind.load(), [(file, values.get("data", {})) for file, values in layers], where=layers[-1][0])
+    return lay_recipe(kind.load(), [(file, values.get("data", {})) for file, values in layers])
 
 
 def section_of_run(model: str, name: str) -> list[tuple[str, dict[str, Any]]]:
@@ -215,12 +257,17 @@ def _require_same_run(folder: Path, before: bytes, recipe: Any) -> None:
         return
     then, now = (dict(_leaves(yaml.safe_load(text))) for text in (before, to_yaml(recipe)))
     for name in (name for name in now if name in then):
-        free = name.startswith((*_FREE, *_FREE_IN_PARTS)) and not (finished and name.startswith(_SETTLED))
+        free = _is_among(name, (*_FREE, *_FREE_IN_PARTS)) and not (finished and _is_among(name, _SETTLED))
         if then[name] != now[name] and not free:
             raise ConfigError(
                 f"{folder} holds a run with {name} {then[name]}, now it is {now[name]}; give another --run-folder, or "
                 "the old setting"
             )
+
+
+def _is_among(name: str, fields: Sequence[str]) -> bool:
+    """Whether a dotted name is one of some fields, or lies in one of those that end in a point: groups of fields."""
+    return any(name.startswith(field) if field.endswith(".") else name == field for field in fields)
 
 
 def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:

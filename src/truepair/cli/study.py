@@ -103,7 +103,7 @@ def _read_recipe(file: Path, names: Sequence[str], fields: Mapping[str, Any], wh
             (str(path), stated) for path, stated in read_layers(beside if beside.is_file() else find_recipe(name))
         ]
     layers += [(f"{file}: {where}", nested(name, value)) for name, value in fields.items()]
-    return lay_recipe(PretrainRecipe, layers, where=f"{file}: {where}")
+    return lay_recipe(PretrainRecipe, layers)
 
 
 def _count(word: str) -> int:

@@ -7,14 +7,18 @@ from rich.table import Table
 
 from truepair.evaluation.coco import CocoReport
 from truepair.evaluation.metrics import DirectionMetrics, RetrievalMetrics
+from truepair.evaluation.zero_shot import ZeroShotResult
 from truepair.tasks.audit import Audit
 from truepair.tasks.conversions import Conversions
 from truepair.tasks.downstream import FigureTable
 from truepair.tasks.retrieval import RetrievalResult
+from truepair.tasks.zero_shot import CLASS_MEAN, TOP_1, TOP_5, figures_of
 
 FIGURES = ("R@1", "R@5", "R@10", "mAP@R")
 
 ANY_MATCH, USUAL = "any true match", "usual protocol"
+
+_WORST = 5  # classes that are listed
 
 
 def retrieval_table(result: RetrievalResult) -> Table:
@@ -103,6 +107,35 @@ def conversion_table(conversions: Mapping[str, Conversions]) -> Table:
         counts = (f"{count:,}" for count in (len(found), found.judged, found.true))
         table.add_row(name, *counts, _share(found.precision), _share(found.recall))
     return table
+
+
+def zero_shot_tables(result: ZeroShotResult, before: Mapping[str, float] | None = None) -> list[Table]:
+    """Figures of zero-shot classification, and the classes that are recognised worst.
+
+    Args:
+        result: of a model.
+        before: figures of the model before training, by their names in the log; None for a model alone.
+    """
+    prompts = f"{result.templates} prompt{'s' if result.templates > 1 else ''} a class"
+    title = f"Zero-shot: {result.images:,} pictures of {result.data}, {result.classes:,} classes, {prompts}"
+    left_out = f"; {result.unreadable:,} pictures that cannot be read are left out" if result.unreadable else ""
+    interval = f"top-1 from {result.top_1.low:.1%} to {result.top_1.high:.1%} (95 %), chance {1 / result.classes:.1%}"
+    table = Table(title=title, title_justify="left", caption=interval + left_out, caption_justify="left")
+    table.add_column("model")
+    for name in ("top-1", "top-5", "mean of classes"):
+        table.add_column(name, justify="right", no_wrap=True)
+    rows = {"before training": before, "trained": figures_of(result)} if before else {"as it is": figures_of(result)}
+    for name, figures in rows.items():
+        shown = (figures.get(figure) for figure in (TOP_1, TOP_5, CLASS_MEAN))
+        table.add_row(name, *("" if value is None else f"{value:.1%}" for value in shown))
+    worst = Table(title="Classes recognised worst", title_justify="left")
+    worst.add_column("class")
+    for name in ("pictures", "top-1"):
+        worst.add_column(name, justify="right", no_wrap=True)
+    worst.add_column("mostly taken for")
+    for figure in result.worst(_WORST):
+        worst.add_row(figure.name, f"{figure.images:,}", f"{figure.top_1:.1%}", figure.taken_for or "")
+    return [table, worst]
 
 
 def figures_table(figures: FigureTable) -> Table:

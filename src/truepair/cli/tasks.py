@@ -20,12 +20,12 @@ class TaskActions:
     """What a task does.
 
     Attributes:
-        finetune: (recipe, run folder, say) -> result of the test data, or None.
+        finetune: (recipe, run folder, say) -> result of the test data, or None; absent for a task of evaluation alone.
         evaluate: (folder or name of a model, what it is evaluated by) -> result.
         tables: the result for the terminal.
     """
 
-    finetune: "Callable[[Any, Path, Say], Any]"
+    finetune: "Callable[[Any, Path, Say], Any] | None"
     evaluate: Callable[[str, Any], Any]
     tables: "Callable[[Any], list[Table]]"
 
@@ -35,26 +35,36 @@ class TaskCommand:
     """A task.
 
     Attributes:
-        recipe: dataclass of its fine-tuning recipes.
+        recipe: dataclass of its fine-tuning recipes; None for a task of evaluation alone.
         evaluation: dataclass of what a model is evaluated by; that of its recipes where the recipe of the model's run
             says it.
         load: imports what computes.
     """
 
-    recipe: RecipeClass[Any]
+    recipe: RecipeClass[Any] | None
     evaluation: RecipeClass[Any]
     load: Callable[[], TaskActions]
 
 
-def task_command(name: str) -> TaskCommand:
+def task_command(name: str, *, trained: bool = False) -> TaskCommand:
     """The command of a task.
+
+    Args:
+        name: of the task.
+        trained: only those that a model can be fine-tuned on.
 
     Raises:
         ConfigError: there is no such task.
     """
-    if name not in TASKS:
-        raise ConfigError(f"there is no task '{name}'{nearest(name, TASKS)}; give {', '.join(TASKS)}")
-    return TASKS[name]
+    tasks = trained_tasks() if trained else TASKS
+    if name not in tasks:
+        raise ConfigError(f"there is no task '{name}'{nearest(name, tasks)}; give {', '.join(tasks)}")
+    return tasks[name]
+
+
+def trained_tasks() -> dict[str, TaskCommand]:
+    """The tasks that a model can be fine-tuned on."""
+    return {name: command for name, command in TASKS.items() if command.recipe is not None}
 
 
 def _retrieval() -> TaskActions:
@@ -103,11 +113,19 @@ def _nlvr2() -> TaskActions:
     )
 
 
+def _zero_shot() -> TaskActions:
+    from truepair.cli.tables import zero_shot_tables
+    from truepair.tasks.zero_shot import evaluate_zero_shot
+
+    return TaskActions(None, lambda model, config: evaluate_zero_shot(model, config, say), zero_shot_tables)
+
+
 _VQA: RecipeClass[Any] = RecipeClass("truepair.tasks.vqa", "VqaRecipe")
 _NLVR2: RecipeClass[Any] = RecipeClass("truepair.tasks.nlvr2", "Nlvr2Recipe")
 
 TASKS = {
     "retrieval": TaskCommand(PRETRAIN, RecipeClass("truepair.tasks.evaluation", "EvaluateConfig"), _retrieval),
+    "zero-shot": TaskCommand(None, RecipeClass("truepair.tasks.zero_shot", "EvaluateZeroShotConfig"), _zero_shot),
     "vqa": TaskCommand(_VQA, _VQA, _vqa),
     "nlvr2": TaskCommand(_NLVR2, _NLVR2, _nlvr2),
 }

@@ -7,7 +7,8 @@ one field after the other.
 
 import copy
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, TypeVar
 
@@ -33,13 +34,35 @@ def check_names(values: Mapping[str, Any], section: Section, where: str) -> None
     _check_group(values, section.dotted(), where)
 
 
-def make(kind: RecipeClass[_Recipe], values: Mapping[str, Any], where: str = "") -> _Recipe:
+def listed(values: Mapping[str, Any], section: Section) -> dict[str, Any]:
+    """The same values, with a list of one where a single item stands for a list of groups: ``sources: pairs.csv``.
+
+    Args:
+        values: groups of fields.
+        section: their dataclass.
+    """
+    found = dict(values)
+    for name, value in values.items():
+        field = section.fields.get(name)
+        if field is None or value is None:
+            continue
+        if field.items and not (field.text or field.sections or field.free) and isinstance(value, str | Mapping):
+            found[name] = [value]
+        elif isinstance(value, Mapping):
+            for part in field.sections:
+                found[name] = listed(found[name], part)
+    return found
+
+
+def make(
+    kind: RecipeClass[_Recipe], values: Mapping[str, Any], stated_by: Callable[[str], str] = lambda _: ""
+) -> _Recipe:
     """Make a dataclass of some of its fields and the defaults of the others.
 
     Args:
         kind: the dataclass.
         values: groups of fields, whose names are checked.
-        where: where they come from, for messages.
+        stated_by: dotted name of a field -> what states it, a file or the words that were called, for messages.
 
     Raises:
         ConfigError: a value is of the wrong type, or the class itself refuses it.
@@ -49,8 +72,22 @@ def make(kind: RecipeClass[_Recipe], values: Mapping[str, Any], where: str = "")
     except ConfigError:
         raise
     except Exception as error:  # jsonargparse raises many kinds; each is a mistake in the recipe or the command
-        reason = next(_faults(values, kind.section), "") or " ".join(str(error).split())
-        raise ConfigError((f"{where}: " if where else "") + reason) from error
+        fault = next(_faults(values, kind.section), _Fault("", " ".join(str(error).split())))
+        where = stated_by(fault.field) if fault.field else ""
+        raise ConfigError((f"{where}: " if where else "") + fault.reason) from error
+
+
+@dataclass(frozen=True)
+class _Fault:
+    """What is wrong with a value.
+
+    Attributes:
+        field: dotted name of the field that is at fault; empty where the reason names it.
+        reason: what is wrong, in words.
+    """
+
+    field: str
+    reason: str
 
 
 def _check_group(values: Mapping[str, Any], known: Mapping[str, Field], where: str, prefix: str = "") -> None:
@@ -124,39 +161,41 @@ def _parser_of(kind: RecipeClass[Any]) -> ArgumentParser:
     return parser
 
 
-def _faults(values: Mapping[str, Any], section: Section, prefix: str = "") -> Iterator[str]:
+def _faults(values: Mapping[str, Any], section: Section, prefix: str = "") -> Iterator[_Fault]:
     """What is wrong with values that jsonargparse refuses, field by field."""
     hints = typing.get_type_hints(section.kind.load())
     for name, value in values.items():
         field = section.fields.get(name)
         if field is None:
-            yield f"{prefix}{name}: {section.kind.name} has no such field{nearest(name, section.fields)}"
+            reason = f"{prefix}{name}: {section.kind.name} has no such field{nearest(name, section.fields)}"
+            yield _Fault(f"{prefix}{name}", reason)
         elif isinstance(value, Mapping) and field.sections:
             yield from _faults_in(value, field.sections, f"{prefix}{name}.")
         elif isinstance(value, list) and field.items and any(isinstance(item, Mapping) for item in value):
             for number, item in enumerate(value, start=1):
                 if isinstance(item, Mapping):
-                    yield from _faults_in(item, field.items, f"item {number} of {prefix}{name}: ")
+                    for fault in _faults_in(item, field.items, f"item {number} of {prefix}{name}: "):
+                        yield _Fault(f"{prefix}{name}", fault.reason)
         elif not _is_a(value, hints[name]):
             kind = "group of fields" if field.sections else field.type.replace(" | None", "")
             kind = kind.replace("list[dict[str, Any]]", "list of groups of fields")
             wanted = f"none of {', '.join(map(repr, field.choices))}" if field.choices else f"no {kind}"
-            yield f"{prefix}{name}: {value} is {wanted}"
+            yield _Fault(f"{prefix}{name}", f"{prefix}{name}: {value} is {wanted}")
     for name, field in section.fields.items():
         if field.default is None and name not in values:
-            yield f"{prefix}{name} is missing; give it"
+            yield _Fault(prefix.removesuffix("."), f"{prefix}{name} is missing; give it")
     try:
         _made(section.kind, values)
     except ConfigError as error:  # the class itself refuses its values; it names its section, but no item
-        yield f"{prefix if prefix.endswith(': ') else ''}{error}"
+        yield _Fault("", f"{prefix if prefix.endswith(': ') else ''}{error}")
     except Exception:  # one of the above
         return
 
 
-def _faults_in(values: Mapping[str, Any], sections: Sequence[Section], prefix: str) -> Iterator[str]:
+def _faults_in(values: Mapping[str, Any], sections: Sequence[Section], prefix: str) -> Iterator[_Fault]:
     """What is wrong with values that may be of several classes; nothing if one of them takes them."""
-    found = [next(_faults(values, section, prefix), "") for section in _meant(values, sections)]
-    if all(found):
+    found = [next(_faults(values, section, prefix), None) for section in _meant(values, sections)]
+    if found[0] is not None and all(found):
         yield found[0]
 
 

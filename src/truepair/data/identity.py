@@ -1,9 +1,12 @@
-"""What the rows of a table say about which pairs match each other: for the sampler and for the log."""
+"""What the rows of a table say about which pairs match each other, and which pictures are the same."""
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from truepair.data.table import PairTable
+from truepair.data.table import PairTable, hash_ids
+from truepair.randomness import stable_hash
 from truepair.relations.text import caption_key
 
 
@@ -34,3 +37,22 @@ def concept_labels(table: PairTable) -> NDArray[np.int64] | None:
     numbers: dict[str, int] = {}
     labels = [-1 if group is None else numbers.setdefault(group, len(numbers)) for group in table.values("group")]
     return np.asarray(labels, np.int64)
+
+
+def held_out(table: PairTable, share: float) -> NDArray[np.bool_]:
+    """Which rows belong to a share of the pictures that a hash chooses, bool [N]; a smaller share is part of a larger.
+
+    Args:
+        table: the rows.
+        share: of the pictures, in [0, 1).
+    """
+    hashed = hash_ids(table.picture_keys, stable_hash("held out"))  # [N], 63 bits
+    return hashed < int(share * 2**63)
+
+
+def shared_pictures(table: PairTable, other: PairTable) -> int:
+    """How many rows of a table show a picture of another: one with its image id, or in its file."""
+    by_id = np.isin(table.image_ids, other.image_ids)  # [N]
+    places, others = table.places, other.places
+    by_place = pc.is_in(places, value_set=pa.chunked_array(others.chunks, others.type), skip_nulls=True)
+    return int((by_id | by_place.to_numpy(zero_copy_only=False)).sum())

@@ -7,6 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from truepair.data.formats.classes import ClassFolderReader
 from truepair.data.formats.delimited import DelimitedReader
 from truepair.data.formats.folder import FolderReader
 from truepair.data.formats.hub import HubReader
@@ -25,6 +26,8 @@ _HUB_NAME = re.compile(r"\w[\w.-]*(/[\w.-]+)?(:[\w.-]+)?")
 # Files that mark a folder as laid out for the `datasets` library: written by it, or its own list of captions.
 _SAVED = ("dataset_dict.json", "state.json")
 
+_ARCHIVES = (".zip", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar")
+
 _METADATA = frozenset(("metadata.jsonl", "metadata.csv", "metadata.parquet"))
 
 _FOLDER_FILES = 10_000  # of a folder, at most, are looked at
@@ -39,6 +42,7 @@ READERS: dict[str, type[Reader]] = {
     "webdataset": WebDatasetReader,
     "parquet": ParquetReader,
     "folder": FolderReader,
+    "classes": ClassFolderReader,
     "hub": HubReader,
 }
 """Reader of each format, by the name that ``SourceConfig.format`` takes."""
@@ -61,14 +65,19 @@ def open_pairs(source: str | Path | SourceConfig, **options: Any) -> PairTable:
         ConfigError: an unknown option or format.
         DataError: the source cannot be read as pairs.
     """
-    config = _config(source, options)
+    config = source_config(source, **options)
     reader = READERS[_format(config)](config)
-    rows, skipped = cached_rows(reader, config)
-    table = PairTable(rows, config.name or config.path.stem or config.source, skipped)
+    stored = cached_rows(reader, config)
+    table = PairTable(stored.rows, config.title, stored.skipped, split_origins=stored.split_origins)
     return table if config.split is None else table.split(config.split)
 
 
-def _config(source: str | Path | SourceConfig, options: dict[str, Any]) -> SourceConfig:
+def source_config(source: str | Path | SourceConfig, **options: Any) -> SourceConfig:
+    """A source with options.
+
+    Raises:
+        ConfigError: an unknown option.
+    """
     known = [field.name for field in fields(SourceConfig)]
     for name in options:
         if name not in known:
@@ -81,7 +90,8 @@ def _config(source: str | Path | SourceConfig, options: dict[str, Any]) -> Sourc
 
 def _format(config: SourceConfig) -> str:
     if config.format == "auto":
-        return _detect_format(config.source, config.path)
+        detected = _detect_format(config.source, config.path)
+        return "classes" if config.labels and detected == "folder" else detected
     if config.format not in READERS:
         raise ConfigError(f"unknown format '{config.format}'; give auto, {', '.join(READERS)}")
     if READERS[config.format].source_kind == "path" and not config.path.exists():
@@ -102,6 +112,8 @@ def _detect_format(source: str, path: Path) -> str:
             return json_format(path)
         if suffix in by_suffix:
             return by_suffix[suffix]
+        if suffix in _ARCHIVES:
+            raise DataError(f"{source} is an archive; unpack it, and give the file or folder that was in it")
         raise DataError(f"the ending of {source} does not tell its format; give format")
     if is_pattern(path) and suffix in by_suffix and READERS[by_suffix[suffix]].source_kind == "files":
         return by_suffix[suffix]

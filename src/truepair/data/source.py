@@ -1,11 +1,19 @@
 """Where image-text pairs come from, and how to read them."""
 
+import codecs
 from dataclasses import dataclass
 from pathlib import Path
 
 from datasets import config as datasets_config
 
 from truepair.errors import ConfigError
+
+_CHOICES = {
+    "caption_lines": ("several", "one"),
+    "key_split": ("first", "last"),
+    "repeats": ("keep", "merge"),
+    "on_bad": ("skip", "error"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,11 +30,19 @@ class SourceConfig:
         strip_prefix: beginning to take off image paths first, such as "/export/share/datasets/".
         allow_outside_root: accept image paths that leave ``image_root``. Only for files you trust.
         image_column: column of the image or its path; detected by default.
-        caption_column: column of the caption or captions; detected by default.
-        delimiter: separator of a delimited file; detected by default.
+        caption_column: column of the caption or captions; detected by default. In tars, the ending of the member that
+            holds it, such as "alt.txt", or a field of ``.json``.
+        caption_lines: lines of a text file beside an image, or in a tar: "several" captions, or "one".
+        key_split: members of a tar belong together whose names are equal up to the "first" dot, as WebDataset has it,
+            or the "last".
+        delimiter: separator of a delimited file; detected by default, and the tab in ``.tsv``.
         columns: names of the columns of a delimited file without a header line.
+        quoting: whether cells of a delimited file may be quoted; by default not in ``.tsv``, and not between tabs
+            without a header line.
+        encoding: of a delimited file; by default UTF-8, or UTF-16 where the file begins with its mark.
         derive_ids: ignore the ids of the source and derive them from paths and texts.
         repeats: rows that share an image id: "keep" leaves them, "merge" makes one row of them, with all captions.
+        labels: the text of an image is the name of its class: a column ``label``, or the folder that the image lies in.
         on_bad: a row whose captions cannot be used is left out and listed ("skip"), or is an error ("error").
         max_skipped: largest share of rows that may be left out.
         max_caption_length: characters of the longest caption that is taken.
@@ -42,19 +58,28 @@ class SourceConfig:
     allow_outside_root: bool = False
     image_column: str | None = None
     caption_column: str | None = None
+    caption_lines: str = "several"
+    key_split: str = "first"
     delimiter: str | None = None
     columns: tuple[str, ...] | None = None
+    quoting: bool | None = None
+    encoding: str | None = None
     derive_ids: bool = False
     repeats: str = "keep"
+    labels: bool = False
     on_bad: str = "skip"
     max_skipped: float = 0.1
     max_caption_length: int = 10_000
     cache_dir: str | None = None
 
     def __post_init__(self) -> None:
-        for name, choices in (("repeats", ("keep", "merge")), ("on_bad", ("skip", "error"))):
+        for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ConfigError(f"{name} is '{getattr(self, name)}'; give {' or '.join(choices)}")
+        try:
+            codecs.lookup(self.encoding or "utf-8")
+        except LookupError:
+            raise ConfigError(f"there is no encoding '{self.encoding}'; give one such as utf-16 or latin-1") from None
         if not 0 <= self.max_skipped <= 1:
             raise ConfigError(f"max_skipped is {self.max_skipped}; give a share between 0 and 1")
 
@@ -62,6 +87,11 @@ class SourceConfig:
     def path(self) -> Path:
         """The source as a path, with ``~`` filled in."""
         return Path(self.source).expanduser()
+
+    @property
+    def title(self) -> str:
+        """Name of the table."""
+        return self.name or self.path.stem or self.source
 
     @property
     def cache_folder(self) -> Path:

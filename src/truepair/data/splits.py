@@ -1,22 +1,32 @@
 """The rows a run trains on, validates on and tests on: splits, and groups of some size."""
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
-from truepair.data.open import open_pairs
+from truepair.data.groups import few_of_each, followed_groups, rows_of_groups
+from truepair.data.identity import held_out, shared_pictures
+from truepair.data.open import open_pairs, source_config
 from truepair.data.source import SourceConfig
+from truepair.data.split_names import split_of_word
 from truepair.data.table import PairTable
 from truepair.data.transforms import TransformConfig
-from truepair.errors import ConfigError
-from truepair.randomness import stable_hash
+from truepair.errors import ConfigError, DataError
 
-_SPAN = 2**63  # of a stable hash
+ROLES = {"train": "train", "validation": "val", "test": "test"}
+"""Fields of ``DataConfig`` that name sources of one kind, and the split of their rows."""
 
-_STEP = 5_700_357_409_661_599_241  # the golden ratio's share of it: the shares of the first few seeds hardly overlap
+_SHOWN = 5  # things left out that are told one by one
+
+_ORIGINS = {
+    "stated": "stated by rows",
+    "named": "by names of files and folders",
+    "given": "by {fields}",
+    "none": "train where none is stated",
+}
+"""Where splits are from, in words; ``fields`` are those of ``DataConfig`` that say so."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +35,13 @@ class DataConfig:
 
     Attributes:
         sources: files, folders or hub names, concatenated; "sample" is the bundled sample. Instead of a name, the
-            fields of ``SourceConfig`` say how a source is to be read.
+            fields of ``SourceConfig`` say how a source is to be read. Splits are those that rows state, or else those
+            that files and folders are named for.
+        train: sources to train on, instead of ``sources``: all their rows, whatever splits they state.
+        validation: sources for validation figures, all their rows; instead of the validation split of ``sources``.
+        test: sources for the final figures, all their rows; instead of the test split of ``sources``.
+        validation_share: share of the training pictures that validates where nothing else does; chosen by a hash of the
+            picture, so that all rows of a picture are on one side.
         train_split: split to train on; empty for all rows.
         validation_split: split for validation figures and for choosing how to combine scores; empty for none.
         test_split: split for the final figures; empty for none.
@@ -45,7 +61,11 @@ class DataConfig:
         max_bad_fraction: largest share of unreadable images that a run puts up with.
     """
 
-    sources: list[str | SourceConfig] = field(default_factory=lambda: ["sample"])
+    sources: list[str | SourceConfig] | None = None
+    train: list[str | SourceConfig] | None = None
+    validation: list[str | SourceConfig] | None = None
+    test: list[str | SourceConfig] | None = None
+    validation_share: float = 0.0
     train_split: str = "train"
     validation_split: str = "val"
     test_split: str = "test"
@@ -71,32 +91,82 @@ class DataConfig:
         for name in ("min_group_size", "max_group_size", "groups", "drawings"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"data.{name} is {getattr(self, name)}; give 0 or more")
-        if not self.sources:
-            raise ConfigError("data.sources is empty; name at least one file, folder or hub name")
+        if not 0.0 <= self.validation_share < 1.0:
+            raise ConfigError(f"data.validation_share is {self.validation_share}; give a number from 0 to below 1")
+        for name in ("sources", *ROLES):
+            if isinstance(getattr(self, name), str | SourceConfig):
+                raise ConfigError(f"data.{name} is no list; give [{getattr(self, name)!r}]")
+            if getattr(self, name) == []:
+                raise ConfigError(f"data.{name} is empty; name at least one file, folder or hub name")
+        if self.sources is not None and self.train is not None:
+            raise ConfigError("data.sources and data.train both say what to train on; give one of them")
 
-    @property
-    def named(self) -> str:
-        """The sources as they were given, for titles."""
-        return ", ".join(source if isinstance(source, str) else source.source for source in self.sources)
+    def named(self, split: str) -> str:
+        """The sources of a split as they were given, for titles."""
+        fields = [role for role, word in ROLES.items() if word == split and getattr(self, role) is not None]
+        sources = [source for name in fields or ("sources", *ROLES) for source in getattr(self, name) or ()]
+        return ", ".join(source if isinstance(source, str) else source.source for source in sources)
 
 
 @dataclass(frozen=True)
 class Tables:
-    """The pairs of a run, by split, and those of unseen groups; None where none are asked for, or none are there."""
+    """The pairs of a run, by split, and those of unseen groups; None where none are asked for, or none are there.
+
+    Attributes:
+        train: to train on.
+        validation: for validation figures.
+        test: for the final figures.
+        unseen: pairs of groups that no run trains on.
+        origin: where the splits are from, in words.
+        notes: what was left out, ignored or looks wrong, a line each.
+        lacking: a line on what a training run will miss; empty if nothing.
+    """
 
     train: PairTable
     validation: PairTable | None
     test: PairTable | None
     unseen: PairTable | None = None
+    origin: str = ""
+    notes: tuple[str, ...] = ()
+    lacking: str = ""
+
+    def describe(self) -> list[str]:
+        """What is trained on, validated on and tested on, and who says so: lines for people, before a training run."""
+        counts = {
+            "train": self.train,
+            "validate": self.validation,
+            "test": self.test,
+            "test unseen groups": self.unseen,
+        }
+        said = [f"{_size(table)} {verb}" for verb, table in counts.items() if table is not None]
+        first = f"pairs of {self.train.name}: {', '.join(said)} (splits: {self.origin})"
+        skipped = self.train.skipped
+        left = [f"left out: {where}: {why}" for where, why in skipped[:_SHOWN]]
+        if len(skipped) > _SHOWN:
+            left.append(f"left out: {len(skipped) - _SHOWN:,} more, which open_pairs(...).skipped lists")
+        return [first, *left, *self.notes, *filter(None, [self.lacking])]
 
 
 def open_sources(config: DataConfig) -> PairTable:
-    """All rows of a recipe's sources.
+    """All rows of a recipe's sources; those of ``train``, ``validation`` and ``test`` are in the splits of these.
 
     Raises:
+        ConfigError: none is named.
         DataError: a source cannot be read.
     """
-    return PairTable.concat([open_pairs(source) for source in config.sources])
+    return _open(config)[0]
+
+
+def open_chosen(config: DataConfig) -> tuple[PairTable, list[str]]:
+    """All rows of the groups that a recipe takes, in all splits, and what is to be said of the choice.
+
+    Raises:
+        ConfigError: no source is named, or a field needs a ``group`` column that is not there.
+        DataError: a source cannot be read.
+    """
+    table, notes = _open(config)
+    choice, more = followed_groups(table, config)
+    return table if choice is None else rows_of_groups(table, choice.chosen), notes + more
 
 
 def build_tables(config: DataConfig) -> Tables:
@@ -104,115 +174,177 @@ def build_tables(config: DataConfig) -> Tables:
 
     Raises:
         DataError: a source cannot be read, or nothing is left to train on.
-        ConfigError: a field that needs a ``group`` column, without one.
+        ConfigError: no source is named, or a field needs a ``group`` column that is not there.
     """
-    table = open_sources(config)
+    table, notes = _open(config)
+    choice, group_notes = followed_groups(table, config)
+    notes += group_notes
     unseen = None
-    if _needs_groups(config):
-        choice = choose_groups(_group_column(table), config)
-        if not choice.chosen:
-            raise ConfigError(
-                f"no group of {table.name} is left; change data.min_group_size, max_group_size, groups or group_share"
-            )
-        unseen = _rows_of_groups(table, choice.unseen) if choice.unseen else None
-        table = _rows_of_groups(table, choice.chosen)
-    present = table.splits
+    if choice is not None:
+        unseen = rows_of_groups(table, choice.unseen) if choice.unseen else None
+        table = rows_of_groups(table, choice.chosen)
+    given = {role: split for role, split in ROLES.items() if getattr(config, role) is not None}
+    origins = ", ".join(text for name, text in _ORIGINS.items() if name in table.split_origins)
+    origin = origins.format(fields=", ".join(f"data.{role}" for role in given))
+    words = {role: given.get(role, getattr(config, f"{role}_split")) for role in ROLES}
+    train = _train(table, words["train"], given.values(), origin)
+    validation, test = part_of(table, words["validation"]), part_of(table, words["test"])
 
-    def part(split: str) -> PairTable | None:
-        """A split, or several, if it is asked for and there."""
-        return table.split(split) if split and present.keys() >= set(split.split("+")) else None
-
-    train = table.split(config.train_split) if config.train_split else table
+    if words["train"]:
+        notes += _unused(table, words)
+    for name, held in (("validation", validation), ("test", test)):
+        shared = 0 if held is None else shared_pictures(held, train)
+        if shared:
+            notes.append(f"{shared:,} {name} pairs are of pictures that are trained on, which flatters the figures")
+    if config.validation_share and validation is not None:
+        notes.append("data.validation_share is not needed: there are pairs that validate")
+    elif config.validation_share:
+        train, validation = _hold_out(train, config.validation_share)
+        notes.append("the pairs that validate are held out of the training pairs, by data.validation_share")
     if config.drawings:
-        train = _few_of_each(train, config.drawings, config.group_seed)
+        train = few_of_each(train, config.drawings, config.group_seed)
     if config.captions == "pairs":
         train = train.as_pairs()
-    return Tables(train, part(config.validation_split), part(config.test_split), unseen)
+    return Tables(train, validation, test, unseen, origin, tuple(notes), _lacking(words, validation, test))
 
 
-@dataclass(frozen=True)
-class GroupChoice:
-    """The groups of a run.
-
-    Attributes:
-        chosen: to train on, and to test on with other images.
-        unseen: no run with this ``unseen_share`` trains on them, whatever else it draws.
-    """
-
-    chosen: frozenset[str]
-    unseen: frozenset[str]
-
-
-def _needs_groups(config: DataConfig) -> bool:
-    """Whether a recipe speaks of groups at all."""
-    return bool(
-        config.min_group_size
-        or config.max_group_size
-        or config.groups
-        or config.drawings
-        or config.other_groups
-        or config.unseen_share
-        or config.group_share < 1.0
-    )
-
-
-def choose_groups(groups: Sequence[str | None], config: DataConfig) -> GroupChoice:
-    """Choose among the groups of all rows of a table, over all splits.
-
-    Of the groups of a size that fits, some are kept back as unseen, and ``groups`` of the rest are drawn; or, with
-    ``other_groups``, those that this leaves out are taken. Last comes the share.
-
-    Args:
-        groups: the group of each row.
-        config: what is asked for.
-
-    Raises:
-        ConfigError: there are fewer groups than ``groups`` asks for.
-    """
-    sizes = Counter(group for group in groups if group is not None)
-    most = config.max_group_size or len(groups)
-    fitting = {group for group, size in sizes.items() if config.min_group_size <= size <= most}
-    unseen = {group for group in fitting if stable_hash("unseen group", group) < config.unseen_share * _SPAN}
-    order = sorted(fitting - unseen, key=lambda group: stable_hash("group", config.group_seed, group))
-    if config.groups > len(order):
-        raise ConfigError(f"data.groups asks for {config.groups} groups, and there are {len(order)}; ask for fewer")
-    drawn = set(order[: config.groups or None])
-    chosen = set(sizes) - unseen - drawn if config.other_groups else drawn
-    shift = config.group_seed * _STEP
-    shared = {
-        group for group in chosen if (stable_hash("group share", group) + shift) % _SPAN < config.group_share * _SPAN
-    }
-    return GroupChoice(frozenset(shared), frozenset(unseen))
-
-
-def _group_column(table: PairTable) -> list[str | None]:
-    """The group of each row.
-
-    Raises:
-        ConfigError: the table has none.
-    """
-    if "group" not in table.rows.column_names:
+def _open(config: DataConfig) -> tuple[PairTable, list[str]]:
+    """All rows, and what is to be said of them."""
+    if config.sources is None and config.train is None:
         raise ConfigError(
-            "data.min_group_size, max_group_size, groups, drawings, other_groups, unseen_share and group_share need a "
-            f"group column, which {table.name} has not; leave them out"
+            "name the pairs to train on: a file, a folder or a name on the hub after the recipe, or by --data.sources "
+            "or --data.train; 'sample' is the bundled sample"
         )
-    return table.values("group")
+    given = {split for role, split in ROLES.items() if getattr(config, role) is not None}
+    notes: list[str] = []
+    tables = []
+    for role, source in _sources(config):
+        try:
+            table = open_pairs(source)
+        except DataError as error:
+            raise DataError(f"data.{role}: {error}") from error
+        if role == "sources":
+            table, lines = _without(table, given)
+        else:
+            table, lines = _assigned(table, role, source)
+        tables.append(table)
+        notes += lines
+    return PairTable.concat(tables), notes
 
 
-def _rows_of_groups(table: PairTable, wanted: frozenset[str]) -> PairTable:
-    """The rows of some groups."""
-    return table.select(row for row, group in enumerate(_group_column(table)) if group in wanted)
+def _sources(config: DataConfig) -> list[tuple[str, SourceConfig]]:
+    """All sources, each after the field that names it; sources of one name get longer ones, as tables need their own.
+
+    Those of one file name are told apart by their folders, and those that are still alike by their fields.
+    """
+    fields = ("sources", *ROLES)
+    found = [(role, source_config(source)) for role in fields for source in getattr(config, role) or ()]
+    names = [source.title for _, source in found]
+    repeats = Counter(names)
+    names = [
+        f"{source.path.parent.name}/{name}" if repeats[name] > 1 and source.name is None else name
+        for name, (_, source) in zip(names, found, strict=True)
+    ]
+    repeats = Counter(names)
+    names = [f"{name} ({role})" if repeats[name] > 1 else name for name, (role, _) in zip(names, found, strict=True)]
+    return [(role, replace(source, name=name)) for name, (role, source) in zip(names, found, strict=True)]
 
 
-def _few_of_each(table: PairTable, most: int, seed: int) -> PairTable:
-    """At most so many rows of each group, chosen by a hash of their images; with fewer, some of the same."""
-    groups = _group_column(table)
-    order = np.argsort([stable_hash("drawing", seed, int(image)) for image in table.image_ids], kind="stable")
-    seen: Counter[str | None] = Counter()
-    kept: list[int] = []
-    for row in order.tolist():
-        seen[groups[row]] += 1
-        if seen[groups[row]] <= most:
-            kept.append(row)
-    chosen: NDArray[np.int64] = np.sort(np.asarray(kept, np.int64))
-    return table.select(chosen)
+def _without(table: PairTable, splits: set[str]) -> tuple[PairTable, list[str]]:
+    """The rows of a source that are in no split which another field gives, and what is to be said of the others."""
+    replaced = {name: count for name, count in table.splits.items() if name in splits}
+    if not replaced:
+        return table, []
+    kept = np.flatnonzero([split not in splits for split in table.values("split")])
+    fields = " and ".join(f"data.{role}" for role, split in ROLES.items() if split in replaced)
+    return table.select(kept), [f"{table.name}: not used, since {fields} is given: {_counts(replaced)}"]
+
+
+def _assigned(table: PairTable, role: str, source: SourceConfig) -> tuple[PairTable, list[str]]:
+    """All rows of a source in the split of the field that names it, and a line where they are of others."""
+    split = ROLES[role]
+    says = source.split is None and bool(table.split_origins & {"stated", "named"})
+    notes = []
+    if says and table.splits.keys() != {split}:
+        notes.append(
+            f"data.{role} takes all {len(table):,} pairs of {table.name}, whatever their splits: "
+            f"{_counts(table.splits)}; to go by these, give --data.sources {source.source}"
+        )
+    return table.with_split(split), notes
+
+
+def _train(table: PairTable, split: str, given: Iterable[str], origin: str) -> PairTable:
+    """The rows to train on: of a split, or of several; or, of an empty one, all that no other field gives.
+
+    Raises:
+        DataError: there are none.
+    """
+    if not split:
+        return _without(table, set(given))[0]
+    train = part_of(table, split)
+    if train is None:
+        hint = "; to train on all rows of a file, whatever their split: --data.train FILE" if split == "train" else ""
+        raise DataError(f"{table.name} has no split '{split}'; it has {_counts(table.splits)} (splits: {origin}){hint}")
+    return train
+
+
+def part_of(table: PairTable, split: str) -> PairTable | None:
+    """A split, or several, if it is asked for and there."""
+    return table.split(split) if _words(split) and table.splits.keys() >= _words(split) else None
+
+
+def _words(split: str) -> set[str]:
+    """The splits that "train+restval" names."""
+    return {split_of_word(word) for word in split.split("+") if word}
+
+
+def _unused(table: PairTable, words: Mapping[str, str]) -> list[str]:
+    """A line on the splits that nothing reads."""
+    used = set().union(*map(_words, words.values()))
+    idle = {name: count for name, count in table.splits.items() if name not in used}
+    if not idle:
+        return []
+    return [f"not used: {_counts(idle)}; to train on them, too: --data.train_split {'+'.join([words['train'], *idle])}"]
+
+
+def _hold_out(train: PairTable, share: float) -> tuple[PairTable, PairTable]:
+    """Training rows and validation rows.
+
+    Raises:
+        ConfigError: one of both would be empty.
+    """
+    held = held_out(train, share)  # [N]
+    if held.all() or not held.any():
+        verb = "train" if held.all() else "validate"
+        raise ConfigError(
+            f"data.validation_share {share} of the {len(train):,} training pairs of {train.name} leaves none that "
+            f"{verb}; give another share, or --data.validation FILE"
+        )
+    return train.select(np.flatnonzero(~held)), train.select(np.flatnonzero(held))
+
+
+def _lacking(words: Mapping[str, str], validation: PairTable | None, test: PairTable | None) -> str:
+    """A line on what is asked for and not there: what follows, and how to give it; empty if all is there."""
+    names, follows, gives = list[str](), list[str](), list[str]()
+    if validation is None and words["validation"]:
+        names.append("validation")
+        follows.append("no best model can be told and the last is kept")
+        gives.append("--data.validation FILE or --data.validation_share 0.05")
+    if test is None and words["test"]:
+        names.append("test")
+        follows.append("there are no figures at the end")
+        gives.append("--data.test FILE")
+    if not names:
+        return ""
+    return f"no {' or '.join(names)} pairs: {', and '.join(follows)}; give {', and '.join(gives)}"
+
+
+def _size(table: PairTable) -> str:
+    """Rows of a table, and captions where they are more."""
+    rows, captions = len(table), table.caption_count
+    return f"{rows:,}" if captions == rows else f"{rows:,} (of {captions:,} captions)"
+
+
+def _counts(splits: Mapping[str, int]) -> str:
+    """Splits and their rows, as in "test (300), val (200)"."""
+    return ", ".join(f"{name} ({count:,})" for name, count in splits.items())

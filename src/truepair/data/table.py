@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from truepair.data.images import load_image
+from truepair.data.split_names import split_of_word
 from truepair.errors import DataError
 from truepair.randomness import splitmix64, stable_hash
 
@@ -35,6 +36,8 @@ class PairTable:
     Attributes:
         name: name of the source.
         skipped: (where, why) of everything the source holds that did not become part of a row.
+        split_origins: where the splits are from: some of "stated" (by the rows), "named" (by files or folders) and
+            "none" (nothing says one, so they are "train"); or "given" by the caller.
     """
 
     def __init__(
@@ -44,6 +47,7 @@ class PairTable:
         skipped: Sequence[tuple[str, str]] = (),
         *,
         chosen: NDArray[np.int64] | None = None,
+        split_origins: Iterable[str] = (),
     ) -> None:
         """Wrap rows that have the columns above.
 
@@ -52,6 +56,7 @@ class PairTable:
             name: name of the source.
             skipped: what was left out.
             chosen: numbers of the rows that belong to the table, in order, int64 [N]; None for all.
+            split_origins: where the splits are from.
 
         Raises:
             DataError: a column is missing.
@@ -61,6 +66,7 @@ class PairTable:
             raise DataError(f"{name} lacks the columns {', '.join(sorted(missing))}; open it with open_pairs")
         self.name = name
         self.skipped = list(skipped)
+        self.split_origins = frozenset(split_origins)
         # Stored rows and the choice among them are kept apart, so that tables can be concatenated without a copy.
         self._stored = rows
         self._chosen = chosen
@@ -82,21 +88,28 @@ class PairTable:
         return np.asarray(self._column("image_id").to_numpy(), dtype=np.int64)
 
     @cached_property
-    def pictures(self) -> NDArray[np.int64]:
-        """Number of each row's picture, in the order in which pictures first occur, int64 [N].
+    def picture_keys(self) -> NDArray[np.int64]:
+        """A key for the picture of each row, int64 [N]: rows with one image id share it, and rows with one file, too.
 
-        Rows are of one picture if they name the same file (or part of one), or, where the bytes lie in the table, have
-        the same image id. Ids that a source states apart for one file do not make it two pictures.
+        The files' paths are no part of the keys, which stay when a data set is moved.
         """
-        inside = np.asarray(self._image_field("bytes").is_valid(), dtype=bool)
-        codes = [self._image_field(name).combine_chunks().dictionary_encode() for name in ("path", "offset")]
-        places = [np.asarray(pc.fill_null(code.indices, -1)) for code in codes]
-        keys = np.stack([np.where(inside, self.image_ids, -1), *(np.where(inside, -1, place) for place in places)], 1)
-        _, first, numbers = np.unique(keys, axis=0, return_index=True, return_inverse=True)
-        order = np.argsort(first)
-        rank = np.empty(len(order), np.int64)
-        rank[order] = np.arange(len(order))
-        return np.asarray(rank[numbers.reshape(-1)], np.int64)
+        ids = self.image_ids  # [N]
+        places = pc.dictionary_encode(self.places).combine_chunks().indices  # [N]
+        known = pc.is_valid(places).to_numpy(zero_copy_only=False)  # [N]
+        numbers = pc.fill_null(places, 0).to_numpy()[known]
+        smallest = np.full(numbers.max(initial=-1) + 1, np.iinfo(np.int64).max)
+        np.minimum.at(smallest, numbers, ids[known])
+        keys = ids.copy()
+        keys[known] = smallest[numbers]
+        return keys
+
+    @cached_property
+    def pictures(self) -> NDArray[np.int64]:
+        """Number of each row's picture, in the order in which pictures first occur, int64 [N]."""
+        _, first, numbers = np.unique(self.picture_keys, return_index=True, return_inverse=True)
+        rank = np.empty(len(first), np.int64)
+        rank[np.argsort(first)] = np.arange(len(first))
+        return np.asarray(rank[numbers], np.int64)
 
     def rows_of(self, image_ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """The first row of each of some images of the table [M]."""
@@ -108,6 +121,11 @@ class PairTable:
         """Names of the splits, and how many rows each has."""
         counts = pc.value_counts(self._column("split")).to_pylist()
         return {entry["values"]: entry["counts"] for entry in sorted(counts, key=lambda entry: entry["values"])}
+
+    @property
+    def caption_count(self) -> int:
+        """How many captions all rows have."""
+        return int(pc.sum(pc.list_value_length(self._column("captions"))).as_py() or 0)
 
     def values(self, name: str) -> list[Any]:
         """A column of all rows; many times faster than ``list(table.rows[name])``."""
@@ -143,12 +161,29 @@ class PairTable:
         Raises:
             DataError: there is no such split.
         """
-        wanted = name.split("+")
-        missing = set(wanted) - set(self.splits)
+        present = self.splits
+        wanted = [word if word in present else split_of_word(word) for word in name.split("+")]
+        missing = set(wanted) - set(present)
         if missing:
-            raise DataError(f"{self.name} has no split '{min(missing)}'; it has {', '.join(self.splits)}")
+            raise DataError(f"{self.name} has no split '{min(missing)}'; it has {', '.join(present)}")
         chosen = pc.is_in(self._column("split"), value_set=pa.array(wanted)).to_numpy()
         return self.select(np.flatnonzero(chosen))
+
+    def with_split(self, name: str) -> "PairTable":
+        """The same rows, all of one split, which the caller gives."""
+        column = Dataset(pa.table({"split": pa.repeat(name, len(self._stored))}))
+        stored = concatenate_datasets([self._stored.remove_columns("split"), column], axis=1)
+        return PairTable(stored, self.name, self.skipped, chosen=self._chosen, split_origins=["given"])
+
+    @property
+    def places(self) -> pa.ChunkedArray:
+        """Where the image of each row lies, path and offset as text [N]; null for images that the table holds."""
+        image = self._stored.select_columns(["image"]).with_format("arrow")[:].column("image")
+        offset = pc.fill_null(pc.cast(pc.struct_field(image, "offset"), pa.string()), "")
+        places = pc.binary_join_element_wise(pc.struct_field(image, "path"), offset, "#")
+        embedded = pc.is_valid(pc.struct_field(image, "bytes"))
+        places = pc.if_else(embedded, pa.scalar(None, pa.string()), places)
+        return places if self._chosen is None else places.take(pa.array(self._chosen))
 
     def as_pairs(self) -> "PairTable":
         """One row per caption. Files are not copied; embedded images are, in memory, once per further caption."""
@@ -210,10 +245,11 @@ class PairTable:
         chosen = np.concatenate([start + table._positions() for start, table in zip(starts, tables, strict=False)])
         skipped = [(f"{table.name}: {where}", why) for table in tables for where, why in table.skipped]
         whole = len(chosen) == len(stored) and all(table._chosen is None for table in tables)
-        return cls(stored, "+".join(names), skipped, chosen=None if whole else chosen)
+        origins = {origin for table in tables for origin in table.split_origins}
+        return cls(stored, "+".join(names), skipped, chosen=None if whole else chosen, split_origins=origins)
 
     def _with(self, stored: Dataset, chosen: NDArray[np.int64] | None) -> "PairTable":
-        return PairTable(stored, self.name, self.skipped, chosen=chosen)
+        return PairTable(stored, self.name, self.skipped, chosen=chosen, split_origins=self.split_origins)
 
     def _positions(self) -> NDArray[np.int64]:
         return np.arange(len(self)) if self._chosen is None else self._chosen
@@ -256,12 +292,12 @@ def _with_distinct_ids(rows: Dataset, source: str) -> Dataset:
     ids = rows.select_columns(["image_id", "caption_ids"]).with_format("arrow")[:]
     lists = ids["caption_ids"].combine_chunks()
     offsets = np.concatenate([[0], np.cumsum(pc.list_value_length(lists).to_numpy())]).astype(np.int32)
-    hashed = pa.ListArray.from_arrays(pa.array(offsets), pa.array(_hash_ids(lists.flatten().to_numpy(), salt)))
-    columns = pa.table({"image_id": _hash_ids(ids["image_id"].to_numpy(), salt), "caption_ids": hashed})
+    hashed = pa.ListArray.from_arrays(pa.array(offsets), pa.array(hash_ids(lists.flatten().to_numpy(), salt)))
+    columns = pa.table({"image_id": hash_ids(ids["image_id"].to_numpy(), salt), "caption_ids": hashed})
     return concatenate_datasets([rows.remove_columns(columns.column_names), Dataset(columns)], axis=1)
 
 
-def _hash_ids(ids: NDArray[np.int64], salt: int) -> NDArray[np.int64]:
+def hash_ids(ids: NDArray[np.int64], salt: int) -> NDArray[np.int64]:
     """Mix ids [N] with a salt to 63 bits [N]; one to one but for the last shift."""
     mixed = splitmix64(torch.from_numpy(ids.astype(np.int64)) + salt).numpy()
     return (mixed.view(np.uint64) >> np.uint64(1)).astype(np.int64)

@@ -1,5 +1,6 @@
 """Captions to token ids: with any tokenizer of transformers, or a WordPiece trained on the captions at hand."""
 
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -132,6 +133,10 @@ class Tokenization(Protocol):
         """The token ids of each caption, special tokens included, without padding."""
         ...
 
+    def lengths(self, captions: Sequence[str]) -> list[int]:
+        """How many tokens each caption has, special tokens included, if it is not cut."""
+        ...
+
 
 @dataclass(frozen=True)
 class OwnTokenization:
@@ -156,8 +161,15 @@ class OwnTokenization:
 
     def __call__(self, captions: Sequence[str]) -> list[list[int]]:
         """The token ids of each caption, see :func:`caption_tokens`."""
+        return self._tokens(captions, self.max_length)
+
+    def lengths(self, captions: Sequence[str]) -> list[int]:
+        """How many tokens each caption has if it is not cut."""
+        return [len(tokens) for tokens in self._tokens(captions, sys.maxsize)]
+
+    def _tokens(self, captions: Sequence[str], max_length: int) -> list[list[int]]:
         texts = [normalise_caption(caption) for caption in captions] if self.normalise else captions
-        return caption_tokens(self.tokenizer, texts, max_length=self.max_length, add_sep=self.add_sep)
+        return caption_tokens(self.tokenizer, texts, max_length=max_length, add_sep=self.add_sep)
 
 
 def padded(rows: Sequence[Sequence[int]], padding: int) -> tuple[Tensor, Tensor]:

@@ -22,9 +22,10 @@ NORMALISATIONS: dict[str, PixelStatistics] = {
     "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
 }
 
-_INTERPOLATIONS = {"bicubic": InterpolationMode.BICUBIC, "bilinear": InterpolationMode.BILINEAR}
+_INTERPOLATIONS = {name: InterpolationMode(name) for name in ("bicubic", "bilinear", "lanczos", "nearest")}
 
-_ASPECTS = (3 / 4, 4 / 3)
+ASPECTS = (3 / 4, 4 / 3)
+"""Least and largest width over height of a random crop."""
 
 _GREY = (128, 128, 128)
 
@@ -44,7 +45,7 @@ class TransformConfig:
     Attributes:
         size: side of the square image the model reads, in pixels; 0 for that of the model that training starts from.
         normalisation: "clip", "imagenet", "none" (pixels in 0..1), or "encoder": as the image encoder was trained.
-        interpolation: "bicubic" or "bilinear".
+        interpolation: "bicubic", "bilinear", "lanczos" or "nearest".
         crop_scale: training: least and largest share of the area that RandomResizedCrop keeps; (1, 1) crops nothing.
         flip: training: probability of a horizontal flip; 0 where left and right carry meaning: arrows, flags, text.
         rand_augment_ops: training: operations of RandAugment per image; 0 for none.
@@ -73,7 +74,11 @@ class TransformConfig:
 
 
 def build_transform(
-    config: TransformConfig, *, train: bool, encoder_statistics: PixelStatistics | None = None
+    config: TransformConfig,
+    *,
+    train: bool,
+    encoder_statistics: PixelStatistics | None = None,
+    size: tuple[int, int] | None = None,
 ) -> "ImageTransform":
     """Build the training transform (crop, flip, RandAugment) or the evaluation transform (resize); both end normalised.
 
@@ -81,19 +86,25 @@ def build_transform(
         config: what to do.
         train: augment. The evaluation transform draws nothing.
         encoder_statistics: mean and standard deviation of each channel that the image encoder expects; for "encoder".
+        size: height and width of the tensors of training, in pixels; None for a square of ``config.size``.
 
     Returns:
-        A transform to float32 [3, size, size].
+        A transform to float32 [3, H, W].
 
     Raises:
         ConfigError: "encoder" normalisation without the encoder's statistics.
     """
     mean, std = normalisation(config, encoder_statistics)
-    steps = _training_steps(config) if train else _evaluation_steps(config)
-    smallest = config.crop_scale[0] * _ASPECTS[0] if train else 1.0
-    # A crop keeps at least sqrt(smallest) of the shorter side; that part must still hold `size` pixels.
-    min_side = math.ceil(config.size / math.sqrt(smallest))
-    return ImageTransform(*steps, _Normalise(mean, std), min_side=min_side)
+    sides = (config.size, config.size) if size is None else size
+    if not train:
+        return ImageTransform(*_evaluation_steps(config), _Normalise(mean, std), min_side=config.size)
+    steps = [_crop(config, sides), *augmentation(config)]
+    return ImageTransform(*steps, _Normalise(mean, std), min_side=min_side(max(sides), config))
+
+
+def min_side(side: int, config: TransformConfig) -> int:
+    """Pixels that the shorter side of an image must have, so that what its smallest crop keeps still has ``side``."""
+    return math.ceil(side / math.sqrt(config.crop_scale[0] * ASPECTS[0]))
 
 
 def normalisation(config: TransformConfig, encoder_statistics: PixelStatistics | None = None) -> PixelStatistics:
@@ -179,13 +190,20 @@ class _Normalise:
         return pixels.to(torch.float32, memory_format=torch.contiguous_format).mul_(self.scale).add_(self.shift)
 
 
-def _training_steps(config: TransformConfig) -> list[Callable[[Image.Image], Image.Image]]:
+def _crop(config: TransformConfig, size: tuple[int, int]) -> Callable[[Image.Image], Image.Image]:
+    """The first step of training: a random part of the image, or all of it, at a size (height, width)."""
     resample = _INTERPOLATIONS[config.interpolation]
-    steps: list[Callable[[Image.Image], Image.Image]] = []
+    step: Callable[[Image.Image], Image.Image]
     if config.crop_scale == (1.0, 1.0):
-        steps.append(v2.Resize((config.size, config.size), interpolation=resample))
+        step = v2.Resize(size, interpolation=resample)
     else:
-        steps.append(v2.RandomResizedCrop(config.size, scale=config.crop_scale, ratio=_ASPECTS, interpolation=resample))
+        step = v2.RandomResizedCrop(size, scale=config.crop_scale, ratio=ASPECTS, interpolation=resample)
+    return step
+
+
+def augmentation(config: TransformConfig) -> list[Callable[[Image.Image], Image.Image]]:
+    """What training does to an image after cropping: flip and RandAugment; its size stays."""
+    steps: list[Callable[[Image.Image], Image.Image]] = []
     if config.flip:
         steps.append(v2.RandomHorizontalFlip(config.flip))
     if config.rand_augment_ops:

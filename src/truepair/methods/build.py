@@ -94,7 +94,7 @@ class StepBuilder:
         ledger = Ledger(self.run_folder / "ledger") if relations.ledger and ranks.rank == 0 else None
         rules = self._rules()
         counts_matches = truth is not None and (recipe.ecm is not None or relations.finds)
-        return PretrainStep(
+        step = PretrainStep(
             self.model,
             encoder,
             recipe.objectives,
@@ -109,6 +109,12 @@ class StepBuilder:
             conversions=ConversionCounter(truth) if truth is not None and counts_matches else None,
             seed=recipe.loop.seed,
         )
+        if step.own_bias is not None:
+            self.say(
+                f"the model has no bias for the sigmoid loss: the run learns one, from {step.own_bias.item():g} on, "
+                "and keeps it in its checkpoints; the saved model has no place for it (rankings need none)"
+            )
+        return step
 
     def _masker(self) -> TokenMasker | None:
         """What hides tokens for MLM, where there is any."""

@@ -9,11 +9,12 @@ from torch import Tensor, nn
 
 from truepair.engine.distributed.gathering import gather
 from truepair.errors import ConfigError
+from truepair.methods.contrast import Contrast
 from truepair.methods.encode import BatchEncoder, EncodedBatch
 from truepair.methods.srcl import of_rows
 from truepair.models.dual.base import DualEncoder, FusionModel
-from truepair.objectives.contrastive import Direction, contrastive_loss
-from truepair.objectives.momentum import FeatureQueue, momentum_targets
+from truepair.objectives.contrastive import Direction
+from truepair.objectives.momentum import FeatureQueue
 from truepair.objectives.srcl import Regulation
 from truepair.relations.batch import BatchRelations
 from truepair.relations.pairs import SIDES, PairSet, Side
@@ -133,25 +134,25 @@ class MomentumModel(nn.Module):
         features: MomentumFeatures,
         relations: BatchRelations,
         smoothing: float,
+        contrast: Contrast,
         regulation: Regulation | None = None,
     ) -> Tensor:
         """ALBEF's ITC, a scalar: this rank's features against the momentum features of the batch and of the queue.
 
-        Targets are ``(1 - alpha) * positives + alpha * momentum model``; an entry of the queue that is the same image
-        or caption is a positive. A regulation knows no weights for a queue; there must be none.
+        Targets are ``(1 - alpha) * positives + alpha * momentum model``, with the student's temperature and bias; the
+        sigmoid loss has labels of single cells in place of target rows. An entry of the queue that is the same image or
+        caption is a positive. A regulation knows no weights for a queue; there must be none.
         """
         halves = []
         for side in SIDES:
-            direction, keys = self._candidates(encoded, features, side, relations, smoothing)
-            half = contrastive_loss(
+            direction, keys = self._candidates(encoded, features, side, relations, smoothing, contrast)
+            half = contrast.loss(
                 (encoded.image_features if side == "i2t" else encoded.text_features)[encoded.own],  # [b, E]
                 keys,
-                encoded.temperature,
-                rows=direction,
+                direction,
                 regulation=None if regulation is None else of_rows(regulation, encoded.own, transposed=side == "t2i"),
-                symmetric=False,
             )
-            halves.append(half.loss)
+            halves.append(half)
         return torch.stack(halves).mean()
 
     def remember(self, encoded: EncodedBatch, features: MomentumFeatures) -> None:
@@ -167,7 +168,13 @@ class MomentumModel(nn.Module):
         return own if self.queue is None else own | {f"queue.{name}": v for name, v in self.queue.named_buffers()}
 
     def _candidates(
-        self, encoded: EncodedBatch, features: MomentumFeatures, side: Side, relations: BatchRelations, smoothing: float
+        self,
+        encoded: EncodedBatch,
+        features: MomentumFeatures,
+        side: Side,
+        relations: BatchRelations,
+        smoothing: float,
+        contrast: Contrast,
     ) -> tuple[Direction, Tensor]:
         """Targets and weights of this rank's anchors of one side, and their candidates [B + F, E]."""
         images_ask = side == "i2t"
@@ -180,8 +187,5 @@ class MomentumModel(nn.Module):
             weights = weights.widened(len(keys))
         rows = (encoded.own.start, encoded.own.stop)
         positives, alpha = positives.of_rows(*rows), self.alpha(encoded)
-        soft = None
-        if alpha:
-            with torch.autocast(keys.device.type, enabled=False):
-                soft = momentum_targets(anchors[encoded.own], keys, encoded.temperature.detach(), positives, alpha)
+        soft = contrast.soft(anchors[encoded.own], keys, positives, alpha) if alpha else None
         return Direction(positives, smoothing, soft, weights.of_rows(*rows)), keys

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from truepair.data.labelled import LabelledConfig
 from truepair.data.splits import DataConfig
 from truepair.engine.loop.config import LoopConfig
 from truepair.errors import ConfigError
@@ -45,6 +46,52 @@ class TextConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class InterpolateConfig:
+    """Weights between those of the start and the trained ones (WiSE-FT: Wortsman et al. 2022).
+
+    A model that is fine-tuned gains on its own data and forgets others; between start and end lie models that keep most
+    of both. Figures along the way are measured on validation data alone.
+
+    Attributes:
+        alphas: share of the trained weights at each measured point: 0 is the start, 1 the trained model.
+        alpha: save the model at this share; absent for the trained model.
+        choose: save the model at the share where the mean of these validation figures is highest, such as
+            [t2i_r@1, zero_shot_top1]; empty for not choosing.
+    """
+
+    alphas: list[float] = field(default_factory=lambda: [0.0, 0.25, 0.5, 0.75, 1.0])
+    alpha: float | None = None
+    choose: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        for alpha in (*self.alphas, *([] if self.alpha is None else [self.alpha])):
+            if not 0.0 <= alpha <= 1.0:
+                raise ConfigError(
+                    f"model.interpolate has the share {alpha}; give numbers from 0 (start) to 1 (trained)"
+                )
+        if self.alpha is not None and self.choose:
+            raise ConfigError("model.interpolate.alpha and choose both say which model is saved; give one")
+        if self.choose and not self.alphas:
+            raise ConfigError("model.interpolate.choose has nothing to choose from; give alphas")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ZeroShotConfig(LabelledConfig):
+    """The guard against forgetting: zero-shot classification before training, with each validation and at the end.
+
+    Attributes:
+        largest_fall: a line is said when top-1 falls by more than this share of the images; 0.02 for two points.
+    """
+
+    largest_fall: float = 0.02
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0.0 <= self.largest_fall <= 1.0:
+            raise ConfigError(f"zero_shot.largest_fall is {self.largest_fall}; give a share from 0 to 1")
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """Which model is trained.
 
@@ -64,6 +111,8 @@ class ModelConfig:
         cache_captions: compute the frozen text encoder's states once per caption. MLM still runs it, on masked
             captions.
         cache_folder: where caches are kept; a folder of the user's cache when absent.
+        interpolate: measure models between the start and the trained one, and save one of them if told to; absent for
+            none.
     """
 
     size: str = "tiny"
@@ -79,8 +128,11 @@ class ModelConfig:
     image_views: int = 1
     cache_captions: bool = False
     cache_folder: str | None = None
+    interpolate: InterpolateConfig | None = None
 
     def __post_init__(self) -> None:
+        if self.interpolate is not None and self.checkpoint is None:
+            raise ConfigError("model.interpolate needs a start that was trained; set model.checkpoint, or drop it")
         if self.cache_images and not self.freeze_image:
             raise ConfigError("model.cache_images needs model.freeze_image: states of a moving encoder go stale")
         if self.cache_captions and not self.freeze_text:
@@ -110,6 +162,7 @@ class PretrainRecipe:
         optimizer: how the weights move.
         loop: how long and how.
         evaluation: how the figures are measured.
+        zero_shot: labelled images that tell whether the model forgets; absent for none.
     """
 
     data: DataConfig = field(default_factory=DataConfig)
@@ -124,10 +177,16 @@ class PretrainRecipe:
     optimizer: TowerOptimizerConfig = field(default_factory=TowerOptimizerConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
     evaluation: RetrievalProtocol = field(default_factory=RetrievalProtocol)
+    zero_shot: ZeroShotConfig | None = None
 
     def __post_init__(self) -> None:
         if self.srcl is not None and self.momentum is not None and self.momentum.queue_size:
             raise ConfigError("srcl weighs pairs of the batch only; set momentum.queue_size to 0, or drop one of both")
+        between = self.model.interpolate
+        if between is not None and (between.alpha is not None or between.choose) and not self.loop.save:
+            raise ConfigError(
+                "model.interpolate.alpha and choose say which model is saved; set loop.save, or drop them"
+            )
         words = self.model.text_checkpoint
         if words is not None and self.model.checkpoint is None and self.text.tokenizer == "train":
             raise ConfigError(

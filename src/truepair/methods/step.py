@@ -4,12 +4,12 @@ import json
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 import torch.distributed as dist
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from truepair.data.pairs import PairBatch
 from truepair.engine.distributed.sharding import gathered, spread_like
@@ -17,6 +17,7 @@ from truepair.engine.logs.measure import EpochCounts
 from truepair.engine.loop.step import StepInfo, StepOutput
 from truepair.errors import CheckpointError, ConfigError
 from truepair.evaluation.truth import ConversionCounter, Truth
+from truepair.methods.contrast import Contrast
 from truepair.methods.ecm import Ecm
 from truepair.methods.encode import BatchEncoder, EncodedBatch, full_precision
 from truepair.methods.frozen import FrozenModel
@@ -26,7 +27,7 @@ from truepair.methods.srcl import SrclWeights, of_rows, weight_figures
 from truepair.methods.towers import TowerStep
 from truepair.models.dual.base import DualEncoder, FusionModel, ImageKeysValues
 from truepair.objectives.bounds import information_bounds
-from truepair.objectives.contrastive import Direction, contrastive_loss
+from truepair.objectives.contrastive import Direction
 from truepair.objectives.itm import (
     HardNegatives,
     MatchingConfig,
@@ -55,13 +56,18 @@ class ItcConfig:
     """The contrastive loss.
 
     Attributes:
+        loss: "softmax" asks which of the candidates matches (CLIP, ALBEF), "sigmoid" asks of each cell whether it does
+            (SigLIP).
+        bias_init: Where the bias of the sigmoid loss starts, for a model that has none of its own; SigLIP: -10.
         weight: Weight in the sum of the losses.
         smoothing: Share of the target that is spread evenly (S-ITC); MAFA: 0.5.
         smoothing_start_epoch: First epoch with smoothing; MAFA: 1.
         key_gradient: Let the gradient through the candidates as well; GRIT-VLP and MAFA do not.
-        consistency: Weight of GRIT-VLP's consistency loss; there 0.2.
+        consistency: Weight of GRIT-VLP's consistency loss; there 0.2. Not with "sigmoid".
     """
 
+    loss: Literal["softmax", "sigmoid"] = "softmax"
+    bias_init: float = -10.0
     weight: float = 1.0
     smoothing: float = 0.0
     smoothing_start_epoch: int = 0
@@ -71,6 +77,13 @@ class ItcConfig:
     def __post_init__(self) -> None:
         if not 0.0 <= self.smoothing <= 1.0:
             raise ConfigError(f"objectives.itc.smoothing is {self.smoothing}; give a number from 0 to 1")
+        if self.loss not in ("softmax", "sigmoid"):
+            raise ConfigError(f"objectives.itc.loss is {self.loss!r}; give 'softmax' or 'sigmoid'")
+        if self.loss == "sigmoid" and self.consistency:
+            raise ConfigError(
+                "objectives.itc.consistency draws the two directions to each other, and to a sigmoid they are one; "
+                "set it to 0, or objectives.itc.loss to softmax"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,6 +216,9 @@ class PretrainStep(TowerStep):
             )
         self.encoder = encoder
         self.objectives = objectives
+        self.own_bias: nn.Parameter | None = None
+        if objectives.itc.loss == "sigmoid" and model.bias is None:
+            self.own_bias = nn.Parameter(model.temperature.detach().new_tensor(objectives.itc.bias_init))
         self.rules = rules
         self.masker = masker
         self.ecm = ecm
@@ -231,7 +247,8 @@ class PretrainStep(TowerStep):
         relations, itm_pairs, mlm_matches = self._pairs(encoded, relations)
 
         regulation = None if self.srcl is None else self.srcl.regulation(encoded)
-        losses = {"itc": itc(encoded, relations, self.objectives.itc, regulation, momentum)}
+        contrast = Contrast(encoded.temperature, self.bias)
+        losses = {"itc": itc(encoded, relations, self.objectives.itc, contrast, regulation, momentum)}
         losses |= self._fused_losses(encoded, itm_pairs, mlm_matches, momentum)
         if momentum is not None:
             momentum[0].remember(encoded, momentum[1])
@@ -240,11 +257,24 @@ class PretrainStep(TowerStep):
         loss = sum((weights[name] * part for name, part in losses.items()), torch.zeros((), device=encoded.device))
         with torch.autocast(encoded.device.type, enabled=False):
             figures = self._figures(encoded, regulation) if info.logged else {}
+        learnt = {"temperature": contrast.temperature}
+        if contrast.bias is not None:
+            learnt["bias"] = contrast.bias.detach().clone()  # a parameter moves before it is logged
         return StepOutput(
-            {"loss": loss, **losses, "temperature": encoded.temperature, **figures},
+            {"loss": loss, **losses, **learnt, **figures},
             encoded.image_features[encoded.own].detach(),
             encoded.text_features[encoded.own].detach(),
         )
+
+    @property
+    def bias(self) -> Tensor | None:
+        """What the sigmoid loss adds to the logits, a scalar with gradient: the model's, or else the step's own.
+
+        None where the loss is a softmax.
+        """
+        if self.objectives.itc.loss == "softmax":
+            return None
+        return self.model.bias if self.own_bias is None else self.own_bias
 
     def after_update(self, info: StepInfo) -> None:
         """Bring the temperature back into its range, and let the momentum model follow."""
@@ -341,17 +371,14 @@ class PretrainStep(TowerStep):
 
     @torch.no_grad()
     def _figures(self, encoded: EncodedBatch, regulation: Regulation | None) -> dict[str, Tensor]:
-        """Bounds on mutual information, and how SRCL's weights are spread."""
+        """Bounds on mutual information, how often the hardest is a false negative, and how SRCL's weights are spread.
+
+        The bounds belong to the softmax: a sigmoid's logits are no densities over the candidates, so it has none.
+        """
         if encoded.size < 2:
             return {}
         hidden = None if self.truth is None else self.truth.hidden_matches(encoded.batch)  # [B, B]
-        suspects = None if hidden is None else PairSet.from_dense(hidden)
-        bounds = information_bounds(
-            encoded.image_features, encoded.text_features, encoded.temperature, regulation=regulation, suspects=suspects
-        )
-        figures = {"mi_positive": bounds.positive, "mi_negative": bounds.negative, "mi_bound": bounds.bound}
-        if suspects is not None and len(suspects):
-            figures["mi_false_negative"] = bounds.suspects
+        figures = _information(encoded, regulation, hidden) if self.objectives.itc.loss == "softmax" else {}
         if hidden is not None:
             figures["hardest_is_false"] = hardest_is_false(encoded.similarity, hidden, encoded.batch)
         tensors = {name: torch.tensor(value) for name, value in figures.items()}
@@ -401,6 +428,8 @@ class PretrainStep(TowerStep):
             state["found"] = self.conversions.counts
         if self.srcl is not None:
             state["srcl"] = self.srcl.state()
+        if self.own_bias is not None:
+            state["bias"] = self.own_bias.item()
         (folder / "parts.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
         if momentum is not None:
             save_file({name: value.contiguous() for name, value in momentum.items()}, folder / "momentum.safetensors")
@@ -425,16 +454,31 @@ class PretrainStep(TowerStep):
                 self.conversions.counts = dict(state["found"])
             if self.srcl is not None:
                 self.srcl.load_state(state["srcl"])
+            if self.own_bias is not None:
+                self.own_bias.data.fill_(state["bias"])
         except KeyError as error:
             raise CheckpointError(f"{folder} is of a run without {error}; give another run folder") from error
         if self.momentum is not None:
             _copy(load_file(folder / "momentum.safetensors"), self.momentum.tensors(), folder)
 
 
+def _information(encoded: EncodedBatch, regulation: Regulation | None, hidden: Tensor | None) -> dict[str, float]:
+    """Bounds on mutual information; ``hidden`` says which cells are false negatives, if anybody knows [B, B]."""
+    suspects = None if hidden is None else PairSet.from_dense(hidden)
+    bounds = information_bounds(
+        encoded.image_features, encoded.text_features, encoded.temperature, regulation=regulation, suspects=suspects
+    )
+    figures = {"mi_positive": bounds.positive, "mi_negative": bounds.negative, "mi_bound": bounds.bound}
+    if suspects is not None and len(suspects):
+        figures["mi_false_negative"] = bounds.suspects
+    return figures
+
+
 def itc(
     encoded: EncodedBatch,
     relations: BatchRelations,
     config: ItcConfig,
+    contrast: Contrast,
     regulation: Regulation | None = None,
     momentum: Momentum | None = None,
 ) -> Tensor:
@@ -444,6 +488,7 @@ def itc(
         encoded: Features of the batch.
         relations: Who is a match, who is left out or weighs less.
         config: Smoothing, gradient of the keys, consistency.
+        contrast: The loss: softmax, or sigmoid with its bias.
         regulation: SRCL's weights.
         momentum: Candidates, queue and soft targets of a momentum model, in place of the student's own candidates.
 
@@ -452,9 +497,9 @@ def itc(
     """
     smoothing = config.smoothing if encoded.info.epoch >= config.smoothing_start_epoch else 0.0
     if momentum is not None:
-        loss = momentum[0].itc_loss(encoded, momentum[1], relations, smoothing, regulation)
+        loss = momentum[0].itc_loss(encoded, momentum[1], relations, smoothing, contrast, regulation)
     else:
-        loss = _itc_in_batch(encoded, relations, smoothing, config.key_gradient, regulation)
+        loss = _itc_in_batch(encoded, relations, smoothing, config.key_gradient, contrast, regulation)
     if config.consistency:
         loss = (
             loss
@@ -469,34 +514,28 @@ def _itc_in_batch(
     relations: BatchRelations,
     smoothing: float,
     key_gradient: bool,
+    contrast: Contrast,
     regulation: Regulation | None,
 ) -> Tensor:
     """ITC with the student's own features as candidates."""
     images, texts = encoded.image_features, encoded.text_features
     rows = Direction.of_relations(relations, "i2t", smoothing)
-    columns = rows.transposed() if relations.symmetric else Direction.of_relations(relations, "t2i", smoothing)
+    columns = None if relations.symmetric else Direction.of_relations(relations, "t2i", smoothing)
     if encoded.alone:
-        return contrastive_loss(
-            images,
-            texts,
-            encoded.temperature,
-            rows=rows,
-            columns=columns,
-            regulation=regulation,
-            key_gradient=key_gradient,
-        ).loss
+        return contrast.loss(
+            images, texts, rows, columns, regulation=regulation, symmetric=True, key_gradient=key_gradient
+        )
+    columns = columns or rows.transposed()
     halves = []
     for anchors, candidates, direction, transposed in ((images, texts, rows, False), (texts, images, columns, True)):
-        half = contrastive_loss(
+        half = contrast.loss(
             anchors[encoded.own],
             candidates,
-            encoded.temperature,
-            rows=direction.of_rows(encoded.own.start, encoded.own.stop),
+            direction.of_rows(encoded.own.start, encoded.own.stop),
             regulation=None if regulation is None else of_rows(regulation, encoded.own, transposed=transposed),
-            symmetric=False,
             key_gradient=key_gradient,
         )
-        halves.append(half.loss)
+        halves.append(half)
     return torch.stack(halves).mean()
 
 

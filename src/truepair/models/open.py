@@ -57,7 +57,7 @@ def _is_own(name: str) -> bool:
         CheckpointError: there is no config.
     """
     settings, _ = load_part(_Settings, name)
-    return bool(settings.get("model_type") == AlbefConfig.model_type)
+    return isinstance(settings, dict) and settings.get("model_type") == AlbefConfig.model_type
 
 
 class _Settings:

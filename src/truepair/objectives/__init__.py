@@ -1,4 +1,4 @@
-"""Pure mathematics on tensors: the contrastive loss and its weights, ITM, MLM, and bounds on mutual information."""
+"""Pure mathematics on tensors: the contrastive losses and their weights, ITM, MLM, and bounds on mutual information."""
 
 from truepair.objectives.bounds import InformationBounds, information_bounds
 from truepair.objectives.contrastive import ContrastiveOutput, Direction, DirectionLosses, contrastive_loss
@@ -13,8 +13,9 @@ from truepair.objectives.itm import (
     matching_pairs,
 )
 from truepair.objectives.mlm import MaskingConfig, TokenMasker, mlm_loss
-from truepair.objectives.momentum import FeatureQueue, consistency_loss, momentum_targets
+from truepair.objectives.momentum import FeatureQueue, consistency_loss, momentum_labels, momentum_targets
 from truepair.objectives.schedules import Schedule
+from truepair.objectives.sigmoid import sigmoid_loss
 from truepair.objectives.srcl import (
     CalibrationConfig,
     Regulation,
@@ -54,8 +55,10 @@ __all__ = [
     "keyed_uniform",
     "matching_pairs",
     "mlm_loss",
+    "momentum_labels",
     "momentum_targets",
     "normalised_weights",
     "sample_keys",
+    "sigmoid_loss",
     "weight_histogram",
 ]

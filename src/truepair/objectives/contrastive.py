@@ -29,6 +29,7 @@ class Direction:
     The target row of anchor i is ``(1 - smoothing) * positives_i + smoothing * uniform``. The positives are normalised
     to sum to 1; the uniform part spreads over the candidates that take part (weight above 0). A positive always has
     weight 1. A row without a positive has no target: its loss is 0 and it does not count in the mean.
+    The sigmoid loss takes the same for labels of single cells, see :mod:`truepair.objectives.sigmoid`.
 
     Attributes:
         positives: Positive pairs with their shares before normalisation [A, C]. None: each anchor's own pair.
@@ -238,7 +239,7 @@ def contrastive_loss(
     Raises:
         ValueError: If shapes do not fit together.
     """
-    _check(queries, keys, rows, symmetric)
+    check_features(queries, keys, rows, symmetric)
     rows = rows or Direction()
     with torch.autocast(queries.device.type, enabled=False):
         dtype = torch.promote_types(torch.promote_types(queries.dtype, keys.dtype), torch.float32)
@@ -305,7 +306,12 @@ def _chosen(implementation: Implementation, logits: int) -> Callable[..., tuple[
     return _SUMS[implementation]
 
 
-def _check(queries: Tensor, keys: Tensor, rows: Direction | None, symmetric: bool) -> None:
+def check_features(queries: Tensor, keys: Tensor, rows: Direction | None, symmetric: bool) -> None:
+    """Check the shapes of features [Bq, D] and [Bk, D].
+
+    Raises:
+        ValueError: They do not fit together, or own pairs are asked for where nobody can know them.
+    """
     if queries.dim() != 2 or keys.dim() != 2 or queries.shape[1] != keys.shape[1]:
         raise ValueError(f"queries {tuple(queries.shape)} and keys {tuple(keys.shape)} must be [B, D] with one D.")
     if symmetric and rows is None and len(queries) != len(keys):

@@ -31,6 +31,33 @@ def momentum_targets(
     return teacher.mul_(alpha).add_(positives.normalised().dense().to(dtype), alpha=1.0 - alpha)
 
 
+@torch.no_grad()
+def momentum_labels(
+    queries: Tensor,
+    keys: Tensor,
+    temperature: Tensor | float,
+    bias: Tensor | float,
+    positives: PairSet,
+    alpha: float,
+) -> Tensor:
+    """The same for the sigmoid loss: labels (1 - alpha) * positives + alpha * sigmoid(logit of the momentum model).
+
+    Args:
+        queries: Momentum features of the anchors [A, D].
+        keys: Momentum features of the candidates, the queue included [C, D].
+        temperature: Positive scalar.
+        bias: Scalar, added to the logits.
+        positives: Positives of the anchors with their labels [A, C].
+        alpha: Weight of the momentum model's word.
+
+    Returns:
+        Labels from 0 to 1, for ``Direction.soft`` [A, C].
+    """
+    dtype = torch.promote_types(queries.dtype, torch.float32)
+    teacher = torch.sigmoid(queries.to(dtype) @ keys.to(dtype).T / temperature + bias)
+    return teacher.mul_(alpha).add_(positives.dense().to(dtype), alpha=1.0 - alpha)
+
+
 def consistency_loss(queries: Tensor, keys: Tensor, temperature: Tensor | float) -> ContrastiveOutput:
     """Consistency loss of GRIT-VLP: each direction's target is the other direction's distribution, without gradient.
 

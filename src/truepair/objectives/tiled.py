@@ -93,6 +93,7 @@ class FixedCells:
     Attributes:
         rows: Row inside its tile, int64 [P].
         columns: Column inside its tile, int64 [P].
+        order: Its place in the set, int64 [P].
         bounds: Where each tile's cells start, row-major over the tiles.
         per_row: Number of cells in each row of the matrix [Bq].
         per_column: Number of cells in each column [Bk].
@@ -100,6 +101,7 @@ class FixedCells:
 
     rows: Tensor  # [P]
     columns: Tensor  # [P]
+    order: Tensor  # [P]
     bounds: list[int]
     per_row: Tensor  # [Bq]
     per_column: Tensor  # [Bk]
@@ -115,6 +117,7 @@ class FixedCells:
         return cls(
             cells.rows[order] % tile,
             cells.columns[order] % tile,
+            order,
             bounds,
             torch.bincount(cells.rows, minlength=cells.shape[0]),
             torch.bincount(cells.columns, minlength=cells.shape[1]),

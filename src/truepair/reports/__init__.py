@@ -1,7 +1,15 @@
 """The report of runs: one HTML page with figures, curves, examples, suspected false negatives and converted pairs."""
 
 from truepair.reports.cards import PictureBook
-from truepair.reports.curves import batch_plots, conversion_plots, information_plots, loss_plots, recall_plots
+from truepair.reports.curves import (
+    batch_plots,
+    conversion_plots,
+    information_plots,
+    interpolation_plots,
+    loss_plots,
+    recall_plots,
+    zero_shot_plots,
+)
 from truepair.reports.data import (
     CaptionAnswer,
     CaptionQuery,
@@ -45,6 +53,7 @@ __all__ = [
     "batch_plots",
     "conversion_plots",
     "information_plots",
+    "interpolation_plots",
     "key_figures",
     "loss_plots",
     "machine_facts",
@@ -52,4 +61,5 @@ __all__ = [
     "render_report",
     "result_table",
     "write_report",
+    "zero_shot_plots",
 ]

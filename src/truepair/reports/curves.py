@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from truepair.reports.data import Line, Plot
+from truepair.tasks.interpolation import InterpolationCurve
 
 Records = Sequence[Mapping[str, Any]]
 
@@ -15,6 +16,7 @@ _LOSS_TITLES = {
     "itm": "ITM loss",
     "mlm": "MLM loss",
     "temperature": "Temperature",
+    "bias": "Bias",
 }
 
 
@@ -29,6 +31,12 @@ _METRIC_TITLES = {"r@1": "R@1", "r@5": "R@5", "r@10": "R@10", "map@r": "mAP@R"}
 
 
 _DIRECTION_TITLES = {"i2t": "image to text", "t2i": "text to image"}
+
+
+_ZERO_SHOT = "zero_shot_"
+
+
+_ZERO_SHOT_TITLES = {"top1": "top-1", "top5": "top-5", "class_mean": "mean of classes"}
 
 
 _COUNT_TITLES = {
@@ -54,7 +62,7 @@ _MOST_POINTS = 200
 
 
 def loss_plots(logs: Mapping[str, Records]) -> list[Plot]:
-    """One plot for each loss that was trained and one for the temperature, one line for each run.
+    """One plot for each loss that was trained and one each for temperature and bias, one line for each run.
 
     Args:
         logs: name of each run -> its records, as ``read_log`` gives them.
@@ -95,12 +103,45 @@ def recall_plots(logs: Mapping[str, Records]) -> list[Plot]:
     """
     lines: dict[str, list[Line]] = {}
     for run, records in logs.items():
-        for name in _number_names(records, "validation"):
+        for name in (name for name in _number_names(records, "validation") if not name.startswith(_ZERO_SHOT)):
             title, direction = _metric(name)
             parts = [run] if len(logs) > 1 else []
             line = _step_line(records, "validation", name, ", ".join([*parts, direction]))
             lines.setdefault(title, []).extend(line)
     return [Plot(title=title, x_label="step", lines=drawn, percent=True) for title, drawn in lines.items() if drawn]
+
+
+def zero_shot_plots(logs: Mapping[str, Records]) -> list[Plot]:
+    """What each run made of zero-shot classification, from before its first step on: one plot, a line for each figure.
+
+    Args:
+        logs: name of each run -> its records.
+    """
+    lines = []
+    for run, records in logs.items():
+        for name, title in _ZERO_SHOT_TITLES.items():
+            lines += _step_line(records, "validation", _ZERO_SHOT + name, f"{run}, {title}" if len(logs) > 1 else title)
+    return [Plot(title="Zero-shot classification", x_label="step", lines=lines, percent=True)] if lines else []
+
+
+def interpolation_plots(curves: Mapping[str, InterpolationCurve]) -> list[Plot]:
+    """Validation figures of the models between start and end, one plot for each run that measured them.
+
+    Args:
+        curves: name of each run -> its curve.
+    """
+    plots = []
+    for run, curve in curves.items():
+        names = [name for name in (curve.points[0].figures if curve.points else {}) if not name.startswith("naive_")]
+        x = [100 * point.alpha for point in curve.points]
+        lines = [
+            Line(name=_figure_title(name), x=x, y=[point.figures[name] for point in curve.points]) for name in names
+        ]
+        if lines:
+            of_run = f", {run}" if len(curves) > 1 else ""
+            title = f"Between the start and the trained model{of_run}"
+            plots.append(Plot(title=title, x_label="trained weights (%)", lines=lines, percent=True))
+    return plots
 
 
 def batch_plots(logs: Mapping[str, Records]) -> list[Plot]:
@@ -151,6 +192,14 @@ def _metric(name: str) -> tuple[str, str]:
     direction, _, metric = name.removeprefix("naive_").partition("_")
     title = _METRIC_TITLES.get(metric, metric)
     return f"{title}, usual protocol" if naive else title, _DIRECTION_TITLES.get(direction, direction)
+
+
+def _figure_title(name: str) -> str:
+    """A validation figure in words."""
+    if name.startswith(_ZERO_SHOT):
+        return f"zero-shot {_ZERO_SHOT_TITLES[name.removeprefix(_ZERO_SHOT)]}"
+    title, direction = _metric(name)
+    return f"{title}, {direction}"
 
 
 def _lines(records: Records, titles: Mapping[str, str]) -> list[Line]:

@@ -6,7 +6,16 @@ from pathlib import Path
 
 from truepair.engine.logs.log import read_log
 from truepair.reports.cards import PictureBook, ShownExamples, converted_pairs, show_examples, suspect_cards
-from truepair.reports.curves import Records, batch_plots, conversion_plots, information_plots, loss_plots, recall_plots
+from truepair.reports.curves import (
+    Records,
+    batch_plots,
+    conversion_plots,
+    information_plots,
+    interpolation_plots,
+    loss_plots,
+    recall_plots,
+    zero_shot_plots,
+)
 from truepair.reports.data import Plot, ReportData
 from truepair.reports.facts import data_facts, machine_facts, run_facts, run_summary
 from truepair.reports.page import write_report
@@ -83,7 +92,7 @@ def report_runs(
             {name: result.best for name, result in results.items()}, audit.precision, conversions, suspects_by=audit.way
         ),
         results=result_table({name: result.ways for name, result in results.items()}) if results else None,
-        plots=_plots(logs),
+        plots=_plots(logs, outcomes),
         examples_of=last if several else "",
         caption_queries=examples.captions,
         picture_queries=examples.pictures,
@@ -121,10 +130,13 @@ def _conversions(arms: Mapping[str, ReportedRun], logs: Mapping[str, Records]) -
     return {name: conversions for name, conversions in by_run.items() if conversions is not None}
 
 
-def _plots(logs: Mapping[str, Records]) -> list[Plot]:
+def _plots(logs: Mapping[str, Records], outcomes: Mapping[str, PretrainOutcome]) -> list[Plot]:
     """All curves, the result first."""
+    curves = {name: outcome.interpolation for name, outcome in outcomes.items() if outcome.interpolation is not None}
     return [
         *recall_plots(logs),
+        *zero_shot_plots(logs),
+        *interpolation_plots(curves),
         *loss_plots(logs),
         *information_plots(logs),
         *batch_plots(logs),

@@ -8,7 +8,7 @@ from accelerate import PartialState
 
 from truepair.data.judgements import JudgedCaptions, judged_captions, read_judgements
 from truepair.data.source import SourceConfig
-from truepair.data.splits import DataConfig, build_tables, open_sources
+from truepair.data.splits import DataConfig, open_chosen, part_of
 from truepair.data.table import PairTable
 from truepair.errors import ConfigError, DataError
 from truepair.evaluation.coco import CocoGallery, CocoReport, CocoTruths, load_coco_truths
@@ -82,23 +82,27 @@ def evaluate_model(
         ConfigError: there are no pairs to measure, or figures need a package that is not installed.
     """
     if config.output is not None:
-        _make_room(Path(config.output))
+        make_room(Path(config.output))
     opened = open_model(model)
-    data = _measured_data(model, config, run, say)
+    data = _asked_data(model, config, run)
+    table, notes = open_chosen(data)
+    for line in notes:
+        say(line)
+    measured = _measured(table, data, config, say)
     network = opened.model.to(PartialState().device)
     transform, collator = opened.preprocessing.images(), opened.preprocessing.collator()
-    tables = build_tables(data)
     truths = load_coco_truths() if config.coco else None
 
     def task(table: PairTable, judged: JudgedCaptions | None = None) -> RetrievalTask:
         """Retrieval on a split."""
         images = ImageSource(table, collator, transform=transform, batch_size=config.evaluation.batch_size)
-        return RetrievalTask(collator, images, config.evaluation, judged, source=data.named)
+        return RetrievalTask(collator, images, config.evaluation, judged, source=data.named("+".join(table.splits)))
 
     combination = None
-    if tables.validation is not None and config.evaluation.rerank and network.itm_trained:
-        combination = task(one_row_a_picture(tables.validation, say)).choose_combination(network)
-    pictures = one_row_a_picture(tables.train, say)
+    validation = part_of(table, data.validation_split)
+    if validation is not None and config.evaluation.rerank and network.itm_trained:
+        combination = task(one_row_a_picture(validation, say)).choose_combination(network)
+    pictures = one_row_a_picture(measured, say)
     judged = None if config.judgements is None else judged_captions(pictures, read_judgements(config.judgements))
     result = task(pictures, judged).evaluate(network, combination)
     if truths is not None:
@@ -108,53 +112,46 @@ def evaluate_model(
     return result
 
 
-def _measured_data(
-    model: str | Path, config: EvaluateConfig, run: DataConfig | None, say: Callable[[str], None]
-) -> DataConfig:
-    """The data with the measured split as that of training, which must be there.
+def _asked_data(model: str | Path, config: EvaluateConfig, run: DataConfig | None) -> DataConfig:
+    """The data that are named, or else those of the run.
 
     Raises:
         ConfigError: no data are named, and the model is of no run.
-        DataError: the sources cannot be read, or there is no such split.
     """
     if config.data is not None:
         data = DataConfig(sources=[config.data])
     elif run is not None:
-        data = replace(run, captions="draw", drawings=0)
+        data = replace(run, drawings=0)  # of the training rows alone
     else:
         raise ConfigError(f"there is no run beside {model} whose data could be measured; say what is: --data pairs.csv")
     if config.validation_split is not None:
         data = replace(data, validation_split=config.validation_split)
     if config.min_group_size is not None:
         data = replace(data, min_group_size=config.min_group_size)
-    split = config.split if config.split is not None else _usual_split(data, say, own=config.data is None)
-    return replace(data, train_split=split, test_split="")
+    return data
 
 
-def _usual_split(data: DataConfig, say: Callable[[str], None], *, own: bool) -> str:
-    """The split that is measured where none is asked for.
-
-    Args:
-        data: whose test split is meant.
-        say: prints a line.
-        own: the data are those of the model's run, which may have trained on all of them.
+def _measured(table: PairTable, data: DataConfig, config: EvaluateConfig, say: Callable[[str], None]) -> PairTable:
+    """The split that is asked for, or the test split; all rows of named data without any splits.
 
     Raises:
-        DataError: there is no test split, and more than one other, or what there is was trained on.
+        DataError: there is no such split.
     """
-    present, usual = open_sources(data).splits, data.test_split
-    if usual and set(usual.split("+")) <= present.keys():
-        return usual
-    if len(present) == 1 and not own:
-        ((only, count),) = present.items()
-        say(f"{data.named} has no split '{usual}': all its {count:,} rows are measured")
-        return only
-    splits = ", ".join(f"{name} ({count:,} rows)" for name, count in present.items())
-    trained = "; the run trained on some of them" if own else ""
-    raise DataError(f"{data.named} has no split '{usual}' to measure; it has {splits}{trained}: give --split or --data")
+    split = config.split if config.split is not None else data.test_split
+    try:
+        return table.split(split)
+    except DataError:
+        if config.split is None and config.data is not None and table.split_origins == {"none"}:
+            say(f"{table.name} has no splits: all its {len(table):,} rows are measured")
+            return table
+        present = ", ".join(f"{name} ({count:,} rows)" for name, count in table.splits.items())
+        trained = "" if config.data is not None else "; the run trained on some of them"
+        raise DataError(
+            f"{table.name} has no split '{split}' to measure; it has {present}{trained}: give --split or --data"
+        ) from None
 
 
-def _make_room(file: Path) -> None:
+def make_room(file: Path) -> None:
     """Make the folder of a file before the figures are there that would be lost without it."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)

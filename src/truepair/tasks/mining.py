@@ -35,7 +35,10 @@ def frozen_inputs(recipe: PretrainRecipe, say: Say) -> JudgeInputs:
     """
     if not recipe.model.cache_images or not recipe.model.cache_captions:
         raise ConfigError("this judge compares frozen features; set model.cache_images and model.cache_captions")
-    table = build_tables(recipe.data).train
+    tables = build_tables(recipe.data)
+    for line in tables.notes:
+        say(line)
+    table = tables.train
     student = build_student(recipe, table, lambda _: None)
     model, preprocessing = student.model, student.preprocessing
     model.to(PartialState(cpu=recipe.loop.cpu).device)

@@ -267,7 +267,10 @@ def assign_texts(
     Raises:
         TruepairError: anything that does not fit, in one line.
     """
-    table = build_tables(config.data).train
+    tables = build_tables(config.data)
+    table = tables.train
+    for line in tables.notes:
+        say(line)
     say(f"text assignment on {len(table):,} pairs from {table.name}")
     size = model.image_encoder.image_size
     resize_images(model, config.data.transform.size)

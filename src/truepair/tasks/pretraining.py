@@ -1,7 +1,8 @@
 """A whole training run: from a recipe to a trained model and its retrieval figures."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from accelerate import PartialState
@@ -21,8 +22,11 @@ from truepair.methods.caches import StateCaches
 from truepair.methods.recipe import MODELS_OWN, PretrainRecipe, trains_itm, untrained_losses
 from truepair.methods.student import BuildStudent, Say, build_student
 from truepair.models.dual.base import DualEncoder
+from truepair.models.dual.interpolation import weights_of
 from truepair.models.fusion.albef import AlbefModel
+from truepair.tasks.interpolation import InterpolationCurve, interpolate_run
 from truepair.tasks.retrieval import ImageSource, RetrievalResult, RetrievalTask, one_row_a_picture
+from truepair.tasks.zero_shot import TOP_1, GuardResult, ZeroShotTask, forgetting
 
 HELD_OUT, UNSEEN = "retrieval.json", "retrieval_unseen.json"
 """Files of the figures: on the test split, and on groups that no run trains on."""
@@ -41,6 +45,8 @@ class PretrainOutcome:
         train_images: the training pictures, for an audit.
         test: the test pictures and their truth; None where the data has none.
         unseen: figures on the groups that no run trains on (``data.unseen_share``); None where there are none.
+        zero_shot: what training did to zero-shot classification; None without a ``zero_shot`` section.
+        interpolation: the models between the start and the trained one; None without ``model.interpolate``.
     """
 
     recipe: PretrainRecipe
@@ -51,6 +57,8 @@ class PretrainOutcome:
     train_images: ImageSource
     test: RetrievalTask | None
     unseen: RetrievalResult | None = None
+    zero_shot: GuardResult | None = None
+    interpolation: InterpolationCurve | None = None
 
 
 def pretrain(
@@ -68,9 +76,8 @@ def pretrain(
         TruepairError: anything in data, recipe or run folder that does not fit, in one line.
     """
     tables = build_tables(recipe.data)
-    for where, why in tables.train.skipped[:5]:
-        say(f"left out: {where}: {why}")
-    say(f"{len(tables.train):,} training pairs from {tables.train.name}")
+    for line in tables.describe():
+        say(line)
     student = build(recipe, tables.train, say)
     model, collator = student.model, student.preprocessing.collator()
     model.to(PartialState(cpu=recipe.loop.cpu).device)  # for the states of frozen encoders
@@ -78,6 +85,9 @@ def pretrain(
         model.config.itm_trained = trains_itm(recipe)
     for line in untrained_losses(recipe):
         say(line)
+    guard = None if recipe.zero_shot is None else _guard(recipe, student.preprocessing, say)
+    between = recipe.model.interpolate
+    start = None if between is None else weights_of(model)
 
     caches = StateCaches(recipe, student, say)
     pictures = _Pictures(recipe, student.preprocessing, collator, caches)
@@ -96,14 +106,22 @@ def pretrain(
         keys=match_keys(train_images.table, recipe.data.captions),
         labels=concept_labels(train_images.table),
         max_bad_fraction=recipe.data.max_bad_fraction,
-        evaluator=None if validation is None else validation.figures,
+        evaluator=partial(_figures, validation, guard) if validation is not None or guard is not None else None,
         describe_figures=_recalls,
+        compare_figures=_comparison(recipe),
     )
     run = loop.run()
     outcome = PretrainOutcome(recipe, run, None, loop.model, collator, train_images, test)
     if not loop.accelerator.is_main_process:
         return outcome
     take_best(loop.model, run)
+    if between is not None and start is not None:
+        figures = partial(_figures, validation, guard)
+        curve = interpolate_run(loop.model, start, between, figures, run_folder, say)
+        outcome = replace(outcome, interpolation=curve)
+    if guard is not None:
+        before = loop.validation.before or {}
+        outcome = replace(outcome, zero_shot=guard.conclude(loop.model, before, run_folder, say))
     combination = None if validation is None else validation.choose_combination(loop.model)
     retrieval = _evaluate(loop.model, test, combination, run_folder / HELD_OUT)
     return replace(outcome, retrieval=retrieval, unseen=_evaluate(loop.model, unseen, combination, run_folder / UNSEEN))
@@ -135,7 +153,7 @@ class _Pictures:
             self.of(one_row_a_picture(table, self.caches.say)),
             self.recipe.evaluation,
             cache=self.caches.captions,
-            source=self.recipe.data.named,
+            source=self.recipe.data.named("+".join(table.splits)),
         )
 
 
@@ -150,10 +168,41 @@ def _evaluate(
     return result
 
 
+def _guard(recipe: PretrainRecipe, preprocessing: Preprocessing, say: Say) -> ZeroShotTask:
+    """The guard against forgetting.
+
+    Raises:
+        ConfigError: a model would be chosen by its figures on a test split.
+    """
+    assert recipe.zero_shot is not None
+    guard = ZeroShotTask(recipe.zero_shot, preprocessing, say)
+    between = recipe.model.interpolate
+    chosen_by = [recipe.loop.best_figure, *(between.choose if between is not None else [])]
+    unfair = next((name for name in chosen_by if name.startswith("zero_shot_")), None)
+    if unfair is not None and "test" in guard.images.table.splits:
+        raise ConfigError(
+            f"{unfair} would choose a model by the test split of {guard.images.table.name}; give another "
+            "zero_shot.split"
+        )
+    return guard
+
+
+def _figures(validation: RetrievalTask | None, guard: ZeroShotTask | None, model: DualEncoder) -> dict[str, float]:
+    """All validation figures of a model."""
+    retrieval = {} if validation is None else validation.figures(model)
+    return retrieval | ({} if guard is None else guard.figures(model))
+
+
+def _comparison(recipe: PretrainRecipe) -> Callable[[Mapping[str, float], Mapping[str, float]], str | None] | None:
+    """What is said of figures beside those before training."""
+    return None if recipe.zero_shot is None else partial(forgetting, largest_fall=recipe.zero_shot.largest_fall)
+
+
 def _recalls(figures: Mapping[str, float]) -> str:
-    """R@1 of both directions, of all that retrieval measures."""
+    """R@1 of both directions, of all that retrieval measures, and top-1 of zero-shot classification."""
     shown = {name: value for name, value in figures.items() if name.endswith("r@1") and "naive" not in name}
-    return percentages({name.replace("_r@1", " R@1"): value for name, value in shown.items()})
+    named = {name.replace("_r@1", " R@1"): value for name, value in shown.items()}
+    return percentages(named | ({"zero-shot top-1": figures[TOP_1]} if TOP_1 in figures else {}))
 
 
 def _dataset(recipe: PretrainRecipe, images: ImageSource, preprocessing: Preprocessing) -> PairDataset:

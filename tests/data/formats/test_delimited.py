@@ -2,7 +2,7 @@ import pytest
 
 from tests.data.makers import picture, put
 from truepair.data import open_pairs
-from truepair.errors import DataError
+from truepair.errors import ConfigError, DataError
 
 
 @pytest.fixture
@@ -85,3 +85,63 @@ def test_urls_are_an_error_with_a_remedy(folder):
 def test_quotes_that_do_not_match_are_an_error(folder, text):
     with pytest.raises(DataError, match=r"pairs\.csv line 2: .* repair its quotes"):
         open_pairs(put(folder / "pairs.csv", text))
+
+
+def test_a_tsv_has_tabs_and_no_quotes(folder):
+    text = 'one, two, three, four\ta.png\n"hello" says a child\tb.png\n"a stray quote\ta.png\n'
+    source = put(folder / "pairs.tsv", text)
+
+    table = open_pairs(source, columns=("caption", "image"))
+
+    assert table.rows["captions"][:] == [["one, two, three, four"], ['"hello" says a child'], ['"a stray quote']]
+    headed = put(folder / "headed.tsv", f"caption, or title\timage\n{text}")
+    assert open_pairs(headed, caption_column="caption, or title").rows["captions"][:] == table.rows["captions"][:]
+
+
+def test_columns_tell_the_delimiter(folder):
+    source = put(folder / "pairs.txt", "one, two, three\ta.png\n")
+
+    assert open_pairs(source, columns=("caption", "image")).rows["captions"][:] == [["one, two, three"]]
+
+
+def test_quoting_can_be_chosen(folder):
+    quoted = put(folder / "pairs.tsv", 'image\tcaption\na.png\t"say ""three"""\n')
+    unquoted = put(folder / "pairs.csv", 'image,caption\na.png,"open\nb.png,closed"\n')
+
+    assert open_pairs(quoted, quoting=True).rows["captions"][:] == [['say "three"']]
+    assert open_pairs(quoted).rows["captions"][:] == [['"say ""three"""']]
+    assert open_pairs(unquoted, quoting=False).rows["captions"][:] == [['"open'], ['closed"']]
+
+
+def test_a_quote_that_swallows_lines_is_listed(folder):
+    lines = ['a.png,"a stray quote', "b.png,two", 'a.png,three"', 'b.png,"two\nlines, both of the caption"']
+    source = put(folder / "pairs.csv", "\n".join(["image,caption", *lines]))
+
+    table = open_pairs(source, max_skipped=0.5)
+
+    assert table.rows["captions"][:] == [["two\nlines, both of the caption"]]
+    why = "a quote in it is not closed before the next lines; repair it, or give quoting false"
+    assert table.skipped == [("pairs.csv line 4", why)]
+
+
+@pytest.mark.parametrize("name", ["captions.token.txt", "captions.tsv", "captions.csv"])
+def test_lists_that_number_the_captions_of_an_image(folder, name):
+    gap = "," if name.endswith(".csv") else "\t"
+    text = "".join(f"{image}.png#{number}{gap}{image} {number}\n" for image in "ab" for number in range(2))
+    table = open_pairs(put(folder / name, text.replace("a 0", "a 0" if gap == "," else "one, two, three")))
+
+    assert len(table) == 4 and len(set(table.image_ids.tolist())) == 2
+    assert table.image(3).getpixel((0, 0)) == (30, 30, 220)
+
+
+def test_encodings(folder):
+    text = "image,caption\na.png,caf\u00e9 \u732b\n"
+    marked = put(folder / "marked.csv", text.encode("utf-16"))
+    plain = put(folder / "plain.csv", text.replace(" \u732b", "").encode("latin-1"))
+
+    assert open_pairs(marked).rows["captions"][:] == [["caf\u00e9 \u732b"]]
+    assert open_pairs(plain, encoding="latin-1").rows["captions"][:] == [["caf\u00e9"]]
+    with pytest.raises(DataError, match=r"odd\.csv is not text: .*; give encoding"):
+        open_pairs(put(folder / "odd.csv", b"\xff\xfea"))
+    with pytest.raises(ConfigError, match="there is no encoding 'utf-61'; give one such as"):
+        open_pairs(plain, encoding="utf-61")

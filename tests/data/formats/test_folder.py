@@ -31,3 +31,13 @@ def test_what_has_no_partner_is_listed(tmp_path):
         ("c.txt", "there is no image beside the text file"),
         (str(tmp_path), "1 files *.json are neither images nor captions"),
     }
+
+
+def test_a_text_file_may_be_one_caption(tmp_path):
+    put(tmp_path / "a.jfif", picture())
+    put(tmp_path / "a.txt", "two\nlines")
+    put(tmp_path / "b.jpe", picture())
+    put(tmp_path / "b.txt", "one")
+
+    assert open_pairs(tmp_path, caption_lines="one").rows["captions"][:] == [["two\nlines"], ["one"]]
+    assert open_pairs(tmp_path).rows["captions"][:] == [["two", "lines"], ["one"]]

@@ -84,7 +84,7 @@ def test_samples_without_image_caption_or_valid_json_are_listed(tmp_path):
     assert sorted(table.skipped) == [
         ("x.tar: a", "it has no image"),
         ("x.tar: b", "it has no caption"),
-        ("x.tar: c", "its .json is not a JSON object"),
+        ("x.tar: c", "its .json is neither a JSON object nor a list"),
     ]
 
 
@@ -132,3 +132,60 @@ def test_shards_of_one_name_in_several_folders(tmp_path):
     assert table.rows["captions"][:] == [["one"], ["two"], ["val"]]
     assert table.rows["split"][:] == ["train", "train", "val"]
     assert len(set(table.image_ids.tolist())) == 3
+
+
+def test_lines_of_a_text_are_captions_of_one_image(tmp_path):
+    members = [("s0.webp", encoded(picture(), "WEBP")), ("s0.txt", "one\ntwo\n\nthree\r\n")]
+    source = shard(tmp_path / "0.tar", members)
+
+    assert open_pairs(source).rows["captions"][:] == [["one", "two", "three"]]
+    assert open_pairs(source, caption_lines="one").rows["captions"][:] == [["one\ntwo\n\nthree"]]
+
+
+@pytest.mark.parametrize("ending", ["txt", "caption", "text", "alt.txt", "ALT.TXT"])
+def test_members_that_hold_captions(tmp_path, ending):
+    source = shard(tmp_path / "x.tar", [("a.jpg", encoded(picture(), "JPEG")), (f"a.{ending}", "one")])
+
+    assert open_pairs(source).rows["captions"][:] == [["one"]]
+
+
+def test_the_member_or_field_of_captions_can_be_named(tmp_path):
+    entry = json.dumps({"caption": "field", "recaption": "better"})
+    members = [*sample("a", "red", "plain"), ("a.alt.txt", "other"), ("a.vlm", "named"), ("a.json", entry)]
+    source = shard(tmp_path / "x.tar", members)
+
+    names = ("vlm", ".alt.txt", "recaption")
+    found = [open_pairs(source, caption_column=name).rows["captions"][0] for name in names]
+
+    assert found == [["named"], ["other"], ["better"]]
+    plain = open_pairs(source)
+    assert plain.rows["captions"][:] == [["plain"]]
+    assert ("x.tar", "1 members .alt.txt: not used beside other captions (caption_column)") in plain.skipped
+    assert ("x.tar", "1 members .vlm: not used") in plain.skipped
+
+
+@pytest.mark.parametrize("entry", [["one", "two"], [{"caption": "one", "id": 3}, {"caption": "two"}]])
+def test_captions_in_a_list_of_json(tmp_path, entry):
+    source = shard(tmp_path / "x.tar", [("a.png", encoded(picture())), ("a.json", json.dumps(entry))])
+
+    assert open_pairs(source).rows["captions"][:] == [["one", "two"]]
+
+
+def test_names_with_dots(tmp_path):
+    source = shard(tmp_path / "x.tar", [*sample("photo v1.3", "red", "one"), *sample("photo v1.4", "blue", "two")])
+
+    with pytest.raises(DataError, match=r"2 of 2 rows .* the first: x\.tar: photo v1\.3\.jpg: .*give key_split 'last'"):
+        open_pairs(source)
+    assert open_pairs(source, key_split="last").rows["captions"][:] == [["one"], ["two"]]
+
+
+def test_some_names_with_dots_count_against_the_limit(tmp_path):
+    plain = [member for number in range(8) for member in sample(str(number), "red", "one")]
+    source = shard(tmp_path / "x.tar", [*plain, *sample("a.1", "red", "two"), ("0.mask.png", encoded(picture()))])
+
+    with pytest.raises(DataError, match=r"1 of 9 rows .* over max_skipped"):
+        open_pairs(source)
+    table = open_pairs(source, max_skipped=0.2)
+    assert len(table) == 8
+    assert ("x.tar", "1 members that are further images of a sample: not used") in table.skipped
+    assert ("x.tar", "1 members *.txt with more dots: not used") in table.skipped

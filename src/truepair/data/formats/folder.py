@@ -5,20 +5,25 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from truepair.data.formats.record import IMAGE_SUFFIXES, Reader, Record, Skips, split_in_name
+from truepair.data.formats.record import IMAGE_SUFFIXES, Reader, Record, Skips, captions_in
 from truepair.data.source import SourceConfig
+from truepair.data.split_names import split_of_place
 
 
 class FolderReader(Reader):
-    """Reads ``a.jpg`` with the captions in ``a.txt``, one a line; in sub-folders, too.
+    """Reads ``a.jpg`` with the captions in ``a.txt``, one a line by default; in sub-folders, too.
 
-    Files come in order of their path. A first sub-folder named for a split sets the split.
+    Files come in order of their path. A folder named for a split sets the split.
     """
 
     def __init__(self, config: SourceConfig) -> None:
         super().__init__(config)
         self.roots = [config.path]
         self.files = sorted(Path(folder, name) for folder, _, names in os.walk(config.path) for name in names)
+
+    def named_split(self, file: Path) -> str | None:
+        """Split that the name of a folder that a picture is in speaks of; pictures may be called anything."""
+        return split_of_place(file.relative_to(self.folder), self.folder, by_name=False)
 
     def records(self, skips: Skips) -> Iterator[Record]:
         """Read the images in order of their path."""
@@ -31,8 +36,8 @@ class FolderReader(Reader):
             path = file.relative_to(folder).as_posix()
             if suffix in IMAGE_SUFFIXES and stem in texts:
                 used.add(stem)
-                split = split_in_name(path.partition("/")[0]) if "/" in path else None
-                yield Record(path, path, _captions(stem.with_suffix(".txt")), image_path=path, split=split or "train")
+                text = stem.with_suffix(".txt").read_text(encoding="utf-8-sig", errors="surrogateescape")
+                yield Record(path, path, captions_in(text, self.config), image_path=path, file=file)
             elif suffix in IMAGE_SUFFIXES:
                 skips.row(path, "there is no text file beside the image")
             elif suffix != ".txt":
@@ -41,8 +46,3 @@ class FolderReader(Reader):
             skips.row(f"{stem.relative_to(folder).as_posix()}.txt", "there is no image beside the text file")
         for suffix, count in sorted(others.items()):
             skips.note(str(folder), f"{count} files *{suffix} are neither images nor captions")
-
-
-def _captions(file: Path) -> list[str]:
-    text = file.read_text(encoding="utf-8-sig", errors="surrogateescape")
-    return [line for line in text.splitlines() if line.strip()]

@@ -4,11 +4,12 @@ from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
-from datasets import Dataset, DatasetDict, Features, Image, Value, config, load_dataset, load_from_disk
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value, config, load_dataset, load_from_disk
 from datasets.exceptions import DatasetsError
 
-from truepair.data.formats.record import STATED_FIELDS, Reader, Record, Skips, record_of_entry, split_in_name
+from truepair.data.formats.record import STATED_FIELDS, Reader, Record, Skips, record_of_entry
 from truepair.data.source import SourceConfig
+from truepair.data.split_names import split_in_name, split_of_folder
 from truepair.errors import DataError
 
 
@@ -16,7 +17,8 @@ class HubReader(Reader):
     """Reads all splits of a data set; "validation" is called "val" as everywhere here. Code on the hub is never run.
 
     The image column is the one of type Image, or one with a usual name that holds paths or bytes. Columns with a
-    table's own names are taken over; further scalar columns become text.
+    table's own names are taken over; further scalar columns become text. Labels that the data set has names for become
+    those names.
     """
 
     source_kind = "name"
@@ -37,6 +39,10 @@ class HubReader(Reader):
         known = {*STATED_FIELDS, "image", "captions", *self._columns(features)}
         return tuple(name for name, kind in features.items() if name not in known and isinstance(kind, Value))
 
+    def named_split(self, file: Path) -> str | None:
+        """Split that the name of a folder of rows without splits speaks of."""
+        return split_of_folder(self.config.path) if self.config.path.is_dir() else None
+
     def records(self, skips: Skips) -> Iterator[Record]:
         """Read the rows of all splits in order.
 
@@ -51,26 +57,36 @@ class HubReader(Reader):
             wanted = [
                 name for name in rows.column_names if name in {image_name, caption_name, *STATED_FIELDS, *self.extra}
             ]
+            kind = rows.features[caption_name]
+            unlabelled = 0
             for number, entry in enumerate(rows.select_columns(wanted)):
+                if isinstance(kind, ClassLabel):
+                    if entry[caption_name] in (None, -1):
+                        unlabelled += 1
+                        continue
+                    entry[caption_name] = kind.int2str(entry[caption_name])
                 record = record_of_entry(
                     entry,
-                    f"{split} row {number}",
+                    f"{split} row {number}".strip(),
                     image_name=image_name,
                     caption_name=caption_name,
-                    key=f"{split}:{number}",
+                    key=f"{split or 'train'}:{number}",
                     extra=self.extra,
                 )
-                if entry.get("split") is None:
+                if record.split is None and split:
                     record.split = split_in_name(split) or split
                 yield record
+            if unlabelled:
+                skips.note(split, f"{unlabelled} images have no label")
 
     def _columns(self, features: Features) -> tuple[str, str]:
         images = tuple(name for name, kind in features.items() if isinstance(kind, Image))
-        return self.pair_columns(features, self.config.source, images)
+        labels = [name for name, kind in features.items() if isinstance(kind, ClassLabel)] if self.config.labels else []
+        return self.pair_columns(features, self.config.source, images, labels)
 
 
 def _load(source: SourceConfig) -> dict[str, Dataset]:
-    """Splits by name."""
+    """Splits by name; rows that were saved without one have an empty one."""
     try:
         if any((source.path / name).is_file() for name in ("state.json", "dataset_dict.json")):
             loaded = load_from_disk(str(source.path))
@@ -85,4 +101,4 @@ def _load(source: SourceConfig) -> dict[str, Dataset]:
             f"no file {source.source} here, and the datasets library cannot load it ({reason:.200}); check the name "
             "and the network, or give the path of a local copy"
         ) from None
-    return dict(loaded) if isinstance(loaded, DatasetDict) else {str(loaded.split or "train"): loaded}
+    return dict(loaded) if isinstance(loaded, DatasetDict) else {str(loaded.split or ""): loaded}

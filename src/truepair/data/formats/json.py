@@ -7,8 +7,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from truepair.data.formats.record import Reader, Record, Skips, beside, extra_fields, record_of_entry, split_in_name
+from truepair.data.formats.record import Reader, Record, Skips, beside, extra_fields, record_of_entry
 from truepair.data.source import SourceConfig
+from truepair.data.split_names import split_of_word
 from truepair.errors import DataError
 
 _CHUNK = 1 << 20  # bytes read at once to tell the layout of a file
@@ -87,7 +88,7 @@ class KarpathyReader(Reader):
 class CocoReader(Reader):
     """Reads ``{"images": [{id, file_name}], "annotations": [{id, image_id, caption}]}``.
 
-    The split is that of the file name. Images are looked for in the layout of COCO's archives, too: ``val2014`` beside
+    Images are looked for in the layout of COCO's archives, too: ``val2014`` beside
     the folder that holds ``captions_val2014.json``.
     """
 
@@ -111,7 +112,6 @@ class CocoReader(Reader):
         content = load_json(path)
         images = list_in(content, "images", path)
         by_image = _annotations(list_in(content, "annotations", path), path)
-        split = split_in_name(path.stem) or "train"
         for number, image in enumerate(images, 1):
             where = f"{path.name} image {number}"
             name, image_id = image.get("file_name"), image.get("id")
@@ -126,7 +126,6 @@ class CocoReader(Reader):
                 captions=[annotation.get("caption") for annotation in own],
                 image_id=image_id,
                 caption_ids=None if None in ids else ids,
-                split=split,
             )
         for image_id, own in by_image.items():
             skips.part(f"{path.name} image id {image_id}", f"its {len(own)} annotations belong to no image of the file")
@@ -221,7 +220,7 @@ def _karpathy_record(entry: dict[str, Any], where: str) -> Record:
         captions=[sentence.get("raw") for sentence in sentences],
         image_id=entry.get("cocoid", entry.get("imgid")),  # COCO's own id is what judgements refer to
         caption_ids=None if None in ids else ids,
-        split=str(entry.get("split", "train")),
+        split=None if entry.get("split") is None else split_of_word(str(entry["split"])),
     )
 
 

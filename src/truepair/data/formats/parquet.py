@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from truepair.data.formats.record import STATED_FIELDS, Reader, Record, Skips, SourceKind, beside, record_of_entry
-from truepair.data.formats.shards import expand, names_of, splits_of
+from truepair.data.formats.shards import expand, names_of
 from truepair.data.source import SourceConfig
 from truepair.errors import DataError
 
@@ -21,8 +21,7 @@ class ParquetReader(Reader):
     """Reads Parquet files: a file, a folder of them, or a pattern.
 
     The image column holds paths, bytes, or a struct of ``bytes`` and ``path``; the caption column text or lists of
-    text. Columns with a table's own names are taken over; further scalar columns become text. A file named for a
-    split, or in a folder named for one, sets the split of its rows.
+    text. Columns with a table's own names are taken over; further scalar columns become text.
     """
 
     suffixes: ClassVar[tuple[str, ...]] = (".parquet",)
@@ -46,7 +45,7 @@ class ParquetReader(Reader):
         Raises:
             DataError: a file is not Parquet, or has no image or caption column.
         """
-        for file, name, split in zip(self.files, names_of(self.files), splits_of(self.files), strict=True):
+        for file, name in zip(self.files, names_of(self.files), strict=True):
             parquet = self._open(file)
             image_name, caption_name = self._columns(file, parquet.schema_arrow)
             wanted = [image_name, caption_name, *STATED_FIELDS, *self.extra]
@@ -60,8 +59,7 @@ class ParquetReader(Reader):
                     key=f"{name}:{number}",
                     extra=self.extra,
                 )
-                if split is not None and entry.get("split") is None:
-                    record.split = split
+                record.file = file
                 yield record
 
     def _columns(self, file: Path, schema: pa.Schema) -> tuple[str, str]:
@@ -93,3 +91,7 @@ class SampleReader(ParquetReader):
             raise DataError(f"the bundled sample {file} is missing; install the package again")
         self.files = [file]
         self.roots = beside(file)
+
+    def named_split(self, file: Path) -> str | None:
+        """None: all rows state their splits."""
+        return None

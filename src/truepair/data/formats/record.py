@@ -1,18 +1,35 @@
 """What every format has: a reader, which yields a record for each image with its captions."""
 
 import json
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from truepair.data.formats.shards import is_pattern
 from truepair.data.source import SourceConfig
+from truepair.data.split_names import split_of_place, split_of_word
 from truepair.errors import DataError
 
 IMAGE_SUFFIXES = frozenset(
-    (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif")
+    (
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".jfif",
+        ".png",
+        ".webp",
+        ".gif",
+        ".bmp",
+        ".tif",
+        ".tiff",
+        ".ppm",
+        ".pgm",
+        ".jp2",
+        ".avif",
+    )
 )
 
 IMAGE_NAMES = (
@@ -24,15 +41,13 @@ CAPTION_NAMES = (
     "caption", "captions", "text", "texts", "txt", "sentence", "sentences", "title", "alt_text", "alt", "description",
 )  # fmt: skip
 
+LABEL_NAMES = ("label", "labels", "class", "class_name", "category")
+
 STATED_FIELDS = ("image_id", "caption_id", "caption_ids", "split", "group", "family", "names")
 """Fields that a row may state beside its image and its captions."""
 
 SourceKind = Literal["path", "files", "name"]
 """What a source is: the path of one file or folder; of one file or several (a folder, a pattern); or a name."""
-
-_SPLIT = re.compile(r"(?<![a-z])(train|restval|validation|valid|val|dev|test)(?![a-z])")
-
-_SPLIT_NAMES = {"validation": "val", "valid": "val", "dev": "val"}
 
 
 @dataclass(slots=True)
@@ -47,7 +62,8 @@ class Record:
         image: instead of ``image_path``, a ready image cell: ``bytes``, or ``path``, ``offset`` and ``size``.
         image_id: stated id, or None.
         caption_ids: stated ids, or None.
-        split: name of the split.
+        split: stated name of the split, or None.
+        file: the file that the row is from, where the source has several.
         group: name of the group of images for which every caption of the group is true, or None.
         family: name of the wider group within which truth is unclear, or None.
         names: all captions known to be true of the image, or None.
@@ -61,7 +77,8 @@ class Record:
     image: dict[str, Any] | None = None
     image_id: Any = None
     caption_ids: list[Any] | None = None
-    split: str = "train"
+    split: str | None = None
+    file: Path | None = None
     group: str | None = None
     family: str | None = None
     names: list[str] | None = None
@@ -139,6 +156,16 @@ class Reader(ABC):
         """Names of further columns; all hold text."""
         return ()
 
+    @cached_property
+    def folder(self) -> Path:
+        """Folder that the source is, or else that it lies in, as the user wrote it."""
+        path = self.config.path
+        return path if path.is_dir() else next(parent for parent in path.parents if not is_pattern(parent))
+
+    def named_split(self, file: Path) -> str | None:
+        """Split that the name of a file of the source, or of a folder that it is in, speaks of."""
+        return split_of_place(file.relative_to(self.folder), self.folder)
+
     @abstractmethod
     def records(self, skips: Skips) -> Iterator[Record]:
         """Read the rows in order.
@@ -150,33 +177,38 @@ class Reader(ABC):
             DataError: the source is not in this format.
         """
 
-    def pair_columns(self, columns: Iterable[str], where: str, images: Iterable[str] = ()) -> tuple[str, str]:
+    def pair_columns(
+        self, columns: Iterable[str], where: str, images: Iterable[str] = (), labels: Iterable[str] = ()
+    ) -> tuple[str, str]:
         """Names of the columns of the image and of the captions: the user's choice, or those with a usual name.
 
         Args:
             columns: the columns there are.
             where: what they belong to, for the message.
             images: columns that are known to hold images.
+            labels: columns that are known to hold classes, where classes are wanted.
 
         Raises:
             DataError: there is no such column.
         """
         there = list(columns)
+        texts = LABEL_NAMES if self.config.labels else CAPTION_NAMES
         return (
             _find_column(there, self.config.image_column, (*images, *IMAGE_NAMES), "image", where),
-            _find_column(there, self.config.caption_column, CAPTION_NAMES, "caption", where),
+            _find_column(there, self.config.caption_column, (*labels, *texts), "caption", where),
         )
+
+
+def captions_in(text: str, config: SourceConfig) -> list[str]:
+    """The captions of a text file: one a line, or all of it."""
+    if config.caption_lines == "one":
+        return [text]
+    return [line for line in text.splitlines() if line.strip()]
 
 
 def beside(file: Path) -> list[Path]:
     """Where the images of a file usually are: in its folder, or in ``images`` there."""
     return [file.parent, file.parent / "images"]
-
-
-def split_in_name(name: str) -> str | None:
-    """Split that a file or folder name speaks of ("captions_val2014.json" -> "val"), or None."""
-    found = _SPLIT.search(name.lower())
-    return _SPLIT_NAMES.get(found[1], found[1]) if found else None
 
 
 def record_of_entry(
@@ -230,7 +262,7 @@ def state_fields(record: Record, entry: Mapping[str, Any]) -> None:
         record.caption_ids = [entry["caption_id"]]
     record.names = entry.get("names")
     if entry.get("split") is not None:
-        record.split = as_text(entry["split"])
+        record.split = split_of_word(as_text(entry["split"]))
     record.group = None if entry.get("group") is None else as_text(entry["group"])
     record.family = None if entry.get("family") is None else as_text(entry["family"])
 

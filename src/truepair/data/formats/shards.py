@@ -5,7 +5,6 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from truepair.data.formats.record import split_in_name
 from truepair.errors import DataError
 
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
@@ -48,21 +47,10 @@ def expand(path: Path, suffix: str) -> list[Path]:
 def names_of(files: Sequence[Path]) -> list[str]:
     """What files are called in ids and messages: by name, or by their places below a shared folder if names repeat."""
     names = [file.name for file in files]
-    return names if len(set(names)) == len(names) else [place.as_posix() for place in _places(files)]
-
-
-def splits_of(files: Sequence[Path]) -> list[str | None]:
-    """The split that each file's name speaks of, or else the nearest folder below the one that all share."""
-    return [
-        next((split for part in (place.stem, *reversed(place.parts[:-1])) if (split := split_in_name(part))), None)
-        for place in _places(files)
-    ]
-
-
-def _places(files: Sequence[Path]) -> list[Path]:
-    """Paths below the folder that all files share."""
+    if len(set(names)) == len(names):
+        return names
     shared = os.path.commonpath([file.absolute().parent for file in files])
-    return [file.absolute().relative_to(shared) for file in files]
+    return [file.absolute().relative_to(shared).as_posix() for file in files]
 
 
 def _range(path: Path) -> list[Path]:

@@ -3,13 +3,13 @@
 import json
 import tarfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
-from truepair.data.formats.record import CAPTION_NAMES, IMAGE_SUFFIXES, Reader, Record, Skips, state_fields
-from truepair.data.formats.shards import expand, names_of, splits_of
+from truepair.data.formats.record import CAPTION_NAMES, IMAGE_SUFFIXES, Reader, Record, Skips, captions_in, state_fields
+from truepair.data.formats.shards import expand, names_of
 from truepair.data.source import SourceConfig
 from truepair.errors import DataError
 
@@ -17,15 +17,22 @@ _PICKLES = frozenset((".pkl", ".pickle", ".pyd", ".pt", ".pth"))
 
 _LARGEST_TEXT = 16 << 20  # bytes
 
+_CAPTION_ENDINGS = (".txt", ".caption", ".captions", ".text", ".alt.txt")
+"""Members that hold captions; of several, the first."""
+
+_DOTTED = (
+    "its name has a dot before the ending, and WebDataset ends a sample's name at the first one; give key_split 'last'"
+)
+
 _BLOCK = tarfile.BLOCKSIZE
 
 
 class WebDatasetReader(Reader):
-    """Reads tars with the caption of an image in ``.txt``, or else in the caption field of ``.json``.
+    """Reads tars with the captions of an image in ``.txt`` or a member like it, or else in ``.json``.
 
     The source is a tar, a folder, a pattern or a range of tars. Nothing is extracted: the table keeps the byte range of
-    each image in its shard. Pickled members are never opened. ``.json`` may state image_id, caption_ids, split, group,
-    family and names as well.
+    each image in its shard. Pickled members are never opened. ``.json`` is an object with a caption field, which may
+    state image_id, caption_ids, split, group, family and names as well, or a list of captions or of such objects.
     """
 
     suffixes = (".tar",)
@@ -33,6 +40,8 @@ class WebDatasetReader(Reader):
 
     def __init__(self, config: SourceConfig) -> None:
         super().__init__(config)
+        wanted = config.caption_column
+        self.endings = _CAPTION_ENDINGS if wanted is None else (f".{wanted.removeprefix('.').lower()}",)
         self.files = expand(config.path, ".tar")
         self.roots = [self.files[0].parent]
 
@@ -42,13 +51,17 @@ class WebDatasetReader(Reader):
         Raises:
             DataError: a shard is damaged, compressed or no tar.
         """
-        for shard, name, split in zip(self.files, names_of(self.files), splits_of(self.files), strict=True):
-            samples = _index(shard, skips)
+        for shard, name in zip(self.files, names_of(self.files), strict=True):
+            samples = self._index(shard, skips)
+            beside = Counter[str]()
             with shard.open("rb") as file:
                 for key, sample in samples.items():
-                    record = Record(f"{name}: {key}", f"{name}/{key}", captions=[], split=split or "train")
+                    record = Record(f"{name}: {key}", f"{name}/{key}", captions=[], file=shard)
                     if self._filled(record, shard, file, sample, skips):
+                        beside.update(list(sample.endings(self.endings))[1:])
                         yield record
+            for ending, count in sorted(beside.items()):
+                skips.note(name, f"{count} members {ending}: not used beside other captions (caption_column)")
 
     def _filled(self, record: Record, shard: Path, file: BinaryIO, sample: "_Members", skips: Skips) -> bool:
         """Put a sample into a record; False for one that cannot be used."""
@@ -63,19 +76,58 @@ class WebDatasetReader(Reader):
             entry = json.loads(texts.get(".json", "{}"))
         except (ValueError, RecursionError):
             entry = None
-        if not isinstance(entry, dict):
-            skips.row(record.where, "its .json is not a JSON object")
+        if not isinstance(entry, dict | list):
+            skips.row(record.where, "its .json is neither a JSON object nor a list")
             return False
         offset, size = sample.image
-        record.captions = [texts[".txt"]] if ".txt" in texts else self._captions(entry)
+        ending = next(sample.endings(self.endings), None)
+        record.captions = self._captions(entry) if ending is None else captions_in(texts[ending], self.config)
         record.image = {"path": str(shard.absolute()), "offset": offset, "size": size}
-        state_fields(record, entry)
+        if isinstance(entry, dict):
+            state_fields(record, entry)
         return True
 
-    def _captions(self, entry: dict[str, Any]) -> list[Any]:
+    def _captions(self, entry: Any) -> list[Any]:
+        """The captions of ``.json``: of a list, those of each item."""
+        if isinstance(entry, list):
+            return [caption for item in entry for caption in self._captions(item)]
+        if not isinstance(entry, dict):
+            return [entry]
         wanted = CAPTION_NAMES if self.config.caption_column is None else (self.config.caption_column,)
         found: Any = next((entry[name] for name in wanted if name in entry), [])
         return found if isinstance(found, list) else [found]
+
+    def _index(self, shard: Path, skips: Skips) -> dict[str, "_Members"]:
+        """Samples of a shard by key, from the headers of its members alone."""
+        samples: dict[str, _Members] = {}
+        unused: Counter[str] = Counter()
+        dotted: list[tuple[str, str]] = []  # key and name of images whose ending has a dot within
+        for member in _members(shard):
+            path = PurePosixPath(member.name)
+            split = path.name.partition(".") if self.config.key_split == "first" else path.name.rpartition(".")
+            stem, ending, place = split[0], split[1] + split[2].lower(), (member.offset_data, member.size)
+            key = str(path.with_name(stem)) if stem else ""
+            if member.isdir():
+                continue
+            if not member.isreg() or not stem:
+                unused["that are links or hidden"] += 1
+            elif ending in IMAGE_SUFFIXES:
+                samples.setdefault(key, _Members()).image = place
+            elif ending == ".json" or ending in self.endings:
+                samples.setdefault(key, _Members()).texts[ending] = place
+            elif path.suffix.lower() in IMAGE_SUFFIXES:
+                dotted.append((key, member.name))
+            else:
+                unused[ending if ending == path.suffix.lower() else f"*{path.suffix.lower()} with more dots"] += 1
+        for key, name in dotted:
+            if key in samples and samples[key].image is not None:
+                unused["that are further images of a sample"] += 1
+            else:
+                skips.row(f"{shard.name}: {name}", _DOTTED)
+        for what, count in sorted(unused.items()):
+            why = "pickles are never opened" if what in _PICKLES else "not used"
+            skips.note(shard.name, f"{count} members {what or 'without an ending'}: {why}")
+        return samples
 
 
 @dataclass
@@ -85,29 +137,9 @@ class _Members:
     image: tuple[int, int] | None = None
     texts: dict[str, tuple[int, int]] = field(default_factory=dict)
 
-
-def _index(shard: Path, skips: Skips) -> dict[str, _Members]:
-    """Samples of a shard by key, from the headers of its members alone."""
-    samples: dict[str, _Members] = {}
-    unused: Counter[str] = Counter()
-    for member in _members(shard):
-        path = PurePosixPath(member.name)
-        stem, dot, ending = path.name.partition(".")
-        suffix, place = dot + ending.lower(), (member.offset_data, member.size)
-        if member.isdir():
-            continue
-        if not member.isreg() or not stem:
-            unused["that are links or hidden"] += 1
-        elif suffix in IMAGE_SUFFIXES:
-            samples.setdefault(str(path.with_name(stem)), _Members()).image = place
-        elif suffix in (".txt", ".json"):
-            samples.setdefault(str(path.with_name(stem)), _Members()).texts[suffix] = place
-        else:
-            unused[suffix] += 1
-    for what, count in sorted(unused.items()):
-        why = "pickles are never opened" if what in _PICKLES else "not used"
-        skips.note(shard.name, f"{count} members {what or 'without an ending'}: {why}")
-    return samples
+    def endings(self, wanted: Iterable[str]) -> Iterator[str]:
+        """The endings of some that are there."""
+        return (ending for ending in wanted if ending in self.texts)
 
 
 def _members(shard: Path) -> Iterator[tarfile.TarInfo]:

@@ -2,9 +2,10 @@
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,23 +18,36 @@ from numpy.typing import NDArray
 from truepair.data.formats.record import Reader, Skips
 from truepair.data.images import describe
 from truepair.data.source import SourceConfig
+from truepair.data.split_names import split_of_folder
 from truepair.data.store.rows import write_rows
 from truepair.errors import DataError
 from truepair.files import writing_file, writing_folder
 
 # Raise it when the meaning of the rows changes, so that older files are not read.
-_VERSION = 2
+_VERSION = 3
 
 _NOT_IN_KEY = ("source", "name", "split", "cache_dir")
 
 _COMPARED_ROWS = 1000  # images compared at once; bounds the memory for embedded ones
 
 
-def cached_rows(reader: Reader, config: SourceConfig) -> tuple[Dataset, list[tuple[str, str]]]:
-    """Memory-map the rows of a source; read the source first if that has not been done, or if its files have changed.
+@dataclass(frozen=True)
+class StoredRows:
+    """The rows of a source on disk.
 
-    Returns:
-        The rows, and what was left out as (where, why).
+    Attributes:
+        rows: memory-mapped.
+        skipped: what was left out, as (where, why).
+        split_origins: where the splits are from: some of "stated", "named" and "none".
+    """
+
+    rows: Dataset
+    skipped: list[tuple[str, str]]
+    split_origins: frozenset[str]
+
+
+def cached_rows(reader: Reader, config: SourceConfig) -> StoredRows:
+    """Memory-map the rows of a source; read the source first if that has not been done, or if its files have changed.
 
     Raises:
         DataError: the source cannot be read, or the cache folder cannot be written.
@@ -44,8 +58,9 @@ def cached_rows(reader: Reader, config: SourceConfig) -> tuple[Dataset, list[tup
         _build(reader, config, folder)
     rows = Dataset.from_file(str(folder / "rows.arrow"))
     empty = [name for name in ("group", "family", "names") if rows.data.column(name).null_count == len(rows)]
-    left = json.loads((folder / "skipped.json").read_text(encoding="utf-8"))
-    return rows.remove_columns(empty), [(where, why) for where, why in left]
+    facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
+    skipped = [(where, why) for where, why in facts["skipped"]]
+    return StoredRows(rows.remove_columns(empty), skipped, frozenset(facts["split_origins"]))
 
 
 def _build(reader: Reader, config: SourceConfig, folder: Path) -> None:
@@ -62,9 +77,10 @@ def _build(reader: Reader, config: SourceConfig, folder: Path) -> None:
         ) from None
     try:
         with writing_folder(folder, shared=True, error=None) as aside:
-            skips = write_rows(reader, config, aside / "rows.arrow")
+            skips, origins = write_rows(reader, config, aside / "rows.arrow")
             finish_rows(aside / "rows.arrow", merge=config.repeats == "merge", skips=skips)
-            (aside / "skipped.json").write_text(json.dumps(skips.entries), encoding="utf-8")
+            facts = {"skipped": skips.entries, "split_origins": sorted(origins)}
+            (aside / "facts.json").write_text(json.dumps(facts), encoding="utf-8")
     except OSError as error:
         raise DataError(
             f"{config.source} cannot be read into {folder} ({error}); check both, or give cache_dir"
@@ -75,7 +91,10 @@ def _key(reader: Reader, config: SourceConfig) -> str:
     options = {name: value for name, value in asdict(config).items() if name not in _NOT_IN_KEY}
     stats = [(str(file.absolute()), file.stat()) for file in reader.files]
     files = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
-    content = json.dumps([_VERSION, type(reader).__name__, reader.version, options, files], sort_keys=True)
+    # Which names speak of splits depends on where a source of files begins, and on how the user wrote that.
+    of_files = reader.source_kind != "name" or config.path.is_dir()
+    named = (os.path.abspath(reader.folder), split_of_folder(reader.folder)) if of_files else None  # noqa: PTH100
+    content = json.dumps([_VERSION, type(reader).__name__, reader.version, options, files, named], sort_keys=True)
     return hashlib.blake2b(content.encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
 
 

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Sequence
+from functools import cache
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,11 @@ _BATCH_BYTES = 32 << 20
 _FIRST_PATHS = 16  # images that the root is found by
 
 
-def write_rows(reader: Reader, config: SourceConfig, target: Path) -> Skips:
+STATED, NAMED, NONE = "stated", "named", "none"
+"""Where the splits of rows are from: the rows state them, files or folders are named for them, or nothing says one."""
+
+
+def write_rows(reader: Reader, config: SourceConfig, target: Path) -> tuple[Skips, set[str]]:
     """Read a source and write its checked rows as an Arrow stream.
 
     Args:
@@ -43,13 +48,14 @@ def write_rows(reader: Reader, config: SourceConfig, target: Path) -> Skips:
         target: file to write.
 
     Returns:
-        What was left out.
+        What was left out, and where the splits of the rows are from.
 
     Raises:
         DataError: the source cannot be read, or too much of it had to be left out.
     """
     skips = Skips(strict=config.on_bad == "error")
-    rows = _rows(reader, config, skips)
+    origins: set[str] = set()
+    rows = _rows(reader, config, skips, origins)
     schema = pa.schema([*_COLUMNS, *(pa.field(name, pa.string()) for name in reader.extra)])
     count = 0
     with pa.OSFile(str(target), "wb") as file, pa.ipc.new_stream(file, schema) as writer:
@@ -57,19 +63,23 @@ def write_rows(reader: Reader, config: SourceConfig, target: Path) -> Skips:
             writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=schema))
             count += len(batch)
     _check_enough(count, skips, config)
-    return skips
+    return skips, origins
 
 
-def _rows(reader: Reader, config: SourceConfig, skips: Skips) -> Iterator[dict[str, Any]]:
+def _rows(reader: Reader, config: SourceConfig, skips: Skips, origins: set[str]) -> Iterator[dict[str, Any]]:
     records = reader.records(skips)
     first = list(islice(records, _FIRST_PATHS))
     stated = [(record.image_path, record.where) for record in first if record.image_path is not None]
     paths = ImagePaths(config, reader.roots, stated)
     maker = _RowMaker(config, paths, skips)
+    named = cache(reader.named_split)
     for record in chain(first, records):
         row = maker.row(record)
-        if row is not None:
-            yield row
+        if row is None:
+            continue
+        by_name = named(record.file or config.path) if record.split is None else None
+        origins.add(STATED if record.split is not None else NAMED if by_name is not None else NONE)
+        yield row | {"split": record.split or by_name or "train"}
 
 
 def _batches(rows: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
@@ -130,7 +140,6 @@ class _RowMaker:
             "image_id": image_id,
             "captions": [text for _, text in captions],
             "caption_ids": self._caption_ids(record, image_id, captions),
-            "split": record.split,
             "group": record.group,
             "family": record.family,
             "names": None if record.names is None else [name for name in record.names if isinstance(name, str)],
@@ -152,7 +161,8 @@ class _RowMaker:
         """Usable captions with their position in the record."""
         good: list[tuple[int, str]] = []
         bad: list[tuple[int, str]] = []
-        for position, caption in enumerate(record.captions):
+        for position, stated in enumerate(record.captions):
+            caption = str(stated) if self.config.labels and isinstance(stated, int) else stated
             problem = self._caption_problem(caption)
             if problem:
                 bad.append((position, problem))

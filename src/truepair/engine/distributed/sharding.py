@@ -141,6 +141,6 @@ def whole_model(model: PreTrainedModel) -> PreTrainedModel:
     if not is_sharded(model):
         return model
     state = gathered(model.state_dict(keep_vars=True))
-    copy = type(model)(model.config)
+    copy = type(model)(model.config) if isinstance(model, PreTrainedModel) else model.blank()
     copy.load_state_dict(state)
     return copy.to(model.device).eval()

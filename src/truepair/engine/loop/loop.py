@@ -25,7 +25,7 @@ from truepair.engine.loop.optimizer import OptimizerConfig
 from truepair.engine.loop.signals import RunStopped, StopSignals
 from truepair.engine.loop.step import StepInfo, TrainingBatch, TrainingStep
 from truepair.engine.loop.update import BadBatches, OptimizerStep, StepResult
-from truepair.engine.loop.validation import Evaluator, Validation, percentages
+from truepair.engine.loop.validation import Compare, Evaluator, Validation, percentages
 from truepair.engine.state.checkpoint import ADVICE, CheckpointSchedule, CheckpointStore, require_same_plan
 from truepair.engine.state.snapshot import Saved, Snapshot, load_average, load_weights
 from truepair.errors import CheckpointError
@@ -74,6 +74,7 @@ class TrainingLoop:
         max_bad_fraction: largest share of unreadable samples that the run puts up with.
         evaluator: returns validation figures of the model; called every ``loop.evaluate_every`` epochs.
         describe_figures: what is said of them on the screen.
+        compare_figures: a line on figures now against those before training, which are then evaluated, too.
 
     Raises:
         ConfigError: model and settings do not go together.
@@ -95,6 +96,7 @@ class TrainingLoop:
         max_bad_fraction: float = 0.05,
         evaluator: Evaluator | None = None,
         describe_figures: Callable[[Mapping[str, float]], str] = percentages,
+        compare_figures: Compare | None = None,
     ) -> None:
         self.config = loop
         self.run_folder = run_folder
@@ -148,6 +150,7 @@ class TrainingLoop:
             epochs=loop.epochs,
             best_figure=loop.best_figure,
             describe=describe_figures,
+            compare=compare_figures,
         )
 
     @property
@@ -321,8 +324,8 @@ class TrainingLoop:
         self.bad_batches.rewind(state["step"])
         self.validation.restore(self.log.validations())
         self.store.best = self.validation.best_step
-        epoch = self.done // self.steps_per_epoch - 1  # the last whole one
-        if self.done and self.done % self.steps_per_epoch == 0 and self.validation.due(epoch):
+        epoch = self.done // self.steps_per_epoch - 1  # the last whole one; -1 before the first step
+        if self.done % self.steps_per_epoch == 0 and self.validation.due(epoch):
             self._evaluate(epoch)
 
     def _plan(self) -> dict[str, Any]:

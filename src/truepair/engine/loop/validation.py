@@ -13,6 +13,9 @@ from truepair.errors import ConfigError
 Evaluator = Callable[[PreTrainedModel], dict[str, float]]
 """Returns the validation figures of a model."""
 
+Compare = Callable[[Mapping[str, float], Mapping[str, float]], str | None]
+"""(figures before training, figures now) -> a line for people, or None."""
+
 
 def percentages(figures: Mapping[str, float]) -> str:
     """All figures as percentages, for one line on the screen."""
@@ -30,6 +33,11 @@ class Validation:
         epochs: epochs of the run.
         best_figure: the figure whose highest value names the best checkpoint; empty for none.
         describe: what is said on the screen of the figures.
+        compare: a line on figures now against those before training, or None; with it, the model is evaluated before
+            its first step as well.
+
+    Attributes:
+        before: the figures before training, where they were asked for and are known.
     """
 
     def __init__(
@@ -40,12 +48,15 @@ class Validation:
         epochs: int,
         best_figure: str,
         describe: Callable[[Mapping[str, float]], str] = percentages,
+        compare: Compare | None = None,
     ) -> None:
         self.evaluator = evaluator
         self.every = every
         self.epochs = epochs
         self.best_figure = best_figure
         self.describe = describe
+        self.compare = compare
+        self.before: Mapping[str, Any] | None = None
         self._scores: dict[int, float] = {}
 
     def warnings(self) -> list[str]:
@@ -58,7 +69,12 @@ class Validation:
         ]
 
     def due(self, epoch: int) -> bool:
-        """Whether an epoch ends with an evaluation; the last one does, unless there is none at all."""
+        """Whether an epoch ends with an evaluation; the last one does, unless there is none at all.
+
+        Epoch -1 is what was before the first step.
+        """
+        if epoch < 0:
+            return self.evaluator is not None and self.compare is not None
         if self.evaluator is None or not self.every:
             return False
         return (epoch + 1) % self.every == 0 or epoch + 1 == self.epochs
@@ -85,18 +101,28 @@ class Validation:
             return
         self._scores[step] = self._score(figures)
         log.write("validation", step, epoch=epoch, **figures)
-        progress.say(f"epoch {epoch + 1} of {self.epochs}: validation {self.describe(figures)}")
+        when = f"epoch {epoch + 1} of {self.epochs}" if step else "before training"
+        progress.say(f"{when}: validation {self.describe(figures)}")
+        if not step:
+            self.before = figures
+        elif self.compare is not None and self.before is not None:
+            line = self.compare(self.before, figures)
+            if line is not None:
+                progress.say(line)
 
     def restore(self, records: dict[int, dict[str, Any]]) -> None:
         """Take in what was evaluated before the run was stopped."""
         self._scores = {step: self._score(figures) for step, figures in records.items()}
+        self.before = records.get(0)
 
     @property
     def best_step(self) -> int | None:
-        """The step with the highest ``best_figure``, the first of equals; None without one."""
-        if not self.best_figure or not self._scores:
-            return None
-        return max(sorted(self._scores), key=self._scores.__getitem__)
+        """The step with the highest ``best_figure``, the first of equals; None without one.
+
+        What was before training is no step: it has no checkpoint.
+        """
+        steps = sorted(step for step in self._scores if step)
+        return max(steps, key=self._scores.__getitem__) if self.best_figure and steps else None
 
     def _score(self, figures: dict[str, Any]) -> float:
         if not self.best_figure:

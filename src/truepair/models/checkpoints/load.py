@@ -1,9 +1,12 @@
 """Trained models from a folder or from the hub, ours and those of transformers."""
 
+from collections.abc import Set
 from dataclasses import replace
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, TypeVar
 
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import BaseImageProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -14,6 +17,21 @@ from truepair.models.encoders.fingerprint import combined_key
 from truepair.models.fusion.albef import AlbefModel
 
 Model = TypeVar("Model", bound=PreTrainedModel)
+
+# What reading a foreign or damaged folder may raise.
+_LOADING_ERRORS = (
+    AttributeError,
+    EOFError,
+    ImportError,
+    KeyError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    UnpicklingError,
+    ValueError,
+    SafetensorError,
+    StrictDataclassError,
+)
 
 
 def load_albef(name_or_folder: str | Path) -> AlbefModel:
@@ -55,32 +73,61 @@ def load_model(kind: type[Model], name_or_folder: str | Path) -> Model:
     return trained
 
 
-def load_part(kind: Any, name_or_folder: str, **options: Any) -> Any:
+def load_part(kind: Any, name_or_folder: str, *, what: str = "model", **options: Any) -> Any:
     """``kind.from_pretrained``, with errors of one line.
 
+    Args:
+        kind: a class of transformers, such as `AutoTokenizer`.
+        name_or_folder: a folder, or a name on the hub; ``name@revision`` is a branch, a tag or a commit there.
+        what: the part, as errors name it.
+        **options: of ``from_pretrained``.
+
     Raises:
-        CheckpointError: there is no such thing, or it is damaged.
+        CheckpointError: there is no such thing, it is damaged, or it needs code of its own.
     """
+    name, revision = _revision(name_or_folder)
     try:
-        return kind.from_pretrained(name_or_folder, **options)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        if not Path(name_or_folder).exists():
+        return kind.from_pretrained(name, **revision, **options)
+    except _LOADING_ERRORS as error:
+        if "trust_remote_code" in str(error):
+            raise CheckpointError(
+                f"{name_or_folder} needs code of its own for its {what}, and such code is never run; give a checkpoint "
+                "of a kind that transformers knows"
+            ) from error
+        if not Path(name).exists() and what == "model":
             raise CheckpointError(f"no model in {name_or_folder}, neither a folder nor a hub name in reach") from error
         reason = " ".join(str(error).split())[:200]
-        raise CheckpointError(f"no model could be loaded from {name_or_folder}: {reason}; give another") from error
+        advice = "give another" if what == "model" else f"save the {what} that the model was trained with beside it"
+        if isinstance(error, ImportError):
+            advice = "install that"
+        raise CheckpointError(f"no {what} could be loaded from {name_or_folder}: {reason}; {advice}") from error
 
 
-def load_hub_model(kind: Any, name_or_folder: str, **options: Any) -> Any:
+def load_hub_model(kind: Any, name_or_folder: str, *, may_lack: Set[str] = frozenset(), **options: Any) -> Any:
     """``kind.from_pretrained``, none of its weights left at random.
+
+    Args:
+        kind: a class of models.
+        name_or_folder: as for :func:`load_part`.
+        may_lack: weights whose initial value, which no chance decides, is good enough.
+        **options: of ``from_pretrained``.
 
     Raises:
         CheckpointError: there is no such model, it is damaged, or it is of another kind.
     """
     model, loading = load_part(kind, name_or_folder, output_loading_info=True, **options)
-    if loading["missing_keys"]:
-        first = sorted(loading["missing_keys"])[0]
-        raise CheckpointError(f"{name_or_folder} lacks weights of {type(model).__name__} ({first}, ...); give another")
+    missing = sorted(set(loading["missing_keys"]) - may_lack)
+    if missing:
+        raise CheckpointError(
+            f"{name_or_folder} lacks weights of {type(model).__name__} ({missing[0]}, ...); give another"
+        )
     return model
+
+
+def _revision(name_or_folder: str) -> tuple[str, dict[str, str]]:
+    """A hub name, and the option that states its revision; folders may have an @ in their name."""
+    name, at, revision = name_or_folder.rpartition("@")
+    return (name, {"revision": revision}) if at and not Path(name_or_folder).exists() else (name_or_folder, {})
 
 
 def processor_transform(processor: BaseImageProcessor) -> ImageTransform:

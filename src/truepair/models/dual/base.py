@@ -78,6 +78,10 @@ class DualEncoder(nn.Module, ABC):
         """Write the model into a folder, which the class's ``from_pretrained`` reads; `PreTrainedModel` has its own."""
         raise NotImplementedError
 
+    def blank(self) -> Self:
+        """A model of the same kind and sizes with other weights; `PreTrainedModel` is made from its config."""
+        raise NotImplementedError
+
     @property
     def device(self) -> torch.device:
         """Where the model is."""

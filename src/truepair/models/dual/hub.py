@@ -1,29 +1,38 @@
 """Any transformers model with image and text features (CLIP, SigLIP, ...) as a dual encoder of this package."""
 
-import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
-from transformers import (
-    AutoImageProcessor,
-    AutoModel,
-    AutoTokenizer,
-    BaseImageProcessor,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer, PreTrainedModel
 
-from truepair.data.preprocessing import Preprocessing, own_length, own_pixels
-from truepair.data.transforms import NORMALISATIONS, ImageTransform, PixelStatistics, TransformConfig, build_transform
-from truepair.errors import ConfigError
-from truepair.models.checkpoints.load import load_hub_model, load_part, processor_transform
+from truepair.data.transforms import TransformConfig
+from truepair.errors import CheckpointError, ConfigError
+from truepair.models.checkpoints.load import load_hub_model, load_part
 from truepair.models.dual.base import DualEncoder
+from truepair.models.dual.hub_preprocessing import HubPreprocessing, image_side
+from truepair.models.dual.patches import unpack_patches
+
+_COMPOSED = "vision-text-dual-encoder"
+
+# Kinds of models that compare a feature of an image with one of a text, and do nothing else. Not AIMv2: transformers
+# (5.24) lets its text model look ahead where no caption of a batch is padded, so features depend on the batch.
+_KINDS = (
+    "align",
+    "altclip",
+    "chinese_clip",
+    "clip",
+    "metaclip_2",
+    "siglip",
+    "siglip2",
+    "tipsv2",
+    _COMPOSED,
+)
 
 # CLIP (Radford et al. 2021) keeps logits from being scaled by more than 100; open_clip keeps them from being shrunk.
 _LOG_SCALES = (0.0, math.log(100))
@@ -31,7 +40,14 @@ _LOG_SCALES = (0.0, math.log(100))
 # Trained on captions padded to full length, without a mask; their feature is read at the last place, padding or not.
 _FULL_LENGTH = ("siglip", "siglip2")
 
-_OFFSET_POSITIONS = ("altclip_text_model", "roberta", "xlm-roberta", "camembert")
+# Take the state of [CLS] from their text model, pooled or not.
+_FIRST_STATE = ("align", "altclip", "chinese_clip")
+
+# Trained on captions of so many tokens, fewer than it has positions for (Jia et al. 2021, section 5).
+_TRAINED_LENGTHS = {"align": 64}
+
+# Published without the parameter of the temperature.
+_MAY_LACK = {"temperature"}
 
 
 class HubDualEncoder(DualEncoder):
@@ -42,7 +58,8 @@ class HubDualEncoder(DualEncoder):
     end token by its id, SigLIP pools by attention. That also makes a cache of frozen states as small as it can be.
 
     Args:
-        model: With ``get_image_features`` and ``get_text_features``, made of ``vision_model`` and ``text_model``.
+        model: One of CLIP, SigLIP (2), MetaCLIP 2, ChineseCLIP, AltCLIP, ALIGN, TIPSv2, or a
+            `VisionTextDualEncoderModel`.
 
     Raises:
         ConfigError: the model is not such a one.
@@ -50,12 +67,9 @@ class HubDualEncoder(DualEncoder):
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
-        needed = ("get_image_features", "get_text_features", "vision_model", "text_model", "logit_scale")
-        missing = next((name for name in needed if not hasattr(model, name)), None)
-        if missing is not None:
-            raise ConfigError(
-                f"a {type(model).__name__} has no {missing}, so it is no dual encoder; give CLIP, SigLIP or such"
-            )
+        kind = model.config.model_type
+        if kind not in _KINDS:
+            raise ConfigError(_no_dual_encoder(kind))
         self.model = model
 
     @classmethod
@@ -71,7 +85,12 @@ class HubDualEncoder(DualEncoder):
             ConfigError: the model is no dual encoder.
         """
         name = str(name_or_folder)
-        return cls(load_hub_model(AutoModel, name, trust_remote_code=False, dtype=torch.float32, **options))
+        config = load_part(AutoConfig, name, trust_remote_code=False)
+        if config.model_type not in _KINDS:
+            raise ConfigError(f"{name}: {_no_dual_encoder(config.model_type)}")
+        return cls(
+            load_hub_model(AutoModel, name, may_lack=_MAY_LACK, trust_remote_code=False, dtype=torch.float32, **options)
+        )
 
     def save_pretrained(self, folder: str | Path, state_dict: Mapping[str, Tensor] | None = None) -> None:
         """Write an ordinary folder of transformers, which ``type(self.model).from_pretrained`` reads.
@@ -85,28 +104,44 @@ class HubDualEncoder(DualEncoder):
             weights = {name.removeprefix("model."): value for name, value in state_dict.items()}
         self.model.save_pretrained(folder, state_dict=weights)
 
-    @property
-    def image_size(self) -> int:
-        """Height and width of the images it reads, in pixels."""
-        return int(self.model.config.vision_config.image_size)
+    def blank(self) -> Self:
+        """A model of the same kind and sizes with other weights, for those of this one to be loaded into."""
+        return type(self)(type(self.model)(self.model.config))
+
+    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any]) -> None:
+        """Let the backward pass of the trained towers recompute what the forward pass made, instead of keeping it.
+
+        Raises:
+            ValueError: a tower cannot do that.
+        """
+        for tower in (self.model.vision_model, self.model.text_model):
+            if not any(weight.requires_grad for weight in tower.parameters()):
+                continue
+            if hasattr(tower, "activation_checkpointing_enable"):  # the newer name
+                tower.activation_checkpointing_enable(activation_checkpointing_kwargs=gradient_checkpointing_kwargs)
+            else:
+                tower.gradient_checkpointing_enable(gradient_checkpointing_kwargs=gradient_checkpointing_kwargs)
 
     @property
     def longest_text(self) -> int:
-        """Most tokens of a text that it has positions for."""
-        text = self.model.config.text_config
-        # RoBERTa's positions start behind that of the padding.
-        offset = text.pad_token_id + 1 if text.model_type in _OFFSET_POSITIONS else 0
-        return int(text.max_position_embeddings) - offset
+        """Most tokens of a text that it has positions for, or was trained on."""
+        config = self.model.config
+        # RoBERTa's positions, and those of its like, start behind that of the padding.
+        tables = (part for name, part in self.model.text_model.named_modules() if name.endswith("position_embeddings"))
+        padding = next((table.padding_idx for table in tables if isinstance(table, nn.Embedding)), None)
+        positions = int(config.text_config.max_position_embeddings) - (0 if padding is None else padding + 1)
+        return min(positions, _TRAINED_LENGTHS.get(config.model_type, positions))
 
     @property
     def image_tower(self) -> nn.Module:
-        """The image tower with its pooling: images [B, 3, H, W] to [B, 1, W]."""
-        return _ImageTower(self.model.vision_model)
+        """The image tower with its pooling: images [B, 3, H, W], or SigLIP 2's packed patches, to [B, 1, W]."""
+        return _ImageTower(self.model.vision_model, packed=self.model.config.model_type == "siglip2")
 
     @property
     def text_tower(self) -> nn.Module:
         """The text tower with its pooling: token ids and mask, both [B, L], to [B, 1, D]."""
-        return _TextTower(self.model.text_model, self._padded_length)
+        kind = self.model.config.model_type
+        return _TextTower(self.model.text_model, masked=kind not in _FULL_LENGTH, first=kind in _FIRST_STATE)
 
     def project_image(self, states: Tensor) -> Tensor:
         """Pooled image states [B, 1, W] to L2-normalised features [B, E]."""
@@ -119,13 +154,16 @@ class HubDualEncoder(DualEncoder):
     @property
     def embed_dim(self) -> int:
         """E, the width of a feature."""
-        projection = getattr(self.model, "visual_projection", None)
-        width: int = self.model.config.vision_config.hidden_size if projection is None else projection.out_features
-        return width
+        config = self.model.config
+        projected = hasattr(self.model, "text_projection")
+        return int(config.projection_dim if projected else config.vision_config.hidden_size)
 
     @property
     def temperature(self) -> Tensor:
-        """1 / exp(logit_scale), a scalar."""
+        """What similarities are divided by, a scalar: 1 / exp(logit_scale), or ALIGN's and TIPSv2's own parameter."""
+        if not self._has_scale:
+            own: Tensor = self.model.temperature
+            return own.reshape(())
         scale: Tensor = self.model.logit_scale
         return (-scale).exp().reshape(())
 
@@ -137,120 +175,84 @@ class HubDualEncoder(DualEncoder):
 
     @torch.no_grad()
     def clamp_temperature_(self) -> None:
-        """Keep exp(logit_scale) within 1 and 100, as CLIP does; SigLIP, whose own is above that, has no bounds."""
-        if self.bias is None:
+        """Keep what logits are scaled by within 1 and 100, as CLIP does; SigLIP, whose own is above, has no bounds."""
+        if not self._has_scale:
+            self.model.temperature.clamp_(*(math.exp(-scale) for scale in reversed(_LOG_SCALES)))
+        elif self.bias is None:
             self.model.logit_scale.clamp_(*_LOG_SCALES)
 
     @property
-    def _padded_length(self) -> int | None:
-        """The length that captions must be padded to; None: any."""
-        text = self.model.config.text_config
-        return int(text.max_position_embeddings) if self.model.config.model_type in _FULL_LENGTH else None
-
-
-@dataclass(frozen=True)
-class HubPreprocessing(Preprocessing):
-    """The image processor and the tokenizer that belong to a transformers model, and the augmentation of training.
-
-    Attributes:
-        processor: makes plain images into pixels.
-        tokenizer: called as it is, with its own special tokens.
-        max_length: most tokens of a caption.
-        transform: augmentation; its size is the model's own, and pixels are normalised as the processor does.
-    """
-
-    processor: BaseImageProcessor
-    tokenizer: PreTrainedTokenizerBase
-    max_length: int
-    transform: TransformConfig
-
-    @property
-    def tokenization(self) -> "_HubTokenization":
-        """From captions to token ids."""
-        return _HubTokenization(self.tokenizer, self.max_length)
-
-    def images(self, *, train: bool = False) -> ImageTransform:
-        """From an image to float32 [3, H, W]: augmented, or what the processor makes of it."""
-        if not train:
-            return processor_transform(self.processor)
-        return build_transform(self.transform, train=True, encoder_statistics=self._statistics)
-
-    def caption_settings(self) -> dict[str, Any]:
-        """What the tokens of a caption depend on."""
-        return {"tokenizer": self.tokenizer.get_vocab(), "max_length": self.max_length}
-
-    def image_settings(self, *, train: bool = False) -> dict[str, Any]:
-        """What the pixels of an image depend on."""
-        processor = json.loads(self.processor.to_json_string())
-        return {"processor": processor, **({"transform": asdict(self.transform)} if train else {})}
-
-    def adapted(self, transform: TransformConfig, max_length: int) -> Self:
-        """The same with the augmentation of a recipe, and captions cut shorter, see `Preprocessing.adapted`."""
-        return replace(
-            self,
-            transform=own_pixels(transform, self.transform.size),
-            max_length=own_length(max_length, self.max_length),
-        )
-
-    def save(self, folder: Path) -> None:
-        """Write both beside the model, as transformers reads them."""
-        self.processor.save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
-
-    @property
-    def _statistics(self) -> PixelStatistics:
-        processor = self.processor
-        if not processor.do_normalize:
-            return NORMALISATIONS["none"]
-        return tuple(processor.image_mean), tuple(processor.image_std)
-
-
-@dataclass(frozen=True)
-class _HubTokenization:
-    """A tokenizer with its own special tokens."""
-
-    tokenizer: PreTrainedTokenizerBase
-    max_length: int
-
-    @property
-    def padding(self) -> int:
-        """The id that fills up shorter captions; the models are given a mask, or pad themselves."""
-        return int(self.tokenizer.pad_token_id or 0)
-
-    def __call__(self, captions: Sequence[str]) -> list[list[int]]:
-        """The token ids of each caption, cut to the longest that the model reads."""
-        ids: list[list[int]] = self.tokenizer(
-            list(captions), truncation=True, max_length=self.max_length, return_attention_mask=False
-        )["input_ids"]
-        return ids
+    def _has_scale(self) -> bool:
+        return hasattr(self.model, "logit_scale")
 
 
 def open_hub(name_or_folder: str | Path) -> tuple[HubDualEncoder, HubPreprocessing]:
     """Load a transformers model, its image processor and its tokenizer; code that comes with them is never run.
 
+    The longest caption is the tokenizer's, where it says one that the model has positions for.
+
     Raises:
-        CheckpointError: one of the three is missing or damaged.
-        ConfigError: the model is no dual encoder.
+        CheckpointError: one of the three is missing or damaged, or they do not fit together.
+        ConfigError: the model is no dual encoder, or its images have no common size.
     """
     name = str(name_or_folder)
-    model = HubDualEncoder.from_pretrained(name)
-    processor = load_part(AutoImageProcessor, name, trust_remote_code=False)
-    tokenizer = load_part(AutoTokenizer, name, trust_remote_code=False)
+    model = HubDualEncoder.from_pretrained(name).eval()
+    config = model.model.config
+    # A composed model's old processors do not say what they are; its image tower does.
+    of_images = config.vision_config if config.model_type == _COMPOSED else config
+    processor = load_part(AutoImageProcessor, name, what="image processor", config=of_images, trust_remote_code=False)
+    tokenizer = load_part(AutoTokenizer, name, what="tokenizer", trust_remote_code=False)
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):  # what transformers makes up where there is none
+        raise CheckpointError(f"{name} has no tokenizer; save the one that the model was trained with beside it")
+    if len(tokenizer) > config.text_config.vocab_size:
+        raise CheckpointError(
+            f"{name} has a tokenizer of {len(tokenizer)} entries and a model of {config.text_config.vocab_size}; "
+            "save the tokenizer that the model was trained with beside it"
+        )
     longest = min(model.longest_text, tokenizer.model_max_length)
-    transform = TransformConfig(size=model.image_size, normalisation="encoder")
-    return model, HubPreprocessing(processor, tokenizer, longest, transform)
+    transform = TransformConfig(size=image_side(processor), normalisation="encoder")
+    preprocessing = HubPreprocessing(processor, tokenizer, longest, transform, config.model_type in _FULL_LENGTH)
+    _check_fit(name, model, preprocessing)
+    return model, preprocessing
+
+
+def _no_dual_encoder(kind: str) -> str:
+    return f"a model of kind '{kind}' is no plain dual encoder; give one of {', '.join(_KINDS)}"
+
+
+@torch.inference_mode()
+def _check_fit(name: str, model: HubDualEncoder, preprocessing: HubPreprocessing) -> None:
+    """Encode a grey image and a caption of one word.
+
+    Raises:
+        CheckpointError: the model does not read what the processor or the tokenizer makes.
+    """
+    try:
+        model.encode_images(preprocessing.images()(Image.new("RGB", (60, 40), "grey"))[None])
+        model.encode_texts(*preprocessing.collator().encode(["a"]))
+    except (ValueError, RuntimeError, IndexError, AttributeError, TypeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"{name} has a processor or a tokenizer that is not its model's ({reason})") from error
 
 
 class _ImageTower(nn.Module):
-    """A vision model that returns its pooled state [B, 1, W]."""
+    """A vision model that returns its pooled state [B, 1, W].
 
-    def __init__(self, model: nn.Module) -> None:
+    Args:
+        model: The vision model.
+        packed: Whether it reads patches of images of any shape.
+    """
+
+    def __init__(self, model: nn.Module, packed: bool) -> None:
         super().__init__()
         self.model = model
-        self.train(model.training)
+        self.packed = packed
+        self.training = model.training  # not of its parts: some may be frozen
 
     def forward(self, pixel_values: Tensor) -> Tensor:
-        """Images [B, 3, H, W] to [B, 1, W]."""
+        """Images [B, 3, H, W], or packed patches [B, 1 + P, D], to [B, 1, W]."""
+        if self.packed:
+            return _pooled(self.model(**unpack_patches(pixel_values)._asdict()))
         return _pooled(self.model(pixel_values=pixel_values))
 
 
@@ -259,34 +261,30 @@ class _TextTower(nn.Module):
 
     Args:
         model: The text model.
-        padded_length: Pad captions to so many tokens, and give the model no mask; None: give it ids and mask.
+        masked: Whether it is given a mask; otherwise it reads the padding too.
+        first: Whether the state of the first token is taken instead of what the model pools.
     """
 
-    def __init__(self, model: Any, padded_length: int | None) -> None:
+    def __init__(self, model: nn.Module, masked: bool, first: bool) -> None:
         super().__init__()
         self.model = model
-        self.padded_length = padded_length
-        self.train(model.training)
+        self.masked = masked
+        self.first = first
+        self.training = model.training  # not of its parts: some may be frozen
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Token ids and mask (1 = token, 0 = padding), both [B, L], to [B, 1, D]."""
-        if self.padded_length is None:
-            return _pooled(self.model(input_ids=input_ids, attention_mask=attention_mask))
-        padding = self.model.config.pad_token_id
-        ids = input_ids.masked_fill(attention_mask == 0, padding)
-        return _pooled(self.model(input_ids=F.pad(ids, (0, self.padded_length - ids.shape[1]), value=padding)))
+        output = self.model(input_ids=input_ids, **({"attention_mask": attention_mask} if self.masked else {}))
+        return output.last_hidden_state[:, :1] if self.first else _pooled(output)
 
 
 def _pooled(output: Any) -> Tensor:
-    """What a tower pools [B, 1, W]; ChineseCLIP's text tower does not pool, its model takes the first state."""
-    if output.pooler_output is None:
-        states: Tensor = output.last_hidden_state
-        return states[:, :1]
+    """What a tower pools, [B, 1, W]."""
     pooled: Tensor = output.pooler_output
     return pooled[:, None]
 
 
 def _projected(projection: nn.Module | None, states: Tensor) -> Tensor:
-    """The model's projection of pooled states [B, 1, W], normalised [B, E]; SigLIP has none behind its pooling."""
+    """The model's projection of pooled states [B, 1, W], normalised [B, E]; some have none behind their pooling."""
     pooled = states[:, 0]
     return F.normalize(pooled if projection is None else projection(pooled), dim=-1)

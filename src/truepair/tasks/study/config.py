@@ -42,7 +42,7 @@ class LayerConfig:
     """How a run differs from the others of its study.
 
     Attributes:
-        presets: recipes that lie under those of the study, as in ``truepair pretrain PRESET sample``.
+        presets: recipes that lie under those of the study, as in ``truepair train PRESET sample``.
         recipes: recipes that lie over them.
         fields: dotted names of recipe fields and their values, over everything else. ``{name}`` in a text stands for
             the folder of what ``prepare`` calls by that name.

@@ -1,0 +1,42 @@
+"""A folder of classes, each a folder of images."""
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from truepair.data.formats.record import IMAGE_SUFFIXES, Reader, Record, Skips, split_in_name
+from truepair.data.source import SourceConfig
+
+_SPLIT_FOLDERS = frozenset(("train", "val", "validation", "valid", "dev", "test"))
+
+
+class ClassFolderReader(Reader):
+    """Reads ``CLASS/a.jpg``, or ``SPLIT/CLASS/a.jpg`` where every first folder is named for a split.
+
+    The text of an image is the name of its class, as the folder has it. Folders within a class belong to it, and links
+    are followed. Files come in order of their path.
+    """
+
+    def __init__(self, config: SourceConfig) -> None:
+        super().__init__(config)
+        self.roots = [config.path]
+        found = (Path(folder, name) for folder, _, names in os.walk(config.path, followlinks=True) for name in names)
+        self.files = sorted(file for file in found if not file.name.startswith("."))
+
+    def records(self, skips: Skips) -> Iterator[Record]:
+        """Read the images in order of their path."""
+        inside = [file.relative_to(self.config.path) for file in self.files]
+        images = [path for path in inside if path.suffix.lower() in IMAGE_SUFFIXES]
+        firsts = {path.parts[0].lower() for path in images if len(path.parts) > 1}
+        by_split = bool(firsts) and firsts <= _SPLIT_FOLDERS
+        for path in images:
+            split, *rest = path.parts if by_split else ("train", *path.parts)
+            if len(rest) < 2:
+                skips.row(path.as_posix(), "it lies in no folder of a class")
+                continue
+            name = path.as_posix()
+            yield Record(name, name, [rest[0]], image_path=name, split=split_in_name(split) or split)
+        others = Counter(path.suffix.lower() for path in inside if path.suffix.lower() not in IMAGE_SUFFIXES)
+        for suffix, count in sorted(others.items()):
+            skips.note(str(self.config.path), f"{count} files *{suffix} are no images")
