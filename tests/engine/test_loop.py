@@ -162,6 +162,15 @@ def test_scaled_sizes_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert describe_scaling(random, build_batches(random, 1000, 32, seed=0, ranks=Ranks())) == []
 
 
+def test_a_warm_up_that_outlasts_the_run_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    TinyRun(tmp_path / "long", loop={"epochs": 1}).go()
+    assert "never reaches its peak" not in capsys.readouterr().err
+    loop = TinyRun(tmp_path / "short", loop={"epochs": 1, "accumulate": 9}).build()
+    assert loop.total_steps == 1
+    loop.run()
+    assert "optimizer.warmup_steps is 2, and the run has 1 steps" in " ".join(capsys.readouterr().err.split())
+
+
 def test_speed_waiting_and_memory_are_logged_apart(tmp_path: Path) -> None:
     TinyRun(tmp_path, loop={"epochs": 1, "log_every": 2}).go()
     records = read_log(tmp_path / "timing.jsonl")

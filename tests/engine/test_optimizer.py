@@ -74,6 +74,44 @@ def test_the_peak_is_held_until_the_decay_starts() -> None:
         OptimizerConfig(decay_start=1.0)
 
 
+def test_a_warm_up_is_a_share_of_the_run() -> None:
+    config = OptimizerConfig(warmup_share=0.1, warmup_start=0.0)
+    assert [config.warmup(steps) for steps in (40, 1000)] == [4, 100]
+    for total in (40, 1000):
+        by_steps = OptimizerConfig(warmup_steps=total // 10, warmup_start=0.0)
+        for step in range(0, total + 1, total // 20):
+            assert learning_rate_at(step, total, config) == learning_rate_at(step, total, by_steps)
+    assert config.warnings(1) == [] and OptimizerConfig(warmup_share=0.0).warmup(100) == 0
+    with pytest.raises(ConfigError, match=r"^optimizer.warmup_share is 1.0; give a share of the run, 0 to below 1$"):
+        OptimizerConfig(warmup_share=1.0)
+
+
+def test_a_warm_up_longer_than_the_run_is_told() -> None:
+    config = OptimizerConfig(warmup_steps=2000)
+    assert config.warnings(2001) == []
+    assert config.warnings(2000) == [
+        "the learning rate never reaches its peak: optimizer.warmup_steps is 2,000, and the run has 2,000 steps; "
+        "set optimizer.warmup_share to 0.1, say"
+    ]
+
+
+def test_layers_below_others_are_slower() -> None:
+    class Layered(TwoParts):
+        def layers_above(self, name: str) -> int:
+            return 2 if name.startswith("first.0") else 0
+
+    model = Layered()
+    peak = {
+        id(p): group["peak"]
+        for group in build_optimizer(model, TwoRates(layer_decay=0.5)).param_groups
+        for p in group["params"]
+    }
+    assert peak[id(model.first[0].weight)] == peak[id(model.first[0].bias)] == 1e-5 / 4
+    assert peak[id(model.first[1].weight)] == 1e-5 and peak[id(model.head.weight)] == 1e-4
+    with pytest.raises(ConfigError, match=r"^optimizer.layer_decay is 1.5; give a number above 0, at most 1$"):
+        OptimizerConfig(layer_decay=1.5)
+
+
 def test_every_group_follows_its_own_peak() -> None:
     optimizer = build_optimizer(TwoParts(), TwoRates())
     set_learning_rate(optimizer, 0.5)

@@ -13,6 +13,7 @@ from tests.models.dual.test_hub import clip, seeded, siglip, vit_and_bert
 from truepair.data.identity import match_keys
 from truepair.data.open import open_pairs
 from truepair.data.pairs import PairDataset
+from truepair.data.preprocessing import Preprocessing
 from truepair.data.tokens import train_wordpiece
 from truepair.data.transforms import TransformConfig
 from truepair.engine.logs.log import read_log
@@ -27,7 +28,7 @@ from truepair.methods.momentum import MomentumConfig, MomentumModel
 from truepair.methods.rules import RelationsConfig, RuleSet
 from truepair.methods.srcl import SrclConfig, SrclWeights
 from truepair.methods.step import ItcConfig, ItmConfig, MlmConfig, ObjectivesConfig, PretrainStep
-from truepair.models import HubDualEncoder
+from truepair.models import DualEncoder, HubDualEncoder
 from truepair.models.dual.hub import HubPreprocessing
 from truepair.objectives.srcl import RegulationConfig
 from truepair.relations.ledger import Ledger, read_verdicts
@@ -65,9 +66,17 @@ class HubRun:
     loss: Literal["softmax", "sigmoid"] = "softmax"
     loop: dict[str, Any] = field(default_factory=dict)
 
+    def student(self) -> tuple[DualEncoder, Preprocessing]:
+        """What is trained, and how captions and images reach it."""
+        return encoder(self.family), preprocessing()
+
+    def guide(self) -> DualEncoder:
+        """Another model of the same captions and images, for SRCL and for a rule."""
+        return encoder(vit_and_bert)
+
     def build(self) -> TrainingLoop:
         table = open_pairs(self.squares / "pairs.jsonl").split("train")
-        model = encoder(self.family)
+        model, own = self.student()
         parts = BatchEncoder(model, parts=MicroBatches(self.micro_batch))
         rules = [
             {"detector": "same_image", "action": "relabel"},
@@ -75,7 +84,7 @@ class HubRun:
             {"detector": "recorded", "ledger": str(self._mined(table)), "zone": "match", "action": "relabel"},
             {"detector": "guide", "margin": 0.02, "action": "mask"},
         ]
-        frozen = FrozenOnBatch(BatchEncoder(encoder(vit_and_bert), parts=MicroBatches(self.micro_batch)))
+        frozen = FrozenOnBatch(BatchEncoder(self.guide(), parts=MicroBatches(self.micro_batch)))
         srcl = SrclConfig(weights=RegulationConfig("tempered"), alpha=0.7, seed_model="seed")
         step = PretrainStep(
             model,
@@ -89,7 +98,6 @@ class HubRun:
             guide=frozen,
             ledger=Ledger(self.folder / "ledger"),
         )
-        own = preprocessing()
         settings: dict[str, Any] = {"epochs": 2, "batch_size": 12, "workers": 0, "log_every": 1, "cpu": True}
         return TrainingLoop(
             step,
@@ -120,14 +128,9 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return AutoModel.from_pretrained(folder / "model").state_dict()
 
 
-@pytest.mark.parametrize(("momentum", "loss"), [(False, "softmax"), (True, "softmax"), (True, "sigmoid")])
-def test_a_clip_trains_resumes_and_goes_home_as_itself(
-    squares: Path, tmp_path: Path, momentum: bool, loss: Literal["softmax", "sigmoid"]
-) -> None:
-    before = {name: value.clone() for name, value in encoder().model.state_dict().items()}
-    whole_run = HubRun(squares, tmp_path / "whole", momentum=momentum, loss=loss).build()
-    whole_run.run()
-    stopped = HubRun(squares, tmp_path / "stopped", momentum=momentum, loss=loss).build()
+def stop_and_go_on(run: HubRun) -> TrainingLoop:
+    """Train, break off in the fifth step, and go on from the checkpoint."""
+    stopped = run.build()
     take, calls = stopped.optimizer_step.take, []
 
     def stop_at_the_fifth(*arguments: Any) -> Any:
@@ -139,8 +142,19 @@ def test_a_clip_trains_resumes_and_goes_home_as_itself(
     stopped.optimizer_step.take = stop_at_the_fifth  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):
         stopped.run()
-    resumed_run = HubRun(squares, tmp_path / "stopped", momentum=momentum, loss=loss).build()
-    resumed_run.run()
+    resumed = run.build()
+    resumed.run()
+    return resumed
+
+
+@pytest.mark.parametrize(("momentum", "loss"), [(False, "softmax"), (True, "softmax"), (True, "sigmoid")])
+def test_a_clip_trains_resumes_and_goes_home_as_itself(
+    squares: Path, tmp_path: Path, momentum: bool, loss: Literal["softmax", "sigmoid"]
+) -> None:
+    before = {name: value.clone() for name, value in encoder().model.state_dict().items()}
+    whole_run = HubRun(squares, tmp_path / "whole", momentum=momentum, loss=loss).build()
+    whole_run.run()
+    resumed_run = stop_and_go_on(HubRun(squares, tmp_path / "stopped", momentum=momentum, loss=loss))
     whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "stopped")
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
     assert (tmp_path / "whole/log.jsonl").read_bytes() == (tmp_path / "stopped/log.jsonl").read_bytes()

@@ -19,6 +19,10 @@ COMMANDS = {
     "study": ("truepair.cli.study", "compare methods on data and seeds: a grid of runs, tables and a page"),
     "finetune": ("truepair.cli.finetune", "fine-tune on a downstream task: truepair finetune TASK RECIPE"),
     "evaluate": ("truepair.cli.evaluate", "figures of a trained model: truepair evaluate [TASK] MODEL"),
+    "embed": ("truepair.cli.embed", "vectors of pictures and captions, to a file: truepair embed MODEL SOURCE"),
+    "search": ("truepair.cli.search", "find pictures by a text or a picture: truepair search MODEL VECTORS QUERY"),
+    "export": ("truepair.cli.export", "both towers as ONNX files: truepair export MODEL FOLDER"),
+    "push": ("truepair.cli.push", "upload a trained model with its card: truepair push RUN NAME"),
 }
 
 

@@ -191,6 +191,7 @@ class StepBuilder:
             frozen = self._on_own_batches(checkpoint, frozen.model, frozen.preprocessing)
         elif not _read_alike(frozen.preprocessing, self.preprocessing):
             return FrozenOnPlain(DualFeatures(frozen, self.table, self.device))
+        frozen.model.freeze(image=True, text=True)
         caches = StateCaches(self.recipe, frozen, self.say)
         table, states = caches.images(self.table)
         if len(table) != len(self.table):
@@ -216,9 +217,7 @@ class StepBuilder:
         return OpenedModel(model, replace(runs, statistics=own.statistics))
 
     def _encoder(self, model: DualEncoder, caches: StateCaches, image_cache: ImageStates | None) -> BatchEncoder:
-        """Encodes batches with a model whose towers are frozen and cached as the recipe says."""
-        config = self.recipe.model
-        model.freeze(image=config.freeze_image, text=config.freeze_text)
+        """Encodes batches with a model, from states of its frozen towers where the recipe asks for caches."""
         captions = (caption for captions in self.table.values("captions") for caption in captions)
         return BatchEncoder(
             model,

@@ -1,7 +1,7 @@
 """A pre-training recipe: everything a run depends on, as data."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from truepair.data.labelled import LabelledConfig
 from truepair.data.splits import DataConfig
@@ -14,6 +14,7 @@ from truepair.methods.rules import RelationsConfig
 from truepair.methods.srcl import SrclConfig
 from truepair.methods.step import ItmConfig, MlmConfig, ObjectivesConfig
 from truepair.methods.towers import TowerOptimizerConfig
+from truepair.models.dual.lora import LoraSettings
 from truepair.sampling.batches import SamplerConfig
 
 MODELS_OWN = "model"
@@ -103,6 +104,11 @@ class ModelConfig:
         text_checkpoint: folder or name of a BERT whose layers start text and fusion encoder, "minilm" for MiniLM-L6.
         freeze_image: do not train the image encoder.
         freeze_text: do not train the text encoder (the fusion encoder is trained).
+        freeze_image_blocks: do not train the embeddings and so many first blocks of the image encoder; 0 for none.
+        freeze_text_blocks: do not train the embeddings and so many first blocks of the text encoder; 0 for none.
+        train_only: "norms" trains, of the two encoders, no more than the scale and shift of their norms; "all" trains
+            all that is not frozen.
+        lora: train small matrices beside the layers of the encoders (LoRA), and nothing else; absent for none.
         cache_images: compute the frozen image encoder's states once and train on them.
         cache_sources: let the cache hold every image of the sources, not only those of a split: many runs on parts of
             them share it.
@@ -122,6 +128,10 @@ class ModelConfig:
     text_checkpoint: str | None = None
     freeze_image: bool = False
     freeze_text: bool = False
+    freeze_image_blocks: int = 0
+    freeze_text_blocks: int = 0
+    train_only: Literal["all", "norms"] = "all"
+    lora: LoraSettings | None = None
     cache_images: bool = False
     cache_sources: bool = False
     pool_images: bool = False
@@ -139,6 +149,8 @@ class ModelConfig:
             raise ConfigError("model.cache_captions needs model.freeze_text: states of a moving encoder go stale")
         if (self.cache_sources or self.pool_images) and not self.cache_images:
             raise ConfigError("model.cache_sources and model.pool_images say what model.cache_images keeps; set it too")
+        if self.lora is not None and self.train_only != "all":
+            raise ConfigError("model.train_only trains the norms and model.lora none of them; give one of both")
         if self.image_views > 1 and not self.cache_images:
             raise ConfigError(
                 "model.image_views is for model.cache_images; images that are read anew are augmented anew"

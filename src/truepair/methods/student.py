@@ -12,6 +12,9 @@ from truepair.data.tokens import load_tokenizer, train_wordpiece
 from truepair.errors import CheckpointError, ConfigError
 from truepair.methods.recipe import MODELS_OWN, ModelConfig, PretrainRecipe, TextConfig
 from truepair.models.checkpoints.bert import albef_from_bert
+from truepair.models.dual.base import DualEncoder
+from truepair.models.dual.freezing import Freezing, describe_trained, freeze
+from truepair.models.dual.lora import add_lora
 from truepair.models.encoders.images import load_image_encoder, resize_images
 from truepair.models.encoders.minilm import minilm_folder
 from truepair.models.fusion.albef import AlbefModel
@@ -44,7 +47,15 @@ def build_student(recipe: PretrainRecipe, train: PairTable, say: Say) -> OpenedM
         ConfigError: options that do not exist or do not fit.
         CheckpointError: a checkpoint that is missing or does not fit.
     """
+    opened = _whole_model(recipe, train, say)
+    adapt(opened.model, recipe.model, say)
+    return opened
+
+
+def _whole_model(recipe: PretrainRecipe, train: PairTable, say: Say) -> OpenedModel:
+    """The model that a recipe starts with, all of it to be trained."""
     if recipe.model.checkpoint is not None:
+        seed_weights(recipe.loop.seed)  # for architectures that are named without weights
         return _trained_before(recipe, open_model(recipe.model.checkpoint), train, say)
     if recipe.text.tokenizer == MODELS_OWN or not recipe.data.transform.size:
         raise ConfigError(
@@ -108,6 +119,26 @@ def _of_own(model: AlbefModel, preprocessing: OwnPreprocessing) -> OpenedModel:
         )
     encoder = model.image_encoder
     return OpenedModel(model, replace(preprocessing, statistics=(encoder.pixel_mean, encoder.pixel_std)))
+
+
+def adapt(model: DualEncoder, config: ModelConfig, say: Say) -> None:
+    """Freeze what a recipe does not train, and put in the adapter that it trains instead; a line says how much moves.
+
+    Raises:
+        ConfigError: the model has no such parts, or cannot be adapted.
+    """
+    frozen = Freezing(
+        image=config.freeze_image,
+        text=config.freeze_text,
+        image_blocks=config.freeze_image_blocks,
+        text_blocks=config.freeze_text_blocks,
+        train_only=config.train_only,
+    )
+    freeze(model, frozen)
+    if config.lora is not None:
+        add_lora(model, config.lora)
+    if frozen != Freezing() or config.lora is not None:
+        say(describe_trained(model))
 
 
 def require_same_tokenizer(checkpoint: str, own: PreTrainedTokenizerBase, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -1,21 +1,29 @@
 """Models: what compares images and texts, and what reads them together.
 
-- `dual`: the two protocols, `DualEncoder` and `FusionModel`, and any CLIP or SigLIP of transformers as a dual encoder.
+- `dual`: the two protocols, `DualEncoder` and `FusionModel`, and any CLIP or SigLIP of transformers or of
+  open_clip as a dual encoder.
 - `fusion`: ALBEF, which is a `FusionModel`, the models of downstream tasks made of its parts, and galleries.
 - `encoders`: image encoders by name, MiniLM, and states of frozen encoders kept on disk.
 - `checkpoints`: models from folders and hub names, from a BERT, and from and to the official ALBEF names.
 """
 
+from transformers import AutoConfig, AutoModel
+
 from truepair.models.checkpoints.bert import BertReport, albef_from_bert, load_bert
 from truepair.models.checkpoints.official import load_official, to_official_names
 from truepair.models.dual.base import DualEncoder, Encoded, FusionModel, ImageKeysValues
 from truepair.models.dual.hub import HubDualEncoder
+from truepair.models.dual.lora import merge_adapter, open_adapter
+from truepair.models.dual.open_clip import OpenClipDualEncoder
 from truepair.models.encoders.images import build_image_encoder, load_image_encoder, resize_images
 from truepair.models.fusion.albef import AlbefModel, AlbefOutput
 from truepair.models.fusion.answers import AnswerTrie, RankedAnswers
 from truepair.models.fusion.config import AlbefConfig
 from truepair.models.fusion.nlvr2 import Nlvr2Config, Nlvr2Model
 from truepair.models.fusion.vqa import VqaConfig, VqaModel
+
+AutoConfig.register(AlbefConfig.model_type, AlbefConfig, exist_ok=True)
+AutoModel.register(AlbefConfig, AlbefModel, exist_ok=True)
 
 __all__ = [
     "AlbefConfig",
@@ -30,6 +38,7 @@ __all__ = [
     "ImageKeysValues",
     "Nlvr2Config",
     "Nlvr2Model",
+    "OpenClipDualEncoder",
     "RankedAnswers",
     "VqaConfig",
     "VqaModel",
@@ -38,6 +47,8 @@ __all__ = [
     "load_bert",
     "load_image_encoder",
     "load_official",
+    "merge_adapter",
+    "open_adapter",
     "resize_images",
     "to_official_names",
 ]

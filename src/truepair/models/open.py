@@ -1,4 +1,4 @@
-"""Any model by its folder or name: ours, or one of transformers."""
+"""Any model by its folder or name: ours, or one of open_clip or transformers."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,8 +8,12 @@ from transformers import PretrainedConfig
 
 from truepair.data.preprocessing import Preprocessing
 from truepair.models.checkpoints.load import load_own, load_part
+from truepair.models.dual.adapter import is_adapter
 from truepair.models.dual.base import DualEncoder
 from truepair.models.dual.hub import open_hub
+from truepair.models.dual.lora import open_adapter
+from truepair.models.dual.open_clip import open_open_clip
+from truepair.models.dual.open_clip_source import is_open_clip
 from truepair.models.fusion.config import AlbefConfig
 
 
@@ -30,8 +34,8 @@ def open_model(name_or_folder: str | Path) -> OpenedModel:
     """Open a model with its preprocessing.
 
     Args:
-        name_or_folder: a folder, of ours or of transformers; a run folder, whose ``model`` is meant; or a name on the
-            hub.
+        name_or_folder: a folder, of ours, of open_clip, of transformers or of an adapter, which is merged into its
+            base; a run folder, whose ``model`` is meant; a name on the hub; or one of open_clip, see `open_open_clip`.
 
     Raises:
         CheckpointError: there is none, it is damaged, or nothing here reads its kind.
@@ -67,6 +71,8 @@ class _Settings:
 
 
 _OPENERS: list[tuple[Callable[[str], bool], Callable[[str], tuple[DualEncoder, Preprocessing]]]] = [
+    (is_adapter, open_adapter),
+    (is_open_clip, open_open_clip),
     (_is_own, load_own),
 ]
 """What recognises a kind of model, and what opens it; the last kind, any model of transformers, is not among them."""

@@ -5,10 +5,9 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from truepair.data.formats.record import IMAGE_SUFFIXES, Reader, Record, Skips, split_in_name
+from truepair.data.formats.record import IMAGE_SUFFIXES, Reader, Record, Skips
 from truepair.data.source import SourceConfig
-
-_SPLIT_FOLDERS = frozenset(("train", "val", "validation", "valid", "dev", "test"))
+from truepair.data.split_names import split_in_name
 
 
 class ClassFolderReader(Reader):
@@ -24,19 +23,23 @@ class ClassFolderReader(Reader):
         found = (Path(folder, name) for folder, _, names in os.walk(config.path, followlinks=True) for name in names)
         self.files = sorted(file for file in found if not file.name.startswith("."))
 
+    def named_split(self, file: Path) -> None:
+        """No split: a class may be called anything; where all first folders are splits, the rows state theirs."""
+        return
+
     def records(self, skips: Skips) -> Iterator[Record]:
         """Read the images in order of their path."""
         inside = [file.relative_to(self.config.path) for file in self.files]
         images = [path for path in inside if path.suffix.lower() in IMAGE_SUFFIXES]
-        firsts = {path.parts[0].lower() for path in images if len(path.parts) > 1}
-        by_split = bool(firsts) and firsts <= _SPLIT_FOLDERS
+        splits = {folder: split_in_name(folder) for folder in {path.parts[0] for path in images if len(path.parts) > 1}}
+        by_split = bool(splits) and all(splits.values())
         for path in images:
-            split, *rest = path.parts if by_split else ("train", *path.parts)
+            rest = path.parts[1:] if by_split else path.parts
             if len(rest) < 2:
                 skips.row(path.as_posix(), "it lies in no folder of a class")
                 continue
             name = path.as_posix()
-            yield Record(name, name, [rest[0]], image_path=name, split=split_in_name(split) or split)
+            yield Record(name, name, [rest[0]], image_path=name, split=splits[path.parts[0]] if by_split else None)
         others = Counter(path.suffix.lower() for path in inside if path.suffix.lower() not in IMAGE_SUFFIXES)
         for suffix, count in sorted(others.items()):
             skips.note(str(self.config.path), f"{count} files *{suffix} are no images")

@@ -20,12 +20,17 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from truepair.engine.loop.step import TrainingStep
 from truepair.errors import ConfigError
 
-_KINDS = (GradientCheckpointingLayer, nn.TransformerEncoderLayer)
+_KINDS = (GradientCheckpointingLayer,)
 
 
 def repeated_layers(model: nn.Module) -> list[nn.Module]:
     """Its transformer layers, which hold most of its weights and are called one after the other."""
-    return [module for module in model.modules() if isinstance(module, _KINDS)]
+    return [module for module in model.modules() if isinstance(module, _KINDS) or _attends(module)]
+
+
+def _attends(module: nn.Module) -> bool:
+    """Whether a module is a layer around torch's own attention, as those of open_clip are."""
+    return any(isinstance(child, nn.MultiheadAttention) for child in module.children())
 
 
 def shard(step: TrainingStep, plugin: FullyShardedDataParallelPlugin) -> None:

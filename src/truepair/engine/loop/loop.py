@@ -174,7 +174,8 @@ class TrainingLoop:
             RunLog(self.run_folder, self.accelerator) as self.log,
             RunProgress(self.total_steps, enabled=self.accelerator.is_main_process) as self.progress,
         ):
-            for line in [*describe_scaling(self.sampler_config, self.batches), *self.validation.warnings()]:
+            lines = [*describe_scaling(self.sampler_config, self.batches), *self.validation.warnings()]
+            for line in [*lines, *self.optimizer_step.config.warnings(self.total_steps)]:
                 self.progress.say(line)
             self._resume()
             while self.done < self.total_steps:

@@ -75,7 +75,7 @@ class TrainingStep(nn.Module):
     A subclass writes :meth:`forward`. The other methods have plain defaults; the loop calls them on every rank, in the
     order: forward, backward, optimizer step, ``after_update``, and once an epoch ``epoch_figures``. Of the model the
     loop knows nothing: which weights have learning rates of their own, and which modules may be gathered layer by
-    layer, the step says in :meth:`part_of` and :meth:`gathered_by_layer`.
+    layer, the step says in :meth:`part_of`, :meth:`layers_above` and :meth:`gathered_by_layer`.
 
     What randomness a step needs it draws from the global generator, which the loop seeds by (seed, step, rank), or from
     keys of the samples; so nothing of it has to be saved.
@@ -110,6 +110,14 @@ class TrainingStep(nn.Module):
             name: Of the weight, as ``named_parameters`` of the step has it.
         """
         return ""
+
+    def layers_above(self, name: str) -> int:
+        """How many layers stand between a weight and the end of its part, for ``optimizer.layer_decay``; here none.
+
+        Args:
+            name: Of the weight, as ``named_parameters`` of the step has it.
+        """
+        return 0
 
     def gathered_by_layer(self) -> list[nn.Module]:
         """Modules whose transformer layers every rank calls equally often, whatever its batch holds.

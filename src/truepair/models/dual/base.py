@@ -1,7 +1,7 @@
 """The two protocols of models: a dual encoder compares features, a fusion model also reads image and text together."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -31,6 +31,7 @@ class DualEncoder(nn.Module, ABC):
 
     _image_frozen = False
     _text_frozen = False
+    _resting: tuple[nn.Module, ...] = ()
 
     @property
     @abstractmethod
@@ -83,6 +84,16 @@ class DualEncoder(nn.Module, ABC):
         raise NotImplementedError
 
     @property
+    def origin(self) -> str:
+        """The folder or name that holds the weights it was opened with; empty where none does."""
+        return ""
+
+    @property
+    def inner(self) -> nn.Module | None:
+        """The model of another library that this one stands around, which an adapter can be put into; None of ours."""
+        return None
+
+    @property
     def device(self) -> torch.device:
         """Where the model is."""
         return next(self.parameters()).device
@@ -119,18 +130,34 @@ class DualEncoder(nn.Module, ABC):
             image: The image tower is not trained.
             text: The text tower is not trained.
         """
-        self._image_frozen, self._text_frozen = image, text
+        self._image_frozen, self._text_frozen, self._resting = image, text, ()
         self.image_tower.requires_grad_(not image)
         self.text_tower.requires_grad_(not text)
         return self.train(self.training)
 
+    def rest(self, modules: Sequence[nn.Module], weights: Sequence[nn.Parameter]) -> Self:
+        """Say which parts of the towers are not trained, beside whole towers; `freeze` forgets it.
+
+        Where they come first, as the embeddings and the first blocks do, no graph is built through them.
+
+        Args:
+            modules: Stay in evaluation mode, whatever `train` says.
+            weights: Get no gradient.
+        """
+        self._resting += tuple(modules)
+        for weight in weights:
+            weight.requires_grad_(False)
+        return self.train(self.training)
+
     def train(self, mode: bool = True) -> Self:
-        """Set training mode, but for frozen towers."""
+        """Set training mode, but for frozen towers and other parts that rest."""
         super().train(mode)
         if self._image_frozen:
             self.image_tower.eval()
         if self._text_frozen:
             self.text_tower.eval()
+        for module in self._resting:
+            module.eval()
         return self
 
 

@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenize
 from truepair.data.transforms import TransformConfig
 from truepair.errors import CheckpointError, ConfigError
 from truepair.models.checkpoints.load import load_hub_model, load_part
+from truepair.models.dual.adapter import base_of, has_adapter, is_adapter, load_adapter, save_adapter
 from truepair.models.dual.base import DualEncoder
 from truepair.models.dual.hub_preprocessing import HubPreprocessing, image_side
 from truepair.models.dual.patches import unpack_patches
@@ -77,7 +78,8 @@ class HubDualEncoder(DualEncoder):
         """Load a model; code that comes with a checkpoint is never run.
 
         Args:
-            name_or_folder: A folder that `save_pretrained` wrote, of this class or of transformers, or a hub name.
+            name_or_folder: A folder that `save_pretrained` wrote, of this class or of transformers, or a hub name. Of
+                an adapter, the base is loaded as well, and the adapter stands in its layers.
             **options: How transformers is to read the weights, such as ``use_safetensors``.
 
         Raises:
@@ -85,15 +87,24 @@ class HubDualEncoder(DualEncoder):
             ConfigError: the model is no dual encoder.
         """
         name = str(name_or_folder)
-        config = load_part(AutoConfig, name, trust_remote_code=False)
+        adapted = is_adapter(name)
+        if adapted:
+            options.pop("use_safetensors", None)  # of the adapter, which is never read from anything else
+        whole = base_of(name) if adapted else name
+        config = load_part(AutoConfig, whole, trust_remote_code=False)
         if config.model_type not in _KINDS:
-            raise ConfigError(f"{name}: {_no_dual_encoder(config.model_type)}")
-        return cls(
-            load_hub_model(AutoModel, name, may_lack=_MAY_LACK, trust_remote_code=False, dtype=torch.float32, **options)
+            raise ConfigError(f"{whole}: {_no_dual_encoder(config.model_type)}")
+        model = load_hub_model(
+            AutoModel, whole, may_lack=_MAY_LACK, trust_remote_code=False, dtype=torch.float32, **options
         )
+        if adapted:
+            load_adapter(model, name)
+        return cls(model)
 
     def save_pretrained(self, folder: str | Path, state_dict: Mapping[str, Tensor] | None = None) -> None:
         """Write an ordinary folder of transformers, which ``type(self.model).from_pretrained`` reads.
+
+        Of a model with an adapter, that is the adapter alone, as peft writes it.
 
         Args:
             folder: Where.
@@ -102,7 +113,21 @@ class HubDualEncoder(DualEncoder):
         weights = None
         if state_dict is not None:
             weights = {name.removeprefix("model."): value for name, value in state_dict.items()}
-        self.model.save_pretrained(folder, state_dict=weights)
+        if has_adapter(self.model):
+            save_adapter(self.model, folder, weights)
+        else:
+            self.model.save_pretrained(folder, state_dict=weights)
+
+    @property
+    def origin(self) -> str:
+        """The folder or hub name that holds the weights it was opened with; empty where none does."""
+        return str(self.model.name_or_path)
+
+    @property
+    def inner(self) -> PreTrainedModel:
+        """The transformers model."""
+        model: PreTrainedModel = self.model
+        return model
 
     def blank(self) -> Self:
         """A model of the same kind and sizes with other weights, for those of this one to be loaded into."""
@@ -175,10 +200,14 @@ class HubDualEncoder(DualEncoder):
 
     @torch.no_grad()
     def clamp_temperature_(self) -> None:
-        """Keep what logits are scaled by within 1 and 100, as CLIP does; SigLIP, whose own is above, has no bounds."""
+        """Keep what logits are scaled by within 1 and 100, as CLIP does; SigLIP, whose own is above, has no bounds.
+
+        A scale that is not trained stays what it is.
+        """
         if not self._has_scale:
-            self.model.temperature.clamp_(*(math.exp(-scale) for scale in reversed(_LOG_SCALES)))
-        elif self.bias is None:
+            if self.model.temperature.requires_grad:
+                self.model.temperature.clamp_(*(math.exp(-scale) for scale in reversed(_LOG_SCALES)))
+        elif self.bias is None and self.model.logit_scale.requires_grad:
             self.model.logit_scale.clamp_(*_LOG_SCALES)
 
     @property
@@ -189,14 +218,28 @@ class HubDualEncoder(DualEncoder):
 def open_hub(name_or_folder: str | Path) -> tuple[HubDualEncoder, HubPreprocessing]:
     """Load a transformers model, its image processor and its tokenizer; code that comes with them is never run.
 
-    The longest caption is the tokenizer's, where it says one that the model has positions for.
-
     Raises:
         CheckpointError: one of the three is missing or damaged, or they do not fit together.
         ConfigError: the model is no dual encoder, or its images have no common size.
     """
     name = str(name_or_folder)
     model = HubDualEncoder.from_pretrained(name).eval()
+    return model, open_hub_preprocessing(model, name)
+
+
+def open_hub_preprocessing(model: HubDualEncoder, name: str) -> HubPreprocessing:
+    """Load the image processor and the tokenizer of a model.
+
+    The longest caption is the tokenizer's, where it says one that the model has positions for.
+
+    Args:
+        model: In evaluation mode.
+        name: The folder or hub name of both.
+
+    Raises:
+        CheckpointError: one of the two is missing or damaged, or does not fit the model.
+        ConfigError: the model's images have no common size.
+    """
     config = model.model.config
     # A composed model's old processors do not say what they are; its image tower does.
     of_images = config.vision_config if config.model_type == _COMPOSED else config
@@ -213,7 +256,7 @@ def open_hub(name_or_folder: str | Path) -> tuple[HubDualEncoder, HubPreprocessi
     transform = TransformConfig(size=image_side(processor), normalisation="encoder")
     preprocessing = HubPreprocessing(processor, tokenizer, longest, transform, config.model_type in _FULL_LENGTH)
     _check_fit(name, model, preprocessing)
-    return model, preprocessing
+    return preprocessing
 
 
 def _no_dual_encoder(kind: str) -> str:

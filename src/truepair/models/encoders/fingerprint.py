@@ -19,6 +19,7 @@ _IGNORED = {
     "architectures",
     "dtype",
     "frozen",
+    "grad_checkpointing",
     "gradient_checkpointing",
     "name_or_path",
     "training",

@@ -22,7 +22,8 @@ def apply_by_length(
 ) -> Tensor:
     """Apply a function of rows of tokens to groups of rows of like length.
 
-    On accelerators all rows are one group: a group would cost a wait for the host.
+    On accelerators all rows are one group: a group would cost a wait for the host. So they are in a graph that is
+    traced for export, which must not depend on the lengths of an example.
 
     Args:
         states: One entry per token, ids [R, L] or states [R, L, D].
@@ -35,7 +36,7 @@ def apply_by_length(
         The new states in the order of the rows [R, L, D], zero behind the end of a group; [R, 1, D] with ``cls_only``.
     """
     rows, length = attention_mask.shape
-    if states.device.type != "cpu":
+    if states.device.type != "cpu" or torch.compiler.is_compiling():
         return function(torch.arange(rows, device=states.device), states, attention_mask)
     lengths = attention_mask.sum(dim=1)  # [R]
     order = torch.argsort(lengths, stable=True)

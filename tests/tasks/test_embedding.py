@@ -1,0 +1,290 @@
+"""Vectors on disk: what stands beside them, what is left out, and a command that is killed."""
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from tests.models.folders import save_albef, save_clip
+from truepair import Retriever
+from truepair.data.source import SourceConfig
+from truepair.errors import ConfigError, DataError
+from truepair.tasks.embedding import EmbedConfig, embed
+from truepair.tasks.vectors import COLUMNS, StoredVectors
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_clip(tmp_path_factory.mktemp("clip"))
+
+
+@contextmanager
+def silent(label: str) -> Any:
+    yield lambda done, total: None
+
+
+def run(model: Path, source: Path, output: Path, **fields: Any) -> list[str]:
+    lines: list[str] = []
+    settings: dict[str, Any] = {"workers": 0, "save_every": 5, "batch_size": 2, **fields}
+    embed(
+        model, EmbedConfig(data=SourceConfig(source=str(source)), output=str(output), **settings), lines.append, silent
+    )
+    return lines
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Path:
+    """13 pictures with two captions each, of which one is common to all; the last rows are unreadable pictures."""
+    (tmp_path / "pictures").mkdir()
+    lines = ["image\tcaption"]
+    for number in range(13):
+        name = f"pictures/{number}.png"
+        Image.new("RGB", (20, 16), (number * 19, 90, 255 - number * 19)).save(tmp_path / name)
+        lines += [f"{name}\ta square", f"{name}\tpicture {number}"]
+    (tmp_path / "pictures" / "broken.png").write_text("no picture")
+    lines += ["pictures/broken.png\ta broken one", "pictures/gone.png\ta square"]
+    source = tmp_path / "pairs.tsv"
+    source.write_text("\n".join(lines))
+    return source
+
+
+def test_every_picture_and_caption_has_its_vector(model: Path, pairs: Path, tmp_path: Path) -> None:
+    lines = run(model, pairs, tmp_path / "v.parquet", faiss=str(tmp_path / "v.faiss"))
+    table = pq.read_table(tmp_path / "v.parquet")
+    assert table.schema.names == [*COLUMNS.names, "vector"]
+    rows = table.to_pylist()
+    pictures = [row for row in rows if row["kind"] == "image"]
+    captions = [row for row in rows if row["kind"] == "caption"]
+    assert rows == pictures + captions and len(pictures) == 13 and len(captions) == 28
+    assert pictures[4]["captions"] == ["a square", "picture 4"] and pictures[4]["caption_id"] is None
+    assert pictures[4]["row"] == 8 and pictures[4]["path"] == str(tmp_path / "pictures" / "4.png")
+    assert [row["captions"] for row in captions[8:10]] == [["a square"], ["picture 4"]]
+    assert {row["image_id"] for row in captions[8:10]} == {pictures[4]["image_id"]}
+    assert captions[-1]["captions"] == ["a square"] and captions[-1]["path"].endswith("gone.png")
+    retriever = Retriever.load(model)
+    expected = retriever.encode_images([row["path"] for row in pictures])
+    np.testing.assert_allclose([row["vector"] for row in pictures], expected, rtol=0, atol=1e-6)
+    expected = retriever.encode_texts([row["captions"][0] for row in captions])
+    np.testing.assert_allclose([row["vector"] for row in captions], expected, rtol=0, atol=1e-6)
+    index = faiss.read_index(str(tmp_path / "v.faiss"))
+    np.testing.assert_array_equal(index.reconstruct_n(0, len(rows)), [row["vector"] for row in rows])
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name[0] in ".v") == [
+        "v.faiss", "v.left_out.csv", "v.parquet",
+    ]  # fmt: skip
+    said = "\n".join(lines)
+    assert "broken.png is not an image" in said and "13 rows repeat a picture" in said
+    assert "2 of 15 pictures could not be read and have no vector" in said
+    assert "vectors of 13 pictures and 28 captions, 8 numbers each" in said
+    with (tmp_path / "v.left_out.csv").open() as file:
+        assert [row["row"] for row in csv.DictReader(file)] == ["26", "27"]
+
+
+def test_one_picture_in_several_rows_is_read_once(
+    model: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    from truepair.tasks import retriever
+
+    def load(stored: Any, **options: Any) -> Any:
+        read.append(stored["path"])
+        return original(stored, **options)
+
+    original = retriever.load_image
+    monkeypatch.setattr(retriever, "load_image", load)
+    run(model, pairs, tmp_path / "v.parquet", what="images")
+    assert len(read) == len(set(read)) == 15
+
+
+@pytest.mark.parametrize("what", ["images", "captions", "both"])
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_all_forms_hold_the_same(model: Path, pairs: Path, tmp_path: Path, what: str, dtype: str) -> None:
+    outputs = {"a.parquet": 1, "b.parquet": 3, "c.npy": 1, "d.npy": 4}
+    found = []
+    for name, shards in outputs.items():
+        run(model, pairs, tmp_path / name, what=what, dtype=dtype, shards=shards)
+        found.append(StoredVectors.open(tmp_path / name))
+        assert len(list(tmp_path.glob(f"{name[0]}-0000?-of-0000{shards}{name[1:]}"))) == (shards if shards > 1 else 0)
+    for stored in found:
+        assert stored.columns.equals(found[0].columns) and stored.origin == found[0].origin
+        assert stored.vectors.dtype == np.dtype(dtype)
+        np.testing.assert_array_equal(stored.vectors, found[0].vectors)
+    assert len(found[0]) == {"images": 13, "captions": 28, "both": 41}[what]
+    assert np.load(tmp_path / "c.npy").shape == (len(found[0]), 8)
+    assert StoredVectors.open(tmp_path / "b-00002-of-00003.parquet").columns.equals(found[0].columns)
+
+
+def test_cut_captions_are_counted(model: Path, pairs: Path, tmp_path: Path) -> None:
+    with pairs.open("a") as file:
+        file.write("\npictures/0.png\t" + "a " * 40)
+    said = run(model, pairs, tmp_path / "v.parquet", what="captions")
+    assert "1 of 16 captions are longer than the 12 tokens that the model reads, and are cut" in said
+
+
+def stopped(model: Path, pairs: Path, output: Path, monkeypatch: pytest.MonkeyPatch, **fields: Any) -> None:
+    """A call that ends in its second part of captions."""
+    encode = Retriever.encode_texts
+    calls = []
+
+    def encode_once(self: Retriever, texts: Any, **options: Any) -> Any:
+        calls.append(texts)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return encode(self, texts, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Retriever, "encode_texts", encode_once)
+        with pytest.raises(KeyboardInterrupt):
+            run(model, pairs, output, **fields)
+    assert not output.exists()
+
+
+def test_a_stopped_call_goes_on(model: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(model, pairs, tmp_path / "whole.parquet")
+    stopped(model, pairs, tmp_path / "v.parquet", monkeypatch)
+    monkeypatch.setattr(Retriever, "image_parts", None)  # no picture is read again
+    said = run(model, pairs, tmp_path / "v.parquet")
+    assert "going on with what an earlier call left: 4 parts are done" in said
+    assert (tmp_path / "v.parquet").read_bytes() == (tmp_path / "whole.parquet").read_bytes()
+    assert (tmp_path / "v.left_out.csv").read_bytes() == (tmp_path / "whole.left_out.csv").read_bytes()
+
+
+Change = Callable[[Path, Path], tuple[Path, dict[str, Any]]]
+
+
+def another_model(model: Path, pairs: Path) -> tuple[Path, dict[str, Any]]:
+    return save_albef(pairs.parent / "albef"), {}
+
+
+def another_picture(model: Path, pairs: Path) -> tuple[Path, dict[str, Any]]:
+    Image.new("RGB", (21, 16), "white").save(pairs.parent / "pictures" / "2.png")
+    return model, {}
+
+
+def another_caption(model: Path, pairs: Path) -> tuple[Path, dict[str, Any]]:
+    pairs.write_text(pairs.read_text().replace("picture 7", "picture seven"))
+    return model, {}
+
+
+def another_setting(model: Path, pairs: Path) -> tuple[Path, dict[str, Any]]:
+    return model, {"dtype": "float16"}
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (another_model, "the model is another"),
+        (another_picture, "the source has changed"),
+        (another_caption, "the source has changed"),
+        (another_setting, "dtype was float32, now it is float16"),
+    ],
+)
+def test_what_changed_is_made_anew_or_refused(
+    model: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Change, why: str
+) -> None:
+    finished, half = tmp_path / "finished.parquet", tmp_path / "half.parquet"
+    run(model, pairs, finished)
+    stopped(model, pairs, half, monkeypatch)
+    model, fields = change(model, pairs)
+    said = [line for line in run(model, pairs, half, **fields) if "an earlier call" in line]
+    assert len(said) == 1 and why in said[0] and said[0].endswith("the vectors are made anew")
+    before = finished.read_bytes()
+    with pytest.raises(ConfigError, match=rf"finished.parquet is there, but {why}.*or --overwrite true to replace it"):
+        run(model, pairs, finished, **fields)
+    assert finished.read_bytes() == before
+    run(model, pairs, finished, overwrite=True, **fields)
+    assert finished.read_bytes() == half.read_bytes() != before
+
+
+def test_finished_vectors_are_left_as_they_are(model: Path, pairs: Path, tmp_path: Path) -> None:
+    run(model, pairs, tmp_path / "v.parquet", shards=2)
+    before = (tmp_path / "v-00000-of-00002.parquet").stat().st_mtime_ns
+    said = run(model, pairs, tmp_path / "v.parquet", shards=2, faiss=str(tmp_path / "late.faiss"))
+    assert "holds these vectors already; nothing is left to do" in said[-2]
+    assert (tmp_path / "v-00000-of-00002.parquet").stat().st_mtime_ns == before
+    assert faiss.read_index(str(tmp_path / "late.faiss")).ntotal == 41
+    with pytest.raises(ConfigError, match="shards was 2, now it is 1"):
+        run(model, pairs, tmp_path / "v.parquet")
+    run(model, pairs, tmp_path / "v.parquet", overwrite=True)
+    assert [path.name for path in tmp_path.glob("v*.parquet")] == ["v.parquet"]
+
+
+def test_pictures_inside_the_source_are_found_again(model: Path, tmp_path: Path) -> None:
+    picture = tmp_path / "red.png"
+    Image.new("RGB", (20, 16), "red").save(picture)
+    rows = {"image": [{"bytes": picture.read_bytes(), "path": "red.png"}], "caption": ["a red square"]}
+    pq.write_table(pa.table(rows), tmp_path / "pairs.parquet")
+    run(model, tmp_path / "pairs.parquet", tmp_path / "v.parquet")
+    stored = StoredVectors.open(tmp_path / "v.parquet")
+    assert stored.about(0)["path"] is None
+    assert stored.picture(0).getpixel((3, 3)) == (255, 0, 0)
+
+
+def test_mistakes_are_named(model: Path, pairs: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"v.txt ends in neither .parquet nor .npy"):
+        run(model, pairs, tmp_path / "v.txt")
+    with pytest.raises(ConfigError, match="shards is 0; give 1 to 99999"):
+        run(model, pairs, tmp_path / "v.parquet", shards=0)
+    for picture in (tmp_path / "pictures").iterdir():
+        picture.write_text("no picture")
+    with pytest.raises(
+        DataError, match=r"none of the first 5 pictures can be read; the first: image .*0.png is not an"
+    ):
+        run(model, pairs, tmp_path / "v.parquet")
+    with pytest.raises(DataError, match=r"there is no .*v.parquet, whole or in shards; make it with 'truepair embed'"):
+        StoredVectors.open(tmp_path / "v.parquet")
+    pq.write_table(pa.table({"a": [1]}), tmp_path / "other.parquet")
+    with pytest.raises(DataError, match=r"other.parquet is no file of vectors"):
+        StoredVectors.open(tmp_path / "other.parquet")
+
+
+def test_a_missing_shard_is_named(model: Path, pairs: Path, tmp_path: Path) -> None:
+    run(model, pairs, tmp_path / "v.npy", shards=3)
+    (tmp_path / "v-00001-of-00003.npy").unlink()
+    with pytest.raises(DataError, match=r"v-00001-of-00003.npy is missing; run 'truepair embed' again"):
+        StoredVectors.open(tmp_path / "v.npy")
+    run(model, pairs, tmp_path / "v.npy", shards=3)
+    assert len(StoredVectors.open(tmp_path / "v.npy")) == 41
+
+
+def test_the_killed_command_ends_as_the_unbroken_one(model: Path, squares: Path, tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in (squares / "pairs.jsonl").read_text().splitlines()]
+    source = tmp_path / "pairs.jsonl"
+    for row in rows:
+        row["captions"] = [f"{row['captions'][0]} {number}" for number in range(20)]
+        row["image"] = str(squares / row["image"])
+    source.write_text("\n".join(map(json.dumps, rows)))
+    call = [sys.executable, "-c", "from truepair.cli.main import main; main()", "embed", str(model), str(source)]
+    call += ["--data.allow_outside_root", "true", "--save_every", "2", "--batch_size", "2", "--workers", "0"]
+
+    def begin(output: Path) -> subprocess.Popen[str]:
+        return subprocess.Popen([*call, "--output", str(output)], stderr=subprocess.PIPE, text=True)
+
+    killed = begin(tmp_path / "killed.parquet")
+    parts = tmp_path / ".killed.parquet.parts"
+    while killed.poll() is None and len(list(parts.glob("*.npy"))) < 3:
+        time.sleep(0.002)
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    assert killed.returncode == -signal.SIGKILL and not (tmp_path / "killed.parquet").exists()
+    left = len(list(parts.glob("*.npy")))
+    assert 3 <= left < 24 + 480  # parts of pictures and of captions
+    for name in ("killed.parquet", "whole.parquet"):
+        done = begin(tmp_path / name)
+        said = done.communicate()[1]
+        assert done.returncode == 0, said
+        assert (f"an earlier call left: {left:,} parts are done" in said) == (name == "killed.parquet")
+    assert (tmp_path / "killed.parquet").read_bytes() == (tmp_path / "whole.parquet").read_bytes()
+    assert not parts.exists()
