@@ -192,9 +192,12 @@ def test_a_split_that_is_not_there(
 def test_data_without_splits_are_measured_whole(
     checkpoint: Path, karpathy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    figures = evaluate(checkpoint, rewrite_splits(karpathy, "train"))
-    assert f"{karpathy} has no split 'test': all its 10 rows are measured" in capsys.readouterr().err
-    assert (figures["split"], figures["images"]) == ("train", 10)
+    file = karpathy.parent / "photos.csv"
+    rows = [(f"{number}.png", f"a {number} square") for number in OWN]
+    file.write_text("\n".join(["image,caption", *(f"{image},{caption}" for image, caption in rows)]))
+    figures = evaluate(checkpoint, file)
+    assert "photos has no splits: all its 10 rows are measured" in capsys.readouterr().err
+    assert (figures["split"], figures["images"]) == ("all", 10)
 
 
 def test_missing_pictures_are_counted(checkpoint: Path, karpathy: Path, capsys: pytest.CaptureFixture[str]) -> None:

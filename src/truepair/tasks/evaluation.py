@@ -37,6 +37,10 @@ def coco_reports(result: RetrievalResult, table: PairTable, truths: CocoTruths) 
     }
 
 
+_WHOLE = "all"
+"""What the figures name the split of data without splits."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
     """What is evaluated, and how.
@@ -143,7 +147,7 @@ def _measured(table: PairTable, data: DataConfig, config: EvaluateConfig, say: C
     except DataError:
         if config.split is None and config.data is not None and table.split_origins == {"none"}:
             say(f"{table.name} has no splits: all its {len(table):,} rows are measured")
-            return table
+            return table.with_split(_WHOLE)
         present = ", ".join(f"{name} ({count:,} rows)" for name, count in table.splits.items())
         trained = "" if config.data is not None else "; the run trained on some of them"
         raise DataError(
