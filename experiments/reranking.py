@@ -21,18 +21,19 @@ from truepair.data.splits import build_tables
 from truepair.evaluation.bootstrap import drawn_rows, percentile_interval
 from truepair.evaluation.metrics import RECALL_DEPTHS, rank_queries
 from truepair.evaluation.reranking import Combination
-from truepair.evaluation.scores import ScoreSource
-from truepair.evaluation.truth import Direction, Truth
+from truepair.evaluation.scores import CaptionScores
+from truepair.evaluation.truth import Truth
 from truepair.methods.caches import StateCaches
 from truepair.methods.recipe import PretrainRecipe
 from truepair.models.open import open_model
+from truepair.relations.pairs import Side
 from truepair.tasks.pretraining import HELD_OUT
-from truepair.tasks.retrieval import ImageSource, RetrievalTask
+from truepair.tasks.retrieval import ImageSource, Ranking, RetrievalTask, one_row_a_picture
 
-DIRECTIONS: dict[Direction, str] = {"i2t": "captions of a photograph", "t2i": "photographs of a caption"}
+DIRECTIONS: dict[Side, str] = {"i2t": "captions of a photograph", "t2i": "photographs of a caption"}
 
 
-def rankings_of(run: Path) -> tuple[dict[str, ScoreSource], Truth]:
+def rankings_of(run: Path) -> tuple[dict[str, Ranking], Truth]:
     """Every way of ranking the run's test split, and the truth."""
     recipe = read_recipe(PretrainRecipe, [run / "recipe.yaml"], [], command="reranking")
     trained = open_model(run / "model")
@@ -40,7 +41,7 @@ def rankings_of(run: Path) -> tuple[dict[str, ScoreSource], Truth]:
     test = build_tables(recipe.data).test
     assert test is not None, "the run had no test split"
     caches = StateCaches(recipe, trained, print)
-    test, states = caches.images(test)
+    test, states = caches.images(one_row_a_picture(test, print))
     task = RetrievalTask(
         collator,
         ImageSource(test, collator, cache=states),
@@ -51,13 +52,14 @@ def rankings_of(run: Path) -> tuple[dict[str, ScoreSource], Truth]:
     return task.rankings(task.encode(trained.model), Combination(**chosen)), task.truth
 
 
-def hits(scores: ScoreSource, truth: Truth, way: Direction) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+def hits(scores: CaptionScores, truth: Truth, way: Side) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Whether each query has an own match in the first places [Q, depths], and its photograph [Q]."""
-    queries = truth.naive_queries(way)
-    rows, count = (scores.image_rows, truth.images) if way == "i2t" else (scores.caption_rows, truth.captions)
-    ranks = rank_queries(rows, count, [queries], 512)[0].best_rank.numpy()  # [Q]
+    queries = truth.naive_queries(way, scores.texts)
+    captions = len(truth.own_captions)
+    rows, count = (scores.image_rows, truth.images) if way == "i2t" else (scores.caption_rows, captions)
+    found = rank_queries(rows, count, [queries], 512)[0].hits.numpy()  # [Q, depths]
     photographs = queries.rows if way == "i2t" else queries.answers.members
-    return ranks[:, None] <= np.array(RECALL_DEPTHS), photographs.numpy()
+    return found, photographs.numpy()
 
 
 def interval(gains: NDArray[np.float64], photographs: NDArray[np.int64], resamples: int = 2000) -> tuple[float, float]:
@@ -75,10 +77,10 @@ def compare() -> None:
     ways, truth = rankings_of(parser.parse_args().run)
     table = Table("query", "ranked by", *(f"R@{depth}" for depth in RECALL_DEPTHS), "gain in R@1")
     for direction, name in DIRECTIONS.items():
-        base, photographs = hits(ways["similarity"], truth, direction)
-        for way, scores in ways.items():
-            found, _ = hits(scores, truth, direction)
-            gains = found[:, 0].astype(float) - base[:, 0]
+        base, photographs = hits(ways["similarity"].captions, truth, direction)
+        for way, ranking in ways.items():
+            found, _ = hits(ranking.captions, truth, direction)
+            gains = found[:, 0] - base[:, 0]
             low, high = interval(gains, photographs)
             gain = f"{100 * gains.mean():+.1f} ({100 * low:+.1f} to {100 * high:+.1f})" if way != "similarity" else ""
             table.add_row(name, way, *(f"{100 * value:.1f} %" for value in found.mean(axis=0)), gain)

@@ -21,7 +21,7 @@ WAYS = ("similarity", "ITM", "similarity + ITM")
 
 
 def result(share: float, ways: tuple[str, ...] = WAYS) -> RetrievalResult:
-    return RetrievalResult({way: metrics(share) for way in ways}, None, 137, 222)
+    return RetrievalResult("pairs.csv", "test", {way: metrics(share) for way in ways}, None, 137, 150, 222)
 
 
 def lines_of(table: Table) -> list[list[str]]:
@@ -37,9 +37,13 @@ def lines_of(table: Table) -> list[list[str]]:
 
 
 def test_one_run_has_a_row_for_each_way_and_query() -> None:
-    rows = lines_of(retrieval_table(result(0.5)))
-    assert rows[1] == ["similarity", "picture", "50.0%", "60.0%", "70.0%", "40.0%", "16.7%"]
-    assert [row[0] for row in rows[1:]] == [way for way in WAYS for _ in range(2)]
+    table = retrieval_table(result(0.5))
+    assert table.title == "Retrieval on pairs.csv, test: 137 pictures, 150 captions, 222 distinct texts"
+    rows = lines_of(table)
+    assert rows[2] == ["picture", "any true match", "50.0%", "60.0%", "70.0%", "40.0%"]
+    assert rows[3][:3] == ["picture", "usual protocol", "16.7%"]
+    of_way = ["picture", "picture", "caption", "caption"]
+    assert [row[0] for row in rows[1:]] == [name for way in WAYS for name in (way, *of_way)]
 
 
 def test_runs_stand_under_each_other() -> None:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.data.makers import encoded, noise, picture, put
-from truepair.data.identity import held_out, picture_keys
+from truepair.data.identity import held_out
 from truepair.data.open import open_pairs
 from truepair.data.source import SourceConfig
 from truepair.data.splits import DataConfig, Tables, build_tables, open_sources
@@ -145,7 +145,7 @@ def test_a_picture_that_two_lists_name_is_on_one_side(folder: Path) -> None:
     put(folder / "again.csv", "\n".join(["image,caption", *rows]))
     tables = build_tables(DataConfig(sources=["all.csv", "again.csv"], validation_share=0.3))
     assert tables.validation is not None
-    counted = [np.unique(picture_keys(table)) for table in (tables.train, tables.validation)]
+    counted = [np.unique(table.picture_keys) for table in (tables.train, tables.validation)]
     assert sum(map(len, counted)) == 60
     assert not {cell["path"] for cell in tables.train.values("image")} & {
         cell["path"] for cell in tables.validation.values("image")
@@ -166,7 +166,7 @@ def test_embedded_pictures_are_known_by_their_ids(tmp_path: Path) -> None:
     data = [encoded(noise(number)) for number in (0, 1, 1)]
     pq.write_table(pa.table({"image": data, "caption": ["a", "b", "c"], "image_id": [5, 6, 6]}), tmp_path / "x.parquet")
     table = open_pairs(tmp_path / "x.parquet")
-    assert picture_keys(table).tolist() == [5, 6, 6]
+    assert table.picture_keys.tolist() == [5, 6, 6]
     assert table.places.to_pylist() == [None] * 3
 
 
@@ -186,7 +186,7 @@ def test_keys_of_pictures_are_those_of_a_slow_reference(rows: list[tuple[int, in
     expected = [
         number if place is None else min(other for other, its in rows if its == place) for number, place in rows
     ]
-    assert picture_keys(table).tolist() == expected
+    assert table.picture_keys.tolist() == expected
     shares = [set(np.flatnonzero(held_out(table, share)).tolist()) for share in (0.0, 0.3, 0.7)]
     assert shares[0] == set() and shares[1] <= shares[2]
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.data.makers import encoded, photos, picture, put_jsonl
+from tests.data.makers import encoded, photos, picture, put, put_jsonl
 from truepair.data import PairTable, open_pairs
 from truepair.errors import DataError
 
@@ -75,6 +75,60 @@ def test_choosing_and_unfolding_against_plain_lists(data):
 
     pairs = table.select(indices).as_pairs().rows
     assert list(zip(pairs["image_id"], (row[0] for row in pairs["captions"]), strict=True)) == expected
+
+
+class TestPictures:
+    """Rows of one picture, and tables that have one row a picture."""
+
+    def test_rows_are_put_together(self):
+        table = table_of(
+            [["a"], ["b", "c"], ["d"], ["a"], ["e"]],
+            group=["g", "g", "g", "h", None],
+            family=["f", None, "f", "f", None],
+            names=[["a", "x"], ["b", "c"], None, ["a", "y"], None],
+        )
+        table = table.select([4, 0, 1, 3, 2])
+        rows = table.rows.to_dict()
+        rows["image_id"] = [9, 7, 8, 7, 8]
+        pictures = PairTable(datasets.Dataset.from_dict(rows), "made").as_pictures()
+
+        assert pictures.image_ids.tolist() == [9, 7, 8]
+        assert pictures.values("captions") == [["e"], ["a", "a"], ["b", "c", "d"]]
+        assert pictures.values("caption_ids") == [[5], [0, 4], [1, 2, 3]]
+        assert pictures.values("group") == [None, None, "g"]
+        assert pictures.values("family") == [None, "f", None]
+        assert pictures.values("names") == [None, ["a", "x", "y"], ["b", "c"]]
+        assert pictures.rows["image"][1] == table.rows["image"][1]
+        assert pictures.as_pictures() is pictures
+
+    @pytest.mark.parametrize("ids", [[1, 2, 3, 4, 5], [1, 1, 3, 3, 5]])
+    def test_one_file_is_one_picture_whatever_its_ids(self, tmp_path, ids):
+        for name in "ab":
+            put(tmp_path / f"{name}.png", picture())
+        names = ["a.png", "./a.png", "b.png", "b.png", "a.png"]
+        entries = [{"image": name, "caption": f"c{n}"} for n, name in enumerate(names)]
+        if ids[0] != ids[1]:
+            entries = [entry | {"image_id": number} for entry, number in zip(entries, ids, strict=True)]
+
+        table = open_pairs(put_jsonl(tmp_path / "pairs.jsonl", entries))
+
+        assert table.pictures.tolist() == [0, 0, 1, 1, 0]
+        assert table.select([4, 2]).pictures.tolist() == [0, 1]
+        assert table.select([2, 4, 3]).as_pictures().values("captions") == [["c2", "c3"], ["c4"]]
+
+    @settings(max_examples=30, deadline=None)
+    @given(data=st.data())
+    def test_it_undoes_the_unfolding_into_pairs(self, data):
+        captions = data.draw(st.lists(st.lists(st.sampled_from("abc"), min_size=1, max_size=3), min_size=1, max_size=6))
+        table = table_of(captions)
+        order = data.draw(st.permutations(range(sum(map(len, captions)))))
+
+        again = table.as_pairs().as_pictures()
+        shuffled = table.as_pairs().select(order).as_pictures()
+
+        assert again.rows[:] == table.rows[:]
+        by_id = dict(zip(shuffled.image_ids.tolist(), shuffled.values("captions"), strict=True))
+        assert {number: sorted(own) for number, own in by_id.items()} == dict(enumerate(map(sorted, captions)))
 
 
 def test_a_table_must_have_its_columns():

@@ -1,5 +1,6 @@
 import json
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -24,9 +25,9 @@ def problems(draw):
     score = st.integers(0, levels)
     matrix = draw(st.lists(st.lists(score, min_size=captions, max_size=captions), min_size=images, max_size=images))
     pair = st.tuples(st.integers(0, images - 1), st.integers(0, captions - 1))
-    own = draw(st.sets(pair, min_size=1, max_size=8))
+    own = draw(st.lists(pair, min_size=1, max_size=9))  # a pair that occurs twice: the same text, stated again
     true = draw(st.sets(pair, max_size=12))
-    ignored = draw(st.sets(pair, max_size=8)) - own - true
+    ignored = draw(st.sets(pair, max_size=8)) - set(own) - true
     return matrix, own, true, ignored
 
 
@@ -63,7 +64,7 @@ def test_order_of_the_gallery_is_irrelevant(problem, seed):
     rows = torch.randperm(len(matrix), generator=generator)
     columns = torch.randperm(len(matrix[0]), generator=generator)
     where_row, where_column = rows.argsort().tolist(), columns.argsort().tolist()
-    moved = [{(where_row[i], where_column[c]) for i, c in relation} for relation in relations]
+    moved = [[(where_row[i], where_column[c]) for i, c in relation] for relation in relations]
     scores = torch.tensor(matrix)
     before = evaluate_retrieval(scores, truth_of(*problem), resamples=0)
     after = evaluate_retrieval(scores[rows][:, columns], truth_of(matrix, *moved), resamples=0)
@@ -77,7 +78,7 @@ def test_order_of_the_gallery_is_irrelevant(problem, seed):
 def test_more_truth_never_lowers_recall(problem, data):
     matrix, own, true, ignored = problem
     # A pair in a row and a column that already ask something, so that the number of queries stays.
-    known = sorted(own | true)
+    known = sorted(set(own) | true)
     image, caption = data.draw(st.sampled_from(known))[0], data.draw(st.sampled_from(known))[1]
     more = true | {(image, caption)}
     before = evaluate_retrieval(torch.tensor(matrix), truth_of(matrix, own, true, ignored), resamples=0)
@@ -138,12 +139,20 @@ def test_a_tie_between_two_matches_costs_nothing():
 
 
 def test_ignored_pairs_leave_the_ranking_of_the_truth_but_not_of_the_naive_protocol():
-    scores = torch.tensor([[3.0, 9.0, 1.0]])
-    truth = Truth(1, 3, own=pairs((0, 0)), ignored=pairs((0, 1)))
+    scores = torch.tensor([[3.0, 9.0, 1.0], [0.0, 1.0, 0.0]])
+    truth = Truth(2, 3, own=pairs((0, 0), (1, 1)), ignored=pairs((0, 1)))
     found = evaluate_retrieval(scores, truth, resamples=0)
     assert found.i2t.recall_at_1.value == 1
-    assert found.i2t.chance_recall_at_1 == 0.5
-    assert found.naive_i2t.recall_at_1.value == 0
+    assert found.i2t.chance_recall_at_1 == pytest.approx((1 / 2 + 1 / 3) / 2)
+    assert found.naive_i2t.recall_at_1.value == 0.5
+
+
+def test_candidates_of_the_naive_protocol_are_the_captions_that_are_stated():
+    scores = torch.tensor([[3.0, 9.0, 9.0], [0.0, 1.0, 9.0]])  # caption 2 is a name that no image has as a caption
+    found = evaluate_retrieval(scores, Truth(2, 3, own=pairs((0, 0), (1, 1)), true=pairs((0, 2))), resamples=0)
+    assert found.naive_i2t.recall_at_1.value == 0.5
+    assert found.naive_i2t.chance_recall_at_1 == 0.5
+    assert found.naive_t2i.queries == 2
 
 
 def test_the_scores_of_the_caller_stay_as_they_are():
@@ -183,7 +192,7 @@ def test_features_are_scored_in_slices():
     sliced = evaluate_retrieval(Watched(images, captions), Truth(30, 50, own), block_size=7)
     whole = evaluate_retrieval(images @ captions.T, Truth(30, 50, own))
     assert sliced.as_dict() == whole.as_dict()
-    assert sum(sizes) == 30  # truth and naive figures share one pass
+    assert sum(sizes) == 60  # once among texts, once among stated captions
     assert max(sizes) == 7
 
 
@@ -205,6 +214,83 @@ def test_bootstrap_is_seeded_and_covers_a_binomial_share():
 def test_no_resamples_means_no_interval():
     found = evaluate_retrieval(torch.eye(3), Truth(3, 3, pairs((0, 0), (1, 1), (2, 2))), resamples=0)
     assert found.i2t.recall_at_1.low == found.i2t.recall_at_1.value == found.i2t.recall_at_1.high == 1
+
+
+def ranks_of_papers(matrix, own):
+    """Ranks of the evaluation program that papers use: sort each row of scores, find the best own caption in it."""
+    scores = np.array([[matrix[i][c] for _, c in own] for i in range(len(matrix))])  # [I, C]
+    of_image = []
+    for image, row in enumerate(scores):
+        order = np.argsort(row)[::-1]
+        of_image.append(min(np.where(order == place)[0][0] for place, (i, _) in enumerate(own) if i == image))
+    of_caption = []
+    for place, (image, _) in enumerate(own):
+        order = np.argsort(scores[:, place])[::-1]
+        of_caption.append(np.where(order == image)[0][0])
+    return np.array(of_image), np.array(of_caption)
+
+
+def test_naive_figures_are_those_of_papers_to_the_digit():
+    generator = np.random.default_rng(0)
+    own = [(image, 5 * image + place) for image in range(150) for place in range(5)]
+    matrix = generator.normal(size=(150, 750))
+    for image, caption in own:
+        matrix[image, caption] += 2.0
+    found = evaluate_retrieval(torch.tensor(matrix), Truth(150, 750, pairs(*own)), resamples=0)
+    for table, ranks in zip((found.naive_i2t, found.naive_t2i), ranks_of_papers(matrix, own), strict=True):
+        for depth in (1, 5, 10):
+            assert getattr(table, f"recall_at_{depth}").value == np.mean(ranks < depth)
+        assert table.median_rank.value == np.median(ranks) + 1
+        assert table.queries == len(ranks)
+
+
+def repeated_captions():
+    """150 pictures with five captions each out of 341 texts, as remote-sensing sets are, and scores of the texts."""
+    generator = np.random.default_rng(1)
+    texts = np.concatenate([np.arange(341), generator.integers(0, 60, 750 - 341)])
+    own = [(place // 5, int(text)) for place, text in enumerate(generator.permutation(texts))]
+    matrix = generator.normal(size=(150, 341))
+    for image, text in own:
+        matrix[image, text] += 1.5
+    return matrix, own
+
+
+def test_repeated_texts_are_candidates_and_queries_of_their_own():
+    matrix, own = repeated_captions()
+    assert (len(own), len({text for _, text in own})) == (750, 341)
+    found = evaluate_retrieval(torch.tensor(matrix), Truth(150, 341, pairs(*own)), resamples=0)
+    for name, expected in oracle.retrieval(matrix.tolist(), own, set(), set()).items():
+        for figure, value in expected.items():
+            got = getattr(getattr(found, name), figure)
+            assert getattr(got, "value", got) == pytest.approx(value, abs=1e-12), (name, figure)
+    assert (found.naive_i2t.queries, found.naive_t2i.queries, found.t2i.queries) == (150, 750, 341)
+    # Merging equal texts makes the gallery less than half as large, and its copies nobody's rivals: far too good.
+    assert found.i2t.recall_at_10.value > found.naive_i2t.recall_at_10.value + 0.05
+
+
+def test_captions_of_one_text_are_in_the_order_of_a_sort_in_the_mean():
+    matrix, own = repeated_captions()
+    found = evaluate_retrieval(torch.tensor(matrix), Truth(150, 341, pairs(*own)), resamples=0).naive_i2t
+    generator = np.random.default_rng(2)
+    by_order = []
+    for _ in range(20):
+        order = generator.permutation(len(own))
+        columns = np.array([own[place][1] for place in order])
+        noise = 1e-9 * generator.normal(size=(len(matrix), len(own)))  # decides ties, and nothing else
+        scores = matrix[:, columns] + noise
+        shuffled = [(own[place][0], column) for column, place in enumerate(order)]
+        by_order.append([np.mean(ranks_of_papers(scores, shuffled)[0] < depth) for depth in (1, 5, 10)])
+    for depth, mean, spread in zip((1, 5, 10), np.mean(by_order, axis=0), np.std(by_order, axis=0), strict=True):
+        assert getattr(found, f"recall_at_{depth}").value == pytest.approx(mean, abs=4 * spread / 20**0.5 + 1e-9)
+
+
+def test_a_tie_of_one_text_is_a_chance_and_a_tie_of_two_texts_a_miss():
+    scores = torch.tensor([[2.0, 2.0, 0.0]])
+    one = evaluate_retrieval(scores.repeat(2, 1), Truth(2, 3, pairs((0, 0), (1, 0))), resamples=0)
+    assert one.naive_i2t.recall_at_1.value == 0.5  # two captions of one text: either may come first
+    assert one.naive_i2t.median_rank.value == 1.5
+    two = evaluate_retrieval(scores.repeat(2, 1), Truth(2, 3, pairs((0, 0), (1, 1))), resamples=0)
+    assert two.naive_i2t.recall_at_1.value == 0.0
 
 
 def test_result_is_json():

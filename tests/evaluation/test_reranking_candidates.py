@@ -18,6 +18,18 @@ def test_union_of_both_directions_each_pair_once():
     assert found.pairs.values.tolist() == pytest.approx([0.9, 0.8, 0.7, 0.2])
 
 
+def test_places_are_taken_by_the_captions_of_the_gallery():
+    #                           text: 0    1    2    3
+    similarity = MatrixScores(torch.tensor([[0.9, 0.8, 0.7, 1.0], [0.1, 0.2, 0.3, 0.0]]))
+    listed = torch.tensor([0, 1, 0, 2, 2])  # texts 0 and 2 twice; text 3 is not in the gallery
+    found = find_candidates(similarity, 2, 4, 3, listed=listed)
+    pairs = zip(found.pairs.rows.tolist(), found.pairs.columns.tolist(), found.for_image.tolist(), strict=True)
+    wanted = {(row, column) for row, column, mine in pairs if mine}
+    assert wanted == {(0, 0), (0, 1), (1, 2), (1, 1)}
+    assert found.pairs.values.tolist() == similarity.matrix[found.pairs.rows, found.pairs.columns].tolist()
+    assert found.for_caption.all(), "each text has two pictures to choose from, and three places"
+
+
 def test_more_candidates_than_the_gallery_holds():
     assert len(find_candidates(MatrixScores(random_matrix(3, 4, 0)), 3, 4, 100).pairs) == 12
 

@@ -25,12 +25,24 @@ def test_queries_of_both_directions():
     assert t2i.answers.members.tolist() == [0, 2]
 
 
-def test_naive_text_to_image_asks_once_for_each_own_pair():
-    truth = Truth(3, 2, own=pairs((0, 1), (2, 1)), true=pairs((1, 1)))
-    naive = truth.naive_queries("t2i")
-    assert naive.rows.tolist() == [1, 1]
-    assert naive.answers.members.tolist() == [0, 2]
-    assert naive.left_out == 1
+def test_every_stated_caption_asks_and_answers_naively():
+    truth = Truth(3, 2, own=pairs((2, 1), (0, 1), (0, 1), (0, 0)), true=pairs((1, 1)))
+    assert truth.own.tolist() == [[0, 0], [0, 1], [2, 1]]
+    t2i, i2t = truth.naive_queries("t2i"), truth.naive_queries("i2t")
+    assert t2i.rows.tolist() == [0, 1, 2, 3]
+    assert t2i.answers.members.tolist() == [2, 0, 0, 0]
+    assert t2i.left_out == 0
+    assert i2t.rows.tolist() == [0, 2]
+    assert i2t.answers.select(torch.tensor([0])).members.tolist() == [1, 2, 3]
+    assert i2t.left_out == 1
+    assert i2t.twins is not None
+    assert i2t.twins.tolist() == [
+        1,
+        0,
+        0,
+        2,
+    ]  # caption 0 has twins in captions 1 and 2
+    assert truth.without_ignored().own_captions.tolist() == truth.own_captions.tolist()
 
 
 @pytest.mark.parametrize("wrong", [(2, 0), (0, 3), (-1, 0)])

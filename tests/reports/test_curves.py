@@ -60,7 +60,7 @@ def test_recall_by_metric_with_lines_by_run_and_direction():
     single = recall_plots({"a": [record]})
     assert [(plot.title, [line.name for line in plot.lines]) for plot in single] == [
         ("R@1", ["image to text", "text to image"]),
-        ("R@1, own pair only", ["text to image"]),
+        ("R@1, usual protocol", ["text to image"]),
         ("mAP@R", ["image to text"]),
     ]
     assert single[0].lines[1].y == [0.4]

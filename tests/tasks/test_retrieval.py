@@ -20,7 +20,7 @@ from truepair.tasks.audit import audit_pairs
 from truepair.tasks.evaluation import EvaluateConfig, evaluate_model
 from truepair.tasks.examples import draw_examples
 from truepair.tasks.pretraining import PretrainOutcome, pretrain
-from truepair.tasks.retrieval import ImageSource, RetrievalTask, similarity_of
+from truepair.tasks.retrieval import ImageSource, RetrievalTask
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def test_truth_comes_from_the_groups(finished: tuple[PretrainOutcome, Path]) -> 
 def test_evaluate_gives_the_figures_of_the_run(finished: tuple[PretrainOutcome, Path], squares: Path) -> None:
     outcome, folder = finished
     config = EvaluateConfig(data=str(squares / "pairs.jsonl"), validation_split="test", output=str(folder / "out.json"))
-    result = evaluate_model(folder / "model", config)
+    result = evaluate_model(folder / "model", config, silent)
     assert outcome.retrieval is not None
     assert result == outcome.retrieval
     assert (folder / "out.json").exists()
@@ -82,7 +82,7 @@ def test_examples_are_marked_by_the_truth(finished: tuple[PretrainOutcome, Path]
     outcome = finished[0]
     assert outcome.test is not None
     judge = outcome.test.encode(outcome.model)
-    similarity = similarity_of(judge)
+    similarity = outcome.test.similarity(judge)
     drawn = draw_examples(outcome.test, similarity, similarity, count=4, depth=24)
     true = set(map(tuple, outcome.test.truth.true.tolist()))
     own = set(map(tuple, outcome.test.truth.own.tolist()))
@@ -119,7 +119,7 @@ def test_itm_that_never_joins_has_no_say(squares: Path, tmp_path: Path) -> None:
     assert list(outcome.retrieval.ways) == ["similarity"]
     assert outcome.retrieval.combination is None
     config = EvaluateConfig(data=str(squares / "pairs.jsonl"), validation_split="test")
-    assert evaluate_model(tmp_path / "model", config) == outcome.retrieval  # the saved model says so, too
+    assert evaluate_model(tmp_path / "model", config, silent) == outcome.retrieval  # the saved model says so, too
     report = report_run(outcome, tmp_path, command="truepair pretrain squares.yaml")
     assert report.audit.way == "similarity"
     similarities = [item.suspect.similarity for item in report.audit.suspects]
@@ -193,10 +193,16 @@ def test_the_evaluation_keeps_its_rankings_but_not_in_its_figures(finished: tupl
     assert outcome.retrieval is not None
     again = outcome.test.rankings(outcome.test.encode(outcome.model), outcome.retrieval.combination)
     assert list(again) == list(outcome.retrieval.rankings) == list(outcome.retrieval.ways)
-    for way, scores in again.items():
-        assert torch.equal(scores.image_rows(0, 12), outcome.retrieval.rankings[way].image_rows(0, 12))
-        assert torch.equal(scores.caption_rows(0, 24), outcome.retrieval.rankings[way].caption_rows(0, 24))
-    assert list(outcome.retrieval.as_dict()) == ["ways", "combination", "images", "captions", "coco"]
+    for way, ranking in again.items():
+        kept = outcome.retrieval.rankings[way]
+        assert torch.equal(ranking.texts.image_rows(0, 12), kept.texts.image_rows(0, 12))
+        assert torch.equal(ranking.texts.caption_rows(0, 24), kept.texts.caption_rows(0, 24))
+        assert torch.equal(ranking.captions.image_rows(0, 12), kept.captions.image_rows(0, 12))
+    sizes = {"images": 12, "own_captions": 12, "captions": 24}
+    figures = outcome.retrieval.as_dict()
+    assert list(figures) == ["source", "split", "ways", "combination", *sizes, "coco"]
+    assert {name: figures[name] for name in sizes} == sizes
+    assert figures["split"] == "test"
 
 
 def test_one_gallery_serves_strict_and_lenient_scores(tmp_path: Path) -> None:

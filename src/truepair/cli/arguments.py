@@ -42,7 +42,14 @@ def read_recipe(kind: type[_Recipe], paths: Sequence[Path], overrides: Sequence[
     return read_fields(named, paths, CommandParser(command, named.section).read(overrides).stated, command=command)
 
 
-def read_fields(kind: RecipeClass[_Recipe], paths: Sequence[Path], stated: Stated, *, command: str) -> _Recipe:
+def read_fields(
+    kind: RecipeClass[_Recipe],
+    paths: Sequence[Path],
+    stated: Stated,
+    *,
+    command: str,
+    under: Sequence[tuple[str, Mapping[str, Any]]] = (),
+) -> _Recipe:
     """Read recipe files and fields of a command line into a dataclass, which is imported when all names are known.
 
     Args:
@@ -50,11 +57,12 @@ def read_fields(kind: RecipeClass[_Recipe], paths: Sequence[Path], stated: State
         paths: YAML files, as :func:`read_recipe` takes them.
         stated: fields of the command line.
         command: the words that were called, for messages.
+        under: where it comes from, and fields that lie under the files; the lowest first.
 
     Raises:
         ConfigError: an unknown field (the nearest is named), a value of the wrong type, an unreadable file.
     """
-    layers = [(str(layer), values) for path in paths for layer, values in read_layers(path)]
+    layers = [*under, *((str(layer), values) for path in paths for layer, values in read_layers(path))]
     known = kind.section.dotted()
     typed: dict[str, Any] = {}
     for name, word in stated:

@@ -5,20 +5,22 @@ from pathlib import Path
 
 from truepair.cli.arguments import find_recipe, read_fields
 from truepair.cli.options import CommandParser
-from truepair.cli.run_folder import RECIPE, quiet_libraries
+from truepair.cli.run_folder import RECIPE, quiet_libraries, recipe_of_run, section_of_run
 from truepair.cli.tasks import TASKS, task_command
 from truepair.errors import ConfigError
 
 HELP = """usage: truepair evaluate [TASK] MODEL [RECIPE ...] [--any.field value ...]
 
-MODEL is the 'model' folder of a run, TASK one of {tasks}; retrieval when absent.
+TASK is one of {tasks}; retrieval when absent.
 
 retrieval: truepair evaluate MODEL [--data PAIRS] [--split SPLIT] [--judgements FILE] [--coco true]
-  Prints figures under the known truth beside the naive ones, which count only each picture's own captions; by
-  similarity alone, and with ITM re-ranking. Works zero-shot, too: any model on any pairs.
+  MODEL is a run, a folder of a model, or a name on the hub: any model that compares images and texts. Without --data
+  the test split of its run is measured. Prints two protocols beside each other: any true match counts; and the usual
+  protocol of papers, where nothing but a picture's own captions does. By similarity alone, and with ITM re-ranking.
 zero-shot: truepair evaluate zero-shot MODEL --data FOLDER|CSV|NAME [--templates NAME|FILE] [--classes FILE]
   Classifies labelled images (a folder for each class, a label column, or a data set of the hub) by the nearest prompt.
 the others: truepair evaluate TASK MODEL [RECIPE ...]
+  MODEL is a run, or its 'model' folder.
   Answers the test questions, or judges the test statements, of the recipe that the model was trained by; recipes and
   options lie over it. Writes the file for the evaluation server beside the model folder.
 
@@ -39,34 +41,36 @@ def run(words: list[str]) -> None:
     task, *rest = words if words[0] in TASKS else ("retrieval", *words)
     if not rest or rest[0].startswith("--"):
         raise ConfigError(f"give the model first: truepair evaluate {task} runs/sample/model [--any.field value]")
-    command, model, prog = task_command(task), Path(rest[0]), f"truepair evaluate {task} {rest[0]}"
+    command, prog = task_command(task), f"truepair evaluate {task} {rest[0]}"
     parser = CommandParser(prog, command.evaluation.section, usage="[options]")
     by_recipe = command.evaluation == command.recipe
     if by_recipe:
         parser.add_argument("recipes", metavar="RECIPE", nargs="*", help="laid over the recipe of the model's run")
     call = parser.read(rest[1:])
-    paths = _recipes(task, model, call.recipes) if by_recipe else []
-    settings = read_fields(command.evaluation, paths, call.stated, command=prog)
+    paths = _recipes(task, rest[0], call.recipes) if by_recipe else []
+    of_run = task == "retrieval" and not any(name.split(".")[0] == "data" for name, _ in call.stated)
+    under = section_of_run(rest[0], "evaluation") if of_run else []
+    settings = read_fields(command.evaluation, paths, call.stated, command=prog, under=under)
 
     from rich.console import Console
 
     quiet_libraries()
     actions = command.load()
-    result = actions.evaluate(model, settings)
+    result = actions.evaluate(rest[0], settings)
 
     for table in actions.tables(result):
         Console().print(table)
 
 
-def _recipes(task: str, model_folder: Path, names: Sequence[str]) -> list[Path]:
-    """``recipe.yaml`` beside a model folder, and the recipes that are named to lie over it.
+def _recipes(task: str, model: str, names: Sequence[str]) -> list[Path]:
+    """The recipe of the run that a model is of, and the recipes that are named to lie over it.
 
     Raises:
         ConfigError: there is none beside the model and none is named, or one cannot be found.
     """
-    own = model_folder.parent / RECIPE
-    paths = [own] if own.is_file() else []
+    own = recipe_of_run(model)
+    paths = [own] if own is not None else []
     paths += [find_recipe(name, task) for name in names]
     if not paths:
-        raise ConfigError(f"there is no {own}; name a recipe: truepair evaluate {task} {model_folder} RECIPE")
+        raise ConfigError(f"there is no {RECIPE} beside {model}; name one: truepair evaluate {task} {model} RECIPE")
     return paths

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import yaml
 
-from truepair.cli.arguments import bundled_recipes, find_recipe, read_fields, to_yaml
+from truepair.cli.arguments import bundled_recipes, find_recipe, lay_recipe, read_fields, read_layers, to_yaml
 from truepair.cli.fields import RecipeClass
 from truepair.cli.options import CommandParser
 from truepair.errors import ConfigError, TruepairError
 
 if TYPE_CHECKING:
+    from truepair.data.splits import DataConfig
     from truepair.methods.recipe import PretrainRecipe
 
 _Recipe = TypeVar("_Recipe")
@@ -178,6 +179,53 @@ def keep_recipe(recipe: Any, folder: Path) -> bytes | None:
     except OSError as error:
         raise ConfigError(f"the run folder {folder} cannot be used ({error.strerror}); give another one") from error
     return before
+
+
+def recipe_of_run(model: str) -> Path | None:
+    """The recipe of the run that a model is of.
+
+    Args:
+        model: a run folder, its ``model``, or one of its checkpoints. A model by any other name is of no run.
+
+    Returns:
+        Its file; None where there is none.
+    """
+    folder = Path(model)
+    if not folder.is_dir():
+        return None
+    places = [folder, *folder.absolute().parents[:2]]
+    return next((place / RECIPE for place in places if (place / RECIPE).is_file()), None)
+
+
+def data_of_run(model: str) -> "DataConfig | None":
+    """The data of the run that a model is of; None where there is no such run.
+
+    Raises:
+        ConfigError: its recipe cannot be read.
+    """
+    layers = section_of_run(model, "data")
+    if not layers:
+        return None
+    kind: RecipeClass[DataConfig] = RecipeClass("truepair.data.splits", "DataConfig")
+    return lay_recipe(kind.load(), [(file, values.get("data", {})) for file, values in layers])
+
+
+def section_of_run(model: str, name: str) -> list[tuple[str, dict[str, Any]]]:
+    """A group of fields of the recipe of the run that a model is of; of the recipes that lie under it, as well.
+
+    Returns:
+        Files and their fields ``{name: ...}``, the lowest first; nothing where there is no such run.
+
+    Raises:
+        ConfigError: its recipe cannot be read.
+    """
+    file = recipe_of_run(model)
+    if file is None:
+        return []
+    return [
+        (str(layer), {key: value for key, value in values.items() if key == name})
+        for layer, values in read_layers(file)
+    ]
 
 
 def is_first_process() -> bool:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from truepair.cli.fields import RecipeClass
-from truepair.cli.run_folder import PRETRAIN
+from truepair.cli.run_folder import PRETRAIN, data_of_run, say
 from truepair.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
@@ -21,12 +21,12 @@ class TaskActions:
 
     Attributes:
         finetune: (recipe, run folder, say) -> result of the test data, or None; absent for a task of evaluation alone.
-        evaluate: (model folder, what it is evaluated by) -> result.
+        evaluate: (folder or name of a model, what it is evaluated by) -> result.
         tables: the result for the terminal.
     """
 
     finetune: "Callable[[Any, Path, Say], Any] | None"
-    evaluate: Callable[[Path, Any], Any]
+    evaluate: Callable[[str, Any], Any]
     tables: "Callable[[Any], list[Table]]"
 
 
@@ -74,35 +74,46 @@ def _retrieval() -> TaskActions:
 
     return TaskActions(
         finetune_retrieval,
-        evaluate_model,
+        lambda model, config: evaluate_model(model, config, say, data_of_run(model) if config.data is None else None),
         lambda result: [retrieval_table(result), *(coco_table(way, one) for way, one in result.coco.items())],
     )
 
 
 def _vqa() -> TaskActions:
     from truepair.cli.tables import figures_table
+    from truepair.models.open import model_folder
     from truepair.tasks.vqa import evaluate_vqa, finetune_vqa
+
+    def evaluate(model: str, recipe: Any) -> Any:
+        """Figures, and the file for the evaluation server beside the model."""
+        folder = Path(model_folder(model))
+        return evaluate_vqa(folder, recipe, folder.parent)
 
     return TaskActions(
         finetune_vqa,
-        lambda model_folder, recipe: evaluate_vqa(model_folder, recipe, model_folder.parent),
+        evaluate,
         lambda result: [figures_table(result.table())],
     )
 
 
 def _nlvr2() -> TaskActions:
     from truepair.cli.tables import figures_table
+    from truepair.models.open import model_folder
     from truepair.tasks.nlvr2 import evaluate_nlvr2, finetune_nlvr2
+
+    def evaluate(model: str, recipe: Any) -> Any:
+        """Figures, and the file for the evaluation server beside the model."""
+        folder = Path(model_folder(model))
+        return evaluate_nlvr2(folder, recipe, folder.parent)
 
     return TaskActions(
         finetune_nlvr2,
-        lambda model_folder, recipe: evaluate_nlvr2(model_folder, recipe, model_folder.parent),
+        evaluate,
         lambda result: [figures_table(result.table())],
     )
 
 
 def _zero_shot() -> TaskActions:
-    from truepair.cli.run_folder import say
     from truepair.cli.tables import zero_shot_tables
     from truepair.tasks.zero_shot import evaluate_zero_shot
 

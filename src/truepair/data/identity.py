@@ -39,22 +39,6 @@ def concept_labels(table: PairTable) -> NDArray[np.int64] | None:
     return np.asarray(labels, np.int64)
 
 
-def picture_keys(table: PairTable) -> NDArray[np.int64]:
-    """A key for the picture of each row, int64 [N]: rows with one image id share it, and rows with one file, too.
-
-    The files' paths are no part of the keys, which stay when a data set is moved.
-    """
-    ids = table.image_ids  # [N]
-    places = pc.dictionary_encode(table.places).combine_chunks().indices  # [N]
-    known = pc.is_valid(places).to_numpy(zero_copy_only=False)  # [N]
-    numbers = pc.fill_null(places, 0).to_numpy()[known]
-    smallest = np.full(numbers.max(initial=-1) + 1, np.iinfo(np.int64).max)
-    np.minimum.at(smallest, numbers, ids[known])
-    keys = ids.copy()
-    keys[known] = smallest[numbers]
-    return keys
-
-
 def held_out(table: PairTable, share: float) -> NDArray[np.bool_]:
     """Which rows belong to a share of the pictures that a hash chooses, bool [N]; a smaller share is part of a larger.
 
@@ -62,7 +46,7 @@ def held_out(table: PairTable, share: float) -> NDArray[np.bool_]:
         table: the rows.
         share: of the pictures, in [0, 1).
     """
-    hashed = hash_ids(picture_keys(table), stable_hash("held out"))  # [N], 63 bits
+    hashed = hash_ids(table.picture_keys, stable_hash("held out"))  # [N], 63 bits
     return hashed < int(share * 2**63)
 
 

@@ -101,6 +101,12 @@ class DataConfig:
         if self.sources is not None and self.train is not None:
             raise ConfigError("data.sources and data.train both say what to train on; give one of them")
 
+    def named(self, split: str) -> str:
+        """The sources of a split as they were given, for titles."""
+        fields = [role for role, word in ROLES.items() if word == split and getattr(self, role) is not None]
+        sources = [source for name in fields or ("sources", *ROLES) for source in getattr(self, name) or ()]
+        return ", ".join(source if isinstance(source, str) else source.source for source in sources)
+
 
 @dataclass(frozen=True)
 class Tables:
@@ -151,6 +157,18 @@ def open_sources(config: DataConfig) -> PairTable:
     return _open(config)[0]
 
 
+def open_chosen(config: DataConfig) -> tuple[PairTable, list[str]]:
+    """All rows of the groups that a recipe takes, in all splits, and what is to be said of the choice.
+
+    Raises:
+        ConfigError: no source is named, or a field needs a ``group`` column that is not there.
+        DataError: a source cannot be read.
+    """
+    table, notes = _open(config)
+    choice, more = followed_groups(table, config)
+    return table if choice is None else rows_of_groups(table, choice.chosen), notes + more
+
+
 def build_tables(config: DataConfig) -> Tables:
     """Open the sources and take their splits apart.
 
@@ -170,7 +188,7 @@ def build_tables(config: DataConfig) -> Tables:
     origin = origins.format(fields=", ".join(f"data.{role}" for role in given))
     words = {role: given.get(role, getattr(config, f"{role}_split")) for role in ROLES}
     train = _train(table, words["train"], given.values(), origin)
-    validation, test = _part(table, words["validation"]), _part(table, words["test"])
+    validation, test = part_of(table, words["validation"]), part_of(table, words["test"])
 
     if words["train"]:
         notes += _unused(table, words)
@@ -273,14 +291,14 @@ def _train(table: PairTable, split: str, given: Iterable[str], origin: str) -> P
     """
     if not split:
         return _without(table, set(given))[0]
-    train = _part(table, split)
+    train = part_of(table, split)
     if train is None:
         hint = "; to train on all rows of a file, whatever their split: --data.train FILE" if split == "train" else ""
         raise DataError(f"{table.name} has no split '{split}'; it has {_counts(table.splits)} (splits: {origin}){hint}")
     return train
 
 
-def _part(table: PairTable, split: str) -> PairTable | None:
+def part_of(table: PairTable, split: str) -> PairTable | None:
     """A split, or several, if it is asked for and there."""
     return table.split(split) if _words(split) and table.splits.keys() >= _words(split) else None
 

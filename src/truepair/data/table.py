@@ -1,5 +1,6 @@
 """The table of image-text pairs that everything above is built on."""
 
+import os
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import Any
@@ -86,6 +87,30 @@ class PairTable:
         """Image id of each row [N]."""
         return np.asarray(self._column("image_id").to_numpy(), dtype=np.int64)
 
+    @cached_property
+    def picture_keys(self) -> NDArray[np.int64]:
+        """A key for the picture of each row, int64 [N]: rows with one image id share it, and rows with one file, too.
+
+        The files' paths are no part of the keys, which stay when a data set is moved.
+        """
+        ids = self.image_ids  # [N]
+        places = pc.dictionary_encode(self.places).combine_chunks().indices  # [N]
+        known = pc.is_valid(places).to_numpy(zero_copy_only=False)  # [N]
+        numbers = pc.fill_null(places, 0).to_numpy()[known]
+        smallest = np.full(numbers.max(initial=-1) + 1, np.iinfo(np.int64).max)
+        np.minimum.at(smallest, numbers, ids[known])
+        keys = ids.copy()
+        keys[known] = smallest[numbers]
+        return keys
+
+    @cached_property
+    def pictures(self) -> NDArray[np.int64]:
+        """Number of each row's picture, in the order in which pictures first occur, int64 [N]."""
+        _, first, numbers = np.unique(self.picture_keys, return_index=True, return_inverse=True)
+        rank = np.empty(len(first), np.int64)
+        rank[np.argsort(first)] = np.arange(len(first))
+        return np.asarray(rank[numbers], np.int64)
+
     def rows_of(self, image_ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """The first row of each of some images of the table [M]."""
         known, first = np.unique(self.image_ids, return_index=True)
@@ -113,6 +138,11 @@ class PairTable:
             BadImageError: it cannot be read.
         """
         return load_image(self.rows[index]["image"])
+
+    def missing_files(self) -> list[str]:
+        """Image files that rows name and that are not there, each once; images that lie in the table are."""
+        paths = self._image_field("path").filter(pc.is_null(self._image_field("bytes")))
+        return [path for path in pc.unique(paths).to_pylist() if not os.path.exists(path)]  # noqa: PTH110 - many
 
     def select(self, indices: Iterable[int]) -> "PairTable":
         """The rows with these numbers, in this order; nothing is copied.
@@ -167,6 +197,35 @@ class PairTable:
             columns[name] = _lists_of_one(pc.list_flatten(self._column(name)))
         return self._with(Dataset(pa.table(columns)), None)
 
+    def as_pictures(self) -> "PairTable":
+        """One row per picture, with all its captions: the inverse of ``as_pairs``; the same table if it is so already.
+
+        A row takes image, ids and further columns from the first of its picture; ``names`` are those of all its rows. A
+        ``group`` or ``family`` in which they differ is left empty: what is true of the picture stands in ``names``.
+        Files are not copied; embedded images are, in memory.
+        """
+        pictures = self.pictures
+        count = int(pictures.max(initial=-1)) + 1
+        if count == len(self):
+            return self
+        order = np.argsort(pictures, kind="stable")
+        starts = np.searchsorted(pictures[order], np.arange(count + 1))  # [pictures + 1]
+        firsts = order[starts[:-1]]
+        columns = {
+            name: _taken(self._stored_column(name), self._positions()[firsts]) for name in self._stored.column_names
+        }
+        for name in ("captions", "caption_ids"):
+            lists = self._column(name).take(pa.array(order)).combine_chunks()
+            ends = np.concatenate([[0], np.cumsum(pc.list_value_length(lists).to_numpy(zero_copy_only=False))])
+            offsets = pa.array(ends[starts].astype(np.int32))
+            columns[name] = pa.chunked_array([pa.ListArray.from_arrays(offsets, lists.flatten())])
+        rows = np.split(order, starts[1:-1])
+        if "names" in columns:
+            columns["names"] = _merged_names(self.values("names"), rows, columns["names"].type)
+        for name in {"group", "family"} & columns.keys():
+            columns[name] = _common(self.values(name), rows, columns[name].type)
+        return self._with(Dataset(pa.table(columns)), None)
+
     @classmethod
     def concat(cls, tables: Sequence["PairTable"], *, keep_first: bool = False) -> "PairTable":
         """Several tables as one. Ids of two or more are made distinct by hashing them with the name of their source.
@@ -203,13 +262,34 @@ class PairTable:
 
     def _column(self, name: str) -> Any:
         """One column as an Arrow array [N]."""
-        column = self._stored.select_columns([name]).with_format("arrow")[:].column(name)
+        return self._chosen_of(self._stored_column(name))
+
+    def _image_field(self, name: str) -> Any:
+        """A field of the image column as an Arrow array [N]; the bytes of other rows are not touched."""
+        return self._chosen_of(pc.struct_field(self._stored_column("image"), name))
+
+    def _stored_column(self, name: str) -> Any:
+        return self._stored.select_columns([name]).with_format("arrow")[:].column(name)
+
+    def _chosen_of(self, column: Any) -> Any:
         return column if self._chosen is None else column.take(pa.array(self._chosen))
 
 
 def _lists_of_one(values: Any) -> pa.ListArray:
     values = values.combine_chunks()
     return pa.ListArray.from_arrays(pa.array(np.arange(len(values) + 1, dtype=np.int32)), values)
+
+
+def _merged_names(names: list[list[str] | None], rows: Sequence[NDArray[np.int64]], kind: pa.DataType) -> Any:
+    """The names of the rows of each picture together; None where none of them has any."""
+    merged = [list(dict.fromkeys(name for row in some for name in names[row] or ())) or None for some in rows]
+    return pa.chunked_array([pa.array(merged, kind)])
+
+
+def _common(labels: list[str | None], rows: Sequence[NDArray[np.int64]], kind: pa.DataType) -> Any:
+    """The label that all rows of a picture have; None where they differ."""
+    found = [{labels[row] for row in some} for some in rows]
+    return pa.chunked_array([pa.array([next(iter(some)) if len(some) == 1 else None for some in found], kind)])
 
 
 def _with_distinct_ids(rows: Dataset, source: str) -> Dataset:

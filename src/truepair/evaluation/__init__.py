@@ -15,13 +15,14 @@ from truepair.evaluation.reranking import (
     find_candidates,
     score_candidates,
 )
-from truepair.evaluation.scores import FeatureScores, MatrixScores, ScoreSource, SubsetScores
+from truepair.evaluation.scores import CaptionScores, FeatureScores, MatrixScores, ScoreSource, SubsetScores
 from truepair.evaluation.truth import ConversionCounter, Truth
 from truepair.evaluation.vqa import TextBaseline, VqaAccuracy, answer_accuracy, vqa_accuracy, write_vqa_results
 
 __all__ = [
     "ITM_ALONE",
     "Candidates",
+    "CaptionScores",
     "CocoGallery",
     "CocoReport",
     "Combination",

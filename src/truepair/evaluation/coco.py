@@ -8,7 +8,7 @@ nobody can retrieve them; here they do not count.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor
 from truepair.errors import ConfigError, DataError
 from truepair.evaluation.metrics import DirectionMetrics, rank_queries, summarise
 from truepair.evaluation.scores import ScoreSource, SubsetScores, as_source
-from truepair.evaluation.truth import MatchLists, QuerySet
+from truepair.evaluation.truth import MatchLists, QuerySet, twins_of
 
 Answers = Mapping[int, Sequence[int]]
 """From the COCO id of a query to the ids of all its right candidates."""
@@ -122,16 +122,19 @@ class CocoGallery:
     Args:
         image_ids: COCO image id of each row of the scores.
         caption_ids: COCO annotation id of each column.
+        texts: captions that the model reads as the same text share a number, int64 [columns]; any order of them counts
+            as equally likely. By default each has a text of its own.
 
     Raises:
         DataError: an id twice.
     """
 
-    def __init__(self, image_ids: Sequence[int], caption_ids: Sequence[int]) -> None:
+    def __init__(self, image_ids: Sequence[int], caption_ids: Sequence[int], texts: Tensor | None = None) -> None:
         self.rows = {image: row for row, image in enumerate(image_ids)}
         self.columns = {caption: column for column, caption in enumerate(caption_ids)}
         if len(self.rows) < len(image_ids) or len(self.columns) < len(caption_ids):
             raise DataError("an image id or a caption id occurs twice in the scored gallery; score each once")
+        self.texts = torch.arange(len(caption_ids)) if texts is None else texts
 
     def evaluate(
         self, scores: ScoreSource | Tensor, truths: CocoTruths, *, resamples: int = 1000, seed: int = 0
@@ -148,16 +151,10 @@ class CocoGallery:
             DataError: an image or a caption of the truth was not scored, or a score is NaN.
         """
         source, bootstrap = as_source(scores), (resamples, seed)
-
-        def measure(truth: CocoTruth) -> CocoMetrics:
-            """Both directions over the whole gallery."""
-            i2t = self._direction(source.image_rows, truth.i2t, self.rows, self.columns, bootstrap)
-            return CocoMetrics(i2t, self._direction(source.caption_rows, truth.t2i, self.columns, self.rows, bootstrap))
-
         return CocoReport(
-            coco_5k=measure(truths.coco),
-            cxc=measure(truths.cxc),
-            eccv=measure(truths.eccv),
+            coco_5k=self._measure(source, truths.coco, bootstrap),
+            cxc=self._measure(source, truths.cxc, bootstrap),
+            eccv=self._measure(source, truths.eccv, bootstrap),
             folds_1k=tuple(self._fold(source, truths.coco, captions, bootstrap) for captions in truths.folds),
         )
 
@@ -169,19 +166,26 @@ class CocoGallery:
         images = {image for answers in t2i.values() for image in answers}
         rows = _sorted_places(images, self.rows)
         columns = _sorted_places(captions, self.columns)
-        part = CocoGallery(list(rows), list(columns))
-        cut = SubsetScores(source, torch.tensor(list(rows.values())), torch.tensor(list(columns.values())))
+        chosen = torch.tensor(list(columns.values()))
+        part = CocoGallery(list(rows), list(columns), self.texts[chosen])
+        cut = SubsetScores(source, torch.tensor(list(rows.values())), chosen)
         i2t = {image: truth.i2t[image] for image in images}
+        return part._measure(cut, CocoTruth(i2t, t2i), bootstrap)
+
+    def _measure(self, source: ScoreSource, truth: CocoTruth, bootstrap: tuple[int, int]) -> CocoMetrics:
+        """Both directions over the whole gallery."""
+        i2t = _query_set(truth.i2t, self.rows, self.columns)
+        i2t = replace(i2t, twins=twins_of(i2t.answers, self.texts))
+        t2i = _query_set(truth.t2i, self.columns, self.rows)
         return CocoMetrics(
-            i2t=self._direction(cut.image_rows, i2t, part.rows, part.columns, bootstrap),
-            t2i=self._direction(cut.caption_rows, t2i, part.columns, part.rows, bootstrap),
+            i2t=self._direction(source.image_rows, i2t, self.rows, self.columns, bootstrap),
+            t2i=self._direction(source.caption_rows, t2i, self.columns, self.rows, bootstrap),
         )
 
     @staticmethod
     def _direction(
-        rows: Any, answers: Answers, queries: Mapping[int, int], candidates: Mapping[int, int], bootstrap: Any
+        rows: Any, asked: QuerySet, queries: Mapping[int, int], candidates: Mapping[int, int], bootstrap: Any
     ) -> DirectionMetrics:
-        asked = _query_set(answers, queries, candidates)
         outcomes = rank_queries(rows, len(queries), [asked], block_size=512)[0]
         return summarise(asked, outcomes, len(candidates), bootstrap)
 

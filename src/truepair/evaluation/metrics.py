@@ -1,4 +1,14 @@
-"""Figures of retrieval: ranks of each query, recall, mAP@R, intervals."""
+"""Figures of retrieval: ranks of each query, recall, mAP@R, intervals.
+
+Two protocols stand beside each other. *Any true match*: the candidates are distinct texts, and every pair that is known
+to be true counts. *Naive*, the usual protocol of papers (ALBEF, CLIP and nearly all others): the candidates are all
+captions that the data set states, and nothing but a query's own pair counts.
+
+Ties count against the match, with one exception: captions of the very same text. They tie whatever the model does, and
+the programs of papers leave their order to a sort, so each order counts as equally likely: the recall of such a query
+is the chance that an own caption is among the first K. mAP@R and R-Precision, which papers of the usual protocol do not
+report, count these ties against the match, too.
+"""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -10,7 +20,7 @@ from torch import Tensor
 
 from truepair.errors import DataError
 from truepair.evaluation.bootstrap import drawn_rows, percentile_interval
-from truepair.evaluation.scores import ScoreSource, as_source
+from truepair.evaluation.scores import CaptionScores, ScoreSource, as_source
 from truepair.evaluation.truth import MatchLists, QuerySet, Truth
 
 RECALL_DEPTHS = (1, 5, 10)
@@ -84,8 +94,8 @@ class RetrievalMetrics:
     Attributes:
         i2t: image to text; any true caption counts.
         t2i: text to image; any true image counts.
-        naive_i2t: image to text; only its own captions count.
-        naive_t2i: text to image, one query an own pair; only that image counts.
+        naive_i2t: image to text among all stated captions; only the image's own count.
+        naive_t2i: text to image, every stated caption asks; only its own image counts.
     """
 
     i2t: DirectionMetrics
@@ -109,17 +119,24 @@ class RetrievalMetrics:
 
 
 def evaluate_retrieval(
-    scores: ScoreSource | Tensor, truth: Truth, *, block_size: int = 512, resamples: int = 1000, seed: int = 0
+    scores: ScoreSource | Tensor,
+    truth: Truth,
+    *,
+    captions: CaptionScores | None = None,
+    block_size: int = 512,
+    resamples: int = 1000,
+    seed: int = 0,
 ) -> RetrievalMetrics:
     """Score a retrieval run in both directions.
 
-    Memory is a few slices of ``block_size`` rows, never the whole matrix unless the scores are one. Ties count
-    against the match. Queries are resampled as if independent; captions of one image are not quite,
-    so the true intervals are a little wider.
+    Memory is a few slices of ``block_size`` rows, never the whole matrix unless the scores are one. Queries are
+    resampled as if independent; captions of one image are not quite, so the true intervals are a little wider.
 
     Args:
         scores: matrix [I, T], or a source of its slices; higher is a better match.
         truth: what is true, own and ignored.
+        captions: scores of the C captions that the data set states, for the naive figures; by default each has that of
+            its text.
         block_size: rows of scores read at once.
         resamples: bootstrap rounds; 0 gives no intervals.
         seed: of the bootstrap.
@@ -133,17 +150,19 @@ def evaluate_retrieval(
         raise DataError(
             f"score matrix is {shape}, but the truth has {truth.images} images and {truth.captions} captions"
         )
-    i2t = [truth.queries("i2t"), truth.naive_queries("i2t")]
-    t2i = [truth.queries("t2i"), truth.naive_queries("t2i")]
-    from_images = rank_queries(source.image_rows, truth.images, i2t, block_size)
-    from_captions = rank_queries(source.caption_rows, truth.captions, t2i, block_size)
+    stated = captions or CaptionScores(source, truth.own_captions[:, 1])
 
-    bootstrap = (resamples, seed)
+    def measure(queries: QuerySet, rows: Callable[[int, int], Tensor], shape: tuple[int, int]) -> DirectionMetrics:
+        """One direction under one protocol, on scores [queries' rows, candidates]."""
+        outcomes = rank_queries(rows, shape[0], [queries], block_size)[0]
+        return summarise(queries, outcomes, shape[1], (resamples, seed))
+
+    count = len(truth.own_captions)
     return RetrievalMetrics(
-        i2t=summarise(i2t[0], from_images[0], truth.captions, bootstrap),
-        t2i=summarise(t2i[0], from_captions[0], truth.images, bootstrap),
-        naive_i2t=summarise(i2t[1], from_images[1], truth.captions, bootstrap),
-        naive_t2i=summarise(t2i[1], from_captions[1], truth.images, bootstrap),
+        i2t=measure(truth.queries("i2t"), source.image_rows, (truth.images, truth.captions)),
+        t2i=measure(truth.queries("t2i"), source.caption_rows, (truth.captions, truth.images)),
+        naive_i2t=measure(truth.naive_queries("i2t", stated.texts), stated.image_rows, (truth.images, count)),
+        naive_t2i=measure(truth.naive_queries("t2i"), stated.caption_rows, (count, truth.images)),
     )
 
 
@@ -152,13 +171,16 @@ class QueryOutcomes:
     """What became of each of Q queries.
 
     Attributes:
-        best_rank: int64 [Q]; rank of the best match, from 1.
+        best_rank: float64 [Q]; rank of the best match, from 1; its mean over the orders of captions of one text.
+        hits: float64 [Q, 3]; whether a match is among the first 1, 5 and 10, or how likely where only the order of
+            captions of one text decides.
         average_precision: float64 [Q]; average precision over the first R places, where R is the query's number of
             matches (AP@R: Musgrave et al., A Metric Learning Reality Check, 2020, equation 2).
         r_precision: float64 [Q]; share of matches among the first R places.
     """
 
     best_rank: Tensor
+    hits: Tensor
     average_precision: Tensor
     r_precision: Tensor
 
@@ -190,7 +212,12 @@ def rank_queries(
             for begin in range(first, last, block_size):
                 chosen = torch.arange(begin, min(begin + block_size, last))
                 scores = _take_rows(block, queries.rows[chosen] - start)  # [q, N]
-                part.append(_rank(scores, queries.answers.select(chosen), queries.ignored.select(chosen)))
+                answers = queries.answers.select(chosen)
+                twins = None
+                if queries.twins is not None:
+                    ends = queries.answers.offsets[[begin, begin + len(chosen)]].tolist()
+                    twins = queries.twins[slice(*ends)]
+                part.append(_rank(scores, answers, queries.ignored.select(chosen), twins))
     return [_join(part) for part in parts]
 
 
@@ -212,8 +239,7 @@ def summarise(
     ranks = outcomes.best_rank.numpy()
     if not len(ranks):
         raise DataError("no query has a true match; check that the truth names captions of these images")
-    hits = [ranks <= depth for depth in RECALL_DEPTHS]
-    columns = [*hits, outcomes.average_precision.numpy(), outcomes.r_precision.numpy()]
+    columns = [*outcomes.hits.T.numpy(), outcomes.average_precision.numpy(), outcomes.r_precision.numpy()]
     values = np.stack(columns, axis=1).astype(np.float64)  # [Q, 5]
     stated = np.append(values.mean(axis=0), np.median(ranks))  # [6]
     low, high = _intervals(values, ranks, resamples, seed) if resamples and len(ranks) > 1 else (stated, stated)
@@ -233,7 +259,7 @@ def summarise(
 
 
 def _intervals(
-    values: npt.NDArray[np.float64], ranks: npt.NDArray[np.int64], resamples: int, seed: int
+    values: npt.NDArray[np.float64], ranks: npt.NDArray[np.float64], resamples: int, seed: int
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Ends of the bootstrap's 95 % intervals of the means of the values and of the median rank, [columns + 1] each.
 
@@ -269,8 +295,8 @@ def _take_rows(block: Tensor, rows: Tensor) -> Tensor:
     return block[rows]
 
 
-def _rank(scores: Tensor, answers: MatchLists, ignored: MatchLists) -> QueryOutcomes:
-    """Outcomes of some queries; ``scores`` [q, N] stay as they are."""
+def _rank(scores: Tensor, answers: MatchLists, ignored: MatchLists, twins: Tensor | None) -> QueryOutcomes:
+    """Outcomes of some queries; ``scores`` [q, N] stay as they are; ``twins`` [m] belong to the answers."""
     sizes = answers.sizes  # [q], R of each query
     query, position, candidate = answers.entries()
     matches = scores.new_full((len(sizes), int(sizes.max())), -torch.inf)  # [q, R]
@@ -286,7 +312,37 @@ def _rank(scores: Tensor, answers: MatchLists, ignored: MatchLists) -> QueryOutc
         precision[several], share[several] = _precision(
             rows, matches[several], answers.select(several), ignored.select(several)
         )
-    return QueryOutcomes(best_rank=best_rank, average_precision=precision, r_precision=share)
+    hits = (best_rank[:, None] <= torch.tensor(RECALL_DEPTHS)).double()  # [q, 3]
+    expected = best_rank.double()
+    if twins is not None and len(twins):
+        at_best = (scores[query, candidate] == matches[query, 0]).long()  # [m]
+        tied = torch.zeros_like(sizes).index_add(0, query, at_best * twins)  # [q], wrong ones of the best match's text
+        right = torch.zeros_like(sizes).index_add(0, query, at_best)  # [q], matches as good as the best
+        ahead = best_rank - 1 - tied
+        shared = tied > 0
+        hits[shared] = _chances(ahead[shared], tied[shared], right[shared])
+        # The first of r right ones in a random order of t wrong ones: each wrong one is before it in 1 of r + 1 orders.
+        expected = ahead + 1 + tied / (right + 1).double()
+    return QueryOutcomes(best_rank=expected, hits=hits, average_precision=precision, r_precision=share)
+
+
+def _chances(ahead: Tensor, tied: Tensor, right: Tensor) -> Tensor:
+    """How likely a right candidate is among the first 1, 5 and 10, float64 [q, 3].
+
+    Args:
+        ahead: wrong candidates before those that tie, int64 [q].
+        tied: wrong candidates among those, in any order, int64 [q].
+        right: right ones among them, int64 [q].
+    """
+    chances = []
+    for depth in RECALL_DEPTHS:
+        missed = torch.ones(len(ahead), dtype=torch.float64)  # that all places so far are taken by wrong ones
+        for place in range(depth):
+            left = (tied - place).clamp_min(0)
+            wrong = left / (left + right).double()
+            missed = torch.where(ahead + place < depth, missed * wrong, missed)
+        chances.append(1 - missed)
+    return torch.stack(chances, dim=1)
 
 
 def _rivals_ahead(scores: Tensor, best: Tensor, answers: MatchLists, ignored: MatchLists) -> Tensor:
@@ -323,9 +379,11 @@ def _precision(scores: Tensor, matches: Tensor, answers: MatchLists, ignored: Ma
 def _join(parts: list[QueryOutcomes]) -> QueryOutcomes:
     """Outcomes of consecutive queries as one."""
     if not parts:
-        return QueryOutcomes(torch.empty(0, dtype=torch.int64), torch.empty(0).double(), torch.empty(0).double())
+        nothing = torch.empty(0).double()
+        return QueryOutcomes(nothing, torch.empty(0, len(RECALL_DEPTHS)).double(), nothing, nothing)
     return QueryOutcomes(
         best_rank=torch.cat([part.best_rank for part in parts]),
+        hits=torch.cat([part.hits for part in parts]),
         average_precision=torch.cat([part.average_precision for part in parts]),
         r_precision=torch.cat([part.r_precision for part in parts]),
     )

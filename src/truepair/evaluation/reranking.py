@@ -9,7 +9,7 @@ from torch import Tensor
 
 from truepair.errors import ConfigError, DataError
 from truepair.evaluation.metrics import evaluate_retrieval
-from truepair.evaluation.scores import ScoreSource
+from truepair.evaluation.scores import CaptionScores, ScoreSource
 from truepair.evaluation.truth import Truth
 from truepair.relations.pairs import PairSet
 
@@ -32,7 +32,7 @@ class Candidates(NamedTuple):
 
 
 def find_candidates(
-    similarity: ScoreSource, images: int, captions: int, k: int, *, block_size: int = 512
+    similarity: ScoreSource, images: int, captions: int, k: int, *, listed: Tensor | None = None, block_size: int = 512
 ) -> Candidates:
     """Top-k search in both directions.
 
@@ -43,6 +43,8 @@ def find_candidates(
         images: number of images I.
         captions: number of captions T.
         k: candidates a query; a gallery smaller than k is taken whole.
+        listed: the texts of a gallery that lists some texts more than once, or not all, as caption numbers, int64 [C]:
+            an image's k places are then taken by these. A text that has one of them is a candidate wherever it stands.
         block_size: rows of scores read at once.
 
     Raises:
@@ -50,7 +52,11 @@ def find_candidates(
     """
     if k < 1:
         raise ConfigError(f"re-ranking needs at least one candidate a query, got k = {k}")
-    by_image = _top_k(similarity.image_rows, (images, captions), k, block_size)
+    if listed is None:
+        by_image = _top_k(similarity.image_rows, (images, captions), k, block_size)
+    else:
+        places = _top_k(CaptionScores(similarity, listed).image_rows, (images, len(listed)), k, block_size)
+        by_image = PairSet(places.rows, listed[places.columns], places.values, (images, captions)).distinct()
     by_caption = _top_k(similarity.caption_rows, (captions, images), k, block_size).T
     pairs = PairSet.union(by_caption, by_image)
     return Candidates(pairs, by_image.contains(pairs), by_caption.contains(pairs))

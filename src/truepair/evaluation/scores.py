@@ -64,6 +64,32 @@ def as_source(scores: ScoreSource | Tensor) -> ScoreSource:
     return MatrixScores(scores) if isinstance(scores, torch.Tensor) else scores
 
 
+class CaptionScores:
+    """Scores of captions, several of which may have one text: they tie, to the last bit.
+
+    Args:
+        source: scores of images and texts.
+        texts: the text of each caption, int64 [C].
+    """
+
+    def __init__(self, source: ScoreSource, texts: Tensor) -> None:
+        self.source = source
+        self.texts = texts
+
+    def image_rows(self, start: int, stop: int) -> Tensor:
+        """Scores of images ``start..stop - 1`` against all captions, [stop - start, C]."""
+        return self.source.image_rows(start, stop)[:, self.texts]
+
+    def caption_rows(self, start: int, stop: int) -> Tensor:
+        """Scores of captions ``start..stop - 1`` against all images, [stop - start, I]."""
+        distinct, place = self.texts[start:stop].unique(return_inverse=True)
+        # Most captions of a data set follow each other with texts that do, too: such a run is one slice.
+        ends = (distinct.diff() > 1).nonzero().flatten() + 1
+        runs = distinct.tensor_split(ends)
+        rows = torch.cat([self.source.caption_rows(int(run[0]), int(run[-1]) + 1) for run in runs])
+        return rows[place]
+
+
 class SubsetScores:
     """Scores of some images against some captions of a larger source, in slices.
 

@@ -74,6 +74,8 @@ class Truth:
         images: number of images I.
         captions: number of distinct captions T.
         own: pairs as the data set declares them.
+        own_captions: (image, caption) of every caption that the data set states, in its order, int64 [C, 2]. A text
+            that it states again, of the same image or another, is a caption of its own: the usual protocol counts each.
         true: all pairs known to match, own pairs included.
         texts: the captions by number, as first written; empty where only numbers or keys are known.
     """
@@ -96,7 +98,7 @@ class Truth:
         Args:
             images: number of images I.
             captions: number of captions T.
-            own: (image, caption) pairs, int64 [N, 2].
+            own: (image, caption) pairs, int64 [C, 2]; one that occurs again is a further caption of the same text.
             true: further true pairs [M, 2]; the own pairs are added. None: only the own pairs are true.
             ignored: pairs that are neither right nor wrong [K, 2]; none by default.
             texts: the captions by number.
@@ -112,6 +114,7 @@ class Truth:
         self.captions = captions
         self.texts = list(texts)
         own_cells = self._cells_of("own", own)
+        self.own_captions = torch.as_tensor(own, dtype=torch.int64).reshape(-1, 2)
         self._true_cells = torch.cat([own_cells, self._cells_of("true", true)]).unique()
         self._ignored_cells = self._cells_of("ignored", ignored)
         both = torch.isin(self._true_cells, self._ignored_cells)
@@ -227,7 +230,7 @@ class Truth:
         return Truth(
             self.images,
             self.captions,
-            self.own,
+            self.own_captions,
             self.true,
             texts=self.texts,
             keys=self._keys,
@@ -248,22 +251,31 @@ class Truth:
             left_out=count - len(asked),
         )
 
-    def naive_queries(self, direction: Side) -> "QuerySet":
-        """The queries of the usual protocol, where nothing but the own pair is right.
+    def naive_queries(self, direction: Side, texts: Tensor | None = None) -> "QuerySet":
+        """The queries of the usual protocol, among all C own captions; nothing but the own pair is right.
 
-        Image to text: one query an image; any of its own captions answers it. Text to image: one query an own pair;
-        only its own image answers it, even if another image owns the same text. Nothing is ignored.
+        Image to text: one query an image; any of its own captions answers it. Text to image: every own caption asks,
+        and only its own image answers it. A text that is stated several times is as many candidates, and asks as many
+        times. Nothing is ignored.
+
+        Args:
+            direction: who asks.
+            texts: own captions that a model reads as the same text share a number, int64 [C]; by default those of one
+                caption number do.
         """
-        rows, columns, count = self._oriented(self.own, direction)
+        places = torch.arange(len(self.own_captions))  # [C]
+        images, numbers = self.own_captions.unbind(1)
+        rows, columns, count = (images, places, self.images) if direction == "i2t" else (places, images, len(places))
         lists = MatchLists.from_pairs(rows, columns, count)
         asked = lists.sizes.nonzero().flatten()
-        left_out = count - len(asked)
-        if direction == "t2i":
-            asked, _, columns = lists.entries()
-            answers = MatchLists.from_pairs(torch.arange(len(asked)), columns, len(asked))
-        else:
-            answers = lists.select(asked)
-        return QuerySet(rows=asked, answers=answers, ignored=MatchLists.empty(len(asked)), left_out=left_out)
+        answers = lists.select(asked)
+        return QuerySet(
+            rows=asked,
+            answers=answers,
+            ignored=MatchLists.empty(len(asked)),
+            left_out=count - len(asked),
+            twins=twins_of(answers, numbers if texts is None else texts) if direction == "i2t" else None,
+        )
 
     def matches(self, rows: Tensor, caption_keys: Tensor) -> Tensor:
         """Whether captions are true of the images of rows.
@@ -405,12 +417,14 @@ class QuerySet:
         answers: the right candidates of each query; never empty.
         ignored: candidates taken out of each query's ranking.
         left_out: rows that have no right candidate, and therefore ask nothing.
+        twins: how many wrong candidates have the very text of each answer, int64 [M]; see ``twins_of``. None: none.
     """
 
     rows: Tensor  # [Q]
     answers: "MatchLists"
     ignored: "MatchLists"
     left_out: int
+    twins: Tensor | None = None  # [M]
 
 
 @dataclass(frozen=True)
@@ -467,6 +481,26 @@ class MatchLists:
         query = torch.repeat_interleave(torch.arange(len(self.sizes)), self.sizes)
         position = torch.arange(len(self.members)) - self.offsets[query]
         return query, position, self.members
+
+
+def twins_of(answers: MatchLists, texts: Tensor) -> Tensor:
+    """How many wrong candidates have the text of each answer: nobody can rank them before or behind it.
+
+    Args:
+        answers: M answers of the queries.
+        texts: number of each candidate's text, int64 [N].
+
+    Returns:
+        int64 [M]; where a query has several answers of one text, its twins are counted at the first of them.
+    """
+    query, _, member = answers.entries()
+    text = texts[member]
+    copies = torch.bincount(texts)
+    _, cell, right = (query * len(copies) + text).unique(return_inverse=True, return_counts=True)
+    first = torch.full((len(right),), len(cell)).scatter_reduce(0, cell, torch.arange(len(cell)), "amin")
+    counted = torch.zeros(len(cell), dtype=torch.bool)
+    counted[first] = True
+    return torch.where(counted, copies[text] - right[cell], 0)
 
 
 class ConversionCounter:

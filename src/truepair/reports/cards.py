@@ -76,7 +76,7 @@ def show_examples(task: RetrievalTask, result: RetrievalResult, book: PictureBoo
         book: takes the pictures.
     """
     ways = list(result.rankings.values())
-    drawn = draw_examples(task, ways[0], ways[-1])
+    drawn = draw_examples(task, ways[0].texts, ways[-1].texts)
     table, texts = task.images.table, task.truth.texts
     return ShownExamples(
         [_picture_query(table, texts, example, book) for example in drawn.pictures],

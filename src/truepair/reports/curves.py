@@ -95,7 +95,7 @@ def information_plots(logs: Mapping[str, Records]) -> list[Plot]:
 def recall_plots(logs: Mapping[str, Records]) -> list[Plot]:
     """One plot for each metric of the ``validation`` records, one line for each run and direction.
 
-    Figures are named ``i2t_r@1``, ``t2i_map@r`` and so on; those of the naive protocol (``naive_``) get plots of
+    Figures are named ``i2t_r@1``, ``t2i_map@r`` and so on; those of the usual protocol (``naive_``) get plots of
     their own.
 
     Args:
@@ -191,7 +191,7 @@ def _metric(name: str) -> tuple[str, str]:
     naive = name.startswith("naive_")
     direction, _, metric = name.removeprefix("naive_").partition("_")
     title = _METRIC_TITLES.get(metric, metric)
-    return f"{title}, own pair only" if naive else title, _DIRECTION_TITLES.get(direction, direction)
+    return f"{title}, usual protocol" if naive else title, _DIRECTION_TITLES.get(direction, direction)
 
 
 def _figure_title(name: str) -> str:

@@ -79,7 +79,7 @@ class ResultColumn:
     Attributes:
         arm: name of the training run.
         way: way of ranking, such as similarity alone or with ITM.
-        naive: only the own pair counts; otherwise any true match does.
+        naive: the usual protocol, where only the own pair counts; otherwise any true match does.
     """
 
     arm: str

@@ -1,47 +1,21 @@
-"""Evaluating a trained model on any pairs."""
+"""Evaluating any model on any pairs."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import torch
 from accelerate import PartialState
-from torch import Tensor
 
 from truepair.data.judgements import JudgedCaptions, judged_captions, read_judgements
 from truepair.data.source import SourceConfig
-from truepair.data.splits import DataConfig, build_tables
+from truepair.data.splits import DataConfig, open_chosen, part_of
 from truepair.data.table import PairTable
-from truepair.errors import ConfigError
+from truepair.errors import ConfigError, DataError
 from truepair.evaluation.coco import CocoGallery, CocoReport, CocoTruths, load_coco_truths
 from truepair.evaluation.metrics import RetrievalProtocol
-from truepair.evaluation.scores import ScoreSource
 from truepair.files import write_json
 from truepair.models.open import open_model
-from truepair.relations.text import normalise_caption
-from truepair.tasks.retrieval import ImageSource, RetrievalResult, RetrievalTask, build_truth
-
-
-class CaptionScores:
-    """Scores of distinct texts as scores of captions, several of which may share a text.
-
-    Args:
-        source: scores of images and distinct texts.
-        texts: the text of each caption, int64 [C].
-    """
-
-    def __init__(self, source: ScoreSource, texts: Tensor) -> None:
-        self.source = source
-        self.texts = texts
-
-    def image_rows(self, start: int, stop: int) -> Tensor:
-        """Scores of images ``start..stop - 1`` against all captions, [stop - start, C]."""
-        return self.source.image_rows(start, stop)[:, self.texts]
-
-    def caption_rows(self, start: int, stop: int) -> Tensor:
-        """Scores of captions ``start..stop - 1`` against all images, [stop - start, I]."""
-        distinct, place = self.texts[start:stop].unique(return_inverse=True)
-        rows = torch.cat([self.source.caption_rows(int(text), int(text) + 1) for text in distinct])
-        return rows[place]
+from truepair.tasks.retrieval import ImageSource, RetrievalResult, RetrievalTask, one_row_a_picture
 
 
 def coco_reports(result: RetrievalResult, table: PairTable, truths: CocoTruths) -> dict[str, CocoReport]:
@@ -55,12 +29,16 @@ def coco_reports(result: RetrievalResult, table: PairTable, truths: CocoTruths) 
     Raises:
         DataError: images or captions of the test split are missing.
     """
-    places = {normalise_caption(text): number for number, text in enumerate(build_truth(table).texts)}
-    captions = [caption for own in table.rows["captions"] for caption in own]
-    texts = torch.tensor([places[normalise_caption(caption)] for caption in captions])
     ids = [number for own in table.rows["caption_ids"] for number in own]
-    gallery = CocoGallery(table.image_ids.tolist(), ids)
-    return {way: gallery.evaluate(CaptionScores(scores, texts), truths) for way, scores in result.rankings.items()}
+    rankings = {way: ranking.captions for way, ranking in result.rankings.items()}
+    return {
+        way: CocoGallery(table.image_ids.tolist(), ids, scores.texts).evaluate(scores, truths)
+        for way, scores in rankings.items()
+    }
+
+
+_WHOLE = "all"
+"""What the figures name the split of data without splits."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,10 +46,11 @@ class EvaluateConfig:
     """What is evaluated, and how.
 
     Attributes:
-        data: a file, a folder or a hub name; "sample" is the bundled sample; or the fields of ``SourceConfig``.
-        split: split that is measured.
-        validation_split: split on which the weights of similarity and ITM are chosen; empty, or absent in the data, for
-            not combining them.
+        data: a file, a folder or a hub name; "sample" is the bundled sample; or the fields of ``SourceConfig``. By
+            default the data of the run that the model is of, with its choice of groups.
+        split: split that is measured; by default that of the run, or "test".
+        validation_split: split on which the weights of similarity and ITM are chosen; by default that of the run, or
+            "val"; empty, or absent in the data, for not combining them.
         min_group_size: keep only rows whose group has this many rows over all splits; 0 for all.
         judgements: JSON Lines file of judged pairs; crossed matches count beside each picture's own captions.
         coco: also report COCO 1K and 5K, CxC and ECCV Caption; the split must be the Karpathy test split of COCO (needs
@@ -80,56 +59,100 @@ class EvaluateConfig:
         output: JSON file for all figures with their confidence intervals.
     """
 
-    data: str | SourceConfig = "sample"
-    split: str = "test"
-    validation_split: str = "val"
-    min_group_size: int = 0
+    data: str | SourceConfig | None = None
+    split: str | None = None
+    validation_split: str | None = None
+    min_group_size: int | None = None
     judgements: str | None = None
     coco: bool = False
     evaluation: RetrievalProtocol = field(default_factory=RetrievalProtocol)
     output: str | None = None
 
 
-def evaluate_model(model_folder: Path, config: EvaluateConfig) -> RetrievalResult:
+def evaluate_model(
+    model: str | Path, config: EvaluateConfig, say: Callable[[str], None], run: DataConfig | None = None
+) -> RetrievalResult:
     """Measure a model; any image that cannot be read is an error, since a substitute would make the figures wrong.
+
+    Args:
+        model: what ``open_model`` opens.
+        config: what is measured, and how.
+        say: prints a line.
+        run: data of the run that the model is of, if there is one; measured where the config names none.
 
     Raises:
         CheckpointError: there is no such model, or it is damaged.
         DataError: the pairs cannot be read, or have no such split.
-        ConfigError: figures that need a package that is not installed.
+        ConfigError: there are no pairs to measure, or figures need a package that is not installed.
     """
     if config.output is not None:
         make_room(Path(config.output))
-    opened = open_model(model_folder)
-    model = opened.model.to(PartialState().device)
+    opened = open_model(model)
+    data = _asked_data(model, config, run)
+    table, notes = open_chosen(data)
+    for line in notes:
+        say(line)
+    measured = _measured(table, data, config, say)
+    network = opened.model.to(PartialState().device)
     transform, collator = opened.preprocessing.images(), opened.preprocessing.collator()
-    tables = build_tables(
-        DataConfig(
-            sources=[config.data],
-            train_split=config.split,
-            validation_split=config.validation_split,
-            test_split="",
-            min_group_size=config.min_group_size,
-        )
-    )
     truths = load_coco_truths() if config.coco else None
 
     def task(table: PairTable, judged: JudgedCaptions | None = None) -> RetrievalTask:
         """Retrieval on a split."""
-        size = config.evaluation.batch_size
-        images = ImageSource(table, collator, transform=transform, batch_size=size)
-        return RetrievalTask(collator, images, config.evaluation, judged)
+        images = ImageSource(table, collator, transform=transform, batch_size=config.evaluation.batch_size)
+        return RetrievalTask(collator, images, config.evaluation, judged, source=data.named("+".join(table.splits)))
 
-    combination = None if tables.validation is None else task(tables.validation).choose_combination(model)
-    judged = None
-    if config.judgements is not None:
-        judged = judged_captions(tables.train, read_judgements(config.judgements))
-    result = task(tables.train, judged).evaluate(model, combination)
+    combination = None
+    validation = part_of(table, data.validation_split)
+    if validation is not None and config.evaluation.rerank and network.itm_trained:
+        combination = task(one_row_a_picture(validation, say)).choose_combination(network)
+    pictures = one_row_a_picture(measured, say)
+    judged = None if config.judgements is None else judged_captions(pictures, read_judgements(config.judgements))
+    result = task(pictures, judged).evaluate(network, combination)
     if truths is not None:
-        result = replace(result, coco=coco_reports(result, tables.train, truths))
+        result = replace(result, coco=coco_reports(result, pictures, truths))
     if config.output is not None:
         write_json(Path(config.output), result.as_dict())
     return result
+
+
+def _asked_data(model: str | Path, config: EvaluateConfig, run: DataConfig | None) -> DataConfig:
+    """The data that are named, or else those of the run.
+
+    Raises:
+        ConfigError: no data are named, and the model is of no run.
+    """
+    if config.data is not None:
+        data = DataConfig(sources=[config.data])
+    elif run is not None:
+        data = replace(run, drawings=0)  # of the training rows alone
+    else:
+        raise ConfigError(f"there is no run beside {model} whose data could be measured; say what is: --data pairs.csv")
+    if config.validation_split is not None:
+        data = replace(data, validation_split=config.validation_split)
+    if config.min_group_size is not None:
+        data = replace(data, min_group_size=config.min_group_size)
+    return data
+
+
+def _measured(table: PairTable, data: DataConfig, config: EvaluateConfig, say: Callable[[str], None]) -> PairTable:
+    """The split that is asked for, or the test split; all rows of named data without any splits.
+
+    Raises:
+        DataError: there is no such split.
+    """
+    split = config.split if config.split is not None else data.test_split
+    try:
+        return table.split(split)
+    except DataError:
+        if config.split is None and config.data is not None and table.split_origins == {"none"}:
+            say(f"{table.name} has no splits: all its {len(table):,} rows are measured")
+            return table.with_split(_WHOLE)
+        present = ", ".join(f"{name} ({count:,} rows)" for name, count in table.splits.items())
+        trained = "" if config.data is not None else "; the run trained on some of them"
+        raise DataError(
+            f"{table.name} has no split '{split}' to measure; it has {present}{trained}: give --split or --data"
+        ) from None
 
 
 def make_room(file: Path) -> None:

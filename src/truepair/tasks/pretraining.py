@@ -25,7 +25,7 @@ from truepair.models.dual.base import DualEncoder
 from truepair.models.dual.interpolation import weights_of
 from truepair.models.fusion.albef import AlbefModel
 from truepair.tasks.interpolation import InterpolationCurve, interpolate_run
-from truepair.tasks.retrieval import ImageSource, RetrievalResult, RetrievalTask
+from truepair.tasks.retrieval import ImageSource, RetrievalResult, RetrievalTask, one_row_a_picture
 from truepair.tasks.zero_shot import TOP_1, GuardResult, ZeroShotTask, forgetting
 
 HELD_OUT, UNSEEN = "retrieval.json", "retrieval_unseen.json"
@@ -148,8 +148,13 @@ class _Pictures:
         """Retrieval on a split."""
         if table is None:
             return None
-        protocol = self.recipe.evaluation
-        return RetrievalTask(self.collator, self.of(table), protocol, cache=self.caches.captions)
+        return RetrievalTask(
+            self.collator,
+            self.of(one_row_a_picture(table, self.caches.say)),
+            self.recipe.evaluation,
+            cache=self.caches.captions,
+            source=self.recipe.data.named("+".join(table.splits)),
+        )
 
 
 def _evaluate(

@@ -2,8 +2,11 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -11,24 +14,41 @@ from truepair.data.judgements import JudgedCaptions
 from truepair.data.pairs import PairCollator, PairDataset
 from truepair.data.table import PairTable
 from truepair.data.transforms import ImageTransform
-from truepair.errors import ConfigError
+from truepair.errors import ConfigError, DataError
 from truepair.evaluation.coco import CocoReport
 from truepair.evaluation.metrics import RetrievalMetrics, RetrievalProtocol, evaluate_retrieval
 from truepair.evaluation.reranking import (
     ITM_ALONE,
-    Candidates,
     Combination,
     RerankedScores,
     choose_combination,
     find_candidates,
     score_candidates,
 )
-from truepair.evaluation.scores import FeatureScores, ScoreSource
+from truepair.evaluation.scores import CaptionScores, FeatureScores, ScoreSource
 from truepair.evaluation.truth import Truth
 from truepair.models.dual.base import DualEncoder
 from truepair.models.encoders.frozen_captions import CaptionStates
 from truepair.models.encoders.frozen_images import ImageStates
 from truepair.models.fusion.gallery import GalleryMatcher, encode_captions, encode_images
+from truepair.relations.pairs import PairSet
+
+
+def one_row_a_picture(table: PairTable, say: Callable[[str], None]) -> PairTable:
+    """The rows of a gallery: one for each picture, with all its captions; a line says so where rows are merged.
+
+    A list with one caption a line repeats each picture. Copies of one picture would tie, and a tie counts as a miss.
+
+    Args:
+        table: the rows of a split.
+        say: prints a line.
+    """
+    pictures = table.as_pictures()
+    if pictures is not table:
+        split = "+".join(table.splits)
+        rows = f"{len(table):,} rows are {len(pictures):,} pictures"
+        say(f"{table.name}, {split}: {rows}; each counts once, with all its captions")
+    return pictures
 
 
 class ImageSource:
@@ -71,15 +91,35 @@ class ImageSource:
         """Yield the pictures, batch by batch, as states [B, N, W] or pixels [B, 3, H, W].
 
         Raises:
+            DataError: files of pictures are missing.
             BadImageError: a picture cannot be read; a substitute would make the figures wrong.
         """
         if self.cache is not None:
             for start in range(0, len(self.table), self.batch_size):
                 yield self.cache[start : start + self.batch_size]
             return
+        missing = self.table.missing_files()
+        if missing:
+            raise DataError(
+                f"{len(missing):,} of {len(self.table):,} pictures of {self.table.name} are missing, such as "
+                f"{', '.join(missing[:3])}; check the path, or take their rows out of the data"
+            )
         dataset = PairDataset(self.table, self.transform, captions="first", substitutes=0)
         for batch in DataLoader(dataset, batch_size=self.batch_size, collate_fn=self.collator):
             yield batch.pixel_values
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """One way of ranking I pictures and their captions, under both protocols.
+
+    Attributes:
+        texts: scores of the T distinct texts, for "any true match" [I, T].
+        captions: scores of the C captions that the data state, for the usual protocol [I, C].
+    """
+
+    texts: ScoreSource
+    captions: CaptionScores
 
 
 @dataclass(frozen=True)
@@ -87,21 +127,27 @@ class RetrievalResult:
     """Figures of one model on one set.
 
     Attributes:
+        source: where the pairs come from.
+        split: which of its splits were measured.
         ways: metrics by way of ranking: "similarity" alone, the top candidates re-ranked by "ITM" alone, and by
             "similarity + ITM" together, as far as they were measured.
         combination: the weights of the last; None when they were not combined.
         images: how many pictures were asked for.
-        captions: how many distinct caption texts.
+        own_captions: how many captions the data state of them: the candidates and queries of the usual protocol.
+        captions: how many distinct texts are known of them: the candidates of "any true match".
         coco: the same ways under the truths of COCO, CxC and ECCV Caption; empty where they were not asked for.
         rankings: the scores behind each of ``ways``, for examples; no part of the figures.
     """
 
+    source: str
+    split: str
     ways: dict[str, RetrievalMetrics]
     combination: Combination | None
     images: int
+    own_captions: int
     captions: int
     coco: dict[str, CocoReport] = field(default_factory=dict)
-    rankings: dict[str, ScoreSource] = field(default_factory=dict, repr=False, compare=False)
+    rankings: dict[str, Ranking] = field(default_factory=dict, repr=False, compare=False)
 
     def as_dict(self) -> dict[str, Any]:
         """The figures as plain nested dictionaries, ready for JSON."""
@@ -120,11 +166,15 @@ class RetrievalTask:
 
     Args:
         collator: the tokenization the model was trained with.
-        images: the pictures; their table has their own captions and, in ``names`` or ``group`` columns, the known
-            truth.
+        images: the pictures, one a row; their table has their own captions and, in ``names`` or ``group`` columns, the
+            known truth.
         protocol: how to measure.
         judged: crossed matches that people found, which count as well.
         cache: makes or opens the frozen text encoder's states of the candidates; None to run the encoder each time.
+        source: where the pairs come from, as the figures name it; by default the table's name.
+
+    Raises:
+        ConfigError: a picture has several rows.
 
     Attributes:
         known: all that is known of pictures and candidates, near-matches included.
@@ -138,18 +188,47 @@ class RetrievalTask:
         protocol: RetrievalProtocol | None = None,
         judged: JudgedCaptions | None = None,
         cache: Callable[[Sequence[str]], CaptionStates | None] | None = None,
+        source: str | None = None,
     ) -> None:
+        table = images.table
+        if len(table) > table.pictures.max() + 1:
+            raise ConfigError(f"{table.name} has several rows of one picture; rank table.as_pictures() instead")
         self.collator = collator
         self.images = images
         self.protocol = protocol or RetrievalProtocol()
         self.known = build_truth(images.table, judged)
         self.truth = self.known if self.protocol.leave_out_families else self.known.without_ignored()
-        self.caption_states = None if cache is None else cache(self.truth.texts)
+        self.source = source or table.name
+        self.caption_states = None if cache is None else cache(self.texts)
+
+    @property
+    def texts(self) -> list[str]:
+        """The U texts that the model reads: those of the truth, then stated captions that it reads otherwise."""
+        return self._reading[0]
+
+    @property
+    def read_as(self) -> Tensor:
+        """Which of these texts each stated caption is, int64 [C]; captions that the model reads alike are one text."""
+        return self._reading[1]
+
+    @cached_property
+    def _reading(self) -> tuple[list[str], Tensor]:
+        """Texts that are equal after normalisation are one for the truth, but not for every model."""
+        stated = [caption for captions in self.images.table.values("captions") for caption in captions]  # [C]
+        known = self.truth.texts
+        texts = list(dict.fromkeys([*known, *stated]))
+        ids, _ = self.collator.encode(texts)
+        _, first, alike = np.unique(ids.numpy(), axis=0, return_index=True, return_inverse=True)
+        first = first[alike.reshape(-1)]  # of each text the first that has its tokens
+        kept = np.flatnonzero((first == np.arange(len(texts))) | (np.arange(len(texts)) < len(known)))
+        place = dict(zip(texts, np.searchsorted(kept, first).tolist(), strict=True))
+        return [texts[number] for number in kept], torch.tensor([place[caption] for caption in stated])
 
     def figures(self, model: DualEncoder) -> dict[str, float]:
         """Quick figures for the log of a run, similarity alone: R@1 and mAP@R both ways, truth-aware and naive."""
         judge = self.encode(model)
-        metrics = evaluate_retrieval(similarity_of(judge), self.truth, resamples=0)
+        ranking = self.rankings(judge, rerank=False)["similarity"]
+        metrics = evaluate_retrieval(ranking.texts, self.truth, captions=ranking.captions, resamples=0)
         return {
             "i2t_r@1": metrics.i2t.recall_at_1.value,
             "t2i_r@1": metrics.t2i.recall_at_1.value,
@@ -164,9 +243,11 @@ class RetrievalTask:
         if not self._reranks(model):
             return None
         judge = self.encode(model)
-        candidates, log_odds = self._judged(judge)
+        similarity = self.similarity(judge)
+        candidates = find_candidates(similarity, self.truth.images, self.truth.captions, self.protocol.rerank)
+        log_odds = score_candidates(candidates.pairs, judge)
         temperature = float(model.temperature.detach())
-        return choose_combination(similarity_of(judge), self.truth, candidates, log_odds, temperature=temperature)[0]
+        return choose_combination(similarity, self.truth, candidates, log_odds, temperature=temperature)[0]
 
     def evaluate(self, model: DualEncoder, combination: Combination | None = None) -> RetrievalResult:
         """Measure every way of ranking.
@@ -176,37 +257,59 @@ class RetrievalTask:
             combination: weights chosen on validation pictures; without, similarity and ITM are not combined.
         """
         rankings = self.rankings(self.encode(model), combination)
-        metrics = {way: evaluate_retrieval(scores, self.truth) for way, scores in rankings.items()}
-        return RetrievalResult(metrics, combination, self.truth.images, self.truth.captions, rankings=rankings)
+        metrics = {
+            way: evaluate_retrieval(ranking.texts, self.truth, captions=ranking.captions)
+            for way, ranking in rankings.items()
+        }
+        return RetrievalResult(
+            source=self.source,
+            split="+".join(self.images.table.splits),
+            ways=metrics,
+            combination=combination,
+            images=self.truth.images,
+            own_captions=len(self.truth.own_captions),
+            captions=self.truth.captions,
+            rankings=rankings,
+        )
 
-    def rankings(self, judge: GalleryMatcher, combination: Combination | None = None) -> dict[str, ScoreSource]:
+    def similarity(self, judge: GalleryMatcher) -> FeatureScores:
+        """Cosine similarity of all pictures and the T texts of the truth, [I, T]."""
+        return FeatureScores(judge.images.features, judge.captions.features[: self.truth.captions])
+
+    def rankings(
+        self, judge: GalleryMatcher, combination: Combination | None = None, *, rerank: bool = True
+    ) -> dict[str, Ranking]:
         """Scores of every way of ranking: "similarity", and with re-ranking "ITM" and "similarity + ITM"."""
-        similarity = similarity_of(judge)
-        ways: dict[str, ScoreSource] = {"similarity": similarity}
-        if self._reranks(judge.model):
-            candidates, log_odds = self._judged(judge)
-            ways["ITM"] = RerankedScores(similarity, candidates, ITM_ALONE.apply(candidates.pairs, log_odds))
-            if combination is not None:
-                scores = combination.apply(candidates.pairs, log_odds)
-                ways["similarity + ITM"] = RerankedScores(similarity, candidates, scores)
+        texts = self.similarity(judge)
+        read = FeatureScores(judge.images.features, judge.captions.features)  # [I, U]
+        ways = {"similarity": Ranking(texts, CaptionScores(read, self.read_as))}
+        if not (rerank and self._reranks(judge.model)):
+            return ways
+        count, k = len(self.texts), self.protocol.rerank
+        by_text = find_candidates(texts, self.truth.images, self.truth.captions, k)
+        by_caption = find_candidates(read, self.truth.images, count, k, listed=self.read_as)
+        # Both protocols re-rank nearly the same pairs: ITM reads each once.
+        pairs = PairSet.union(by_text.pairs.widened(count), by_caption.pairs)
+        judged = pairs.with_values(score_candidates(pairs, judge))
+        weights = {"ITM": ITM_ALONE} | ({} if combination is None else {"similarity + ITM": combination})
+        for way, weight in weights.items():
+            over_texts, over_read = (
+                RerankedScores(source, found, weight.apply(found.pairs, _of(judged, found.pairs)))
+                for source, found in ((texts, by_text), (read, by_caption))
+            )
+            ways[way] = Ranking(over_texts, CaptionScores(over_read, self.read_as))
         return ways
 
     def encode(self, model: DualEncoder) -> GalleryMatcher:
         """Encode the table's pictures and captions."""
         model.eval()
         images = encode_images(model, self.images.batches(), are_states=self.images.are_states)
-        captions = encode_captions(model, self.truth.texts, self.collator.encode, cache=self.caption_states)
+        captions = encode_captions(model, self.texts, self.collator.encode, cache=self.caption_states)
         return GalleryMatcher(model, images, captions)
 
     def _reranks(self, model: DualEncoder) -> bool:
         """ITM that was not trained does not rank."""
         return self.protocol.rerank > 0 and model.itm_trained
-
-    def _judged(self, judge: GalleryMatcher) -> tuple[Candidates, Tensor]:
-        """The candidates that ITM reads, and its log-odds [P]."""
-        truth = self.truth
-        candidates = find_candidates(similarity_of(judge), truth.images, truth.captions, self.protocol.rerank)
-        return candidates, score_candidates(candidates.pairs, judge)
 
 
 def build_truth(table: PairTable, judged: JudgedCaptions | None = None) -> Truth:
@@ -219,6 +322,6 @@ def build_truth(table: PairTable, judged: JudgedCaptions | None = None) -> Truth
     return Truth.of_table(table) if judged is None else Truth.of_table(table, judged.names, judged.near)
 
 
-def similarity_of(judge: GalleryMatcher) -> FeatureScores:
-    """Cosine similarity of all pictures and captions."""
-    return FeatureScores(judge.images.features, judge.captions.features)
+def _of(judged: PairSet, pairs: PairSet) -> Tensor:
+    """The values of some of the judged pairs [P]."""
+    return pairs.widened(judged.shape[1]).overridden_by(judged).values

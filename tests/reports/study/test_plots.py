@@ -21,7 +21,7 @@ INTERVALS = IntervalPlot(
 )
 RANKING = RankingPlot(
     title="Two rankings",
-    left="own pair only",
+    left="usual protocol",
     right="any true match",
     left_order=ROWS,
     right_order=[ROWS[2], ROWS[0], ROWS[1]],
