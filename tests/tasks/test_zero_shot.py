@@ -19,14 +19,14 @@ from transformers import (
     PreTrainedModel,
 )
 
-from tests.models.dual.test_hub import TEXT, VISION, seeded
+from tests.models.dual.tiny_hub import TEXT, VISION, seeded
 from truepair.cli.main import main
 from truepair.data.labelled import LabelledConfig, read_templates
 from truepair.data.tokens import train_wordpiece
 from truepair.data.transforms import TransformConfig
 from truepair.errors import DataError
 from truepair.models import HubDualEncoder
-from truepair.models.dual.hub import HubPreprocessing
+from truepair.models.dual.hub_preprocessing import HubPreprocessing
 from truepair.models.open import open_model
 from truepair.tasks.zero_shot import ZeroShotTask, forgetting
 
