@@ -66,7 +66,7 @@ def test_a_data_set_of_the_datasets_library_has_its_own_names(tmp_path: Path) ->
     images = open_labelled(LabelledConfig(data=str(tmp_path / "saved")), lines.append)
     assert [images.names[label] for label in images.labels] == ["rose", "tulip"]
     assert images.table.image(0).getpixel((0, 0)) == COLOURS["red"]
-    assert lines == ["left out: train: 1 images have no label"]
+    assert lines == [f"left out: {tmp_path / 'saved'}: 1 images have no label"]
 
 
 def test_the_split_is_the_one_that_is_named_or_the_usual_one(tmp_path: Path) -> None:

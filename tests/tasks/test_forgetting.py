@@ -21,6 +21,7 @@ from truepair.errors import ConfigError
 from truepair.methods.recipe import InterpolateConfig, ModelConfig, PretrainRecipe, TextConfig, ZeroShotConfig
 from truepair.methods.step import ItmConfig, MlmConfig, ObjectivesConfig
 from truepair.methods.towers import TowerOptimizerConfig
+from truepair.models.dual.lora import LoraSettings
 from truepair.models.open import open_model
 from truepair.reports.run import report_run
 from truepair.tasks.pretraining import PretrainOutcome, pretrain
@@ -203,6 +204,8 @@ def test_what_cannot_be_is_refused(skilled: Path, squares: Path, kinds: Path, tm
         told(recipe_for(skilled, pairs, None, rate=1e-4, between=chosen, epochs=1), tmp_path / "run")
     with pytest.raises(ConfigError, match=r"model\.interpolate needs a start that was trained; set model\.checkpoint"):
         ModelConfig(interpolate=InterpolateConfig())
+    with pytest.raises(ConfigError, match=r"not the adapter of model\.lora; give one of both"):
+        ModelConfig(checkpoint="clip", interpolate=InterpolateConfig(), lora=LoraSettings())
     with pytest.raises(ConfigError, match=r"set loop\.save, or drop them"):
         recipe_for(skilled, pairs, None, rate=1e-4, between=chosen, save=False)
     with pytest.raises(ConfigError, match=r"has the share 1\.5; give numbers from 0 \(start\) to 1 \(trained\)"):

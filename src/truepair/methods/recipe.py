@@ -143,6 +143,8 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if self.interpolate is not None and self.checkpoint is None:
             raise ConfigError("model.interpolate needs a start that was trained; set model.checkpoint, or drop it")
+        if self.interpolate is not None and self.lora is not None:
+            raise ConfigError("model.interpolate mixes whole models, not the adapter of model.lora; give one of both")
         if self.cache_images and not self.freeze_image:
             raise ConfigError("model.cache_images needs model.freeze_image: states of a moving encoder go stale")
         if self.cache_captions and not self.freeze_text:

@@ -77,7 +77,7 @@ class HubReader(Reader):
                     record.split = split_in_name(split) or split
                 yield record
             if unlabelled:
-                skips.note(split, f"{unlabelled} images have no label")
+                skips.note(split or self.config.source, f"{unlabelled} images have no label")
 
     def _columns(self, features: Features) -> tuple[str, str]:
         images = tuple(name for name, kind in features.items() if isinstance(kind, Image))
