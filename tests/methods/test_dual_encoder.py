@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModel, CLIPImageProcessor, CLIPModel, VisionTextDualEncoderModel
 
-from tests.models.dual.test_hub import clip, seeded, siglip, vit_and_bert
+from tests.models.dual.bare_models import clip, seeded, siglip, vit_and_bert
 from truepair.data.identity import match_keys
 from truepair.data.open import open_pairs
 from truepair.data.pairs import PairDataset

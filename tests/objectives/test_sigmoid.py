@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import SiglipModel
 
-from tests.models.dual.test_hub import seeded, siglip
+from tests.models.dual.bare_models import seeded, siglip
 from tests.objectives.reference import srcl_weights
 from truepair.objectives import sigmoid
 from truepair.objectives.contrastive import Direction

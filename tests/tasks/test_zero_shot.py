@@ -19,7 +19,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from tests.models.dual.test_hub import TEXT, VISION, seeded
+from tests.models.dual.bare_models import TEXT, VISION, seeded
 from truepair.cli.main import main
 from truepair.data.labelled import LabelledConfig, read_templates
 from truepair.data.tokens import train_wordpiece

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.models.dual.test_hub import clip, inputs, seeded, siglip
+from tests.models.dual.bare_models import clip, inputs, seeded, siglip
 from truepair.errors import ConfigError
 from truepair.models import HubDualEncoder
 from truepair.models.dual.interpolation import interpolate, weights_of
