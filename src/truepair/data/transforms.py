@@ -45,7 +45,7 @@ class TransformConfig:
     Attributes:
         size: side of the square image the model reads, in pixels; 0 for that of the model that training starts from.
         normalisation: "clip", "imagenet", "none" (pixels in 0..1), or "encoder": as the image encoder was trained.
-        interpolation: "bicubic", "bilinear", "lanczos" or "nearest".
+        interpolation: "bicubic", "bilinear", "lanczos" or "nearest"; models of the hub resize as their processor does.
         crop_scale: training: least and largest share of the area that RandomResizedCrop keeps; (1, 1) crops nothing.
         flip: training: probability of a horizontal flip; 0 where left and right carry meaning: arrows, flags, text.
         rand_augment_ops: training: operations of RandAugment per image; 0 for none.

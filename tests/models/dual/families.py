@@ -186,15 +186,19 @@ class Family:
     texts: Layout = field(default_factory=lambda: {"padding": True, "truncation": True, "max_length": POSITIONS})
     longest: int = POSITIONS
 
-    def model(self) -> PreTrainedModel:
-        """The same weights each time."""
+    def model(self, *, dropout: bool = True) -> PreTrainedModel:
+        """The same weights each time; with or without the dropout that is usual for it."""
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            return self.build(self.tokenizer()).eval()
+            model = self.build(self.tokenizer()).eval()
+        for config in (model.config.text_config, model.config.vision_config) if not dropout else ():
+            for name in [name for name in config.to_dict() if "drop" in name]:
+                setattr(config, name, 0.0)
+        return model
 
-    def save(self, folder: Path) -> Path:
+    def save(self, folder: Path, *, dropout: bool = True) -> Path:
         """Write the three as they are on the hub."""
-        self.model().save_pretrained(folder)
+        self.model(dropout=dropout).save_pretrained(folder)
         self.processor().save_pretrained(folder)
         self.tokenizer().save_pretrained(folder)
         return folder

@@ -1,5 +1,6 @@
 """Every family of transformers, opened from a folder, against the library's own way with the same folder."""
 
+import json
 from pathlib import Path
 
 import torch
@@ -67,6 +68,9 @@ def test_what_is_saved_is_read_without_truepair(
     same(library_features(again.eval(), processor.image_processor, processor.tokenizer, family.texts), expected)
     # A limit of its own, so that `truncation=True` alone cuts as training did.
     assert AutoTokenizer.from_pretrained(tmp_path).model_max_length == family.longest
+    if (tmp_path / "tokenizer.json").exists():  # says nothing of how the tokenizer was called last
+        saved = json.loads((tmp_path / "tokenizer.json").read_text())
+        assert saved["truncation"] is None and saved["padding"] is None
     reopened = open_model(tmp_path)
     same(own_features(reopened), expected)
     assert image_input_key(reopened.preprocessing) == image_input_key(opened.preprocessing)

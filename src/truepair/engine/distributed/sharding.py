@@ -39,8 +39,8 @@ def shard(step: TrainingStep, plugin: FullyShardedDataParallelPlugin) -> None:
     Layers of the modules that ``step.gathered_by_layer`` names are gathered one by one when they are called, all else
     once a step: how often a layer is called may depend on the lengths of texts, and so differ between processes, which
     must exchange alike. What the step holds beside the model, such as a momentum copy, is spread like the model, so
-    that it can follow without exchange. Frozen weights, which such a copy shares, and scalars stay whole. After the
-    backward pass, :func:`settle_gradients`.
+    that it can follow without exchange. Frozen weights, which such a copy shares, and single numbers stay whole, of
+    whatever shape. After the backward pass, :func:`settle_gradients`.
 
     Args:
         step: On its device, the same on all processes.
@@ -53,7 +53,7 @@ def shard(step: TrainingStep, plugin: FullyShardedDataParallelPlugin) -> None:
         raise ConfigError(f"loop.shard needs a newer torch than {torch.__version__}; install 2.14 or later")
     mesh = init_device_mesh(next(step.parameters()).device.type, (dist.get_world_size(),))
     stays = {weight for weight in step.model.parameters() if not weight.requires_grad}
-    stays |= {weight for weight in step.parameters() if weight.ndim == 0}
+    stays |= {weight for weight in step.parameters() if weight.numel() == 1}
     for layer in [layer for module in step.gathered_by_layer() for layer in repeated_layers(module)]:
         if not all(weight in stays for weight in layer.parameters()):
             fully_shard(

@@ -115,6 +115,10 @@ class HubPreprocessing(Preprocessing):
         """Write both beside the model, as transformers reads them."""
         self.processor.save_pretrained(folder)
         self.tokenizer.model_max_length = self.max_length
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        if backend is not None:  # it remembers how it was called last, and would write that down
+            backend.no_truncation()
+            backend.no_padding()
         self.tokenizer.save_pretrained(folder)
 
     def _augmented_patches(self) -> ImageTransform:
