@@ -46,9 +46,11 @@ class Hub:
             if name in self.models:
                 return 409, {"error": "You already created this model repo", "url": f"{self.address}/{name}"}
             self.models[name] = {}
-            if asked.get("private"):
+            if asked.get("private") or asked.get("visibility") == "private":
                 self.private.add(name)
             return 200, {"url": f"{self.address}/{name}", "name": name}
+        if path == "/api/validate-yaml":
+            return 200, {"errors": [], "warnings": []}
         if path.endswith("/preupload/main"):
             files = [file["path"] for file in json.loads(body)["files"]]
             modes = [{"path": one, "uploadMode": "lfs" if one.endswith(".safetensors") else "regular"} for one in files]

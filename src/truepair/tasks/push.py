@@ -7,7 +7,7 @@ from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, HfApi, constants, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from truepair.errors import CheckpointError, ConfigError
 
@@ -16,8 +16,9 @@ from truepair.errors import CheckpointError, ConfigError
 _OF_A_MODEL = (
     "README.md", "LICENSE*", "NOTICE*", "config.json", "generation_config.json", "preprocessor_config.json",
     "processor_config.json", "video_preprocessor_config.json", "preprocessing.json", "*.safetensors",
-    "*.safetensors.index.json", "pytorch_model*.bin", "pytorch_model.bin.index.json", "open_clip_*", "adapter_config.json",
-    "adapter_model.bin", "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt",
+    "*.safetensors.index.json", "pytorch_model*.bin", "pytorch_model.bin.index.json", "open_clip_*",
+    "adapter_config.json", "adapter_model.bin", "tokenizer*", "special_tokens_map.json", "added_tokens.json",
+    "vocab.*", "merges.txt",
     "sentencepiece.bpe.model", "spiece.model", "chat_template.jinja", "image.onnx*", "text.onnx*",
 )  # fmt: skip
 
