@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from truepair.data.source import SourceConfig
@@ -310,7 +311,7 @@ def _card_of(base: str | None) -> Mapping[str, Any]:
         return {}
     try:
         return dict(ModelCard.load(card).data.to_dict())
-    except (ValueError, OSError):  # somebody else's, and broken
+    except (ValueError, OSError, yaml.YAMLError):  # somebody else's, and broken
         return {}
 
 
