@@ -11,6 +11,7 @@ import torch
 from huggingface_hub import ModelCard
 
 from truepair.data.open import open_pairs
+from truepair.data.source import SourceConfig
 from truepair.data.splits import DataConfig
 from truepair.errors import CheckpointError
 from truepair.evaluation.metrics import evaluate_retrieval
@@ -107,11 +108,25 @@ def test_it_says_who_found_what_with_which_precision(run: tuple[Path, PretrainRe
 
 def test_it_states_data_command_versions_and_base(run: tuple[Path, PretrainRecipe]) -> None:
     _, text = written(run)
-    assert "| training (train) | 36 | 36 |" in text and "| test (test) | 12 | 12 |" in text
+    assert "| training | 36 | 36 |" in text and "| test | 12 | 12 |" in text
     assert "fine-tuned from [openai/clip-vit-base-patch32](https://huggingface.co/openai/clip-vit-base-patch32)" in text
     assert "The licence of the model it came from is not known here." in text
     assert "```\ntruepair train clip pairs.jsonl\n```" in text and "transformers 5" in text
     assert str(run[0].parent) not in text  # no path of this machine
+
+
+def test_sources_of_each_split_are_named(run: tuple[Path, PretrainRecipe], squares: Path, tmp_path: Path) -> None:
+    paths = []
+    for name in ("one", "two"):
+        lines = (squares / "pairs.jsonl").read_text().replace('"image": "', f'"image": "{squares}/')
+        paths.append(tmp_path / f"{name}.jsonl")
+        paths[-1].write_text(lines)
+    one, two = (SourceConfig(source=str(path), allow_outside_root=True) for path in paths)
+    card, text = written(run, data=DataConfig(train=[one], test=[two, "owner/name"]), ecm=None)
+    assert "Pairs from one.jsonl, two.jsonl, owner/name" in text and card.data.datasets == ["owner/name"]
+    assert {(found.dataset_name, found.dataset_split) for found in card.data.eval_results} == {
+        ("two.jsonl, owner/name", "all")
+    }
 
 
 def test_a_base_in_a_folder_hands_on_its_licence(run: tuple[Path, PretrainRecipe], tmp_path: Path) -> None:

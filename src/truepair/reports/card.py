@@ -1,7 +1,7 @@
 """The card of a trained model: README.md beside its weights, with the metadata that the hub reads."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -110,7 +110,7 @@ class _CardFacts:
         hub_base = base if base is not None and not Path(base).exists() else of_base.get("base_model")
         return ModelCardData(
             base_model=hub_base,
-            datasets=[name for name in map(_source, self.recipe.data.sources) if _is_hub_name(name)] or None,
+            datasets=[name for name in self.sources() if _is_hub_name(name)] or None,
             eval_results=list(self.results()) or None,
             library_name=library,
             license=of_base.get("license"),
@@ -134,25 +134,32 @@ class _CardFacts:
 
     def results(self) -> Iterator[EvalResult]:
         """The figures for the hub's index; the protocol stands in the name of each."""
+        tested = list(map(_source, self.recipe.data.test or self.recipe.data.sources or ()))
+        name = _names(tested)
         for way, metrics in self.figures.get("ways", {}).items():
             for prefix, protocol in _PROTOCOLS.items():
                 for direction, words in _DIRECTIONS.items():
                     for depth in _DEPTHS:
                         yield EvalResult(
                             task_type="image-text-retrieval",
-                            dataset_type=self.data_name if _is_hub_name(self.data_name) else "image-text-pairs",
-                            dataset_name=self.data_name,
-                            dataset_split=self.recipe.data.test_split,
+                            dataset_type=name if _is_hub_name(name) else "image-text-pairs",
+                            dataset_name=name,
+                            dataset_split=self.test_split,
                             metric_type="recall",
                             metric_value=round(metrics[prefix + direction][f"recall_at_{depth}"]["value"], 4),
                             metric_name=f"R@{depth}, {words}, ranked by {way} ({protocol})",
                         )
 
+    def sources(self) -> list[str]:
+        """All sources of the run, each once."""
+        data = self.recipe.data
+        named = [source for part in (data.sources, data.train, data.validation, data.test) for source in part or ()]
+        return list(dict.fromkeys(map(_source, named)))
+
     @property
-    def data_name(self) -> str:
-        """The sources, without the folders of this machine."""
-        names = map(_source, self.recipe.data.sources)
-        return ", ".join(name if _is_hub_name(name) else Path(name).name for name in names)
+    def test_split(self) -> str:
+        """What the figures were measured on, in words of the recipe."""
+        return "all" if self.recipe.data.test else self.recipe.data.test_split
 
     def text(self) -> str:
         """All below the block of YAML."""
@@ -196,12 +203,12 @@ class _CardFacts:
 
     def _data(self) -> str:
         if self.tables is None:
-            return f"Pairs from {self.data_name}, which could not be read again when this card was written."
+            return f"Pairs from {_names(self.sources())}, which could not be read again when this card was written."
         rows = ["| split | pictures | captions |", "| --- | --- | --- |"]
         splits = {
-            f"training ({self.recipe.data.train_split or 'all'})": self.tables.train,
-            f"validation ({self.recipe.data.validation_split})": self.tables.validation,
-            f"test ({self.recipe.data.test_split})": self.tables.test,
+            "training": self.tables.train,
+            "validation": self.tables.validation,
+            "test": self.tables.test,
             "groups kept unseen": self.tables.unseen,
         }
         for split, table in splits.items():
@@ -209,7 +216,7 @@ class _CardFacts:
                 pictures = len(set(table.image_ids.tolist()))
                 captions = sum(map(len, table.values("captions")))
                 rows.append(f"| {split} | {pictures:,} | {captions:,} |")
-        return f"Pairs from {self.data_name}.\n\n" + "\n".join(rows)
+        return f"Pairs from {_names(self.sources())}.\n\n" + "\n".join(rows)
 
     def _matches(self) -> str:
         found = list(self.findings())
@@ -255,7 +262,7 @@ class _CardFacts:
             return "The data had no test split, so nothing was measured."
         images, captions = self.figures["images"], self.figures["captions"]
         head = f"Retrieval on {images:,} pictures and {captions:,} distinct captions of the split"
-        rows = [f"{head} `{self.recipe.data.test_split}`, with 95 % bootstrap intervals over queries.", ""]
+        rows = [f"{head} `{self.test_split}`, with 95 % bootstrap intervals over queries.", ""]
         rows += ["| protocol | ranked by | direction | R@1 | R@5 | R@10 |", "| --- | --- | --- | --- | --- | --- |"]
         for prefix, protocol in _PROTOCOLS.items():
             for way, metrics in ways.items():
@@ -288,6 +295,11 @@ def _of_ledger(detector: Recorded) -> Iterator[Finding]:
         who = len({judge for judge in judges if judge.startswith(PERSON)})
         persons = "1 person" if who == 1 else f"{who} people"
         yield Finding(f"{persons} in the ledger {name}", f"{by_people:,} pairs, {zone}", "judged by eye")
+
+
+def _names(sources: Iterable[str]) -> str:
+    """Sources, without the folders of this machine."""
+    return ", ".join(name if _is_hub_name(name) else Path(name).name for name in sources)
 
 
 def _source(source: str | SourceConfig) -> str:

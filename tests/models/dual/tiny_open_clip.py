@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import BertConfig
 
-from tests.models.dual.test_hub import seeded
+from tests.models.dual.tiny_hub import seeded
 from truepair.data.tokens import train_wordpiece
 
 CAPTIONS = ["a small red square!", "a dot", "a large blue square in the middle", "A white square."]
