@@ -3,9 +3,10 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
 from transformers import CLIPImageProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
+from tests.models.dual import tiny_open_clip
+from tests.models.dual.families import FAMILIES
 from tests.models.dual.tiny_hub import clip, seeded, siglip, vit_and_bert
 from tests.models.tiny_albef import tiny_model
 from truepair.data.preprocessing import OwnPreprocessing
@@ -23,9 +24,7 @@ def tokenizer(length: int) -> PreTrainedTokenizerBase:
 
 def save_hub(family: Callable[[], PreTrainedModel], folder: Path) -> Path:
     """A folder of transformers."""
-    model = seeded(family)
-    with torch.no_grad():  # ids of the tokenizer's own special tokens
-        model.save_pretrained(folder)
+    seeded(family).save_pretrained(folder)
     processor = CLIPImageProcessor(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
     processor.save_pretrained(folder)
     tokenizer(12).save_pretrained(folder)
@@ -52,4 +51,15 @@ def save_albef(folder: Path, seed: int = 0) -> Path:
     return folder
 
 
-SAVERS = [save_clip, save_siglip, save_vit_and_bert, save_albef]
+def save_siglip_2(folder: Path) -> Path:
+    """Reads patches and their places in place of pixels."""
+    return next(family for family in FAMILIES if family.name == "siglip_2").save(folder)
+
+
+def save_open_clip(folder: Path) -> Path:
+    tiny_open_clip.made(tiny_open_clip.clip(folder), folder)
+    return folder
+
+
+SAVERS = [save_clip, save_siglip, save_vit_and_bert, save_albef, save_open_clip]
+"""Those that read pixels [B, 3, H, W]."""

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.models.folders import CAPTIONS, SAVERS, save_albef, save_clip
+from tests.models.folders import CAPTIONS, SAVERS, save_albef, save_clip, save_siglip_2
 from truepair import Retriever
 from truepair.data.images import BadImageError
 from truepair.errors import CheckpointError, ConfigError, DataError
@@ -21,7 +21,7 @@ def retriever(tmp_path_factory: pytest.TempPathFactory) -> Retriever:
     return Retriever.load(save_clip(tmp_path_factory.mktemp("clip")), device="cpu")
 
 
-@pytest.mark.parametrize("save", SAVERS)
+@pytest.mark.parametrize("save", [*SAVERS, save_siglip_2])
 def test_vectors_are_the_features_of_the_model(save: Callable[[Path], Path], squares: Path, tmp_path: Path) -> None:
     folder = save(tmp_path)
     retriever, opened = Retriever.load(folder, device="cpu"), open_model(folder)

@@ -89,7 +89,7 @@ def machine_facts() -> FactGroup:
         "System": f"{platform.system()} {platform.release()}, {platform.machine()}",
         "Python": platform.python_version(),
     }
-    return FactGroup(title="Machine and versions", facts=facts | _versions())
+    return FactGroup(title="Machine and versions", facts=facts | package_versions())
 
 
 _PACKAGES = ("truepair", "torch", "torchvision", "transformers", "datasets", "accelerate", "numpy")
@@ -110,7 +110,7 @@ def _processor() -> str:
     return names[0] if names else platform.processor() or platform.machine() or "unknown"
 
 
-def _versions() -> dict[str, str]:
+def package_versions() -> dict[str, str]:
     """Versions of the installed packages."""
     versions = {}
     for package in _PACKAGES:

@@ -1,7 +1,7 @@
 """Any model as a function from pictures and texts to vectors, and the search among them."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -30,9 +30,6 @@ Picture = str | Path | Image.Image | Mapping[str, Any]
 """A path, an opened image, or an image cell of a ``PairTable``."""
 
 Vectors = NDArray[np.float32]
-
-_UNCUT = 1_000_000
-"""Tokens of a text that no model reads as a whole."""
 
 _BLOCK = 65_536
 """Vectors compared at once; half-precision ones become float32 in such blocks."""
@@ -191,8 +188,7 @@ class Retriever:
 
     def cut_texts(self, texts: Sequence[str]) -> list[int]:
         """The places of texts that are longer than the model reads, so that their ends do not count."""
-        whole = replace(self.preprocessing, max_length=_UNCUT).tokenization  # type: ignore[type-var]
-        lengths = [len(tokens) for tokens in whole(texts)] if texts else []
+        lengths = self.preprocessing.tokenization.lengths(texts) if texts else []
         return [place for place, length in enumerate(lengths) if length > self.preprocessing.max_length]
 
     def search(
