@@ -107,6 +107,9 @@ def test_peft_and_the_librarys_class_read_it(family: Any, tmp_path: Path, monkey
     again = HubDualEncoder.from_pretrained(folder)
     assert again.state_dict().keys() == model.state_dict().keys()
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in again.state_dict().items())
+    blank = again.blank()  # what weights that are spread over processes are put together in
+    blank.load_state_dict(again.state_dict())
+    require_equal(blank.model, model.model)
     assert {n for n, w in again.named_parameters() if w.requires_grad} == {
         n for n, w in model.named_parameters() if w.requires_grad
     }
