@@ -107,6 +107,9 @@ def test_peft_and_the_librarys_class_read_it(family: Any, tmp_path: Path, monkey
     again = HubDualEncoder.from_pretrained(folder)
     assert again.state_dict().keys() == model.state_dict().keys()
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in again.state_dict().items())
+    blank = again.blank()  # what weights that are spread over processes are put together in
+    blank.load_state_dict(again.state_dict())
+    require_equal(blank.model, model.model)
     assert {n for n, w in again.named_parameters() if w.requires_grad} == {
         n for n, w in model.named_parameters() if w.requires_grad
     }
@@ -127,7 +130,7 @@ def test_merged_it_is_an_ordinary_folder(family: Any, tmp_path: Path) -> None:
     assert isinstance(opened.model, HubDualEncoder) and not has_adapter(opened.model.model)
     require_equal(opened.model.model, whole, atol=1e-6)
     assert isinstance(opened.preprocessing, HubPreprocessing)
-    assert (tmp_path / "merged/tokenizer.json").read_text() == (folder / "tokenizer.json").read_text()
+    assert AutoTokenizer.from_pretrained(tmp_path / "merged").get_vocab() == preprocessing().tokenizer.get_vocab()
     before = seeded(family).state_dict()
     unchanged = {name for name, value in whole.state_dict().items() if torch.equal(value, before[name])}
     assert any("embed" in name for name in unchanged) and "logit_scale" in unchanged

@@ -72,6 +72,12 @@ def insert_adapter(model: nn.Module, config: Any) -> None:
     require_peft().inject_adapter_in_model(config, model)
 
 
+def insert_like(model: nn.Module, other: nn.Module) -> None:
+    """Put an adapter into a model, in place, of the shape of that of another one, if that has one."""
+    if has_adapter(other):
+        insert_adapter(model, copy.deepcopy(other.peft_config["default"]))  # type: ignore[index]
+
+
 def save_adapter(model: nn.Module, folder: str | Path, weights: dict[str, Tensor] | None = None) -> None:
     """Write the adapter of a model into a folder, as ``PeftModel.save_pretrained`` does.
 

@@ -29,6 +29,9 @@ class DualEncoder(nn.Module, ABC):
     `encode_texts` is `project_text` of `text_states`, for every model.
     """
 
+    origin = ""
+    """What opens the weights that it had before training, from any folder; empty where nothing does."""
+
     _image_frozen = False
     _text_frozen = False
     _resting: tuple[nn.Module, ...] = ()
@@ -87,11 +90,6 @@ class DualEncoder(nn.Module, ABC):
     def kind(self) -> str:
         """The class that a user knows it by: that of its own library."""
         return type(self).__name__
-
-    @property
-    def origin(self) -> str:
-        """The folder or name that holds the weights it was opened with; empty where none does."""
-        return ""
 
     @property
     def inner(self) -> nn.Module | None:

@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenize
 from truepair.data.transforms import TransformConfig
 from truepair.errors import CheckpointError, ConfigError
 from truepair.models.checkpoints.load import load_hub_model, load_part
-from truepair.models.dual.adapter import base_of, has_adapter, is_adapter, load_adapter, save_adapter
+from truepair.models.dual.adapter import base_of, has_adapter, insert_like, is_adapter, load_adapter, save_adapter
 from truepair.models.dual.base import DualEncoder
 from truepair.models.dual.hub_preprocessing import HubPreprocessing, image_side
 from truepair.models.dual.patches import unpack_patches
@@ -72,6 +72,8 @@ class HubDualEncoder(DualEncoder):
         if kind not in _KINDS:
             raise ConfigError(_no_dual_encoder(kind))
         self.model = model
+        name = str(model.name_or_path)
+        self.origin = str(Path(name).resolve()) if name and Path(name).exists() else name
 
     @classmethod
     def from_pretrained(cls, name_or_folder: str | Path, **options: Any) -> Self:
@@ -124,11 +126,6 @@ class HubDualEncoder(DualEncoder):
         return type(self.model).__name__
 
     @property
-    def origin(self) -> str:
-        """The folder or hub name that holds the weights it was opened with; empty where none does."""
-        return str(self.model.name_or_path)
-
-    @property
     def inner(self) -> PreTrainedModel:
         """The transformers model."""
         model: PreTrainedModel = self.model
@@ -136,7 +133,9 @@ class HubDualEncoder(DualEncoder):
 
     def blank(self) -> Self:
         """A model of the same kind and sizes with other weights, for those of this one to be loaded into."""
-        return type(self)(type(self.model)(self.model.config))
+        model = type(self.model)(self.model.config)
+        insert_like(model, self.model)
+        return type(self)(model)
 
     def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any]) -> None:
         """Let the backward pass of the trained towers recompute what the forward pass made, instead of keeping it.

@@ -4,18 +4,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import nn
-from transformers import AutoModel, PreTrainedModel
 
+from truepair.data.preprocessing import Preprocessing
 from truepair.errors import CheckpointError, ConfigError, nearest
 from truepair.files import writing_folder
-from truepair.models.checkpoints.load import load_hub_model
 from truepair.models.dual.adapter import base_of, has_adapter, insert_adapter, is_adapter, merged, require_peft
 from truepair.models.dual.base import DualEncoder
 from truepair.models.dual.blocks import TowerBlocks
 from truepair.models.dual.hub import HubDualEncoder, open_hub_preprocessing
-from truepair.models.dual.hub_preprocessing import HubPreprocessing
+from truepair.models.dual.open_clip import open_open_clip
+from truepair.models.dual.open_clip_source import is_open_clip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +72,7 @@ def add_lora(model: DualEncoder, settings: LoraSettings) -> None:
         lora_dropout=settings.dropout,
         target_modules=_targets(model, inner, settings.targets),
         modules_to_save=projections if settings.projections else None,
-        base_model_name_or_path=str(Path(base).resolve()) if Path(base).exists() else base,
+        base_model_name_or_path=base,
         auto_mapping={"base_model_class": type(inner).__name__, "parent_library": type(inner).__module__},
     )
     try:
@@ -82,28 +81,32 @@ def add_lora(model: DualEncoder, settings: LoraSettings) -> None:
         raise ConfigError(f"model.lora: {' '.join(str(error).split())}") from error
 
 
-def open_adapter(folder: str | Path) -> tuple[HubDualEncoder, HubPreprocessing]:
+def open_adapter(folder: str | Path) -> tuple[DualEncoder, Preprocessing]:
     """The dual encoder that an adapter makes of its base: an ordinary model, the adapter merged into its weights.
 
-    Its preprocessing is what lies beside the adapter.
+    Its preprocessing is what lies beside the adapter; of open_clip, that of the base.
 
     Raises:
         CheckpointError: the base is out of reach, or the adapter is damaged.
-        ConfigError: peft is missing, or the base is no dual encoder.
+        ConfigError: peft or open_clip is missing, or the base is no dual encoder.
     """
     require_peft()
     base = base_of(folder)
     try:
-        model = load_hub_model(AutoModel, base, trust_remote_code=False, dtype=torch.float32)
+        opened = open_open_clip(base) if is_open_clip(base) else (HubDualEncoder.from_pretrained(base), None)
     except CheckpointError as error:
         raise CheckpointError(
             f"the adapter in {folder} needs its base {base}, which could not be opened ({error}); put it there, or set "
             "base_model_name_or_path in adapter_config.json"
         ) from error
-    whole: PreTrainedModel = merged(model, folder)
-    whole.name_or_path = ""  # no folder holds these weights
-    opened = HubDualEncoder(whole).eval()
-    return opened, open_hub_preprocessing(opened, str(folder))
+    model, preprocessing = opened
+    model.model = merged(model.model, folder)
+    model.origin = ""  # nothing on disk holds these weights
+    model.eval()
+    if isinstance(model, HubDualEncoder):
+        return model, open_hub_preprocessing(model, str(folder))
+    assert preprocessing is not None, "a model of open_clip is opened with its own"
+    return model, preprocessing
 
 
 def merge_adapter(folder: str | Path, output: str | Path) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from truepair.data.preprocessing import Preprocessing, own_length, own_pixels
 from truepair.data.transforms import ImageTransform, TransformConfig, build_transform
 from truepair.errors import ConfigError
+from truepair.models.dual.adapter import base_of, has_adapter, insert_like, is_adapter, load_adapter, save_adapter
 from truepair.models.dual.base import DualEncoder
 from truepair.models.dual.open_clip_source import CONFIG_FILE, attempt, library, source_of
 
@@ -87,7 +88,8 @@ class OpenClipDualEncoder(DualEncoder):
         """Load a model.
 
         Args:
-            name_or_folder: A folder that `save_pretrained` or open_clip wrote, or a name, see `open_open_clip`.
+            name_or_folder: A folder that `save_pretrained` or open_clip wrote, or a name, see `open_open_clip`. Of an
+                adapter, the base is loaded as well, and the adapter stands in its layers.
             **options: Those of transformers, of which open_clip needs none: it reads safetensors first, anything else
                 with ``weights_only``, and a folder without a network.
 
@@ -95,11 +97,18 @@ class OpenClipDualEncoder(DualEncoder):
             CheckpointError: it is missing or damaged.
             ConfigError: open_clip does not know the name, or is not installed.
         """
-        source = source_of(str(name_or_folder))
-        return cls(source.load(), source.config())
+        adapted = is_adapter(name_or_folder)
+        source = source_of(base_of(name_or_folder) if adapted else str(name_or_folder))
+        made = cls(source.load(), source.config())
+        made.origin = source.origin
+        if adapted:
+            load_adapter(made.model, name_or_folder)
+        return made
 
     def save_pretrained(self, folder: str | Path, state_dict: Mapping[str, Tensor] | None = None) -> None:
         """Write config and weights as open_clip does, which ``create_model("local-dir:FOLDER")`` reads.
+
+        Of a model with an adapter, that is the adapter alone, as peft writes it.
 
         Args:
             folder: Where.
@@ -107,6 +116,9 @@ class OpenClipDualEncoder(DualEncoder):
         """
         state = self.state_dict() if state_dict is None else state_dict
         weights = {name.removeprefix("model."): value.detach().cpu().contiguous() for name, value in state.items()}
+        if has_adapter(self.model):
+            save_adapter(self.model, folder, weights)
+            return
         settings = {"model_cfg": self.config, "preprocess_cfg": self.model.visual.preprocess_cfg}
         Path(folder).mkdir(parents=True, exist_ok=True)
         Path(folder, CONFIG_FILE).write_text(json.dumps(settings, indent=2), encoding="utf-8")
@@ -124,7 +136,14 @@ class OpenClipDualEncoder(DualEncoder):
         settings["vision_cfg"]["timm_model_pretrained"] = settings["text_cfg"]["hf_model_pretrained"] = False
         model = type(self.model)(**settings)
         library().model.set_model_preprocess_cfg(model, self.model.visual.preprocess_cfg)
+        insert_like(model, self.model)
         return type(self)(model, self.config)
+
+    @property
+    def inner(self) -> nn.Module:
+        """The model of open_clip."""
+        model: nn.Module = self.model
+        return model
 
     @property
     def image_size(self) -> int:
@@ -334,7 +353,7 @@ def open_open_clip(name_or_folder: str | Path) -> tuple[OpenClipDualEncoder, Ope
         ConfigError: open_clip does not know the name, or is not installed.
     """
     source = source_of(str(name_or_folder))
-    model = OpenClipDualEncoder(source.load(), source.config())
+    model = OpenClipDualEncoder.from_pretrained(name_or_folder)
     tokenizer = attempt(source.given, library().get_tokenizer, source.name)
     if type(tokenizer).__name__ == "SigLipTokenizer":  # fetched by http, and not to be found again beside the model
         raise ConfigError(f"the config of {source.name} names no tokenizer; set hf_tokenizer_name in its text_cfg")

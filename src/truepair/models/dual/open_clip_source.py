@@ -38,6 +38,18 @@ class OpenClipSource:
     weights: str | None
     given: str
 
+    @property
+    def origin(self) -> str:
+        """What opens the same weights from any folder; empty for random ones."""
+        if self.weights == _RANDOM:
+            return ""
+        if self.given.startswith(_PREFIX):
+            name, _, weights = self.given.removeprefix(_PREFIX).partition(":")
+            architecture = str(Path(name).resolve()) if name.endswith(".json") else name
+            return f"{_PREFIX}{architecture}:{Path(weights).resolve() if Path(weights).is_file() else weights}"
+        folder = Path(self.given.removeprefix("local-dir:"))
+        return str(folder.resolve()) if folder.is_dir() else self.given
+
     def config(self) -> dict[str, Any]:
         """The ``model_cfg``.
 
