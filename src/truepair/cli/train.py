@@ -44,6 +44,7 @@ def run(words: list[str]) -> None:
 
     from truepair.cli.tables import precision_table, retrieval_table, zero_shot_tables
     from truepair.models.dual.lora import merge_adapter
+    from truepair.reports.card import write_card
     from truepair.reports.run import report_run
     from truepair.tasks.pretraining import pretrain
 
@@ -62,8 +63,14 @@ def run(words: list[str]) -> None:
     if outcome.zero_shot is not None:
         for table in zero_shot_tables(outcome.zero_shot.after, outcome.zero_shot.before):
             Console().print(table)
+    called = shlex.join(["truepair", "train", *words])
+    if (
+        is_first_process()
+        and done.model_folder.is_dir()
+        and write_card(opened.folder, opened.recipe, command=called) is None
+    ):
+        say(f"{done.model_folder}/README.md is yours, and stays as it is")
     if opened.options.report and is_first_process():
-        called = shlex.join(["truepair", "train", *words])
         report = report_run(outcome, opened.folder, command=called, title=opened.title)
         Console().print(precision_table(report.audit))
         say(f"the page of what it found: {report.page}")
