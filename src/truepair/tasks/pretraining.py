@@ -1,6 +1,6 @@
 """A whole training run: from a recipe to a trained model and its retrieval figures."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -27,6 +27,8 @@ from truepair.models.fusion.albef import AlbefModel
 from truepair.tasks.interpolation import InterpolationCurve, interpolate_run
 from truepair.tasks.retrieval import ImageSource, RetrievalResult, RetrievalTask, one_row_a_picture
 from truepair.tasks.zero_shot import TOP_1, GuardResult, ZeroShotTask, forgetting
+
+_LOOKED_AT = 20_000  # rows whose captions are counted
 
 HELD_OUT, UNSEEN = "retrieval.json", "retrieval_unseen.json"
 """Files of the figures: on the test split, and on groups that no run trains on."""
@@ -83,7 +85,7 @@ def pretrain(
     model.to(PartialState(cpu=recipe.loop.cpu).device)  # for the states of frozen encoders
     if isinstance(model, AlbefModel):
         model.config.itm_trained = trains_itm(recipe)
-    for line in untrained_losses(recipe):
+    for line in (*untrained_losses(recipe), *_cut_captions(student.preprocessing, tables.train)):
         say(line)
     guard = None if recipe.zero_shot is None else _guard(recipe, student.preprocessing, say)
     between = recipe.model.interpolate
@@ -125,6 +127,18 @@ def pretrain(
     combination = None if validation is None else validation.choose_combination(loop.model)
     retrieval = _evaluate(loop.model, test, combination, run_folder / HELD_OUT)
     return replace(outcome, retrieval=retrieval, unseen=_evaluate(loop.model, unseen, combination, run_folder / UNSEEN))
+
+
+def _cut_captions(preprocessing: Preprocessing, train: PairTable) -> Iterator[str]:
+    """A line if captions are longer than the model reads; of a large table every k-th row is looked at."""
+    rows = train.values("captions")
+    captions = [caption for row in rows[:: -(-len(rows) // _LOOKED_AT)] for caption in row]
+    cut = preprocessing.count_cut(captions)
+    if cut:
+        yield (
+            f"{cut:,} of {len(captions):,} captions have more than {preprocessing.max_length} tokens, and lose their "
+            "end; see text.max_length, or shorten them"
+        )
 
 
 class _Pictures:
