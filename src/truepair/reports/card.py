@@ -260,9 +260,11 @@ class _CardFacts:
         ways = self.figures.get("ways", {})
         if not ways:
             return "The data had no test split, so nothing was measured."
-        images, captions = self.figures["images"], self.figures["captions"]
-        head = f"Retrieval on {images:,} pictures and {captions:,} distinct captions of the split"
-        rows = [f"{head} `{self.test_split}`, with 95 % bootstrap intervals over queries.", ""]
+        images, own, texts = (self.figures[name] for name in ("images", "own_captions", "captions"))
+        head = (
+            f"Retrieval on {images:,} pictures with {own:,} captions of their own ({texts:,} texts are known of them)"
+        )
+        rows = [f"{head}, split `{self.test_split}`, with 95 % bootstrap intervals over queries.", ""]
         rows += ["| protocol | ranked by | direction | R@1 | R@5 | R@10 |", "| --- | --- | --- | --- | --- | --- |"]
         for prefix, protocol in _PROTOCOLS.items():
             for way, metrics in ways.items():
