@@ -34,7 +34,8 @@ def run(squares: Path, tmp_path: Path) -> tuple[Path, PretrainRecipe]:
     test = build_truth(table.split("test"))
     scores = torch.randn(test.images, test.captions, generator=torch.Generator().manual_seed(0))
     metrics = evaluate_retrieval(scores, test)
-    figures = RetrievalResult({"similarity": metrics}, None, test.images, test.captions).as_dict()
+    ways = {"similarity": metrics}
+    figures = RetrievalResult("pairs", "test", ways, None, test.images, 12, test.captions).as_dict()
     (folder / "retrieval.json").write_text(json.dumps(figures))
     counts = {"relations/same_caption/relabel": 7.0, "false_negative_rate": 0.1}
     epochs = [{"kind": "epoch", "step": step, "epoch": step, **counts} for step in (0, 1)]
@@ -111,6 +112,7 @@ def test_it_states_data_command_versions_and_base(run: tuple[Path, PretrainRecip
     assert "| training | 36 | 36 |" in text and "| test | 12 | 12 |" in text
     assert "fine-tuned from [openai/clip-vit-base-patch32](https://huggingface.co/openai/clip-vit-base-patch32)" in text
     assert "The licence of the model it came from is not known here." in text
+    assert "Retrieval on 12 pictures with 12 captions of their own (24 texts are known of them), split `test`" in text
     assert "```\ntruepair train clip pairs.jsonl\n```" in text and "transformers 5" in text
     assert str(run[0].parent) not in text  # no path of this machine
 

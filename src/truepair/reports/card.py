@@ -260,9 +260,11 @@ class _CardFacts:
         ways = self.figures.get("ways", {})
         if not ways:
             return "The data had no test split, so nothing was measured."
-        images, captions = self.figures["images"], self.figures["captions"]
-        head = f"Retrieval on {images:,} pictures and {captions:,} distinct captions of the split"
-        rows = [f"{head} `{self.test_split}`, with 95 % bootstrap intervals over queries.", ""]
+        own = self.figures.get("own_captions")  # runs of older versions did not state it
+        head = f"Retrieval on {self.figures['images']:,} pictures"
+        head += "" if own is None else f" with {own:,} captions of their own"
+        head += f" ({self.figures['captions']:,} texts are known of them)"
+        rows = [f"{head}, split `{self.test_split}`, with 95 % bootstrap intervals over queries.", ""]
         rows += ["| protocol | ranked by | direction | R@1 | R@5 | R@10 |", "| --- | --- | --- | --- | --- | --- |"]
         for prefix, protocol in _PROTOCOLS.items():
             for way, metrics in ways.items():

@@ -40,9 +40,10 @@ def session(path: Path) -> onnxruntime.InferenceSession:
 
 @pytest.mark.parametrize(("rows", "length"), [(1, 3), (1, 12), (5, 7), (5, 1)])
 def test_the_files_compute_what_the_model_does(folders: tuple[Path, Path], rows: int, length: int) -> None:
-    model = open_model(folders[0]).model.eval()
+    opened = open_model(folders[0])
+    model, size = opened.model.eval(), opened.preprocessing.images()(Image.new("RGB", (40, 40))).shape
     generator = torch.Generator().manual_seed(0)
-    pixels = torch.randn(rows, 3, 16, 16, generator=generator)
+    pixels = torch.randn(rows, *size, generator=generator)
     ids = torch.randint(5, 30, (rows, length), generator=generator)
     mask = torch.ones_like(ids)
     mask[0, max(1, length - 2) :] = 0
@@ -60,7 +61,7 @@ def test_a_file_holds_its_own_tower_alone(folders: tuple[Path, Path]) -> None:
     whole = sum(weight.numel() for weight in model.parameters())
     files = [folders[1] / name for name in ("image.onnx", "text.onnx")]
     weights = [sum(math.prod(one.dims) for one in load(file).graph.initializer) for file in files]
-    assert min(weights) > 1000 and sum(weights) < whole + 200  # some constants of shapes
+    assert min(weights) > 1000 and sum(weights) < whole + 2000  # and constants of shapes
     assert all(b"site-packages" not in file.read_bytes() for file in files)  # nor any path of this machine
 
 
@@ -92,7 +93,10 @@ def compare(model: Path, out: Path, picture: Path) -> None:
 def test_the_program_of_the_readme_makes_the_vectors_of_the_model(folders: tuple[Path, Path], tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (40, 67, 3), np.uint8)
     Image.fromarray(noise).save(tmp_path / "noise.png")
-    compare(*folders, tmp_path / "noise.png")
+    if (folders[0] / "open_clip_config.json").exists():
+        assert readme_program(folders[1]) == ""  # open_clip's own tokenizer is not written out
+    else:
+        compare(*folders, tmp_path / "noise.png")
 
 
 def test_the_program_knows_every_way_of_our_preprocessing(tmp_path: Path) -> None:
