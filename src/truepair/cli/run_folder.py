@@ -244,10 +244,12 @@ def say(line: str) -> None:
 def quiet_libraries() -> None:
     """Keep transformers and datasets from drawing bars and printing what we report ourselves; their errors remain."""
     import datasets
+    import huggingface_hub
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
+    huggingface_hub.logging.set_verbosity_error()
     datasets.disable_progress_bars()
     # Of torch, twice an epoch, where there are fewer cores than loop.workers; of peft, about a name in transformers.
     warnings.filterwarnings("ignore", message="This DataLoader will create")

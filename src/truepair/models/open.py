@@ -1,12 +1,15 @@
 """Any model by its folder or name: ours, or one of open_clip or transformers."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from transformers import PretrainedConfig
+from transformers.utils import cached_file
 
 from truepair.data.preprocessing import Preprocessing
+from truepair.errors import CheckpointError
 from truepair.models.checkpoints.load import load_own, load_part
 from truepair.models.dual.adapter import is_adapter
 from truepair.models.dual.base import DualEncoder
@@ -42,6 +45,8 @@ def open_model(name_or_folder: str | Path) -> OpenedModel:
         ConfigError: it is no dual encoder.
     """
     name = str(model_folder(name_or_folder))
+    if not Path(name).exists() and Path(name).parent.is_dir() and Path(name).parent != Path():
+        raise CheckpointError(f"no model in {name}: there is no such folder; check the path")  # the hub is not asked
     for recognises, load in _OPENERS:
         if recognises(name):
             return OpenedModel(*load(name))
@@ -60,14 +65,19 @@ def _is_own(name: str) -> bool:
     Raises:
         CheckpointError: there is no config.
     """
-    settings, _ = load_part(_Settings, name)
+    settings = load_part(_Settings, name)
     return isinstance(settings, dict) and settings.get("model_type") == AlbefConfig.model_type
 
 
 class _Settings:
     """The config file of a checkpoint, read like a model."""
 
-    from_pretrained = PretrainedConfig.get_config_dict
+    @staticmethod
+    def from_pretrained(name: str, **options: str) -> dict[str, Any]:
+        """Read it; without `PretrainedConfig`, which warns of kinds that it does not know."""
+        file = cached_file(name, "config.json", **options)
+        settings: dict[str, Any] = json.loads(Path(file).read_text(encoding="utf-8"))
+        return settings
 
 
 _OPENERS: list[tuple[Callable[[str], bool], Callable[[str], tuple[DualEncoder, Preprocessing]]]] = [
