@@ -349,7 +349,7 @@ def _ranking_drawing(data: str, agreement: RankingAgreement) -> Chart:
     names = list(dict.fromkeys(arm for swap in swaps for arm in (swap.better, swap.worse)))
     return RankingPlot(
         title=f"The two rankings, {data}",
-        left="usual protocol",
+        left="own pair only",
         right="any true match",
         left_order=list(agreement.naive),
         right_order=list(agreement.aware),
@@ -368,7 +368,7 @@ def _swap_table(data: str, agreement: RankingAgreement) -> TextTable:
     note = f"{counted(more, 'further pair')} of arms not shown." if more else ""
     title = f"Arms that swap places, {data}"
     return TextTable(
-        title=title, columns=["Better by the truth", "any true match", "usual protocol"], rows=rows, note=note
+        title=title, columns=["Better by the truth", "any true match", "own pair only"], rows=rows, note=note
     )
 
 

@@ -16,7 +16,7 @@ TEST_TITLES = {"held_out": "held out", "unseen": "unseen concepts"}
 
 
 def arm_tables(view: StudyView) -> list[TextTable]:
-    """One table for each kind of data: level, gain, share recovered, usual protocol, other tests, ITM, time."""
+    """One table for each kind of data: level, gain, share recovered, own pair only, other tests, ITM, time."""
     others = [test for test in view.table.tests if test != view.test]
     columns = [
         "Arm",
@@ -24,7 +24,7 @@ def arm_tables(view: StudyView) -> list[TextTable]:
         "score",
         f"gain over {view.reference}",
         *([f"share of {view.ceiling}"] if view.ceiling else []),
-        "gain, usual protocol",
+        "gain, own pair only",
         *(f"gain, {TEST_TITLES.get(test, test)}" for test in others),
         *(["score by ITM", "gain by ITM"] if view.table.has(ITM_SCORE) else []),
         "seconds a run",
