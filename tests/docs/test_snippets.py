@@ -39,7 +39,7 @@ def test_every_option_of_a_source_is_in_the_table_with_its_default() -> None:
     assert [(name, ast.literal_eval(word.strip("`")) if "`" in word else word) for name, word in listed] == expected
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/data.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/data.md", "docs/objectives.md"])
 def test_links_lead_somewhere(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
     for target in re.findall(r"\]\(([^)#]+)\)|src=\"([^\"]+)\"", text):
