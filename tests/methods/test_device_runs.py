@@ -2,11 +2,13 @@
 
 import functools
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 
 from tests.device import DEVICE, repeatable
 from tests.methods.test_adapted_runs import AdaptedRun
@@ -18,6 +20,14 @@ from truepair.engine.logs.log import read_log
 pytestmark = pytest.mark.gpu
 
 HERE: dict[str, Any] = {"cpu": DEVICE.type == "cpu"}
+
+
+@pytest.fixture(autouse=True)
+def forgotten_precision() -> Iterator[None]:
+    """Accelerate has one device and one precision a process, and is to forget those of other tests."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def logged(folder: Path, name: str) -> list[float]:
