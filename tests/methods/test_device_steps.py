@@ -37,7 +37,9 @@ def moved(batch: PairBatch, device: torch.device, dtype: torch.dtype) -> PairBat
     return replace(batch, pixel_values=batch.pixel_values.to(dtype)).to(device)
 
 
-def trained(step: PretrainStep, device: torch.device, dtype: torch.dtype) -> tuple[list[dict[str, float]], list[Tensor]]:
+def trained(
+    step: PretrainStep, device: torch.device, dtype: torch.dtype
+) -> tuple[list[dict[str, float]], list[Tensor]]:
     """Losses of two steps on a device, and the gradients of the second, on the CPU."""
     step.to(device)
     losses, gradients = [], list[Tensor]()
@@ -78,9 +80,7 @@ def test_float32_losses_are_those_of_the_cpu(name: str) -> None:
 
 @pytest.mark.parametrize("name", COMPOSITIONS)
 def test_parts_of_a_batch_are_the_whole_batch(name: str) -> None:
-    results = [
-        trained(replace(COMPOSITIONS[name], micro_batch=size).build(), DEVICE, torch.float64) for size in (0, 3)
-    ]
+    results = [trained(replace(COMPOSITIONS[name], micro_batch=size).build(), DEVICE, torch.float64) for size in (0, 3)]
     for wanted, given in zip(results[0][0], results[1][0], strict=True):
         assert given == pytest.approx(wanted, rel=1e-9)
     assert_equal(results[0][1], results[1][1], 1e-8)

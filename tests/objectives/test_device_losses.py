@@ -84,6 +84,8 @@ def test_tiled_equals_dense(loss: Callable[..., Tensor], name: str) -> None:
 @pytest.mark.parametrize("implementation", ["dense", "tiled"])
 @pytest.mark.parametrize("loss", [softmax, sigmoid])
 def test_a_gpu_equals_the_cpu(loss: Callable[..., Tensor], implementation: str, name: str) -> None:
-    cpu, device = (run(loss, name, place, 300, implementation=implementation) for place in (torch.device("cpu"), DEVICE))
+    cpu, device = (
+        run(loss, name, place, 300, implementation=implementation) for place in (torch.device("cpu"), DEVICE)
+    )
     for wanted, given in zip(cpu, device, strict=True):
         assert (given - wanted).norm() <= 1e-4 * wanted.norm()
