@@ -16,8 +16,9 @@ python=${PYTHON:-python3}
 wanted=${1:-all}
 case $wanted in
     wheels) shift; exec "$python" scripts/gpu_check.py wheels "$@" ;;
-    tests | figures) shift ;;
-    *) wanted=all ;;
+    all | tests | figures) shift $(($# > 0)) ;;
+    --*) wanted=all ;;
+    *) echo "no command '$wanted'; give tests, figures or wheels" >&2; exit 2 ;;
 esac
 
 site=$(mktemp -d)
