@@ -14,7 +14,7 @@ from truepair.judges.base import JudgeConfig
 from truepair.judges.itm import AlbefJudge, BatchView
 from truepair.judges.memory import MemorisedJudge, VerdictMemory
 from truepair.methods.ecm import Ecm, EcmConfig
-from truepair.methods.encode import BatchEncoder
+from truepair.methods.encode import BatchEncoder, MicroBatches
 from truepair.methods.rules import RelationsConfig, RuleSet
 from truepair.methods.step import ItcConfig, MlmConfig, ObjectivesConfig, PretrainStep
 from truepair.models.fusion.albef import AlbefModel
@@ -62,7 +62,9 @@ def half_masked(model: AlbefModel) -> TokenMasker:
     return TokenMasker(MASK_ID, SPECIAL_IDS, model.config.vocab_size, MaskingConfig(probability=0.5))
 
 
-def mafa_step(student: AlbefModel, judge: AlbefModel, rules: Mapping[str, Any]) -> PretrainStep:
+def mafa_step(
+    student: AlbefModel, judge: AlbefModel, rules: Mapping[str, Any], *, micro_batch: int = 0
+) -> PretrainStep:
     """The step of the recipe; the judge reads the pairs of the batch, and remembers its verdicts."""
     same = OwnPreprocessing(
         train_wordpiece(["any"], 60, min_frequency=1),
@@ -81,4 +83,5 @@ def mafa_step(student: AlbefModel, judge: AlbefModel, rules: Mapping[str, Any]) 
     asked = JudgeConfig(checkpoint="random", view="batch", memory=True)
     ecm = Ecm(EcmConfig(judge=asked, **rules), remembering)
     kept = RuleSet(RelationsConfig(ledger=False))
-    return PretrainStep(student, BatchEncoder(student), objectives, kept, masker=masker, ecm=ecm, seed=SEED).train()
+    encoder = BatchEncoder(student, parts=MicroBatches(micro_batch))
+    return PretrainStep(student, encoder, objectives, kept, masker=masker, ecm=ecm, seed=SEED).train()

@@ -73,13 +73,14 @@ def ask(judge: AlbefModel, batch: PairBatch, images: Tensor, texts: Tensor) -> T
 
 def textbook_step(model: AlbefModel, judge: AlbefModel, batch: PairBatch) -> Losses:
     """ITC with smoothing of 0.5 and constant candidates, ITM with the hardest negatives, MLM of half the tokens."""
-    mask, own = batch.attention_mask, torch.arange(len(batch))
+    mask, device = batch.attention_mask, batch.attention_mask.device
+    own = torch.arange(len(batch), device=device)
     image = model.encode_images(batch.pixel_values)
     states = text_states(model, batch.input_ids, mask)
     feature = model.project_text(states, mask)
     i2t = image.features @ feature.detach().T / model.temperature  # [B, B]
     t2i = feature @ image.features.detach().T / model.temperature
-    targets = 0.5 * torch.eye(len(batch)) + 0.5 / len(batch)
+    targets = 0.5 * torch.eye(len(batch), device=device) + 0.5 / len(batch)
     itc = (F.cross_entropy(i2t, targets) + F.cross_entropy(t2i, targets)) / 2
 
     hardest_text, hardest_image = (s.detach().fill_diagonal_(-torch.inf).argmax(dim=1) for s in (i2t, t2i))
@@ -88,7 +89,7 @@ def textbook_step(model: AlbefModel, judge: AlbefModel, batch: PairBatch) -> Los
     if scores.max() >= NONE_CONVERTED["zones"].high:
         raise SystemExit("the judge takes a pair for a match, which this step does not cover")
     fused = fuse(model, states[texts], mask[texts], image.states[images])
-    itm = F.cross_entropy(model.match(fused), (torch.arange(len(images)) < len(own)).long())
+    itm = F.cross_entropy(model.match(fused), (torch.arange(len(images), device=device) < len(own)).long())
 
     masked, labels = half_masked(model)(batch.input_ids, mask, sample_keys(SEED, INFO.epoch, batch.caption_id))
     logits = model.mlm_head(fuse(model, text_states(model, masked, mask), mask, image.states))  # [B, L, V]

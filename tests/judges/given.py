@@ -18,9 +18,9 @@ class GivenJudge:
         self.asked: list[tuple[int, int]] = []
 
     def score(self, batch: PairBatch, images: Tensor, texts: Tensor) -> Tensor:
-        ids = batch.image_id[images], batch.caption_id[texts]
+        ids = batch.image_id[images].cpu(), batch.caption_id[texts].cpu()
         self.asked += list(zip(*(column.tolist() for column in ids), strict=True))
-        return self.table[ids]
+        return self.table[ids].to(images.device)
 
 
 def batch_of(rows: Tensor, captions: list[str] | None = None, pixels: Tensor | None = None) -> PairBatch:

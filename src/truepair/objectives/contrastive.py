@@ -53,7 +53,9 @@ class Direction:
     @classmethod
     def of_relations(cls, relations: BatchRelations, side: Side, smoothing: float = 0.0) -> "Direction":
         """Targets and weights that the relations of a batch ask for in one direction."""
-        return cls(positives=relations.positives(side), smoothing=smoothing, weights=relations.weights(side))
+        weights = relations.weights(side)
+        # Without any, all candidates weigh 1 as positives do, and no cell need be left out of the sums and added again.
+        return cls(positives=relations.positives(side), smoothing=smoothing, weights=weights if len(weights) else None)
 
     def of_rows(self, start: int, stop: int) -> "Direction":
         """The direction of some anchors only; given targets and weights, or own pairs at their place."""

@@ -64,6 +64,8 @@ class BatchRelations:
         """
         own = PairSet.diagonal(self.size, self.size, device=self.device)
         found = self._resolved[side]
+        if not len(found.pairs):
+            return own
         return PairSet.union(own, _oriented(found.pairs.with_values(found.shares).where(found.shares > 0), side))
 
     def weights(self, side: Side) -> PairSet:

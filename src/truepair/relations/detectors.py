@@ -370,9 +370,11 @@ def _lots(first: Tensor, second: Tensor) -> Tensor:
 def _equal(keys: Tensor) -> PairSet:
     """Cells of equal keys [B], without the own pairs; only rows whose key occurs again are compared."""
     _, group, counts = torch.unique(keys, return_inverse=True, return_counts=True)
+    if len(counts) == len(keys):
+        return PairSet.empty(len(keys), len(keys), device=keys.device)
     shared = torch.nonzero(counts[group] > 1).squeeze(1)  # rows whose key occurs again
     rows, columns = torch.nonzero(group[shared, None] == group[None, shared], as_tuple=True)
     rows, columns = shared[rows], shared[columns]
-    other = rows != columns
+    other = torch.nonzero(rows != columns).squeeze(1)  # once, not for each
     rows, columns = rows[other], columns[other]
     return PairSet(rows, columns, torch.ones(len(rows), device=keys.device), (len(keys), len(keys)))

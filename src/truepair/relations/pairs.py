@@ -105,6 +105,8 @@ class PairSet:
 
     def where(self, keep: Tensor) -> "PairSet":
         """The cells chosen by a bool mask or an index [P]."""
+        if not len(self):
+            return self  # a device would have to be waited for to say that it found none
         if keep.dtype == torch.bool:
             keep = keep.nonzero()[:, 0]  # once, not for each column
         sides = (None if side is None else side[keep] for side in (self.by_row, self.by_column))
@@ -131,6 +133,8 @@ class PairSet:
 
     def first_of_each(self) -> Tensor:
         """Index of the first occurrence of each cell, ordered by row and column, int64 [<= P]."""
+        if not len(self):
+            return self.rows
         linear, order = torch.sort(self.linear, stable=True)
         first = torch.ones_like(linear, dtype=torch.bool)
         first[1:] = linear[1:] != linear[:-1]

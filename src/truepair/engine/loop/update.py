@@ -97,11 +97,13 @@ class OptimizerStep:
         outputs = [self._differentiate(batch, info, len(batches), last=batch is batches[-1]) for batch in batches]
         if self.sharded:
             settle_gradients(self.trainable)
-        norm = float(whole(self.accelerator.clip_grad_norm_(self.trainable, self.config.clip_norm or math.inf)))
-        loss = sum(float(output.losses["loss"].detach()) for output in outputs)
-        sound = math.isfinite(loss) and (math.isfinite(norm) or self._overflows())
-        hardest = _hardest(outputs) / self.accelerator.num_processes
-        summed = sum_over_ranks({"bad": float(not sound), "hardest": hardest, **requests()})
+        gradient = whole(self.accelerator.clip_grad_norm_(self.trainable, self.config.clip_norm or math.inf))
+        hardest, norm, *losses = _on_host(
+            [_hardest(outputs), gradient, *(output.losses["loss"].detach() for output in outputs)]
+        )
+        sound = math.isfinite(sum(losses)) and (math.isfinite(norm) or self._overflows())
+        shared = hardest / self.accelerator.num_processes
+        summed = sum_over_ranks({"bad": float(not sound), "hardest": shared, **requests()})
         finite = not summed.pop("bad")
         if finite:
             self.optimizer.step()
@@ -122,21 +124,29 @@ class OptimizerStep:
         with quiet:
             started = time.monotonic()
             with self.accelerator.autocast():
-                output: StepOutput = self.step(batch.to(self.accelerator.device), info)
+                # A copy from page-locked memory need not be waited for; without a GPU there is none.
+                device = self.accelerator.device
+                output: StepOutput = self.step(batch.to(device, non_blocking=device.type == "cuda"), info)
             if self.accelerator.device.type == "cpu" and time.monotonic() - started > SLOW_FORWARD:
                 release_free_memory()
             self.accelerator.backward(output.losses["loss"] / count)
         return output
 
 
-def _hardest(outputs: Sequence[StepOutput]) -> float:
-    """Mean similarity of the hardest negatives of some batches."""
+def _hardest(outputs: Sequence[StepOutput]) -> Tensor:
+    """Mean similarity of the hardest negatives of some batches, a scalar; NaN without features."""
     means = []
     for output in outputs:
         if output.image_feature is None or output.text_feature is None:
-            return math.nan
+            return output.losses["loss"].detach().new_tensor(math.nan)
         means.append(hardest_similarity(output.image_feature.float(), output.text_feature.float()).mean())
-    return float(torch.stack(means).mean())
+    return torch.stack(means).mean()
+
+
+def _on_host(scalars: Sequence[Tensor]) -> list[float]:
+    """The values of scalars of one device, for which a device is waited for once and not for each."""
+    values: list[float] = torch.stack([scalar.reshape(()) for scalar in scalars]).tolist()
+    return values
 
 
 class NonFiniteError(TruepairError):
