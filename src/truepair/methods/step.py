@@ -211,7 +211,7 @@ class PretrainStep(TowerStep):
         super().__init__(model)
         if not isinstance(model, FusionModel) and (objectives.itm.weight > 0 or objectives.mlm.weight > 0):
             raise ConfigError(
-                f"{type(model).__name__} reads no image and text together, as ITM and MLM do; set "
+                f"{model.kind} reads no image and text together, as ITM and MLM do; set "
                 "objectives.itm.weight and objectives.mlm.weight to 0"
             )
         self.encoder = encoder
