@@ -95,6 +95,7 @@ class _ImageTower(nn.Module):
         self.model = model
 
     def forward(self, pixel_values: Tensor) -> Tensor:
+        """Pixels [B, 3, H, W] to features [B, E]."""
         return self.model.encode_images(pixel_values).features
 
 
@@ -106,6 +107,7 @@ class _TextTower(nn.Module):
         self.model = model
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Token ids and mask, both [B, L], to features [B, E]."""
         return self.model.encode_texts(input_ids, attention_mask).features
 
 
