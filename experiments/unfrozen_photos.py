@@ -1,6 +1,6 @@
 r"""A dual encoder on photographs, no part of it frozen: as declared, and with same-picture rules, S-ITC and GRIT.
 
-It starts from the model that the two frozen encoders of ``truepair[small]`` and trained heads make. Two epochs over the
+It starts from the model that the two frozen encoders of ``truepair[small]`` and trained heads make. One epoch over the
 photographs of Flickr8k, one of the five captions a visit, three seeds; figures by the usual protocol, and with the
 matches that people found:
 
@@ -45,7 +45,7 @@ SETTINGS = {
     "text.max_length": "0",
     "optimizer.learning_rate": "1e-4",
     "optimizer.warmup_steps": "20",
-    "loop.epochs": "2",
+    "loop.epochs": "1",
     "loop.workers": "0",
     "loop.keep_checkpoints": "1",
 }
