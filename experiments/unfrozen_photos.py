@@ -62,7 +62,7 @@ def figures(model: Path, data: str, judgements: str | None) -> list[float]:
     """R@1, R@5 and R@10 of pictures, then of captions, in percent: of own captions, or with what people judged."""
     protocol = RetrievalProtocol(rerank=0)
     config = EvaluateConfig(data=data, validation_split="", judgements=judgements, evaluation=protocol)
-    found = evaluate_model(model, config).ways["similarity"]
+    found = evaluate_model(model, config, print).ways["similarity"]
     sides = (found.i2t, found.t2i) if judgements else (found.naive_i2t, found.naive_t2i)
     return [100 * recall.value for side in sides for recall in (side.recall_at_1, side.recall_at_5, side.recall_at_10)]
 

@@ -200,6 +200,14 @@ def test_data_without_splits_are_measured_whole(
     assert (figures["split"], figures["images"]) == ("all", 10)
 
 
+def test_data_of_one_split_are_measured_though_it_is_no_test_split(
+    checkpoint: Path, karpathy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    figures = evaluate(checkpoint, rewrite_splits(karpathy, "val"))
+    assert "has no split 'test', and 'val' alone: its 10 rows are measured" in capsys.readouterr().err
+    assert (figures["split"], figures["images"]) == ("val", 10)
+
+
 def test_missing_pictures_are_counted(checkpoint: Path, karpathy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for number in (101, 104, 105, 108):
         (karpathy.parent / f"{number}.png").unlink()

@@ -136,7 +136,7 @@ def _asked_data(model: str | Path, config: EvaluateConfig, run: DataConfig | Non
 
 
 def _measured(table: PairTable, data: DataConfig, config: EvaluateConfig, say: Callable[[str], None]) -> PairTable:
-    """The split that is asked for, or the test split; all rows of named data without any splits.
+    """The split that is asked for, or the test split; all rows of named data without splits, or of one split alone.
 
     Raises:
         DataError: there is no such split.
@@ -148,6 +148,10 @@ def _measured(table: PairTable, data: DataConfig, config: EvaluateConfig, say: C
         if config.split is None and config.data is not None and table.split_origins == {"none"}:
             say(f"{table.name} has no splits: all its {len(table):,} rows are measured")
             return table.with_split(_WHOLE)
+        if config.split is None and config.data is not None and len(table.splits) == 1:
+            only = next(iter(table.splits))
+            say(f"{table.name} has no split '{split}', and '{only}' alone: its {len(table):,} rows are measured")
+            return table
         present = ", ".join(f"{name} ({count:,} rows)" for name, count in table.splits.items())
         trained = "" if config.data is not None else "; the run trained on some of them"
         raise DataError(
