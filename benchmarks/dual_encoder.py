@@ -6,11 +6,11 @@
 Needs open_clip (`pip install -e ".[open_clip]"`). What the programs share, and what they do not, is said in
 `clip_programs.py`. Before anything is measured, the three models must give the same loss of a batch to 1e-5.
 
-They take turns in one process with one thread, each for some optimizer steps; the first step of a turn, which
-allocates, is not counted, reading and augmenting pictures is. Ratios are of CPU time, because a machine may be busy
-otherwise: above 1, ours is faster. Then each runs in a process of its own, which tells the peak of its memory, and when
-its first step was over; for ours, the list of pairs is new to it. One JSON line a round, one for the median and range
-of each ratio.
+They take turns, each turn a process of its own with one thread, for some optimizer steps: in one process, each would
+ find the heap as the others left it. Of a turn three things are told: pairs per second of CPU time behind the first
+step, reading and augmenting of pictures included (of CPU time, because a machine may be busy otherwise); when the first
+step was over, counted from the start of the process (for ours, the list of pairs is new to it); and the peak of memory.
+One JSON line a turn, and one for the least, median and largest ratio of each to ours.
 """
 
 import argparse
@@ -24,7 +24,6 @@ import time
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from clip_programs import PROGRAMS, SIZES, Clock, Setting, open_clip_model, quiet, write_model, write_pictures
@@ -42,25 +41,26 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="turns of each program")
     parser.add_argument("--pictures", type=int, default=2000, help="pairs in all")
     parser.add_argument("--matches", type=int, default=0, help="compare ours with and without so many matches")
-    parser.add_argument("--alone", nargs=2, metavar=("PROGRAM", "FOLDER"), help="only run one, and tell its memory")
+    parser.add_argument("--turn", nargs=3, metavar=("PROGRAM", "FOLDER", "CACHE"), help="only one turn of a program")
+    parser.add_argument("--ledger", type=Path, help="of a turn")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     size = SIZES[arguments.size]
-    if arguments.alone:
-        program, folder = arguments.alone
-        _run_alone(program, Setting(Path(folder), size, arguments.batch, cache=Path(folder, "new")))
+    if arguments.turn:
+        program, folder, cache = arguments.turn
+        setting = Setting(Path(folder), size, arguments.batch, arguments.ledger, Path(cache))
+        _turn(program, setting, arguments.steps)
         return
     with tempfile.TemporaryDirectory() as folder, quiet():
         setting = Setting(Path(folder), size, arguments.batch)
         write_pictures(setting.folder, arguments.pictures, size.context)
         write_model(setting.folder / "model", size)
-        facts = {"size": arguments.size, "batch": arguments.batch, "steps": arguments.steps}
-        if arguments.matches:
-            _compare_matches(setting, arguments.matches, arguments.rounds, arguments.steps, facts)
-            return
         _require_equal_losses(setting)
-        _compare_speed({name: (name, setting) for name in PROGRAMS}, OURS, arguments.rounds, arguments.steps, facts)
-        _compare_alone(setting.folder, arguments, facts)
+        if arguments.matches:
+            mined = _with_matches(setting, arguments.matches)
+            _compare({"plain": (OURS, setting), f"{arguments.matches} matches": (OURS, mined)}, "plain", arguments)
+        else:
+            _compare({name: (name, setting) for name in PROGRAMS}, OURS, arguments)
 
 
 def _require_equal_losses(setting: Setting) -> None:
@@ -86,37 +86,46 @@ def _require_equal_losses(setting: Setting) -> None:
         raise SystemExit(f"the programs do not compute the same: {losses}, captions of {ids.shape[1]} tokens")
 
 
-def _turn(program: str, setting: Setting, steps: int) -> tuple[float, float]:
-    """CPU and wall seconds of some steps behind the first."""
+def _turn(program: str, setting: Setting, steps: int) -> None:
+    """Some steps of one program behind the first; prints what is told of them."""
     clock = Clock(steps + 1)
-    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()), quiet():
         PROGRAMS[program](setting, clock)
-    return clock.cpu[-1] - clock.cpu[0], clock.wall[-1] - clock.wall[0]
+    speed = steps * setting.batch / (clock.cpu[-1] - clock.cpu[0])
+    first = {"first_step_cpu_s": clock.cpu[0], "first_step_at": clock.wall[0]}
+    print(json.dumps({"pairs_per_cpu_second": speed, **first, "peak_mb": resident("VmHWM")}))
 
 
-def _compare_speed(
-    sides: dict[str, tuple[str, Setting]], ours: str, rounds: int, steps: int, facts: dict[str, Any]
-) -> None:
+def _figures_of(program: str, setting: Setting, arguments: argparse.Namespace) -> dict[str, float]:
+    """What a turn in a fresh process tells."""
+    with tempfile.TemporaryDirectory(dir=setting.folder) as new:
+        command = [sys.executable, __file__, "--size", arguments.size, "--batch", str(arguments.batch)]
+        command += ["--steps", str(arguments.steps), "--turn", program, str(setting.folder), new]
+        command += [] if setting.ledger is None else ["--ledger", str(setting.ledger)]
+        started = time.time()
+        result = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    figures: dict[str, float] = json.loads(result)
+    figures["first_step_s"] = figures.pop("first_step_at") - started
+    return figures
+
+
+def _compare(sides: dict[str, tuple[str, Setting]], ours: str, arguments: argparse.Namespace) -> None:
     """Let the sides take turns; the order is turned round each time."""
-    seconds: dict[str, list[float]] = {side: [] for side in sides}
-    for number in range(-1, rounds):  # the first turns warm up
-        walls, count = {}, steps if number >= 0 else 1
+    told: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
+    for number in range(arguments.rounds):
         for side in list(sides)[:: 1 if number % 2 else -1]:
-            cpu, walls[side] = _turn(*sides[side], count)
-            if number >= 0:
-                seconds[side].append(cpu)
-        if number >= 0:
-            pairs = steps * sides[ours][1].batch
-            speeds = {side: round(pairs / seconds[side][-1], 2) for side in sides}
-            wall = {side: round(pairs / walls[side], 2) for side in sides}
-            print(json.dumps({"round": number, "pairs_per_cpu_second": speeds, "pairs_per_second": wall}), flush=True)
-    ratios = {
-        f"{side} / {ours}": [theirs / own for theirs, own in zip(seconds[side], seconds[ours], strict=True)]
-        for side in sides
-        if side != ours
-    }
-    figures = {name: _range(values) for name, values in ratios.items()}
-    print(json.dumps({**facts, "cpu_seconds_ratio": figures}), flush=True)
+            figures = _figures_of(*sides[side], arguments)
+            told[side].append(figures)
+            shown = {name: round(value, 2) for name, value in figures.items()}
+            print(json.dumps({"round": number, "side": side, **shown}), flush=True)
+    facts = {name: getattr(arguments, name) for name in ("size", "batch", "steps", "pictures")}
+    for side in sides:
+        if side != ours:
+            ratios = {
+                name: _range([theirs[name] / own[name] for theirs, own in zip(told[side], told[ours], strict=True)])
+                for name in told[ours][0]
+            }
+            print(json.dumps({**facts, "ratio": f"{side} / {ours}", **ratios}), flush=True)
 
 
 def _range(values: list[float]) -> dict[str, float]:
@@ -124,8 +133,8 @@ def _range(values: list[float]) -> dict[str, float]:
     return {name: round(value, 3) for name, value in figures.items()}
 
 
-def _compare_matches(setting: Setting, matches: int, rounds: int, steps: int, facts: dict[str, Any]) -> None:
-    """Ours with a ledger of random matches against ours without."""
+def _with_matches(setting: Setting, matches: int) -> Setting:
+    """The same with a ledger of random matches."""
     from truepair.data import open_pairs
     from truepair.relations import Ledger
 
@@ -136,32 +145,7 @@ def _compare_matches(setting: Setting, matches: int, rounds: int, steps: int, fa
     with Ledger(setting.folder / "ledger") as ledger:
         rows, columns = cells // len(table), cells % len(table)
         ledger.record(images[rows], captions[columns], torch.full((matches,), 0.9), judge="mined:benchmark")
-    mined = replace(setting, ledger=setting.folder / "ledger")
-    sides = {"plain": (OURS, setting), f"{matches} matches": (OURS, mined)}
-    _compare_speed(sides, "plain", rounds, steps, {**facts, "pictures": len(table)})
-
-
-def _run_alone(program: str, setting: Setting) -> None:
-    """Some steps of one program; prints when the first was over, and the peak of memory."""
-    clock = Clock(SEEN)
-    PROGRAMS[program](setting, clock)
-    figures = {"first_step_at": clock.wall[0], "first_step_cpu_s": round(clock.cpu[0], 2)}
-    print(json.dumps({**figures, "peak_mb": round(resident("VmHWM"))}))
-
-
-def _compare_alone(folder: Path, arguments: argparse.Namespace, facts: dict[str, Any]) -> None:
-    """Each program in a process of its own: memory, and seconds from its start to the end of its first step."""
-    found: dict[str, dict[str, float]] = {}
-    for program in PROGRAMS:
-        command = [sys.executable, __file__, "--size", arguments.size, "--batch", str(arguments.batch)]
-        started = time.time()
-        result = subprocess.run(
-            [*command, "--alone", program, str(folder)], check=True, capture_output=True, text=True
-        ).stdout
-        figures: dict[str, float] = json.loads(result.splitlines()[-1])
-        figures["first_step_s"] = round(figures.pop("first_step_at") - started, 2)
-        found[program] = figures
-    print(json.dumps({**facts, "alone": found}), flush=True)
+    return replace(setting, ledger=setting.folder / "ledger")
 
 
 if __name__ == "__main__":
