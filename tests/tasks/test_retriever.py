@@ -114,5 +114,5 @@ def test_mistakes_are_named(retriever: Retriever, tmp_path: Path) -> None:
         retriever.search("a", np.zeros((1, 8), np.float32), 0)
     with pytest.raises(DataError, match=r"shape \[1, 5\], and the query has 8 numbers; they are of another model"):
         retriever.search("a", np.zeros((1, 5), np.float32))
-    with pytest.raises(CheckpointError, match=r"no model in .*nowhere, neither a folder nor a hub name in reach"):
+    with pytest.raises(CheckpointError, match=r"no model in .*nowhere: there is no such folder; check the path"):
         Retriever.load(tmp_path / "nowhere")

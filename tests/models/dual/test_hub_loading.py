@@ -236,7 +236,7 @@ def test_kinds_that_are_no_dual_encoders(folder: Path) -> None:
 
 
 def test_nothing_there(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"no model in .*nowhere, neither a folder nor a hub name in reach"):
+    with pytest.raises(CheckpointError, match=r"no model in .*nowhere: there is no such folder; check the path"):
         open_model(tmp_path / "nowhere")
     refused(tmp_path, "no model could be loaded from")
 
