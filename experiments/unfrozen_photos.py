@@ -2,11 +2,12 @@ r"""A dual encoder on photographs, no part of it frozen: as declared, and with s
 
 It starts from the model that the two frozen encoders of ``truepair[small]`` and trained heads make. One epoch over the
 photographs of Flickr8k, one of the five captions a visit, three seeds; figures by the usual protocol, and with the
-matches that people found:
+matches that people found. The first epoch of GRIT has random batches, so its arms want two:
 
     truepair finetune retrieval photos --run-folder runs/photos-128 --data.sources '[dataset_flickr8k.json]' \
         --data.transform.size 128
     python experiments/unfrozen_photos.py --data dataset_flickr8k.json --judgements human_judgements.jsonl
+    python experiments/unfrozen_photos.py ... --runs runs/unfrozen-2 --epochs 2 --size 96 --arms 'as declared' GRIT
 """
 
 import argparse
@@ -39,21 +40,20 @@ SETTINGS = {
     "model.cache_captions": "false",
     "model.image_checkpoint": "null",
     "model.text_checkpoint": "null",
-    "data.transform.size": "128",
     "data.transform.flip": "0.5",
     "text.tokenizer": "model",
     "text.max_length": "0",
     "optimizer.learning_rate": "1e-4",
     "optimizer.warmup_steps": "20",
-    "loop.epochs": "1",
     "loop.workers": "0",
     "loop.keep_checkpoints": "1",
 }
 
 
-def recipe_of(arm: str, seed: int, data: str, start: str) -> PretrainRecipe:
+def recipe_of(arm: str, seed: int, options: argparse.Namespace) -> PretrainRecipe:
     """What one run trains."""
-    fields = SETTINGS | {"data.sources": json.dumps([data]), "model.checkpoint": start, "loop.seed": str(seed)}
+    fields = SETTINGS | {"data.sources": json.dumps([options.data]), "model.checkpoint": options.start}
+    fields |= {"loop.seed": str(seed), "loop.epochs": str(options.epochs), "data.transform.size": str(options.size)}
     words = [word for name, value in fields.items() for word in (f"--{name}", value)]
     return read_recipe(PretrainRecipe, [find_recipe("photos", "retrieval")], [*words, *ARMS[arm]], command="unfrozen")
 
@@ -76,6 +76,8 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/unfrozen"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--arms", nargs="+", default=list(ARMS))
+    parser.add_argument("--epochs", type=int, default=1, help="GRIT's first epoch has random batches: give it two")
+    parser.add_argument("--size", type=int, default=128, help="of the photographs, in pixels")
     parser.add_argument("--train-only", action="store_true")
     arguments = parser.parse_args()
     folders = {}
@@ -83,7 +85,7 @@ def main() -> None:
         for arm in arguments.arms:
             folder = folders[arm, seed] = arguments.runs / f"{arm} {seed}".replace(", ", "-").replace(" ", "-")
             if not (folder / "model").exists():
-                pretrain(recipe_of(arm, seed, arguments.data, arguments.start), folder, print)
+                pretrain(recipe_of(arm, seed, arguments), folder, print)
     if arguments.train_only:
         return
     for title, judgements in (("usual protocol", None), ("with people's matches", arguments.judgements)):
