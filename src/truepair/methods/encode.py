@@ -154,10 +154,9 @@ class EncodedBatch:
             info: Where the run stands.
             pixels: Whether the images of other ranks are needed.
         """
-        # Images come first: the backward pass goes from the end, and has freed the activations of the texts before it
-        # makes the largest gradients, those of the image layers.
-        image_states, image_features = encoder.encode_images(local, info.epoch)
+        # Images come last: so the backward pass frees their activations, the largest, before it comes to the texts.
         text = encoder.encode_texts(local)
+        image_states, image_features = encoder.encode_images(local, info.epoch)
         rank = Ranks.current().rank
         return cls(
             batch=gather_batch(local, pixels=pixels),
