@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from transformers import CLIPImageProcessor, CLIPModel, PreTrainedModel
 
+from tests.engine.stopping import die_in_step
 from tests.models.dual.tiny_hub import clip, inputs, librarys_own, seeded, vit_and_bert
 from truepair.data.open import open_pairs
 from truepair.data.pairs import PairDataset
@@ -84,22 +85,6 @@ class AdaptedRun:
         )
 
 
-def stopped_at_the_fifth(run: AdaptedRun) -> None:
-    """Let a run die in its fifth step."""
-    loop = run.build()
-    take, calls = loop.optimizer_step.take, []
-
-    def stop(*arguments: Any) -> Any:
-        calls.append(1)
-        if len(calls) == 5:
-            raise KeyboardInterrupt
-        return take(*arguments)
-
-    loop.optimizer_step.take = stop  # type: ignore[method-assign]
-    with pytest.raises(KeyboardInterrupt):
-        loop.run()
-
-
 def features(model: PreTrainedModel) -> list[torch.Tensor]:
     with torch.no_grad():
         return list(librarys_own(model.eval(), *inputs()))
@@ -114,7 +99,7 @@ def test_a_run_with_an_adapter_resumes_to_the_bit_and_leaves_what_peft_reads(
     whole = AdaptedRun(squares, tmp_path / "whole", **options).build()
     whole.run()
     stopped = AdaptedRun(squares, tmp_path / "stopped", **options)
-    stopped_at_the_fifth(stopped)
+    die_in_step(stopped.build(), 5)
     stopped.build().run()
     for name in ("log.jsonl", "model/adapter_model.safetensors", "model/adapter_config.json"):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "stopped" / name).read_bytes(), name
@@ -178,7 +163,7 @@ def test_frozen_blocks_do_not_move_and_the_run_resumes(squares: Path, tmp_path: 
     }
     whole = AdaptedRun(squares, tmp_path / "whole", **options).build()
     whole.run()
-    stopped_at_the_fifth(AdaptedRun(squares, tmp_path / "stopped", **options))
+    die_in_step(AdaptedRun(squares, tmp_path / "stopped", **options).build(), 5)
     resumed = AdaptedRun(squares, tmp_path / "stopped", **options).build()
     resumed.run()
     after, before = whole.model.model.state_dict(), seeded(vit_and_bert).state_dict()

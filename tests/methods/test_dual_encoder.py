@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import AutoModel, CLIPImageProcessor, CLIPModel, VisionTextDualEncoderModel
 
+from tests.engine.stopping import die_in_step
 from tests.models.dual.tiny_hub import clip, seeded, siglip, vit_and_bert
 from truepair.data.identity import match_keys
 from truepair.data.open import open_pairs
@@ -130,18 +131,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 def stop_and_go_on(run: HubRun) -> TrainingLoop:
     """Train, break off in the fifth step, and go on from the checkpoint."""
-    stopped = run.build()
-    take, calls = stopped.optimizer_step.take, []
-
-    def stop_at_the_fifth(*arguments: Any) -> Any:
-        calls.append(1)
-        if len(calls) == 5:
-            raise KeyboardInterrupt
-        return take(*arguments)
-
-    stopped.optimizer_step.take = stop_at_the_fifth  # type: ignore[method-assign]
-    with pytest.raises(KeyboardInterrupt):
-        stopped.run()
+    die_in_step(run.build(), 5)
     resumed = run.build()
     resumed.run()
     return resumed

@@ -131,8 +131,8 @@ def pretrain(
 
 def _cut_captions(preprocessing: Preprocessing, train: PairTable) -> Iterator[str]:
     """A line if captions are longer than the model reads; of a large table every k-th row is looked at."""
-    rows = train.values("captions")
-    captions = [caption for row in rows[:: -(-len(rows) // _LOOKED_AT)] for caption in row]
+    looked_at = train.select(range(0, len(train), -(-len(train) // _LOOKED_AT)))
+    captions = [caption for row in looked_at.values("captions") for caption in row]
     cut = preprocessing.count_cut(captions)
     if cut:
         yield (

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -17,7 +16,7 @@ from truepair.engine.logs.progress import counting
 from truepair.errors import ConfigError, DataError
 from truepair.methods.caches import cache_folder, text_states
 from truepair.methods.student import seed_weights
-from truepair.models.checkpoints.load import load_albef
+from truepair.models.checkpoints.load import load_own
 from truepair.models.encoders.frozen_captions import CaptionStates
 from truepair.models.encoders.frozen_images import ImageStates, cache_image_states
 from truepair.models.encoders.images import image_transform, resize_images
@@ -88,8 +87,7 @@ def load_start(config: StartConfig, seed: int) -> Start:
     """
     if not config.checkpoint:
         raise ConfigError("model.checkpoint names nothing to start from; give the 'model' folder of a pre-training run")
-    preprocessing = OwnPreprocessing.load(Path(config.checkpoint))
-    albef = load_albef(config.checkpoint)
+    albef, preprocessing = load_own(config.checkpoint)
     transform = config.transform or preprocessing.transform
     seed_weights(seed)
     if config.fresh:

@@ -7,7 +7,7 @@ from typing import Any
 from safetensors import SafetensorError
 from transformers import AutoImageProcessor, AutoModel, PreTrainedModel
 
-from truepair.data.transforms import ImageTransform, PixelStatistics, TransformConfig, build_transform, normalisation
+from truepair.data.transforms import ImageTransform, TransformConfig, build_transform
 from truepair.errors import CheckpointError, ConfigError, nearest
 from truepair.models.encoders.base import ImageEncoder
 from truepair.models.encoders.conv_stem import ConvStem
@@ -74,15 +74,6 @@ def load_image_encoder(name_or_folder: str | Path, *, image_size: int | None = N
 def image_transform(config: TransformConfig, encoder: ImageEncoder, *, train: bool) -> ImageTransform:
     """The transform of a recipe; "encoder" normalisation takes the pixel statistics of the encoder."""
     return build_transform(config, train=train, encoder_statistics=(encoder.pixel_mean, encoder.pixel_std))
-
-
-def pixel_statistics(config: TransformConfig, encoder: ImageEncoder | None) -> PixelStatistics:
-    """Mean and standard deviation of each channel that ``image_transform`` normalises by.
-
-    Raises:
-        ConfigError: "encoder" normalisation without an encoder.
-    """
-    return normalisation(config, None if encoder is None else (encoder.pixel_mean, encoder.pixel_std))
 
 
 def resize_images(model: PreTrainedModel, image_size: int) -> None:
