@@ -1,0 +1,132 @@
+"""The distinct pictures and captions of a table, and which of them belong together."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from truepair.data.table import PairTable
+from truepair.relations.text import caption_key
+
+Integers = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Lists:
+    """Many lists of numbers in one array: list i is ``values[starts[i] : starts[i + 1]]``.
+
+    Attributes:
+        starts: int64 [N + 1].
+        values: int64 [V].
+    """
+
+    starts: Integers
+    values: Integers
+
+    @classmethod
+    def of(cls, owners: Integers, values: Integers, count: int) -> Self:
+        """Lists of the distinct values of each owner, in the order in which they first occur.
+
+        Args:
+            owners: number of the list of each value [V].
+            values: int64 [V].
+            count: how many lists.
+        """
+        _, first = np.unique(np.stack([owners, values]), axis=1, return_index=True)
+        first = np.sort(first)
+        order = first[np.argsort(owners[first], kind="stable")]
+        starts = np.zeros(count + 1, np.int64)
+        np.cumsum(np.bincount(owners[order], minlength=count), out=starts[1:])
+        return cls(starts, values[order])
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    def __getitem__(self, number: int) -> Integers:
+        return self.values[self.starts[number] : self.starts[number + 1]]
+
+    @property
+    def counts(self) -> Integers:
+        """Length of each list [N]."""
+        return np.diff(self.starts)
+
+    @cached_property
+    def owners(self) -> Integers:
+        """Number of the list of each value [V]."""
+        return np.repeat(np.arange(len(self)), self.counts)
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """N distinct pictures and M distinct captions; a *cell* is a picture and a caption.
+
+    One picture in several rows is one picture, whatever ids it has; texts that are equal once normalised are one
+    caption.
+
+    Attributes:
+        table: where pictures are read from.
+        rows: a row of each picture, int64 [N].
+        texts: each caption, in its first spelling, M.
+        captions: the captions declared for each picture, N lists.
+        pictures: the pictures that each caption is declared for, M lists.
+        image_ids: the ids that each picture has, N lists.
+        caption_ids: the ids that each caption has, M lists.
+    """
+
+    table: PairTable
+    rows: Integers
+    texts: Sequence[str]
+    captions: Lists
+    pictures: Lists
+    image_ids: Lists
+    caption_ids: Lists
+
+    @classmethod
+    def of_table(cls, table: PairTable) -> Self:
+        """The pictures and captions of a table: all of its captions, not the first of each row."""
+        picture_of_row = table.pictures  # [rows], in the order in which they first occur
+        _, rows = np.unique(picture_of_row, return_index=True)
+        captions_of_row = table.values("captions")
+        counts = np.array([len(captions) for captions in captions_of_row], np.int64)
+        row = np.repeat(np.arange(len(table)), counts)
+        numbers: dict[int, int] = {}
+        texts: list[str] = []
+        caption = np.empty(len(row), np.int64)  # number of each stated caption
+        place = 0
+        for captions in captions_of_row:
+            for text in captions:
+                key = caption_key(text)
+                number = numbers.setdefault(key, len(texts))
+                if number == len(texts):
+                    texts.append(text)
+                caption[place] = number
+                place += 1
+        ids = np.array([number for stated in table.values("caption_ids") for number in stated], np.int64)
+        picture = picture_of_row[row]
+        return cls(
+            table=table,
+            rows=rows.astype(np.int64),
+            texts=texts,
+            captions=Lists.of(picture, caption, len(rows)),
+            pictures=Lists.of(caption, picture, len(texts)),
+            image_ids=Lists.of(picture_of_row, table.image_ids, len(rows)),
+            caption_ids=Lists.of(caption, ids, len(texts)),
+        )
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @cached_property
+    def declared(self) -> Integers:
+        """The declared cells, as picture * M + caption, sorted, int64 [D]."""
+        return np.sort(self.captions.owners * len(self.texts) + self.captions.values)
+
+    def is_declared(self, pictures: Integers, captions: Integers) -> NDArray[np.bool_]:
+        """Which cells are declared, bool [P]."""
+        asked = pictures * len(self.texts) + captions
+        place = np.searchsorted(self.declared, asked).clip(max=max(len(self.declared) - 1, 0))
+        found: NDArray[np.bool_] = self.declared[place] == asked
+        return found
