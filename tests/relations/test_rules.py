@@ -25,13 +25,19 @@ def test_fields_go_to_the_detector_and_to_the_action() -> None:
 
 @pytest.mark.parametrize("name", DETECTORS)
 def test_a_rule_written_out_is_read_back(name: str) -> None:
-    stated = {"detector": name, "action": "relabel"} | ({"ledger": "runs/x"} if name == "recorded" else {})
-    rule = Rule.of(stated)
+    open_fields = {"ledger": "runs/x", "low": 0.2, "high": 0.7, "by": "people"}  # of a rule that states all it may
+    rule = Rule.of({"detector": name, "action": "relabel"} | (open_fields if name == "recorded" else {}))
     assert Rule.of(rule.stated()) == rule and set(rule.stated()) >= {
         "detector",
         "action",
         *field_types(DETECTORS[name]),
     }
+
+
+def test_what_a_rule_leaves_open_stays_open() -> None:
+    rule = Rule.of({"detector": "recorded", "ledger": "runs/x", "action": "relabel", "low": None})
+    assert rule.stated() == {"detector": "recorded", "action": "relabel", "zone": "match", "ledger": "runs/x"}
+    assert (rule.detector.zones.low, rule.detector.zones.high) == (0.1, 0.5)
 
 
 @pytest.mark.parametrize(

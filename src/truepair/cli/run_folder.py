@@ -258,9 +258,11 @@ def quiet_libraries() -> None:
 
 def _require_same_run(folder: Path, before: bytes, recipe: Any) -> None:
     """Compare what both recipes state; fields that only one has are of another version."""
-    finished = (folder / "model").exists()
-    if not finished and not any((folder / "checkpoints").glob("step-*")):
+    from truepair.engine.state.checkpoint import has_begun
+
+    if not has_begun(folder):
         return
+    finished = (folder / "model").exists()
     then, now = (dict(_leaves(yaml.safe_load(text))) for text in (before, to_yaml(recipe)))
     for name in (name for name in now if name in then):
         free = _is_among(name, (*_FREE, *_FREE_IN_PARTS)) and not (finished and _is_among(name, _SETTLED))

@@ -2,6 +2,7 @@
 
 import shlex
 import time
+from dataclasses import replace
 
 from truepair.cli.arguments import bundled_recipes
 from truepair.cli.run_folder import PRETRAIN, RecipeCommand, is_first_process, say
@@ -34,7 +35,16 @@ def run(words: list[str]) -> None:
         action="store_true",
         help="for model.lora: write the adapted model as a whole as well, to FOLDER/merged",
     )
+    command.parser.option(
+        "unjudged",
+        action="store_true",
+        help="go on with a mined ledger of which nobody has judged any pair: its suspects get shares of the target, "
+        "none becomes a match (relations.unjudged)",
+    )
     opened = command.open(words)
+    if opened.options.unjudged:
+        relations = replace(opened.recipe.relations, unjudged=True)
+        opened = replace(opened, recipe=replace(opened.recipe, relations=relations))
     if opened.options.merge and opened.recipe.model.lora is None:
         raise ConfigError(
             "--merge is for adapters, and this run trains none; set model.lora, or lay recipe lora under it"

@@ -52,6 +52,8 @@ class RelationsConfig:
         extra_rows: Most relabelled pairs that ITM and MLM read as further positives, as a share of the batch; which
             ones is drawn at random. Pairs of one caption text are not read again.
         ledger: Keep every verdict that the run hears in the run folder, in ``ledger/``.
+        unjudged: Go on with a mined ledger of which nobody has judged any pair: its suspects get shares of the target,
+            none becomes a match.
 
     Raises:
         ConfigError: A rule that does not exist, or that needs what the recipe does not name.
@@ -63,6 +65,7 @@ class RelationsConfig:
     weights: RegulationConfig = field(default_factory=RegulationConfig)
     extra_rows: float = 1.0
     ledger: bool = True
+    unjudged: bool = False
 
     def __post_init__(self) -> None:
         if self.extra_rows < 0:
@@ -109,6 +112,12 @@ class RelationsConfig:
         return not all(detector.declared for detector in self.detectors)
 
 
+def _to(rule: Rule) -> str:
+    """What a rule of recorded verdicts does, after how many it does it to."""
+    assert isinstance(rule.detector, Recorded)
+    return f"to {rule.action.name}" if rule.detector.by is None else f"by {rule.detector.by} to {rule.action.name}"
+
+
 class RuleSet:
     """The rules of a run, applied to one batch after another.
 
@@ -152,11 +161,11 @@ class RuleSet:
                 raise ConfigError(
                     f"{ledger}: none of its {len(about):,} verdicts is about a training pair; it is of other data"
                 )
-            known = torch.from_numpy(index.probabilities[about])
+            known = torch.from_numpy(index.probabilities)
             counts = [
-                f"{int(rule.detector.contains(known).sum()):,} to {rule.action.name}"
+                f"{int((about & index.said_by(found.by) & found.contains(known).numpy()).sum()):,} {_to(rule)}"
                 for rule in self.rules
-                if isinstance(rule.detector, Recorded) and rule.detector.ledger == ledger
+                if isinstance(found := rule.detector, Recorded) and found.ledger == ledger
             ]
             total = f"{int(about.sum()):,} of {len(about):,} verdicts are about training pairs"
             lines.append(f"{ledger}: {total}: {', '.join(counts)}")

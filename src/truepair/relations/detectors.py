@@ -181,22 +181,33 @@ class _Verdicts(Detector):
     """
 
     zone: Literal["match", "doubtful", "negative"] = "match"
-    low: float = 0.5
-    high: float = 0.8
+    low: float | None = None
+    high: float | None = None
+
+    usual: ClassVar[Zones] = Zones()
 
     def __post_init__(self) -> None:
         if self.zone not in ("match", "doubtful", "negative"):
             raise ConfigError(f"{self.name}.zone is '{self.zone}'; give match, doubtful or negative")
-        Zones(self.low, self.high)
+        _ = self.zones  # refuses thresholds out of order
+
+    @property
+    def zones(self) -> Zones:
+        """Both thresholds; one that is not stated is the usual one."""
+        low, high = self.low, self.high
+        return Zones(self.usual.low if low is None else low, self.usual.high if high is None else high)
 
     def contains(self, probabilities: Tensor) -> Tensor:
         """Whether probabilities [P] lie in the zone, bool [P]."""
-        return Zones(self.low, self.high).of(probabilities) == Zone[self.zone.upper()]
+        return self.zones.of(probabilities) == Zone[self.zone.upper()]
 
 
 @dataclass(frozen=True)
 class Judged(_Verdicts):
     """Pairs that the judge of the batch (``ecm``, asked about all) puts into a zone."""
+
+    low: float = 0.5
+    high: float = 0.8
 
     name: ClassVar[str] = "judge"
     needs: ClassVar[tuple[str, ...]] = ("judged",)
@@ -211,15 +222,19 @@ class Judged(_Verdicts):
 class Recorded(_Verdicts):
     """Pairs that a ledger puts into a zone: mined beforehand, judged in an earlier run, or by a person.
 
+    Where neither threshold is stated, a run asks what the ledger stands on (:mod:`truepair.methods.standing`): those of
+    a certificate, where there is one.
+
     Attributes:
         ledger: Folder or file of the verdicts.
+        by: "people" or "judges": only their verdicts; absent for both. On a pair that people judged, only theirs count.
     """
 
-    low: float = 0.1
-    high: float = 0.5
     ledger: str = ""
+    by: Literal["people", "judges"] | None = None
 
     name: ClassVar[str] = "recorded"
+    usual: ClassVar[Zones] = Zones(0.1, 0.5)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -237,7 +252,7 @@ class Recorded(_Verdicts):
 
     def find(self, signals: Signals) -> PairSet:
         """Cells with a verdict of the zone; the score is the recorded probability [B, B]."""
-        recorded = self.verdicts.within(signals.image_ids, signals.caption_ids)
+        recorded = self.verdicts.within(signals.image_ids, signals.caption_ids, by=self.by)
         return recorded.where(self.contains(recorded.values))
 
 

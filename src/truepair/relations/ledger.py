@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +22,7 @@ from truepair.errors import DataError
 from truepair.files import writing_file
 from truepair.randomness import sample_keys, stable_hash
 from truepair.relations.pairs import PairSet
+from truepair.relations.standing import Standing
 
 SCHEMA = pa.schema(
     [
@@ -280,23 +282,36 @@ class VerdictIndex:
 
     def people(self) -> "VerdictIndex":
         """The verdicts of people alone."""
-        said = _are_people(self.names)[self.judges]
+        said = self.said_by("people")
         images, captions, probabilities = self.image_ids[said], self.caption_ids[said], self.probabilities[said]
         return VerdictIndex(images, captions, probabilities, self.judges[said], self.names)
+
+    def said_by(self, who: Literal["people", "judges"] | None) -> np.ndarray:
+        """Which of the verdicts [N] people gave, or judges; all for None."""
+        if who is None:
+            return np.ones(len(self), dtype=bool)
+        said: np.ndarray = _are_people(self.names)[self.judges] == (who == "people")
+        return said
 
     def about(self, image_ids: np.ndarray, caption_ids: np.ndarray) -> np.ndarray:
         """Which of the verdicts [N] are about an image and a caption of these, int64 [I] and [C]."""
         about: np.ndarray = np.isin(self.image_ids, image_ids) & np.isin(self.caption_ids, caption_ids)
         return about
 
-    def within(self, image_ids: Tensor, caption_ids: Tensor) -> PairSet:
+    def within(
+        self, image_ids: Tensor, caption_ids: Tensor, *, by: Literal["people", "judges"] | None = None
+    ) -> PairSet:
         """The (row, column) cells of a batch that have a verdict, with its probability.
 
         Args:
             image_ids: Image id of each row, int64 [R].
             caption_ids: Caption id of each column, int64 [C].
+            by: Only verdicts of people, or of judges.
         """
-        return self._within(image_ids, caption_ids)[0]
+        cells, verdicts = self._within(image_ids, caption_ids)
+        if by is None:
+            return cells
+        return cells.where(torch.from_numpy(self.said_by(by)[verdicts]).to(cells.rows.device))
 
     def record(self, ledger: Ledger, image_ids: Tensor, caption_ids: Tensor, epoch: int) -> None:
         """Write the verdicts on undeclared pairs of a batch into another ledger, each once, whenever they meet.
@@ -336,17 +351,32 @@ class VerdictIndex:
 def open_index(ledger: str | Path) -> VerdictIndex:
     """The index of a ledger; rules that name the same one share it, as long as its files stay as they are.
 
+    Of one that says what it stands on, that judge's verdicts and those of people count, no others.
+
     Raises:
         DataError: There is no ledger, or it cannot be read.
     """
     folder = Path(ledger)
     files = [folder] if folder.is_file() else [path for path, _, _ in _parts(folder)]
-    return _open_index(str(ledger), tuple((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files))
+    standing = None if folder.is_file() else Standing.load(folder)
+    states = tuple((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files)
+    return _open_index(str(ledger), states, None if standing is None else standing.judge)
 
 
 @lru_cache(maxsize=4)
-def _open_index(ledger: str, files: tuple[tuple[str, int, int], ...]) -> VerdictIndex:
-    return VerdictIndex.from_table(read_ledger(ledger))
+def _open_index(ledger: str, files: tuple[tuple[str, int, int], ...], judge: str | None) -> VerdictIndex:
+    table = read_ledger(ledger)
+    return VerdictIndex.from_table(table if judge is None else verdicts_of(table, judge))
+
+
+def verdicts_of(table: pa.Table, judge: str) -> pa.Table:
+    """The verdicts of one judge, and those of people.
+
+    Args:
+        table: From :func:`read_ledger`.
+        judge: Its name.
+    """
+    return table.filter(pc.or_(pc.equal(table["judge"], judge), pc.starts_with(table["judge"], PERSON)))
 
 
 class _KeySet:

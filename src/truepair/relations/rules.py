@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from truepair.errors import ConfigError, nearest
@@ -90,9 +91,10 @@ class Rule:
         return cls(_made(detector, of_detector, stated), _made(action, of_action, stated))
 
     def stated(self) -> dict[str, Any]:
-        """The rule as a recipe would state it, all of its fields written out."""
+        """The rule as a recipe would state it, all of its fields written out but those that are left open."""
         of_detector, of_action = asdict(self.detector), asdict(self.action)  # type: ignore[call-overload]
-        return {"detector": self.detector.name, "action": self.action.name, **of_detector, **of_action}
+        stated = {name: value for name, value in (of_detector | of_action).items() if value is not None}
+        return {"detector": self.detector.name, "action": self.action.name, **stated}
 
 
 def apply_rules(rules: Sequence[Rule], signals: Signals, *, symmetric: bool = True) -> BatchRelations:
@@ -143,6 +145,10 @@ def _checked(name: str, value: Any, hint: Any) -> Any:
     Raises:
         ConfigError: It is of another type.
     """
+    if NoneType in get_args(hint):
+        if value is None:
+            return None
+        (hint,) = (kind for kind in get_args(hint) if kind is not NoneType)
     if get_origin(hint) is Literal:
         if value in get_args(hint):
             return value

@@ -77,6 +77,16 @@ class Standing:
         """Whether anybody, or a column of groups, said of any pair whether it matches."""
         return self.answers + self.labels > 0
 
+    def sentence(self) -> str:
+        """The certificate in words, or what there is in its place."""
+        if self.certificate is not None:
+            return self.certificate.sentence()
+        if not self.judged:
+            return "no precision stated: nobody has judged any of its pairs"
+        counts = {"answers": self.answers, "pairs of known groups": self.labels}
+        fitted = " and ".join(f"{count:,} {what}" for what, count in counts.items() if count)
+        return f"no precision stated: its judge was fitted on {fitted}, and no random sample was judged"
+
     def save(self, ledger: Path) -> None:
         """Write it beside the verdicts."""
         write_json(ledger / STANDING_FILE, asdict(self))

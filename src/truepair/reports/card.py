@@ -1,6 +1,7 @@
 """The card of a trained model: README.md beside its weights, with the metadata that the hub reads."""
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +17,10 @@ from truepair.engine.logs.log import read_log
 from truepair.errors import CheckpointError, TruepairError
 from truepair.files import write_text
 from truepair.methods.recipe import PretrainRecipe
+from truepair.methods.standing import read_heard
 from truepair.relations.detectors import Recorded
-from truepair.relations.ledger import PERSON, read_ledger
+from truepair.relations.ledger import PERSON, read_ledger, verdicts_of
+from truepair.relations.standing import Standing
 from truepair.reports.facts import package_versions
 from truepair.reports.results import percent
 from truepair.tasks.conversions import read_conversions
@@ -238,9 +241,11 @@ class _CardFacts:
             _, detector, action = name.split("/")
             count = f"{value:,.0f} cells of batches, over all epochs"
             yield Finding(f"rule `{detector}`, action `{action}`", count, NO_PRECISION)
-        for rule in self.recipe.relations.built:
-            if isinstance(rule.detector, Recorded):
-                yield from _of_ledger(rule.detector)
+        heard = read_heard(self.recipe.relations, self.folder)
+        for recorded in heard.relations.detectors:
+            if isinstance(recorded, Recorded):
+                ledger = heard.names.get(recorded.ledger, recorded.ledger)
+                yield from _of_ledger(recorded, Path(ledger).parent.name, heard.standings.get(ledger))
         yield from self._own_judge()
 
     def _own_judge(self) -> Iterator[Finding]:
@@ -274,29 +279,33 @@ class _CardFacts:
         return "\n".join(rows)
 
 
-def _of_ledger(detector: Recorded) -> Iterator[Finding]:
-    """What each judge of a ledger found, and people."""
-    name = f"`{Path(detector.ledger).parent.name}`"
-    zone = f"zone {detector.zone}"
+def _of_ledger(detector: Recorded, name: str, standing: Standing | None) -> Iterator[Finding]:
+    """What each judge of a ledger found, and people.
+
+    Args:
+        detector: the zone meant, and by whom.
+        name: of the ledger.
+        standing: what it stands on, where it says: its precision is that of the zone "match".
+    """
     try:
         verdicts = read_ledger(detector.ledger)
     except TruepairError:
-        yield Finding(f"the ledger {name}", "it could not be read again", NO_PRECISION)
+        yield Finding(f"the ledger `{name}`", "it could not be read again", NO_PRECISION)
         return
-    inside = detector.contains(torch.from_numpy(verdicts["probability"].to_numpy().copy())).numpy()
-    judges = verdicts["judge"].to_pylist()
-    people = [judge.startswith(PERSON) for judge in judges]
-    by_people = sum(1 for number, person in enumerate(people) if person and inside[number])
-    by_judges: dict[str, int] = {}
-    for number, judge in enumerate(judges):
-        if inside[number] and not people[number]:
-            by_judges[judge] = by_judges.get(judge, 0) + 1
-    for judge, count in sorted(by_judges.items()):
-        yield Finding(f"judge `{judge}` in the ledger {name}", f"{count:,} pairs, {zone}", NO_PRECISION)
-    if by_people:
-        who = len({judge for judge in judges if judge.startswith(PERSON)})
-        persons = "1 person" if who == 1 else f"{who} people"
-        yield Finding(f"{persons} in the ledger {name}", f"{by_people:,} pairs, {zone}", "judged by eye")
+    if standing is not None:
+        verdicts = verdicts_of(verdicts, standing.judge)
+    verdicts = verdicts.filter(detector.contains(torch.from_numpy(verdicts["probability"].to_numpy().copy())).numpy())
+    counts = Counter(verdicts["judge"].to_pylist())
+    people = [judge for judge in counts if judge.startswith(PERSON)]
+    precision = standing.sentence() if standing is not None and detector.zone == "match" else NO_PRECISION
+    if detector.by != "people":
+        for judge in sorted(set(counts) - set(people)):
+            found = f"{counts[judge]:,} pairs, zone {detector.zone}"
+            yield Finding(f"judge `{judge}` in the ledger `{name}`", found, precision)
+    if people and detector.by != "judges":
+        persons = "1 person" if len(people) == 1 else f"{len(people)} people"
+        found = f"{sum(counts[person] for person in people):,} pairs, zone {detector.zone}"
+        yield Finding(f"{persons} in the ledger `{name}`", found, "judged by eye")
 
 
 def _names(sources: Iterable[str]) -> str:

@@ -77,6 +77,7 @@ def run_facts(title: str, outcome: PretrainOutcome) -> FactGroup:
         "Training time": speed,
         "Unreadable samples replaced": str(run.substituted),
     }
+    facts |= {f"Precision of {ledger}": standing.sentence() for ledger, standing in outcome.standings.items()}
     return FactGroup(title=title, facts=facts)
 
 

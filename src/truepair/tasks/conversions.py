@@ -17,7 +17,7 @@ from truepair.evaluation.truth import Truth, Verdict
 from truepair.methods.recipe import PretrainRecipe
 from truepair.relations.actions import Relabel
 from truepair.relations.detectors import Judged, Recorded
-from truepair.relations.ledger import read_verdicts
+from truepair.relations.ledger import PERSON, read_verdicts
 from truepair.relations.text import caption_key
 from truepair.relations.zones import Zone
 
@@ -118,10 +118,15 @@ def _relabelled(verdicts: pa.Table, recipe: PretrainRecipe) -> NDArray[np.bool_]
     own = np.zeros(len(verdicts), dtype=bool)
     if ecm is not None:
         own = pc.starts_with(verdicts["judge"], "judge:").to_numpy(zero_copy_only=False)
+    people = pc.starts_with(verdicts["judge"], PERSON).to_numpy(zero_copy_only=False)
     found = np.zeros(len(verdicts), dtype=bool)
     for rule in [*recipe.relations.built, *([] if ecm is None else ecm.rules())]:
-        if isinstance(rule.action, Relabel) and isinstance(rule.detector, Judged | Recorded):
-            found |= rule.detector.contains(probabilities).numpy() & (own == isinstance(rule.detector, Judged))
+        detector = rule.detector
+        if isinstance(rule.action, Relabel) and isinstance(detector, Judged | Recorded):
+            who = own if isinstance(detector, Judged) else ~own
+            if isinstance(detector, Recorded) and detector.by is not None:
+                who &= people == (detector.by == "people")
+            found |= detector.contains(probabilities).numpy() & who
     if ecm is not None and ecm.ask == "hardest":
         found |= own & (ecm.zones.of(probabilities) == Zone.MATCH).numpy()
     return found

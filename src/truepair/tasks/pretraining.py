@@ -1,7 +1,7 @@
 """A whole training run: from a recipe to a trained model and its retrieval figures."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -20,10 +20,12 @@ from truepair.files import write_json
 from truepair.methods.build import StepBuilder
 from truepair.methods.caches import StateCaches
 from truepair.methods.recipe import MODELS_OWN, PretrainRecipe, trains_itm, untrained_losses
+from truepair.methods.standing import hear
 from truepair.methods.student import BuildStudent, Say, build_student
 from truepair.models.dual.base import DualEncoder
 from truepair.models.dual.interpolation import weights_of
 from truepair.models.fusion.albef import AlbefModel
+from truepair.relations.standing import Standing
 from truepair.tasks.interpolation import InterpolationCurve, interpolate_run
 from truepair.tasks.retrieval import ImageSource, RetrievalResult, RetrievalTask, one_row_a_picture
 from truepair.tasks.zero_shot import TOP_1, GuardResult, ZeroShotTask, forgetting
@@ -39,7 +41,7 @@ class PretrainOutcome:
     """What a run leaves behind, still in memory.
 
     Attributes:
-        recipe: what the run depended on.
+        recipe: what the run depended on; its rules have the thresholds that mined ledgers stand on.
         run: steps, speed, and where the model lies.
         retrieval: figures on the test split; None where the data has none.
         model: the trained model.
@@ -49,6 +51,7 @@ class PretrainOutcome:
         unseen: figures on the groups that no run trains on (``data.unseen_share``); None where there are none.
         zero_shot: what training did to zero-shot classification; None without a ``zero_shot`` section.
         interpolation: the models between the start and the trained one; None without ``model.interpolate``.
+        standings: mined ledgers that the run read -> what they stand on.
     """
 
     recipe: PretrainRecipe
@@ -61,6 +64,7 @@ class PretrainOutcome:
     unseen: RetrievalResult | None = None
     zero_shot: GuardResult | None = None
     interpolation: InterpolationCurve | None = None
+    standings: Mapping[str, Standing] = field(default_factory=dict)
 
 
 def pretrain(
@@ -77,12 +81,16 @@ def pretrain(
     Raises:
         TruepairError: anything in data, recipe or run folder that does not fit, in one line.
     """
+    state = PartialState(cpu=recipe.loop.cpu)
+    with state.main_process_first():
+        heard = hear(recipe.relations, run_folder, say, first=state.is_main_process)
+    recipe = replace(recipe, relations=heard.relations)
     tables = build_tables(recipe.data)
     for line in tables.describe():
         say(line)
     student = build(recipe, tables.train, say)
     model, collator = student.model, student.preprocessing.collator()
-    model.to(PartialState(cpu=recipe.loop.cpu).device)  # for the states of frozen encoders
+    model.to(state.device)  # for the states of frozen encoders
     if isinstance(model, AlbefModel):
         model.config.itm_trained = trains_itm(recipe)
     for line in (*untrained_losses(recipe), *_cut_captions(student.preprocessing, tables.train)):
@@ -113,7 +121,7 @@ def pretrain(
         compare_figures=_comparison(recipe),
     )
     run = loop.run()
-    outcome = PretrainOutcome(recipe, run, None, loop.model, collator, train_images, test)
+    outcome = PretrainOutcome(recipe, run, None, loop.model, collator, train_images, test, standings=heard.standings)
     if not loop.accelerator.is_main_process:
         return outcome
     take_best(loop.model, run)

@@ -191,6 +191,11 @@ def require_same_plan(run_folder: Path, then: dict[str, Any], now: dict[str, Any
         )
 
 
+def has_begun(run_folder: Path) -> bool:
+    """Whether a run has left something to go on from: a checkpoint, or its finished model."""
+    return (run_folder / "model").exists() or any((run_folder / "checkpoints").glob("step-*"))
+
+
 def _step_of(folder: Path) -> int:
     return int(folder.name.removeprefix("step-"))
 
