@@ -166,13 +166,17 @@ def test_it_opens_on_the_caches_of_a_run(squares: Path, tmp_path: Path) -> None:
 def test_data_that_cannot_be_fitted_is_named() -> None:
     clean, tables = made_up(40, seed=1)
     plain = PairTable(clean.rows.remove_columns(["group"]), "plain")
-    with pytest.raises(DataError, match="plain does not state the group"):
+    with pytest.raises(DataError, match=r"plain states no groups; .* 'truepair mine' and 'truepair review'"):
         fit_evidence(tables, plain, CONFIG)
+    gaps = ["" if row % 4 else name for row, name in enumerate(clean.values("group"))]
+    some = PairTable(plain.rows.add_column("group", [name or None for name in gaps]), "some")
+    with pytest.raises(DataError, match="150 of 200 rows of some state no group; fill in the column"):
+        fit_evidence(tables, some, CONFIG)
     few = clean.select(range(20))
     with pytest.raises(DataError, match="4 groups, too few"):
         fit_evidence(tables.rows(torch.arange(20)), few, CONFIG)
     singles = clean.select(range(0, 200, 5))
-    with pytest.raises(DataError, match="several pairs each"):
+    with pytest.raises(DataError, match=r"each of the 40 rows of .* is a group of its own"):
         fit_evidence(tables.rows(torch.arange(0, 200, 5)), singles, CONFIG)
     for wrong in ({"folds": 1}, {"prior": 1.0}, {"shrinkage": 0.0}, {"hard": 0}):
         with pytest.raises(ConfigError):

@@ -9,8 +9,9 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
-from tests.reports.samples import HOSTILE, LONG, report
+from tests.reports.samples import HOSTILE, LONG, metrics, report
 from truepair.reports import PictureBook, ReportData, render_report
+from truepair.reports.results import result_table
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(
@@ -37,6 +38,7 @@ addEventListener("load", () => {
     !element.closest(".scroll, .store, .skip, .plot svg") && element.getBoundingClientRect().right > innerWidth + 1);
   parent.postMessage({
     scrollWidth: root.scrollWidth, innerWidth, wide: wide.map(element => element.outerHTML.slice(0, 80)),
+    scrolling: [...document.querySelectorAll(".scroll")].filter(box => box.scrollWidth > box.clientWidth).length,
     requests: performance.getEntriesByType("resource").map(entry => entry.name.slice(0, 80)),
     paper: getComputedStyle(document.body).backgroundColor,
     picture: document.querySelector(".picture")?.getBoundingClientRect().width ?? 0,
@@ -82,6 +84,21 @@ def test_fits_its_window_and_asks_for_nothing(tmp_path, width, scheme, text):
     assert said["paper"] == {"light": "rgb(250, 249, 246)", "dark": "rgb(20, 23, 26)"}[scheme]
     assert said["picture"] >= 40
     assert said["title"] == text.strip()
+
+
+def test_the_results_of_the_demo_fit_a_window_of_1280_pixels(tmp_path):
+    """Two runs, three ways of ranking and two protocols: twelve columns are too wide for one table."""
+    measured = metrics(0.5)
+    ways = dict.fromkeys(("similarity", "ITM", "similarity + ITM"), measured)
+    page = ReportData(
+        title="Demo",
+        summary="Two runs.",
+        results=result_table({"as declared": ways, "false negatives managed": ways}),
+    )
+    source = render_report(page)
+    said = probe(tmp_path, source, 1280, "light")
+    assert said["scrolling"] == 0 and said["wide"] == []
+    assert source.count('<table class="results">') == 3 and source.count("similarity + ITM") == 1
 
 
 def test_the_probe_sees_what_must_not_be(tmp_path):

@@ -1,10 +1,11 @@
 """``truepair finetune TASK RECIPE [RECIPE ...] [--any.field value]``."""
 
+import shlex
 import time
 
 from truepair.cli.arguments import bundled_recipes
 from truepair.cli.run_folder import RecipeCommand, say
-from truepair.cli.tasks import task_command, trained_tasks
+from truepair.cli.tasks import Called, task_command, trained_tasks
 from truepair.errors import ConfigError
 
 HELP = """usage: truepair finetune TASK RECIPE [RECIPE ...] --model.checkpoint FOLDER [--any.field value ...]
@@ -36,7 +37,10 @@ def run(words: list[str]) -> None:
     command = task_command(task, trained=True)
     assert command.recipe is not None
     about = DESCRIPTION.format(recipes=recipes[task])
-    opened = RecipeCommand(f"truepair finetune {task}", command.recipe, about, task=task).open(rest)
+    reader = RecipeCommand(f"truepair finetune {task}", command.recipe, about, task=task)
+    reader.parser.option("report", action="store_true", help="write FOLDER/report.html at the end")
+    opened = reader.open(rest)
+    called = Called(shlex.join(["truepair", "finetune", *words]), opened.title) if opened.options.report else None
 
     from rich.console import Console
 
@@ -44,7 +48,7 @@ def run(words: list[str]) -> None:
     assert actions.finetune is not None
     started = time.perf_counter()
     with opened.recorded():
-        result = actions.finetune(opened.recipe, opened.folder, say)
+        result = actions.finetune(opened.recipe, opened.folder, say, called)
 
     say(f"done in {time.perf_counter() - started:.0f} s; model in {opened.folder / 'model'}")
     if result is not None:

@@ -4,7 +4,8 @@ from truepair.cli.run_folder import PRETRAIN, RecipeCommand, say
 
 DESCRIPTION = """Fits a judge on clean pairs: those of the recipe's training split, whose 'group' column says which show
 the same. It learns what images and captions of matching pairs have in common, in the features of the recipe's frozen
-encoders. 'truepair judge sample clean' fits one on the bundled sample (into runs/judge); 'truepair train sample
+encoders. Without such pairs, 'truepair mine' and 'truepair review' make a judge of your own answers instead.
+'truepair judge sample clean' fits one on the bundled sample (into runs/judge); 'truepair train sample
 converted' trains with it."""
 
 

@@ -22,7 +22,7 @@ _WORST = 5  # classes that are listed
 
 
 def retrieval_table(result: RetrievalResult) -> Table:
-    """Both protocols under each other, for every way of ranking."""
+    """Both protocols under each other, for every way of ranking; one line where they say the same."""
     table = Table(title=_title(result), title_justify="left")
     table.add_column("query", min_width=max(map(len, result.ways)))
     table.add_column("what counts")
@@ -31,7 +31,8 @@ def retrieval_table(result: RetrievalResult) -> Table:
     for way, metrics in result.ways.items():
         table.add_row(f"[bold]{way}[/bold]")
         for query, direction, naive in _directions(metrics):
-            for protocol, one in ((ANY_MATCH, direction), (USUAL, naive)):
+            protocols = ((USUAL, naive),) if metrics.protocols_agree else ((ANY_MATCH, direction), (USUAL, naive))
+            for protocol, one in protocols:
                 table.add_row(query, protocol, *_figures(one))
         table.add_section()
     return table
@@ -53,7 +54,8 @@ def comparison_table(arms: Mapping[str, RetrievalResult | None]) -> Table | None
     table.add_column("run")
     table.add_column("query")
     # The last heading in two lines leaves 26 of 80 columns for the names of the runs.
-    for name in (*FIGURES, "usual\nR@1"):
+    agree = all(metrics.protocols_agree for result in results.values() for metrics in result.ways.values())
+    for name in FIGURES if agree else (*FIGURES, "usual\nR@1"):
         table.add_column(name, justify="right", no_wrap=True)
     ways = dict.fromkeys(way for result in results.values() for way in result.ways)
     for way in ways:
@@ -61,7 +63,8 @@ def comparison_table(arms: Mapping[str, RetrievalResult | None]) -> Table | None
         table.add_row(f"[bold]{way}[/bold]")
         for query, rows in _by_query(measured).items():
             for name, direction, naive in rows:
-                table.add_row(name, query, *_figures(direction), f"{naive.recall_at_1.value:.1%}")
+                usual = [] if agree else [f"{naive.recall_at_1.value:.1%}"]
+                table.add_row(name, query, *_figures(direction), *usual)
         table.add_section()
     return table
 

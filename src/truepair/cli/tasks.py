@@ -2,11 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from truepair.cli.fields import RecipeClass
-from truepair.cli.run_folder import PRETRAIN, data_of_run, say
+from truepair.cli.run_folder import PRETRAIN, data_of_run, is_first_process, say
 from truepair.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
@@ -20,14 +21,28 @@ class TaskActions:
     """What a task does.
 
     Attributes:
-        finetune: (recipe, run folder, say) -> result of the test data, or None; absent for a task of evaluation alone.
+        finetune: (recipe, run folder, say, what it was called by where a page is asked for) -> result of the test data,
+            or None; absent for a task of evaluation alone.
         evaluate: (folder or name of a model, what it is evaluated by) -> result.
         tables: the result for the terminal.
     """
 
-    finetune: "Callable[[Any, Path, Say], Any] | None"
+    finetune: "Callable[[Any, Path, Say, Called | None], Any] | None"
     evaluate: Callable[[str, Any], Any]
     tables: "Callable[[Any], list[Table]]"
+
+
+@dataclass(frozen=True)
+class Called:
+    """What a run was called by, for its page.
+
+    Attributes:
+        command: the whole command.
+        title: command and recipes.
+    """
+
+    command: str
+    title: str
 
 
 @dataclass(frozen=True)
@@ -72,8 +87,18 @@ def _retrieval() -> TaskActions:
     from truepair.tasks.evaluation import evaluate_model
     from truepair.tasks.pretraining import finetune_retrieval
 
+    def finetune(recipe: Any, folder: Path, say: "Say", called: Called | None) -> Any:
+        """Figures, and the page of a pre-training run."""
+        outcome = finetune_retrieval(recipe, folder, say)
+        if called is not None and is_first_process():
+            from truepair.reports.run import report_run
+
+            page = report_run(outcome, folder, command=called.command, title=called.title).page
+            say(f"the page of what it found: {page}")
+        return outcome.retrieval
+
     return TaskActions(
-        finetune_retrieval,
+        finetune,
         lambda model, config: evaluate_model(model, config, say, data_of_run(model) if config.data is None else None),
         lambda result: [retrieval_table(result), *(coco_table(way, one) for way, one in result.coco.items())],
     )
@@ -90,7 +115,7 @@ def _vqa() -> TaskActions:
         return evaluate_vqa(folder, recipe, folder.parent)
 
     return TaskActions(
-        finetune_vqa,
+        partial(_finetune, finetune_vqa),
         evaluate,
         lambda result: [figures_table(result.table())],
     )
@@ -107,10 +132,24 @@ def _nlvr2() -> TaskActions:
         return evaluate_nlvr2(folder, recipe, folder.parent)
 
     return TaskActions(
-        finetune_nlvr2,
+        partial(_finetune, finetune_nlvr2),
         evaluate,
         lambda result: [figures_table(result.table())],
     )
+
+
+def _finetune(
+    run: "Callable[[Any, Path, Say], Any]", recipe: Any, folder: Path, say: "Say", called: Called | None
+) -> Any:
+    """Fine-tune on a task with one figure table, which is the head of its page."""
+    result = run(recipe, folder, say)
+    if called is not None and is_first_process():
+        from truepair.reports.downstream import report_downstream
+
+        table = None if result is None else result.table()
+        page = report_downstream(table, folder, command=called.command, title=called.title)
+        say(f"the page of what it found: {page}")
+    return result
 
 
 def _zero_shot() -> TaskActions:

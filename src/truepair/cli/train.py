@@ -53,9 +53,11 @@ def run(words: list[str]) -> None:
     from rich.console import Console
 
     from truepair.cli.tables import precision_table, retrieval_table, zero_shot_tables
+    from truepair.engine.logs.log import read_log
     from truepair.models.dual.lora import merge_adapter
     from truepair.reports.card import write_card
     from truepair.reports.run import report_run
+    from truepair.tasks.conversions import rule_counts
     from truepair.tasks.pretraining import pretrain
 
     started = time.perf_counter()
@@ -68,6 +70,8 @@ def run(words: list[str]) -> None:
     if opened.options.merge and is_first_process():
         merge_adapter(done.model_folder, opened.folder / "merged")
         say(f"merged into its base: {opened.folder / 'merged'}")
+    for (detector, action), cells in rule_counts(read_log(opened.folder / "log.jsonl")).items():
+        say(f"rule {detector}, {action}: {cells:,} pairs of batches, over all epochs")
     if outcome.retrieval is not None:
         Console().print(retrieval_table(outcome.retrieval))
     if outcome.zero_shot is not None:

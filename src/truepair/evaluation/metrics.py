@@ -104,6 +104,11 @@ class RetrievalMetrics:
     naive_t2i: DirectionMetrics
 
     @property
+    def protocols_agree(self) -> bool:
+        """Whether both say the same in every figure, as on data of which no match beside the own ones is known."""
+        return self.i2t == self.naive_i2t and self.t2i == self.naive_t2i
+
+    @property
     def mean_recall_at_1(self) -> float:
         """R@1 under the known truth, mean of both directions."""
         return (self.i2t.recall_at_1.value + self.t2i.recall_at_1.value) / 2

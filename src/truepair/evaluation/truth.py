@@ -17,8 +17,10 @@ from truepair.errors import DataError
 from truepair.relations.pairs import PairSet, Side, same_pair
 from truepair.relations.text import caption_key, normalise_caption
 
-Mark = Literal["own", "true", "near", "wrong"]
-"""How an answer relates to its query: own pair, true match that is not own, near-match (same family), or neither."""
+Mark = Literal["own", "true", "near", "wrong", "unknown"]
+"""How an answer relates to its query: own pair, true match that is not own, near-match (same family), or neither.
+
+Of a picture of which no more than its own captions is stated, nobody knows whether another is true."""
 
 Verdict = Literal["true", "near", "false", "unknown"]
 """What the known truth says of an undeclared pair: match, near-match (same family), neither, or nothing."""
@@ -330,7 +332,8 @@ class Truth:
         """
         cells = images * self.captions + captions
         own, true = _among(cells, self._own_cells), _among(cells, self._true_cells)
-        return np.select([own, true, self._near(images, captions)], ["own", "true", "near"], "wrong")
+        known = [own, true, self._near(images, captions), ~self._stated[images]]
+        return np.select(known, ["own", "true", "near", "unknown"], "wrong")
 
     def verdicts(self, rows: Tensor, caption_keys: Tensor) -> NDArray[np.str_]:
         """What is known of undeclared pairs.

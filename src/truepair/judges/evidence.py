@@ -368,7 +368,7 @@ def _discriminant(centred: Tensor, groups: Tensor, width: int, shrinkage: float)
     _, group = groups.unique(return_inverse=True)  # [N]
     counts = torch.bincount(group)  # [C]
     if len(counts) < 2 or int(counts.max()) < 2:
-        raise DataError("evidence is fitted on concepts with several pairs each; give clean data with a group column")
+        raise DataError("evidence is fitted on groups of several rows each; give more rows of one group")
     sums = torch.zeros(len(counts), centred.shape[1], dtype=centred.dtype).index_add(0, group, centred)
     means = sums / counts[:, None]  # [C, F]
     within = centred - means[group]

@@ -81,9 +81,22 @@ def fit_evidence(tables: EvidenceTables, table: PairTable, config: EvidenceConfi
     config = config or EvidenceConfig()
     truth = Truth.from_table(table)
     named = table.values("group") if "group" in table.rows.column_names else [None]
-    if truth is None or None in named:
-        raise DataError(f"{table.name} does not state the group of each row; fit evidence on clean data that does")
+    if truth is None or all(name is None for name in named):
+        raise DataError(
+            f"{table.name} states no groups; give clean pairs whose column 'group' says what each shows, or do without "
+            "by 'truepair mine' and 'truepair review'"
+        )
+    if None in named:
+        raise DataError(
+            f"{named.count(None):,} of {len(named):,} rows of {table.name} state no group; fill in the column, or "
+            "leave them out"
+        )
     numbers = {name: number for number, name in enumerate(dict.fromkeys(named))}
+    if len(numbers) == len(named):
+        raise DataError(
+            f"each of the {len(named):,} rows of {table.name} is a group of its own; the column 'group' should say the "
+            "same of rows that show the same"
+        )
     groups = torch.tensor([numbers[name] for name in named])  # [N]
     if len(numbers) < 2 * config.folds:
         raise DataError(f"{table.name} has {len(numbers)} groups, too few for {config.folds} folds; give more of them")

@@ -398,6 +398,15 @@ class PretrainStep(TowerStep):
             self.conversions.reset()
         return figures
 
+    def joins(self) -> dict[int, str]:
+        """Epochs from which on ITM or MLM is trained as well: until then the fusion encoder rests."""
+        parts: dict[str, ItmConfig | MlmConfig] = {"ITM": self.objectives.itm, "MLM": self.objectives.mlm}
+        epochs = sorted({part.start_epoch for part in parts.values() if part.weight > 0})
+        return {
+            epoch: " + ".join(name for name, part in parts.items() if part.weight > 0 and part.start_epoch == epoch)
+            for epoch in epochs
+        }
+
     def begin(self) -> None:
         """Empty the ledger: a run that died before its first checkpoint may have left verdicts."""
         if self.ledger is not None:

@@ -23,7 +23,7 @@ from truepair.relations.ledger import PERSON, read_ledger, verdicts_of
 from truepair.relations.standing import Standing
 from truepair.reports.facts import package_versions
 from truepair.reports.results import percent
-from truepair.tasks.conversions import read_conversions
+from truepair.tasks.conversions import read_conversions, rule_counts
 from truepair.tasks.pretraining import HELD_OUT
 
 CARD = "README.md"
@@ -231,15 +231,8 @@ class _CardFacts:
 
     def findings(self) -> Iterator[Finding]:
         """Who found matches: rules in the batches, ledgers, the run's own judge."""
-        sums: dict[str, float] = {}
-        for record in self.log:
-            if record["kind"] == "epoch":
-                for name, value in record.items():
-                    if name.startswith("relations/") and name.count("/") == 2:
-                        sums[name] = sums.get(name, 0.0) + value
-        for name, value in sums.items():
-            _, detector, action = name.split("/")
-            count = f"{value:,.0f} cells of batches, over all epochs"
+        for (detector, action), cells in rule_counts(self.log).items():
+            count = f"{cells:,} cells of batches, over all epochs"
             yield Finding(f"rule `{detector}`, action `{action}`", count, NO_PRECISION)
         heard = read_heard(self.recipe.relations, self.folder)
         for recorded in heard.relations.detectors:

@@ -9,10 +9,11 @@ from pathlib import Path
 import torch
 
 from truepair.evaluation import DirectionMetrics
+from truepair.reports.curves import Records
 from truepair.reports.data import FactGroup
 from truepair.reports.results import percent
 from truepair.tasks.audit import Audit
-from truepair.tasks.conversions import Conversions
+from truepair.tasks.conversions import Conversions, rule_counts
 from truepair.tasks.pretraining import PretrainOutcome
 from truepair.tasks.retrieval import RetrievalResult
 
@@ -68,8 +69,14 @@ def data_facts(outcome: PretrainOutcome, command: str) -> FactGroup:
     return FactGroup(title="Data and model", facts=facts)
 
 
-def run_facts(title: str, outcome: PretrainOutcome) -> FactGroup:
-    """What a run took."""
+def run_facts(title: str, outcome: PretrainOutcome, log: Records) -> FactGroup:
+    """What a run took, and what its rules found.
+
+    Args:
+        title: of the facts.
+        outcome: of the run.
+        log: its records, as ``read_log`` gives them.
+    """
     run = outcome.run
     speed = f"{run.seconds:.0f} s, {run.pairs_per_second:.0f} pairs/s" if run.seconds else "in an earlier call"
     facts = {
@@ -77,6 +84,8 @@ def run_facts(title: str, outcome: PretrainOutcome) -> FactGroup:
         "Training time": speed,
         "Unreadable samples replaced": str(run.substituted),
     }
+    for (detector, action), cells in rule_counts(log).items():
+        facts[f"Rule {detector}, {action}"] = f"{cells:,} pairs of batches, over all epochs"
     facts |= {f"Precision of {ledger}": standing.sentence() for ledger, standing in outcome.standings.items()}
     return FactGroup(title=title, facts=facts)
 

@@ -1,6 +1,6 @@
 """Writes a report as one HTML file that needs no network and no script."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -9,7 +9,7 @@ from markupsafe import Markup
 from truepair.errors import DataError
 from truepair.evaluation import Estimate
 from truepair.files import write_text
-from truepair.reports.data import ReportData, ResultColumn, ResultRow, ResultTable
+from truepair.reports.data import ReportData, ResultBlock, ResultColumn, ResultRow, ResultTable
 from truepair.reports.plots import draw_plot
 from truepair.reports.results import percent
 
@@ -47,8 +47,7 @@ def render_report(data: ReportData) -> str:
         data=data,
         pictures={key: data.pictures[key] for key in shown},
         plots=[(plot, Markup(draw_plot(plot, f"plot-{number}"))) for number, plot in enumerate(data.plots)],
-        spans=_spans(data.results.columns) if data.results else [],
-        best=_best_cells(data.results) if data.results else set(),
+        results=[(part, _spans(part.columns), _best_cells(part)) for part in _parts(data.results)],
         in_sight=SUSPECTS_IN_SIGHT,
     )
 
@@ -94,6 +93,27 @@ class _Span:
 
     title: str
     width: int
+
+
+_MOST_COLUMNS = 6  # of a table that fits a window of 1280 pixels
+
+
+def _parts(results: ResultTable | None) -> list[ResultTable]:
+    """The table of results, or one for each way of ranking where it would be too wide."""
+    if results is None or len(results.columns) <= _MOST_COLUMNS:
+        return [] if results is None else [results]
+    parts = []
+    for way in dict.fromkeys(column.way for column in results.columns):
+        chosen = [number for number, column in enumerate(results.columns) if column.way == way]
+        blocks = [
+            ResultBlock(
+                title=block.title,
+                rows=[replace(row, cells=[row.cells[number] for number in chosen]) for row in block.rows],
+            )
+            for block in results.blocks
+        ]
+        parts.append(ResultTable(columns=[results.columns[number] for number in chosen], blocks=blocks))
+    return parts
 
 
 def _spans(columns: list[ResultColumn]) -> list[list[_Span]]:

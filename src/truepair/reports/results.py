@@ -13,15 +13,17 @@ def result_table(arms: Mapping[str, Mapping[str, RetrievalMetrics]]) -> ResultTa
     """Lay out metrics as rows by direction and columns by way of ranking, arm and protocol.
 
     The way that uses the most of the model comes first, so that its arms stand side by side where a reader looks first.
+    Where both protocols say the same, as on data of which no further match is known, there is one column of both.
 
     Args:
         arms: name of each training run -> name of each way of ranking -> its metrics.
     """
     names = reversed(dict.fromkeys(way for ways in arms.values() for way in ways))
     flat = [(arm, way, ways[way]) for way in names for arm, ways in arms.items() if way in ways]
-    columns = [ResultColumn(arm=arm, way=way, naive=naive) for arm, way, _ in flat for naive in (False, True)]
-    i2t = [table for _, _, metrics in flat for table in (metrics.i2t, metrics.naive_i2t)]
-    t2i = [table for _, _, metrics in flat for table in (metrics.t2i, metrics.naive_t2i)]
+    protocols = (False,) if all(metrics.protocols_agree for _, _, metrics in flat) else (False, True)
+    columns = [ResultColumn(arm=arm, way=way, naive=naive) for arm, way, _ in flat for naive in protocols]
+    i2t = [metrics.naive_i2t if naive else metrics.i2t for _, _, metrics in flat for naive in protocols]
+    t2i = [metrics.naive_t2i if naive else metrics.t2i for _, _, metrics in flat for naive in protocols]
     blocks = [
         ResultBlock(title="Image to text", rows=_rows(i2t)),
         ResultBlock(title="Text to image", rows=_rows(t2i)),

@@ -106,7 +106,7 @@ def report_runs(
         ],
         facts=[
             data_facts(outcomes[first], command),
-            *(run_facts(f"Run: {name}" if several else "Run", outcome) for name, outcome in outcomes.items()),
+            *(run_facts(f"Run: {name}" if several else "Run", one, logs[name]) for name, one in outcomes.items()),
             machine_facts(),
         ],
         pictures=book.uris,

@@ -111,6 +111,25 @@ def read_conversions(
     )
 
 
+def rule_counts(log: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], int]:
+    """How many cells of batches each rule of a run found, over all epochs of its log; the same pair may meet again.
+
+    Args:
+        log: records of the run, as ``read_log`` gives them.
+
+    Returns:
+        (detector, action) -> cells.
+    """
+    counts: dict[tuple[str, str], int] = {}
+    for record in log:
+        if record["kind"] == "epoch":
+            for name, value in record.items():
+                if name.startswith("relations/") and name.count("/") == 2:
+                    _, detector, action = name.split("/")
+                    counts[detector, action] = counts.get((detector, action), 0) + round(value)
+    return counts
+
+
 def _relabelled(verdicts: pa.Table, recipe: PretrainRecipe) -> NDArray[np.bool_]:
     """Which verdicts [N] a run's zones and rules made matches; its own judge's are told from recorded ones by name."""
     ecm = recipe.ecm

@@ -19,7 +19,7 @@ class ShownAnswer:
     Attributes:
         number: caption number (picture query) or picture row (caption query).
         similarity: cosine of the two features.
-        mark: its own pair, another true match, a near-match (same family), or wrong.
+        mark: its own pair, another true match, a near-match (same family), wrong, or not known.
     """
 
     number: int

@@ -233,7 +233,7 @@ def _dataset(recipe: PretrainRecipe, images: ImageSource, preprocessing: Preproc
     return PairDataset(images.table, transform, captions=captions, seed=recipe.loop.seed)
 
 
-def finetune_retrieval(recipe: PretrainRecipe, run_folder: Path, say: Say) -> RetrievalResult | None:
+def finetune_retrieval(recipe: PretrainRecipe, run_folder: Path, say: Say) -> PretrainOutcome:
     """Fine-tune on retrieval, and measure the model that is left on the test split.
 
     The recipe is one of pre-training, so that everything that can be composed there can be here: SRCL with its own
@@ -246,7 +246,7 @@ def finetune_retrieval(recipe: PretrainRecipe, run_folder: Path, say: Say) -> Re
         say: prints a line.
 
     Returns:
-        Figures on the test split; None without one.
+        What the run leaves behind, with figures on the test split if there is one.
 
     Raises:
         ConfigError: the recipe names nothing pre-trained.
@@ -256,4 +256,4 @@ def finetune_retrieval(recipe: PretrainRecipe, run_folder: Path, say: Say) -> Re
         recipe = replace(recipe, text=replace(recipe.text, tokenizer=MODELS_OWN))
     elif model.image_checkpoint is None or model.text_checkpoint is None:
         raise ConfigError("model.checkpoint names nothing to start from; give the 'model' folder of a pre-training run")
-    return pretrain(recipe, run_folder, say).retrieval
+    return pretrain(recipe, run_folder, say)

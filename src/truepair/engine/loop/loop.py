@@ -167,12 +167,13 @@ class TrainingLoop:
             CheckpointError: the disk is full, say, or no checkpoint is whole.
             ConfigError: the run folder holds a run of another plan.
         """
+        joins = {epoch * self.steps_per_epoch: name for epoch, name in self.bare_step.joins().items()}
         with (
             contextlib.closing(self.bare_step),
             contextlib.closing(self.reader),
             StopSignals() as self.signals,
             RunLog(self.run_folder, self.accelerator) as self.log,
-            RunProgress(self.total_steps, enabled=self.accelerator.is_main_process) as self.progress,
+            RunProgress(self.total_steps, joins=joins, enabled=self.accelerator.is_main_process) as self.progress,
         ):
             lines = [*describe_scaling(self.sampler_config, self.batches), *self.validation.warnings()]
             for line in [*lines, *self.optimizer_step.config.warnings(self.total_steps)]:

@@ -154,5 +154,9 @@ class TrainingStep(nn.Module):
         """
         return {}
 
+    def joins(self) -> dict[int, str]:
+        """Epochs from which on something joins that makes steps slower, and its name; the time left is told by it."""
+        return {}
+
     def close(self) -> None:
         """Let go of open files; called once, when the loop ends for whatever reason."""
