@@ -1,6 +1,7 @@
 """The tables at 80 columns: nothing is cut off, and runs stand under each other."""
 
 import re
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -44,6 +45,24 @@ def test_one_run_has_a_row_for_each_way_and_query() -> None:
     assert rows[3][:3] == ["picture", "usual protocol", "16.7%"]
     of_way = ["picture", "picture", "caption", "caption"]
     assert [row[0] for row in rows[1:]] == [name for way in WAYS for name in (way, *of_way)]
+
+
+def test_protocols_that_agree_are_one_line() -> None:
+    given = result(0.5)
+    ways = {way: replace(one, naive_i2t=one.i2t, naive_t2i=one.t2i) for way, one in given.ways.items()}
+    given = replace(given, ways=ways)
+    rows = lines_of(retrieval_table(given))
+    assert rows[2] == ["picture", "usual protocol", "50.0%", "60.0%", "70.0%", "40.0%"]
+    assert [row[0] for row in rows[1:]] == [name for way in WAYS for name in (way, "picture", "caption")]
+    table = comparison_table({"plain": given, "managed": given})
+    assert table is not None and [column.header for column in table.columns] == [
+        "run",
+        "query",
+        "R@1",
+        "R@5",
+        "R@10",
+        "mAP@R",
+    ]
 
 
 def test_runs_stand_under_each_other() -> None:

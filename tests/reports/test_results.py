@@ -1,6 +1,8 @@
+from dataclasses import replace
+
 from tests.reports.samples import metrics
 from truepair.evaluation import precision_at
-from truepair.reports import key_figures, result_table
+from truepair.reports import ReportData, key_figures, render_report, result_table
 
 
 def test_columns_nest_way_arm_and_protocol_with_the_last_way_first():
@@ -13,6 +15,18 @@ def test_columns_nest_way_arm_and_protocol_with_the_last_way_first():
         ("b", "similarity", False),
         ("b", "similarity", True),
     ]
+
+
+def test_protocols_that_agree_are_one_column():
+    given = metrics(0.6)
+    same = replace(given, naive_i2t=given.i2t, naive_t2i=given.t2i)
+    table = result_table({"a": {"similarity": same}, "b": {"similarity": same}})
+    assert [(column.arm, column.naive) for column in table.columns] == [("a", False), ("b", False)]
+    assert all(len(row.cells) == 2 for block in table.blocks for row in block.rows)
+    page = render_report(ReportData(title="t", summary="s", results=table))
+    assert page.count(">usual protocol</th>") == 2 and ">any true match</th>" not in page
+    both = result_table({"a": {"similarity": same}, "b": {"similarity": given}})
+    assert len(both.columns) == 4
 
 
 def test_cells_are_those_of_the_metrics():

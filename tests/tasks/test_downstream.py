@@ -109,7 +109,10 @@ def test_vqa_on_caches_answers_as_on_images(checkpoint: Path, tmp_path: Path) ->
 def test_vqa_that_copies_and_compares(checkpoint: Path, tmp_path: Path) -> None:
     recipe, run = vqa_recipe(tmp_path), tmp_path / "run"
     options = ["--model.options", "{token_products: true, copy_question: true}", "--loop.epochs", "1"]
-    finetune("vqa", recipe, run, checkpoint, *options)
+    finetune("vqa", recipe, run, checkpoint, *options, "--report")
+    page = (run / "report.html").read_text()
+    assert "VQA accuracy: 6 questions" in page and "truepair finetune vqa" in page
+    assert "accuracy/yes/no" in page and ">Validation</figcaption>" in page
     before = (run / "vqa_results.json").read_text()
     main(["evaluate", "vqa", str(run / "model"), "--similarity_weight", "1000"])
     assert (run / "vqa_results.json").read_text() != before

@@ -96,7 +96,7 @@ def recall_plots(logs: Mapping[str, Records]) -> list[Plot]:
     """One plot for each metric of the ``validation`` records, one line for each run and direction.
 
     Figures are named ``i2t_r@1``, ``t2i_map@r`` and so on; those of the usual protocol (``naive_``) get plots of
-    their own.
+    their own, unless they say the same.
 
     Args:
         logs: name of each run -> its records.
@@ -108,7 +108,19 @@ def recall_plots(logs: Mapping[str, Records]) -> list[Plot]:
             parts = [run] if len(logs) > 1 else []
             line = _step_line(records, "validation", name, ", ".join([*parts, direction]))
             lines.setdefault(title, []).extend(line)
-    return [Plot(title=title, x_label="step", lines=drawn, percent=True) for title, drawn in lines.items() if drawn]
+    distinct = {title: drawn for title, drawn in lines.items() if drawn and drawn != lines.get(_any_match(title))}
+    return [Plot(title=title, x_label="step", lines=drawn, percent=True) for title, drawn in distinct.items()]
+
+
+def task_plots(records: Records) -> list[Plot]:
+    """The validation figures of a task of questions or statements about images: one plot, a line for each.
+
+    Args:
+        records: of the run, as ``read_log`` gives them.
+    """
+    names = _number_names(records, "validation")
+    lines = [line for name in names for line in _step_line(records, "validation", name, name)]
+    return [Plot(title="Validation", x_label="step", lines=lines, percent=True)] if lines else []
 
 
 def zero_shot_plots(logs: Mapping[str, Records]) -> list[Plot]:
@@ -186,12 +198,20 @@ def conversion_plots(logs: Mapping[str, Records]) -> list[Plot]:
     return plots
 
 
+_USUAL = ", usual protocol"
+
+
+def _any_match(title: str) -> str:
+    """The title of the plot beside one of the usual protocol; empty for any other."""
+    return title.removesuffix(_USUAL) if title.endswith(_USUAL) else ""
+
+
 def _metric(name: str) -> tuple[str, str]:
     """Plot title and direction of a figure such as ``naive_i2t_r@1``."""
     naive = name.startswith("naive_")
     direction, _, metric = name.removeprefix("naive_").partition("_")
     title = _METRIC_TITLES.get(metric, metric)
-    return f"{title}, usual protocol" if naive else title, _DIRECTION_TITLES.get(direction, direction)
+    return f"{title}{_USUAL}" if naive else title, _DIRECTION_TITLES.get(direction, direction)
 
 
 def _figure_title(name: str) -> str:

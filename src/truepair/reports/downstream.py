@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from truepair.engine.logs.log import read_log
-from truepair.reports.curves import loss_plots, recall_plots
+from truepair.reports.curves import loss_plots, task_plots
 from truepair.reports.data import FactGroup, KeyFigure, ReportData
 from truepair.reports.facts import machine_facts
 from truepair.reports.page import write_report
@@ -22,7 +22,7 @@ def report_downstream(table: FigureTable | None, run_folder: Path, *, command: s
     Returns:
         The page.
     """
-    log = {"run": read_log(run_folder / "log.jsonl")}
+    log = read_log(run_folder / "log.jsonl")
     figures: list[KeyFigure] = []
     facts = [FactGroup(title="Run", facts={"Command": command})]
     if table is not None:
@@ -34,7 +34,7 @@ def report_downstream(table: FigureTable | None, run_folder: Path, *, command: s
         title=title,
         summary="A model was fine-tuned." if table is None else f"{table.title}.",
         key_figures=figures,
-        plots=[*recall_plots(log), *loss_plots(log)],
+        plots=[*task_plots(log), *loss_plots({"run": log})],
         facts=[*facts, machine_facts()],
     )
     return write_report(page, run_folder / "report.html")
