@@ -11,11 +11,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from truepair.errors import ConfigError
+from truepair.errors import ConfigError, DataError
 from truepair.methods.rules import RelationsConfig
 from truepair.methods.standing import RELABEL_FROM, Heard, hear, read_heard, rules_by_standing
 from truepair.relations.detectors import Recorded, Signals
-from truepair.relations.ledger import Ledger
+from truepair.relations.ledger import Ledger, open_index
 from truepair.relations.rules import Rule, apply_rules
 from truepair.relations.standing import Certificate, Standing
 
@@ -162,6 +162,18 @@ def test_a_ledger_mined_anew_under_a_run_is_refused(tmp_path: Path) -> None:
     (tmp_path / "run/model").mkdir(parents=True)
     with pytest.raises(ConfigError, match="mined or reviewed anew since the run in"):
         begin(tmp_path, ANSWERED)
+
+
+def test_a_standing_of_other_verdicts_is_refused(tmp_path: Path) -> None:
+    with Ledger(tmp_path) as ledger:
+        ledger.record(torch.tensor([1]), torch.tensor([2]), torch.tensor([0.9]), judge="prior:b")
+    ANSWERED.save(tmp_path)
+    with pytest.raises(DataError, match="no verdict of reviewed:a, whom its standing.json names; run truepair review"):
+        open_index(tmp_path)
+    ledger.clear()  # mined anew, by a judge of clean groups say
+    ledger.record(torch.tensor([1]), torch.tensor([2]), torch.tensor([0.9]), judge="mined:c")
+    ledger.flush()
+    assert Standing.load(tmp_path) is None and len(open_index(tmp_path)) == 1
 
 
 def test_what_it_heard_can_be_read_again(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from truepair.errors import DataError
 from truepair.files import writing_file
 from truepair.randomness import sample_keys, stable_hash
 from truepair.relations.pairs import PairSet
-from truepair.relations.standing import Standing
+from truepair.relations.standing import STANDING_FILE, Standing
 
 SCHEMA = pa.schema(
     [
@@ -151,7 +151,8 @@ class Ledger:
         self._next_part = kept + (len(people) > 0)
 
     def clear(self) -> None:
-        """Begin anew: go back to the point before the first part."""
+        """Begin anew: go back to the point before the first part; what is said of verdicts that are gone goes, too."""
+        (self.folder / STANDING_FILE).unlink(missing_ok=True)
         self.load_state_dict({"parts": 0})
 
     def __enter__(self) -> "Ledger":
@@ -366,7 +367,14 @@ def open_index(ledger: str | Path) -> VerdictIndex:
 @lru_cache(maxsize=4)
 def _open_index(ledger: str, files: tuple[tuple[str, int, int], ...], judge: str | None) -> VerdictIndex:
     table = read_ledger(ledger)
-    return VerdictIndex.from_table(table if judge is None else verdicts_of(table, judge))
+    if judge is None:
+        return VerdictIndex.from_table(table)
+    counted = verdicts_of(table, judge)
+    if not len(counted):
+        raise DataError(
+            f"{ledger} has no verdict of {judge}, whom its {STANDING_FILE} names; run truepair review again"
+        )
+    return VerdictIndex.from_table(counted)
 
 
 def verdicts_of(table: pa.Table, judge: str) -> pa.Table:
