@@ -168,7 +168,7 @@ def test_a_standing_of_other_verdicts_is_refused(tmp_path: Path) -> None:
     with Ledger(tmp_path) as ledger:
         ledger.record(torch.tensor([1]), torch.tensor([2]), torch.tensor([0.9]), judge="prior:b")
     ANSWERED.save(tmp_path)
-    with pytest.raises(DataError, match="no verdict of reviewed:a, whom its standing.json names; run truepair review"):
+    with pytest.raises(DataError, match=r"no verdict of reviewed:a, whom its standing.json names; run truepair review"):
         open_index(tmp_path)
     ledger.clear()  # mined anew, by a judge of clean groups say
     ledger.record(torch.tensor([1]), torch.tensor([2]), torch.tensor([0.9]), judge="mined:c")
