@@ -99,6 +99,7 @@ def encode_gallery(
         found.append(_dual_images(dual, shown, folder))
     unreadable = {row: why for _, reasons in found for row, why in reasons.items()}
     images = [features for features, _ in found]
+    left_out: tuple[int, ...] = ()
     if unreadable:
         why = next(iter(unreadable.values()))
         if len(unreadable) == len(gallery):
@@ -107,10 +108,12 @@ def encode_gallery(
         there = np.ones(len(gallery), bool)
         there[list(unreadable)] = False
         images = [features[torch.from_numpy(there)] for features in images]
-        gallery = Gallery.of_table(table.select(np.flatnonzero(there[table.pictures])))
+        kept = there[table.pictures]
+        left_out = tuple(np.flatnonzero(~kept).tolist())
+        gallery = Gallery.of_table(table.select(np.flatnonzero(kept)))
     vectors, tokens = _captions(gallery.texts, config, folder, statistics, say)
     both = None if dual is None else (images[-1], _dual_captions(dual, gallery.texts, folder, say))
-    return Encoded(gallery, vectors, tokens, images[0], both, space)
+    return Encoded(gallery, vectors, tokens, images[0], both, space, left_out)
 
 
 def _frozen_images(table: PairTable, config: EncodingConfig, folder: Path) -> tuple[Tensor, dict[int, str]]:

@@ -94,6 +94,7 @@ class Encoded:
         images: features of a frozen image encoder, L2-normalised [N, F]; None for none.
         dual: image and caption features of a dual encoder, L2-normalised [N, E] and [M, E]; None for none.
         space: of captions, fitted elsewhere; None fits it on the gallery.
+        left_out: rows of the table whose picture could not be read; the gallery is of the others.
         exact: up to so many vectors, neighbours are found among all.
     """
 
@@ -103,6 +104,7 @@ class Encoded:
     images: Tensor | None = None
     dual: tuple[Tensor, Tensor] | None = None
     space: Projection | None = None
+    left_out: tuple[int, ...] = ()
     exact: int = EXACT
 
     @cached_property
