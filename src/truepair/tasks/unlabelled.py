@@ -99,12 +99,9 @@ def mine_unlabelled(data: DataConfig, config: UnlabelledConfig, folder: Path, sa
         ConfigError: people have answered about other pairs in this folder.
     """
     tables = build_tables(data)
-    for line in tables.notes:
-        say(line)
-    for where, why in tables.train.skipped[:5]:
-        say(f"left out: {where}: {why}")
-    if len(tables.train.skipped) > 5:
-        say(f"left out: {len(tables.train.skipped) - 5:,} more of the source")
+    for line in tables.describe():
+        if line != tables.lacking:  # it is about training runs
+            say(line)
     encoded = encode_gallery(tables.train, config.encoding, say)
     families, lacking = usual_families(encoded)
     for line in lacking:

@@ -201,9 +201,9 @@ class Encoded:
         pictures = torch.empty(len(gallery))
         own, stated = gallery.captions.padded(np.arange(len(gallery)))  # [N, K]
         for part in torch.arange(len(pictures)).split(max(_CELLS // found.places[0].numel() // own.shape[1], 1)):
-            mine = torch.from_numpy(own[part])  # [B, K]
+            mine = torch.from_numpy(own)[part]  # [B, K]
             places = found.places[mine].flatten(1)  # [B, K * n]
-            unknown = ~torch.from_numpy(stated[part])[:, :, None].expand(-1, -1, found.places.shape[1]).flatten(1)
+            unknown = ~torch.from_numpy(stated)[part][:, :, None].expand(-1, -1, found.places.shape[1]).flatten(1)
             scores = found.scores[mine].flatten(1).masked_fill(unknown | (places < 0), -torch.inf)
             pictures[part] = self._mean_of_others(places.clamp(min=0), scores, part, pictures_asked=True)
         return Crowd(captions, pictures, found.recall)

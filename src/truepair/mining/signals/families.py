@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -122,16 +123,18 @@ def agreement_family(encoded: Encoded, graph: PairGraph) -> Family:
         encoded: the gallery.
         graph: its pictures, with the log-odds that two of them match each other's captions.
     """
-    evidence = agreement_of(graph)[:, 1:]  # without the log-odds of the edge itself
-    keys = graph.rows * graph.size + graph.columns
+    # Without the log-odds of the edge itself; one row more, for what is no edge.
+    evidence = F.pad(agreement_of(graph)[:, 1:], (0, 0, 0, 1))  # [E + 1, 4]
+    keys = torch.cat([graph.rows * graph.size + graph.columns, torch.tensor([graph.size**2])])
+    log_odds = F.pad(graph.log_odds, (0, 1), value=-torch.inf)
 
     def compute(pictures: Integers, captions: Integers) -> Tensor:
         """Evidence on the likeliest of a caption's pictures; NaN where none is a partner [P, 4]."""
         owners, there = owners_of(encoded.gallery, captions)  # [B, O]
         asked = torch.from_numpy(pictures)[:, None] * graph.size + owners
-        place = torch.searchsorted(keys, asked).clamp(max=max(len(keys) - 1, 0))
+        place = torch.searchsorted(keys, asked)
         edge = there & (keys[place] == asked)
-        odds = graph.log_odds[place].masked_fill(~edge, -torch.inf)
+        odds = log_odds[place].masked_fill(~edge, -torch.inf)
         best, which = odds.max(dim=1)
         rows = evidence[place.gather(1, which[:, None])[:, 0]]
         return rows.masked_fill(~best.isfinite()[:, None], torch.nan)

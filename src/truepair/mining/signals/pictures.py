@@ -36,7 +36,8 @@ def picture_similarity(
     real = others.isfinite()
     crowd = torch.where(real, others, 0.0).sum(dim=1) / real.sum(dim=1).clamp(min=1)  # [N]
     found = torch.empty(len(pictures), len(PICTURE_TERMS))
-    for some in torch.arange(len(pictures)).split(_ROWS):
+    for start in range(0, len(pictures), _ROWS):
+        some = slice(start, start + _ROWS)
         owners, there = owners_of(encoded.gallery, captions[some])  # [B, O]
         mine = torch.from_numpy(pictures[some])
         cosines = torch.einsum("bf,bof->bo", images[mine], images[owners]).masked_fill(~there, -torch.inf)
@@ -78,7 +79,8 @@ class Across:
         """
         gallery = self.encoded.gallery
         found = torch.empty(len(pictures), len(ACROSS_TERMS))
-        for some in torch.arange(len(pictures)).split(_ROWS):
+        for start in range(0, len(pictures), _ROWS):
+            some = slice(start, start + _ROWS)
             mine, asked = torch.from_numpy(pictures[some]), torch.from_numpy(captions[some])
             there = (self.images[mine] * self.captions[asked]).sum(dim=1)
             owners, stated = owners_of(gallery, captions[some], CROWD)  # [B, O]

@@ -58,17 +58,18 @@ def caption_space(vectors: Tensor, captions: Lists, shrinkage: float = 0.1) -> P
     if not several.any():
         raise DataError("a space of captions is fitted on pictures that have several; this source gives each one")
     means = list_means(vectors, captions)
-    owners = np.repeat(np.arange(len(captions)), captions.counts)
-    kept = torch.from_numpy(np.flatnonzero(several[owners]))
+    owners = torch.from_numpy(np.repeat(np.arange(len(captions)), captions.counts))
+    values = torch.from_numpy(captions.values)
+    kept = torch.from_numpy(several)[owners].nonzero()[:, 0]
     covariance = torch.zeros(vectors.shape[1], vectors.shape[1], dtype=torch.float64)
     for some in kept.split(_ROWS):
-        differences = (vectors[captions.values[some]] - means[owners[some]]).double()
+        differences = (vectors[values[some]] - means[owners[some]]).double()
         covariance += differences.T @ differences
     covariance /= len(kept)
     level = shrinkage * covariance.diagonal().mean().clamp(min=1e-12)
-    values, directions = torch.linalg.eigh(covariance + level * torch.eye(len(covariance), dtype=torch.float64))
-    centre = vectors[captions.values[kept]].mean(dim=0)
-    return Projection(centre, (directions * values.rsqrt()).float())
+    spread, directions = torch.linalg.eigh(covariance + level * torch.eye(len(covariance), dtype=torch.float64))
+    centre = vectors[values[kept]].mean(dim=0)
+    return Projection(centre, (directions * spread.rsqrt()).float())
 
 
 def picture_space(images: Tensor, pictures: Lists, width: int = 64, shrinkage: float = 0.5) -> Projection | None:
@@ -91,7 +92,7 @@ def picture_space(images: Tensor, pictures: Lists, width: int = 64, shrinkage: f
     members, first = np.unique(pictures.values[stated], return_index=True)  # each picture with its first shared text
     group = torch.from_numpy(np.unique(owners[stated][first], return_inverse=True)[1])
     centre = images.mean(dim=0)
-    vectors = (images[members] - centre).double()  # [G, F]
+    vectors = (images[torch.from_numpy(members)] - centre).double()  # [G, F]
     counts = torch.bincount(group)
     means = torch.zeros(len(counts), vectors.shape[1], dtype=torch.float64).index_add(0, group, vectors)
     means /= counts[:, None]
