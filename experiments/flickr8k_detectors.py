@@ -10,88 +10,64 @@ import argparse
 import json
 import shlex
 import sys
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import torch
-import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
-from truepair.cli.arguments import find_recipe, read_recipe
 from truepair.cli.run_folder import quiet_libraries
 from truepair.data.judgements import read_judgements
-from truepair.data.table import PairTable
+from truepair.data.open import open_pairs
 from truepair.errors import TruepairError
 from truepair.evaluation.detectors import average_precision_interval, brier_score, detector_metrics, reliability
-from truepair.judges.caption_evidence import (
-    ALIGNMENT_TERMS,
-    caption_pairs,
-    caption_space,
-    image_to_caption,
-    set_similarity,
-)
-from truepair.judges.caption_words import WordStatistics
-from truepair.judges.captions import CaptionFeatures, CaptionJudge, Evidence, caption_evidence
-from truepair.judges.evidence import pooled_captions, pooled_images
-from truepair.methods.recipe import PretrainRecipe
-from truepair.models.encoders.minilm import load_minilm
+from truepair.judges.signals import SignalJudge
+from truepair.mining.signals.encoded import Encoded
+from truepair.mining.signals.families import compute_signals, usual_families
+from truepair.mining.signals.spaces import caption_space, list_means, ridge
+from truepair.mining.signals.words import WordStatistics
 from truepair.models.fusion.gallery import GalleryMatcher, encode_captions, encode_images
 from truepair.models.open import open_model
 from truepair.relations.pairs import PairSet
-from truepair.tasks.mining import frozen_inputs
+from truepair.tasks.encoding import EncodingConfig, encode_gallery
 from truepair.tasks.retrieval import ImageSource
+
+EVIDENCE = ("alignment", "learned_captions", "hubness", "kinds")
+"""Families that the judge of captions reads."""
+
+Floats = NDArray[np.float32]
 
 FOLDS = 10
 HALVES = 5
 
 
-@dataclass(frozen=True)
-class Photos:
-    """One split: its photos, and what frozen encoders make of photos and captions."""
-
-    table: PairTable
-    captions: list[list[str]]
-    images: Tensor  # [N, F]
-    vectors: Tensor  # [N, K, D]
-
-    @classmethod
-    def open(cls, data: str, split: str) -> "Photos":
-        """Read a split and its cached states, which are computed first if there are none."""
-        changes = {
-            "--data.sources": json.dumps([data]),
-            "--data.min_group_size": "0",
-            "--data.captions": "draw",
-            "--data.train_split": split,
-            "--data.test_split": "",
-            "--data.validation_split": "",
-            "--text.max_length": "25",
-        }
-        words = [word for change in changes.items() for word in change]
-        recipe = read_recipe(PretrainRecipe, [find_recipe("sample")], words, command="flickr8k_detectors")
-        run = frozen_inputs(recipe, print)
-        assert run.image_cache is not None and run.caption_cache is not None
-        captions = run.table.values("captions")
-        flat = [text for own in captions for text in own]
-        vectors = pooled_captions(run.caption_cache, flat).view(len(captions), len(captions[0]), -1)
-        return cls(run.table, captions, pooled_images(run.image_cache), vectors)
+def encoded_photos(data: str, split: str, train: Encoded | None = None) -> Encoded:
+    """A split, encoded; rarity of words and the space of captions are those of the training photos."""
+    table = open_pairs(data, split=split)
+    if train is None:
+        return encode_gallery(table, EncodingConfig(alignment=False), print)
+    statistics = WordStatistics.of(train.gallery.texts[number] for number in train.gallery.captions.values)
+    space = caption_space(train.captions, train.gallery.captions)
+    return encode_gallery(table, EncodingConfig(), print, statistics=statistics, space=space)
 
 
-def read_judged(path: str, photos: Photos) -> PairSet:
+def read_judged(path: str, photos: Encoded) -> PairSet:
     """Judged pairs of a split, without own and nearly matching ones; values are 1 for matches."""
-    table = photos.table
-    rows = {image_id: row for row, image_id in enumerate(table.image_ids.tolist())}
-    places = {
-        caption_id: (row, place)
-        for row, ids in enumerate(table.values("caption_ids"))
-        for place, caption_id in enumerate(ids)
-    }
+    gallery = photos.gallery
+    pictures = dict(zip(gallery.image_ids.values.tolist(), gallery.image_ids.owners.tolist(), strict=True))
+    captions = dict(zip(gallery.caption_ids.values.tolist(), gallery.caption_ids.owners.tolist(), strict=True))
     found = [
-        (rows[item.image_id], *places[item.caption_id], item.label == "match")
+        (pictures[item.image_id], captions[item.caption_id], item.label == "match")
         for item in read_judgements(path)
-        if item.image_id in rows and item.caption_id in places and item.label != "near"
+        if item.image_id in pictures and item.caption_id in captions and item.label != "near"
     ]
-    images, owners, spots, labels = torch.tensor([cell for cell in found if cell[0] != cell[1]]).T
-    return caption_pairs(images, owners, spots, photos.vectors.shape, labels.bool())
+    rows, columns, labels = (torch.tensor(column) for column in zip(*found, strict=True))
+    crossed = torch.from_numpy(~gallery.is_declared(rows.numpy(), columns.numpy()))
+    shape = (len(gallery), len(gallery.texts))
+    return PairSet(rows[crossed], columns[crossed], labels[crossed].float(), shape)
 
 
 def labels_of(judged: PairSet) -> Tensor:
@@ -99,28 +75,32 @@ def labels_of(judged: PairSet) -> Tensor:
     return judged.values > 0.5
 
 
-def single_detectors(photos: Photos, train: Photos, pairs: PairSet, evidence: Evidence) -> dict[str, Tensor]:
+def single_detectors(photos: Encoded, train: Encoded, pairs: PairSet) -> dict[str, Tensor]:
     """Scores of detectors that need no judgement."""
-    similarity = set_similarity(photos.vectors, pairs)  # [P, 6]
-    predicted = image_to_caption(train.images, train.vectors)(photos.images)  # [N, D]
-    centre = train.vectors.mean(dim=(0, 1))
-    captions = F.normalize(photos.vectors.flatten(0, 1)[pairs.columns] - centre, dim=1)
-    return {
-        "guide similarity, best own caption": similarity[:, 0],
-        "guide similarity, mean of own captions": similarity[:, 1],
-        "image to caption, ridge regression": (predicted[pairs.rows] * captions).sum(dim=1),
-        "token alignment, last layer": evidence["alignment"][:, -len(ALIGNMENT_TERMS)],
+    families, _ = usual_families(photos, ("captions", "alignment"))
+    signals, names = compute_signals(pairs.rows.numpy(), pairs.columns.numpy(), families)
+    assert train.images is not None and photos.images is not None and photos.tokens is not None
+    own = train.gallery.captions
+    predicted = ridge(train.images, list_means(train.captions, own))(photos.images)  # [N, D]
+    captions = torch.nn.functional.normalize(photos.captions - train.captions[own.values].mean(dim=0), dim=1)
+    last = photos.tokens.layers
+    found = {
+        "guide similarity, best own caption": "captions/best",
+        "guide similarity, mean of own captions": "captions/mean",
+        "token alignment, last layer": f"alignment/{last} of {last} mean",
     }
+    scores = {name: torch.from_numpy(signals[:, names.index(column)]) for name, column in found.items()}
+    return scores | {"image to caption, ridge regression": (predicted[pairs.rows] * captions[pairs.columns]).sum(dim=1)}
 
 
-def model_detectors(folder: Path, photos: Photos, pairs: PairSet) -> dict[str, Tensor]:
+def model_detectors(folder: Path, photos: Encoded, pairs: PairSet) -> dict[str, Tensor]:
     """Scores of a trained model: similarity of its ITC features, and its ITM head."""
     trained = open_model(folder)
     model, collator = trained.model.eval(), trained.preprocessing.collator()
-    transform = trained.preprocessing.images()
-    images = encode_images(model, ImageSource(photos.table, collator, transform=transform).batches())
-    texts = [text for own in photos.captions for text in own]
-    judge = GalleryMatcher(model, images, encode_captions(model, texts, collator.encode))
+    transform, gallery = trained.preprocessing.images(), photos.gallery
+    table = gallery.table.select(gallery.rows)
+    images = encode_images(model, ImageSource(table, collator, transform=transform).batches())
+    judge = GalleryMatcher(model, images, encode_captions(model, list(gallery.texts), collator.encode))
     found = {"image to caption, ITC": (images.features[pairs.rows] * judge.captions.features[pairs.columns]).sum(dim=1)}
     if model.itm_trained:
         order = pairs.rows.argsort()
@@ -129,7 +109,7 @@ def model_detectors(folder: Path, photos: Photos, pairs: PairSet) -> dict[str, T
     return found
 
 
-def cross_validated(evidence: Evidence, judged: PairSet, *, folds: int = FOLDS, seed: int = 0) -> Tensor:
+def cross_validated(evidence: Floats, judged: PairSet, *, folds: int = FOLDS, seed: int = 0) -> Tensor:
     """Probability of each pair, by a judge that saw no judgement of its photo [P]."""
     photos, photo = judged.rows.unique(return_inverse=True)
     generator = torch.Generator().manual_seed(seed)
@@ -140,13 +120,13 @@ def cross_validated(evidence: Evidence, judged: PairSet, *, folds: int = FOLDS, 
     return found
 
 
-def fitted_elsewhere(evidence: Evidence, labels: Tensor, seen: Tensor) -> Tensor:
+def fitted_elsewhere(evidence: Floats, labels: Tensor, seen: Tensor) -> Tensor:
     """Probabilities of the unseen pairs, by a judge fitted on those seen, bool [P]."""
-    judge = CaptionJudge.fit({name: columns[seen] for name, columns in evidence.items()}, labels[seen])
-    return judge.probabilities({name: columns[~seen] for name, columns in evidence.items()})
+    judge = SignalJudge.fit(evidence[seen.numpy()], labels[seen])
+    return judge.probabilities(evidence[~seen.numpy()])
 
 
-def on_halves(evidence: Evidence, judged: PairSet) -> list[float]:
+def on_halves(evidence: Floats, judged: PairSet) -> list[float]:
     """Average precision on one half of the photos when fitted on the other, for random halves."""
     photos, photo = judged.rows.unique(return_inverse=True)
     values = []
@@ -186,14 +166,15 @@ def calibration(probabilities: Tensor, labels: Tensor) -> dict[str, object]:
     return {"brier": brier, "brier_of_constant": constant, "reliability": [asdict(part) for part in bins]}
 
 
-def ablation(evidence: Evidence, judged: PairSet) -> dict[str, float]:
+def ablation(evidence: Floats, names: Sequence[str], judged: PairSet) -> dict[str, float]:
     """Average precision of the combination without each family."""
     print("\n| without | columns | average precision |\n|---|---|---|")
     found = {}
-    for family, columns in evidence.items():
-        rest = {name: some for name, some in evidence.items() if name != family}
+    of_column = np.array([name.partition("/")[0] for name in names])
+    for family in dict.fromkeys(of_column.tolist()):
+        rest = evidence[:, of_column != family]
         found[family] = detector_metrics(cross_validated(rest, judged), labels_of(judged)).average_precision
-        print(f"| {family} | {columns.shape[1]} | {found[family]:.3f} |", flush=True)
+        print(f"| {family} | {evidence.shape[1] - rest.shape[1]} | {found[family]:.3f} |", flush=True)
     return found
 
 
@@ -201,26 +182,25 @@ def main() -> None:
     """Measure, print tables in Markdown, write ``detectors.json``."""
     options = arguments()
     quiet_libraries()
-    photos, train = Photos.open(options.data, options.split), Photos.open(options.data, "train")
-    statistics = WordStatistics.of(text for own in train.captions for text in own)
-    features = CaptionFeatures.encode(photos.captions, load_minilm(), statistics)
-    space = caption_space(train.vectors)
+    train = encoded_photos(options.data, "train")
+    photos = encoded_photos(options.data, options.split, train)
+    families, _ = usual_families(photos, EVIDENCE)
     judged = read_judged(options.judgements, photos)
-    evidence = caption_evidence(features, space, judged)
+    evidence, names = compute_signals(judged.rows.numpy(), judged.columns.numpy(), families)
     if options.test_judgements:
-        known, known_evidence = judged, evidence
+        known = SignalJudge.fit(evidence, labels_of(judged))
         judged = read_judged(options.test_judgements, photos)
-        evidence = caption_evidence(features, space, judged)
-        probabilities = CaptionJudge.fit(known_evidence, labels_of(known)).probabilities(evidence)
+        evidence, names = compute_signals(judged.rows.numpy(), judged.columns.numpy(), families)
+        probabilities = known.probabilities(evidence)
     else:
         probabilities = cross_validated(evidence, judged)
-    scores = single_detectors(photos, train, judged, evidence)
+    scores = single_detectors(photos, train, judged)
     scores["all evidence on captions"] = probabilities
     if options.model:
         found = model_detectors(Path(options.model), photos, judged)
         scores |= found
         if not options.test_judgements:
-            combined = evidence | {"model": torch.stack(list(found.values()), dim=1)}
+            combined = np.concatenate([evidence, torch.stack(list(found.values()), dim=1).numpy()], axis=1)
             scores["all evidence on captions, and the model"] = cross_validated(combined, judged)
     pairs, matches = len(labels_of(judged)), int(labels_of(judged).sum())
     print(f"{pairs:,} judged pairs of {len(judged.rows.unique())} photos, {matches} of them matches\n")
@@ -240,7 +220,7 @@ def main() -> None:
         print(", ".join(f"{value:.3f}" for value in values.tolist()) + f"; standard deviation {values.std():.3f}")
         result["halves"] = values.tolist()
     if options.ablation:
-        result["without"] = ablation(evidence, judged)
+        result["without"] = ablation(evidence, names, judged)
     Path(options.output).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 

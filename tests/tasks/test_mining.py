@@ -53,7 +53,7 @@ def test_a_run_reads_what_was_mined(
     recipe = str(recipe_of(squares, tmp_path))
     main(["judge", recipe])
     for _ in range(2):  # the second call replaces what the first found
-        main(["mine", recipe, "--high", "0.4", "--low", "0.1"])
+        main(["mine", recipe, "--judge", "runs/judge", "--high", "0.4", "--low", "0.1"])
     said = " ".join(capsys.readouterr().err.split())
     assert "by the known truth, from 0.4 on" in said
     ledger = read_ledger("runs/mined/ledger")
@@ -78,13 +78,16 @@ def test_mistakes_are_one_line(
     monkeypatch.chdir(tmp_path)
     recipe = str(recipe_of(squares, tmp_path))
     for words, message in (
-        ([], "give the recipe first"),
-        ([recipe, "--high", "much"], "--high is 'much'"),
-        ([recipe, "--low", "0.9"], "0 < low <= high"),
-        ([recipe], "runs/judge holds no evidence judge"),
+        (["--judge", "runs/judge"], "give the pairs or a recipe first"),
+        ([recipe, "--judge", "runs/judge", "--high", "much"], "--high is 'much'"),
+        ([recipe, "--judge", "runs/judge", "--low", "0.9"], "0 < low <= high"),
+        ([recipe, "--judge", "runs/judge"], "runs/judge holds no evidence judge"),
+        ([recipe, "--judge", "runs/judge", "--top", "9"], "--top says nothing beside --judge"),
+        ([recipe, "--high", "0.9"], "--high needs --judge"),
+        ([recipe, "--candidates", "0"], "candidates is 0; give 1 or more"),
     ):
         with pytest.raises(SystemExit):
-            main(["mine", *(words or ["--high", "0.9"])])
+            main(["mine", *words])
         assert message in " ".join(capsys.readouterr().err.split())
     with pytest.raises(SystemExit):
         main(["judge", recipe, "--model.cache_images", "false", "--model.cache_captions", "false"])

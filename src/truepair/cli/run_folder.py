@@ -95,6 +95,7 @@ class RecipeCommand(Generic[_Recipe]):
         task: whose bundled recipes are meant; those of pre-training when empty.
         folder: the run folder where no option names one; ``runs/`` and the names of task and recipes when empty.
         sources: the field that words take the place of which are no recipes; empty where there is none.
+        alone: sources are enough, without a recipe.
     """
 
     def __init__(
@@ -106,12 +107,15 @@ class RecipeCommand(Generic[_Recipe]):
         task: str = "",
         folder: str = "",
         sources: str = "",
+        alone: bool = False,
     ) -> None:
         self.kind = kind
+        self.alone = alone
         self.task = task
         self.folder = folder
         self.sources = sources
-        usage = f"RECIPE [RECIPE ...] {'[SOURCE ...] ' if sources else ''}[options] [--any.field value ...]"
+        named = "[RECIPE ...]" if alone else "RECIPE [RECIPE ...]"
+        usage = f"{named} {'[SOURCE ...] ' if sources else ''}[options] [--any.field value ...]"
         more = f"'{prog} RECIPE --help' lists every field of a recipe."
         self.parser = CommandParser(prog, kind.section, usage=usage, description=f"{description}\n\n{more}")
         self.parser.add_argument(
@@ -132,10 +136,13 @@ class RecipeCommand(Generic[_Recipe]):
         call = self.parser.read_or_help(words)
         prog = self.parser.prog
         if not call.recipes:
-            raise ConfigError(f"give the recipe first: {prog} RECIPE [--any.field value]")
+            first = "pairs or a recipe" if self.alone else "recipe"
+            raise ConfigError(
+                f"give the {first} first: {prog} {'PAIRS' if self.alone else 'RECIPE'} [--any.field value]"
+            )
         pairs = [word for word in call.recipes if self.sources and self._names_pairs(word)]
         recipes = [word for word in call.recipes if word not in pairs]
-        if not recipes:
+        if not recipes and not self.alone:
             raise ConfigError(f"give a recipe beside {pairs[0]}: {prog} RECIPE {pairs[0]}; clip, for one")
         paths = [find_recipe(name, self.task) for name in recipes]
         if pairs and self.sources in dict(call.stated):

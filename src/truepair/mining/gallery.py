@@ -48,6 +48,25 @@ class Lists:
     def __getitem__(self, number: int) -> Integers:
         return self.values[self.starts[number] : self.starts[number + 1]]
 
+    def padded(self, numbers: Integers, most: int | None = None) -> tuple[Integers, NDArray[np.bool_]]:
+        """Some lists as rows of one array.
+
+        Args:
+            numbers: of the lists [B].
+            most: values of a list that are taken, from its first on; None for all.
+
+        Returns:
+            Their values, 0 where a list has no more, and where it has, [B, K] each; K is the length of the longest,
+            1 at least.
+        """
+        counts = self.starts[numbers + 1] - self.starts[numbers]
+        width = max(int(counts.max(initial=1)), 1)
+        places = np.arange(width if most is None else min(width, most))
+        there = places < counts[:, None]
+        values = np.zeros(there.shape, np.int64)
+        values[there] = self.values[(self.starts[numbers][:, None] + places)[there]]
+        return values, there
+
     @property
     def counts(self) -> Integers:
         """Length of each list [N]."""

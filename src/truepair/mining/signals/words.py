@@ -5,6 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -138,6 +139,10 @@ KIND_TERMS = tuple(f"{kind} {term}" for kind in KINDS for term in ("added", "omi
 
 _GROUPS = tuple(frozenset(group.split()) for groups in KINDS.values() for group in groups)
 
+_ENDS = tuple(accumulate(len(groups) for groups in KINDS.values()))
+
+_PLACES = tuple(slice(end - len(groups), end) for end, groups in zip(_ENDS, KINDS.values(), strict=True))
+
 
 def named_groups(captions: Sequence[str]) -> Tensor:
     """Which groups of ``KINDS`` each of T captions names, one after the other, float32 of 0 and 1 [T, G]."""
@@ -145,25 +150,27 @@ def named_groups(captions: Sequence[str]) -> Tensor:
     return torch.tensor(rows, dtype=torch.float32)
 
 
-def kind_evidence(captions: Tensor, own: Tensor) -> Tensor:
-    """How far captions agree with images on what is named, kind by kind.
+def kind_evidence(captions: Tensor, share: Tensor, stated: Tensor) -> Tensor:
+    """How far captions agree with pictures on what is named, kind by kind.
 
     Args:
         captions: groups that each caption names [P, G].
-        own: groups that the K captions of its image name [P, K, G].
+        share: share of its picture's captions that name each group [P, G].
+        stated: share of these that name any group of each kind [P, kinds].
 
     Returns:
         [P, 3 * kinds] in the order of ``KIND_TERMS``. *Added*: over the groups that the caption names, the sum of the
-        shares of the image's captions that do not. *Omitted*: the other way round. *Contradicted*: how many groups it
-        names that none of the image's captions does, times the share of those that name another group of this kind. A
+        shares of the picture's captions that do not. *Omitted*: the other way round. *Contradicted*: how many groups it
+        names that none of the picture's captions does, times the share of those that name another group of this kind. A
         brown dog is no black dog; a dog of no stated colour may be.
     """
-    share = own.mean(dim=1)  # [P, G]
     added, omitted, new = captions * (1 - share), (1 - captions) * share, captions * (share == 0)
-    columns, start = [], 0
-    for groups in KINDS.values():
-        here = slice(start, start + len(groups))
-        stated = own[:, :, here].amax(dim=2).mean(dim=1)  # [P] share of captions that name any group of the kind
-        columns += [added[:, here].sum(dim=1), omitted[:, here].sum(dim=1), new[:, here].sum(dim=1) * stated]
-        start = here.stop
+    columns = []
+    for kind, here in enumerate(_PLACES):
+        columns += [added[:, here].sum(dim=1), omitted[:, here].sum(dim=1), new[:, here].sum(dim=1) * stated[:, kind]]
     return torch.stack(columns, dim=1)
+
+
+def kinds_named(groups: Tensor) -> Tensor:
+    """Which kinds captions name any group of, float32 of 0 and 1, from groups [T, G] to [T, kinds]."""
+    return torch.stack([groups[:, here].amax(dim=1) for here in _PLACES], dim=1)

@@ -2,11 +2,12 @@ import math
 
 import pytest
 
-from truepair.judges.caption_words import (
+from truepair.mining.signals.words import (
     KIND_TERMS,
     WordStatistics,
     is_content,
     kind_evidence,
+    kinds_named,
     named_groups,
     stem,
     words,
@@ -16,7 +17,9 @@ OWN = ["A brown dog runs on grass.", "The dog jumps", "A tan puppy in a field"]
 
 
 def evidence(caption: str, own: list[str]) -> dict[str, float]:
-    found = kind_evidence(named_groups([caption]), named_groups(own)[None])
+    groups = named_groups(own)
+    share, stated = groups.mean(dim=0, keepdim=True), kinds_named(groups).mean(dim=0, keepdim=True)
+    found = kind_evidence(named_groups([caption]), share, stated)
     return dict(zip(KIND_TERMS, found[0].tolist(), strict=True))
 
 

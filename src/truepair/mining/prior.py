@@ -1,0 +1,77 @@
+"""The judge before anyone has answered: fixed coefficients on signals, each taken in standard deviations."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from truepair.models.encoders.fingerprint import combined_key
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Prior:
+    """Log-odds of a match as a weighted mean of standardised signals.
+
+    Attributes:
+        provenance: what the coefficients are from.
+        coefficients: of each signal, "family/column"; a signal that a gallery lacks is left out.
+        slope: log-odds for a weighted mean that is one standard deviation higher.
+        constant: log-odds of an average candidate.
+    """
+
+    provenance: str
+    coefficients: Mapping[str, float]
+    slope: float
+    constant: float
+
+    @property
+    def fingerprint(self) -> str:
+        """Of all of it."""
+        return combined_key(coefficients=dict(self.coefficients), slope=self.slope, constant=self.constant)
+
+    def log_odds(self, signals: Floats, names: Sequence[str]) -> Floats:
+        """Log-odds of cells.
+
+        Args:
+            signals: of P candidates [P, S], among which each signal is standardised; NaN counts as average.
+            names: of the signals.
+
+        Returns:
+            float32 [P]; for ranking, no more: how many candidates match is not known before anyone has answered.
+        """
+        used = [number for number, name in enumerate(names) if name in self.coefficients]
+        total = np.zeros(len(signals), np.float64)
+        weight = 0.0
+        for number in used:
+            column = signals[:, number].astype(np.float64)
+            there = np.isfinite(column)
+            spread = float(column[there].std()) if there.any() else 0.0
+            if spread < 1e-6:
+                continue
+            share = self.coefficients[names[number]]
+            total += share * np.where(there, (column - column[there].mean()) / spread, 0.0)
+            weight += abs(share)
+        return (self.constant + self.slope * total / max(weight, 1e-9)).astype(np.float32)
+
+
+PRIOR = Prior(
+    provenance="equal weights of the main signals, chosen by hand; fitted on nothing",
+    coefficients={
+        "captions/best": 1.0,
+        "learned_captions/mean": 1.0,
+        "alignment/5 of 5 mean": 1.0,
+        "hubness/best pictures": 1.0,
+        "hubness/best captions": 1.0,
+        "pictures/relative": 0.5,
+        "learned_pictures/relative": 0.5,
+        "across/above captions": 0.25,
+        "across/above pictures": 0.25,
+        "agreement/link": 0.5,
+    },
+    slope=2.0,
+    constant=-4.0,
+)
+"""The shipped prior."""

@@ -1,0 +1,1 @@
+"""What may tell whether a caption is true of a picture: families of signals on any cells of a gallery."""

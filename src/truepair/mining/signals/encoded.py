@@ -1,0 +1,264 @@
+"""What encoders make of a gallery's pictures and captions, and what is derived from it once for all cells."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from truepair.mining.gallery import Gallery, Integers, Lists
+from truepair.mining.neighbours import EXACT, Neighbours, nearest
+from truepair.mining.signals.spaces import (
+    Projection,
+    caption_space,
+    list_means,
+    picture_space,
+    predicted_captions,
+)
+from truepair.models.encoders.frozen import FrozenStates
+
+CROWD = 10
+"""Nearest others that a similarity is compared with."""
+
+_DEPTH = 64  # neighbours of a caption that are looked at, so that 10 pictures are among them
+_OWNERS = 16  # pictures that a text stands for, at most: one of hundreds of drawings needs no more
+_FEWEST = 32  # captions beside the first of their picture, to fit a space on
+_CELLS = 1 << 22  # numbers sorted at once
+
+
+@dataclass(frozen=True)
+class TokenStates:
+    """Token states of captions in several layers, on disk.
+
+    Attributes:
+        states: a row for each token, [layers * D].
+        first: row of each caption's first token [M].
+        counts: tokens of each caption [M].
+        content: which tokens are words or parts of words, not special ones, bool [rows].
+        weights: how much each token tells; 0 for function words and special ones, float32 [rows].
+        layers: how many.
+    """
+
+    states: FrozenStates
+    first: Tensor
+    counts: Tensor
+    content: Tensor
+    weights: Tensor
+    layers: int
+
+    def gather(self, captions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Tokens of some captions, padded to the longest.
+
+        Returns:
+            L2-normalised states, float32 [layers, *B, L, D], mask of content [*B, L] and weights [*B, L].
+        """
+        flat = captions.flatten()
+        longest = max(int(self.counts[flat].max()), 1)
+        there = torch.arange(longest) < self.counts[flat][:, None]  # [B, L]
+        rows = (self.first[flat][:, None] + torch.arange(longest))[there]
+        width = self.states.shape[0]
+        states = torch.zeros(*there.shape, width)
+        states[there] = self.states.gather(rows)
+        content, weights = torch.zeros(there.shape, dtype=torch.bool), torch.zeros(there.shape)
+        content[there], weights[there] = self.content[rows], self.weights[rows]
+        shape = (*captions.shape, longest)
+        by_layer = F.normalize(states.view(*shape, self.layers, -1), dim=-1).movedim(-2, 0)
+        return by_layer, content.view(shape), weights.view(shape)
+
+
+@dataclass(frozen=True)
+class Crowd:
+    """How near the nearest others are.
+
+    Attributes:
+        captions: mean similarity of each caption to its nearest pictures, those it is declared for left out [M].
+        pictures: that of each picture to its nearest captions, its own left out [N].
+        recall: share of the nearest that the search found.
+    """
+
+    captions: Tensor
+    pictures: Tensor
+    recall: float
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A gallery of N pictures and M captions, encoded.
+
+    Attributes:
+        gallery: whose pictures and captions are meant.
+        captions: sentence vectors, L2-normalised [M, D].
+        tokens: token states, for alignment; None for none.
+        images: features of a frozen image encoder, L2-normalised [N, F]; None for none.
+        dual: image and caption features of a dual encoder, L2-normalised [N, E] and [M, E]; None for none.
+        space: of captions, fitted elsewhere; None fits it on the gallery.
+        left_out: rows of the table whose picture could not be read; the gallery is of the others.
+        exact: up to so many vectors, neighbours are found among all.
+    """
+
+    gallery: Gallery
+    captions: Tensor
+    tokens: TokenStates | None = None
+    images: Tensor | None = None
+    dual: tuple[Tensor, Tensor] | None = None
+    space: Projection | None = None
+    left_out: tuple[int, ...] = ()
+    exact: int = EXACT
+
+    @cached_property
+    def single(self) -> bool:
+        """Whether no picture has more than one caption."""
+        return int(self.gallery.captions.counts.max(initial=1)) <= 1
+
+    @cached_property
+    def homes(self) -> Lists:
+        """The other captions of the pictures that each caption is declared for, M lists."""
+        gallery = self.gallery
+        counts = np.minimum(gallery.pictures.counts, _OWNERS)
+        caption = np.repeat(np.arange(len(counts)), counts)
+        place = np.arange(len(caption)) - np.repeat(np.cumsum(counts) - counts, counts)
+        owner = gallery.pictures.values[gallery.pictures.starts[caption] + place]
+        each = gallery.captions.counts[owner]
+        entry = np.repeat(np.arange(len(owner)), each)
+        inner = np.arange(len(entry)) - np.repeat(np.cumsum(each) - each, each)
+        other = gallery.captions.values[gallery.captions.starts[owner[entry]] + inner]
+        kept = other != caption[entry]
+        return Lists.of(caption[entry][kept], other[kept], len(counts))
+
+    @cached_property
+    def learned_captions(self) -> Tensor | None:
+        """Captions in a space where differences between captions of one picture count less [M, E]; None without any."""
+        if self.space is not None:
+            return self.space(self.captions)
+        lists = self.gallery.captions
+        if int((lists.counts - 1).clip(min=0).sum()) < _FEWEST:
+            return None
+        return caption_space(self.captions, lists)(self.captions)
+
+    @cached_property
+    def learned_images(self) -> Tensor | None:
+        """Pictures in a space fitted on those that share a caption text [N, E]; None where too few do."""
+        space = None if self.images is None else picture_space(self.images, self.gallery.pictures)
+        return None if space is None or self.images is None else space(self.images)
+
+    @cached_property
+    def across(self) -> tuple[Tensor, Tensor] | None:
+        """Pictures and captions in one space [N, E], [M, E]: a dual encoder's, or by ridge regression; None without."""
+        if self.dual is not None:
+            return self.dual
+        if self.images is None:
+            return None
+        centred = F.normalize(self.captions - self.captions.mean(dim=0), dim=1)
+        return predicted_captions(self.images, self.captions, self.gallery.captions), centred
+
+    @cached_property
+    def near_captions(self) -> Neighbours:
+        """The nearest captions of each caption, itself among them."""
+        longest = int(self.gallery.captions.counts.max(initial=1))
+        depth = min(_DEPTH, (CROWD + 1) * longest + CROWD)
+        return nearest(self.captions, self.captions, depth, exact=self.exact)
+
+    @cached_property
+    def near_images(self) -> Neighbours | None:
+        """The nearest pictures of each picture, itself among them."""
+        return None if self.images is None else nearest(self.images, self.images, 2 * CROWD, exact=self.exact)
+
+    @cached_property
+    def near_learned(self) -> Neighbours | None:
+        """The nearest pictures of each picture in the learned space, itself among them."""
+        learned = self.learned_images
+        return None if learned is None else nearest(learned, learned, 2 * CROWD, exact=self.exact)
+
+    @cached_property
+    def across_captions(self) -> Neighbours | None:
+        """The nearest captions of each picture in the space of both."""
+        longest = int(self.gallery.captions.counts.max(initial=1))
+        if self.across is None:
+            return None
+        return nearest(*self.across, 2 * CROWD + min(longest, CROWD), exact=self.exact)
+
+    @cached_property
+    def across_pictures(self) -> Neighbours | None:
+        """The nearest pictures of each caption in the space of both."""
+        if self.across is None:
+            return None
+        return nearest(self.across[1], self.across[0], 2 * CROWD, exact=self.exact)
+
+    @cached_property
+    def best_crowd(self) -> Crowd:
+        """By the best similarity of a caption to a picture's captions."""
+        found, gallery = self.near_captions, self.gallery
+        captions = torch.empty(len(gallery.texts))
+        owners, there = gallery.pictures.padded(np.arange(len(gallery.texts)), min(CROWD, _OWNERS))  # [M, O]
+        for part in torch.arange(len(captions)).split(max(_CELLS // found.places[0].numel() // owners.shape[1], 1)):
+            places = found.places[part].clamp(min=0)
+            pictures = torch.from_numpy(owners)[places].flatten(1)  # [B, n * O]
+            valid = torch.from_numpy(there)[places] & (found.places[part] >= 0)[:, :, None]
+            scores = found.scores[part][:, :, None].expand(valid.shape).masked_fill(~valid, -torch.inf).flatten(1)
+            captions[part] = self._mean_of_others(pictures, scores, part, pictures_asked=False)
+        pictures = torch.empty(len(gallery))
+        own, stated = gallery.captions.padded(np.arange(len(gallery)))  # [N, K]
+        for part in torch.arange(len(pictures)).split(max(_CELLS // found.places[0].numel() // own.shape[1], 1)):
+            mine = torch.from_numpy(own)[part]  # [B, K]
+            places = found.places[mine].flatten(1)  # [B, K * n]
+            unknown = ~torch.from_numpy(stated)[part][:, :, None].expand(-1, -1, found.places.shape[1]).flatten(1)
+            scores = found.scores[mine].flatten(1).masked_fill(unknown | (places < 0), -torch.inf)
+            pictures[part] = self._mean_of_others(places.clamp(min=0), scores, part, pictures_asked=True)
+        return Crowd(captions, pictures, found.recall)
+
+    @cached_property
+    def mean_crowd(self) -> Crowd:
+        """By the mean similarity of a caption to a picture's captions, which is that to their mean."""
+        means = list_means(self.captions, self.gallery.captions)  # [N, D]
+        longest = int(self.gallery.captions.counts.max(initial=1))
+        of_captions = nearest(self.captions, means, 2 * CROWD, exact=self.exact)
+        of_pictures = nearest(means, self.captions, CROWD + longest, exact=self.exact)
+        return self.crowd_of(of_captions, of_pictures)
+
+    def crowd_of(self, of_captions: Neighbours, of_pictures: Neighbours) -> Crowd:
+        """By the nearest pictures of each caption [M, n] and the nearest captions of each picture [N, n]."""
+        sides = ((of_captions, False), (of_pictures, True))
+        captions, pictures = (
+            torch.cat(
+                [
+                    self._mean_of_others(
+                        found.places[part].clamp(min=0), found.scores[part], part, pictures_asked=asked
+                    )
+                    for part in torch.arange(len(found.places)).split(max(_CELLS // found.places.shape[1], 1))
+                ]
+            )
+            for found, asked in sides
+        )
+        return Crowd(captions, pictures, min(of_captions.recall, of_pictures.recall))
+
+    def _mean_of_others(self, places: Tensor, scores: Tensor, asked: Tensor, *, pictures_asked: bool) -> Tensor:
+        """Mean of the best scores, each place once and no declared cell among them; NaN where there is none [B].
+
+        Args:
+            places: pictures of some captions, or captions of some pictures [B, n].
+            scores: -inf where there is none [B, n].
+            asked: those captions or pictures [B].
+            pictures_asked: whether pictures ask.
+        """
+        order = scores.argsort(dim=1, descending=True, stable=True)
+        places, scores = places.gather(1, order), scores.gather(1, order)
+        by_place = places.argsort(dim=1, stable=True)  # of one place, the best first
+        ranked = places.gather(1, by_place)
+        again = torch.zeros_like(ranked, dtype=torch.bool)
+        again[:, 1:] = ranked[:, 1:] == ranked[:, :-1]
+        repeated = torch.zeros_like(again).scatter(1, by_place, again)
+        asking = asked[:, None].expand(places.shape)
+        pictures, captions = (asking, places) if pictures_asked else (places, asking)
+        declared = self.gallery.is_declared(pictures.flatten().numpy(), captions.flatten().numpy())
+        out = repeated | torch.from_numpy(declared).view(places.shape)
+        best = scores.masked_fill(out, -torch.inf).topk(min(CROWD, scores.shape[1]), dim=1).values
+        real = best.isfinite()
+        return torch.where(real, best, 0.0).sum(dim=1) / real.sum(dim=1)  # NaN where there is none
+
+
+def owners_of(gallery: Gallery, captions: Integers, most: int = _OWNERS) -> tuple[Tensor, Tensor]:
+    """The pictures that captions are declared for [B, O], and which of them there are, bool [B, O]."""
+    owners, there = gallery.pictures.padded(captions, most)
+    return torch.from_numpy(owners), torch.from_numpy(there)

@@ -1,0 +1,144 @@
+"""Spaces that are fitted on a gallery itself, from what it declares alone."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from truepair.errors import DataError
+from truepair.mining.gallery import Lists
+
+FOLDS = 5  # of the ridge regression: no picture is projected by a map that was fitted on its own captions
+
+_ROWS = 65_536  # vectors that are summed at once, in double precision
+
+
+@dataclass(frozen=True)
+class Projection:
+    """A linear map, then L2-normalisation.
+
+    Attributes:
+        mean: taken off first [D].
+        map: [D, E].
+    """
+
+    mean: Tensor
+    map: Tensor
+
+    def __call__(self, vectors: Tensor) -> Tensor:
+        """Vectors [..., D] to L2-normalised ones [..., E]."""
+        return F.normalize((vectors - self.mean) @ self.map, dim=-1)
+
+
+def list_means(vectors: Tensor, lists: Lists) -> Tensor:
+    """Mean of the vectors [V, D] of each of N lists [N, D]; zero of an empty one."""
+    owners = torch.from_numpy(np.repeat(np.arange(len(lists)), lists.counts))
+    sums = torch.zeros(len(lists), vectors.shape[1])
+    for owner, values in zip(owners.split(_ROWS), torch.from_numpy(lists.values).split(_ROWS), strict=True):
+        sums.index_add_(0, owner, vectors[values])
+    return sums / torch.from_numpy(lists.counts)[:, None].clamp(min=1)
+
+
+def caption_space(vectors: Tensor, captions: Lists, shrinkage: float = 0.1) -> Projection:
+    """A space in which the directions in which captions of one picture differ count less.
+
+    It whitens these differences, as linear discriminant analysis does.
+
+    Args:
+        vectors: sentence vectors of the captions [M, D].
+        captions: those of each picture; a picture that has one tells nothing.
+        shrinkage: share of the identity, at the mean variance, that is added to their covariance.
+
+    Raises:
+        DataError: no picture has several.
+    """
+    several = captions.counts > 1
+    if not several.any():
+        raise DataError("a space of captions is fitted on pictures that have several; this source gives each one")
+    means = list_means(vectors, captions)
+    owners = torch.from_numpy(np.repeat(np.arange(len(captions)), captions.counts))
+    values = torch.from_numpy(captions.values)
+    kept = torch.from_numpy(several)[owners].nonzero()[:, 0]
+    covariance = torch.zeros(vectors.shape[1], vectors.shape[1], dtype=torch.float64)
+    for some in kept.split(_ROWS):
+        differences = (vectors[values[some]] - means[owners[some]]).double()
+        covariance += differences.T @ differences
+    covariance /= len(kept)
+    level = shrinkage * covariance.diagonal().mean().clamp(min=1e-12)
+    spread, directions = torch.linalg.eigh(covariance + level * torch.eye(len(covariance), dtype=torch.float64))
+    centre = vectors[values[kept]].mean(dim=0)
+    return Projection(centre, (directions * spread.rsqrt()).float())
+
+
+def picture_space(images: Tensor, pictures: Lists, width: int = 64, shrinkage: float = 0.5) -> Projection | None:
+    """Directions in which pictures that share a caption text agree and others differ (discriminant analysis).
+
+    Args:
+        images: features of N pictures [N, F].
+        pictures: those that each caption is declared for.
+        width: most directions.
+        shrinkage: share of the identity, at the mean variance, in the covariance within a text.
+
+    Returns:
+        None where fewer texts than twice ``width`` are shared by several pictures: too few to fit a metric.
+    """
+    shared = np.flatnonzero(pictures.counts > 1)
+    if len(shared) < 2 * width:
+        return None
+    owners = np.repeat(np.arange(len(pictures)), pictures.counts)
+    stated = np.isin(owners, shared)
+    members, first = np.unique(pictures.values[stated], return_index=True)  # each picture with its first shared text
+    group = torch.from_numpy(np.unique(owners[stated][first], return_inverse=True)[1])
+    centre = images.mean(dim=0)
+    vectors = (images[torch.from_numpy(members)] - centre).double()  # [G, F]
+    counts = torch.bincount(group)
+    means = torch.zeros(len(counts), vectors.shape[1], dtype=torch.float64).index_add(0, group, vectors)
+    means /= counts[:, None]
+    within = vectors - means[group]
+    covariance = within.T @ within / len(vectors)
+    level = covariance.diagonal().mean().clamp(min=1e-12)
+    covariance = (1 - shrinkage) * covariance + shrinkage * level * torch.eye(len(covariance), dtype=torch.float64)
+    spread = torch.linalg.cholesky(covariance)
+    whitened = torch.linalg.solve_triangular(spread, means.T, upper=False)
+    directions = torch.linalg.svd(whitened, full_matrices=False)[0][:, :width]
+    return Projection(centre, torch.linalg.solve_triangular(spread.T, directions, upper=True).float())
+
+
+def ridge(inputs: Tensor, targets: Tensor, penalty: float = 0.3) -> Projection:
+    """Ridge regression from one space into another, whose output is centred and normalised.
+
+    Args:
+        inputs: [N, F].
+        targets: [N, D].
+        penalty: on the squared weights.
+    """
+    centre = inputs.mean(dim=0)
+    centred, wanted = (inputs - centre).double(), (targets - targets.mean(dim=0)).double()
+    curvature = centred.T @ centred + penalty * torch.eye(centred.shape[1], dtype=torch.float64)
+    return Projection(centre, torch.linalg.solve(curvature, centred.T @ wanted).float())
+
+
+def predicted_captions(images: Tensor, vectors: Tensor, captions: Lists) -> Tensor:
+    """What a picture's captions may be, by a ridge regression that was fitted on other pictures.
+
+    Pictures of one first caption are left out together, for they would tell each other's.
+
+    Args:
+        images: features of N pictures [N, F].
+        vectors: sentence vectors [M, D].
+        captions: those of each picture.
+
+    Returns:
+        L2-normalised [N, D], in the space of sentence vectors without their mean.
+    """
+    targets = list_means(vectors, captions)
+    fold = torch.from_numpy(captions.values[captions.starts[:-1]] % FOLDS)
+    found = torch.empty(len(images), vectors.shape[1])
+    for number in range(FOLDS):
+        here = fold == number
+        known = ~here if 0 < int(here.sum()) < len(here) else torch.ones_like(here)
+        if here.any():
+            found[here] = ridge(images[known], targets[known])(images[here])
+    return found

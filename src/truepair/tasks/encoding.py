@@ -1,0 +1,258 @@
+"""Encodes the pictures and captions of a gallery, once: what frozen encoders made is kept on disk for the next call."""
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from accelerate import PartialState
+from torch import Tensor
+
+from truepair.data.pairs import PairDataset
+from truepair.data.table import PairTable
+from truepair.data.tokens import caption_tokens, tokenize_captions
+from truepair.data.transforms import TransformConfig
+from truepair.engine.logs.progress import counting
+from truepair.errors import DataError
+from truepair.methods.caches import cache_folder
+from truepair.mining.gallery import Gallery
+from truepair.mining.signals.encoded import Encoded, TokenStates
+from truepair.mining.signals.spaces import Projection
+from truepair.mining.signals.words import WordStatistics, is_content
+from truepair.models.encoders.fingerprint import combined_key
+from truepair.models.encoders.frozen import FrozenStates, StateBlock
+from truepair.models.encoders.frozen_captions import cache_caption_states
+from truepair.models.encoders.frozen_images import PooledEncoder, cache_image_states
+from truepair.models.encoders.images import image_transform, load_image_encoder
+from truepair.models.encoders.minilm import sentence_vectors
+from truepair.models.encoders.sentences import LayerStates, SentenceEncoder, aligned_layers, load_sentence_encoder
+from truepair.tasks.embedding import SourceItems
+from truepair.tasks.retriever import Retriever
+
+_WORD_STARTS = "\u0120\u2581"  # marks that byte-pair and unigram tokenizers put before a word
+
+_LONGEST = 64  # tokens of a caption
+
+_AT_ONCE = 4096  # captions whose vectors are made of their token states at once
+
+_IMAGES = 64  # pictures, and texts, that a dual encoder reads at once
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodingConfig:
+    """What encodes a gallery.
+
+    Attributes:
+        model: any dual encoder, by folder or name, that compares pictures with captions and with each other; without
+            one, ridge regression from the frozen image encoder to the text encoder does.
+        text_encoder: "minilm" of truepair[small], or any text encoder of transformers by folder or name.
+        image_encoder: "efficientnet_lite0" of truepair[small], or any vision model of transformers; None takes the
+            dual encoder's own features of pictures where there is one, and "efficientnet_lite0" where there is none.
+        image_size: side of the pictures that the frozen image encoder reads, in pixels; 0 for its own.
+        alignment: keep the token states of several layers on disk, to align words with words: 3.8 KB a token of a
+            small encoder.
+        cache_folder: where states are kept; None for a folder of the user's cache.
+    """
+
+    model: str | None = None
+    text_encoder: str = "minilm"
+    image_encoder: str | None = None
+    image_size: int = 128
+    alignment: bool = True
+    cache_folder: str | None = None
+
+
+def encode_gallery(
+    table: PairTable,
+    config: EncodingConfig,
+    say: Callable[[str], None],
+    *,
+    statistics: WordStatistics | None = None,
+    space: Projection | None = None,
+) -> Encoded:
+    """Encode the distinct pictures and captions of a table.
+
+    Args:
+        table: the pairs; rows whose picture cannot be read are left out, and a line says so.
+        config: what encodes them.
+        say: prints a line.
+        statistics: how rare words are; None counts the captions themselves.
+        space: of captions, fitted on others; None fits it on these.
+
+    Raises:
+        CheckpointError: a model is missing.
+        ConfigError: an encoder is not installed.
+        DataError: no picture can be read, or the disk refuses.
+    """
+    gallery = Gallery.of_table(table)
+    folder = cache_folder(config.cache_folder)
+    shown = table.select(gallery.rows)
+    dual = None if config.model is None else Retriever.load(config.model)
+    found: list[tuple[Tensor, dict[int, str]]] = []
+    if config.image_encoder is not None or dual is None:
+        found.append(_frozen_images(shown, config, folder))
+    if dual is not None:
+        found.append(_dual_images(dual, shown, folder))
+    unreadable = {row: why for _, reasons in found for row, why in reasons.items()}
+    images = [features for features, _ in found]
+    left_out: tuple[int, ...] = ()
+    if unreadable:
+        why = next(iter(unreadable.values()))
+        if len(unreadable) == len(gallery):
+            raise DataError(f"none of the {len(gallery):,} pictures of {table.name} can be read; the first: {why}")
+        say(f"left out: {len(unreadable):,} of {len(gallery):,} pictures cannot be read; the first: {why}")
+        there = np.ones(len(gallery), bool)
+        there[list(unreadable)] = False
+        images = [features[torch.from_numpy(there)] for features in images]
+        kept = there[table.pictures]
+        left_out = tuple(np.flatnonzero(~kept).tolist())
+        gallery = Gallery.of_table(table.select(np.flatnonzero(kept)))
+    vectors, tokens = _captions(gallery.texts, config, folder, statistics, say)
+    both = None if dual is None else (images[-1], _dual_captions(dual, gallery.texts, folder, say))
+    return Encoded(gallery, vectors, tokens, images[0], both, space, left_out)
+
+
+def _frozen_images(table: PairTable, config: EncodingConfig, folder: Path) -> tuple[Tensor, dict[int, str]]:
+    """Features of a table's pictures by the frozen image encoder, L2-normalised [N, F], and why some have none."""
+    encoder = load_image_encoder(config.image_encoder or "efficientnet_lite0", image_size=config.image_size or None)
+    encoder.freeze().to(PartialState().device)
+    transform = TransformConfig(size=encoder.image_size, normalisation="encoder")
+    dataset = PairDataset(table, image_transform(transform, encoder, train=False), captions="first")
+    with counting("pictures") as show:
+        states = cache_image_states(
+            PooledEncoder(encoder),
+            dataset,
+            folder,
+            preprocessing={"size": encoder.image_size, "normalisation": "encoder"},
+            workers=os.cpu_count() or 1,
+            progress=show,
+        )
+    return _normalised(states.views[0], states.image_rows), states.unreadable
+
+
+def _dual_images(model: Retriever, table: PairTable, folder: Path) -> tuple[Tensor, dict[int, str]]:
+    """Features of a table's pictures by a dual encoder, L2-normalised [N, E], and why some have none."""
+    items = SourceItems(table)
+
+    def blocks(start: int) -> Iterator[StateBlock]:
+        """Batches of pictures from one on; what cannot be read is zero."""
+        parts = model.image_parts(
+            items.pictures(start, len(table)), batch_size=_IMAGES, workers=min(os.cpu_count() or 1, 4)
+        )
+        done = 0
+        for part in parts:
+            reasons = [""] * (part.done - done)
+            for place, why in part.unreadable:
+                reasons[place - done] = why
+            states = torch.zeros(len(reasons), model.embed_dim)
+            states[torch.tensor([not why for why in reasons])] = torch.from_numpy(part.vectors)
+            done = part.done
+            yield StateBlock(states, reasons)
+
+    key = combined_key(model=model.fingerprint, pictures=items.key)
+    with counting("pictures, by the model") as show:
+        states = FrozenStates.open_or_compute(
+            folder, key, len(table), (model.embed_dim,), blocks, label="dual-images", progress=show
+        )
+    return _normalised(states, torch.arange(len(table))), states.unreadable
+
+
+def _dual_captions(model: Retriever, texts: Sequence[str], folder: Path, say: Callable[[str], None]) -> Tensor:
+    """Features of captions by a dual encoder, L2-normalised [M, E]."""
+    cut = len(model.cut_texts(texts))
+    if cut:
+        say(
+            f"{cut:,} of {len(texts):,} captions are longer than the {model.preprocessing.max_length} tokens that the "
+            "model reads, and are cut"
+        )
+
+    def blocks(start: int) -> Iterator[StateBlock]:
+        """Blocks of texts from one on."""
+        for first in range(start, len(texts), _AT_ONCE):
+            yield StateBlock(torch.from_numpy(model.encode_texts(texts[first : first + _AT_ONCE])))
+
+    key = combined_key(model=model.fingerprint, texts=list(texts))
+    with counting("captions, by the model") as show:
+        states = FrozenStates.open_or_compute(
+            folder, key, len(texts), (model.embed_dim,), blocks, label="dual-captions", progress=show
+        )
+    return _normalised(states, torch.arange(len(texts)))
+
+
+def _normalised(states: FrozenStates, rows: Tensor) -> Tensor:
+    """States of some rows, each one vector, L2-normalised [R, W]."""
+    width = states.shape[-1]
+    features = torch.empty(len(rows), width)
+    for some in torch.arange(len(rows)).split(_AT_ONCE):
+        features[some] = F.normalize(states.gather(rows[some]).view(len(some), width), dim=1)
+    return features
+
+
+def _captions(
+    texts: Sequence[str],
+    config: EncodingConfig,
+    folder: Path,
+    statistics: WordStatistics | None,
+    say: Callable[[str], None],
+) -> tuple[Tensor, TokenStates | None]:
+    """Sentence vectors of captions [M, D], and token states where the config asks for them."""
+    encoder = load_sentence_encoder(config.text_encoder)
+    encoder.model.to(PartialState().device)
+    depth, width = int(encoder.model.config.num_hidden_layers), int(encoder.model.config.hidden_size)
+    layers = aligned_layers(depth) if config.alignment else (depth,)
+    longest = min(_LONGEST, encoder.longest)
+    lengths = [len(tokens) for tokens in caption_tokens(encoder.tokenizer, texts, max_length=sys.maxsize)]
+    cut = sum(length > longest for length in lengths)
+    if cut:
+        say(
+            f"{cut:,} of {len(texts):,} captions are longer than {longest} tokens, and are compared by their beginnings"
+        )
+    with counting("captions") as show:
+        cached = cache_caption_states(
+            LayerStates(encoder.model, layers),
+            texts,
+            lambda some: tokenize_captions(encoder.tokenizer, some, max_length=longest),
+            folder,
+            progress=show,
+        )
+    first, counts = torch.tensor([cached.places[text] for text in texts]).T.contiguous()  # [M], [M]
+    vectors = torch.empty(len(texts), width)
+    for some in torch.arange(len(texts)).split(_AT_ONCE):
+        mask = torch.arange(int(counts[some].max())) < counts[some][:, None]  # [B, L]
+        states = torch.zeros(*mask.shape, width)
+        states[mask] = cached.tokens.gather((first[some][:, None] + torch.arange(mask.shape[1]))[mask])[:, -width:]
+        vectors[some] = sentence_vectors(states, mask.long())
+    if not config.alignment:
+        return vectors, None
+    return vectors, _tokens(encoder, texts, cached.tokens, first, counts, longest, len(layers), statistics)
+
+
+def _tokens(
+    encoder: SentenceEncoder,
+    texts: Sequence[str],
+    states: FrozenStates,
+    first: Tensor,
+    counts: Tensor,
+    longest: int,
+    layers: int,
+    statistics: WordStatistics | None,
+) -> TokenStates:
+    """Token states with what each token tells."""
+    rarity = (statistics or WordStatistics.of(texts)).rarity
+    tokenizer = encoder.tokenizer
+    special = set(tokenizer.all_special_ids)
+    names = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
+    names = [name.lstrip(_WORD_STARTS) for name in names]
+    told = np.array([rarity(name) if is_content(name.lower().removeprefix("##")) else 0.0 for name in names])
+    content = torch.zeros(len(states), dtype=torch.bool)
+    weights = torch.zeros(len(states))
+    for number, ids in enumerate(caption_tokens(tokenizer, texts, max_length=longest)):
+        row = int(first[number])
+        kept = torch.tensor([token not in special for token in ids])
+        content[row : row + len(ids)] = kept
+        weights[row : row + len(ids)] = torch.from_numpy(told[ids]).float() * kept
+    return TokenStates(states, first, counts, content, weights, layers)

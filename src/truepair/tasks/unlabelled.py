@@ -1,0 +1,228 @@
+"""Mines any pairs without a label: candidates by neighbour search, signals, and the order of the shipped prior."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from truepair import __version__
+from truepair.data.splits import DataConfig, build_tables
+from truepair.data.table import PairTable
+from truepair.errors import ConfigError, DataError
+from truepair.evaluation.truth import Truth
+from truepair.mining.candidates import CANDIDATES, Candidates
+from truepair.mining.graph import FLOOR
+from truepair.mining.pictures import write_mining
+from truepair.mining.prior import PRIOR, Prior
+from truepair.mining.proposals import Proposals, propose
+from truepair.mining.signals.encoded import Encoded
+from truepair.mining.signals.families import (
+    Family,
+    agreement_family,
+    compute_signals,
+    picture_graph,
+    usual_families,
+)
+from truepair.relations.ledger import Ledger
+from truepair.relations.standing import Standing
+from truepair.relations.text import caption_key
+from truepair.tasks.encoding import EncodingConfig, encode_gallery
+
+ANSWERS = "answers.jsonl"
+"""What people said of a mined folder's pairs."""
+
+_CHEAP = ("captions", "hubness", "pictures", "learned_pictures", "across")
+"""Families that are computed for all proposals, before the strongest are kept."""
+
+_EACH, _MOST = 10, 1_000_000  # candidates of a picture or caption, and in all
+
+_PARTNERS = 64
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnlabelledConfig:
+    """What is mined, and how much is kept.
+
+    Attributes:
+        encoding: what encodes pictures and captions.
+        candidates: most cells that are kept; None for ten a picture or caption, and a million in all.
+        top: so many of the most suspicious are shown, and counted where the truth is known.
+
+    Raises:
+        ConfigError: a number out of range.
+    """
+
+    encoding: EncodingConfig = field(default_factory=EncodingConfig)
+    candidates: int | None = None
+    top: int = 500
+
+    def __post_init__(self) -> None:
+        for name in ("candidates", "top"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; give 1 or more")
+
+
+@dataclass(frozen=True)
+class Mined:
+    """What was mined.
+
+    Attributes:
+        candidates: the most suspicious first.
+        table: the pairs whose picture could be read.
+        verdicts: what the known truth says of the most suspicious, words of ``Verdict``; None where none is stated.
+    """
+
+    candidates: Candidates
+    table: PairTable
+    verdicts: NDArray[np.str_] | None
+
+
+def mine_unlabelled(data: DataConfig, config: UnlabelledConfig, folder: Path, say: Say) -> Mined:
+    """Find the cells of a training set that may match though nobody declared them, and write them into a folder.
+
+    Nothing is known of any cell, so no precision is stated. A folder that people have answered about keeps their
+    answers and its ledger.
+
+    Args:
+        data: the pairs; their training split is mined.
+        config: how.
+        folder: where candidates and ledger go.
+        say: prints a line.
+
+    Raises:
+        DataError: the pairs cannot be read, or nothing is left to propose.
+        ConfigError: people have answered about other pairs in this folder.
+    """
+    tables = build_tables(data)
+    for line in tables.describe():
+        if line != tables.lacking:  # it is about training runs
+            say(line)
+    encoded = encode_gallery(tables.train, config.encoding, say)
+    families, lacking = usual_families(encoded)
+    for line in lacking:
+        say(line)
+    candidates, proposals = mine_gallery(encoded, families, config.candidates, say)
+    answered = _require_same_pairs(folder, candidates)
+    folder.mkdir(parents=True, exist_ok=True)
+    candidates.save(folder)
+    facts = {
+        "version": __version__,
+        "rows": len(tables.train),
+        "left_out": list(encoded.left_out),
+        "pictures": len(encoded.gallery),
+        "captions": len(encoded.gallery.texts),
+        "proposals": len(proposals.pictures),
+        "candidates": len(candidates),
+        "recall": proposals.recall,
+        "signals": list(candidates.names),
+        "encoding": asdict(config.encoding),
+        "prior": asdict(PRIOR) | {"fingerprint": PRIOR.fingerprint},
+        "fingerprint": candidates.fingerprint,
+    }
+    write_mining(folder, data, facts)
+    _tell(candidates, encoded, say)
+    if answered:
+        say(f"{folder} holds answers of people, which stay, and so does its ledger: truepair review {folder} goes on")
+    else:
+        _record(candidates, folder / "ledger")
+        say(
+            f"nobody has said of any pair whether it matches, so no precision is stated and training converts nothing; "
+            f"next: truepair review {folder}"
+        )
+    return Mined(candidates, encoded.gallery.table, _verdicts(candidates, encoded, config.top, say))
+
+
+def mine_gallery(
+    encoded: Encoded, families: list[Family], limit: int | None, say: Say, prior: Prior = PRIOR
+) -> tuple[Candidates, Proposals]:
+    """Candidates of a gallery in the order of a prior.
+
+    Args:
+        encoded: the gallery.
+        families: signals; those that cost little choose which proposals are kept.
+        limit: most candidates; None for the usual number.
+        say: prints a line on what is left out.
+        prior: orders them.
+
+    Raises:
+        DataError: every cell is declared.
+    """
+    gallery = encoded.gallery
+    proposals = propose(encoded)
+    for name, recall in proposals.recall.items():
+        if recall < 1:
+            say(f"neighbour search among {name} finds {recall:.0%} of the nearest, measured on some")
+    pictures, captions = proposals.pictures, proposals.captions
+    if not len(pictures):
+        raise DataError(f"{gallery.table.name} declares every caption of every picture; there is nothing to mine")
+    cheap = [family for family in families if family.name in _CHEAP]
+    signals, names = compute_signals(pictures, captions, cheap)
+    most = limit or min(_EACH * max(len(gallery), len(gallery.texts)), _MOST)
+    if len(pictures) > most:
+        order = np.argsort(-prior.log_odds(signals, names), kind="stable")
+        kept = np.sort(order[:most])
+        say(f"{len(pictures) - most:,} of {len(pictures):,} proposed cells are left out: the weakest by the prior")
+        pictures, captions, signals = pictures[kept], captions[kept], signals[kept]
+    dear, more = compute_signals(pictures, captions, [family for family in families if family.name not in _CHEAP])
+    signals, names = np.concatenate([signals, dear], axis=1), names + more
+    graph = picture_graph(encoded, pictures, captions, prior.log_odds(signals, names)).strongest(_PARTNERS, FLOOR)
+    agreement, more = compute_signals(pictures, captions, [agreement_family(encoded, graph)])
+    signals, names = np.concatenate([signals, agreement], axis=1), names + more
+    log_odds = prior.log_odds(signals, names)
+    return Candidates.of_gallery(gallery, pictures, captions, signals, names, log_odds), proposals
+
+
+def _require_same_pairs(folder: Path, candidates: Candidates) -> bool:
+    """Whether people have answered about the pairs of a folder.
+
+    Raises:
+        ConfigError: about those of another source.
+    """
+    if not (folder / ANSWERS).is_file() or not (folder / CANDIDATES).is_file():
+        return (folder / ANSWERS).is_file()
+    before = Candidates.load(folder)
+    same = list(before.texts) == list(candidates.texts) and np.array_equal(
+        before.image_ids.values, candidates.image_ids.values
+    )
+    if not same:
+        raise ConfigError(f"{folder} holds people's answers about other pairs; give another --run-folder")
+    return True
+
+
+def _record(candidates: Candidates, ledger_folder: Path) -> None:
+    """Write the prior's scores, in place of those of an earlier call."""
+    judge = f"prior:{PRIOR.fingerprint[:12]}"
+    ledger = Ledger(ledger_folder)
+    ledger.clear()
+    probabilities = 1 / (1 + np.exp(-candidates.prior))
+    candidates.record(ledger, probabilities.astype(np.float32), judge=judge)
+    ledger.flush()
+    Standing(judge=judge).save(ledger_folder)
+
+
+def _tell(candidates: Candidates, encoded: Encoded, say: Say) -> None:
+    gallery = encoded.gallery
+    say(
+        f"{len(candidates):,} undeclared cells of {len(gallery):,} pictures and {len(gallery.texts):,} captions may "
+        f"match, the most suspicious first; {len(candidates.names)} signals of each"
+    )
+
+
+def _verdicts(candidates: Candidates, encoded: Encoded, top: int, say: Say) -> NDArray[np.str_] | None:
+    """What the known truth says of the most suspicious; it is for evaluation alone."""
+    truth = Truth.from_table(encoded.gallery.table)
+    if truth is None:
+        return None
+    rows = torch.from_numpy(candidates.rows[candidates.pictures[:top]])
+    keys = torch.tensor([caption_key(candidates.texts[number]) for number in candidates.captions[:top]])
+    verdicts = truth.verdicts(rows, keys)
+    judged = int((verdicts != "unknown").sum())
+    if judged:
+        right = int((verdicts == "true").sum())
+        say(f"by the known truth, which mining never saw, {right / judged:.0%} of the first {judged:,} match")
+    return verdicts
