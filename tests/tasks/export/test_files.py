@@ -16,11 +16,12 @@ from PIL import Image
 
 from tests.tasks.export.mined import CERTIFICATE, COLOURS, JUDGE, mined, verdict, write_pairs
 from tests.tasks.own_pairs import save_clip
+from truepair.cli.export import VERDICTS
 from truepair.cli.main import main
 from truepair.data.open import open_pairs
 from truepair.mining.candidates import Candidates
 from truepair.relations.ledger import Ledger
-from truepair.tasks.export.files import ExportConfig, export_verdicts, open_verdicts
+from truepair.tasks.export.files import KINDS, ExportConfig, export_verdicts, open_verdicts
 
 Cells = dict[tuple[str, str], str]
 
@@ -313,6 +314,10 @@ def test_drops_are_said(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixt
         "pairs are left out: fewer than 7 captions are known not to match their pictures",
     ):
         assert line in told, line
+
+
+def test_the_command_knows_all_kinds() -> None:
+    assert tuple(KINDS) == VERDICTS
 
 
 @pytest.mark.parametrize(

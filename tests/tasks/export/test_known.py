@@ -16,8 +16,7 @@ from truepair.mining.gallery import Lists
 from truepair.relations.ledger import PERSON
 from truepair.relations.standing import Standing
 from truepair.relations.zones import Zone
-from truepair.tasks.export.files import hardest_negatives
-from truepair.tasks.export.known import DECLARED, Known, Standard, groups_of, known_cells
+from truepair.tasks.export.known import DECLARED, Known, Standard, groups_of, hardest_negatives, known_cells
 
 N, M = 5, 6
 JUDGES = ["a", "b", "person:anna", "person:ben"]

@@ -24,7 +24,17 @@ from truepair.mining.gallery import Gallery, Integers, Lists
 from truepair.relations.ledger import read_ledger
 from truepair.relations.standing import Standing
 from truepair.relations.zones import Zone
-from truepair.tasks.export.known import DECLARED, WORDS, Flags, Known, Say, Standard, groups_of, known_cells
+from truepair.tasks.export.known import (
+    DECLARED,
+    WORDS,
+    Flags,
+    Known,
+    Say,
+    Standard,
+    groups_of,
+    hardest_negatives,
+    known_cells,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,11 +45,11 @@ RECORD = "export.json"
 PICTURES = "pictures"
 """Folder for pictures that are no file of their own."""
 
-_MEDIA = tuple(
-    ".jpg .jpeg .png .gif .bmp .tiff .webp .mp4 .avi .mov .wmv .flv .mkv .mp3 .wav .ogg .flac .aac".split()  # noqa: SIM905
-)
+_MEDIA = (
+    ".jpg", ".jpeg", ".png", ".gif", ".bmp", ".tiff", ".webp", ".mp4", ".avi", ".mov", ".wmv", ".flv", ".mkv",
+    ".mp3", ".wav", ".ogg", ".flac", ".aac",
+)  # fmt: skip
 """Endings of what sentence-transformers opens."""
-
 
 _AS_CSV: dict[str, Any] = {"sep": "\t", "index": False, "quoting": csv.QUOTE_ALL}
 """Of open_clip; without the quotes a carriage return would end a row."""
@@ -307,29 +317,6 @@ def _sentence_transformers(export: _Export) -> int:
             f"or is below {export.config.low:g} by every judge; none is declared, a match or doubtful"
         )
     return len(cells)
-
-
-def hardest_negatives(known: Known, pictures: Integers, count: int, usable: Flags) -> Integers:
-    """The captions known not to match a picture that the judge took for the likeliest.
-
-    Args:
-        known: the cells.
-        pictures: asked about [R].
-        count: how many captions of each.
-        usable: captions that may be taken, bool [M].
-
-    Returns:
-        Numbers of captions, the hardest first [R, count]; -1 where there is none. One that people refused without a
-        judge having spoken is the last to be taken.
-    """
-    cells = np.flatnonzero(known.are(Zone.NEGATIVE) & usable[known.captions])
-    order = np.lexsort((-np.nan_to_num(known.scores[cells], nan=-1.0), known.pictures[cells]))
-    cells = cells[order]
-    first, last = (np.searchsorted(known.pictures[cells], pictures, side) for side in ("left", "right"))
-    place = first[:, None] + np.arange(count)  # [R, count]
-    there = place < last[:, None]
-    captions = np.append(known.captions[cells], -1)
-    return np.asarray(captions[np.where(there, place, len(cells))], np.int64)
 
 
 def _open_clip(export: _Export) -> int:

@@ -215,6 +215,29 @@ def _whose(people: pa.ChunkedArray, judged: Integers, scores: Floats, judge: str
     ]
 
 
+def hardest_negatives(known: Known, pictures: Integers, count: int, usable: Flags) -> Integers:
+    """The captions known not to match a picture that the judge took for the likeliest.
+
+    Args:
+        known: the cells.
+        pictures: asked about [R].
+        count: how many captions of each.
+        usable: captions that may be taken, bool [M].
+
+    Returns:
+        Numbers of captions, the hardest first [R, count]; -1 where there is none. One that people refused without a
+        judge having spoken is the last to be taken.
+    """
+    cells = np.flatnonzero(known.are(Zone.NEGATIVE) & usable[known.captions])
+    order = np.lexsort((-np.nan_to_num(known.scores[cells], nan=-1.0), known.pictures[cells]))
+    cells = cells[order]
+    first, last = (np.searchsorted(known.pictures[cells], pictures, side) for side in ("left", "right"))
+    place = first[:, None] + np.arange(count)  # [R, count]
+    there = place < last[:, None]
+    captions = np.append(known.captions[cells], -1)
+    return np.asarray(captions[np.where(there, place, len(cells))], np.int64)
+
+
 def groups_of(
     known: Known, pictures: Integers, captions: Integers, negatives: Integers, shape: tuple[int, int]
 ) -> Lists:
@@ -240,7 +263,7 @@ def groups_of(
     apart = known.are(DECLARED, Zone.MATCH, Zone.DOUBTFUL)
     picture, caption = known.pictures[apart], known.captions[apart]  # [A]
     rows = np.arange(count)
-    with_picture, with_caption = Lists.of(pictures, rows, n), Lists.of(captions, rows, m)
+    with_picture, with_caption = _dealt(pictures, rows, n), _dealt(captions, rows, m)
     both, many = np.unique(pictures * m + captions, return_counts=True)
     place = np.searchsorted(both, picture * m + caption).clip(max=len(both) - 1)
     shared = np.where(both[place] == picture * m + caption, many[place], 0)  # rows of both
@@ -252,7 +275,7 @@ def groups_of(
     keys, first = np.unique(keys, return_index=True)
     of_picture, of_caption = _members(with_picture, picture[first]), _members(with_caption, caption[first])
 
-    place, true_of = _members(Lists.of(caption, picture, m), negatives.ravel())
+    place, true_of = _members(_dealt(caption, picture, m), negatives.ravel())
     picture_and_row = np.unique(true_of * count + place // max(negatives.shape[1], 1))
     number, member = _members(with_picture, picture_and_row // count)
     key = np.concatenate(
@@ -260,12 +283,20 @@ def groups_of(
     )
     member = np.concatenate([of_picture[1], of_caption[1], member, picture_and_row % count])
 
-    key, member = np.unique(np.stack([key, member]), axis=1)
+    width = len(keys) + len(picture_and_row) + count
+    member, key = np.divmod(np.unique(member * width + key), width)
     kept = np.bincount(key)[key] > 1
-    key, member = key[kept], member[kept]
+    member, key = member[kept], key[kept]
     alone = np.setdiff1d(rows, member)  # a row that may meet all others has an id of its own
-    key = np.concatenate([key, key.max(initial=-1) + 1 + np.arange(len(alone))])
-    return Lists.of(np.concatenate([member, alone]), np.unique(key, return_inverse=True)[1], count)
+    key = np.concatenate([key, width - count + alone])
+    return _dealt(np.concatenate([member, alone]), np.unique(key, return_inverse=True)[1], count)
+
+
+def _dealt(owners: Integers, values: Integers, count: int) -> Lists:
+    """Lists of the values of each owner, of which none has one twice."""
+    starts = np.zeros(count + 1, np.int64)
+    np.cumsum(np.bincount(owners, minlength=count), out=starts[1:])
+    return Lists(starts, values[np.argsort(owners, kind="stable")])
 
 
 def _members(lists: Lists, which: Integers) -> tuple[Integers, Integers]:
