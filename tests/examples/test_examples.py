@@ -16,6 +16,7 @@ from transformers import AutoModel, CLIPModel
 from tests.models.dual import tiny_open_clip
 from tests.models.folders import save_siglip
 from tests.tasks.own_pairs import save_clip, write_list
+from truepair.cli.main import main
 from truepair.data.open import open_pairs
 from truepair.models.open import open_model
 from truepair.relations.ledger import Ledger, read_ledger
@@ -70,7 +71,7 @@ def changed(before: Path, after: Path) -> float:
 
 
 def test_every_program_is_short_and_is_run_here() -> None:
-    assert len(PROGRAMS) == 5
+    assert len(PROGRAMS) == 6
     here = Path(__file__).read_text(encoding="utf-8")
     for program in PROGRAMS:
         assert len(program.read_text(encoding="utf-8").splitlines()) <= LONGEST, program.name
@@ -156,6 +157,19 @@ def test_sentence_transformers(
     assert int(re.findall(r"(\d+) matches", printed)[0]) > 0
     vectors = library.SentenceTransformer(str(tmp_path)).encode(["a small red square"])
     assert vectors.shape == (1, 8) and np.isfinite(vectors).all()
+
+
+def test_sentence_transformers_on_an_export(
+    pairs: Path, clip: Path, ledger: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = pytest.importorskip("sentence_transformers", reason="needs sentence-transformers 6")
+    words = ["--format", "sentence-transformers", "--data", pairs, "--high", "0.5"]
+    main(["export", *map(str, [ledger, tmp_path / "training", *words])])
+    words = [tmp_path / "training", clip, tmp_path / "model", 8, 8, 1e-3]
+    printed = run("sentence_transformers_export", *words, patch=monkeypatch)
+    losses = [float(loss) for loss in re.findall(r"'loss': '?([\d.]+)", printed)]
+    assert sum(losses[-5:]) < sum(losses[:5])
+    assert library.SentenceTransformer(str(tmp_path / "model")).encode(["a small red square"]).shape == (1, 8)
 
 
 def test_own_judge(pairs: Path, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,10 @@ COMMANDS = {
     "evaluate": ("truepair.cli.evaluate", "figures of a trained model: truepair evaluate [TASK] MODEL"),
     "embed": ("truepair.cli.embed", "vectors of pictures and captions, to a file: truepair embed MODEL SOURCE"),
     "search": ("truepair.cli.search", "find pictures by a text or a picture: truepair search MODEL VECTORS QUERY"),
-    "export": ("truepair.cli.export", "both towers as ONNX files: truepair export MODEL FOLDER"),
+    "export": (
+        "truepair.cli.export",
+        "a model as ONNX files, or verdicts for other trainers: truepair export MODEL FOLDER",
+    ),
     "push": ("truepair.cli.push", "upload a trained model with its card: truepair push RUN NAME"),
 }
 
