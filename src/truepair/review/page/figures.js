@@ -22,7 +22,7 @@ export function duration(seconds) {
 export function showState(state, person) {
   find("figures").hidden = false;
   const parts = [`${whole.format(count(state.answers))} answers`];
-  if (state.pairs_a_minute) parts.push(`${state.pairs_a_minute.toFixed(0)} a minute`);
+  if (state.pairs_a_minute) parts.push(`${state.pairs_a_minute.toFixed(0)} /min`);
   if (state.seconds_left) parts.push(`${duration(state.seconds_left)} left`);
   find("pace").textContent = parts.join(" · ");
   keyFigures(state);
@@ -77,7 +77,7 @@ function certificate(one) {
     bar.setAttribute("aria-label", "Answered of the random sample");
   }
   find("certificate").textContent = !one
-    ? "A random sample of the judge’s best pairs is asked next; with it, a share of true pairs can be stated for training."
+    ? "Then a random sample of the judge’s best pairs is asked, and what it shows can be stated when you train."
     : runs ? `${one.asked} of ${one.of} of a random sample are answered, ${one.matched} match (for ${Math.round(100 * one.precision)} %).` : one.sentence;
 }
 
@@ -88,7 +88,7 @@ function reliability(bins) {
     return;
   }
   const x = (value) => 34 + 196 * value, y = (value) => 206 - 196 * value;
-  const drawn = element("svg", "", { viewBox: "0 0 240 240", role: "img", "aria-label": `Stated against found share of matches: ${bins.map((bin) => `${share(bin.predicted)} stated, ${share(bin.observed)} found`).join("; ")}` }, SVG);
+  const drawn = element("svg", "", { viewBox: "0 0 240 244", role: "img", "aria-label": `Stated against found share of matches: ${bins.map((bin) => `${share(bin.predicted)} stated, ${share(bin.observed)} found`).join("; ")}` }, SVG);
   const line = (x1, y1, x2, y2, kind) => drawn.append(element("line", "", { x1: x(x1), y1: y(y1), x2: x(x2), y2: y(y2), class: kind }, SVG));
   for (const tick of [0, 0.5, 1]) {
     line(0, tick, 1, tick, "grid");

@@ -132,6 +132,7 @@ async function fill() {
     setTimeout(fill, 2000);
   } finally {
     filling = false;
+    if (asked !== person) fill();
   }
 }
 
