@@ -86,6 +86,8 @@ class FakeSession:
         if key not in self.questions:
             raise DataError(f"there is no pair {key}")
         with self.lock:
+            if self.standing().get((person, key), {}).get("answer") == answer:
+                return  # the page hands in again what it does not know to have arrived
             self._append(person=person, key=key, answer=answer, note=note, seconds=seconds)
 
     def undo(self, person: str) -> Question | None:

@@ -65,7 +65,7 @@ class Session(Protocol):
         """The next question for a person that is none of these keys; None where none is left."""
 
     def answer(self, person: str, key: str, answer: str, note: str = "", seconds: float | None = None) -> None:
-        """Keep an answer, on the disk before it returns."""
+        """Keep an answer, on the disk before it returns; one that is handed in twice is kept once."""
 
     def undo(self, person: str) -> Asked | None:
         """Take a person's last answer back, and return its question."""

@@ -12,7 +12,8 @@ const find = (id) => document.getElementById(id);
 
 let person = sessionStorage.getItem("person") || "";
 let review = ""; // name of the candidates
-let shown = null, ahead = [], since = 0, filling = false, sending = false, undoing = false, wait = 500;
+let shown = null, ahead = [], since = 0, filling = false, sending = false, wait = 500;
+let acting = Promise.resolve(), undoing = 0; // what was asked for while an undo is under way comes after it, in order
 const loaded = new Map(); // pictures that are here already
 
 history.replaceState(null, "", location.pathname); // the token stays out of the history
@@ -72,7 +73,12 @@ async function send() {
 }
 
 function answer(kind) {
-  if (!shown || undoing) return;
+  if (undoing) acting = acting.then(() => give(kind));
+  else give(kind);
+}
+
+function give(kind) {
+  if (!shown) return;
   const seconds = Math.round(performance.now() - since) / 1000;
   const id = `${prefix()}${String(Date.now()).padStart(15, "0")} ${crypto.randomUUID()}`;
   localStorage.setItem(id, JSON.stringify({ person, answer: kind, note: find("note").value, seconds, question: shown }));
@@ -83,9 +89,12 @@ function answer(kind) {
   fill();
 }
 
-async function undo() {
-  if (undoing) return;
-  undoing = true;
+function undo() {
+  undoing += 1;
+  acting = acting.then(takeBack);
+}
+
+async function takeBack() {
   try {
     const mine = waiting().filter((each) => each.person === person);
     const last = mine[mine.length - 1];
@@ -105,7 +114,7 @@ async function undo() {
   } catch (error) {
     error.refused ? tell(error.message) : away(error);
   } finally {
-    undoing = false;
+    undoing -= 1;
   }
 }
 
