@@ -249,7 +249,10 @@ def test_a_phone_by_touch(visit: Callable[..., Any], server: Server, scheme: str
     for kind in ("yes", "no", "unsure", "skip", "same_picture"):
         box = page.locator(f"[data-answer={kind}]").bounding_box()
         assert box["height"] >= 44 and box["width"] >= 44 and box["y"] > 844 * 2 / 3  # within a thumb's reach
+        picture, frame = (page.locator(name).bounding_box() for name in ("#picture", "#zoom"))
+        assert picture is None or picture["height"] <= frame["height"] + 1  # a tall one is not cut
         page.tap(f"[data-answer={kind}]")
+        page.wait_for_selector("#asking:not([hidden])")
     handed_in(page)
     assert [line["answer"] for line in server.kept()] == ["yes", "no", "unsure", "skip", "same_picture"]
     paper = page.evaluate("getComputedStyle(document.body).backgroundColor")

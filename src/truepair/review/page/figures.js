@@ -77,7 +77,7 @@ function certificate(one) {
     bar.setAttribute("aria-label", "Answered of the random sample");
   }
   find("certificate").textContent = !one
-    ? "Then a random sample of the judge’s best pairs is asked, and what it shows can be stated when you train."
+    ? "A random sample of the judge’s best pairs will be asked, and what it shows can be stated when you train."
     : runs ? `${one.asked} of ${one.of} of a random sample are answered, ${one.matched} match (for ${Math.round(100 * one.precision)} %).` : one.sentence;
 }
 
