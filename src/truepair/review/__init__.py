@@ -1,1 +1,1 @@
-"""Review: a person looks at suspected pairs and decides. Empty until the command that shows them is written."""
+"""Review: a person says of suspected pairs whether the caption is true of the picture."""
