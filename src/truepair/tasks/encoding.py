@@ -17,7 +17,7 @@ from truepair.data.table import PairTable
 from truepair.data.tokens import caption_tokens, tokenize_captions
 from truepair.data.transforms import TransformConfig
 from truepair.engine.logs.progress import counting
-from truepair.errors import DataError
+from truepair.errors import ConfigError, DataError
 from truepair.methods.caches import cache_folder
 from truepair.mining.gallery import Gallery
 from truepair.mining.signals.encoded import Encoded, TokenStates
@@ -53,6 +53,7 @@ class EncodingConfig:
         image_encoder: "efficientnet_lite0" of truepair[small], or any vision model of transformers; None takes the
             dual encoder's own features of pictures where there is one, and "efficientnet_lite0" where there is none.
         image_size: side of the pictures that the frozen image encoder reads, in pixels; 0 for its own.
+        pictures: encode the pictures; without, captions alone are compared.
         alignment: keep the token states of several layers on disk, to align words with words: 3.8 KB a token of a
             small encoder.
         cache_folder: where states are kept; None for a folder of the user's cache.
@@ -62,8 +63,13 @@ class EncodingConfig:
     text_encoder: str = "minilm"
     image_encoder: str | None = None
     image_size: int = 128
+    pictures: bool = True
     alignment: bool = True
     cache_folder: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.pictures and (self.model is not None or self.image_encoder is not None):
+            raise ConfigError("without pictures there is nothing for a model or an image encoder to read; drop them")
 
 
 def encode_gallery(
@@ -93,7 +99,7 @@ def encode_gallery(
     shown = table.select(gallery.rows)
     dual = None if config.model is None else Retriever.load(config.model)
     found: list[tuple[Tensor, dict[int, str]]] = []
-    if config.image_encoder is not None or dual is None:
+    if config.pictures and (config.image_encoder is not None or dual is None):
         found.append(_frozen_images(shown, config, folder))
     if dual is not None:
         found.append(_dual_images(dual, shown, folder))
@@ -113,7 +119,7 @@ def encode_gallery(
         gallery = Gallery.of_table(table.select(np.flatnonzero(kept)))
     vectors, tokens = _captions(gallery.texts, config, folder, statistics, say)
     both = None if dual is None else (images[-1], _dual_captions(dual, gallery.texts, folder, say))
-    return Encoded(gallery, vectors, tokens, images[0], both, space, left_out)
+    return Encoded(gallery, vectors, tokens, images[0] if images else None, both, space, left_out)
 
 
 def _frozen_images(table: PairTable, config: EncodingConfig, folder: Path) -> tuple[Tensor, dict[int, str]]:
