@@ -221,7 +221,7 @@ def _kinds(encoded: Encoded) -> Family | str:
 
 
 def _pictures(encoded: Encoded) -> Family | str:
-    images, near = encoded.images, encoded.near_images
+    images, near = encoded.centred_images, encoded.near_images
     if images is None or near is None:
         return "the pictures were not encoded"
     return Family(
