@@ -15,12 +15,8 @@ COMMANDS = {
     "train": ("truepair.cli.train", "train a model on your pairs: truepair train RECIPE PAIRS [--any.field value]"),
     "pretrain": ("truepair.cli.train", "the same, as older scripts call it"),
     "judge": ("truepair.cli.judge", "fit a judge of undeclared pairs on clean ones"),
-<<<<<<< HEAD
     "mine": ("truepair.cli.mine", "find what may match in your pairs though nobody declared it: truepair mine PAIRS"),
-=======
-    "mine": ("truepair.cli.mine", "find the false negatives of a whole training set, once, into a ledger"),
     "review": ("truepair.cli.review", "say of what was mined whether it matches; a judge learns, with a certificate"),
->>>>>>> w-judge
     "study": ("truepair.cli.study", "compare methods on data and seeds: a grid of runs, tables and a page"),
     "finetune": ("truepair.cli.finetune", "fine-tune on a downstream task: truepair finetune TASK RECIPE"),
     "evaluate": ("truepair.cli.evaluate", "figures of a trained model: truepair evaluate [TASK] MODEL"),
