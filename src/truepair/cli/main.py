@@ -16,6 +16,7 @@ COMMANDS = {
     "pretrain": ("truepair.cli.train", "the same, as older scripts call it"),
     "judge": ("truepair.cli.judge", "fit a judge of undeclared pairs on clean ones"),
     "mine": ("truepair.cli.mine", "find what may match in your pairs though nobody declared it: truepair mine PAIRS"),
+    "review": ("truepair.cli.review", "say of what was mined whether it matches; a judge learns, with a certificate"),
     "study": ("truepair.cli.study", "compare methods on data and seeds: a grid of runs, tables and a page"),
     "finetune": ("truepair.cli.finetune", "fine-tune on a downstream task: truepair finetune TASK RECIPE"),
     "evaluate": ("truepair.cli.evaluate", "figures of a trained model: truepair evaluate [TASK] MODEL"),

@@ -27,6 +27,7 @@ Integers = NDArray[np.int64]
 
 _ROWS = 1 << 16  # rows of the signals looked at together
 _LEAST_SPREAD = 1e-6
+_SCALE_SPREAD = 2.0  # standard deviation, around 1, of what the log-odds are multiplied by in the end
 _FURTHEST = 10.0  # standard deviations; one broken value must not decide
 
 
@@ -224,9 +225,8 @@ def fit_answered(
             _held_back(inputs, shares, pictures, every < taught, start, variances, config.folds)
             for taught in (len(which), len(which) // 2)
         )
-        scale, constant = most_probable(
-            np.column_stack([held_back, np.ones(len(which))]), shares, np.array([1.0, 0.0]), variances[:2]
-        )
+        columns = np.column_stack([held_back, np.ones(len(which))])
+        scale, constant = most_probable(columns, shares, start[:2], np.array([_SCALE_SPREAD**2, variances[1]]))
     found = found * scale
     found[1] += constant
     judge = AnsweredJudge(

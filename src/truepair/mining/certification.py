@@ -26,7 +26,7 @@ Floats = NDArray[np.float32]
 Integers = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 
-LADDER = (0.25, 0.4, 0.55)
+LADDER = (0.1, 0.25, 0.4, 0.55)
 """Expected shares of non-matches of the thresholds, in parts of the share that the precision allows."""
 
 POWER = 0.9
@@ -34,7 +34,7 @@ POWER = 0.9
 
 _LARGEST = 500  # pairs of a sample: a threshold that needs more is left out
 _LEAST_GAIN = 1.2  # a further threshold must have so many times the pairs of the one before
-_LEAST_PAIRS = 2  # times the pairs of its sample: else asking them all is no more work
+_LEAST_PAIRS = 1.5  # times the pairs of its sample: else asking them all is no more work
 
 
 @dataclass(frozen=True)

@@ -605,6 +605,30 @@ class ReviewSession:
         read = read_answers(file)
         return self._import(read.answers, read.left_out, file)
 
+    def replay(self, file: Path, precision: float | None = None) -> None:
+        """Take the answers of a file as if they came one by one, with the certificate among them.
+
+        Answers up to the first that was given to a random sample are taken; then the certificate is begun, and the
+        others are taken. The sample is the same as then, since it depends on candidates, answers and seed alone.
+
+        Args:
+            file: as for :meth:`import_answers`.
+            precision: to be stated; None for no certificate.
+
+        Raises:
+            ConfigError: the judge promises too little for a certificate.
+            DataError: the file cannot be read, or is about other data.
+        """
+        read = read_answers(file)
+        place = next((place for place, one in enumerate(read.answers) if one.why == "sample"), len(read.answers))
+        self._import(read.answers[:place], read.left_out, file)
+        if precision is not None and self._attempt is None:
+            self.certify(precision)
+        if place < len(read.answers):
+            self._import(read.answers[place:], 0, file)
+        self._refit_all()
+        self._worker.submit(_nothing).result()  # the figures of that fit are there
+
     def export_answers(self, file: Path) -> None:
         """Write the answers that count to a file: JSONL, CSV, or Label Studio's JSON, by its suffix.
 
@@ -641,3 +665,7 @@ class ReviewSession:
         line = "; ".join(parts)
         self._say(line)
         return line
+
+
+def _nothing() -> None:
+    """What is done when all before it is done."""
