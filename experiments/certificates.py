@@ -57,6 +57,7 @@ def replay(seed: int, precision: float, ladder: tuple[float, ...]) -> dict[str, 
 
 
 def main() -> None:
+    """Replay, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--replays", type=int, default=500)
     parser.add_argument("--json", type=Path)

@@ -201,7 +201,7 @@ def test_a_sample_survives_a_restart(folder: Path, truth: dict[str, bool]) -> No
         session.certify(0.8)
         say_truth(session, truth, "Ann", 5)
         before = session.ask("Ann")
-        with pytest.raises(ConfigError, match="is being asked, .* pairs of it are left; answer those first"):
+        with pytest.raises(ConfigError, match=r"is being asked, .* pairs of it are left; answer those first"):
             session.certify(0.8)
     with ReviewSession(folder) as session:
         assert session.ask("Ann") == before

@@ -28,6 +28,7 @@ Integers = NDArray[np.int64]
 _ROWS = 1 << 16  # rows of the signals looked at together
 _LEAST_SPREAD = 1e-6
 _SCALE_SPREAD = 2.0  # standard deviation, around 1, of what the log-odds are multiplied by in the end
+_LEAST_SCALE = 0.1
 _FURTHEST = 10.0  # standard deviations; one broken value must not decide
 
 
@@ -45,7 +46,7 @@ class AnsweredConfig:
         ConfigError: a number out of range.
     """
 
-    variance: float = 0.03
+    variance: float = 0.1
     prior_spread: float = 0.5
     constant_spread: float = 3.0
     folds: int = 5
@@ -227,6 +228,8 @@ def fit_answered(
         )
         columns = np.column_stack([held_back, np.ones(len(which))])
         scale, constant = most_probable(columns, shares, start[:2], np.array([_SCALE_SPREAD**2, variances[1]]))
+    if scale < _LEAST_SCALE:  # a handful of answers that contradict the prior must not turn the order round
+        scale, constant = 1.0, 0.0
     found = found * scale
     found[1] += constant
     judge = AnsweredJudge(
