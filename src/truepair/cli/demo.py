@@ -78,7 +78,9 @@ def run(words: list[str]) -> None:
         arms[MANAGED] = _managed(plain, read("demo", "mined"), mined / "ledger")
     elif source is not None:
         mine_unlabelled(plain.data, UnlabelledConfig(), mined, say)
-        say(f"nobody has judged any of these pairs: suspects get shares of the target; truepair review {mined} asks you")
+        say(
+            f"nobody has judged any of these pairs: suspects get shares of the target; truepair review {mined} asks you"
+        )
         managed = _managed(plain, read("demo", "mined"), mined / "ledger")
         arms[MANAGED] = replace(managed, relations=replace(managed.relations, unjudged=True))
     runs = {}
