@@ -76,9 +76,7 @@ def save_blip2(folder: Path, table: PairTable) -> Path:
     vision = {**WIDTHS, "hidden_size": 24, "image_size": 16, "patch_size": 8, "initializer_range": 0.5}
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        config = Blip2Config(
-            vision_config=vision, qformer_config=qformer, num_query_tokens=3, image_text_hidden_size=8
-        )
+        config = Blip2Config(vision_config=vision, qformer_config=qformer, num_query_tokens=3, image_text_hidden_size=8)
         model = Blip2ForImageTextRetrieval(config)
         torch.nn.init.normal_(model.query_tokens)  # else all queries are the same
         model.save_pretrained(folder)

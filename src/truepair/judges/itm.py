@@ -271,9 +271,11 @@ class BlipJudge(PairReader):
         tokens = self.tokenizer(
             captions, padding=True, truncation=True, max_length=self._room(), return_tensors="pt"
         ).to(self.device)
-        return lambda image, text: self._logits(
-            states[image], tokens["input_ids"][text], tokens["attention_mask"][text]
-        ).float().softmax(dim=1)[:, 1]
+        return lambda image, text: (
+            self._logits(states[image], tokens["input_ids"][text], tokens["attention_mask"][text])
+            .float()
+            .softmax(dim=1)[:, 1]
+        )
 
     def _logits(self, states: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
         """What the ITM head says of image states [p, N, W] and tokens [p, L] with their mask: [p, 2]."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import (
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
     AutoConfig,
@@ -77,9 +78,7 @@ class VlmJudge(PairReader):
         tokenizer: PreTrainedTokenizerBase = processor.tokenizer
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token  # padding is masked, so any token will do
-        self.yes, self.no = (
-            torch.tensor(ids, device=model.device) for ids in answer_tokens(tokenizer, name)
-        )
+        self.yes, self.no = (torch.tensor(ids, device=model.device) for ids in answer_tokens(tokenizer, name))
         mark = getattr(processor, "image_token", None) or "<image>"
         self.mark = str(getattr(mark, "content", mark))  # a string, or a token
         self.before, self.after = _question(processor, self.mark, prompt, name)
@@ -167,19 +166,18 @@ class VlmJudge(PairReader):
             }  # each part has a cache of its own, which the model appends to
             cache = self.model(**begun, use_cache=True, logits_to_keep=1)[self._cache]
             cache.batch_repeat_interleave(len(part))
-            found.append(self._go_on(cache, head, part))
+            found.append(self._go_on(cache, part))
         return torch.cat(found)
 
-    def _go_on(self, cache: Any, head: int, tails: Sequence[Sequence[int]]) -> Tensor:
-        """Log-odds of yes behind a cache of ``head`` tokens and some further ones [p]."""
-        lengths = torch.tensor([len(tail) for tail in tails], device=self.device)
-        ids = torch.full((len(tails), int(lengths.max())), self.processor.tokenizer.pad_token_id, device=self.device)
-        for place, tail in enumerate(tails):
-            ids[place, : len(tail)] = torch.tensor(tail, device=self.device)
-        there = torch.arange(ids.shape[1], device=self.device) < lengths[:, None]
-        mask = torch.cat([there.new_ones(len(tails), head), there], dim=1).long()  # [p, head + L]
-        inputs = {"input_ids": ids, "attention_mask": mask, self._cache: cache, "use_cache": True}
-        return self._read(inputs, lengths - 1)
+    def _go_on(self, cache: Any, tails: Sequence[Sequence[int]]) -> Tensor:
+        """Log-odds of yes behind a cache and some further tokens [p]; what pads them comes later, and is never read."""
+        ids = pad_sequence(
+            [torch.tensor(tail) for tail in tails],
+            batch_first=True,
+            padding_value=self.processor.tokenizer.pad_token_id,
+        )
+        ends = torch.tensor([len(tail) - 1 for tail in tails], device=self.device)
+        return self._read({"input_ids": ids.to(self.device), self._cache: cache, "use_cache": True}, ends)
 
     def _behind_mark(self, question: str) -> list[int]:
         """Tokens of a question behind the mark of its picture; none if the mark is no token."""
@@ -200,7 +198,8 @@ class VlmJudge(PairReader):
         words = logits[torch.arange(len(ends), device=self.device), place].float()
         yes, no = (words[:, tokens].logsumexp(dim=1) for tokens in (self.yes, self.no))
         self._check(torch.logaddexp(yes, no) - words.logsumexp(dim=1))
-        return yes - no
+        odds: Tensor = yes - no
+        return odds
 
     def _check(self, log_shares: Tensor) -> None:
         """Say it once if the model would say something else than yes or no."""
@@ -265,7 +264,7 @@ def _question(processor: Any, mark: str, prompt: str, name: str) -> tuple[str, s
     else:
         worded = asked if marks_itself else f"{mark} {asked}"
     before, found, after = str(worded).rpartition(asked)
-    if not found or mark not in before and not marks_itself:
+    if not found or not (marks_itself or mark in before):
         raise CheckpointError(
             f"the chat template of {name} does not put the picture, then the question as it is; give another model"
         )
@@ -298,9 +297,7 @@ def open_vlm(config: JudgeConfig, run: JudgeInputs, device: torch.device | str) 
             "trained with beside it"
         )
     dtype = torch.bfloat16 if torch.device(device).type == "cuda" else torch.float32
-    model = load_hub_model(
-        AutoModelForImageTextToText, where, trust_remote_code=False, weights_only=True, dtype=dtype
-    )
+    model = load_hub_model(AutoModelForImageTextToText, where, trust_remote_code=False, weights_only=True, dtype=dtype)
     inputs = {
         "images": processor.image_processor.to_dict(),
         "words": processor.tokenizer.get_vocab(),
