@@ -110,7 +110,7 @@ class JudgeInputs:
 
     Attributes:
         table: the table that batches are drawn from; ``PairBatch.source_index`` numbers its rows.
-        preprocessing: how captions and images reach the student.
+        preprocessing: how captions and images reach the student; None where there is no student.
         model: the student, whose frozen towers the caches are of; needed with a cache.
         image_cache: states of the table's images, from the student's frozen image encoder.
         caption_cache: states of the table's captions, from the student's frozen text encoder.
@@ -118,7 +118,7 @@ class JudgeInputs:
     """
 
     table: PairTable
-    preprocessing: Preprocessing
+    preprocessing: Preprocessing | None = None
     model: DualEncoder | None = None
     image_cache: ImageStates | None = None
     caption_cache: CaptionStates | None = None

@@ -57,7 +57,7 @@ class BatchView:
 
     repeatable = False
 
-    def __init__(self, model: AlbefModel, own: OwnPreprocessing, student: Preprocessing) -> None:
+    def __init__(self, model: AlbefModel, own: OwnPreprocessing, student: Preprocessing | None) -> None:
         if not isinstance(student, OwnPreprocessing):
             raise ConfigError("ecm.judge.view: the student reads tokens and pixels of its own; set it to plain")
         for what, one, other in (
@@ -207,9 +207,9 @@ def _shared_states(
     model: AlbefModel, own: OwnPreprocessing, run: JudgeInputs
 ) -> tuple[ImageStates | None, CaptionStates | None]:
     """The run's caches, as far as they hold what the judge's own encoders would compute."""
-    if run.model is None:
-        return None, None
     student = run.preprocessing
+    if run.model is None or student is None:
+        return None, None
     same_images = not run.pooled and image_input_key(own) == image_input_key(student)
     same_captions = caption_input_key(own) == caption_input_key(student)
     return (

@@ -6,13 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from numpy.typing import NDArray
 
 from truepair import __version__
 from truepair.data.splits import DataConfig, build_tables
 from truepair.data.table import PairTable
+from truepair.engine.logs.progress import counting
 from truepair.errors import ConfigError, DataError
 from truepair.evaluation.truth import Truth
+from truepair.judges.base import PROMPT
+from truepair.methods.caches import cache_folder
 from truepair.mining.candidates import CANDIDATES, Candidates
 from truepair.mining.graph import FLOOR
 from truepair.mining.pictures import write_mining
@@ -26,6 +30,7 @@ from truepair.mining.signals.families import (
     picture_graph,
     usual_families,
 )
+from truepair.mining.signals.judges import asked_judge, open_asked, with_judge
 from truepair.relations.ledger import Ledger
 from truepair.relations.standing import Standing
 from truepair.relations.text import caption_key
@@ -52,19 +57,30 @@ class UnlabelledConfig:
         encoding: what encodes pictures and captions.
         candidates: most cells that are kept; None for ten a picture or caption, and a million in all.
         top: so many of the most suspicious are shown, and counted where the truth is known.
+        ask: judges whose opinions are signals, KIND:NAME each: an ITM head (albef, blip, blip2), the cosine of a dual
+            encoder (dual), or the yes or no of a vision-language model (vlm), by folder or name.
+        ask_most: so many of the strongest candidates each of them is asked about.
+        ask_prompt: what a vision-language model is asked, with ``{caption}`` in it.
 
     Raises:
-        ConfigError: a number out of range.
+        ConfigError: a number out of range, or a judge that there is not.
     """
 
     encoding: EncodingConfig = field(default_factory=EncodingConfig)
     candidates: int | None = None
     top: int = 500
+    ask: tuple[str, ...] = ()
+    ask_most: int = 10_000
+    ask_prompt: str = PROMPT
 
     def __post_init__(self) -> None:
-        for name in ("candidates", "top"):
+        for name in ("candidates", "top", "ask_most"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; give 1 or more")
+        for number, word in enumerate(self.ask):
+            asked_judge(word, self.ask_prompt)
+            if word in self.ask[:number]:
+                raise ConfigError(f"the judge {word} is to be asked twice; name it once")
 
 
 @dataclass(frozen=True)
@@ -108,6 +124,7 @@ def mine_unlabelled(data: DataConfig, config: UnlabelledConfig, folder: Path, sa
         say(line)
     candidates, proposals = mine_gallery(encoded, families, config.candidates, say)
     answered = _require_same_pairs(folder, candidates)
+    candidates = _ask(candidates, encoded.gallery.table, config, say)
     folder.mkdir(parents=True, exist_ok=True)
     candidates.save(folder)
     facts = {
@@ -120,6 +137,9 @@ def mine_unlabelled(data: DataConfig, config: UnlabelledConfig, folder: Path, sa
         "candidates": len(candidates),
         "recall": proposals.recall,
         "signals": list(candidates.names),
+        "ask": list(config.ask),
+        "ask_most": config.ask_most,
+        "ask_prompt": config.ask_prompt,
         "encoding": asdict(config.encoding),
         "prior": asdict(PRIOR) | {"fingerprint": PRIOR.fingerprint},
         "fingerprint": candidates.fingerprint,
@@ -175,6 +195,23 @@ def mine_gallery(
     signals, names = np.concatenate([signals, agreement], axis=1), names + more
     log_odds = prior.log_odds(signals, names)
     return Candidates.of_gallery(gallery, pictures, captions, signals, names, log_odds), proposals
+
+
+def _ask(candidates: Candidates, table: PairTable, config: UnlabelledConfig, say: Say) -> Candidates:
+    """Candidates with the opinions of the judges that are to be asked."""
+    count = min(config.ask_most, len(candidates))
+    for word in config.ask:
+        stated = asked_judge(word, config.ask_prompt)
+        judge = open_asked(stated, table, PartialState().device)
+        folder = cache_folder(config.encoding.cache_folder)
+        with counting(judge.name) as show:
+            candidates, new = with_judge(candidates, stated, judge, config.ask_most, folder, show)
+        rest = f"; the other {len(candidates) - count:,} have no such signal" if len(candidates) > count else ""
+        known = f" and had been about {count - new:,} before" if count > new else ""
+        say(f"{judge.name} was asked about {new:,} of the {count:,} strongest candidates{known}{rest}")
+    if config.ask:
+        say("a judge fitted on answers reads what they say; the order before anyone has answered does not")
+    return candidates
 
 
 def _require_same_pairs(folder: Path, candidates: Candidates) -> bool:
