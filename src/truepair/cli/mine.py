@@ -34,6 +34,7 @@ _ASKING: dict[str, dict[str, Any]] = {
     "ask": {"metavar": "KIND:NAME", "action": "append"},
     "ask_most": {"metavar": "N", "type": int},
     "ask_prompt": {"metavar": "TEXT"},
+    "group": {"metavar": "COLUMN"},
 }
 
 
