@@ -40,8 +40,19 @@ def run(words: list[str]) -> None:
         else:
             session.replay(call.answers, call.precision)
             _print_state(session.state(""))
-        if session.state("")["matches"] + session.state("")["answers"]["no"]:
-            session.finish()
+        answers = session.state("")["answers"]
+        if not answers["yes"] + answers["same_picture"] + answers["no"]:
+            say("nobody has said yes or no to any pair; the ledger stays as truepair mine wrote it")
+            return
+        stands = session.finish()
+    certificate = stands.certificate
+    if certificate is None:
+        say("no precision is stated; the page's button, or --precision 0.9, draws a random sample for it")
+    else:
+        say(certificate.sentence())
+    ledger = call.folder / "ledger"
+    where = "" if ledger == Path("runs/mined/ledger") else f" (its rules must name {ledger})"
+    say(f"next: truepair train clip PAIRS mined{where}")
 
 
 def _serve(session: "ReviewSession", port: int | None) -> None:
