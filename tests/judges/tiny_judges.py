@@ -4,6 +4,8 @@ from pathlib import Path
 
 import torch
 from transformers import (
+    Blip2Config,
+    Blip2ForImageTextRetrieval,
     BlipConfig,
     BlipForImageTextRetrieval,
     BlipImageProcessor,
@@ -62,5 +64,22 @@ def save_clip(folder: Path, table: PairTable) -> Path:
         config = CLIPConfig(text_config=text | {"pad_token_id": 0}, vision_config=vision, projection_dim=8)
         CLIPModel(config).save_pretrained(folder)
     CLIPImageProcessor(**PIXELS, do_resize=True, do_center_crop=False).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def save_blip2(folder: Path, table: PairTable) -> Path:
+    """A BLIP-2 for image-text matching."""
+    tokenizer = preprocessing_of(table).tokenizer
+    qformer = {**WIDTHS, "vocab_size": len(tokenizer), "max_position_embeddings": 20, "encoder_hidden_size": 24}
+    qformer |= {"use_qformer_text_input": True, "initializer_range": 0.5, "cross_attention_frequency": 1}
+    vision = {**WIDTHS, "hidden_size": 24, "image_size": 16, "patch_size": 8, "initializer_range": 0.5}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        config = Blip2Config(vision_config=vision, qformer_config=qformer, num_query_tokens=3, image_text_hidden_size=8)
+        model = Blip2ForImageTextRetrieval(config)
+        torch.nn.init.normal_(model.query_tokens)  # else all queries are the same
+        model.save_pretrained(folder)
+    BlipImageProcessor(**PIXELS).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

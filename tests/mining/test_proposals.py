@@ -32,10 +32,11 @@ def test_neighbours_propose_from_every_side_and_every_caption(monkeypatch: pytes
     assert not gallery.is_declared(found.pictures, found.captions).any()
     assert set(found.recall.values()) == {1.0}
     across = encoded.across
-    assert across is not None and encoded.images is not None
+    images = encoded.centred_images
+    assert across is not None and images is not None
     for scores, cell in (
         (encoded.captions @ encoded.captions.T, lambda one, other: [(p, one) for p in gallery.pictures[other]]),
-        (encoded.images @ encoded.images.T, lambda one, other: [(one, c) for c in gallery.captions[other]]),
+        (images @ images.T, lambda one, other: [(one, c) for c in gallery.captions[other]]),
         (across[0] @ across[1].T, lambda one, other: [(one, other)]),
         (across[1] @ across[0].T, lambda one, other: [(other, one)]),
     ):

@@ -138,6 +138,9 @@ class FakeSession:
                 {"predicted": p, "observed": o, "low": max(o - 0.12, 0), "high": min(o + 0.12, 1), "pairs": 20}
                 for p, o in ((0.05, 0.02), (0.2, 0.24), (0.45, 0.4), (0.7, 0.76), (0.93, 0.95))
             ],
+            "signal_reliability": {
+                "vlm/vlm <b>x</b>": [{"predicted": 0.5, "observed": 0.4, "low": 0.3, "high": 0.5, "pairs": 40}]
+            },
         }
 
     def certify(self, precision: float, confidence: float = 0.95) -> None:

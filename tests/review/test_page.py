@@ -266,6 +266,16 @@ def test_a_precision_is_stated_by_a_button(visit: Callable[..., Any]) -> None:
     assert page.is_visible("#sample") and page.is_hidden("#certify")
 
 
+def test_each_judge_that_was_asked_has_a_diagram(visit: Callable[..., Any]) -> None:
+    page = visit()
+    until(page, "() => document.querySelectorAll('#reliability svg').length === 2")
+    assert page.text_content("#reliability h4") == "vlm/vlm <b>x</b>"
+    labels = page.evaluate(
+        "[...document.querySelectorAll('#reliability svg')].map((one) => one.getAttribute('aria-label'))"
+    )
+    assert labels[1].endswith(": .50 stated, .40 found")
+
+
 def test_every_control_has_a_name_and_every_question_is_spoken(visit: Callable[..., Any]) -> None:
     page = visit()
     unnamed = page.evaluate("""() => [...document.querySelectorAll('button, input, select')].filter((each) =>

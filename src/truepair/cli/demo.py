@@ -18,7 +18,8 @@ field does and once with the false negatives that a judge found in the training 
 retrieval figures of both, and writes FOLDER/report.html with curves, examples, suspected false negatives and converted
 pairs.
 
-The judge is fitted on clean pairs of a hundred other concepts; no truth about a training pair is ever used.
+The judge is fitted on clean pairs of a hundred other concepts; no truth about a training pair is ever used. Of your own
+pairs (--data) nothing is known: they are mined without labels, and suspects get shares of the target.
 
 It needs the small pre-trained encoders: pip install "truepair[small]"."""
 
@@ -64,15 +65,24 @@ def run(words: list[str]) -> None:
     from truepair.reports.run import ReportedRun, report_runs
     from truepair.tasks.mining import fit_judge, mine
     from truepair.tasks.pretraining import pretrain
+    from truepair.tasks.unlabelled import UnlabelledConfig, mine_unlabelled
 
     quiet_libraries()
     if judge is None and source is None and not call.full:
         clean = read("demo", "clean")
         fit_judge(replace(clean, data=replace(clean.data, group_share=CLEAN)), folder / "judge", say)
         judge = str(folder / "judge")
+    mined = folder / "mined"
     if judge is not None:
-        mine(plain, Path(judge), folder / "mined", say)
-        arms[MANAGED] = _managed(plain, read("demo", "mined"), folder / "mined" / "ledger")
+        mine(plain, Path(judge), mined, say)
+        arms[MANAGED] = _managed(plain, read("demo", "mined"), mined / "ledger")
+    elif source is not None:
+        mine_unlabelled(plain.data, UnlabelledConfig(), mined, say)
+        say(
+            f"nobody has judged any of these pairs: suspects get shares of the target; truepair review {mined} asks you"
+        )
+        managed = _managed(plain, read("demo", "mined"), mined / "ledger")
+        arms[MANAGED] = replace(managed, relations=replace(managed.relations, unjudged=True))
     runs = {}
     for name, recipe in arms.items():
         say(f"training: {name}")

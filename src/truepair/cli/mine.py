@@ -3,7 +3,7 @@
 import argparse
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from truepair.cli.fields import RecipeClass
 from truepair.cli.run_folder import PRETRAIN, Opening, RecipeCommand, say
@@ -30,6 +30,13 @@ _THRESHOLDS = ("high", "low")
 
 _ENCODING = ("model", "text_encoder", "image_encoder", "image_size")
 
+_ASKING: dict[str, dict[str, Any]] = {
+    "ask": {"metavar": "KIND:NAME", "action": "append"},
+    "ask_most": {"metavar": "N", "type": int},
+    "ask_prompt": {"metavar": "TEXT"},
+    "group": {"metavar": "COLUMN"},
+}
+
 
 def run(words: list[str]) -> None:
     """Run the command.
@@ -54,10 +61,13 @@ def run(words: list[str]) -> None:
     unlabelled = RecipeClass[object]("truepair.tasks.unlabelled", "UnlabelledConfig").section
     for name in ("top", "candidates"):
         option(name, metavar="N", type=int, default=argparse.SUPPRESS, help=unlabelled.describe()[name])
+    for name, settings in _ASKING.items():
+        says = unlabelled.describe()[name]
+        option(name.replace("_", "-"), default=argparse.SUPPRESS, help=says, **settings)
     opened = command.open(words)
     stated = vars(opened.options)
     judged = stated["judge"] is not None
-    wrong = [*_ENCODING, "top", "candidates"] if judged else list(_THRESHOLDS)
+    wrong = [*_ENCODING, "top", "candidates", *_ASKING] if judged else list(_THRESHOLDS)
     for name in wrong:
         if name in stated:
             said = "says nothing beside" if judged else "needs"
@@ -84,7 +94,9 @@ def _without_labels(opened: "Opening[PretrainRecipe]", command: str) -> None:
 
     stated = vars(opened.options)
     encoding = {name: stated[name] for name in _ENCODING if name in stated}
-    amounts = {name: stated[name] for name in ("top", "candidates") if name in stated}
+    amounts = {name: stated[name] for name in ("top", "candidates", *_ASKING) if name in stated}
+    if "ask" in amounts:
+        amounts["ask"] = tuple(amounts["ask"])
     config = UnlabelledConfig(encoding=EncodingConfig(**encoding), **amounts)
     mined = mine_unlabelled(opened.recipe.data, config, opened.folder, say)
     page = write_suspects(mined, opened.folder / "suspects.html", top=config.top, command=command)

@@ -46,7 +46,7 @@ class AnsweredConfig:
         ConfigError: a number out of range.
     """
 
-    variance: float = 0.03
+    variance: float = 0.1
     prior_spread: float = 0.5
     constant_spread: float = 3.0
     folds: int = 5

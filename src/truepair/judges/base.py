@@ -19,6 +19,9 @@ from truepair.models.encoders.frozen_images import ImageStates
 
 _VIEWS = ("plain", "batch")
 
+PROMPT = 'Is this caption true of the picture? Caption: "{caption}" Answer yes or no.'
+"""What a vision-language model is asked."""
+
 
 class Judge(Protocol):
     """A frozen model that gives pairs a probability of matching (the con-D of COSMO and MAFA, section 3).
@@ -59,20 +62,23 @@ class JudgeConfig:
     """Which judge a run asks, and how.
 
     Attributes:
-        checkpoint: folder of the judge (kinds blip and dual: or a name on the hub).
-        kind: "albef" (ITM head of a truepair model), "blip" (``BlipForImageTextRetrieval``), "dual" (similarity of a
-            dual encoder), "evidence" (what the two pairs of a candidate have in common).
+        checkpoint: folder of the judge (kinds blip, blip2, dual and vlm: or a name on the hub).
+        kind: "albef" (ITM head of a truepair model), "blip" (``BlipForImageTextRetrieval``), "blip2"
+            (``Blip2ForImageTextRetrieval``), "dual" (similarity of a dual encoder), "evidence" (what the two pairs of a
+            candidate have in common), "vlm" (yes or no of any image-text-to-text model).
         view: what an albef judge reads: "plain" images, through its own preprocessing; or the "batch" as it is,
             augmentation included, as in the MAFA program. The other kinds always read plain images.
         memory: ask once per (image, caption). None does so where a verdict depends on nothing else; crops of the batch
             have a verdict each, and are remembered only if this is true.
         memory_limit: most verdicts to hold, 12 bytes each, also in every checkpoint; None for all.
         calibration: kind dual: JSON file of its calibration; None takes ``calibration.json`` in the checkpoint.
-        pairs_at_once: pairs that are read together.
+        prompt: kind vlm: what it is asked about a picture, with ``{caption}`` in it.
+        pairs_at_once: pairs that are read together; a vlm reads 16 at most.
         least_coverage: warn when a smaller share of known pairs passes the upper threshold.
 
     Raises:
-        ConfigError: an unknown view, one that the kind cannot read, or a number out of range.
+        ConfigError: an unknown view, one that the kind cannot read, a prompt without a caption, or a number out of
+            range.
     """
 
     checkpoint: str
@@ -81,6 +87,7 @@ class JudgeConfig:
     memory: bool | None = None
     memory_limit: int | None = 50_000_000
     calibration: str | None = None
+    prompt: str = PROMPT
     pairs_at_once: int = 1024
     least_coverage: float = 0.2
 
@@ -89,6 +96,8 @@ class JudgeConfig:
             raise ConfigError(f"ecm.judge.view is '{self.view}'; give {' or '.join(_VIEWS)}")
         if self.view == "batch" and self.kind != "albef":
             raise ConfigError(f"ecm.judge.view is batch, which kind '{self.kind}' cannot read; set it to plain")
+        if "{caption}" not in self.prompt:
+            raise ConfigError(f"ecm.judge.prompt is {self.prompt!r}; put {{caption}} where the caption goes")
         if self.pairs_at_once < 1:
             raise ConfigError(f"ecm.judge.pairs_at_once is {self.pairs_at_once}; give at least 1")
         if not 0.0 <= self.least_coverage <= 1.0:
@@ -101,7 +110,7 @@ class JudgeInputs:
 
     Attributes:
         table: the table that batches are drawn from; ``PairBatch.source_index`` numbers its rows.
-        preprocessing: how captions and images reach the student.
+        preprocessing: how captions and images reach the student; None where there is no student.
         model: the student, whose frozen towers the caches are of; needed with a cache.
         image_cache: states of the table's images, from the student's frozen image encoder.
         caption_cache: states of the table's captions, from the student's frozen text encoder.
@@ -109,7 +118,7 @@ class JudgeInputs:
     """
 
     table: PairTable
-    preprocessing: Preprocessing
+    preprocessing: Preprocessing | None = None
     model: DualEncoder | None = None
     image_cache: ImageStates | None = None
     caption_cache: CaptionStates | None = None

@@ -4,7 +4,9 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from truepair.data.table import PairTable
@@ -13,6 +15,8 @@ from truepair.evaluation.truth import Truth
 from truepair.files import write_json
 from truepair.judges.base import FeatureReader
 from truepair.relations.text import caption_key
+
+Doubles = NDArray[np.float64]
 
 CALIBRATION_FILE = "calibration.json"
 _TOLERANCE = 1e-10  # of the gradient of the mean loss
@@ -49,6 +53,42 @@ def fit_logistic(inputs: Tensor, labels: Tensor, weights: Tensor | None = None, 
     with threadpool_limits(limits=1):  # tall and thin: on busy cores more threads wait for each other, up to four times
         model.fit(inputs.double().numpy(), labels.numpy(), sample_weight=weight.numpy())
     return torch.cat([torch.from_numpy(model.coef_[0]), torch.from_numpy(model.intercept_)])
+
+
+def calibrated(
+    log_odds: Doubles, labels: NDArray[np.bool_], groups: NDArray[np.int64], folds: int = 5
+) -> Doubles | None:
+    """What a judge's scores are worth as probabilities, by people's answers about other pictures.
+
+    A logistic regression on the score (Platt, 1999), not a step function (isotonic): answers are some hundreds, and
+    below about a thousand the steps follow single answers (Niculescu-Mizil and Caruana, Predicting Good Probabilities
+    With Supervised Learning, ICML 2005); and it keeps the order of the judge. Each answer is judged by a fit that saw
+    none about its picture.
+
+    Args:
+        log_odds: of the judge, or any score that rises with the probability [A].
+        labels: what people said [A].
+        groups: number of each answer's picture [A].
+        folds: parts that the pictures are dealt into, those with matches first.
+
+    Returns:
+        Probabilities [A]; None while the answers about other pictures have no match, or nothing else.
+    """
+    pictures, number = np.unique(groups, return_inverse=True)
+    matching = np.bincount(number, weights=labels, minlength=len(pictures)) > 0
+    dealt = np.empty(len(pictures), np.int64)
+    dealt[np.argsort(~matching, kind="stable")] = np.arange(len(pictures)) % folds
+    fold = dealt[number]  # [A]
+    spread = float(log_odds.std())
+    inputs = torch.from_numpy((log_odds - log_odds.mean()) / (spread or 1.0))[:, None]
+    said, found = torch.from_numpy(labels), np.empty(len(labels))
+    for part in np.unique(fold):
+        held = torch.from_numpy(fold == part)
+        if bool(said[~held].all()) or not bool(said[~held].any()):
+            return None
+        weight, constant = fit_logistic(inputs[~held], said[~held])
+        found[held.numpy()] = (weight * inputs[held, 0] + constant).sigmoid().numpy()
+    return found
 
 
 @dataclass(frozen=True)

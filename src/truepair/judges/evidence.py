@@ -68,15 +68,16 @@ class EvidenceTables:
         Raises:
             ConfigError: the run has no caches.
         """
-        if run.model is None or run.image_cache is None or run.caption_cache is None:
+        preprocessing = run.preprocessing
+        if run.model is None or preprocessing is None or run.image_cache is None or run.caption_cache is None:
             raise ConfigError(
                 "a judge of kind 'evidence' needs frozen features; set model.cache_images and model.cache_captions"
             )
         encoders = combined_key(
             image=encoder_fingerprint(run.model.image_tower),
             text=encoder_fingerprint(run.model.text_tower),
-            pixels=image_input_key(run.preprocessing),
-            tokens=caption_input_key(run.preprocessing),
+            pixels=image_input_key(preprocessing),
+            tokens=caption_input_key(preprocessing),
         )
         captions = [row[0] for row in run.table.values("captions")]
         return cls(pooled_images(run.image_cache), pooled_captions(run.caption_cache, captions), encoders)

@@ -1,11 +1,17 @@
-"""ITM heads as judges: ours (ALBEF), and BLIP's."""
+"""ITM heads as judges: ours (ALBEF), BLIP's, and BLIP-2's."""
 
 from pathlib import Path
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoImageProcessor, AutoTokenizer, BlipForImageTextRetrieval, PreTrainedTokenizerBase
+from transformers import (
+    AutoImageProcessor,
+    AutoTokenizer,
+    Blip2ForImageTextRetrieval,
+    BlipForImageTextRetrieval,
+    PreTrainedTokenizerBase,
+)
 
 from truepair.data.pairs import PairBatch, PairCollator
 from truepair.data.preprocessing import OwnPreprocessing, Preprocessing
@@ -51,7 +57,7 @@ class BatchView:
 
     repeatable = False
 
-    def __init__(self, model: AlbefModel, own: OwnPreprocessing, student: Preprocessing) -> None:
+    def __init__(self, model: AlbefModel, own: OwnPreprocessing, student: Preprocessing | None) -> None:
         if not isinstance(student, OwnPreprocessing):
             raise ConfigError("ecm.judge.view: the student reads tokens and pixels of its own; set it to plain")
         for what, one, other in (
@@ -201,9 +207,9 @@ def _shared_states(
     model: AlbefModel, own: OwnPreprocessing, run: JudgeInputs
 ) -> tuple[ImageStates | None, CaptionStates | None]:
     """The run's caches, as far as they hold what the judge's own encoders would compute."""
-    if run.model is None:
-        return None, None
     student = run.preprocessing
+    if run.model is None or student is None:
+        return None, None
     same_images = not run.pooled and image_input_key(own) == image_input_key(student)
     same_captions = caption_input_key(own) == caption_input_key(student)
     return (
@@ -236,7 +242,7 @@ class BlipJudge(PairReader):
 
     def __init__(
         self,
-        model: BlipForImageTextRetrieval,
+        model: BlipForImageTextRetrieval | Blip2ForImageTextRetrieval,
         tokenizer: PreTrainedTokenizerBase,
         images: PlainImages,
         *,
@@ -265,23 +271,50 @@ class BlipJudge(PairReader):
         tokens = self.tokenizer(
             captions, padding=True, truncation=True, max_length=self._room(), return_tensors="pt"
         ).to(self.device)
+        return lambda image, text: (
+            self._logits(states[image], tokens["input_ids"][text], tokens["attention_mask"][text])
+            .float()
+            .softmax(dim=1)[:, 1]
+        )
 
-        def read(image: Tensor, text: Tensor) -> Tensor:
-            """The ITM head's opinion."""
-            fused = self.model.text_encoder(
-                input_ids=tokens["input_ids"][text],
-                attention_mask=tokens["attention_mask"][text],
-                encoder_hidden_states=states[image],
-                encoder_attention_mask=torch.ones(len(image), states.shape[1], dtype=torch.long, device=self.device),
-            ).last_hidden_state  # [p, L, D]
-            probabilities: Tensor = self.model.itm_head(fused[:, 0]).float().softmax(dim=1)[:, 1]
-            return probabilities
-
-        return read
+    def _logits(self, states: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+        """What the ITM head says of image states [p, N, W] and tokens [p, L] with their mask: [p, 2]."""
+        fused = self.model.text_encoder(
+            input_ids=ids,
+            attention_mask=mask,
+            encoder_hidden_states=states,
+            encoder_attention_mask=mask.new_ones(states.shape[:2]),
+        ).last_hidden_state  # [p, L, D]
+        logits: Tensor = self.model.itm_head(fused[:, 0])
+        return logits
 
     def _room(self) -> int:
         """Most tokens of a caption."""
         most: int = self.model.config.text_config.max_position_embeddings
+        return min(most, int(self.tokenizer.model_max_length))
+
+
+class Blip2Judge(BlipJudge):
+    """Match probability by a frozen ``Blip2ForImageTextRetrieval`` (Li et al., ICML 2023), on plain images."""
+
+    def _logits(self, states: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+        """What the ITM head says on average of the queries, each of which has read both [p, 2]."""
+        model = self.model
+        queries = model.query_tokens.expand(len(states), -1, -1)  # [p, Q, D]
+        count = queries.shape[1]
+        fused = model.qformer(
+            query_embeds=model.embeddings(input_ids=ids, query_embeds=queries),
+            query_length=count,
+            attention_mask=torch.cat([mask.new_ones(len(mask), count), mask], dim=1),
+            encoder_hidden_states=states,
+            encoder_attention_mask=mask.new_ones(states.shape[:2]),
+        ).last_hidden_state  # [p, Q + L, D]
+        logits: Tensor = model.itm_head(fused[:, :count].to(model.itm_head.weight.dtype)).mean(dim=1)
+        return logits
+
+    def _room(self) -> int:
+        """Most tokens of a caption."""
+        most: int = self.model.config.qformer_config.max_position_embeddings
         return min(most, int(self.tokenizer.model_max_length))
 
 
@@ -291,14 +324,33 @@ def open_blip(config: JudgeConfig, run: JudgeInputs, device: torch.device | str)
     Raises:
         CheckpointError: there is none, or it is damaged.
     """
-    model = load_hub_model(BlipForImageTextRetrieval, config.checkpoint)
+    return _open_hub(BlipForImageTextRetrieval, BlipJudge, config, run, device)
+
+
+def open_blip2(config: JudgeConfig, run: JudgeInputs, device: torch.device | str) -> BlipJudge:
+    """Open a ``Blip2ForImageTextRetrieval``, see :func:`open_blip`.
+
+    Raises:
+        CheckpointError: there is none, or it is damaged.
+    """
+    return _open_hub(Blip2ForImageTextRetrieval, Blip2Judge, config, run, device)
+
+
+def _open_hub(
+    kind: type[BlipForImageTextRetrieval | Blip2ForImageTextRetrieval],
+    judge: type[BlipJudge],
+    config: JudgeConfig,
+    run: JudgeInputs,
+    device: torch.device | str,
+) -> BlipJudge:
+    model = load_hub_model(kind, config.checkpoint)
     processor = load_part(AutoImageProcessor, config.checkpoint)
     tokenizer = load_part(AutoTokenizer, config.checkpoint)
-    return BlipJudge(
+    return judge(
         model.to(device),
         tokenizer,
         PlainImages(run.table, processor_transform(processor)),
-        name=f"blip {config.checkpoint}",
+        name=f"{config.kind} {config.checkpoint}",
         fingerprint=combined_key(model=encoder_fingerprint(model), inputs=processor_key(processor, tokenizer)),
         pairs_at_once=config.pairs_at_once,
     )

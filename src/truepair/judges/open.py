@@ -8,14 +8,17 @@ from truepair.errors import ConfigError, nearest
 from truepair.judges.base import Judge, JudgeConfig, JudgeInputs
 from truepair.judges.dual import open_dual
 from truepair.judges.evidence import open_evidence
-from truepair.judges.itm import open_albef, open_blip
+from truepair.judges.itm import open_albef, open_blip, open_blip2
 from truepair.judges.memory import MemorisedJudge, VerdictMemory
+from truepair.judges.vlm import open_vlm
 
 JUDGES: dict[str, Callable[[JudgeConfig, JudgeInputs, torch.device | str], Judge]] = {
     "albef": open_albef,
     "blip": open_blip,
+    "blip2": open_blip2,
     "dual": open_dual,
     "evidence": open_evidence,
+    "vlm": open_vlm,
 }
 """What opens a judge of each kind; a judge of one's own needs its file, and its line here."""
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from truepair.evaluation.detectors import average_precision_interval, reliability
 from truepair.judges.answered import AnsweredFit, Doubles, Integers
+from truepair.judges.calibration import calibrated
 from truepair.mining.candidates import Candidates
 from truepair.mining.certification import expected_matches
 from truepair.review.answers import KINDS, Answer
@@ -26,7 +27,7 @@ MORE = 100
 
 _LEAST = 20  # answers before figures are given
 _LEAST_MATCHES = 3
-_PROBABILITIES = ("itm", "vlm", "dual")  # families of signals that are probabilities
+_JUDGES = ("itm", "vlm", "dual")  # families of signals that are log-odds, or a cosine, of judges that were asked
 _EDGES = (0.0, 0.05, 0.2, 0.4, 0.6, 0.8, 0.95, 1.0)
 _RECENT = 30  # answers that the pace is measured on
 
@@ -76,15 +77,27 @@ def judge_figures(judged: Judged, fit: AnsweredFit) -> dict[str, Any]:
 
 
 def signal_reliability(candidates: Candidates, judged: Judged) -> dict[str, list[dict[str, Any]]]:
-    """Reliability of each signal that is a probability, by its name."""
+    """Reliability of each judge that was asked, by the name of its signal; calibrated on answers about other pictures.
+
+    An ITM head and a vision-language model state a probability of their own: it stands beside it, "as it says". A
+    cosine states none.
+    """
     clear = judged.shares != 0.5
     found = {}
-    for family in _PROBABILITIES:
+    for family in _JUDGES:
         for column in candidates.columns(family):
-            values = candidates.signals[judged.numbers, column][clear]
-            there = np.isfinite(values) & (values >= 0) & (values <= 1)
-            if there.all() and there.sum() >= _LEAST:
-                found[candidates.names[column]] = bins(values, judged.shares[clear] > 0.5)
+            name = candidates.names[column]
+            odds = candidates.signals[judged.numbers, column].astype(np.float64)
+            asked = clear & np.isfinite(odds)
+            labels = judged.shares[asked] > 0.5
+            if len(labels) < _LEAST:
+                continue
+            mended = calibrated(odds[asked], labels, judged.pictures[asked])
+            if mended is None:
+                continue
+            found[name] = bins(mended, labels)
+            if family != "dual":
+                found[f"{name}, as it says"] = bins(1 / (1 + np.exp(-odds[asked])), labels)
     return found
 
 

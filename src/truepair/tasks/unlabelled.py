@@ -6,15 +6,28 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from numpy.typing import NDArray
 
 from truepair import __version__
 from truepair.data.splits import DataConfig, build_tables
 from truepair.data.table import PairTable
+from truepair.engine.logs.progress import counting
 from truepair.errors import ConfigError, DataError
 from truepair.evaluation.truth import Truth
+from truepair.judges.base import PROMPT
+from truepair.methods.caches import cache_folder
 from truepair.mining.candidates import CANDIDATES, Candidates
+from truepair.mining.gallery import Gallery
 from truepair.mining.graph import FLOOR
+from truepair.mining.group_labels import (
+    LABELS,
+    GroupLabels,
+    by_labels,
+    groups_of_pictures,
+    label_candidates,
+    save_labels,
+)
 from truepair.mining.pictures import write_mining
 from truepair.mining.prior import PRIOR, Prior
 from truepair.mining.proposals import Proposals, propose
@@ -26,6 +39,7 @@ from truepair.mining.signals.families import (
     picture_graph,
     usual_families,
 )
+from truepair.mining.signals.judges import asked_judge, open_asked, with_judge
 from truepair.relations.ledger import Ledger
 from truepair.relations.standing import Standing
 from truepair.relations.text import caption_key
@@ -41,6 +55,8 @@ _EACH, _MOST = 10, 1_000_000  # candidates of a picture or caption, and in all
 
 _PARTNERS = 64
 
+_TRUTH = ("group", "family")  # columns that state the known truth
+
 Say = Callable[[str], None]
 
 
@@ -52,19 +68,33 @@ class UnlabelledConfig:
         encoding: what encodes pictures and captions.
         candidates: most cells that are kept; None for ten a picture or caption, and a million in all.
         top: so many of the most suspicious are shown, and counted where the truth is known.
+        ask: judges whose opinions are signals, KIND:NAME each: an ITM head (albef, blip, blip2), the cosine of a dual
+            encoder (dual), or the yes or no of a vision-language model (vlm), by folder or name.
+        ask_most: so many of the strongest candidates each of them is asked about.
+        ask_prompt: what a vision-language model is asked, with ``{caption}`` in it.
+        group: a column of groups, such as article numbers: pictures of the same group match each other's captions, of
+            two known groups they do not; the judge is fitted on that.
 
     Raises:
-        ConfigError: a number out of range.
+        ConfigError: a number out of range, or a judge that there is not.
     """
 
     encoding: EncodingConfig = field(default_factory=EncodingConfig)
     candidates: int | None = None
     top: int = 500
+    ask: tuple[str, ...] = ()
+    ask_most: int = 10_000
+    ask_prompt: str = PROMPT
+    group: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("candidates", "top"):
+        for name in ("candidates", "top", "ask_most"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; give 1 or more")
+        for number, word in enumerate(self.ask):
+            asked_judge(word, self.ask_prompt)
+            if word in self.ask[:number]:
+                raise ConfigError(f"the judge {word} is to be asked twice; name it once")
 
 
 @dataclass(frozen=True)
@@ -102,14 +132,27 @@ def mine_unlabelled(data: DataConfig, config: UnlabelledConfig, folder: Path, sa
     for line in tables.describe():
         if line != tables.lacking:  # it is about training runs
             say(line)
+    if config.group is not None:
+        groups_of_pictures(Gallery.of_table(tables.train), config.group)  # what is wrong with it, before the long work
     encoded = encode_gallery(tables.train, config.encoding, say)
+    groups = None if config.group is None else groups_of_pictures(encoded.gallery, config.group)
     families, lacking = usual_families(encoded)
     for line in lacking:
         say(line)
     candidates, proposals = mine_gallery(encoded, families, config.candidates, say)
     answered = _require_same_pairs(folder, candidates)
+    candidates = _ask(candidates, encoded.gallery.table, config, say)
+    standing = Standing(judge=f"prior:{PRIOR.fingerprint[:12]}")
+    labels = None
+    if groups is not None and config.group is not None:
+        labels = label_candidates(candidates, groups, config.group)
+        candidates, labels, standing = _learn(candidates, labels, standing, say)
     folder.mkdir(parents=True, exist_ok=True)
     candidates.save(folder)
+    if labels is None:
+        (folder / LABELS).unlink(missing_ok=True)  # of an earlier call
+    else:
+        save_labels(candidates, labels, folder)
     facts = {
         "version": __version__,
         "rows": len(tables.train),
@@ -120,7 +163,12 @@ def mine_unlabelled(data: DataConfig, config: UnlabelledConfig, folder: Path, sa
         "candidates": len(candidates),
         "recall": proposals.recall,
         "signals": list(candidates.names),
+        "ask": list(config.ask),
+        "ask_most": config.ask_most,
+        "ask_prompt": config.ask_prompt,
         "encoding": asdict(config.encoding),
+        "group": config.group,
+        "labels": standing.labels,
         "prior": asdict(PRIOR) | {"fingerprint": PRIOR.fingerprint},
         "fingerprint": candidates.fingerprint,
     }
@@ -129,12 +177,16 @@ def mine_unlabelled(data: DataConfig, config: UnlabelledConfig, folder: Path, sa
     if answered:
         say(f"{folder} holds answers of people, which stay, and so does its ledger: truepair review {folder} goes on")
     else:
-        _record(candidates, folder / "ledger")
+        _record(candidates, folder / "ledger", standing)
+        known = f"nobody but column '{config.group}'" if standing.labels else "nobody"
+        ends = "" if standing.labels else " and training converts nothing"
         say(
-            f"nobody has said of any pair whether it matches, so no precision is stated and training converts nothing; "
+            f"{known} has said of any pair whether it matches, so no precision is stated{ends}; "
             f"next: truepair review {folder}"
         )
-    return Mined(candidates, encoded.gallery.table, _verdicts(candidates, encoded, config.top, say))
+    learned = config.group in _TRUTH  # what the judge was fitted on proves nothing
+    verdicts = None if learned else _verdicts(candidates, encoded, config.top, say)
+    return Mined(candidates, encoded.gallery.table, verdicts)
 
 
 def mine_gallery(
@@ -177,6 +229,23 @@ def mine_gallery(
     return Candidates.of_gallery(gallery, pictures, captions, signals, names, log_odds), proposals
 
 
+def _ask(candidates: Candidates, table: PairTable, config: UnlabelledConfig, say: Say) -> Candidates:
+    """Candidates with the opinions of the judges that are to be asked."""
+    count = min(config.ask_most, len(candidates))
+    for word in config.ask:
+        stated = asked_judge(word, config.ask_prompt)
+        judge = open_asked(stated, table, PartialState().device)
+        folder = cache_folder(config.encoding.cache_folder)
+        with counting(judge.name) as show:
+            candidates, new = with_judge(candidates, stated, judge, config.ask_most, folder, show)
+        rest = f"; the other {len(candidates) - count:,} have no such signal" if len(candidates) > count else ""
+        known = f" and had been about {count - new:,} before" if count > new else ""
+        say(f"{judge.name} was asked about {new:,} of the {count:,} strongest candidates{known}{rest}")
+    if config.ask:
+        say("a judge fitted on answers reads what they say; the order before anyone has answered does not")
+    return candidates
+
+
 def _require_same_pairs(folder: Path, candidates: Candidates) -> bool:
     """Whether people have answered about the pairs of a folder.
 
@@ -194,15 +263,28 @@ def _require_same_pairs(folder: Path, candidates: Candidates) -> bool:
     return True
 
 
-def _record(candidates: Candidates, ledger_folder: Path) -> None:
-    """Write the prior's scores, in place of those of an earlier call."""
-    judge = f"prior:{PRIOR.fingerprint[:12]}"
+def _learn(
+    candidates: Candidates, labels: GroupLabels, standing: Standing, say: Say
+) -> tuple[Candidates, GroupLabels, Standing]:
+    """Candidates, their labels, and what they stand on once the judge is fitted on labels."""
+    count, matches = len(labels.cells), int(labels.matches.sum())
+    if not count:
+        say(f"no candidate has a known '{labels.column}' on both sides, so nothing is learned from it")
+        return candidates, labels, standing
+    candidates, labels, fit = by_labels(candidates, labels)
+    fitted = f"a judge was fitted on {fit.judge.answers:,} of them"
+    say(f"by column '{labels.column}', {matches:,} candidates match and {count - matches:,} do not; {fitted}")
+    return candidates, labels, Standing(judge=f"grouped:{fit.judge.fingerprint[:12]}", labels=count)
+
+
+def _record(candidates: Candidates, ledger_folder: Path, standing: Standing) -> None:
+    """Write the scores, in place of those of an earlier call."""
     ledger = Ledger(ledger_folder)
     ledger.clear()
     probabilities = 1 / (1 + np.exp(-candidates.prior))
-    candidates.record(ledger, probabilities.astype(np.float32), judge=judge)
+    candidates.record(ledger, probabilities.astype(np.float32), judge=standing.judge)
     ledger.flush()
-    Standing(judge=judge).save(ledger_folder)
+    standing.save(ledger_folder)
 
 
 def _tell(candidates: Candidates, encoded: Encoded, say: Say) -> None:

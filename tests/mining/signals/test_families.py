@@ -60,6 +60,11 @@ def test_partners_are_the_likeliest_cells_of_two_pictures_and_say_what_the_graph
         for owner in gallery.pictures[caption]:
             for cell in ((picture, owner), (owner, picture)):
                 expected[cell] = max(expected.get(cell, -9.0), float(value))
+    for picture in range(len(gallery)):
+        for other in range(len(gallery)):
+            if picture != other and set(gallery.captions[picture]) & set(gallery.captions[other]):
+                expected[picture, other] = 8.0
+    assert 8.0 in expected.values()
     found = zip(graph.rows.tolist(), graph.columns.tolist(), graph.log_odds.tolist(), strict=True)
     assert {(row, column): pytest.approx(value) for row, column, value in found} == expected
     evidence = agreement_of(graph)[:, 1:]

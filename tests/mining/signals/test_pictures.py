@@ -14,7 +14,7 @@ from truepair.mining.signals.spaces import picture_space, predicted_captions
 @pytest.mark.parametrize(("most", "seed"), [(1, 0), (3, 1)])
 def test_likeness_of_pictures_is_that_of_slow_loops(most: int, seed: int) -> None:
     encoded = encoded_of(gallery_of(15, most, seed), seed)
-    images, near = encoded.images, encoded.near_images
+    images, near = encoded.centred_images, encoded.near_images
     assert images is not None and near is not None
     cells = undeclared(encoded.gallery)
     found = picture_similarity(encoded, images, near, *cells)

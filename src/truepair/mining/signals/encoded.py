@@ -161,9 +161,15 @@ class Encoded:
         return nearest(self.captions, self.captions, depth, exact=self.exact)
 
     @cached_property
+    def centred_images(self) -> Tensor | None:
+        """Features of pictures without their mean, which all have in common, L2-normalised [N, F]."""
+        return None if self.images is None else F.normalize(self.images - self.images.mean(dim=0), dim=1)
+
+    @cached_property
     def near_images(self) -> Neighbours | None:
         """The nearest pictures of each picture, itself among them."""
-        return None if self.images is None else nearest(self.images, self.images, 2 * CROWD, exact=self.exact)
+        centred = self.centred_images
+        return None if centred is None else nearest(centred, centred, 2 * CROWD, exact=self.exact)
 
     @cached_property
     def near_learned(self) -> Neighbours | None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from truepair.engine.logs.progress import counting
 from truepair.errors import ConfigError, nearest
 from truepair.mining.gallery import Integers
-from truepair.mining.graph import FLOOR, PairGraph, agreement_of
+from truepair.mining.graph import FLOOR, PairGraph, agreement_of, with_known
 from truepair.mining.signals.captions import (
     Kinds,
     alignment_columns,
@@ -146,7 +146,10 @@ def agreement_family(encoded: Encoded, graph: PairGraph) -> Family:
 
 
 def picture_graph(encoded: Encoded, pictures: Integers, captions: Integers, log_odds: Floats) -> PairGraph:
-    """Pictures as a graph: two of them are as likely partners as the likeliest cell of one and a caption of the other.
+    """Pictures as a graph of partners.
+
+    Two of them are as likely partners as the likeliest cell of one and a caption of the other; those that share a
+    caption text are as good as certain.
 
     Args:
         encoded: the gallery.
@@ -154,15 +157,25 @@ def picture_graph(encoded: Encoded, pictures: Integers, captions: Integers, log_
         captions: of each cell [P].
         log_odds: of each cell [P].
     """
-    owners, there = owners_of(encoded.gallery, captions)  # [P, O]
-    size = len(encoded.gallery)
+    gallery = encoded.gallery
+    size = len(gallery)
+    owners, there = owners_of(gallery, captions)  # [P, O]
     rows = torch.from_numpy(pictures)[:, None].expand(owners.shape)[there]
-    columns, odds = owners[there], torch.from_numpy(log_odds)[:, None].expand(owners.shape)[there]
-    low, high = torch.minimum(rows, columns), torch.maximum(rows, columns)
+    odds = torch.from_numpy(log_odds)[:, None].expand(owners.shape)[there].clamp(min=FLOOR)
+    shared = np.flatnonzero(gallery.pictures.counts > 1)
+    together, real = owners_of(gallery, shared)  # [T, O]
+    both = real[:, :, None] & real[:, None, :]
+    left = together[:, :, None].expand(both.shape)[both]
+    right = together[:, None, :].expand(both.shape)[both]
+    ends = torch.cat([rows, left]), torch.cat([owners[there], right])
+    known = torch.arange(len(ends[0])) >= len(rows)
+    odds = torch.cat([odds, torch.full((len(left),), FLOOR)])
+    low, high = torch.minimum(*ends), torch.maximum(*ends)
     apart = low != high
     keys, place = (low * size + high)[apart].unique(return_inverse=True)
-    best = torch.full((len(keys),), FLOOR).scatter_reduce(0, place, odds[apart].clamp(min=FLOOR), "amax")
-    return PairGraph.of_proposals(size, keys // size, keys % size, best, torch.zeros(len(keys), dtype=torch.bool))
+    best = torch.full((len(keys),), FLOOR).scatter_reduce(0, place, odds[apart], "amax")
+    declared = torch.zeros(len(keys)).scatter_reduce(0, place, known[apart].float(), "amax") > 0
+    return with_known(PairGraph.of_proposals(size, keys // size, keys % size, best, declared))
 
 
 def _captions(encoded: Encoded) -> Family:
@@ -218,7 +231,7 @@ def _kinds(encoded: Encoded) -> Family | str:
 
 
 def _pictures(encoded: Encoded) -> Family | str:
-    images, near = encoded.images, encoded.near_images
+    images, near = encoded.centred_images, encoded.near_images
     if images is None or near is None:
         return "the pictures were not encoded"
     return Family(

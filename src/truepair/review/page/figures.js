@@ -39,7 +39,7 @@ export function showState(state, person) {
   }));
   const both = state.agreement;
   find("agreement").textContent = both && both.pairs ? `${both.agreed} of ${both.pairs} pairs that several people judged are judged alike.` : "No pair was judged by several people yet.";
-  reliability(state.reliability || []);
+  reliability(state.reliability || [], state.signal_reliability || {});
 }
 
 function row(label, value) {
@@ -81,12 +81,22 @@ function certificate(one) {
     : runs ? `${one.asked} of ${one.of} of a random sample are answered, ${one.matched} match (for ${Math.round(100 * one.precision)} %).` : one.sentence;
 }
 
-function reliability(bins) {
+function reliability(bins, signals) {
   const place = find("reliability");
   if (!bins.length) {
     place.replaceChildren(element("p", "Drawn after some answers.", { class: "muted" }));
     return;
   }
+  const asked = Object.entries(signals).flatMap(([name, own]) => {
+    const title = element("h4", name);
+    title.dir = "auto";
+    return [title, diagram(own)];
+  });
+  const note = element("p", "Height: share of the answers that say yes. On the dashed line, the judge is right about itself.", { class: "muted" });
+  place.replaceChildren(diagram(bins), note, ...asked);
+}
+
+function diagram(bins) {
   const x = (value) => 34 + 196 * value, y = (value) => 206 - 196 * value;
   const drawn = element("svg", "", { viewBox: "0 0 240 244", role: "img", "aria-label": `Stated against found share of matches: ${bins.map((bin) => `${share(bin.predicted)} stated, ${share(bin.observed)} found`).join("; ")}` }, SVG);
   const line = (x1, y1, x2, y2, kind) => drawn.append(element("line", "", { x1: x(x1), y1: y(y1), x2: x(x2), y2: y(y2), class: kind }, SVG));
@@ -101,5 +111,5 @@ function reliability(bins) {
     drawn.append(element("circle", "", { cx: x(bin.predicted), cy: y(bin.observed), r: 4 }, SVG));
   }
   drawn.append(element("text", "stated probability", { x: x(0.5), y: 236, "text-anchor": "middle" }, SVG));
-  place.replaceChildren(drawn, element("p", "Height: share of the answers that say yes. On the dashed line, the judge is right about itself.", { class: "muted" }));
+  return drawn;
 }
