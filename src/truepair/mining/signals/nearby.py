@@ -52,7 +52,7 @@ class Nearby:
         count.
         """
         found = torch.empty(len(pictures), len(NEARBY_TERMS))
-        for some in torch.arange(len(pictures)).split(_CELLS):
+        for some in (slice(start, start + _CELLS) for start in range(0, len(pictures), _CELLS)):
             mine, asked = torch.from_numpy(pictures[some]), torch.from_numpy(captions[some])
             owners, stated = owners_of(self.encoded.gallery, captions[some])  # [B, O]
             own, has = (torch.from_numpy(part) for part in self.encoded.gallery.captions.padded(pictures[some], _OWN))
