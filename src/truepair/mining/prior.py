@@ -61,7 +61,7 @@ PRIOR = Prior(
     provenance=(
         "captions, learned_captions, alignment, hubness: logistic regression on 593 photos of COCO with what ECCV "
         "Caption and CxC found beside the declared captions, so strongly penalised that the direction is that of the "
-        "two means, rounded; pictures, learned_pictures, across: the weight of one of these signals, by hand; "
+        "two means, rounded; pictures, learned_pictures, across, nearby: the weight of one of these signals, by hand; "
         "agreement: half of it, by hand; kinds: none, for they did not transfer"
     ),
     coefficients={
@@ -88,6 +88,9 @@ PRIOR = Prior(
         "learned_pictures/relative": 1.0,
         "across/picture to caption": 1.0,
         "across/caption to picture": 1.0,
+        "nearby/caption": 1.0,
+        "nearby/picture": 1.0,
+        "nearby/both": 1.0,
         "agreement/share": 0.5,
     },
     slope=1.3,  # log-odds of about one standard deviation among candidates: a surer prior is hard to correct by answers

@@ -25,6 +25,10 @@ def mean(values: list[float]) -> float:
     return sum(values) / len(values) if values else math.nan
 
 
+def weighted(values: list[float], weights: list[float]) -> float:
+    return sum(value * weight for value, weight in zip(values, weights, strict=True)) / max(sum(weights), 1e-6)
+
+
 def home_of(encoded: Encoded, caption: int) -> list[int]:
     """The other captions of a caption's pictures."""
     lists = encoded.gallery.captions
@@ -117,8 +121,13 @@ def test_alignment_is_that_of_slow_loops(most: int, seed: int, tmp_path: Path, m
                 for own in gallery.captions[picture].tolist()
             ]
             best = [max(column) for column in zip(*per, strict=True)]
-            weighted = sum(value * weight for value, weight in zip(best, told, strict=True)) / max(sum(told), 1e-6)
-            expected += [mean(best), weighted, *([] if encoded.single else [max(map(mean, per))])]
+            theirs = [words(own, layer) for own in gallery.captions[picture].tolist()]
+            back = [
+                max((cosine(token, other) for other in asked), default=-1.0) for states, _ in theirs for token in states
+            ]
+            back_told = [weight for _, weights in theirs for weight in weights]
+            expected += [mean(best), weighted(best, told), mean(back), weighted(back, back_told)]
+            expected += [] if encoded.single else [max(map(mean, per))]
         assert row == pytest.approx(expected, abs=1e-4)
 
 

@@ -17,7 +17,8 @@ from truepair.mining.signals.families import (
 def test_signals_of_cells_do_not_hang_on_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     encoded = encoded_of(gallery_of(40, 3, 0), 0)
     families, lacking = usual_families(encoded)
-    assert [family.name for family in families] == ["captions", "learned_captions", "hubness", "pictures", "across"]
+    expected = ["captions", "learned_captions", "hubness", "words", "pictures", "across", "nearby"]
+    assert [family.name for family in families] == expected
     assert len(lacking) == 3 and lacking[0].startswith("no signals 'alignment'")
     assert any("in English" in line for line in lacking) and any("shared" in line for line in lacking)
     pictures, captions = undeclared(encoded.gallery)
@@ -32,7 +33,7 @@ def test_signals_of_cells_do_not_hang_on_the_others(monkeypatch: pytest.MonkeyPa
 def test_a_gallery_with_one_caption_a_picture_has_its_signals() -> None:
     encoded = encoded_of(gallery_of(30, 1, 0), 0)
     families, lacking = usual_families(encoded)
-    assert [family.name for family in families] == ["captions", "hubness", "pictures", "across"]
+    assert [family.name for family in families] == ["captions", "hubness", "words", "pictures", "across", "nearby"]
     assert any("'learned_captions': hardly any" in line for line in lacking)
     found, names = compute_signals(*undeclared(encoded.gallery), families)
     assert names[:3] == ("captions/best", "hubness/best pictures", "hubness/best captions")

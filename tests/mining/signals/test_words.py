@@ -1,9 +1,13 @@
 import math
 
+import numpy as np
 import pytest
 
+from tests.data.test_table import table_of
+from truepair.mining.gallery import Gallery
 from truepair.mining.signals.words import (
     KIND_TERMS,
+    SharedWords,
     WordStatistics,
     is_content,
     kind_evidence,
@@ -59,3 +63,23 @@ def test_words_stems_and_content() -> None:
     assert {stem("jumps"), stem("jumping"), stem("jumped"), stem("jump")} == {"jump"}
     assert stem("bus") == "bus"  # too short to cut
     assert is_content("dog") and not is_content("the") and not is_content(".")
+
+
+def test_shared_words_are_counted_by_their_rarity() -> None:
+    gallery = Gallery.of_table(
+        table_of(
+            [["a black dog runs", "the dogs run"], ["a black cat sits"], ["a cat"], ["the"], ["some others like this"]]
+        )
+    )
+    counts = {"dog": 2, "black": 2, "run": 2, "cat": 2, "sit": 1}
+    rarity = {word: math.log(7 / (count + 1)) for word, count in counts.items()}
+    found = SharedWords(gallery)(np.array([0, 1, 3, 0]), np.array([2, 1, 2, 4])).tolist()
+    both = {"black": 0.5, "dog": 1.0, "run": 1.0}
+    of_dogs = sum(share * rarity[word] for word, share in both.items())
+    of_cat = sum(rarity[word] for word in ("black", "cat", "sit"))
+    shared = rarity["black"]
+    assert found[0] == pytest.approx([shared / of_cat, 0.5 * shared / of_dogs, of_cat - shared, of_dogs - 0.5 * shared])
+    dogs = rarity["dog"] + rarity["run"]
+    assert found[1] == pytest.approx([0.0, 0.0, dogs, of_cat])
+    assert found[2] == pytest.approx([0.0, math.nan, of_cat, 0.0], nan_ok=True)
+    assert found[3] == pytest.approx([math.nan, 0.0, 0.0, of_dogs], nan_ok=True)

@@ -18,7 +18,7 @@ SET_TERMS = ("best", "mean", "sets best", "sets mean", "best margin", "mean marg
 
 HUB_TERMS = ("best pictures", "best captions", "mean pictures", "mean captions")
 
-ALIGNMENT_TERMS = ("mean", "rarity", "one caption")
+ALIGNMENT_TERMS = ("mean", "rarity", "back", "back rarity", "one caption")
 
 _NUMBERS = 1 << 24  # float32 numbers that are gathered at once: 64 MB
 
@@ -100,7 +100,7 @@ def relative_similarity(encoded: Encoded, pictures: Integers, captions: Integers
 def alignment_columns(encoded: Encoded) -> tuple[str, ...]:
     """Columns of :func:`token_alignment`, layer by layer."""
     layers = 0 if encoded.tokens is None else encoded.tokens.layers
-    terms = ALIGNMENT_TERMS[:2] if encoded.single else ALIGNMENT_TERMS
+    terms = ALIGNMENT_TERMS[:4] if encoded.single else ALIGNMENT_TERMS
     return tuple(f"{layer + 1} of {layers} {term}" for layer in range(layers) for term in terms)
 
 
@@ -114,9 +114,10 @@ def token_alignment(encoded: Encoded, tokens: TokenStates, pictures: Integers, c
         captions: of each cell [P].
 
     Returns:
-        [P, layers * 3], in each layer in the order of ``ALIGNMENT_TERMS``: the similarity of each token to the most
-        similar token of the picture, as a mean over the tokens, and as a mean by rarity; and the first mean if one of
-        the captions must match all, which is left out of a gallery with one caption a picture.
+        [P, layers * 5], in each layer in the order of ``ALIGNMENT_TERMS``: the similarity of each token to the most
+        similar token of the picture, as a mean over the tokens, and as a mean by rarity; the same from the picture's
+        tokens to those of the caption; and the first mean if one of the captions must match all, which is left out of a
+        gallery with one caption a picture.
     """
     names = alignment_columns(encoded)
     found = torch.empty(len(pictures), len(names))
@@ -126,15 +127,17 @@ def token_alignment(encoded: Encoded, tokens: TokenStates, pictures: Integers, c
     for some in _parts(wide, tokens.states.shape[0]):
         asked, mask, weights = tokens.gather(torch.from_numpy(captions[some]))  # [S, B, L, D], [B, L], [B, L]
         own, stated = (torch.from_numpy(part) for part in lists.padded(pictures[some]))  # [B, K]
-        states, theirs, _ = tokens.gather(own)  # [S, B, K, M, D], [B, K, M]
+        states, theirs, told = tokens.gather(own)  # [S, B, K, M, D], [B, K, M], [B, K, M]
         counted = theirs & stated[:, :, None]
         layers, batch, each, length, width = states.shape
         similarity = asked @ states.reshape(layers, batch, each * length, width).transpose(2, 3)  # [S, B, L, K * M]
+        back = similarity.masked_fill(~mask[:, :, None], -1.0).amax(dim=2)  # [S, B, K * M]
         similarity = similarity.masked_fill(~counted.view(batch, 1, -1), -1.0)
         per_caption = similarity.view(layers, batch, -1, each, length).amax(dim=4)  # [S, B, L, K]
         best = per_caption.amax(dim=3)  # [S, B, L]
         words = mask.sum(dim=1).clamp(min=1)  # [B]
-        columns = [(best * mask).sum(dim=2) / words, (best * weights).sum(dim=2) / weights.sum(dim=1).clamp(min=1e-6)]
+        columns = [(best * mask).sum(dim=2) / words, _weighted_mean(best, weights)]
+        columns += [_weighted_mean(back, by * counted.view(batch, -1)) for by in (torch.ones(()), told.view(batch, -1))]
         if not encoded.single:
             each_mean = (per_caption * mask[:, :, None]).sum(dim=2) / words[:, None]  # [S, B, K]
             columns.append(each_mean.masked_fill(~stated, -1.0).amax(dim=2))
@@ -160,6 +163,11 @@ class Kinds:
     def __call__(self, pictures: Integers, captions: Integers) -> Tensor:
         """Evidence on cells [P, 3 * kinds]."""
         return kind_evidence(self.groups[captions], self.share[pictures], self.stated[pictures])
+
+
+def _weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
+    """Mean over the tokens of each cell, from [S, B, L] and [B, L] to [S, B]; 0 where all weights are."""
+    return (values * weights).sum(dim=2) / weights.sum(dim=1).clamp(min=1e-6)
 
 
 def _best_and_mean(values: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:

@@ -27,8 +27,9 @@ from truepair.mining.signals.captions import (
     token_alignment,
 )
 from truepair.mining.signals.encoded import Encoded, owners_of
+from truepair.mining.signals.nearby import NEARBY_TERMS, Nearby
 from truepair.mining.signals.pictures import ACROSS_TERMS, PICTURE_TERMS, Across, picture_similarity
-from truepair.mining.signals.words import KIND_TERMS
+from truepair.mining.signals.words import KIND_TERMS, WORD_TERMS, SharedWords
 
 Floats = NDArray[np.float32]
 
@@ -37,10 +38,12 @@ FAMILIES = (
     "learned_captions",
     "alignment",
     "hubness",
+    "words",
     "kinds",
     "pictures",
     "learned_pictures",
     "across",
+    "nearby",
 )
 """Families that need no judge, in the order of their columns."""
 
@@ -213,6 +216,13 @@ def _hubness(encoded: Encoded) -> Family:
     )
 
 
+def _words(encoded: Encoded) -> Family | str:
+    shared = SharedWords(encoded.gallery)
+    if shared.worded < _NAMED:
+        return f"{shared.worded:.0%} of the captions have words of Latin letters"
+    return Family("words", WORD_TERMS, shared)
+
+
 def _kinds(encoded: Encoded) -> Family | str:
     kinds = Kinds(encoded)
     if kinds.named < _NAMED:
@@ -248,14 +258,22 @@ def _across(encoded: Encoded) -> Family | str:
     return Family("across", ACROSS_TERMS, Across(encoded))
 
 
+def _nearby(encoded: Encoded) -> Family | str:
+    if encoded.images is None:
+        return "the pictures were not encoded"
+    return Family("nearby", NEARBY_TERMS, Nearby(encoded))
+
+
 _BUILT: dict[str, Callable[[Encoded], Family | str]] = {
     "captions": _captions,
     "learned_captions": _learned_captions,
     "alignment": _alignment,
     "hubness": _hubness,
+    "words": _words,
     "kinds": _kinds,
     "pictures": _pictures,
     "learned_pictures": _learned_pictures,
     "across": _across,
+    "nearby": _nearby,
 }
 """What makes each family of a gallery, or says why it cannot be had."""

@@ -7,8 +7,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
+import numpy as np
 import torch
+from scipy.sparse import csr_array
 from torch import Tensor
+
+from truepair.mining.gallery import Gallery, Integers
 
 _WORD = re.compile(r"[a-z]+")
 
@@ -174,3 +178,50 @@ def kind_evidence(captions: Tensor, share: Tensor, stated: Tensor) -> Tensor:
 def kinds_named(groups: Tensor) -> Tensor:
     """Which kinds captions name any group of, float32 of 0 and 1, from groups [T, G] to [T, kinds]."""
     return torch.stack([groups[:, here].amax(dim=1) for here in _PLACES], dim=1)
+
+
+WORD_TERMS = ("caption shared", "picture shared", "new", "missing")
+
+
+class SharedWords:
+    """How far the words of captions and of pictures' captions are the same, a rare word counting for more.
+
+    Args:
+        gallery: whose captions are meant.
+    """
+
+    def __init__(self, gallery: Gallery) -> None:
+        own = [sorted({stem(word) for word in words(text) if is_content(word)}) for text in gallery.texts]
+        counts = Counter(word for some in own for word in some)
+        places = {word: place for place, word in enumerate(counts)}
+        starts = np.cumsum([0, *map(len, own)])
+        used = np.array([places[word] for some in own for word in some], np.int64)
+        shape = (len(own), max(len(places), 1))
+        self.captions = csr_array((np.ones(len(used), np.float32), used, starts), shape=shape)
+        """Which words each caption has [M, W]."""
+        lists = gallery.captions
+        weights = np.repeat(1 / np.maximum(lists.counts, 1), lists.counts).astype(np.float32)
+        self.pictures = csr_array((weights, lists.values, lists.starts), shape=(len(lists), len(own))) @ self.captions
+        """Share of each picture's captions that have each word [N, W]."""
+        rarity = [math.log((len(own) + 1) / (count + 1)) for count in counts.values()]
+        self.rarity = np.array(rarity or [0.0], np.float32)
+        self.worded = float((self.captions.sum(axis=1) > 0).mean())
+
+    def __call__(self, pictures: Integers, captions: Integers) -> Tensor:
+        """Signals of cells [P, 4] in the order of ``WORD_TERMS``.
+
+        With each word weighted by its rarity: the share of the caption's words that one of the picture's captions has;
+        the share of the words of the picture's captions, each as often as they have it, that the caption has; and the
+        sums of what the caption has and none of the picture's captions, and of what these have and it has not. The
+        shares are NaN where there are no words.
+        """
+        asked, said = self.captions[captions], self.pictures[pictures]
+        in_caption, in_picture = asked @ self.rarity, said @ self.rarity
+        both = asked.multiply(said)  # [P, W]
+        shared = both @ self.rarity
+        both.data = np.ones_like(both.data)
+        common = both @ self.rarity
+        with np.errstate(divide="ignore", invalid="ignore"):
+            columns = [common / in_caption, shared / in_picture, in_caption - common, in_picture - shared]
+        found = torch.from_numpy(np.stack(columns, axis=1).astype(np.float32))
+        return found.masked_fill(found.isinf(), torch.nan)
