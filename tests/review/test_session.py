@@ -162,7 +162,7 @@ def test_the_judge_learns_and_says_how_well(folder: Path, truth: dict[str, bool]
     pairs = [each["pairs"] for each in state["expected"]]
     assert pairs == sorted(pairs, reverse=True) and pairs[0] > 50
     assert state["pairs_a_minute"] == 30 and state["seconds_left"] == 160
-    assert list(state["signal_reliability"]) == ["itm/probability"]
+    assert list(state["signal_reliability"]) == ["itm/probability", "itm/probability, as it says"]
     assert all(each["low"] <= each["observed"] <= each["high"] for each in state["reliability"])
     json.dumps(state)
 

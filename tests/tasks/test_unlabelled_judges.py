@@ -17,6 +17,7 @@ from truepair.errors import ConfigError
 from truepair.mining.candidates import Candidates
 from truepair.relations.ledger import read_ledger
 from truepair.relations.standing import Standing
+from truepair.review.session import ReviewSession
 
 __all__ = ["encoders"]
 
@@ -74,6 +75,14 @@ def test_groups_label_candidates_fit_the_judge_and_are_no_persons_answers(
     assert standing.judge.startswith("grouped:") and set(ledger["judge"].to_pylist()) == {standing.judge}
     found = Candidates.load(Path("runs/mined"))
     assert bool((np.diff(found.prior) <= 0).all()) and Path("runs/mined/labels.parquet").is_file()
+    with ReviewSession(Path("runs/mined"), say=lambda line: None) as session:
+        for answer in ("yes", "no"):
+            question = session.ask("Ann")
+            assert question is not None
+            session.answer("Ann", question.key, answer)
+        reviewed = session.finish()
+    assert reviewed.labels == standing.labels and reviewed.answers == 2
+    Path("runs/mined/answers.jsonl").unlink()
     main(["mine", str(pairs), *encoders])
     assert not Path("runs/mined/labels.parquet").exists()
     again = Standing.load(Path("runs/mined/ledger"))
