@@ -105,9 +105,9 @@ def test_the_page_tells_of_the_run(finished: tuple[PretrainOutcome, Path]) -> No
 
 def test_a_page_of_a_run_that_was_finished_before_invents_no_speed(finished: tuple[PretrainOutcome, Path]) -> None:
     outcome = finished[0]
-    assert "pairs/s" in run_facts("Run", outcome).facts["Training time"]
+    assert "pairs/s" in run_facts("Run", outcome, []).facts["Training time"]
     again = replace(outcome, run=replace(outcome.run, seconds=0.0, pairs_per_second=0.0))
-    assert run_facts("Run", again).facts["Training time"] == "in an earlier call"
+    assert run_facts("Run", again, []).facts["Training time"] == "in an earlier call"
 
 
 def test_itm_that_never_joins_has_no_say(squares: Path, tmp_path: Path) -> None:
