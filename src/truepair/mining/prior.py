@@ -89,8 +89,6 @@ PRIOR = Prior(
         "across/picture to caption": 1.0,
         "across/caption to picture": 1.0,
         "nearby/caption": 1.0,
-        "nearby/picture": 1.0,
-        "nearby/both": 1.0,
         "agreement/share": 0.5,
     },
     slope=1.3,  # log-odds of about one standard deviation among candidates: a surer prior is hard to correct by answers
