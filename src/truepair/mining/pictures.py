@@ -53,9 +53,16 @@ class MinedPictures:
             BadImageError: it cannot be read any more.
         """
         path = self.path(number)
-        if path is not None:
-            return load_image({"path": str(path)})
-        return self._table.image(int(self._candidates.rows[number]))
+        return load_image(self.stored(number) if path is None else {"path": str(path)})
+
+    def stored(self, number: int) -> dict[str, Any]:
+        """The image cell of a picture in the mined table.
+
+        Raises:
+            BadImageError: the table is gone, or is another one now.
+        """
+        cell: dict[str, Any] = self._table.rows[int(self._candidates.rows[number])]["image"]
+        return cell
 
     @cached_property
     def _table(self) -> PairTable:

@@ -9,8 +9,10 @@ import torch
 from PIL import Image
 
 from truepair.data.open import open_pairs
+from truepair.data.splits import DataConfig
 from truepair.mining.candidates import Candidates
 from truepair.mining.gallery import Gallery
+from truepair.mining.pictures import write_mining
 from truepair.relations.ledger import Ledger
 from truepair.relations.standing import Certificate, Standing
 
@@ -36,7 +38,8 @@ def write_pairs(folder: Path, each: int = 4) -> Path:
 
 def mined(pairs: Path, folder: Path, *, certificate: Certificate | None = CERTIFICATE) -> tuple[Path, Candidates]:
     """Every undeclared cell with a score: 0.9 within a colour, 0.3 or 0.05 across; and three answers of a person."""
-    gallery = Gallery.of_table(open_pairs(pairs))
+    table = open_pairs(pairs)
+    gallery = Gallery.of_table(table)
     shape = (len(gallery), len(gallery.texts))
     pictures, captions = (part.ravel() for part in np.indices(shape))
     undeclared = ~gallery.is_declared(pictures, captions)
@@ -48,6 +51,7 @@ def mined(pairs: Path, folder: Path, *, certificate: Certificate | None = CERTIF
     prior = np.log(scores / (1 - scores)).astype(np.float32)
     made = Candidates.of_gallery(gallery, pictures, captions, prior[:, None], ["captions/cosine"], prior)
     made.save(folder)
+    write_mining(folder, DataConfig(sources=[str(pairs)]), {"rows": len(table), "left_out": []})
     made = Candidates.load(folder)
     with Ledger(folder / "ledger") as ledger:
         made.record(ledger, 1 / (1 + np.exp(-made.prior)), judge=JUDGE)

@@ -270,18 +270,20 @@ def test_pictures_in_a_table_are_written_out(tmp_path: Path, capsys: pytest.Capt
     captions = [captions[0] for captions in table.values("captions")]
     Dataset.from_dict({"image": embedded, "caption": captions}).to_parquet(tmp_path / "pairs.parquet")
     mined(tmp_path / "pairs.parquet", tmp_path / "mined")
+    first = exported(tmp_path, "open_clip")
+    (tmp_path / "moved").mkdir()
+    (tmp_path / "pairs.parquet").rename(tmp_path / "moved" / "pairs.parquet")
     with pytest.raises(SystemExit):
-        exported(tmp_path, "open_clip")
-    assert capsys.readouterr().err.splitlines()[-1] == (
-        "truepair: pictures lie in the table that was mined; give it: --data pairs.parquet"
-    )
-    assert not (tmp_path / "out-open_clip").exists()
+        main(["export", str(tmp_path / "mined"), str(tmp_path / "none"), "--format", "open_clip"])
+    assert "pairs.parquet, which cannot be read any more" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
     out = tmp_path / "out"
-    words = ["--format", "open_clip", "--data", str(tmp_path / "pairs.parquet")]
+    words = ["--format", "open_clip", "--data", str(tmp_path / "moved" / "pairs.parquet")]
     main(["export", str(tmp_path / "mined"), str(out), *words])
     assert f"12 pictures that are no files of their own are written to {out / 'pictures'}" in capsys.readouterr().err
     read = pd.read_csv(out / "pairs.csv", sep="\t")
     assert len(set(read["filepath"])) == 12 and all(Path(file).suffix == ".png" for file in read["filepath"])
+    assert len(pd.read_csv(first / "pairs.csv", sep="\t")) == len(read)
     own = read[read["title"] == "green square number 2"]["filepath"]
     assert any(np.array_equal(Image.open(file), Image.open(tmp_path / "green-2.png")) for file in own)
 

@@ -4,7 +4,7 @@ import csv
 import json
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ from truepair.errors import ConfigError, DataError
 from truepair.files import writing_folder
 from truepair.mining.candidates import CANDIDATES, Candidates
 from truepair.mining.gallery import Gallery, Integers, Lists
+from truepair.mining.pictures import MinedPictures, read_mining
 from truepair.relations.ledger import read_ledger
 from truepair.relations.standing import Standing
 from truepair.relations.zones import Zone
@@ -86,12 +87,12 @@ class VerdictSource:
     Attributes:
         ledger: its folder.
         candidates: pictures and captions.
-        stored: the image cell of a picture's number, as in a ``PairTable``; None where the source is not at hand.
+        stored: the image cell of a picture's number, as in a ``PairTable``.
     """
 
     ledger: Path
     candidates: Candidates
-    stored: Callable[[int], Mapping[str, Any]] | None
+    stored: Callable[[int], Mapping[str, Any]]
 
 
 def open_verdicts(folder: Path, data: str | None, say: Say) -> VerdictSource:
@@ -99,7 +100,7 @@ def open_verdicts(folder: Path, data: str | None, say: Say) -> VerdictSource:
 
     Args:
         folder: of ``truepair mine``, of a run with a ledger, or of verdicts.
-        data: the source of the pairs; a mined folder needs it only where pictures lie in the source's table.
+        data: the source of the pairs; a mined folder knows its own, and needs it only if that was moved.
         say: prints a line.
 
     Raises:
@@ -111,7 +112,9 @@ def open_verdicts(folder: Path, data: str | None, say: Say) -> VerdictSource:
     if data is None:
         if not mined:
             raise ConfigError(f"{folder} is no mined folder; give the source of its pairs: --data pairs.csv")
-        return VerdictSource(ledger, Candidates.load(folder), None)
+        mining, candidates = read_mining(folder), Candidates.load(folder)
+        paths = [None if path is None else str(Path(mining["folder"], path)) for path in candidates.paths]
+        return VerdictSource(ledger, replace(candidates, paths=paths), MinedPictures(candidates, mining).stored)
     table = open_pairs(data)
     if not mined and len(table.splits) > 1 and "train" in table.splits:
         say(f"{len(table) - table.splits['train']:,} rows of {data} are left out: they are not of its training split")
@@ -214,8 +217,7 @@ class _Export:
         """The file of each picture; those in tables and archives are written out. None for one that is missing.
 
         Raises:
-            ConfigError: pictures lie in a table that is not at hand.
-            BadImageError: a picture in a table is empty.
+            BadImageError: pictures lie in a table that is gone or another one now, or one in a table is empty.
         """
         paths = self.source.candidates.paths
         found: dict[int, str | None] = {}
@@ -234,8 +236,6 @@ class _Export:
         return [found[number] for number in pictures.tolist()]
 
     def _written_out(self, number: int) -> str:
-        if self.source.stored is None:
-            raise ConfigError("pictures lie in the table that was mined; give it: --data pairs.parquet")
         encoded = read_bytes(self.source.stored(number))
         try:
             with Image.open(BytesIO(encoded)) as image:
