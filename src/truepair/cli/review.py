@@ -28,6 +28,7 @@ def run(words: list[str]) -> None:
     parser.option("answers", metavar="FILE", type=Path, help="JSONL, CSV or Label Studio's JSON; no page is opened")
     parser.option("seed", metavar="N", type=int, default=0, help="of what is asked (default: 0)")
     parser.option("port", metavar="PORT", type=int, help="where the page is served (default: one of the folder's own)")
+    parser.option("no-browser", action="store_true", help="print the page's address, and open no browser")
     call = parser.read_or_help(words)
     if call.folder is None:
         raise ConfigError("give the folder that truepair mine wrote: truepair review runs/mined")
@@ -36,7 +37,7 @@ def run(words: list[str]) -> None:
 
     with ReviewSession(call.folder, precision=call.precision, seed=call.seed, say=say) as session:
         if call.answers is None:
-            _serve(session, call.port)
+            _serve(session, call.port, browser=not call.no_browser)
         else:
             session.replay(call.answers, call.precision)
             _print_state(session.state(""))
@@ -55,11 +56,11 @@ def run(words: list[str]) -> None:
     say(f"next: truepair train clip PAIRS mined{where}")
 
 
-def _serve(session: "ReviewSession", port: int | None) -> None:
+def _serve(session: "ReviewSession", port: int | None, *, browser: bool) -> None:
     from truepair.mining.pictures import open_pictures
     from truepair.review.server import serve
 
-    serve(session, open_pictures(session.folder), session.folder, say, port=port)
+    serve(session, open_pictures(session.folder), session.folder, say, port=port, browser=browser)
 
 
 def _print_state(state: dict[str, Any]) -> None:
