@@ -82,8 +82,14 @@ def test_runs_stand_under_each_other() -> None:
 @pytest.mark.parametrize(("way", "reason"), [("ITM", ""), ("similarity", ": ITM was not trained")])
 def test_suspects_say_what_ranked_them(way: Literal["ITM", "similarity"], reason: str) -> None:
     table = precision_table(Audit([], precision_at([True, False, None]), way))
+    assert isinstance(table, Table)
     assert table.title == f"Suspected false negatives of the training set, ranked by {way}{reason}"
     assert lines_of(table)[1:] == [[depth, "2", "1", "50.0%"] for depth in ("50", "200")]
+
+
+def test_suspects_of_which_no_truth_is_known_are_a_line() -> None:
+    said = precision_table(Audit([], precision_at([None, None]), "ITM"))
+    assert isinstance(said, str) and "no truth is known of them" in said
 
 
 def test_a_way_that_one_run_lacks() -> None:

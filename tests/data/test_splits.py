@@ -109,12 +109,15 @@ def test_without_splits_all_rows_train_and_a_line_says_what_is_missing(folder: P
     assert tables.describe() == [
         "pairs of all: 60 train (splits: train where none is stated)",
         "no validation or test pairs: no best model can be told and the last is kept, and there are no figures at the "
-        "end; give --data.validation FILE or --data.validation_share 0.05, and --data.test FILE",
+        "end; give --data.validation FILE or --data.validation_share 0.05, and --data.test FILE or "
+        "--data.test_share 0.1",
     ]
     unwanted = build_tables(DataConfig(sources=["all.csv"], validation_split="", test_split=""))
     assert unwanted.lacking == ""
     only = build_tables(DataConfig(sources=["train.csv", "val.csv"]))
-    assert only.lacking == "no test pairs: there are no figures at the end; give --data.test FILE"
+    assert only.lacking == (
+        "no test pairs: there are no figures at the end; give --data.test FILE or --data.test_share 0.1"
+    )
 
 
 def test_splits_that_nothing_reads_are_told(folder: Path) -> None:
@@ -135,9 +138,17 @@ def test_pictures_are_held_out_whole(folder: Path) -> None:
     assert 3 * 4 <= len(tables.validation) <= 3 * 22  # 12 of 60 pictures are expected, 3 captions each
     assert not [note for note in tables.notes if "flatters" in note]
     assert "the pairs that validate are held out of the training pairs, by data.validation_share" in tables.notes
-    present = build_tables(DataConfig(sources=["stated.csv"], validation_share=0.2))
+    present = build_tables(DataConfig(sources=["stated.csv"], validation_share=0.2, test_share=0.2))
     assert sizes(present) == (40, 10, 10)
     assert "data.validation_share is not needed: there are pairs that validate" in present.notes
+    assert "data.test_share is not needed: there are pairs to test on" in present.notes
+    tested = build_tables(DataConfig(sources=["lines.csv"], test_share=0.2)).test
+    assert tested is not None
+    both = build_tables(DataConfig(sources=["lines.csv"], validation_share=0.2, test_share=0.2))
+    parts = [part for part in (both.train, both.validation, both.test) if part is not None]
+    kept = [set(part.image_ids.tolist()) for part in parts]
+    assert sum(map(len, kept)) == len(set.union(*kept)) == 60
+    assert kept[2] == set(tested.image_ids.tolist())  # what is tested on does not hang on what validates
 
 
 def test_a_picture_that_two_lists_name_is_on_one_side(folder: Path) -> None:
@@ -154,7 +165,7 @@ def test_a_picture_that_two_lists_name_is_on_one_side(folder: Path) -> None:
 
 def test_a_share_that_leaves_nothing_is_one_line(folder: Path) -> None:
     with pytest.raises(
-        ConfigError, match=r"validation_share 1e-05 of the 60 training pairs of all leaves none that valid"
+        ConfigError, match=r"validation_share 1e-05 of the 60 training pairs of all leaves none for valid"
     ):
         build_tables(DataConfig(sources=["all.csv"], validation_share=1e-5))
 

@@ -26,6 +26,9 @@ It needs the small pre-trained encoders: pip install "truepair[small]"."""
 CLEAN = 0.2
 """Share of the clean concepts (those that the runs leave out) that the judge is fitted on."""
 
+TESTED = 0.2
+"""Share of a user's pictures that is tested on where no split says which."""
+
 PLAIN, MANAGED = "as declared", "false negatives managed"
 
 
@@ -39,7 +42,7 @@ def run(words: list[str]) -> None:
         "truepair demo", PRETRAIN.section, usage="[options] [--any.field value ...]", description=DESCRIPTION
     )
     everything = "all concepts of the sample, those of the judge included; so there is no managed run"
-    own_pairs = "your own pairs (any format of 'truepair train'), with train and test splits"
+    own_pairs = "your own pairs (any format of 'truepair train'); a fifth is tested on if no split is"
     parser.option("full", action="store_true", help=everything)
     parser.option("data", metavar="PAIRS", help=own_pairs)
     parser.option("judge", metavar="FOLDER", help="a judge of your own ('truepair judge'), for --data")
@@ -56,18 +59,22 @@ def run(words: list[str]) -> None:
         return read_fields(PRETRAIN, [find_recipe(name) for name in names], call.stated, command="truepair demo")
 
     plain = _on_data(read("demo"), source, call.full)
-    arms = {PLAIN: plain}
     started = time.perf_counter()
 
     from rich.console import Console
 
     from truepair.cli.tables import comparison_table, conversion_table, precision_table
+    from truepair.data.splits import build_tables
     from truepair.reports.run import ReportedRun, report_runs
     from truepair.tasks.mining import fit_judge, mine
     from truepair.tasks.pretraining import pretrain
     from truepair.tasks.unlabelled import UnlabelledConfig, mine_unlabelled
 
     quiet_libraries()
+    if source is not None and not plain.data.test_share and build_tables(plain.data).test is None:
+        say(f"{source} has no pairs to test on: both runs leave out {TESTED:.0%} of the pictures, to be tested on them")
+        plain = replace(plain, data=replace(plain.data, test_share=TESTED))
+    arms = {PLAIN: plain}
     if judge is None and source is None and not call.full:
         clean = read("demo", "clean")
         fit_judge(replace(clean, data=replace(clean.data, group_share=CLEAN)), folder / "judge", say)
@@ -95,7 +102,7 @@ def run(words: list[str]) -> None:
     if figures is not None:
         tables.print(figures)
     tables.print(precision_table(report.audit))
-    if report.conversions:
+    if any(len(found) for found in report.conversions.values()):
         tables.print(conversion_table(report.conversions))
     for name, run in runs.items():
         done = run.outcome.run

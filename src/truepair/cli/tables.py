@@ -84,8 +84,13 @@ def coco_table(way: str, report: CocoReport) -> Table:
     return table
 
 
-def precision_table(audit: Audit) -> Table:
-    """How many of the strongest suspected false negatives are true matches."""
+def precision_table(audit: Audit) -> Table | str:
+    """How many of the strongest suspected false negatives are true matches; a line where nothing is known of any."""
+    if not any(found.judged for found in audit.precision):
+        return (
+            f"{len(audit.suspects):,} pairs of the training set are suspected false negatives by {audit.way}; no truth "
+            "is known of them, so how many match is not stated: the page shows them"
+        )
     reason = "" if audit.way == "ITM" else ": ITM was not trained"
     title = f"Suspected false negatives of the training set, ranked by {audit.way}{reason}"
     table = Table(title=title, title_justify="left")

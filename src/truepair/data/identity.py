@@ -39,14 +39,15 @@ def concept_labels(table: PairTable) -> NDArray[np.int64] | None:
     return np.asarray(labels, np.int64)
 
 
-def held_out(table: PairTable, share: float) -> NDArray[np.bool_]:
+def held_out(table: PairTable, share: float, purpose: str = "held out") -> NDArray[np.bool_]:
     """Which rows belong to a share of the pictures that a hash chooses, bool [N]; a smaller share is part of a larger.
 
     Args:
         table: the rows.
         share: of the pictures, in [0, 1).
+        purpose: other pictures are chosen for another one.
     """
-    hashed = hash_ids(table.picture_keys, stable_hash("held out"))  # [N], 63 bits
+    hashed = hash_ids(table.picture_keys, stable_hash(purpose))  # [N], 63 bits
     return hashed < int(share * 2**63)
 
 

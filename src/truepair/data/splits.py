@@ -42,6 +42,7 @@ class DataConfig:
         test: sources for the final figures, all their rows; instead of the test split of ``sources``.
         validation_share: share of the training pictures that validates where nothing else does; chosen by a hash of the
             picture, so that all rows of a picture are on one side.
+        test_share: share of the training pictures that is tested on where nothing else is; chosen in the same way.
         train_split: split to train on; empty for all rows.
         validation_split: split for validation figures and for choosing how to combine scores; empty for none.
         test_split: split for the final figures; empty for none.
@@ -66,6 +67,7 @@ class DataConfig:
     validation: list[str | SourceConfig] | None = None
     test: list[str | SourceConfig] | None = None
     validation_share: float = 0.0
+    test_share: float = 0.0
     train_split: str = "train"
     validation_split: str = "val"
     test_split: str = "test"
@@ -91,8 +93,9 @@ class DataConfig:
         for name in ("min_group_size", "max_group_size", "groups", "drawings"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"data.{name} is {getattr(self, name)}; give 0 or more")
-        if not 0.0 <= self.validation_share < 1.0:
-            raise ConfigError(f"data.validation_share is {self.validation_share}; give a number from 0 to below 1")
+        for name in ("validation_share", "test_share"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise ConfigError(f"data.{name} is {getattr(self, name)}; give a number from 0 to below 1")
         for name in ("sources", *ROLES):
             if isinstance(getattr(self, name), str | SourceConfig):
                 raise ConfigError(f"data.{name} is no list; give [{getattr(self, name)!r}]")
@@ -196,10 +199,15 @@ def build_tables(config: DataConfig) -> Tables:
         shared = 0 if held is None else shared_pictures(held, train)
         if shared:
             notes.append(f"{shared:,} {name} pairs are of pictures that are trained on, which flatters the figures")
+    if config.test_share and test is not None:
+        notes.append("data.test_share is not needed: there are pairs to test on")
+    elif config.test_share:
+        train, test = _hold_out(train, "test", config.test_share)
+        notes.append("the pairs to test on are held out of the training pairs, by data.test_share")
     if config.validation_share and validation is not None:
         notes.append("data.validation_share is not needed: there are pairs that validate")
     elif config.validation_share:
-        train, validation = _hold_out(train, config.validation_share)
+        train, validation = _hold_out(train, "validation", config.validation_share)
         notes.append("the pairs that validate are held out of the training pairs, by data.validation_share")
     if config.drawings:
         train = few_of_each(train, config.drawings, config.group_seed)
@@ -317,18 +325,18 @@ def _unused(table: PairTable, words: Mapping[str, str]) -> list[str]:
     return [f"not used: {_counts(idle)}; to train on them, too: --data.train_split {'+'.join([words['train'], *idle])}"]
 
 
-def _hold_out(train: PairTable, share: float) -> tuple[PairTable, PairTable]:
-    """Training rows and validation rows.
+def _hold_out(train: PairTable, role: str, share: float) -> tuple[PairTable, PairTable]:
+    """Training rows, and those that validate or are tested on.
 
     Raises:
         ConfigError: one of both would be empty.
     """
-    held = held_out(train, share)  # [N]
+    held = held_out(train, share, "held out" if role == "validation" else role)  # [N]
     if held.all() or not held.any():
-        verb = "train" if held.all() else "validate"
+        purpose = "training" if held.all() else role
         raise ConfigError(
-            f"data.validation_share {share} of the {len(train):,} training pairs of {train.name} leaves none that "
-            f"{verb}; give another share, or --data.validation FILE"
+            f"data.{role}_share {share} of the {len(train):,} training pairs of {train.name} leaves none for "
+            f"{purpose}; give another share, or --data.{role} FILE"
         )
     return train.select(np.flatnonzero(~held)), train.select(np.flatnonzero(held))
 
@@ -343,7 +351,7 @@ def _lacking(words: Mapping[str, str], validation: PairTable | None, test: PairT
     if test is None and words["test"]:
         names.append("test")
         follows.append("there are no figures at the end")
-        gives.append("--data.test FILE")
+        gives.append("--data.test FILE or --data.test_share 0.1")
     if not names:
         return ""
     return f"no {' or '.join(names)} pairs: {', and '.join(follows)}; give {', and '.join(gives)}"

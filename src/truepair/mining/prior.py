@@ -62,7 +62,7 @@ PRIOR = Prior(
         "captions, learned_captions, alignment, hubness: logistic regression on 593 photos of COCO with what ECCV "
         "Caption and CxC found beside the declared captions, so strongly penalised that the direction is that of the "
         "two means, rounded; pictures, across, nearby: the weight of one of these signals, by hand; agreement: half of "
-        "it, by hand; learned_pictures: half the weight of all others, by hand, for it is there only where pictures "
+        "it, by hand; learned_pictures: half the weight of all others, by hand, for it is there only where most pictures "
         "share texts, which it was fitted on (seen to help on the bundled drawings); kinds: none, for they did not "
         "transfer"
     ),

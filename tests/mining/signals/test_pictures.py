@@ -74,3 +74,5 @@ def test_a_space_of_pictures_is_fitted_on_those_that_share_a_text_and_on_no_fewe
     assert float(alike) > float(before) + 0.3
     assert picture_space(images, gallery.pictures, width=64) is None
     assert np.array_equal(gallery.pictures.counts, np.full(60, 2))
+    few = Gallery.of_table(table_of([[f"concept {number // 2 if number < 58 else number}"] for number in range(120)]))
+    assert picture_space(images, few.pictures, width=6, shrinkage=0.01) is None  # 58 of 120 pictures share a text

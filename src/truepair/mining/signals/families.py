@@ -244,7 +244,7 @@ def _pictures(encoded: Encoded) -> Family | str:
 def _learned_pictures(encoded: Encoded) -> Family | str:
     images, near = encoded.learned_images, encoded.near_learned
     if images is None or near is None:
-        return "too few caption texts are shared by several pictures"
+        return "too few pictures share a caption text"
     return Family(
         "learned_pictures",
         PICTURE_TERMS,

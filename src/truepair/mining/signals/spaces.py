@@ -82,14 +82,15 @@ def picture_space(images: Tensor, pictures: Lists, width: int = 64, shrinkage: f
         shrinkage: share of the identity, at the mean variance, in the covariance within a text.
 
     Returns:
-        None where fewer texts than twice ``width`` are shared by several pictures: too few to fit a metric.
+        None where fewer texts than twice ``width`` are shared by several pictures, too few to fit a metric; and where
+        less than half of the pictures share one, for the others may differ in other ways.
     """
     shared = np.flatnonzero(pictures.counts > 1)
-    if len(shared) < 2 * width:
-        return None
     owners = np.repeat(np.arange(len(pictures)), pictures.counts)
     stated = np.isin(owners, shared)
     members, first = np.unique(pictures.values[stated], return_index=True)  # each picture with its first shared text
+    if len(shared) < 2 * width or 2 * len(members) < len(images):
+        return None
     group = torch.from_numpy(np.unique(owners[stated][first], return_inverse=True)[1])
     centre = images.mean(dim=0)
     vectors = (images[torch.from_numpy(members)] - centre).double()  # [G, F]
