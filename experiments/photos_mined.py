@@ -7,9 +7,10 @@
 where dataset_flickr8k.json with its folder of images and human_judgements.jsonl lie.
 
 People judged crossed pairs of test photographs alone. So all photographs are mined together. ``mine`` asks about the
-candidates that people have judged, in the order of ``truepair review``, fits its judge on what they said, and writes
-what that judge says of candidates among the training photographs into ``runs/photos-mined/ANSWERS/ledger``. Pairs that
-nearly match are not asked. No answer is about a training photograph, and no run trains on a test photograph.
+pairs that people have judged, in the order of ``truepair review``, fits its judge on what they said, and writes what
+that judge says of candidates among the training photographs into ``runs/photos-mined/ANSWERS/ledger``. Pairs that
+nearly match are not asked. No answer is about a training photograph, and no run trains on a test photograph. What is
+mined is not mined again.
 
 ``figures`` measures the models that the study left on the 1,000 test photographs, by the usual protocol and with what
 people found to match, each once. Writes ``mined.json`` and ``mined.md``.
@@ -19,6 +20,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -39,10 +41,11 @@ from truepair.judges.answered import Standardised, fit_answered
 from truepair.methods.caches import StateCaches
 from truepair.methods.recipe import PretrainRecipe
 from truepair.mining.asking import next_round
-from truepair.mining.candidates import Candidates
+from truepair.mining.candidates import CANDIDATES, Candidates
 from truepair.mining.gallery import Gallery, Integers
 from truepair.mining.prior import PRIOR
-from truepair.mining.signals.families import usual_families
+from truepair.mining.signals.encoded import Encoded
+from truepair.mining.signals.families import compute_signals, usual_families
 from truepair.models.open import OpenedModel, open_model
 from truepair.relations.detectors import Recorded
 from truepair.relations.ledger import Ledger
@@ -72,20 +75,28 @@ PROTOCOLS = {"usual": "usual protocol", "people": "with people's matches"}
 RECALLS = ("recall_at_1", "recall_at_5", "recall_at_10")
 
 
-def judged_cells(candidates: Candidates, gallery: Gallery, judgements: Path) -> tuple[Integers, Flags]:
-    """Numbers of the candidates that people have judged, and which of these match [J] each."""
-    photos, captions, matches = crossed(gallery, read_judgements(judgements))
-    size = len(gallery.texts)
-    known = candidates.pictures * size + candidates.captions
-    order = np.argsort(known)
-    asked = photos * size + captions
-    place = order[np.searchsorted(known, asked, sorter=order).clip(max=len(known) - 1)]
-    there = known[place] == asked
-    print(
-        f"{there.sum():,} of {len(there):,} judged pairs are candidates, and {matches[there].sum():,} of "
-        f"{matches.sum():,} matches"
-    )
-    return place[there], matches[there]
+def with_judged(encoded: Encoded, candidates: Candidates, judgements: Path) -> tuple[Candidates, Integers, Flags]:
+    """The candidates and all pairs that people have judged, the numbers of these, and which match [J] each.
+
+    Few judged pairs are among the candidates of all photographs. Those that are not have no agreement of likely
+    partners, which counts as its mean.
+    """
+    families, _ = usual_families(encoded)
+    photos, captions, matches = crossed(encoded.gallery, read_judgements(judgements))
+    found, names = compute_signals(photos, captions, families)
+    signals = np.full((len(photos), len(candidates.names)), np.nan, np.float32)
+    signals[:, [candidates.names.index(name) for name in names]] = found
+    size = len(encoded.gallery.texts)
+    known = candidates.pictures * size + candidates.captions  # [P]
+    added = ~np.isin(photos * size + captions, known)
+    print(f"{len(added) - added.sum():,} of {len(added):,} judged pairs are candidates; the others are added to them")
+    columns = [(candidates.pictures, photos), (candidates.captions, captions), (candidates.signals, signals)]
+    pictures, texts, signals = (np.concatenate([old, new[added]]) for old, new in columns)
+    prior = PRIOR.log_odds(signals, candidates.names)
+    whole = replace(candidates, pictures=pictures, captions=texts, signals=signals, prior=prior)
+    order = np.argsort(pictures * size + texts)
+    place = order[np.searchsorted((pictures * size + texts)[order], photos * size + captions)]
+    return whole, place, matches
 
 
 def judges(
@@ -103,7 +114,7 @@ def judges(
         while len(which) < wanted:
             asked = next_round(log_odds, free, len(which), SEED, size=min(ROUND, wanted - len(which)))
             if not asked:
-                raise DataError(f"{wanted} answers are wanted, and {len(which):,} judged pairs are candidates")
+                raise DataError(f"{wanted} answers are wanted, and {len(which):,} pairs are judged")
             which = np.concatenate([which, [number for number, _ in asked]])
             free[which] = False
             judge = fit_answered(candidates.names, signals, prior, which, said[which], candidates.pictures[which]).judge
@@ -127,11 +138,15 @@ def mine(options: argparse.Namespace) -> None:
     families, lacking = usual_families(encoded)
     for line in lacking:
         print(line)
-    candidates, _ = mine_gallery(encoded, families, None, print)
-    numbers, matches = judged_cells(candidates, encoded.gallery, options.judgements)
+    if not (options.mined / CANDIDATES).is_file():
+        options.mined.mkdir(parents=True, exist_ok=True)
+        mine_gallery(encoded, families, None, print)[0].save(options.mined)
+    candidates = Candidates.load(options.mined)
+    mined = len(candidates)
+    candidates, numbers, matches = with_judged(encoded, candidates, options.judgements)
     training = among_training(candidates, encoded.gallery)
     facts: dict[str, Any] = {
-        "candidates": len(candidates),
+        "candidates": mined,
         "of_training_photographs": int(training.sum()),
         "judged": len(numbers),
         "judged_matches": int(matches.sum()),
