@@ -79,7 +79,12 @@ def write_karpathy(file: Path, rows: int) -> None:
             "split": "train",
             "sentids": [number * CAPTIONS + one for one in range(CAPTIONS)],
             "sentences": [
-                {"raw": (text := next(texts)), "tokens": text.split(), "imgid": number, "sentid": number * CAPTIONS + one}
+                {
+                    "raw": (text := next(texts)),
+                    "tokens": text.split(),
+                    "imgid": number,
+                    "sentid": number * CAPTIONS + one,
+                }
                 for one in range(CAPTIONS)
             ],
         }
@@ -137,7 +142,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--layouts", nargs="+", choices=LAYOUTS, default=list(LAYOUTS))
     parser.add_argument("--rows", nargs="+", type=int, default=[10_000, 100_000, 1_000_000])
-    parser.add_argument("--folder", type=Path, default=None, help="for the lists and tables; a temporary one by default")
+    parser.add_argument(
+        "--folder", type=Path, default=None, help="for the lists and tables; a temporary one by default"
+    )
     arguments = parser.parse_args()
     spawned = multiprocessing.get_context("spawn")
     for layout in arguments.layouts:
