@@ -27,7 +27,23 @@ from truepair.data import open_pairs
 from truepair.data.identity import match_keys
 from truepair.data.splits import DataConfig, build_tables
 
-WORDS = "a the dog cat man woman red small on in with two street table plays near water old green city".split()
+WORDS = [
+    "a",
+    "the",
+    "dog",
+    "cat",
+    "man",
+    "woman",
+    "red",
+    "small",
+    "on",
+    "in",
+    "with",
+    "two",
+    "street",
+    "plays",
+    "water",
+]
 
 CAPTIONS = 5  # an image, where a layout holds several
 

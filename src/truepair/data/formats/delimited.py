@@ -40,22 +40,22 @@ class DelimitedReader(Reader):
         Raises:
             DataError: there is no image or caption column, or the quotes do not match.
         """
-        (image_name, caption_name), names, extra, file = self._columns, self._names, self.extra, self.config.path.name
+        image_name, caption_name = self._columns
         for number, cells in self._lines():
-            where = f"{file} line {number}"
-            if len(cells) != len(names):
-                skips.row(where, f"it has {len(cells)} cells for {len(names)} columns")
+            where = f"{self.config.path.name} line {number}"
+            if len(cells) != len(self._names):
+                skips.row(where, f"it has {len(cells)} cells for {len(self._names)} columns")
                 continue
             if self._swallows(cells):
                 skips.row(where, "a quote in it is not closed before the next lines; repair it, or give quoting false")
                 continue
-            entry = {name: cell for name, cell in zip(names, cells, strict=True) if cell}
+            entry = {name: cell for name, cell in zip(self._names, cells, strict=True) if cell}
             # A cell is no list.
             entry.pop("names", None)
             entry.pop("caption_ids", None)
-            if "#" in entry.get(image_name, ""):
+            if image_name in entry:
                 entry[image_name] = _NUMBERED.sub(r"\1", entry[image_name])
-            yield record_of_entry(entry, where, image_name=image_name, caption_name=caption_name, extra=extra)
+            yield record_of_entry(entry, where, image_name=image_name, caption_name=caption_name, extra=self.extra)
 
     @cached_property
     def _first_line(self) -> str:
@@ -124,11 +124,8 @@ class DelimitedReader(Reader):
 
     def _swallows(self, cells: list[str]) -> bool:
         """Whether a cell holds what looks like a line of its own: a stray quote that ran on to the next one."""
-        several = [cell for cell in cells if "\n" in cell or "\r" in cell]
-        if not several:
-            return False
         image = self._names.index(self._columns[0])
-        for cell in several:
+        for cell in (cell for cell in cells if "\n" in cell or "\r" in cell):
             for line in cell.splitlines()[1:]:
                 parts = line.split(self._delimiter)
                 if len(parts) == len(cells) and Path(parts[image].strip('"')).suffix.lower() in IMAGE_SUFFIXES:

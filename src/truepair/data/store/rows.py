@@ -110,7 +110,7 @@ def _batches(rows: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
 
 def _arrays(rows: Sequence[dict[str, Any]], schema: pa.Schema) -> list[pa.Array]:
     """The columns of some rows. Made field by field, an image cell costs a fifth of what Arrow takes for a mapping."""
-    columns = {field.name: [row.get(field.name) for row in rows] for field in schema}
+    columns: dict[str, list[Any]] = {field.name: [row.get(field.name) for row in rows] for field in schema}
     cells = columns.pop("image")
     parts = [pa.array([cell.get(part.name) for cell in cells], part.type) for part in _IMAGE]
     images = pa.StructArray.from_arrays(parts, fields=list(_IMAGE))
