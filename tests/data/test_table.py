@@ -208,7 +208,7 @@ class TestConcat:
 
 def test_further_captions_are_unfolded_in_parts(table, monkeypatch):
     whole = table.as_pairs()
-    monkeypatch.setattr("truepair.data.table._PART", 2)
+    monkeypatch.setattr("truepair.data.table.IMAGES", 2)
     parts = table.as_pairs()
 
     assert parts.rows[:] == whole.rows[:]

@@ -13,12 +13,11 @@ from datasets import Dataset, concatenate_datasets
 from numpy.typing import NDArray
 from PIL import Image
 
+from truepair.data.columns import BLOCK, IMAGES, take_rows
 from truepair.data.images import load_image
 from truepair.data.split_names import split_of_word
 from truepair.errors import DataError
 from truepair.randomness import splitmix64, stable_hash
-
-_PART = 1024  # rows
 
 
 class PairTable:
@@ -191,8 +190,10 @@ class PairTable:
         counts = pc.list_value_length(captions).to_numpy()  # [N]
         if (counts == 1).all():
             return self
-        repeated = np.repeat(np.arange(len(self)), counts)  # [number of captions]
-        columns = {name: _taken(self._column(name), repeated) for name in self._stored.column_names}
+        repeated = np.repeat(self._positions(), counts)  # [number of captions]
+        columns = {
+            name: take_rows(self._stored_column(name), repeated, _at_once(name)) for name in self._stored.column_names
+        }
         for name in ("captions", "caption_ids"):
             columns[name] = _lists_of_one(pc.list_flatten(self._column(name)))
         return self._with(Dataset(pa.table(columns)), None)
@@ -212,10 +213,11 @@ class PairTable:
         starts = np.searchsorted(pictures[order], np.arange(count + 1))  # [pictures + 1]
         firsts = order[starts[:-1]]
         columns = {
-            name: _taken(self._stored_column(name), self._positions()[firsts]) for name in self._stored.column_names
+            name: take_rows(self._stored_column(name), self._positions()[firsts], _at_once(name))
+            for name in self._stored.column_names
         }
         for name in ("captions", "caption_ids"):
-            lists = self._column(name).take(pa.array(order)).combine_chunks()
+            lists = take_rows(self._column(name), order).combine_chunks()
             ends = np.concatenate([[0], np.cumsum(pc.list_value_length(lists).to_numpy(zero_copy_only=False))])
             offsets = pa.array(ends[starts].astype(np.int32))
             columns[name] = pa.chunked_array([pa.ListArray.from_arrays(offsets, lists.flatten())])
@@ -272,7 +274,12 @@ class PairTable:
         return self._stored.select_columns([name]).with_format("arrow")[:].column(name)
 
     def _chosen_of(self, column: Any) -> Any:
-        return column if self._chosen is None else column.take(pa.array(self._chosen))
+        return column if self._chosen is None else take_rows(column, self._chosen)
+
+
+def _at_once(name: str) -> int:
+    """How many values of a column may be taken at once."""
+    return IMAGES if name == "image" else BLOCK
 
 
 def _lists_of_one(values: Any) -> pa.ListArray:
@@ -307,9 +314,3 @@ def hash_ids(ids: NDArray[np.int64], salt: int) -> NDArray[np.int64]:
     """Mix ids [N] with a salt to 63 bits [N]; one to one but for the last shift."""
     mixed = splitmix64(torch.from_numpy(ids.astype(np.int64)) + salt).numpy()
     return (mixed.view(np.uint64) >> np.uint64(1)).astype(np.int64)
-
-
-def _taken(column: pa.ChunkedArray, rows: NDArray[np.int64]) -> pa.ChunkedArray:
-    """Some values of a column, in parts: Arrow cannot put more than 2 GB of images into one array."""
-    parts = [column.take(pa.array(rows[start : start + _PART])) for start in range(0, len(rows), _PART)]
-    return pa.chunked_array([chunk for part in parts for chunk in part.chunks], column.type)
