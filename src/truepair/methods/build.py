@@ -218,11 +218,10 @@ class StepBuilder:
 
     def _encoder(self, model: DualEncoder, caches: StateCaches, image_cache: ImageStates | None) -> BatchEncoder:
         """Encodes batches with a model, from states of its frozen towers where the recipe asks for caches."""
-        captions = (caption for captions in self.table.values("captions") for caption in captions)
         return BatchEncoder(
             model,
             image_cache=image_cache,
-            caption_cache=caches.captions(captions),
+            caption_cache=caches.captions(self.table.captions()),
             seed=self.recipe.loop.seed,
             parts=MicroBatches(self.recipe.loop.micro_batch),
         )
