@@ -122,6 +122,11 @@ class PairTable:
         return {entry["values"]: entry["counts"] for entry in sorted(counts, key=lambda entry: entry["values"])}
 
     @property
+    def caption_ids(self) -> NDArray[np.int64]:
+        """Ids of all captions of all rows in order, int64 [number of captions]."""
+        return np.asarray(pc.list_flatten(self._column("caption_ids")).to_numpy(), np.int64)
+
+    @property
     def caption_counts(self) -> NDArray[np.int64]:
         """How many captions each row has, int64 [N]."""
         return np.asarray(pc.list_value_length(self._column("captions")).to_numpy(), np.int64)
@@ -308,10 +313,8 @@ def _lists(column: pa.ListArray) -> Iterator[list[Any] | None]:
     """The lists of a column; Arrow makes them value by value, in ten times the time."""
     values = pc.list_flatten(column).to_pylist()
     ends = np.cumsum(pc.fill_null(pc.list_value_length(column), 0)).tolist()
-    there = pc.is_valid(column).to_pylist()
-    return (
-        values[start:end] if known else None for start, end, known in zip([0, *ends[:-1]], ends, there, strict=True)
-    )
+    places = zip([0, *ends[:-1]], ends, pc.is_valid(column).to_pylist(), strict=True)
+    return (values[start:end] if known else None for start, end, known in places)
 
 
 def _at_once(name: str) -> int:

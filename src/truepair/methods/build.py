@@ -3,7 +3,6 @@
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from accelerate import PartialState
 
@@ -134,8 +133,7 @@ class StepBuilder:
         more = [] if self.recipe.ecm is None else self.recipe.ecm.rules()
         rules = RuleSet(self.recipe.relations, more, groups)
         if rules.indices:
-            ids = (number for of_row in self.table.rows["caption_ids"] for number in of_row)
-            for line in rules.about(np.asarray(self.table.rows["image_id"], np.int64), np.fromiter(ids, np.int64)):
+            for line in rules.about(self.table.image_ids, self.table.caption_ids):
                 self.say(line)
         return rules
 

@@ -107,7 +107,8 @@ class _Window:
         while True:
             try:
                 value, end = _DECODER.raw_decode(self.text, self.at)
-                if end < len(self.text) or self.ended:  # else a number may go on
+                goes_on = self.text[end : end + 1] in ("", ".", "e", "E")  # maybe, if it is a number: "1." of "1.5"
+                if not goes_on or self.ended:
                     self.at = end
                     return value
             except json.JSONDecodeError:
