@@ -38,10 +38,9 @@ def build_tokenizer(config: TextConfig, train: PairTable, say: Say) -> PreTraine
     """Train a tokenizer on the training captions, or load one; of many captions, a share is enough to train it on."""
     if config.tokenizer == "train":
         texts = _corpus(train)
-        if len(texts) < train.caption_count:
-            say(
-                f"the tokenizer is trained on {len(texts):,} of {train.caption_count:,} captions; all characters are in"
-            )
+        used, every = len(texts), train.caption_count
+        if used < every:
+            say(f"the tokenizer is trained on {used:,} of {every:,} captions, and knows the characters of all")
         if config.normalise:
             texts = [normalise_caption(text) for text in texts]
         return train_wordpiece(texts, config.vocab_size)
