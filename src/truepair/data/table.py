@@ -213,9 +213,10 @@ class PairTable:
         counts = pc.list_value_length(captions).to_numpy()  # [N]
         if (counts == 1).all():
             return self
-        repeated = np.repeat(self._positions(), counts)  # [number of captions]
+        repeated = np.repeat(np.arange(len(self)), counts)  # [number of captions]
+        stored = self._positions()[repeated]
         columns = {
-            name: take_rows(self._stored_column(name), repeated, _at_once(name)) for name in self._stored.column_names
+            name: take_rows(self._stored_column(name), stored, _at_once(name)) for name in self._stored.column_names
         }
         for name in ("captions", "caption_ids"):
             columns[name] = _lists_of_one(pc.list_flatten(self._column(name)))
