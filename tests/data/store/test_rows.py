@@ -12,7 +12,6 @@ from tests.data.makers import put, put_json, put_jsonl
 from truepair.data import open_pairs
 from truepair.data.formats import json as json_formats
 from truepair.data.split_names import split_of_word
-from truepair.errors import DataError
 from truepair.randomness import stable_hash
 
 COLUMNS = ("image_id", "split", "group", "family", "names")
@@ -116,11 +115,16 @@ def test_pictures_under_one_id_in_two_files_are_found_across_parts(folder, monke
     monkeypatch.setattr("truepair.data.store.rows._BATCH_ROWS", 2)
     monkeypatch.setattr("truepair.data.store.cache.BLOCK", 3)
     entries = [{"image": "first.png", "caption": f"text {row}", "image_id": row % 4} for row in range(20)]
-    open_pairs(put_jsonl(folder / "pairs.jsonl", entries), cache_dir=str(folder / "cache"))
     entries[17]["image"] = "other.png"
+    file = put_jsonl(folder / "pairs.jsonl", entries)
 
-    with pytest.raises(DataError, match=r"stands for .*first\.png \(row 1\) and for .*other\.png \(row 17\)"):
-        open_pairs(put_jsonl(folder / "pairs.jsonl", entries), cache_dir=str(folder / "cache"))
+    table = open_pairs(file, repeats="merge", cache_dir=str(folder / "cache"))
+
+    assert table.rows["captions"][1] == [f"text {row}" for row in range(1, 20, 4)]
+    [(where, why)] = table.skipped
+    assert where.endswith("other.png")
+    assert "it shares its image id with image" in why
+    assert why.endswith("first.png: captions merged, image left out")
 
 
 def opened(file, **options):
