@@ -208,7 +208,26 @@ class TestConcat:
 
 def test_further_captions_are_unfolded_in_parts(table, monkeypatch):
     whole = table.as_pairs()
-    monkeypatch.setattr("truepair.data.table._PART", 2)
+    monkeypatch.setattr("truepair.data.table.IMAGES", 2)
     parts = table.as_pairs()
 
     assert parts.rows[:] == whole.rows[:]
+
+
+@pytest.mark.parametrize("block", [1, 2, 100])
+def test_captions_come_in_order_whatever_is_read_at_once(monkeypatch, block):
+    monkeypatch.setattr("truepair.data.table.BLOCK", block)
+    texts = [["a", "b"], ["c"], ["d", "e", "f"], ["g"]]
+    chosen = table_of(texts).select([3, 0, 2])
+
+    assert list(chosen.captions()) == ["g", "a", "b", "d", "e", "f"]
+    assert list(chosen.first_captions(np.array([2, 0]))) == ["d", "g"]
+    assert chosen.caption_counts.tolist() == [1, 2, 3]
+    assert chosen.caption_ids.tolist() == [number for row in chosen.rows["caption_ids"] for number in row]
+    assert chosen.values("captions") == [["g"], ["a", "b"], ["d", "e", "f"]]
+
+
+def test_lists_that_are_not_there_are_none():
+    names = [["a"], None, [], ["b", "c"]]
+
+    assert table_of(["w", "x", "y", "z"], names=names).values("names") == names

@@ -1,5 +1,6 @@
 """The model that a recipe starts from."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from truepair.data.splits import DataConfig
 from truepair.data.transforms import TransformConfig
 from truepair.errors import CheckpointError, ConfigError
 from truepair.methods.recipe import ModelConfig, PretrainRecipe, TextConfig
-from truepair.methods.student import build_student
+from truepair.methods.student import build_student, build_tokenizer
 
 
 @pytest.fixture
@@ -53,3 +54,16 @@ def test_a_model_and_a_tokenizer_that_do_not_belong_together_are_one_line(square
     assert len(build_student(own, other, lambda line: None).preprocessing.tokenizer) == student.model.config.vocab_size
     with pytest.raises(ConfigError, match=r"'train' makes tokens that minilm does not know; set text\.tokenizer"):
         replace(recipe, model=ModelConfig(text_checkpoint="minilm"))
+
+
+def test_a_tokenizer_is_trained_on_a_share_of_many_captions(squares: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = open_pairs(str(squares / "pairs.jsonl"))
+    config, lines = TextConfig(vocab_size=100, max_length=10), list[str]()
+    whole = build_tokenizer(config, table, lines.append)
+    assert not lines
+    monkeypatch.setattr("truepair.methods.student._CORPUS", table.caption_count // 2)
+    tokenizer = build_tokenizer(config, table, lines.append)
+    assert re.fullmatch(r"the tokenizer is trained on \d+ of \d+ captions, and knows the characters of all", lines[0])
+    assert tokenizer.get_vocab() == build_tokenizer(config, table.select(range(len(table))[::-1]), print).get_vocab()
+    pieces = {piece for piece in whole.get_vocab() if len(piece.removeprefix("##")) == 1}
+    assert pieces <= tokenizer.get_vocab().keys()

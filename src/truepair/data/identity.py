@@ -24,10 +24,11 @@ def match_keys(table: PairTable, captions: str) -> NDArray[np.int64]:
         Image key and caption key of each row, int64 [N, 2]; see ``KnownMatches``.
     """
     images = table.image_ids  # [N]
-    texts = [
-        -1 if captions == "draw" and len(of_row) > 1 else caption_key(of_row[0]) for of_row in table.values("captions")
-    ]
-    return np.stack([images, np.asarray(texts, np.int64)], axis=1)
+    counts = table.caption_counts  # [N]
+    texts = np.full(len(table), -1, np.int64)
+    known = np.flatnonzero(counts == 1) if captions == "draw" else np.arange(len(table))
+    texts[known] = np.fromiter(map(caption_key, table.first_captions(known)), np.int64, len(known))
+    return np.stack([images, texts], axis=1)
 
 
 def concept_labels(table: PairTable) -> NDArray[np.int64] | None:

@@ -2,6 +2,7 @@
 
 import codecs
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from datasets import config as datasets_config
@@ -83,7 +84,7 @@ class SourceConfig:
         if not 0 <= self.max_skipped <= 1:
             raise ConfigError(f"max_skipped is {self.max_skipped}; give a share between 0 and 1")
 
-    @property
+    @cached_property  # formats ask for it row by row
     def path(self) -> Path:
         """The source as a path, with ``~`` filled in."""
         return Path(self.source).expanduser()

@@ -1,7 +1,7 @@
 """The table of image-text pairs that everything above is built on."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -13,12 +13,11 @@ from datasets import Dataset, concatenate_datasets
 from numpy.typing import NDArray
 from PIL import Image
 
+from truepair.data.columns import BLOCK, IMAGES, take_rows
 from truepair.data.images import load_image
 from truepair.data.split_names import split_of_word
 from truepair.errors import DataError
 from truepair.randomness import splitmix64, stable_hash
-
-_PART = 1024  # rows
 
 
 class PairTable:
@@ -123,13 +122,36 @@ class PairTable:
         return {entry["values"]: entry["counts"] for entry in sorted(counts, key=lambda entry: entry["values"])}
 
     @property
+    def caption_ids(self) -> NDArray[np.int64]:
+        """Ids of all captions of all rows in order, int64 [number of captions]."""
+        return np.asarray(pc.list_flatten(self._column("caption_ids")).to_numpy(), np.int64)
+
+    @property
+    def caption_counts(self) -> NDArray[np.int64]:
+        """How many captions each row has, int64 [N]."""
+        return np.asarray(pc.list_value_length(self._column("captions")).to_numpy(), np.int64)
+
+    @property
     def caption_count(self) -> int:
         """How many captions all rows have."""
         return int(pc.sum(pc.list_value_length(self._column("captions"))).as_py() or 0)
 
     def values(self, name: str) -> list[Any]:
         """A column of all rows; many times faster than ``list(table.rows[name])``."""
-        return list(self._column(name).to_pylist())
+        column = self._column(name)
+        if not pa.types.is_list(column.type):
+            return list(column.to_pylist())
+        return [value for part in column.chunks for value in _lists(part)]
+
+    def captions(self) -> Iterator[str]:
+        """All captions of all rows in order; few of them are in memory at once."""
+        for column in self._blocks("captions"):
+            yield from pc.list_flatten(column).to_pylist()
+
+    def first_captions(self, rows: NDArray[np.int64]) -> Iterator[str]:
+        """The first caption of each of some rows [M]; few of them are in memory at once."""
+        for column in self.select(rows)._blocks("captions"):
+            yield from pc.list_element(column, 0).to_pylist()
 
     def image(self, index: int) -> Image.Image:
         """Decode the image of a row to 8-bit RGB.
@@ -192,7 +214,10 @@ class PairTable:
         if (counts == 1).all():
             return self
         repeated = np.repeat(np.arange(len(self)), counts)  # [number of captions]
-        columns = {name: _taken(self._column(name), repeated) for name in self._stored.column_names}
+        stored = self._positions()[repeated]
+        columns = {
+            name: take_rows(self._stored_column(name), stored, _at_once(name)) for name in self._stored.column_names
+        }
         for name in ("captions", "caption_ids"):
             columns[name] = _lists_of_one(pc.list_flatten(self._column(name)))
         return self._with(Dataset(pa.table(columns)), None)
@@ -212,10 +237,11 @@ class PairTable:
         starts = np.searchsorted(pictures[order], np.arange(count + 1))  # [pictures + 1]
         firsts = order[starts[:-1]]
         columns = {
-            name: _taken(self._stored_column(name), self._positions()[firsts]) for name in self._stored.column_names
+            name: take_rows(self._stored_column(name), self._positions()[firsts], _at_once(name))
+            for name in self._stored.column_names
         }
         for name in ("captions", "caption_ids"):
-            lists = self._column(name).take(pa.array(order)).combine_chunks()
+            lists = take_rows(self._column(name), order).combine_chunks()
             ends = np.concatenate([[0], np.cumsum(pc.list_value_length(lists).to_numpy(zero_copy_only=False))])
             offsets = pa.array(ends[starts].astype(np.int32))
             columns[name] = pa.chunked_array([pa.ListArray.from_arrays(offsets, lists.flatten())])
@@ -268,16 +294,41 @@ class PairTable:
         """A field of the image column as an Arrow array [N]; the bytes of other rows are not touched."""
         return self._chosen_of(pc.struct_field(self._stored_column("image"), name))
 
+    def _blocks(self, name: str) -> Iterator[pa.ChunkedArray]:
+        """A column, so many rows at a time."""
+        column = self._stored_column(name)
+        for start in range(0, len(self), BLOCK):
+            if self._chosen is None:
+                yield column.slice(start, BLOCK)
+            else:
+                yield take_rows(column, self._chosen[start : start + BLOCK])
+
     def _stored_column(self, name: str) -> Any:
         return self._stored.select_columns([name]).with_format("arrow")[:].column(name)
 
     def _chosen_of(self, column: Any) -> Any:
-        return column if self._chosen is None else column.take(pa.array(self._chosen))
+        return column if self._chosen is None else take_rows(column, self._chosen)
 
 
-def _lists_of_one(values: Any) -> pa.ListArray:
-    values = values.combine_chunks()
-    return pa.ListArray.from_arrays(pa.array(np.arange(len(values) + 1, dtype=np.int32)), values)
+def _lists(column: pa.ListArray) -> Iterator[list[Any] | None]:
+    """The lists of a column; Arrow makes them value by value, in ten times the time."""
+    values = pc.list_flatten(column).to_pylist()
+    ends = np.cumsum(pc.fill_null(pc.list_value_length(column), 0)).tolist()
+    places = zip([0, *ends[:-1]], ends, pc.is_valid(column).to_pylist(), strict=True)
+    return (values[start:end] if known else None for start, end, known in places)
+
+
+def _at_once(name: str) -> int:
+    """How many values of a column may be taken at once."""
+    return IMAGES if name == "image" else BLOCK
+
+
+def _lists_of_one(values: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Each value as a list; nothing is copied."""
+    lists = [
+        pa.ListArray.from_arrays(pa.array(np.arange(len(part) + 1, dtype=np.int32)), part) for part in values.chunks
+    ]
+    return pa.chunked_array(lists, pa.list_(values.type))
 
 
 def _merged_names(names: list[list[str] | None], rows: Sequence[NDArray[np.int64]], kind: pa.DataType) -> Any:
@@ -307,9 +358,3 @@ def hash_ids(ids: NDArray[np.int64], salt: int) -> NDArray[np.int64]:
     """Mix ids [N] with a salt to 63 bits [N]; one to one but for the last shift."""
     mixed = splitmix64(torch.from_numpy(ids.astype(np.int64)) + salt).numpy()
     return (mixed.view(np.uint64) >> np.uint64(1)).astype(np.int64)
-
-
-def _taken(column: pa.ChunkedArray, rows: NDArray[np.int64]) -> pa.ChunkedArray:
-    """Some values of a column, in parts: Arrow cannot put more than 2 GB of images into one array."""
-    parts = [column.take(pa.array(rows[start : start + _PART])) for start in range(0, len(rows), _PART)]
-    return pa.chunked_array([chunk for part in parts for chunk in part.chunks], column.type)

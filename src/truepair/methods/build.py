@@ -3,7 +3,6 @@
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from accelerate import PartialState
 
@@ -134,8 +133,7 @@ class StepBuilder:
         more = [] if self.recipe.ecm is None else self.recipe.ecm.rules()
         rules = RuleSet(self.recipe.relations, more, groups)
         if rules.indices:
-            ids = (number for of_row in self.table.rows["caption_ids"] for number in of_row)
-            for line in rules.about(np.asarray(self.table.rows["image_id"], np.int64), np.fromiter(ids, np.int64)):
+            for line in rules.about(self.table.image_ids, self.table.caption_ids):
                 self.say(line)
         return rules
 
@@ -218,11 +216,10 @@ class StepBuilder:
 
     def _encoder(self, model: DualEncoder, caches: StateCaches, image_cache: ImageStates | None) -> BatchEncoder:
         """Encodes batches with a model, from states of its frozen towers where the recipe asks for caches."""
-        captions = (caption for captions in self.table.values("captions") for caption in captions)
         return BatchEncoder(
             model,
             image_cache=image_cache,
-            caption_cache=caches.captions(captions),
+            caption_cache=caches.captions(self.table.captions()),
             seed=self.recipe.loop.seed,
             parts=MicroBatches(self.recipe.loop.micro_batch),
         )

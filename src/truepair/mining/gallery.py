@@ -123,7 +123,6 @@ class Gallery:
                     texts.append(text)
                 caption[place] = number
                 place += 1
-        ids = np.array([number for stated in table.values("caption_ids") for number in stated], np.int64)
         picture = picture_of_row[row]
         return cls(
             table=table,
@@ -132,7 +131,7 @@ class Gallery:
             captions=Lists.of(picture, caption, len(rows)),
             pictures=Lists.of(caption, picture, len(texts)),
             image_ids=Lists.of(picture_of_row, table.image_ids, len(rows)),
-            caption_ids=Lists.of(caption, ids, len(texts)),
+            caption_ids=Lists.of(caption, table.caption_ids, len(texts)),
         )
 
     def __len__(self) -> int:

@@ -44,7 +44,7 @@ def frozen_inputs(recipe: PretrainRecipe, say: Say) -> JudgeInputs:
     model.to(PartialState(cpu=recipe.loop.cpu).device)
     caches = StateCaches(recipe, student, say)
     table, images = caches.images(table)
-    captions = (caption for captions in table.values("captions") for caption in captions)
+    captions = table.captions()
     texts = caches.captions(captions)
     return JudgeInputs(
         table=table,

@@ -140,7 +140,7 @@ def pretrain(
 def _cut_captions(preprocessing: Preprocessing, train: PairTable) -> Iterator[str]:
     """A line if captions are longer than the model reads; of a large table every k-th row is looked at."""
     looked_at = train.select(range(0, len(train), -(-len(train) // _LOOKED_AT)))
-    captions = [caption for row in looked_at.values("captions") for caption in row]
+    captions = list(looked_at.captions())
     cut = preprocessing.count_cut(captions)
     if cut:
         yield (

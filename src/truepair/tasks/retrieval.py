@@ -214,7 +214,7 @@ class RetrievalTask:
     @cached_property
     def _reading(self) -> tuple[list[str], Tensor]:
         """Texts that are equal after normalisation are one for the truth, but not for every model."""
-        stated = [caption for captions in self.images.table.values("captions") for caption in captions]  # [C]
+        stated = list(self.images.table.captions())  # [C]
         known = self.truth.texts
         texts = list(dict.fromkeys([*known, *stated]))
         ids, _ = self.collator.encode(texts)

@@ -2,7 +2,7 @@
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -42,6 +42,8 @@ CAPTION_NAMES = (
 )  # fmt: skip
 
 LABEL_NAMES = ("label", "labels", "class", "class_name", "category")
+
+_LAYOUTS = 1000  # sets of columns that a reader remembers
 
 STATED_FIELDS = ("image_id", "caption_id", "caption_ids", "split", "group", "family", "names")
 """Fields that a row may state beside its image and its captions."""
@@ -125,6 +127,10 @@ class Skips:
         self.entries.append((where, why))
 
 
+class LateFieldError(Exception):
+    """A row has a further field that ``Reader.extra`` did not name; from now on it names all, and one begins anew."""
+
+
 class Reader(ABC):
     """A source in one format. Making one is cheap; ``records`` does the reading.
 
@@ -150,6 +156,7 @@ class Reader(ABC):
         self.config = config
         self.files = [config.path]
         self.roots = beside(config.path)
+        self._pairs: dict[tuple[tuple[str, ...], ...], tuple[str, str]] = {}
 
     @property
     def extra(self) -> tuple[str, ...]:
@@ -175,6 +182,7 @@ class Reader(ABC):
 
         Raises:
             DataError: the source is not in this format.
+            LateFieldError: to be read anew, see there.
         """
 
     def pair_columns(
@@ -191,7 +199,17 @@ class Reader(ABC):
         Raises:
             DataError: there is no such column.
         """
-        there = list(columns)
+        there = tuple(columns)
+        key = (there, tuple(images), tuple(labels))
+        if key not in self._pairs:  # a list may have millions of rows, of one layout or a few
+            if len(self._pairs) >= _LAYOUTS:
+                self._pairs.clear()
+            self._pairs[key] = self._pair_columns(there, where, images, labels)
+        return self._pairs[key]
+
+    def _pair_columns(
+        self, there: Sequence[str], where: str, images: Iterable[str], labels: Iterable[str]
+    ) -> tuple[str, str]:
         texts = LABEL_NAMES if self.config.labels else CAPTION_NAMES
         return (
             _find_column(there, self.config.image_column, (*images, *IMAGE_NAMES), "image", where),
@@ -278,7 +296,7 @@ def as_text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
-def _find_column(there: list[str], wanted: str | None, known: tuple[str, ...], what: str, where: str) -> str:
+def _find_column(there: Sequence[str], wanted: str | None, known: tuple[str, ...], what: str, where: str) -> str:
     """The wanted column, or else the first of the known names that is there, without regard to case."""
     by_lower = {name.lower(): name for name in reversed(there)}
     if wanted is not None and wanted in there:

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pyarrow.compute as pc
 from datasets import Dataset
 from numpy.typing import NDArray
 
+from truepair.data.columns import BLOCK, IMAGES, take_rows
 from truepair.data.formats.record import Reader, Skips
 from truepair.data.images import describe
 from truepair.data.source import SourceConfig
@@ -27,8 +29,6 @@ from truepair.files import writing_file, writing_folder
 _VERSION = 3
 
 _NOT_IN_KEY = ("source", "name", "split", "cache_dir")
-
-_COMPARED_ROWS = 1000  # images compared at once; bounds the memory for embedded ones
 
 
 @dataclass(frozen=True)
@@ -143,8 +143,10 @@ def _check_image_ids(table: pa.Table) -> None:
 def _conflicts(table: pa.Table) -> Iterator[tuple[int, int]]:
     """Rows whose image is not that of the first row with their image id, each with that first row."""
     rows, firsts = _repeats(table["image_id"].to_numpy())
-    for start in range(0, len(rows), _COMPARED_ROWS):
-        block = slice(start, start + _COMPARED_ROWS)
+    embedded = pc.struct_field(table["image"], "bytes").null_count < len(table)
+    size = IMAGES if embedded else BLOCK
+    for start in range(0, len(rows), size):
+        block = slice(start, start + size)
         for position in np.flatnonzero(~_same_image(table, rows[block], firsts[block])):
             yield int(rows[start + position]), int(firsts[start + position])
 
@@ -155,7 +157,10 @@ def _check_caption_ids(table: pa.Table) -> None:
     parents = _parent_rows(table)
     image_ids = table["image_id"].to_numpy()
     again, firsts = _repeats(ids)
-    same_text = pc.equal(texts.take(pa.array(again)), texts.take(pa.array(firsts))).to_numpy()
+    same_text = np.ones(len(again), np.bool_)
+    for start in range(0, len(again), BLOCK):
+        block = slice(start, start + BLOCK)
+        same_text[block] = pc.equal(take_rows(texts, again[block]), take_rows(texts, firsts[block])).to_numpy()
     same = same_text & (image_ids[parents[again]] == image_ids[parents[firsts]])
     if not same.all():
         wrong = int(np.flatnonzero(~same)[0])
@@ -182,7 +187,7 @@ def _parent_rows(table: pa.Table) -> NDArray[np.int64]:
 
 def _same_image(table: pa.Table, rows: NDArray[np.int64], others: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Whether two lists of rows hold the same image, by bytes where they are embedded and by place where not."""
-    left, right = table["image"].take(pa.array(rows)), table["image"].take(pa.array(others))
+    left, right = take_rows(table["image"], rows), take_rows(table["image"], others)
     embedded = np.asarray(pc.is_valid(pc.struct_field(left, "bytes")), dtype=bool)
     same_place = _same_field(left, right, "path") & _same_field(left, right, "offset")
     return _same_field(left, right, "bytes") & (embedded | same_place)
@@ -201,33 +206,50 @@ def _image_name(table: pa.Table, row: int) -> str:
 
 def _merged(table: pa.Table, skips: Skips) -> Iterator[pa.RecordBatch]:
     """Batches in which rows that share image id and split are one row, with the image of the first and all captions."""
-    lists = ("captions", "caption_ids", "names")
-    light = table.select(["image_id", "split", *lists])
-    kept: dict[tuple[int, str], dict[str, Any]] = {}
-    row_of: dict[tuple[int, str], int] = {}
-    for row, values in enumerate(_iterate(light)):
-        key = (values["image_id"], values["split"])
-        first = kept.setdefault(key, values)
-        if first is values:
-            row_of[key] = row
-            continue
-        _add_captions(first, values)
-    first_rows = set(row_of.values())
+    lists = ["captions", "caption_ids", "names"]
+    firsts, rows, bounds = _merging(table)
+    kept = np.zeros(len(table), np.bool_)
+    kept[firsts] = True
     for row, first_row in _conflicts(table):
-        if row not in first_rows:
+        if not kept[row]:
             why = f"it shares its image id with {_image_name(table, first_row)}: captions merged, image left out"
             skips.note(_image_name(table, row), why)
-    merged = iter(kept.values())
-    start = 0
+    start = done = 0
     for batch in table.to_batches():
-        mask = pa.array([row in first_rows for row in range(start, start + len(batch))])
+        part = batch.filter(pa.array(kept[start : start + len(batch)]))
         start += len(batch)
-        part = batch.filter(mask)
-        new = [next(merged) for _ in range(len(part))]
+        ends = bounds[done : done + len(part) + 1]
+        done += len(part)
+        own = rows[ends[0] : ends[-1]]  # all rows of the pictures of this part
+        values = pa.table({name: take_rows(table[name], own) for name in lists}).to_pylist()
+        new = [_merged_row(values[first:last]) for first, last in pairwise((ends - ends[0]).tolist())]
         for name in lists:
             column = pa.array([row[name] for row in new], part.schema.field(name).type)
             part = part.set_column(part.schema.get_field_index(name), part.schema.field(name), column)
         yield part
+
+
+def _merging(table: pa.Table) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Which rows share image id and split.
+
+    Returns:
+        The first row of each of G groups, ascending [G]; all rows, group after group [N]; and where each group begins
+        among these, with the end after the last [G + 1].
+    """
+    _, ids = np.unique(table["image_id"].to_numpy(), return_inverse=True)
+    splits = pc.dictionary_encode(table["split"]).combine_chunks()
+    keys = ids * len(splits.dictionary) + splits.indices.to_numpy()
+    _, first, group = np.unique(keys, return_index=True, return_inverse=True)
+    order = np.argsort(first[group], kind="stable")
+    firsts = np.sort(first)
+    return firsts, order, np.searchsorted(first[group][order], [*firsts, len(table)])
+
+
+def _merged_row(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The first of some rows with the captions and names of all."""
+    for other in rows[1:]:
+        _add_captions(rows[0], other)
+    return rows[0]
 
 
 def _add_captions(first: dict[str, Any], other: dict[str, Any]) -> None:
