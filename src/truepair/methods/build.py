@@ -132,7 +132,8 @@ class StepBuilder:
         labels = concept_labels(self.table)
         groups = None if labels is None else torch.from_numpy(labels)
         more = [] if self.recipe.ecm is None else self.recipe.ecm.rules()
-        rules = RuleSet(self.recipe.relations, more, groups)
+        pictures = (self.table.image_ids, self.table.picture_keys)
+        rules = RuleSet(self.recipe.relations, more, groups, pictures)
         if rules.indices:
             ids = (number for of_row in self.table.rows["caption_ids"] for number in of_row)
             for line in rules.about(np.asarray(self.table.rows["image_id"], np.int64), np.fromiter(ids, np.int64)):
