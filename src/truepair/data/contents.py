@@ -205,12 +205,10 @@ def _stored_pictures(images: pa.ChunkedArray) -> tuple[NDArray[np.int64], NDArra
     count = len(images)
     embedded = pc.is_valid(pc.struct_field(images, "bytes")).to_numpy()
     offset = pc.fill_null(pc.cast(pc.struct_field(images, "offset"), pa.string()), "")
-    places = pc.binary_join_element_wise(pc.struct_field(images, "path"), offset, "#")
-    places = pc.dictionary_encode(places).unify_dictionaries().combine_chunks() if count else None
+    places = _encoded(pc.binary_join_element_wise(pc.struct_field(images, "path"), offset, "#"))
     key = np.arange(count) + count  # embedded pictures, and rows without any
-    if places is not None:
-        named = pc.is_valid(places.indices).to_numpy(zero_copy_only=False) & ~embedded
-        key[named] = pc.fill_null(places.indices, 0).to_numpy()[named]
+    named = pc.is_valid(places.indices).to_numpy(zero_copy_only=False) & ~embedded
+    key[named] = pc.fill_null(places.indices, 0).to_numpy()[named]
     _, first, inverse = np.unique(key, return_index=True, return_inverse=True)
     order = np.argsort(first)
     rank = np.empty_like(order)
@@ -233,6 +231,11 @@ def _cells(images: pa.ChunkedArray, rows: NDArray[np.int64]) -> pa.Table:
     return pa.table(dict(zip(names, columns, strict=False)) if parts else dict.fromkeys(names, pa.array([], pa.null())))
 
 
+def _encoded(texts: pa.ChunkedArray) -> pa.DictionaryArray:
+    """Texts by number; put together first, since Arrow gives each chunk the whole dictionary."""
+    return pc.dictionary_encode(pc.cast(texts, pa.large_string()).combine_chunks())
+
+
 def _stat(
     cells: pa.Table,
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.int64], NDArray[np.int64]]:
@@ -242,9 +245,7 @@ def _stat(
     size, time = np.zeros(count, np.int64), np.zeros(count, np.int64)
     embedded = pc.is_valid(cells["bytes"]).to_numpy()
     size[embedded] = pc.binary_length(cells["bytes"].filter(pa.array(embedded))).to_numpy()
-    paths = pc.dictionary_encode(cells["path"].filter(pa.array(~embedded))).unify_dictionaries().combine_chunks()
-    if not len(paths):
-        return file, there, size, time
+    paths = _encoded(cells["path"].filter(pa.array(~embedded)))
     facts = np.empty((len(paths.dictionary), 5), np.int64)
     for start in range(0, len(facts), _LISTED):
         facts[start : start + _LISTED] = [
