@@ -34,6 +34,9 @@ _THREADS = 8  # they wait for disks, not for processors
 
 _LISTED = 1 << 16  # paths that are Python's at once
 
+_FIELDS = {"bytes": pa.binary(), "path": pa.string(), "offset": pa.int64(), "size": pa.int64()}
+"""Fields of an image cell."""
+
 _UNREAD = 0  # stands for a hash that is not known
 
 _REMEMBERED = ("size", "time", "sketch", "whole")
@@ -203,9 +206,9 @@ def _joined(count: int, keys: list[NDArray[np.int64]]) -> NDArray[np.int64]:
 def _stored_pictures(images: pa.ChunkedArray) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Number of the stored picture of each row [N], and the first row of each [P], ascending."""
     count = len(images)
-    embedded = pc.is_valid(pc.struct_field(images, "bytes")).to_numpy()
-    offset = pc.fill_null(pc.cast(pc.struct_field(images, "offset"), pa.string()), "")
-    places = _encoded(pc.binary_join_element_wise(pc.struct_field(images, "path"), offset, "#"))
+    embedded = pc.is_valid(_field(images, "bytes")).to_numpy()
+    offset = pc.fill_null(pc.cast(_field(images, "offset"), pa.string()), "")
+    places = _encoded(pc.binary_join_element_wise(_field(images, "path"), offset, "#"))
     key = np.arange(count) + count  # embedded pictures, and rows without any
     named = pc.is_valid(places.indices).to_numpy(zero_copy_only=False) & ~embedded
     key[named] = pc.fill_null(places.indices, 0).to_numpy()[named]
@@ -226,9 +229,15 @@ def _cells(images: pa.ChunkedArray, rows: NDArray[np.int64]) -> pa.Table:
         elif last > first:
             parts.append(chunk.take(pa.array(rows[first:last] - start)))
         start += len(chunk)
-    names = ("bytes", "path", "offset", "size")
-    columns = [pa.chunked_array([pc.struct_field(part, name) for part in parts]) for name in names] if parts else []
-    return pa.table(dict(zip(names, columns, strict=False)) if parts else dict.fromkeys(names, pa.array([], pa.null())))
+    chosen = pa.chunked_array(parts, images.type)
+    return pa.table({name: _field(chosen, name) for name in _FIELDS})
+
+
+def _field(images: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
+    """A field of image cells; null where the cells have none of that name."""
+    if images.type.get_field_index(name) < 0:
+        return pa.chunked_array([pa.nulls(len(images), _FIELDS[name])])
+    return pc.cast(pc.struct_field(images, name), _FIELDS[name]) if name != "bytes" else pc.struct_field(images, name)
 
 
 def _encoded(texts: pa.ChunkedArray) -> pa.DictionaryArray:

@@ -334,7 +334,7 @@ def _with_pictures(
     Args:
         table: the rows.
         name: of the split.
-        most: the largest share of rows that may be left out.
+        most: the largest share of pictures that may be left out.
         missing: takes (where, why) of each file that is not there.
 
     Raises:
@@ -343,16 +343,14 @@ def _with_pictures(
     there = table.contents.there[table.contents.number]  # [N]
     if there.all():
         return table, []
-    absent = table.select(np.flatnonzero(~there))
-    files = absent.missing_files()
+    files = table.select(np.flatnonzero(~there)).missing_files()
+    absent, total = len(np.unique(table.pictures[~there])), int(table.pictures.max()) + 1
     others = "" if len(files) <= _NAMED_FILES else f" and {len(files) - _NAMED_FILES:,} more files"
-    said = (
-        f"{len(absent):,} of {len(table):,} {name} pairs of {table.name}, whose pictures are missing: "
-        f"{', '.join(files[:_NAMED_FILES])}{others}"
-    )
-    if len(absent) > most * len(table):
+    shown = f"{', '.join(files[:_NAMED_FILES])}{others}"
+    said = f"{absent:,} of {total:,} pictures of {table.name} ({name}) are missing: {shown}"
+    if absent == total or absent > max(1, most * total):  # one is always put up with
         raise DataError(
-            f"{said}; over the limit of {most:.1%}: check image_root, fetch the files, or raise data.max_bad_fraction"
+            f"{said}; the limit is {most:.1%}: check image_root, fetch the files, or raise data.max_bad_fraction"
         )
     missing += [(path, f"the picture is missing ({name})") for path in files]
     return table.select(np.flatnonzero(there)), [f"left out: {said}"]

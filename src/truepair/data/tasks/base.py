@@ -130,7 +130,7 @@ class TaskImagePaths:
 
 
 def _table(paths: Sequence[str], ids: Sequence[int], name: str) -> PairTable:
-    cell = pa.struct([("bytes", pa.binary()), ("path", pa.string()), ("offset", pa.int64()), ("size", pa.int64())])
+    cell = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     columns = {
         "image": pa.array([{"bytes": None, "path": path} for path in paths], type=cell),
         "image_id": pa.array(ids, type=pa.int64()),
