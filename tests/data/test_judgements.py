@@ -3,8 +3,8 @@ from typing import Any
 
 import pytest
 
-from tests.data.makers import photos, put, put_jsonl
-from truepair.data.judgements import Judgement, judged_captions, read_judgements
+from tests.data.makers import noise, photos, put, put_jsonl
+from truepair.data.judgements import Judgement, judged_captions, on_first_rows, read_judgements
 from truepair.data.open import open_pairs
 from truepair.data.table import PairTable
 from truepair.errors import DataError
@@ -79,3 +79,18 @@ def test_matches_and_near_matches_reach_the_truth(table: PairTable) -> None:
 def test_judgements_of_another_data_set_are_refused(table: PairTable) -> None:
     with pytest.raises(DataError, match="no judged pair is of"):
         judged_captions(table, [Judgement(1, 2, "match")])
+
+
+def test_a_judgement_on_one_copy_holds_for_the_picture(tmp_path: Path) -> None:
+    for number, name in enumerate(("a", "b")):
+        put(tmp_path / f"{name}.png", noise(number))
+    put(tmp_path / "copy.png", (tmp_path / "a.png").read_bytes())
+    entries = [
+        {"image": f"{name}.png", "captions": [name], "image_id": number, "caption_ids": [number]}
+        for number, name in enumerate(("b", "a", "copy"))
+    ]
+    table = open_pairs(put_jsonl(tmp_path / "pairs.jsonl", entries))
+    pictures = table.as_pictures()
+    said = on_first_rows([Judgement(2, 0, "match"), Judgement(77, 0, "match")], table)
+    assert [item.image_id for item in said] == [1, 77]
+    assert judged_captions(pictures, said).names == [["b"], ["a", "copy", "b"]]

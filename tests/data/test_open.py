@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from tests.data.makers import encoded, noise, photos, picture, put, put_json, put_jsonl
 from truepair.data import SourceConfig, open_pairs
+from truepair.data.identity import contradictions
 from truepair.data.store.cache import finish_rows
 from truepair.data.store.rows import ImagePaths
 from truepair.errors import ConfigError, DataError
@@ -233,20 +234,25 @@ class TestCaptions:
 
 
 class TestIds:
-    def test_one_image_id_with_two_files_is_an_error(self, folder):
+    def test_one_image_id_with_two_pictures_is_one_picture_and_named(self, folder):
+        put(folder / "b.png", noise(1))
         rows = [{"image": f"{name}.png", "caption": name, "image_id": 5} for name in "ab"]
         source = lines(folder, *rows)
 
-        with pytest.raises(
-            DataError, match=r"image id 5 stands for image .*a\.png \(row 0\) and for .*b\.png \(row 1\)"
-        ):
-            open_pairs(source)
+        table = open_pairs(source)
+        assert table.pictures.tolist() == [0, 0]
+        assert contradictions(table) == [
+            f"pairs: 1 image id stands for several pictures (5: {folder / 'a.png'}, {folder / 'b.png'}); all rows of "
+            "an id count as one picture: repair them, or set derive_ids"
+        ]
         merged = open_pairs(source, repeats="merge")
         assert merged.rows["captions"][:] == [["a", "b"]]
         assert [why.partition(":")[0] for _, why in merged.skipped] == [
             f"it shares its image id with image {folder / 'a.png'}"
         ]
-        assert len(set(open_pairs(source, derive_ids=True).image_ids.tolist())) == 2
+        derived = open_pairs(source, derive_ids=True)
+        assert len(set(derived.image_ids.tolist())) == 2
+        assert contradictions(derived) == []
 
     def test_embedded_images_are_compared_by_their_bytes(self, tmp_path):
         red, blue = encoded(picture("red")), encoded(picture("blue"))
@@ -254,9 +260,9 @@ class TestIds:
             columns = {"image": [red, second], "caption": ["x", "y"], "image_id": [5, 5]}
             pq.write_table(pa.table(columns), tmp_path / f"{name}.parquet")
 
-        assert len(open_pairs(tmp_path / "same.parquet")) == 2
-        with pytest.raises(DataError, match="image id 5 stands for embedded image"):
-            open_pairs(tmp_path / "other.parquet")
+        assert not any("image id" in line for line in contradictions(open_pairs(tmp_path / "same.parquet")))
+        (line,) = contradictions(open_pairs(tmp_path / "other.parquet"))
+        assert "1 image id stands for several pictures (5: row 0, row 1)" in line
 
     @pytest.mark.parametrize(
         "second", [{"image": "b.png", "captions": ["x"]}, {"image": "a.png", "captions": ["other"]}]

@@ -103,8 +103,8 @@ class TestPictures:
 
     @pytest.mark.parametrize("ids", [[1, 2, 3, 4, 5], [1, 1, 3, 3, 5]])
     def test_one_file_is_one_picture_whatever_its_ids(self, tmp_path, ids):
-        for name in "ab":
-            put(tmp_path / f"{name}.png", picture())
+        for name, colour in (("a", "red"), ("b", "blue")):
+            put(tmp_path / f"{name}.png", picture(colour))
         names = ["a.png", "./a.png", "b.png", "b.png", "a.png"]
         entries = [{"image": name, "caption": f"c{n}"} for n, name in enumerate(names)]
         if ids[0] != ids[1]:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from truepair.errors import DataError
 from truepair.relations.actions import Relabel
 from truepair.relations.detectors import Recorded, Signals
-from truepair.relations.ledger import SCHEMA, Ledger, VerdictIndex, open_index, read_ledger, read_verdicts
+from truepair.relations.ledger import PERSON, SCHEMA, Ledger, VerdictIndex, open_index, read_ledger, read_verdicts
 from truepair.relations.rules import Rule, apply_rules
 
 
@@ -273,3 +273,27 @@ def test_going_back_keeps_what_people_said(tmp_path: Path) -> None:
     again.record(*(torch.tensor([3]), torch.tensor([4]), torch.ones(1)), judge="person:ann", once=True)
     again.flush()
     assert len(read_verdicts(tmp_path)) == 2
+
+
+def test_a_verdict_on_one_copy_of_a_picture_holds_for_all():
+    index = VerdictIndex(
+        np.array([7, 9, 3, 7]),
+        np.array([1, 2, 3, 4]),
+        np.array([0.1, 0.2, 0.3, 0.4]),
+        np.array([0, 0, 0, 1]),
+        ["j", "p"],
+    )
+    ids, keys = np.array([5, 7, 9, 3]), np.array([5, 5, 5, 3])  # 5, 7 and 9 are one picture
+    pictures = index.of_pictures(ids, keys)
+    found = pictures.within(torch.tensor([5, 3]), torch.tensor([1, 2, 3, 4]))
+    assert sorted(zip(found.rows.tolist(), found.columns.tolist(), strict=True)) == [(0, 0), (0, 1), (0, 3), (1, 2)]
+    assert index.of_pictures(ids, ids) is index
+
+
+def test_people_override_judges_on_another_copy():
+    index = VerdictIndex(
+        np.array([5, 7]), np.array([1, 1]), np.array([0.0, 0.9]), np.array([1, 0]), ["judge:x", f"{PERSON}me"]
+    )
+    pictures = index.of_pictures(np.array([5, 7]), np.array([5, 5]))
+    assert pictures.image_ids.tolist() == [5]
+    assert pictures.probabilities.tolist() == [0.0]

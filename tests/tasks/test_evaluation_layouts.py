@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 import torch.nn.functional as F
@@ -95,6 +97,44 @@ def write_albef_with_an_id_a_row(folder: Path, pairs: Pairs) -> Path:
     return file
 
 
+def write_copies(folder: Path, pairs: Pairs) -> Path:
+    """A file of its own for each caption, as exports of tables have it."""
+    rows = []
+    for name, captions in pairs:
+        for number, caption in enumerate(captions):
+            copy = f"copies/{number}_{name}"
+            (folder / "copies").mkdir(exist_ok=True)
+            (folder / copy).write_bytes((folder / name).read_bytes())
+            rows.append((copy, caption, "test"))
+    file = folder / "copies.csv"
+    with file.open("w", newline="") as stream:
+        csv.writer(stream).writerows([("image", "caption", "split"), *rows])
+    return file
+
+
+def write_links(folder: Path, pairs: Pairs) -> Path:
+    """Several links to each picture; each line states an id of its own."""
+    (folder / "links").mkdir(exist_ok=True)
+    rows = []
+    for name, captions in pairs:
+        for number, caption in enumerate(captions):
+            link = folder / "links" / f"{number}_{name}"
+            if not link.is_symlink():
+                link.symlink_to(folder / name)
+            rows.append({"image": f"links/{link.name}", "caption": caption, "image_id": len(rows), "split": "test"})
+    file = folder / "links.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)))
+    return file
+
+
+def write_parquet(folder: Path, pairs: Pairs) -> Path:
+    """The bytes of each picture beside each caption, as data sets of the hub have it."""
+    rows = [((folder / name).read_bytes(), caption) for name, captions in pairs for caption in captions]
+    file = folder / "rows.parquet"
+    pq.write_table(pa.table({"image": [image for image, _ in rows], "caption": [text for _, text in rows]}), file)
+    return file
+
+
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("photos")
@@ -122,7 +162,15 @@ def evaluate(model: Path, data: Path, tmp_path: Path, *options: str) -> dict[str
 
 @pytest.mark.parametrize(
     "write",
-    [write_csv, write_csv_by_caption, write_albef, write_albef_with_an_id_a_row],
+    [
+        write_csv,
+        write_csv_by_caption,
+        write_albef,
+        write_albef_with_an_id_a_row,
+        write_copies,
+        write_links,
+        write_parquet,
+    ],
     ids=lambda write: write.__name__,
 )
 def test_one_caption_a_line_gives_the_figures_of_the_nested_layout(

@@ -2,9 +2,11 @@
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
+
+import numpy as np
 
 from truepair.data.table import PairTable
 from truepair.errors import DataError
@@ -86,6 +88,19 @@ def judged_captions(table: PairTable, judgements: Iterable[Judgement]) -> Judged
     stated = table.values("names") if "names" in table.rows.column_names else captions
     names = [[*(known or own), *also] for known, own, also in zip(stated, captions, found["match"], strict=True)]
     return JudgedCaptions(names, found["near"], sum(map(len, found["match"])))
+
+
+def on_first_rows(judgements: Iterable[Judgement], table: PairTable) -> list[Judgement]:
+    """The same judgements, with the image id of the first row of each picture: that of ``table.as_pictures()``.
+
+    Args:
+        judgements: on any of the ids of a picture.
+        table: the rows, in which a picture may occur under several ids.
+    """
+    ids, pictures = table.image_ids, table.pictures
+    _, first = np.unique(pictures, return_index=True)
+    of_picture = dict(zip(ids.tolist(), ids[first[pictures]].tolist(), strict=True))
+    return [replace(item, image_id=of_picture.get(item.image_id, item.image_id)) for item in judgements]
 
 
 def _judgement(line: str, where: str) -> Judgement:

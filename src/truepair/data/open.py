@@ -7,6 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from truepair.data.contents import Contents, check_identity
 from truepair.data.formats.classes import ClassFolderReader
 from truepair.data.formats.delimited import DelimitedReader
 from truepair.data.formats.folder import FolderReader
@@ -48,14 +49,17 @@ READERS: dict[str, type[Reader]] = {
 """Reader of each format, by the name that ``SourceConfig.format`` takes."""
 
 
-def open_pairs(source: str | Path | SourceConfig, **options: Any) -> PairTable:
+def open_pairs(source: str | Path | SourceConfig, *, identity: str = "bytes", **options: Any) -> PairTable:
     """Open image-text pairs.
 
     The source is read once into an Arrow file and memory-mapped; the next time, unless its files have changed, at once.
+    Whether the files of its pictures are there is looked at each time, and by ``bytes`` those that are new are hashed.
 
     Args:
         source: "sample" for the bundled pairs; the path of a file or folder; a pattern of shards; a data set on the
             hub; or a ``SourceConfig``.
+        identity: which rows show one picture: those of one image id ("id"), or also those of one file ("file"), or also
+            those of equal bytes ("bytes").
         **options: fields of ``SourceConfig``, such as ``split="train"`` or ``image_root="photos"``.
 
     Returns:
@@ -65,10 +69,13 @@ def open_pairs(source: str | Path | SourceConfig, **options: Any) -> PairTable:
         ConfigError: an unknown option or format.
         DataError: the source cannot be read as pairs.
     """
+    check_identity(identity)
     config = source_config(source, **options)
     reader = READERS[_format(config)](config)
     stored = cached_rows(reader, config)
-    table = PairTable(stored.rows, config.title, stored.skipped, split_origins=stored.split_origins)
+    images = stored.rows.select_columns(["image"]).with_format("arrow")[:].column("image")
+    contents = Contents.of_images(images, identity, stored.folder / "contents.arrow")
+    table = PairTable(stored.rows, config.title, stored.skipped, split_origins=stored.split_origins, contents=contents)
     return table if config.split is None else table.split(config.split)
 
 

@@ -29,7 +29,10 @@ _REMEMBERED = 65_536
 
 
 class PairSample(TypedDict):
-    """One sample. ``index`` is the row asked for; the other fields are those of ``source_index``, the row delivered."""
+    """One sample. ``index`` is the row asked for; the other fields are those of ``source_index``, the row delivered.
+
+    ``image_id`` is that of the picture: rows that show one picture under several ids have the same.
+    """
 
     index: int
     source_index: int
@@ -85,6 +88,7 @@ class PairDataset(Dataset[PairSample]):
         self.seed = seed
         self.substitutes = substitutes
         self.max_pixels = max_pixels
+        self._pictures = table.picture_keys  # [N]; here, so that workers need not find them again
 
     def __len__(self) -> int:
         return len(self.table)
@@ -156,7 +160,7 @@ class PairDataset(Dataset[PairSample]):
         sample = PairSample(
             index=index,
             source_index=source_index,
-            image_id=row["image_id"],
+            image_id=int(self._pictures[source_index]),
             caption_id=row["caption_ids"][drawn],
             caption=row["captions"][drawn],
             caption_key=caption_key(row["captions"][drawn]),
@@ -201,7 +205,7 @@ class PairBatch(TensorBatch):
         attention_mask: 1 at tokens and 0 at padding, int64 [B, L].
         index: rows that were asked for, int64 [B].
         source_index: rows that were delivered, int64 [B]; differs from ``index`` where a sample could not be read.
-        image_id: int64 [B].
+        image_id: of the pictures, int64 [B]; copies of a picture share the smallest of their ids.
         caption_id: int64 [B].
         caption_key: key of the normalised caption text, int64 [B].
         captions: the captions as their source states them.

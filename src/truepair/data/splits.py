@@ -6,8 +6,9 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from truepair.data.contents import check_identity
 from truepair.data.groups import few_of_each, followed_groups, rows_of_groups
-from truepair.data.identity import held_out, shared_pictures
+from truepair.data.identity import contradictions, held_out, shared_pictures
 from truepair.data.open import open_pairs, source_config
 from truepair.data.source import SourceConfig
 from truepair.data.split_names import split_of_word
@@ -17,6 +18,8 @@ from truepair.errors import ConfigError, DataError
 
 ROLES = {"train": "train", "validation": "val", "test": "test"}
 """Fields of ``DataConfig`` that name sources of one kind, and the split of their rows."""
+
+_NAMED_FILES = 3  # missing files that are named
 
 _SHOWN = 5  # things left out that are told one by one
 
@@ -58,8 +61,10 @@ class DataConfig:
         drawings: keep at most this many training rows of a group; 0 for all.
         unseen_share: share of the groups of a size that fits that no run trains on, whatever its seed, ``other_groups``
             included; the final figures are measured on all their rows as well.
+        identity: which rows show one picture, in all splits: those of one image id ("id"), or also those of one file,
+            whatever its path ("file"), or also those whose files are equal byte by byte ("bytes").
         transform: image size and augmentation.
-        max_bad_fraction: largest share of unreadable images that a run puts up with.
+        max_bad_fraction: largest share of unreadable images that a run puts up with, in each split.
     """
 
     sources: list[str | SourceConfig] | None = None
@@ -80,12 +85,14 @@ class DataConfig:
     group_share: float = 1.0
     drawings: int = 0
     unseen_share: float = 0.0
+    identity: str = "bytes"
     transform: TransformConfig = field(default_factory=TransformConfig)
     max_bad_fraction: float = 0.05
 
     def __post_init__(self) -> None:
         if self.captions not in ("draw", "first", "pairs"):
             raise ConfigError(f"data.captions is '{self.captions}'; give draw, first or pairs")
+        check_identity(self.identity)
         if not 0.0 < self.group_share <= 1.0:
             raise ConfigError(f"data.group_share is {self.group_share}; give a number above 0, up to 1")
         if not 0.0 <= self.unseen_share < 1.0:
@@ -192,7 +199,14 @@ def build_tables(config: DataConfig) -> Tables:
     words = {role: given.get(role, getattr(config, f"{role}_split")) for role in ROLES}
     train = _train(table, words["train"], given.values(), origin)
     validation, test = part_of(table, words["validation"]), part_of(table, words["test"])
-
+    parts = {"train": train, "validation": validation, "test": test, "unseen": unseen}
+    missing = list[tuple[str, str]]()
+    for name, part in parts.items():
+        if part is not None:
+            parts[name], lines = _with_pictures(part, name, config.max_bad_fraction, missing)
+            notes += lines
+    train, validation, test, unseen = parts["train"] or train, parts["validation"], parts["test"], parts["unseen"]
+    train = train.also_skipped(missing)
     if words["train"]:
         notes += _unused(table, words)
     for name, held in (("validation", validation), ("test", test)):
@@ -228,7 +242,7 @@ def _open(config: DataConfig) -> tuple[PairTable, list[str]]:
     trained, held = list[PairTable](), list[PairTable]()
     for role, source in _sources(config):
         try:
-            table = open_pairs(source)
+            table = open_pairs(source, identity=config.identity)
         except DataError as error:
             raise DataError(f"data.{role}: {error}") from error
         if role == "sources":
@@ -238,7 +252,8 @@ def _open(config: DataConfig) -> tuple[PairTable, list[str]]:
         (trained if role in ("sources", "train") else held).append(table)
         notes += lines
     # A ledger that was mined without the held-out sources holds the ids of the others, which therefore stay.
-    return PairTable.concat([PairTable.concat(trained), *held], keep_first=True), notes
+    whole = PairTable.concat([PairTable.concat(trained), *held], keep_first=True)
+    return whole, notes + contradictions(whole)
 
 
 def _sources(config: DataConfig) -> list[tuple[str, SourceConfig]]:
@@ -309,6 +324,36 @@ def _train(table: PairTable, split: str, given: Iterable[str], origin: str) -> P
 def part_of(table: PairTable, split: str) -> PairTable | None:
     """A split, or several, if it is asked for and there."""
     return table.split(split) if _words(split) and table.splits.keys() >= _words(split) else None
+
+
+def _with_pictures(
+    table: PairTable, name: str, most: float, missing: list[tuple[str, str]]
+) -> tuple[PairTable, list[str]]:
+    """The rows of a split whose pictures are there, and a line on the others.
+
+    Args:
+        table: the rows.
+        name: of the split.
+        most: the largest share of pictures that may be left out.
+        missing: takes (where, why) of each file that is not there.
+
+    Raises:
+        DataError: there are more.
+    """
+    there = table.contents.there[table.contents.number]  # [N]
+    if there.all():
+        return table, []
+    files = table.select(np.flatnonzero(~there)).missing_files()
+    absent, total = len(np.unique(table.pictures[~there])), int(table.pictures.max()) + 1
+    others = "" if len(files) <= _NAMED_FILES else f" and {len(files) - _NAMED_FILES:,} more files"
+    shown = f"{', '.join(files[:_NAMED_FILES])}{others}"
+    said = f"{absent:,} of {total:,} pictures of {table.name} ({name}) are missing: {shown}"
+    if absent == total or absent > max(1, most * total):  # one is always put up with
+        raise DataError(
+            f"{said}; the limit is {most:.1%}: check image_root, fetch the files, or raise data.max_bad_fraction"
+        )
+    missing += [(path, f"the picture is missing ({name})") for path in files]
+    return table.select(np.flatnonzero(there)), [f"left out: {said}"]
 
 
 def _words(split: str) -> set[str]:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from truepair.data.columns import BLOCK, IMAGES, take_rows
+from truepair.data.contents import Contents
 from truepair.data.images import load_image
 from truepair.data.split_names import split_of_word
 from truepair.errors import DataError
@@ -47,6 +48,7 @@ class PairTable:
         *,
         chosen: NDArray[np.int64] | None = None,
         split_origins: Iterable[str] = (),
+        contents: Contents | None = None,
     ) -> None:
         """Wrap rows that have the columns above.
 
@@ -56,6 +58,8 @@ class PairTable:
             skipped: what was left out.
             chosen: numbers of the rows that belong to the table, in order, int64 [N]; None for all.
             split_origins: where the splits are from.
+            contents: what lies behind the pictures of ``rows``; by default no file is looked at, and pictures are the
+                same by id and path.
 
         Raises:
             DataError: a column is missing.
@@ -69,6 +73,7 @@ class PairTable:
         # Stored rows and the choice among them are kept apart, so that tables can be concatenated without a copy.
         self._stored = rows
         self._chosen = chosen
+        self._same = _Same(rows, contents)
 
     @cached_property
     def rows(self) -> Dataset:
@@ -87,28 +92,42 @@ class PairTable:
         return np.asarray(self._column("image_id").to_numpy(), dtype=np.int64)
 
     @cached_property
-    def picture_keys(self) -> NDArray[np.int64]:
-        """A key for the picture of each row, int64 [N]: rows with one image id share it, and rows with one file, too.
+    def contents(self) -> Contents:
+        """What lies behind the picture of each row."""
+        contents = self._same.contents
+        return contents if self._chosen is None else contents.take(self._chosen)
 
-        The files' paths are no part of the keys, which stay when a data set is moved.
+    @cached_property
+    def picture_keys(self) -> NDArray[np.int64]:
+        """A key for the picture of each row, int64 [N]: the smallest of the image ids that stand for it in this table.
+
+        Rows show one picture if they share an image id, a file, or the bytes of a picture, as ``data.identity`` has it,
+        or if both show the picture of a third row. Files' paths are no part of the keys, which stay when a data set is
+        moved.
         """
-        ids = self.image_ids  # [N]
-        places = pc.dictionary_encode(self.places).combine_chunks().indices  # [N]
-        known = pc.is_valid(places).to_numpy(zero_copy_only=False)  # [N]
-        numbers = pc.fill_null(places, 0).to_numpy()[known]
-        smallest = np.full(numbers.max(initial=-1) + 1, np.iinfo(np.int64).max)
-        np.minimum.at(smallest, numbers, ids[known])
-        keys = ids.copy()
-        keys[known] = smallest[numbers]
-        return keys
+        ids, pictures = self.image_ids, self._picture_of_row  # [N]
+        _, number = np.unique(pictures, return_inverse=True)
+        smallest = np.full(number.max(initial=-1) + 1, np.iinfo(np.int64).max)
+        np.minimum.at(smallest, number, ids)
+        return np.asarray(smallest[number], np.int64)
 
     @cached_property
     def pictures(self) -> NDArray[np.int64]:
         """Number of each row's picture, in the order in which pictures first occur, int64 [N]."""
-        _, first, numbers = np.unique(self.picture_keys, return_index=True, return_inverse=True)
+        _, first, numbers = np.unique(self._picture_of_row, return_index=True, return_inverse=True)
         rank = np.empty(len(first), np.int64)
         rank[np.argsort(first)] = np.arange(len(first))
         return np.asarray(rank[numbers], np.int64)
+
+    def shows_pictures_of(self, other: "PairTable") -> NDArray[np.bool_]:
+        """Which rows show a picture that another table shows as well, bool [N]."""
+        if self._stored is other._stored:
+            return np.isin(self._picture_of_row, other._picture_of_row)
+        images = pa.chunked_array([*self._stored_column("image").chunks, *other._stored_column("image").chunks])
+        contents = Contents.concat([self._same.contents, other._same.contents], images)
+        pictures = contents.pictures(np.concatenate([self._same.ids, other._same.ids]))
+        mine, others = pictures[: len(self._stored)], pictures[len(self._stored) :]
+        return np.isin(mine[self._positions()], others[other._positions()])
 
     def rows_of(self, image_ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """The first row of each of some images of the table [M]."""
@@ -161,6 +180,11 @@ class PairTable:
         """
         return load_image(self.rows[index]["image"])
 
+    @property
+    def _picture_of_row(self) -> NDArray[np.int64]:
+        """A number for the picture of each row, which it keeps in every table that is selected from this one [N]."""
+        return self._same.pictures if self._chosen is None else self._same.pictures[self._chosen]
+
     def missing_files(self) -> list[str]:
         """Image files that rows name and that are not there, each once; images that lie in the table are."""
         paths = self._image_field("path").filter(pc.is_null(self._image_field("bytes")))
@@ -176,6 +200,12 @@ class PairTable:
         if len(chosen) and not 0 <= chosen.min() <= chosen.max() < len(self):
             raise DataError(f"rows {chosen.min()} to {chosen.max()} of {self.name} are asked for; it has {len(self)}")
         return self._with(self._stored, chosen if self._chosen is None else self._chosen[chosen])
+
+    def also_skipped(self, more: Sequence[tuple[str, str]]) -> "PairTable":
+        """The same table, which names more things that were left out."""
+        table = self._with(self._stored, self._chosen)
+        table.skipped += more
+        return table
 
     def split(self, name: str) -> "PairTable":
         """The rows of one split, or of several: "train+restval".
@@ -195,7 +225,9 @@ class PairTable:
         """The same rows, all of one split, which the caller gives."""
         column = Dataset(pa.table({"split": pa.repeat(name, len(self._stored))}))
         stored = concatenate_datasets([self._stored.remove_columns("split"), column], axis=1)
-        return PairTable(stored, self.name, self.skipped, chosen=self._chosen, split_origins=["given"])
+        table = PairTable(stored, self.name, self.skipped, chosen=self._chosen, split_origins=["given"])
+        table._same = self._same
+        return table
 
     @property
     def places(self) -> pa.ChunkedArray:
@@ -220,7 +252,7 @@ class PairTable:
         }
         for name in ("captions", "caption_ids"):
             columns[name] = _lists_of_one(pc.list_flatten(self._column(name)))
-        return self._with(Dataset(pa.table(columns)), None)
+        return self._with(Dataset(pa.table(columns)), None, self.contents.take(repeated))
 
     def as_pictures(self) -> "PairTable":
         """One row per picture, with all its captions: the inverse of ``as_pairs``; the same table if it is so already.
@@ -250,7 +282,7 @@ class PairTable:
             columns["names"] = _merged_names(self.values("names"), rows, columns["names"].type)
         for name in {"group", "family"} & columns.keys():
             columns[name] = _common(self.values(name), rows, columns[name].type)
-        return self._with(Dataset(pa.table(columns)), None)
+        return self._with(Dataset(pa.table(columns)), None, self.contents.take(firsts))
 
     @classmethod
     def concat(cls, tables: Sequence["PairTable"], *, keep_first: bool = False) -> "PairTable":
@@ -278,10 +310,24 @@ class PairTable:
         skipped = [(f"{table.name}: {where}", why) for table in tables for where, why in table.skipped]
         whole = len(chosen) == len(stored) and all(table._chosen is None for table in tables)
         origins = {origin for table in tables for origin in table.split_origins}
-        return cls(stored, "+".join(names), skipped, chosen=None if whole else chosen, split_origins=origins)
+        images = stored.select_columns(["image"]).with_format("arrow")[:].column("image")
+        contents = Contents.concat([table._same.contents for table in (*kept, *hashed)], images)
+        return cls(
+            stored,
+            "+".join(names),
+            skipped,
+            chosen=None if whole else chosen,
+            split_origins=origins,
+            contents=contents,
+        )
 
-    def _with(self, stored: Dataset, chosen: NDArray[np.int64] | None) -> "PairTable":
-        return PairTable(stored, self.name, self.skipped, chosen=chosen, split_origins=self.split_origins)
+    def _with(self, stored: Dataset, chosen: NDArray[np.int64] | None, contents: Contents | None = None) -> "PairTable":
+        table = PairTable(
+            stored, self.name, self.skipped, chosen=chosen, split_origins=self.split_origins, contents=contents
+        )
+        if stored is self._stored:
+            table._same = self._same
+        return table
 
     def _positions(self) -> NDArray[np.int64]:
         return np.arange(len(self)) if self._chosen is None else self._chosen
@@ -321,6 +367,37 @@ def _lists(column: pa.ListArray) -> Iterator[list[Any] | None]:
 def _at_once(name: str) -> int:
     """How many values of a column may be taken at once."""
     return IMAGES if name == "image" else BLOCK
+
+
+class _Same:
+    """Which of some stored rows show one picture; all tables that are selected from them share it.
+
+    Args:
+        rows: the rows.
+        contents: what lies behind their pictures; None for what the rows themselves say.
+    """
+
+    def __init__(self, rows: Dataset, contents: Contents | None) -> None:
+        self._rows = rows
+        self._contents = contents
+
+    @cached_property
+    def contents(self) -> Contents:
+        """What lies behind their pictures."""
+        return self._contents or Contents.of_places(self._column("image"))
+
+    @property
+    def ids(self) -> NDArray[np.int64]:
+        """Image id of each row [S]."""
+        return np.asarray(self._column("image_id").to_numpy(), np.int64)
+
+    @cached_property
+    def pictures(self) -> NDArray[np.int64]:
+        """A number for the picture of each row [S]."""
+        return self.contents.pictures(self.ids)
+
+    def _column(self, name: str) -> pa.ChunkedArray:
+        return self._rows.select_columns([name]).with_format("arrow")[:].column(name)
 
 
 def _lists_of_one(values: pa.ChunkedArray) -> pa.ChunkedArray:

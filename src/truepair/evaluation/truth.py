@@ -15,7 +15,7 @@ from torch import Tensor
 
 from truepair.errors import DataError
 from truepair.relations.pairs import PairSet, Side, same_pair
-from truepair.relations.text import caption_key, normalise_caption
+from truepair.relations.text import caption_key, identity_of_caption
 
 Mark = Literal["own", "true", "near", "wrong", "unknown"]
 """How an answer relates to its query: own pair, true match that is not own, near-match (same family), or neither.
@@ -583,7 +583,7 @@ class _NumberedTexts:
         return torch.tensor(cells, dtype=torch.int64).reshape(-1, 2)
 
     def _number(self, text: str) -> int:
-        key = normalise_caption(text)
+        key = identity_of_caption(text)
         if not key:
             raise DataError("a caption is blank; remove it, or leave out its image")
         number = self._numbers.setdefault(key, len(self.texts))

@@ -136,7 +136,7 @@ class _Sampler:
         self.truth = truth
         self.config = config
         self.generator = generator
-        self.image_ids = torch.from_numpy(table.image_ids.copy())
+        self.image_ids = torch.from_numpy(table.picture_keys.copy())
         self.keys = torch.tensor([caption_key(row[0]) for row in table.values("captions")])
         every = torch.arange(len(table))
         matches = sum(int(self._labels(part, every)[0].sum()) for part in every.split(_ROWS))

@@ -131,7 +131,8 @@ class StepBuilder:
         labels = concept_labels(self.table)
         groups = None if labels is None else torch.from_numpy(labels)
         more = [] if self.recipe.ecm is None else self.recipe.ecm.rules()
-        rules = RuleSet(self.recipe.relations, more, groups)
+        pictures = (self.table.image_ids, self.table.picture_keys)
+        rules = RuleSet(self.recipe.relations, more, groups, pictures)
         if rules.indices:
             for line in rules.about(self.table.image_ids, self.table.caption_ids):
                 self.say(line)

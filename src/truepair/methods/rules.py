@@ -125,13 +125,21 @@ class RuleSet:
         config: The rules of the recipe.
         more: Further rules, behind them.
         groups: What each row of the training table shows, int64 [N]; for the detector "same_group".
+        pictures: Image id of each row and key of its picture, int64 [N] each, where pictures may have copies: a verdict
+            on one holds for all.
 
     Raises:
         ConfigError: A rule asks for groups that the data does not state.
         DataError: A ledger that a rule names cannot be read.
     """
 
-    def __init__(self, config: RelationsConfig, more: list[Rule] | None = None, groups: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        config: RelationsConfig,
+        more: list[Rule] | None = None,
+        groups: Tensor | None = None,
+        pictures: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None,
+    ) -> None:
         self.config = config
         self.rules = [*config.built, *(more or [])]
         grouping = config.asking_for("groups")
@@ -139,8 +147,12 @@ class RuleSet:
             raise ConfigError(f"relations.rules: detector '{grouping}' needs a group column, which the data has not")
         self.groups = groups
         self.needs = {name for rule in self.rules for name in rule.detector.needs}
-        recorded = {rule.detector.ledger: rule.detector for rule in self.rules if isinstance(rule.detector, Recorded)}
-        self.indices: dict[str, VerdictIndex] = {ledger: detector.verdicts for ledger, detector in recorded.items()}
+        recorded = [rule.detector for rule in self.rules if isinstance(rule.detector, Recorded)]
+        self.indices: dict[str, VerdictIndex] = {detector.ledger: detector.verdicts for detector in recorded}
+        if pictures is not None:
+            self.indices = {ledger: index.of_pictures(*pictures) for ledger, index in self.indices.items()}
+            for detector in recorded:
+                detector.hear(self.indices[detector.ledger])
         people = [said for index in self.indices.values() if len(said := index.people())]
         self.people = VerdictIndex.merged(people) if people else None
 

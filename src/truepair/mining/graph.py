@@ -118,10 +118,10 @@ class PairGraph:
 
 @dataclass(frozen=True)
 class Declared:
-    """What everyone knows about the rows of a table: pairs of one image id or one caption text match.
+    """What everyone knows about the rows of a table: pairs of one picture or one caption text match.
 
     Attributes:
-        image_ids: int64 [N].
+        image_ids: of the pictures, int64 [N]; copies share one.
         caption_keys: key of each row's first caption [N].
     """
 
@@ -132,7 +132,7 @@ class Declared:
     def of_table(cls, table: PairTable) -> "Declared":
         """Read them off a table."""
         keys = torch.tensor([caption_key(captions[0]) for captions in table.values("captions")])
-        return cls(torch.from_numpy(table.image_ids.copy()), keys)
+        return cls(torch.from_numpy(table.picture_keys.copy()), keys)
 
     def __len__(self) -> int:
         return len(self.image_ids)

@@ -250,6 +250,10 @@ class Recorded(_Verdicts):
         """
         return open_index(self.ledger)
 
+    def hear(self, verdicts: VerdictIndex) -> None:
+        """Take the verdicts of the ledger from here, such as those that are brought to pictures of a table."""
+        self.__dict__["verdicts"] = verdicts
+
     def find(self, signals: Signals) -> PairSet:
         """Cells with a verdict of the zone; the score is the recorded probability [B, B]."""
         recorded = self.verdicts.within(signals.image_ids, signals.caption_ids, by=self.by)

@@ -281,6 +281,23 @@ class VerdictIndex:
     def __len__(self) -> int:
         return len(self.probabilities)
 
+    def of_pictures(self, image_ids: np.ndarray, keys: np.ndarray) -> "VerdictIndex":
+        """The same verdicts, each on the picture that its image id stands for: one on a copy holds for all copies.
+
+        Args:
+            image_ids: Image id of each row of a table, int64 [N].
+            keys: Key of the picture of each row, int64 [N]; image ids of no row stay as they are.
+        """
+        copies = image_ids != keys
+        if not copies.any():
+            return self
+        known, first = np.unique(image_ids[copies], return_index=True)
+        place = np.minimum(np.searchsorted(known, self.image_ids), len(known) - 1)
+        images = np.where(known[place] == self.image_ids, keys[copies][first][place], self.image_ids)
+        people_last = np.argsort(self.said_by("people"), kind="stable")  # the last of a pair counts
+        captions, probabilities = self.caption_ids[people_last], self.probabilities[people_last]
+        return VerdictIndex(images[people_last], captions, probabilities, self.judges[people_last], self.names)
+
     def people(self) -> "VerdictIndex":
         """The verdicts of people alone."""
         said = self.said_by("people")

@@ -7,7 +7,7 @@ from functools import lru_cache
 from itertools import product
 
 # Punctuation in Unicode's books that names something in a caption: "keycap: #", "50% off", "black & white".
-_MEANINGFUL = frozenset("#*&@%")
+_MEANINGFUL = frozenset("#*&@%\u2030\u00a7")
 
 # These stand inside words, so taking them away must not cut the word: "man's", "U.S.".
 _WITHIN_WORDS = frozenset(".'`\u2018\u2019\u02bc")
@@ -51,15 +51,77 @@ def normalise_caption(text: str) -> str:
     return " ".join(stripped.split()) or " ".join(composed.split())
 
 
+# Dashes that stand for a minus or for "to" beside numbers.
+_DASHES = re.compile("[\u2010-\u2013\u2212]")
+
+_GRADE = re.compile(r"\b(AB|[A-Z])[-\u2212](?=[\s.,;:!?)]|$)")  # "blood type A-", beside "A+"
+
+# A number, as far as marks belong to it: "-5", ".5", "1,000", "3.5:1", "12/05", "5-10"; spaces around such a mark count
+# as none.
+_NUMBER = re.compile(
+    r"""
+    (?P<sign>(?<!\w)(?<!\w[.'])-?(?:(?<![.\w])\.)?)?
+    \d+(?:(?:[^\w\s]+|\s+[-/:]\s+)\d+)*
+    (?P<length>['"])?
+    """,
+    re.VERBOSE,
+)
+
+# Marks of a number are written as these while others are stripped.
+_HELD = {mark: chr(0xE000 + place) for place, mark in enumerate(map(chr, range(33, 127))) if not mark.isalnum()}
+
+_RELEASED = str.maketrans({held: mark for mark, held in _HELD.items()})
+
+_QUOTES = str.maketrans("\u2019\u2032\u201c\u201d\u2033", '\'\'"""')
+
+
+def _hold_number(match: re.Match[str]) -> str:
+    """A number whose marks will not be stripped; a quotation mark behind it is one of length, unless it closes."""
+    number, length = match[0], match["length"] or ""
+    if length:
+        before = match.string[: match.start()]
+        opened = len(re.findall(r"(?<!\w)'" if length == "'" else length, before)) % 2
+        if opened or match.string[match.end() :][:1].isalnum():
+            number = number[:-1]
+        else:
+            length = ""
+    return "".join(_HELD.get(mark, mark) for mark in number if not mark.isspace()) + length
+
+
 @lru_cache(maxsize=_KEPT)
-def caption_key(text: str) -> int:
-    """Number that is equal for captions of the same normalised text.
+def identity_of_caption(text: str) -> str:
+    """What of a caption tells it apart from others: captions with the same are the same.
+
+    Case, punctuation and spaces do not count, as in :func:`normalise_caption`, but where they carry a meaning: the
+    marks of numbers ("1.5" is not "15", "-5" not "5", "5-10" not "5 10", 5' not 5"), "A-" beside "A+", and the signs
+    that :func:`normalise_caption` keeps. Applying it twice changes nothing.
+
+    Args:
+        text: a caption as its source states it.
 
     Returns:
-        63 bits of a blake2b hash of ``normalise_caption(text)``, a non-negative int64; the same in every process and on
-        every machine. Two different texts share a key with probability 2^-63.
+        Empty only if ``text`` is blank.
     """
-    digest = hashlib.blake2b(normalise_caption(text).encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    marked = _GRADE.sub("\\1\u207b", text)
+    if not any(map(str.isdecimal, marked)):
+        return normalise_caption(marked)
+    while True:
+        plain = unicodedata.normalize("NFC", _DASHES.sub("-", marked.translate(_QUOTES)).lower())
+        found = normalise_caption(_NUMBER.sub(_hold_number, plain)).translate(_RELEASED)
+        if found == marked:
+            return found
+        marked = found
+
+
+@lru_cache(maxsize=_KEPT)
+def caption_key(text: str) -> int:
+    """Number that is equal for captions that are the same.
+
+    Returns:
+        63 bits of a blake2b hash of ``identity_of_caption(text)``, a non-negative int64; the same in every process and
+        on every machine. Two different texts share a key with probability 2^-63.
+    """
+    digest = hashlib.blake2b(identity_of_caption(text).encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
 
 

@@ -216,7 +216,7 @@ class _CardFacts:
         }
         for split, table in splits.items():
             if table is not None:
-                pictures = len(set(table.image_ids.tolist()))
+                pictures = len(set(table.pictures.tolist()))
                 captions = sum(map(len, table.values("captions")))
                 rows.append(f"| {split} | {pictures:,} | {captions:,} |")
         return f"Pairs from {_names(self.sources())}.\n\n" + "\n".join(rows)

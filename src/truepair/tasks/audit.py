@@ -67,7 +67,7 @@ def audit_pairs(
     )
     keys = [caption_key(caption) for caption in captions]
     by_itm = model.itm_trained
-    image_ids = list(table.rows["image_id"])
+    image_ids = table.picture_keys.tolist()
     found = find_suspects(judge, image_ids, keys, candidates=candidates, limit=limit, by_itm=by_itm)
     pictures = torch.tensor([suspect.image for suspect in found], dtype=torch.int64)
     found_keys = torch.tensor([keys[suspect.caption] for suspect in found], dtype=torch.int64)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from accelerate import PartialState
 
-from truepair.data.judgements import JudgedCaptions, judged_captions, read_judgements
+from truepair.data.judgements import JudgedCaptions, judged_captions, on_first_rows, read_judgements
 from truepair.data.source import SourceConfig
 from truepair.data.splits import DataConfig, open_chosen, part_of
 from truepair.data.table import PairTable
@@ -52,6 +52,8 @@ class EvaluateConfig:
         validation_split: split on which the weights of similarity and ITM are chosen; by default that of the run, or
             "val"; empty, or absent in the data, for not combining them.
         min_group_size: keep only rows whose group has this many rows over all splits; 0 for all.
+        identity: which rows show one picture: "id", "file" or "bytes", see ``data.identity``; by default that of the
+            run, or "bytes"; with ``coco`` "id", as papers have it.
         judgements: JSON Lines file of judged pairs; crossed matches count beside each picture's own captions.
         coco: also report COCO 1K and 5K, CxC and ECCV Caption; the split must be the Karpathy test split of COCO (needs
             truepair[eccv]).
@@ -63,6 +65,7 @@ class EvaluateConfig:
     split: str | None = None
     validation_split: str | None = None
     min_group_size: int | None = None
+    identity: str | None = None
     judgements: str | None = None
     coco: bool = False
     evaluation: RetrievalProtocol = field(default_factory=RetrievalProtocol)
@@ -107,7 +110,11 @@ def evaluate_model(
     if validation is not None and config.evaluation.rerank and network.itm_trained:
         combination = task(one_row_a_picture(validation, say)).choose_combination(network)
     pictures = one_row_a_picture(measured, say)
-    judged = None if config.judgements is None else judged_captions(pictures, read_judgements(config.judgements))
+    judged = (
+        None
+        if config.judgements is None
+        else judged_captions(pictures, on_first_rows(read_judgements(config.judgements), measured))
+    )
     result = task(pictures, judged).evaluate(network, combination)
     if truths is not None:
         result = replace(result, coco=coco_reports(result, pictures, truths))
@@ -132,7 +139,8 @@ def _asked_data(model: str | Path, config: EvaluateConfig, run: DataConfig | Non
         data = replace(data, validation_split=config.validation_split)
     if config.min_group_size is not None:
         data = replace(data, min_group_size=config.min_group_size)
-    return data
+    identity = config.identity or ("id" if config.coco else data.identity)
+    return replace(data, identity=identity)
 
 
 def _measured(table: PairTable, data: DataConfig, config: EvaluateConfig, say: Callable[[str], None]) -> PairTable:

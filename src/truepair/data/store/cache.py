@@ -39,11 +39,13 @@ class StoredRows:
         rows: memory-mapped.
         skipped: what was left out, as (where, why).
         split_origins: where the splits are from: some of "stated", "named" and "none".
+        folder: where they lie, with what else is known of them.
     """
 
     rows: Dataset
     skipped: list[tuple[str, str]]
     split_origins: frozenset[str]
+    folder: Path
 
 
 def cached_rows(reader: Reader, config: SourceConfig) -> StoredRows:
@@ -60,7 +62,7 @@ def cached_rows(reader: Reader, config: SourceConfig) -> StoredRows:
     empty = [name for name in ("group", "family", "names") if rows.data.column(name).null_count == len(rows)]
     facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
     skipped = [(where, why) for where, why in facts["skipped"]]
-    return StoredRows(rows.remove_columns(empty), skipped, frozenset(facts["split_origins"]))
+    return StoredRows(rows.remove_columns(empty), skipped, frozenset(facts["split_origins"]), folder)
 
 
 def _build(reader: Reader, config: SourceConfig, folder: Path) -> None:
@@ -99,7 +101,7 @@ def _key(reader: Reader, config: SourceConfig) -> str:
 
 
 def finish_rows(file: Path, *, merge: bool, skips: Skips) -> None:
-    """Merge rows of one image if asked to, check all ids, and fill in the names of each group.
+    """Merge rows of one image if asked to, check the captions' ids, and fill in the names of each group.
 
     Args:
         file: Arrow stream as ``write_rows`` leaves it; rewritten in place where needed.
@@ -107,12 +109,11 @@ def finish_rows(file: Path, *, merge: bool, skips: Skips) -> None:
         skips: takes the image files that merging leaves out.
 
     Raises:
-        DataError: one image id with two files, or one caption id with two texts or images.
+        DataError: one caption id with two texts or images.
     """
     if merge:
         _rewrite(file, _merged(open_stream(file), skips))
     table = open_stream(file)
-    _check_image_ids(table)
     _check_caption_ids(table)
     if table["group"].null_count < len(table) and table["names"].null_count:
         _rewrite(file, _with_names(table))
@@ -129,15 +130,6 @@ def _rewrite(file: Path, batches: Iterator[pa.RecordBatch]) -> None:
         writer.write_batch(first)
         for batch in batches:
             writer.write_batch(batch)
-
-
-def _check_image_ids(table: pa.Table) -> None:
-    for row, first in _conflicts(table):
-        raise DataError(
-            f"image id {table['image_id'][row]} stands for {_image_name(table, first)} (row {first}) and for "
-            f"{_image_name(table, row)} (row {row}); repair it, or set derive_ids, or repeats='merge' to keep the "
-            "first image"
-        )
 
 
 def _conflicts(table: pa.Table) -> Iterator[tuple[int, int]]:

@@ -110,9 +110,9 @@ def cache_image_states(
 ) -> ImageStates:
     """Compute the states of every distinct image of a table once, or open those that are there.
 
-    The key of a cache is of the encoder, the distinct image ids in order, the pixels of a few images as the dataset
-    delivers them, and ``preprocessing``. Files that change under the same ids are noticed only if they are among these
-    few.
+    The key of a cache is of the encoder, the ids of the distinct pictures in order, the pixels of a few images as the
+    dataset delivers them, and ``preprocessing``. Files that change under the same ids are noticed only if they are
+    among these few.
 
     Args:
         encoder: from images [B, 3, H, W] to states [B, N, W], as the image tower of a `DualEncoder`; it runs in
@@ -135,7 +135,7 @@ def cache_image_states(
     """
     if views > 1 and (augmented is None or len(augmented) != len(plain)):
         raise ConfigError(f"{views} views need the augmented dataset of the same table; give one, or set views to 1")
-    ids, first, image_rows = _distinct(plain.table.image_ids)
+    ids, first, image_rows = _distinct(plain.table.picture_keys)
     encoder_key = encoder_key or encoder_fingerprint(encoder)
     caches = []
     for view in range(views):
