@@ -10,7 +10,7 @@ from datasets import config as datasets_config
 from truepair.errors import ConfigError
 
 _CHOICES = {
-    "caption_lines": ("several", "one"),
+    "caption_lines": ("several", "one", None),
     "key_split": ("first", "last"),
     "repeats": ("keep", "merge"),
     "on_bad": ("skip", "error"),
@@ -33,14 +33,15 @@ class SourceConfig:
         image_column: column of the image or its path; detected by default.
         caption_column: column of the caption or captions; detected by default. In tars, the ending of the member that
             holds it, such as "alt.txt", or a field of ``.json``.
-        caption_lines: lines of a text file beside an image, or in a tar: "several" captions, or "one".
+        caption_lines: the lines of a text are "several" captions, or "one"; by default several in a text file beside an
+            image or in a tar, and in a column ``txt``, and one in other cells and fields.
         key_split: members of a tar belong together whose names are equal up to the "first" dot, as WebDataset has it,
             or the "last".
         delimiter: separator of a delimited file; detected by default, and the tab in ``.tsv``.
         columns: names of the columns of a delimited file without a header line.
         quoting: whether cells of a delimited file may be quoted; by default not in ``.tsv``, and not between tabs
             without a header line.
-        encoding: of a delimited file; by default UTF-8, or UTF-16 where the file begins with its mark.
+        encoding: of the text of a source; by default UTF-8, or UTF-16 or UTF-32 where a file is so by its first bytes.
         derive_ids: ignore the ids of the source and derive them from paths and texts.
         repeats: rows that share an image id: "keep" leaves them, "merge" makes one row of them, with all captions.
         labels: the text of an image is the name of its class: a column ``label``, or the folder that the image lies in.
@@ -59,7 +60,7 @@ class SourceConfig:
     allow_outside_root: bool = False
     image_column: str | None = None
     caption_column: str | None = None
-    caption_lines: str = "several"
+    caption_lines: str | None = None
     key_split: str = "first"
     delimiter: str | None = None
     columns: tuple[str, ...] | None = None
@@ -76,7 +77,7 @@ class SourceConfig:
     def __post_init__(self) -> None:
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
-                raise ConfigError(f"{name} is '{getattr(self, name)}'; give {' or '.join(choices)}")
+                raise ConfigError(f"{name} is '{getattr(self, name)}'; give {' or '.join(filter(None, choices))}")
         try:
             codecs.lookup(self.encoding or "utf-8")
         except LookupError:

@@ -63,7 +63,9 @@ def test_lines_with_another_number_of_cells_are_listed(folder):
     table = open_pairs(source, max_skipped=0.5)
 
     assert len(table) == 1
-    assert table.skipped == [("pairs.csv line 2", "it has 3 cells for 2 columns")]
+    assert table.skipped == [
+        ("pairs.csv line 2", "it has 3 cells for 2 columns; a text that holds the delimiter must stand in quotes")
+    ]
 
 
 def test_missing_columns_are_an_error_that_names_those_there_are(folder):
@@ -117,11 +119,13 @@ def test_a_quote_that_swallows_lines_is_listed(folder):
     lines = ['a.png,"a stray quote', "b.png,two", 'a.png,three"', 'b.png,"two\nlines, both of the caption"']
     source = put(folder / "pairs.csv", "\n".join(["image,caption", *lines]))
 
-    table = open_pairs(source, max_skipped=0.5)
+    with pytest.raises(DataError, match="3 of 4 rows"):  # of the file, not of what the quotes made of it
+        open_pairs(source, max_skipped=0.5)
+    table = open_pairs(source, max_skipped=0.8)
 
     assert table.rows["captions"][:] == [["two\nlines, both of the caption"]]
     why = "a quote in it is not closed before the next lines; repair it, or give quoting false"
-    assert table.skipped == [("pairs.csv line 4", why)]
+    assert table.skipped == [("pairs.csv line 2", why)]
 
 
 @pytest.mark.parametrize("name", ["captions.token.txt", "captions.tsv", "captions.csv"])
@@ -134,6 +138,17 @@ def test_lists_that_number_the_captions_of_an_image(folder, name):
     assert table.image(3).getpixel((0, 0)) == (30, 30, 220)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_marks_and_line_ends(folder, encoding, end):
+    text = end.join(["", "image,caption", "a.png,caf\u00e9 \u732b", "", 'b.png,"x, y"', "", ""])
+
+    table = open_pairs(put(folder / "pairs.csv", text.encode(encoding)))
+
+    assert table.rows["captions"][:] == [["caf\u00e9 \u732b"], ["x, y"]]
+    assert table.skipped == []
+
+
 def test_encodings(folder):
     text = "image,caption\na.png,caf\u00e9 \u732b\n"
     marked = put(folder / "marked.csv", text.encode("utf-16"))
@@ -143,5 +158,102 @@ def test_encodings(folder):
     assert open_pairs(plain, encoding="latin-1").rows["captions"][:] == [["caf\u00e9"]]
     with pytest.raises(DataError, match=r"odd\.csv is not text: .*; give encoding"):
         open_pairs(put(folder / "odd.csv", b"\xff\xfea"))
+    assert open_pairs(put(folder / "x.csv", f"\ufeff{text}"), encoding="utf8").image_ids.shape == (1,)
+    with pytest.raises(DataError, match="its caption is not UTF-8; give encoding, such as latin-1"):
+        open_pairs(plain)
     with pytest.raises(ConfigError, match="there is no encoding 'utf-61'; give one such as"):
         open_pairs(plain, encoding="utf-61")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("pairs.csv", "sep=;\nimage;caption\na.png;one, two\n"),
+        ("pairs.csv", '"sep=,"\r\n"image","caption"\r\n"a.png","one, two"\r\n'),
+        ("pairs.csv", 'image, caption\na.png, "one, two"\n'),
+        ("pairs.csv", "image_name| comment_number| comment\na.png| 0| one, two\n"),  # Flickr30k's at Kaggle
+        ("pairs.csv", ',image,caption\n0,a.png,"one, two"\n'),
+        ("pairs.csv", '"image"\t"caption, or title"\t"text"\na.png\t-\t"one, two"\n'),
+        ("pairs.tab", "image\tcaption\na.png\tone, two\n"),
+        ("pairs.psv", "image|caption\na.png|one, two\n"),
+        ("pairs.tsv", "a.png\tone, two\n"),
+        ("pairs.txt", "one, two\ta.png\n"),
+        ("pairs.csv", 'a.png,"one, two"\n'),
+        ("results.token", "a.png#0\tone, two\n"),  # Flickr30k's own list
+        ("pairs.csv", '"a.png#0","one, two"\n'),
+        ("pairs.csv", "image;caption\n a.png#12 ; one, two \n"),
+    ],
+)
+def test_heads_that_tell_columns_and_delimiter(folder, name, text):
+    table = open_pairs(put(folder / name, text))
+
+    assert table.rows["captions"][:] == [["one, two"]]
+    assert table.image(0).getpixel((0, 0)) == (220, 30, 30)
+    assert table.skipped == []
+
+
+def test_the_odd_name_in_the_list_of_flickr8k(folder):
+    put(folder / "a.png.1", picture("blue"))
+    table = open_pairs(put(folder / "Flickr8k.token.txt", "a.png#0\tone\na.png.1#0\ttwo\n"))
+
+    assert [table.image(row).getpixel((0, 0)) for row in range(2)] == [(220, 30, 30), (30, 30, 220)]
+
+
+def test_lists_of_more_columns_need_names(folder):
+    source = put(folder / "pairs.tsv", "one\ta.png\tweb\n")
+
+    with pytest.raises(DataError, match=r"pairs\.tsv has no header line, and 3 columns; give columns, such as"):
+        open_pairs(source)
+    assert open_pairs(source, columns=["caption", "image", "source"]).rows["source"][:] == ["web"]
+
+
+def test_a_file_without_its_delimiter(folder):
+    with pytest.raises(DataError, match=r"pairs\.tsv has no 'tab' in its first line, 'image,caption'; give delimiter"):
+        open_pairs(put(folder / "pairs.tsv", "image,caption\na.png,x\n"))
+
+
+@pytest.mark.parametrize("text", ['"hello" says a child', '"open', 'closed"', "5' 10\" tall", 'a "b" c'])
+@pytest.mark.parametrize("name", ["pairs.tsv", "pairs.csv", "pairs.txt"])
+def test_quotes_between_tabs_are_text(folder, name, text):
+    table = open_pairs(put(folder / name, f"image\tcaption\na.png\t{text}\nb.png\tx\n"))
+
+    assert table.rows["captions"][:] == [[text], ["x"]]
+
+
+def test_one_bad_quote_is_one_row_left_out(folder):
+    rows = 'a.png,"hello" says a child\n' + "b.png,x\n" * 10
+
+    table = open_pairs(put(folder / "pairs.csv", f"image,caption\n{rows}"))
+
+    assert len(table) == 10
+    (entry,) = table.skipped
+    assert entry[0] == "pairs.csv line 2" and entry[1].startswith("its quotes do not match")
+
+
+def test_a_quote_that_is_never_closed_loses_the_rows_after_it_aloud(folder):
+    rows = "b.png,x\n" * 30 + 'a.png,"open\n' + "b.png,y\n" * 4
+
+    with pytest.raises(DataError, match=r"5 of 35 rows .* line 32: a quote in it is not closed before the next lines"):
+        open_pairs(put(folder / "pairs.csv", f"image,caption\n{rows}"))
+
+
+def test_a_cell_that_is_far_longer_than_others_is_suspected(folder):
+    poem = '"' + "\n".join(f"line {number}, of a poem" for number in range(9)) + '"'
+    source = put(folder / "pairs.csv", f'image,caption\na.png,{poem}\nb.png,"two\nlines"\n' + "b.png,a short one\n" * 5)
+
+    table = open_pairs(source)
+
+    assert len(table) == 7
+    why = "kept, though a cell of it has 9 lines and 161 characters, and other captions 11: if a stray quote ran on"
+    assert [(where, reason.startswith(why)) for where, reason in table.skipped] == [("pairs.csv line 2", True)]
+
+
+@pytest.mark.parametrize("name", ["txt", "TXT"])
+def test_a_column_txt_holds_a_caption_a_line(folder, name):
+    source = put(folder / "pairs.csv", f'image,{name}\na.png,"one\n\ntwo"\n')
+    other = put(folder / "other.csv", 'image,caption\na.png,"one\ntwo"\n')
+
+    assert open_pairs(source).rows["captions"][:] == [["one", "two"]]
+    assert open_pairs(source, caption_lines="one").rows["captions"][:] == [["one\n\ntwo"]]
+    assert open_pairs(other).rows["captions"][:] == [["one\ntwo"]]
+    assert open_pairs(other, caption_lines="several").rows["captions"][:] == [["one", "two"]]

@@ -1,32 +1,68 @@
 """Delimited text: CSV and TSV."""
 
-import codecs
 import csv
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TextIO
+from typing import NamedTuple, TextIO
 
-from truepair.data.formats.record import IMAGE_SUFFIXES, Reader, Record, Skips, extra_fields, record_of_entry
+from truepair.data.formats.record import (
+    CAPTION_NAMES,
+    IMAGE_NAMES,
+    IMAGE_SUFFIXES,
+    LABEL_NAMES,
+    Reader,
+    Record,
+    Skips,
+    extra_fields,
+    record_of_entry,
+)
+from truepair.data.formats.text import open_text
 from truepair.errors import DataError
 
 _DELIMITERS = ("\t", ",", ";", "|")
 
-_NUMBERED = re.compile(r"(.*\.(?:jpe?g|jpe|jfif|png|webp|gif|bmp|tiff?))#\d+$", re.IGNORECASE)
+_OF_ENDING = {".tsv": "\t", ".tab": "\t", ".psv": "|"}
+
+# Flickr8k's own list has one "a.jpg.1#0".
+_NUMBERED = re.compile(r"(.*\.(?:jpe?g|jpe|jfif|png|webp|gif|bmp|tiff?)(?:\.\d+)?)#\d+", re.IGNORECASE | re.DOTALL)
+
+_EXCEL = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)
+
+_WHOLE = re.compile(r'"((?:[^"]|"")*)"')
+
+_FAR_LONGER = 5  # times the mean caption: a cell with line breaks that is so long is suspected
+
+_OPEN_QUOTE = "a quote in it is not closed before the next lines; repair it, or give quoting false"
+
+
+class _Head(NamedTuple):
+    """What the first line that is not blank says.
+
+    Attributes:
+        line: the line.
+        number: which one it is, from 1.
+        separator: the delimiter that a line such as ``sep=;`` before it states, as Excel writes it; or None.
+    """
+
+    line: str
+    number: int
+    separator: str | None
 
 
 class DelimitedReader(Reader):
-    """Reads a line per pair. The first line names the columns, unless ``SourceConfig.columns`` does.
+    """Reads a line per pair. The first line that is not blank names the columns, unless ``SourceConfig.columns`` does.
 
     Without a choice, the delimiter is the tab in ``.tsv``, and elsewhere the one of tab, comma, semicolon and bar that
-    the first line has most of. Cells may be quoted, except in ``.tsv``, and except between tabs without a header line:
-    that is CC3M's layout, where quotes are text. Lists such as Flickr8k's, where the image ends in the number of its
-    caption (``a.jpg#0``), have no header line either. Columns image_id, caption_id, split, group and family are taken
-    over; all others become text columns.
+    makes columns of the first line, or that it has most of. Cells may be quoted, but not in ``.tsv``, and not between
+    tabs without a header line: that is CC3M's layout, where quotes are text. Between other tabs, quotes are taken off
+    cells that stand in them as a whole. A first line of an image path and a text is a pair and no header; so are lists
+    such as Flickr8k's, where the image ends in the number of its caption (``a.jpg#0``). Columns image_id, caption_id, split, group and family are taken over; all others become text columns.
     """
 
-    suffixes = (".csv", ".tsv", ".txt")
+    suffixes = (".csv", ".tsv", ".txt", ".tab", ".psv", ".token")
 
     @cached_property
     def extra(self) -> tuple[str, ...]:
@@ -38,37 +74,54 @@ class DelimitedReader(Reader):
         """Read the lines in order.
 
         Raises:
-            DataError: there is no image or caption column, or the quotes do not match.
+            DataError: there is no image or caption column.
         """
         image_name, caption_name = self._columns
-        for number, cells in self._lines():
-            where = f"{self.config.path.name} line {number}"
+        name, caption = self.config.path.name, self._names.index(caption_name)
+        lengths = _Lengths()
+        for number, cells in self._lines(skips):
+            where = f"{name} line {number}"
             if len(cells) != len(self._names):
-                skips.row(where, f"it has {len(cells)} cells for {len(self._names)} columns")
+                skips.row(where, f"it has {len(cells)} cells for {len(self._names)} columns{self._why_cells(cells)}")
                 continue
-            if self._swallows(cells):
-                skips.row(where, "a quote in it is not closed before the next lines; repair it, or give quoting false")
-                continue
+            if any("\n" in cell or "\r" in cell for cell in cells):
+                if lines := self._swallowed(cells):
+                    skips.row(where, _OPEN_QUOTE, rows=lines)
+                    continue
+                lengths.broken.append((where, max(cells, key=len)))
+            else:
+                lengths.total += len(cells[caption])
+                lengths.count += 1
             entry = {name: cell for name, cell in zip(self._names, cells, strict=True) if cell}
             # A cell is no list.
             entry.pop("names", None)
             entry.pop("caption_ids", None)
             if image_name in entry:
-                entry[image_name] = _NUMBERED.sub(r"\1", entry[image_name])
-            yield record_of_entry(entry, where, image_name=image_name, caption_name=caption_name, extra=self.extra)
+                path = entry[image_name].strip()
+                numbered = _NUMBERED.fullmatch(path) if "#" in path else None
+                entry[image_name] = path if numbered is None else numbered[1]
+            yield record_of_entry(
+                entry,
+                where,
+                image_name=image_name,
+                caption_name=caption_name,
+                extra=self.extra,
+                lines=self.has_lines(caption_name),
+            )
+        for where, why in lengths.suspects():
+            skips.note(where, why)
 
     @cached_property
-    def _first_line(self) -> str:
-        with self._open() as file:
-            return next(self._text_lines(file), "")
-
-    def _open(self) -> TextIO:
-        """The file as text; bytes that are no UTF-8 become lone surrogates, and are found when captions are checked."""
-        encoding = self.config.encoding
-        if encoding is None:
-            with self.config.path.open("rb") as file:
-                encoding = "utf-16" if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
-        return self.config.path.open(encoding=encoding, errors="surrogateescape", newline="")
+    def _head(self) -> _Head:
+        separator = None
+        with open_text(self.config.path, self.config.encoding, newline="") as file:
+            for number, line in enumerate(self._text_lines(file), 1):
+                excel = _EXCEL.fullmatch(line)
+                if excel is not None:
+                    separator = excel[1]
+                elif line.strip():
+                    return _Head(line.rstrip("\r\n"), number, separator)
+        return _Head("", 1, separator)
 
     def _text_lines(self, file: TextIO) -> Iterator[str]:
         """The lines of the file.
@@ -83,70 +136,165 @@ class DelimitedReader(Reader):
 
     @cached_property
     def _delimiter(self) -> str:
-        if self.config.delimiter is not None:
-            return self.config.delimiter
-        line, columns = self._first_line, self.config.columns
-        if self.config.path.suffix.lower() == ".tsv" or _NUMBERED.fullmatch(line.partition("\t")[0]):
-            return "\t"
-        fitting = [one for one in _DELIMITERS if columns is not None and line.count(one) == len(columns) - 1]
-        return max(fitting or _DELIMITERS, key=line.count)
+        stated = self.config.delimiter or self._head.separator or _OF_ENDING.get(self.config.path.suffix.lower())
+        if stated is not None:
+            return stated
+        line, columns = self._head.line, self.config.columns
+        if columns is not None:
+            fitting = [one for one in _DELIMITERS if line.count(one) == len(columns) - 1]
+            return max(fitting or _DELIMITERS, key=line.count)
+        return max(
+            _DELIMITERS, key=lambda one: (self._makes_columns(_cells(line, one, quoted=one != "\t")), line.count(one))
+        )
+
+    def _makes_columns(self, cells: list[str]) -> int:
+        """How well cells of the first line do as columns: 2 for names of image and caption, 1 for an image path."""
+        if len(cells) < 2:
+            return 0
+        wanted, texts = self.config, LABEL_NAMES if self.config.labels else CAPTION_NAMES
+        lower = {cell.lower() for cell in cells} | set(cells)
+        if lower.intersection(_one(wanted.image_column, IMAGE_NAMES)):
+            return 2 if lower.intersection(_one(wanted.caption_column, texts)) else 1
+        return int(any(map(_is_image, cells)))
+
+    @cached_property
+    def _first_cells(self) -> tuple[str, ...]:
+        return tuple(_cells(self._head.line, self._delimiter, quoted=self._quoted))
 
     @cached_property
     def _names(self) -> tuple[str, ...]:
         if self.config.columns is not None:
             return self.config.columns
-        cells = next(csv.reader([self._first_line], delimiter=self._delimiter), [])
-        if self._is_numbered:
-            return ("image", "caption", *(f"column {number}" for number in range(3, len(cells) + 1)))
-        return tuple(cell.strip() for cell in cells)
+        cells = self._first_cells
+        if not self._headerless:
+            return cells
+        image = next(number for number, cell in enumerate(cells) if _is_image(cell))
+        if len(cells) != 2 and (image or not _NUMBERED.fullmatch(cells[0])):
+            raise DataError(
+                f"{self.config.path.name} has no header line, and {len(cells)} columns; give columns, such as "
+                "[image, caption, source]"
+            )
+        names = [f"column {number}" for number in range(1, len(cells) + 1)]
+        names[image], names[1 - image] = "image", "caption"
+        return tuple(names)
 
     @cached_property
     def _columns(self) -> tuple[str, str]:
-        where = f"{self.config.path.name} (give columns if it has no header line)"
-        return self.pair_columns(self._names, where)
-
-    @cached_property
-    def _is_numbered(self) -> bool:
-        """Whether the first line is one of a list such as Flickr8k's."""
-        first = self._first_line.partition(self._delimiter)[0]
-        return self.config.columns is None and _NUMBERED.fullmatch(first) is not None
+        name = self.config.path.name
+        if len(self._names) == 1:
+            shown = "tab" if self._delimiter == "\t" else self._delimiter
+            raise DataError(f"{name} has no '{shown}' in its first line, {self._head.line!r:.80}; give delimiter")
+        return self.pair_columns(self._names, f"{name} (give columns if it has no header line)")
 
     @cached_property
     def _headerless(self) -> bool:
-        return self.config.columns is not None or self._is_numbered
+        """Whether the first line is a pair: the user says so, or it holds the path of an image."""
+        return self.config.columns is not None or any(map(_is_image, self._first_cells))
 
     @cached_property
     def _quoted(self) -> bool:
-        """Whether cells may be quoted."""
-        if self.config.quoting is not None:
-            return self.config.quoting
-        return self._delimiter != "\t" or not (self._headerless or self.config.path.suffix.lower() == ".tsv")
+        """Whether quotes are part of the syntax, so that a quoted cell may hold the delimiter and line breaks."""
+        return self._delimiter != "\t" if self.config.quoting is None else self.config.quoting
 
-    def _swallows(self, cells: list[str]) -> bool:
-        """Whether a cell holds what looks like a line of its own: a stray quote that ran on to the next one."""
+    @cached_property
+    def _sheds_quotes(self) -> bool:
+        """Whether cells that stand in quotes as a whole lose them, where quotes are no part of the syntax."""
+        literal = self._quoted or self.config.quoting is not None
+        return not (literal or self._headerless or self.config.path.suffix.lower() in _OF_ENDING)
+
+    def _why_cells(self, cells: list[str]) -> str:
+        """What a wrong number of cells comes from, as far as that can be told."""
+        if len(cells) > len(self._names):
+            text = "a text" if self._quoted else "with quoting true, a text"
+            return f"; {text} that holds the delimiter must stand in quotes"
+        return "" if self._quoted else "; if its cells have quotes around them, give quoting true"
+
+    def _swallowed(self, cells: list[str]) -> int:
+        """Lines of a row of which a cell holds what looks like a row of its own: a stray quote that ran on; else 0."""
         image = self._names.index(self._columns[0])
-        for cell in (cell for cell in cells if "\n" in cell or "\r" in cell):
+        for cell in cells:
             for line in cell.splitlines()[1:]:
                 parts = line.split(self._delimiter)
-                if len(parts) == len(cells) and Path(parts[image].strip('"')).suffix.lower() in IMAGE_SUFFIXES:
-                    return True
-        return False
+                if len(parts) == len(cells) and _is_image(parts[image].strip().strip('"')):
+                    return sum(len(cell.splitlines()) - 1 for cell in cells if cell) + 1
+        return 0
 
-    def _lines(self) -> Iterator[tuple[int, list[str]]]:
-        """Cells of each line after the header, with its number."""
-        with self._open() as file:
+    def _lines(self, skips: Skips) -> Iterator[tuple[int, list[str]]]:
+        """Cells of each line after the header, with the number of the line that they begin at."""
+        head, delimiter = self._head, self._delimiter
+        with open_text(self.config.path, self.config.encoding, newline="") as file:
             reader = csv.reader(
                 self._text_lines(file),
-                delimiter=self._delimiter,
+                delimiter=delimiter,
                 quoting=csv.QUOTE_MINIMAL if self._quoted else csv.QUOTE_NONE,
+                skipinitialspace=_is_spaced(head.line, delimiter),
                 strict=True,
             )
-            try:
-                for number, cells in enumerate(reader):
-                    if cells and (self._headerless or number):
-                        yield reader.line_num, cells
-            except csv.Error as error:
-                raise DataError(
-                    f"{self.config.path.name} line {reader.line_num}: {error}; repair its quotes, or give "
-                    "delimiter, or quoting false"
-                ) from None
+            while True:
+                start = reader.line_num + 1
+                try:
+                    cells = next(reader, None)
+                except csv.Error as error:
+                    lines = reader.line_num - start + 1
+                    why = f"its quotes do not match ({error}); repair its quotes, or give quoting false"
+                    skips.row(f"{self.config.path.name} line {start}", why if lines == 1 else _OPEN_QUOTE, rows=lines)
+                    continue
+                if cells is None:
+                    return
+                is_head = start < head.number or (start == head.number and not self._headerless)
+                if cells and not is_head:
+                    yield start, [_unquoted(cell) for cell in cells] if self._sheds_quotes else cells
+
+
+@dataclass
+class _Lengths:
+    """Lengths of captions, by which cells with line breaks are suspected: a stray quote may have run on.
+
+    Attributes:
+        total: characters of the captions of rows without line breaks.
+        count: how many those are.
+        broken: place and longest cell of each row with line breaks.
+    """
+
+    total: int = 0
+    count: int = 0
+    broken: list[tuple[str, str]] = field(default_factory=list)
+
+    def suspects(self) -> Iterator[tuple[str, str]]:
+        """Rows with a cell far longer than captions are, and what is to be said of them."""
+        mean = self.total / max(self.count, 1)
+        for where, cell in self.broken:
+            if self.count and len(cell) > _FAR_LONGER * mean:
+                yield (
+                    where,
+                    f"kept, though a cell of it has {len(cell.splitlines())} lines and {len(cell)} characters, and "
+                    f"other captions {mean:.0f}: if a stray quote ran on, repair it, or give quoting false",
+                )
+
+
+def _cells(line: str, delimiter: str, *, quoted: bool) -> list[str]:
+    """The cells of the first line, without the space and the quotes around them."""
+    quoting = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
+    spaced = _is_spaced(line, delimiter)
+    cells = next(csv.reader([line], delimiter=delimiter, quoting=quoting, skipinitialspace=spaced), [])
+    return [_unquoted(cell.strip()) for cell in cells]
+
+
+def _unquoted(cell: str) -> str:
+    """A cell without the quotes around it, if it has some and all within are doubled."""
+    whole = _WHOLE.fullmatch(cell)
+    return cell if whole is None else whole[1].replace('""', '"')
+
+
+def _is_spaced(line: str, delimiter: str) -> bool:
+    """Whether a space follows each delimiter of a line; it is no part of the cell then, nor of the quote after it."""
+    return 0 < line.count(delimiter) == line.count(f"{delimiter} ")
+
+
+def _is_image(cell: str) -> bool:
+    """Whether a cell is the path of an image and no name of a column."""
+    return Path(cell).suffix.lower() in IMAGE_SUFFIXES or _NUMBERED.fullmatch(cell) is not None
+
+
+def _one(wanted: str | None, known: tuple[str, ...]) -> tuple[str, ...]:
+    return known if wanted is None else (wanted,)

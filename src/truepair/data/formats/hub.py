@@ -72,6 +72,7 @@ class HubReader(Reader):
                     caption_name=caption_name,
                     key=f"{split or 'train'}:{number}",
                     extra=self.extra,
+                    lines=self.has_lines(caption_name),
                 )
                 if record.split is None and split:
                     record.split = split_in_name(split) or split

@@ -73,7 +73,14 @@ class JsonlReader(Reader):
                     raise LateFieldError
                 if {*extra, *STATED_FIELDS, "image", "captions", image_name, caption_name}.issuperset(layout):
                     named.add(layout)
-            yield record_of_entry(entry, where, image_name=image_name, caption_name=caption_name, extra=extra)
+            yield record_of_entry(
+                entry,
+                where,
+                image_name=image_name,
+                caption_name=caption_name,
+                extra=extra,
+                lines=self.has_lines(caption_name),
+            )
 
 
 class AlbefReader(Reader):
@@ -98,7 +105,9 @@ class AlbefReader(Reader):
             if not isinstance(entry, dict):
                 raise DataError(f"{where} is not an object but {entry!r:.40}; repair or delete it")
             image_name, caption_name = self.pair_columns(entry, where)
-            yield record_of_entry(entry, where, image_name=image_name, caption_name=caption_name)
+            yield record_of_entry(
+                entry, where, image_name=image_name, caption_name=caption_name, lines=self.has_lines(caption_name)
+            )
 
 
 class KarpathyReader(Reader):

@@ -58,6 +58,7 @@ class ParquetReader(Reader):
                     caption_name=caption_name,
                     key=f"{name}:{number}",
                     extra=self.extra,
+                    lines=self.has_lines(caption_name),
                 )
                 record.file = file
                 yield record

@@ -33,12 +33,13 @@ IMAGE_SUFFIXES = frozenset(
 )
 
 IMAGE_NAMES = (
-    "image", "image_path", "filepath", "file_path", "file_name", "filename", "path", "img", "jpg", "png", "image_url",
-    "url",
+    "image", "image_path", "filepath", "file_path", "file_name", "filename", "image_name", "path", "img", "jpg", "jpeg",
+    "png", "webp", "image_url", "url",
 )  # fmt: skip
 
 CAPTION_NAMES = (
     "caption", "captions", "text", "texts", "txt", "sentence", "sentences", "title", "alt_text", "alt", "description",
+    "comment",
 )  # fmt: skip
 
 LABEL_NAMES = ("label", "labels", "class", "class_name", "category")
@@ -103,14 +104,14 @@ class Skips:
         self.entries: list[tuple[str, str]] = []
         self.rows = 0
 
-    def row(self, where: str, why: str) -> None:
-        """Record that a whole row is left out.
+    def row(self, where: str, why: str, *, rows: int = 1) -> None:
+        """Record that a whole row, or several in one, is left out.
 
         Raises:
             DataError: in strict mode.
         """
         self.part(where, why)
-        self.rows += 1
+        self.rows += rows
 
     def part(self, where: str, why: str) -> None:
         """Record that a part of a row, such as one of its captions, is left out.
@@ -216,11 +217,23 @@ class Reader(ABC):
             _find_column(there, self.config.caption_column, (*labels, *texts), "caption", where),
         )
 
+    def has_lines(self, caption_name: str) -> bool:
+        """Whether each line of a cell of this column is a caption.
+
+        By default of a column "txt" alone: that is what a WebDataset's text files are called, written to a table.
+        """
+        return self.config.caption_lines == "several" or (
+            self.config.caption_lines is None and caption_name.lower() == "txt"
+        )
+
 
 def captions_in(text: str, config: SourceConfig) -> list[str]:
     """The captions of a text file: one a line, or all of it."""
-    if config.caption_lines == "one":
-        return [text]
+    return [text] if config.caption_lines == "one" else lines_of(text)
+
+
+def lines_of(text: str) -> list[str]:
+    """The lines of a text that are not blank."""
     return [line for line in text.splitlines() if line.strip()]
 
 
@@ -237,6 +250,7 @@ def record_of_entry(
     caption_name: str,
     key: str | None = None,
     extra: Iterable[str] = (),
+    lines: bool = False,
 ) -> Record:
     """Turn a row such as ``{"image": "a.jpg", "caption": "a dog", "image_id": 7}`` into a record.
 
@@ -247,12 +261,15 @@ def record_of_entry(
         caption_name: field of the caption or captions.
         key: names the image within the source where it has no path.
         extra: further fields to keep.
+        lines: each line of a caption is one.
 
     Raises:
         DataError: ``caption_ids`` or ``names`` is not a list.
     """
     image, captions = entry.get(image_name), entry.get(caption_name)
     path, cell = _image(image)
+    if lines and isinstance(captions, str):
+        captions = lines_of(captions)
     record = Record(
         where=where,
         key=path or key or where,

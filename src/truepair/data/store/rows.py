@@ -173,7 +173,7 @@ class _RowMaker:
         if record.image_path is None:
             self.skips.row(record.where, "it has no image")
         elif not _is_unicode(record.image_path):
-            self.skips.row(record.where, "its image path is not UTF-8")
+            self.skips.row(record.where, "its image path is not UTF-8; give encoding, such as latin-1")
         else:
             return {"path": self.paths.resolve(record.image_path, record.where)}
         return None
@@ -206,7 +206,7 @@ class _RowMaker:
         if len(caption) > self.config.max_caption_length:
             return f"its caption has {len(caption)} characters, more than max_caption_length"
         if not _is_unicode(caption):
-            return "its caption is not UTF-8"
+            return "its caption is not UTF-8; give encoding, such as latin-1"
         return None
 
     def _caption_ids(self, record: Record, image_id: int, captions: list[tuple[int, str]]) -> list[int]:

@@ -1,0 +1,63 @@
+"""Text of a source in whatever encoding it has."""
+
+import codecs
+from pathlib import Path
+from typing import TextIO
+
+_MARKS = (
+    (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16's, which it begins with
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+    (codecs.BOM_UTF8, "utf-8-sig"),
+)
+
+_HEAD = 512  # bytes by which UTF-16 without a mark is known
+
+
+def encoding_of(head: bytes) -> str:
+    """Encoding of a text by its first bytes.
+
+    A mark says it; else zero bytes do, which UTF-8 text never has, and UTF-16 has in one half of nearly all places:
+    punctuation, digits and line ends are Latin everywhere. What is neither is UTF-8.
+    """
+    for mark, name in _MARKS:
+        if head.startswith(mark):
+            return name
+    zeros = [head[start:_HEAD:2].count(0) for start in (0, 1)]
+    if not any(zeros):
+        return "utf-8-sig"
+    return "utf-16-be" if zeros[0] > zeros[1] else "utf-16-le"
+
+
+def _codec(encoding: str | None, head: bytes) -> str:
+    """The codec of a text: as stated, where UTF-8 may have a mark all the same; else by its first bytes."""
+    if encoding is None:
+        return encoding_of(head)
+    return "utf-8-sig" if codecs.lookup(encoding).name == "utf-8" else encoding
+
+
+def decoded(data: bytes, encoding: str | None) -> str:
+    """A whole text; bytes that are none of its encoding become lone surrogates, found when captions are checked.
+
+    Args:
+        data: the text as it is stored.
+        encoding: as ``SourceConfig`` has it.
+    """
+    try:
+        return data.decode(_codec(encoding, data), "surrogateescape")
+    except UnicodeError:  # other encodings than UTF-8 have no place for a stray byte
+        return data.decode("utf-8", "surrogateescape")
+
+
+def open_text(path: Path, encoding: str | None, *, newline: str | None = None) -> TextIO:
+    """A text file for reading; bytes that are none of its encoding become lone surrogates.
+
+    Args:
+        path: the file.
+        encoding: as ``SourceConfig`` has it.
+        newline: as for ``open``.
+    """
+    with path.open("rb") as file:
+        head = file.read(_HEAD)
+    return path.open(encoding=_codec(encoding, head), errors="surrogateescape", newline=newline)
