@@ -1,9 +1,7 @@
 """One function that opens any source: what it is, and which reader reads it."""
 
-import os
 import re
 from dataclasses import fields, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +12,9 @@ from truepair.data.formats.folder import FolderReader
 from truepair.data.formats.hub import HubReader
 from truepair.data.formats.json import AlbefReader, CocoReader, JsonlReader, KarpathyReader, json_format
 from truepair.data.formats.parquet import ParquetReader, SampleReader
-from truepair.data.formats.record import IMAGE_SUFFIXES, Reader
+from truepair.data.formats.record import Reader
 from truepair.data.formats.shards import is_pattern
+from truepair.data.formats.trees import ARCHIVES, Tree
 from truepair.data.formats.webdataset import WebDatasetReader
 from truepair.data.source import SourceConfig
 from truepair.data.store.cache import cached_rows
@@ -23,15 +22,6 @@ from truepair.data.table import PairTable
 from truepair.errors import ConfigError, DataError, nearest
 
 _HUB_NAME = re.compile(r"\w[\w.-]*(/[\w.-]+)?(:[\w.-]+)?")
-
-# Files that mark a folder as laid out for the `datasets` library: written by it, or its own list of captions.
-_SAVED = ("dataset_dict.json", "state.json")
-
-_ARCHIVES = (".zip", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar")
-
-_METADATA = frozenset(("metadata.jsonl", "metadata.csv", "metadata.parquet"))
-
-_FOLDER_FILES = 10_000  # of a folder, at most, are looked at
 
 READERS: dict[str, type[Reader]] = {
     "sample": SampleReader,
@@ -97,7 +87,7 @@ def source_config(source: str | Path | SourceConfig, **options: Any) -> SourceCo
 
 def _format(config: SourceConfig) -> str:
     if config.format == "auto":
-        detected = _detect_format(config.source, config.path)
+        detected = _detect_format(config.source, config.path, labels=config.labels)
         return "classes" if config.labels and detected == "folder" else detected
     if config.format not in READERS:
         raise ConfigError(f"unknown format '{config.format}'; give auto, {', '.join(READERS)}")
@@ -106,12 +96,12 @@ def _format(config: SourceConfig) -> str:
     return config.format
 
 
-def _detect_format(source: str, path: Path) -> str:
+def _detect_format(source: str, path: Path, *, labels: bool) -> str:
     """Name of the format of a source, given as the user has it and as a path."""
     if source == "sample":
         return "sample"
     if path.is_dir():
-        return _of_folder(path)
+        return Tree.of(path).format(labels=labels)
     suffix = path.suffix.lower()
     by_suffix = {ending: name for name, reader in READERS.items() for ending in reader.suffixes}
     if path.is_file():
@@ -119,8 +109,10 @@ def _detect_format(source: str, path: Path) -> str:
             return json_format(path)
         if suffix in by_suffix:
             return by_suffix[suffix]
-        if suffix in _ARCHIVES:
-            raise DataError(f"{source} is an archive; unpack it, and give the file or folder that was in it")
+        if suffix in ARCHIVES:
+            raise DataError(
+                f"{source} is an archive; unpack it, and give the file or folder that was in it{_unpacking(path)}"
+            )
         raise DataError(f"the ending of {source} does not tell its format; give format")
     if is_pattern(path) and suffix in by_suffix and READERS[by_suffix[suffix]].source_kind == "files":
         return by_suffix[suffix]
@@ -129,22 +121,11 @@ def _detect_format(source: str, path: Path) -> str:
     raise DataError(f"no such file or folder: {source}; check the path")
 
 
-def _of_folder(path: Path) -> str:
-    names = set(islice((name for _, _, names in os.walk(path) for name in names), _FOLDER_FILES))
-    if _METADATA & names or any((path / name).is_file() for name in _SAVED) or _has_card(path):
-        return "hub"
-    suffixes = {Path(name).suffix.lower() for name in names}
-    for name, reader in READERS.items():
-        if reader.source_kind == "files" and suffixes.intersection(reader.suffixes):
-            return name
-    if suffixes & IMAGE_SUFFIXES:
-        return "folder"
-    raise DataError(
-        f"the folder {path} holds no tar, Parquet or image files; give the path of the file with the captions"
-    )
-
-
-def _has_card(path: Path) -> bool:
-    """Whether the folder has a data card as on the hub, which starts with a block of YAML."""
-    card = path / "README.md"
-    return card.is_file() and card.read_bytes()[:4].strip() == b"---"
+def _unpacking(path: Path) -> str:
+    """How to unpack an archive, where there is one usual way."""
+    name, stem = path.name.lower(), path.name.partition(".")[0]
+    if name.endswith(".zip"):
+        return f" (unzip {path.name} -d {stem})"
+    if name.endswith(".tar.gz"):
+        return f" (gunzip {path.name}, and give the tar, if it is a WebDataset)"
+    return ""

@@ -59,7 +59,8 @@ class DelimitedReader(Reader):
     makes columns of the first line, or that it has most of. Cells may be quoted, but not in ``.tsv``, and not between
     tabs without a header line: that is CC3M's layout, where quotes are text. Between other tabs, quotes are taken off
     cells that stand in them as a whole. A first line of an image path and a text is a pair and no header; so are lists
-    such as Flickr8k's, where the image ends in the number of its caption (``a.jpg#0``). Columns image_id, caption_id, split, group and family are taken over; all others become text columns.
+    such as Flickr8k's, where the image ends in the number of its caption (``a.jpg#0``). Columns image_id, caption_id,
+    split, group and family are taken over; all others become text columns.
     """
 
     suffixes = (".csv", ".tsv", ".txt", ".tab", ".psv", ".token")
@@ -274,10 +275,13 @@ class _Lengths:
 
 def _cells(line: str, delimiter: str, *, quoted: bool) -> list[str]:
     """The cells of the first line, without the space and the quotes around them."""
-    quoting = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
-    spaced = _is_spaced(line, delimiter)
-    cells = next(csv.reader([line], delimiter=delimiter, quoting=quoting, skipinitialspace=spaced), [])
-    return [_unquoted(cell.strip()) for cell in cells]
+    reader = csv.reader(
+        [line],
+        delimiter=delimiter,
+        quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
+        skipinitialspace=_is_spaced(line, delimiter),
+    )
+    return [_unquoted(cell.strip()) for cell in next(reader, [])]
 
 
 def _unquoted(cell: str) -> str:

@@ -5,15 +5,21 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from truepair.data.formats.record import IMAGE_SUFFIXES, Reader, Record, Skips, captions_in
+from truepair.data.formats.downloads import STATISTICS, is_list_of_downloads, note_failed
+from truepair.data.formats.members import LARGEST_TEXT, Sample, caption_endings, fill, samples_of
+from truepair.data.formats.record import Reader, Record, Skips
+from truepair.data.formats.text import decoded
 from truepair.data.source import SourceConfig
 from truepair.data.split_names import split_of_place
 
+_OF_MACS = "__MACOSX"  # what their archives hold beside the files themselves
+
 
 class FolderReader(Reader):
-    """Reads ``a.jpg`` with the captions in ``a.txt``, one a line by default; in sub-folders, too.
+    """Reads ``a.jpg`` with the captions in ``a.txt`` or a file like it, one a line by default; in sub-folders, too.
 
-    Files come in order of their path. A folder named for a split sets the split.
+    The files are those that tars hold: see ``WebDatasetReader``. Files come in order of their path. A folder named for
+    a split sets the split. What img2dataset fetched as files is such a folder.
     """
 
     def __init__(self, config: SourceConfig) -> None:
@@ -27,22 +33,46 @@ class FolderReader(Reader):
 
     def records(self, skips: Skips) -> Iterator[Record]:
         """Read the images in order of their path."""
+        folder, endings = self.config.path, caption_endings(self.config)
+        places = ((file.relative_to(folder).as_posix(), file) for file in self.files)
+        shown = [(name, file) for name, file in places if not _is_hidden(name)]
+        samples = samples_of(shown, endings, key_split="last", one_image=False)
+        for sample in samples.found:
+            path = sample.image.relative_to(folder).as_posix()
+            record = Record(path, path, captions=[], image_path=path, file=sample.image)
+            why = self._fill(record, sample)
+            if why is None:
+                yield record
+            else:
+                skips.row(path, why)
+        self._note_others(samples.alone, samples.unused, len(self.files) - len(shown), skips)
+
+    def _fill(self, record: Record, sample: Sample[Path]) -> str | None:
+        """Put the texts of a sample into its record; why not, or None."""
+        if not sample.texts and not sample.others and sample.unread is None:
+            return "there is no text file beside the image"
+        if any(file.stat().st_size > LARGEST_TEXT for file in sample.texts.values()):
+            return f"its text is larger than {LARGEST_TEXT} bytes"
+        texts = {ending: decoded(file.read_bytes(), self.config.encoding) for ending, file in sample.texts.items()}
+        return fill(record, sample, texts, self.config)
+
+    def _note_others(self, alone: list[str], unused: Counter[str], hidden: int, skips: Skips) -> None:
+        """List what is no sample."""
         folder = self.config.path
-        texts = {file.with_suffix("") for file in self.files if file.suffix.lower() == ".txt"}
-        others: Counter[str] = Counter()
-        used = set()
-        for file in self.files:
-            suffix, stem = file.suffix.lower(), file.with_suffix("")
-            path = file.relative_to(folder).as_posix()
-            if suffix in IMAGE_SUFFIXES and stem in texts:
-                used.add(stem)
-                text = stem.with_suffix(".txt").read_text(encoding="utf-8-sig", errors="surrogateescape")
-                yield Record(path, path, captions_in(text, self.config), image_path=path, file=file)
-            elif suffix in IMAGE_SUFFIXES:
-                skips.row(path, "there is no text file beside the image")
-            elif suffix != ".txt":
-                others[suffix] += 1
-        for stem in sorted(texts - used):
-            skips.row(f"{stem.relative_to(folder).as_posix()}.txt", "there is no image beside the text file")
-        for suffix, count in sorted(others.items()):
-            skips.note(str(folder), f"{count} files *{suffix} are neither images nor captions")
+        for name in sorted(alone):
+            if name.lower().endswith(".json"):
+                unused[".json"] += not name.endswith(STATISTICS)
+            else:
+                skips.row(name, "there is no image beside the text file")
+        lists = [file for file in self.files if file.suffix.lower() == ".parquet" and is_list_of_downloads(file)]
+        unused[".parquet"] -= len(lists)
+        note_failed(lists, skips)
+        for suffix, count in sorted(unused.items()):
+            if count > 0:
+                skips.note(str(folder), f"{count} files *{suffix.removeprefix('*')} are neither images nor captions")
+        if hidden:
+            skips.note(str(folder), f"{hidden} hidden files are not read")
+
+
+def _is_hidden(name: str) -> bool:
+    return any(part.startswith(".") or part == _OF_MACS for part in name.split("/"))

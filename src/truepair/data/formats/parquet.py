@@ -9,8 +9,10 @@ from typing import ClassVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from truepair.data.formats.downloads import DONE, is_list_of_downloads, note_failures, without_lists
 from truepair.data.formats.record import STATED_FIELDS, Reader, Record, Skips, SourceKind, beside, record_of_entry
 from truepair.data.formats.shards import expand, names_of
+from truepair.data.formats.trees import note_aside
 from truepair.data.source import SourceConfig
 from truepair.errors import DataError
 
@@ -29,7 +31,8 @@ class ParquetReader(Reader):
 
     def __init__(self, config: SourceConfig) -> None:
         super().__init__(config)
-        self.files = expand(config.path, ".parquet")
+        files = expand(config.path, ".parquet")
+        self.files = (without_lists(files) or files) if config.path.is_dir() else files
         self.roots = beside(self.files[0])
 
     @cached_property
@@ -50,7 +53,12 @@ class ParquetReader(Reader):
             image_name, caption_name = self._columns(file, parquet.schema_arrow)
             wanted = [image_name, caption_name, *STATED_FIELDS, *self.extra]
             rows = (row for batch in parquet.iter_batches(_BATCH_ROWS, columns=wanted) for row in batch.to_pylist())
+            status: list[str] = []  # of downloads, where img2dataset wrote the file
             for number, entry in enumerate(rows):
+                if isinstance(entry.get("status"), str) and "url" in entry:
+                    status.append(entry["status"])
+                    if entry[image_name] is None and status[-1] != DONE:
+                        continue
                 record = record_of_entry(
                     entry,
                     f"{name} row {number}",
@@ -62,8 +70,15 @@ class ParquetReader(Reader):
                 )
                 record.file = file
                 yield record
+            note_failures(name, status, skips)
+        note_aside(self.config.path, ".parquet", skips)
 
     def _columns(self, file: Path, schema: pa.Schema) -> tuple[str, str]:
+        if self.config.image_column is None and is_list_of_downloads(file):
+            raise DataError(
+                f"{file} lists what img2dataset downloaded, without the images; give the folder that they are in, or "
+                "download them, if that has not been done"
+            )
         return self.pair_columns(schema.names, file.name)
 
     @staticmethod

@@ -2,6 +2,7 @@
 
 import json
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,22 +16,10 @@ from truepair.errors import DataError
 
 IMAGE_SUFFIXES = frozenset(
     (
-        ".jpg",
-        ".jpeg",
-        ".jpe",
-        ".jfif",
-        ".png",
-        ".webp",
-        ".gif",
-        ".bmp",
-        ".tif",
-        ".tiff",
-        ".ppm",
-        ".pgm",
-        ".jp2",
-        ".avif",
+        ".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".jfi", ".pjpeg", ".pjp", ".png", ".apng", ".webp", ".gif", ".bmp",
+        ".dib", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".jpf", ".jpx", ".avif", ".avifs",
     )
-)
+)  # fmt: skip
 
 IMAGE_NAMES = (
     "image", "image_path", "filepath", "file_path", "file_name", "filename", "image_name", "path", "img", "jpg", "jpeg",
@@ -97,12 +86,14 @@ class Skips:
     Attributes:
         entries: (where, why) of everything left out.
         rows: how many whole rows were left out.
+        reasons: how many of them for each reason.
     """
 
     def __init__(self, strict: bool = False) -> None:
         self.strict = strict
         self.entries: list[tuple[str, str]] = []
         self.rows = 0
+        self.reasons: Counter[str] = Counter()
 
     def row(self, where: str, why: str, *, rows: int = 1) -> None:
         """Record that a whole row, or several in one, is left out.
@@ -112,6 +103,7 @@ class Skips:
         """
         self.part(where, why)
         self.rows += rows
+        self.reasons[why] += rows
 
     def part(self, where: str, why: str) -> None:
         """Record that a part of a row, such as one of its captions, is left out.

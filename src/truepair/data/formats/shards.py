@@ -33,7 +33,12 @@ def expand(path: Path, suffix: str) -> list[Path]:
     if _RANGE.search(str(path)):
         return _range(path)
     if path.is_dir():
-        found = sorted(path.rglob(f"*{suffix}"))
+        found = sorted(
+            Path(folder, name)
+            for folder, _, names in os.walk(path)
+            for name in names
+            if name.lower().endswith(suffix) and not name.startswith(".")
+        )
     elif not path.is_file() and _PATTERN.search(str(path)):
         pattern = path.relative_to(path.anchor) if path.anchor else path
         found = sorted(Path(path.anchor or ".").glob(str(pattern)))

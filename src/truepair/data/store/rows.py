@@ -119,12 +119,16 @@ def _arrays(rows: Sequence[dict[str, Any]], schema: pa.Schema) -> list[pa.Array]
 
 def _check_enough(count: int, skips: Skips, config: SourceConfig) -> None:
     if not count and not skips.rows:
-        raise DataError(f"{config.source} holds no pairs; check the path and the format")
+        seen = "".join(f"; {where}: {why}" for where, why in skips.entries[:3])
+        raise DataError(f"{config.source} holds no pairs; check the path and the format{seen}")
     if not count or skips.rows > config.max_skipped * (count + skips.rows):
-        where, why = next(iter(skips.entries))
+        common, rows = skips.reasons.most_common(1)[0]
+        where = next(where for where, why in skips.entries if why == common)
+        others = "" if rows == skips.rows else f" (so are {rows} of them)"
+        encoding = ", or give encoding" if "UTF-8" in common else ""
         raise DataError(
             f"{skips.rows} of {count + skips.rows} rows of {config.source} cannot be used, over max_skipped; "
-            f"repair them or raise max_skipped; the first: {where}: {why}"
+            f"repair them or raise max_skipped{encoding}; the first: {where}: {common}{others}"
         )
 
 
@@ -173,7 +177,7 @@ class _RowMaker:
         if record.image_path is None:
             self.skips.row(record.where, "it has no image")
         elif not _is_unicode(record.image_path):
-            self.skips.row(record.where, "its image path is not UTF-8; give encoding, such as latin-1")
+            self.skips.row(record.where, "its image path is not UTF-8")
         else:
             return {"path": self.paths.resolve(record.image_path, record.where)}
         return None
@@ -206,7 +210,7 @@ class _RowMaker:
         if len(caption) > self.config.max_caption_length:
             return f"its caption has {len(caption)} characters, more than max_caption_length"
         if not _is_unicode(caption):
-            return "its caption is not UTF-8; give encoding, such as latin-1"
+            return "its caption is not UTF-8"
         return None
 
     def _caption_ids(self, record: Record, image_id: int, captions: list[tuple[int, str]]) -> list[int]:
