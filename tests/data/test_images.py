@@ -25,12 +25,16 @@ def opened(tmp_path, content, name="odd.png", **options):
     return images[0]
 
 
-def png_header(width, height):
-    def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+def png(width, height, bits, kind, data):
+    def chunk(name, content):
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
 
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"\0" * 10)) + chunk(b"IEND", b"")
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, kind, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(data)) + chunk(b"IEND", b"")
+
+
+def png_header(width, height):
+    return png(width, height, 8, 2, b"\0" * 10)
 
 
 class TestUnreadable:
@@ -96,6 +100,28 @@ class TestModes:
         image = opened(tmp_path, encoded(Image.fromarray(levels)))
 
         assert [image.getpixel((x, 0)) for x in range(4)] == [(v, v, v) for v in (0, 1, 128, 255)]
+
+    @pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+    def test_sixteen_bits_are_scaled_by_those_in_use(self, tmp_path, bits):
+        white = (1 << bits) - 1
+        levels = np.array([[0, white // 2, white]], dtype=np.uint16)
+
+        image = opened(tmp_path, encoded(Image.fromarray(levels)))
+
+        assert [image.getpixel((x, 0))[0] for x in range(3)] == [0, 127, 255]
+
+    @pytest.mark.parametrize("bits", [8, 12, 16])
+    @pytest.mark.parametrize("kind", [2, 6])
+    def test_sixteen_bit_colours_are_scaled_by_those_in_use(self, tmp_path, bits, kind):
+        white, channels = (1 << bits) - 1, 3 if kind == 2 else 4
+        rows = np.full((2, 2, channels), 0xFFFF, dtype=">u2")
+        rows[0, :, :3] = [[white, 0, 0], [0, white // 2, 0]]
+        rows[1, :, :3] = [[0, 0, white], [white, white, white]]
+
+        image = opened(tmp_path, png(2, 2, 16, kind, b"".join(b"\0" + row.tobytes() for row in rows)))
+
+        expected = [[(255, 0, 0), (0, 127, 0)], [(0, 0, 255), (255, 255, 255)]]
+        assert [[image.getpixel((x, y)) for x in range(2)] for y in range(2)] == expected
 
     def test_thirtytwo_bits_within_sixteen(self, tmp_path):
         image = opened(tmp_path, encoded(Image.new("I", (4, 4), 65535), "TIFF"))

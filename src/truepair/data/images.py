@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from truepair.errors import DataError
@@ -24,6 +25,12 @@ Image.init()  # Pillow loads some of these only when asked to.
 _FORMATS = tuple(name for name in _WANTED if name in Image.OPEN)
 
 _ORIENTATION = 0x0112
+
+_DEPTHS = (8, 10, 12, 14, 16)
+"""Bits that cameras and scanners use of 16; the smallest that holds all values of an image is taken to be white."""
+
+# Of colours with 16 bits, Pillow keeps the high bytes; read in the other order, the low ones.
+_LOW_BYTES = {"RGB;16B": "RGB;16L", "RGBA;16B": "RGBA;16L"}
 
 # What Pillow and its decoders raise on damaged input, found by feeding them damaged images.
 _DECODER_ERRORS = (
@@ -41,8 +48,8 @@ def load_image(
 ) -> Image.Image:
     """Decode an image of a ``PairTable`` to 8-bit RGB.
 
-    Rotated as its EXIF says; transparent parts over white; the first frame of an animation; 16-bit grey scaled, not
-    clipped; CMYK, palette, grey and the like converted.
+    Rotated as its EXIF says; transparent parts over white; the first frame of an animation; 16 bits scaled by those of
+    them that are used, not clipped; CMYK, palette, grey and the like converted.
 
     Args:
         stored: the ``image`` cell of a row: ``bytes``, or ``path`` of a file, with ``offset`` and ``size`` if the image
@@ -61,7 +68,7 @@ def load_image(
                 _check_size(image, max_pixels, where)
                 if min_side is not None:
                     image.draft(None, (min_side, min_side))
-                return _upright(image, to_rgb(image, where))
+                return _upright(image, to_rgb(_whole_range(image, stream), where))
         except (UnidentifiedImageError, Image.DecompressionBombError) as error:
             raise BadImageError(_unreadable(error, where)) from None
         except _DECODER_ERRORS as error:
@@ -101,7 +108,7 @@ def describe(stored: Mapping[str, Any]) -> str:
 
 
 def to_rgb(image: Image.Image, where: str = "image") -> Image.Image:
-    """Convert any Pillow image to 8-bit RGB: 16-bit grey is scaled, transparency goes over white.
+    """Convert any Pillow image to 8-bit RGB: 16-bit grey is scaled by the bits in use, transparency goes over white.
 
     Raises:
         BadImageError: floating-point pixels, or integers beyond 16 bits: nothing says which value is white.
@@ -155,7 +162,29 @@ def _scaled_grey(image: Image.Image, where: str) -> Image.Image:
     values = np.asarray(image)  # [H, W]
     if not np.issubdtype(values.dtype, np.integer) or values.min() < 0 or values.max() > 0xFFFF:
         raise BadImageError(f"{where} has {image.mode} pixels beyond 16 bits; save it as 8-bit RGB")
-    return Image.fromarray(np.round(values / 257).astype(np.uint8)).convert("RGB")
+    return Image.fromarray(_eight_bits(values)).convert("RGB")
+
+
+def _eight_bits(values: NDArray[np.integer]) -> NDArray[np.uint8]:
+    """Values of up to 16 bits in 8, by the bits that the largest of them needs."""
+    bits = next(bits for bits in _DEPTHS if values.max(initial=0) < 1 << bits)
+    return np.round(values * (255 / ((1 << bits) - 1))).astype(np.uint8)
+
+
+def _whole_range(image: Image.Image, stream: BinaryIO) -> Image.Image:
+    """The same image; if it is a PNG of 16-bit colours that uses fewer bits, scaled by those that it uses."""
+    low = _LOW_BYTES.get(str(image.tile[0].args)) if image.format == "PNG" and image.tile else None
+    if low is None:
+        return image
+    high = np.asarray(image)  # [H, W, C]
+    if high[..., :3].max(initial=0) >= 1 << 6:  # more than 14 bits
+        return image
+    stream.seek(0)
+    with Image.open(stream, formats=("PNG",)) as again:
+        again.tile = [tile._replace(args=low) for tile in again.tile]
+        values = high.astype(np.uint16) << 8 | np.asarray(again)  # [H, W, C]
+    parts = [_eight_bits(values[..., :3]), *([high[..., 3:]] if high.shape[2] > 3 else [])]
+    return Image.fromarray(np.concatenate(parts, axis=2))
 
 
 def _unreadable(error: Exception, where: str) -> str:

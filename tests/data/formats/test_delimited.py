@@ -227,7 +227,7 @@ def test_one_bad_quote_is_one_row_left_out(folder):
 
     assert len(table) == 10
     (entry,) = table.skipped
-    assert entry[0] == "pairs.csv line 2" and entry[1].startswith("its quotes do not match")
+    assert entry[0] == "pairs.csv line 2" and entry[1].startswith("it cannot be split into cells")
 
 
 def test_a_quote_that_is_never_closed_loses_the_rows_after_it_aloud(folder):

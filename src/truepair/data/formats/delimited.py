@@ -89,7 +89,8 @@ class DelimitedReader(Reader):
                 if lines := self._swallowed(cells):
                     skips.row(where, _OPEN_QUOTE, rows=lines)
                     continue
-                lengths.broken.append((where, max(cells, key=len)))
+                longest = max(cells, key=len)
+                lengths.broken.append((where, len(longest.splitlines()), len(longest)))
             else:
                 lengths.total += len(cells[caption])
                 lengths.count += 1
@@ -237,7 +238,7 @@ class DelimitedReader(Reader):
                     cells = next(reader, None)
                 except csv.Error as error:
                     lines = reader.line_num - start + 1
-                    why = f"its quotes do not match ({error}); repair its quotes, or give quoting false"
+                    why = f"it cannot be split into cells ({error}); repair its quotes, or give quoting false"
                     skips.row(f"{self.config.path.name} line {start}", why if lines == 1 else _OPEN_QUOTE, rows=lines)
                     continue
                 if cells is None:
@@ -254,22 +255,22 @@ class _Lengths:
     Attributes:
         total: characters of the captions of rows without line breaks.
         count: how many those are.
-        broken: place and longest cell of each row with line breaks.
+        broken: place of each row with line breaks, and lines and characters of its longest cell.
     """
 
     total: int = 0
     count: int = 0
-    broken: list[tuple[str, str]] = field(default_factory=list)
+    broken: list[tuple[str, int, int]] = field(default_factory=list)
 
     def suspects(self) -> Iterator[tuple[str, str]]:
         """Rows with a cell far longer than captions are, and what is to be said of them."""
         mean = self.total / max(self.count, 1)
-        for where, cell in self.broken:
-            if self.count and len(cell) > _FAR_LONGER * mean:
+        for where, lines, length in self.broken:
+            if self.count and length > _FAR_LONGER * mean:
                 yield (
                     where,
-                    f"kept, though a cell of it has {len(cell.splitlines())} lines and {len(cell)} characters, and "
-                    f"other captions {mean:.0f}: if a stray quote ran on, repair it, or give quoting false",
+                    f"kept, though a cell of it has {lines} lines and {length} characters, and other captions "
+                    f"{mean:.0f}: if a stray quote ran on, repair it, or give quoting false",
                 )
 
 
