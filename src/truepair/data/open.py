@@ -11,6 +11,7 @@ from truepair.data.formats.delimited import DelimitedReader
 from truepair.data.formats.folder import FolderReader
 from truepair.data.formats.hub import HubReader
 from truepair.data.formats.json import AlbefReader, CocoReader, JsonlReader, KarpathyReader, json_format
+from truepair.data.formats.json_stream import is_json_list
 from truepair.data.formats.parquet import ParquetReader, SampleReader
 from truepair.data.formats.record import Reader
 from truepair.data.formats.shards import is_pattern
@@ -87,7 +88,7 @@ def source_config(source: str | Path | SourceConfig, **options: Any) -> SourceCo
 
 def _format(config: SourceConfig) -> str:
     if config.format == "auto":
-        detected = _detect_format(config.source, config.path, labels=config.labels)
+        detected = _detect_format(config)
         return "classes" if config.labels and detected == "folder" else detected
     if config.format not in READERS:
         raise ConfigError(f"unknown format '{config.format}'; give auto, {', '.join(READERS)}")
@@ -96,17 +97,20 @@ def _format(config: SourceConfig) -> str:
     return config.format
 
 
-def _detect_format(source: str, path: Path, *, labels: bool) -> str:
-    """Name of the format of a source, given as the user has it and as a path."""
+def _detect_format(config: SourceConfig) -> str:
+    """Name of the format of a source, by its name and content."""
+    source, path = config.source, config.path
     if source == "sample":
         return "sample"
     if path.is_dir():
-        return Tree.of(path).format(labels=labels)
+        return Tree.of(path).format(labels=config.labels)
     suffix = path.suffix.lower()
     by_suffix = {ending: name for name, reader in READERS.items() for ending in reader.suffixes}
     if path.is_file():
         if suffix == ".json":
-            return json_format(path)
+            return json_format(path, config.encoding)
+        if suffix in JsonlReader.suffixes and is_json_list(path, config.encoding):
+            return "albef"
         if suffix in by_suffix:
             return by_suffix[suffix]
         if suffix in ARCHIVES:

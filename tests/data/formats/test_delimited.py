@@ -159,7 +159,7 @@ def test_encodings(folder):
     with pytest.raises(DataError, match=r"odd\.csv is not text: .*; give encoding"):
         open_pairs(put(folder / "odd.csv", b"\xff\xfea"))
     assert open_pairs(put(folder / "x.csv", f"\ufeff{text}"), encoding="utf8").image_ids.shape == (1,)
-    with pytest.raises(DataError, match=", or give encoding; the first: plain.csv line 2: its caption is not UTF-8"):
+    with pytest.raises(DataError, match=r", or give encoding; the first: plain\.csv line 2: its caption is not UTF-8"):
         open_pairs(plain)
     with pytest.raises(ConfigError, match="there is no encoding 'utf-61'; give one such as"):
         open_pairs(plain, encoding="utf-61")

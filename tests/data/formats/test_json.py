@@ -257,3 +257,57 @@ def test_another_task_of_coco_is_an_error(tmp_path, content):
 
     with pytest.raises(DataError, match="annotation 1 has no caption"):
         open_pairs(put_json(tmp_path / "instances_val2014.json", content))
+
+
+_LIST = [{"image": "a.png", "caption": "one"}, {"image": "a.png", "caption": "two"}]
+
+_LINES = "".join(json.dumps(entry) + "\n" for entry in _LIST)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("x.json", json.dumps(_LIST)),
+        ("x.JSON", json.dumps(_LIST, indent=2)),
+        ("x.json", json.dumps({"version": 1, "licenses": [{"id": 1}], "data": _LIST})),
+        ("x.json", json.dumps({"annotations": _LIST})),
+        ("x.json", json.dumps({"images": [{"file_name": "a.png", "caption": text} for text in ("one", "two")]})),
+        ("x.json", _LINES),
+        ("x.jsonl", _LINES),
+        ("x.NDJSON", f"\n{_LINES}\n\n".replace("\n", "\r\n")),
+        ("x.jsonl", json.dumps(_LIST, indent=2)),
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
+def test_lists_whatever_their_ending_wrapping_and_encoding(tmp_path, name, text, encoding):
+    put(tmp_path / "a.png", picture())
+
+    table = open_pairs(put(tmp_path / name, text.encode(encoding)))
+
+    assert table.rows["captions"][:] == [["one"], ["two"]]
+    assert table.skipped == []
+
+
+def test_an_object_of_paths_with_their_captions(tmp_path):
+    for name in ("a.png", "in/b.JPG"):
+        put(tmp_path / name, picture())
+
+    table = open_pairs(put_json(tmp_path / "x.json", {"a.png": ["one", "two"], "in/b.JPG": "three"}))
+
+    assert table.rows["captions"][:] == [["one", "two"], ["three"]]
+
+
+def test_one_object_on_one_line_is_a_line(tmp_path):
+    put(tmp_path / "a.png", picture())
+
+    assert open_pairs(put_json(tmp_path / "x.json", _LIST[0])).rows["captions"][:] == [["one"]]
+
+
+def test_other_encodings_are_stated(tmp_path):
+    put(tmp_path / "a.png", picture())
+    text = json.dumps([{"image": "a.png", "caption": "caf\u00e9"}], ensure_ascii=False)
+    source = put(tmp_path / "x.json", text.encode("latin-1"))
+
+    assert open_pairs(source, encoding="latin-1").rows["captions"][:] == [["caf\u00e9"]]
+    with pytest.raises(DataError, match=r"or give encoding; the first: x\.json entry 1: its caption"):
+        open_pairs(source)

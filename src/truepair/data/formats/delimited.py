@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple, TextIO
+from typing import NamedTuple
 
 from truepair.data.formats.record import (
     CAPTION_NAMES,
@@ -19,7 +19,7 @@ from truepair.data.formats.record import (
     extra_fields,
     record_of_entry,
 )
-from truepair.data.formats.text import open_text
+from truepair.data.formats.text import open_text, text_lines
 from truepair.errors import DataError
 
 _DELIMITERS = ("\t", ",", ";", "|")
@@ -117,24 +117,13 @@ class DelimitedReader(Reader):
     def _head(self) -> _Head:
         separator = None
         with open_text(self.config.path, self.config.encoding, newline="") as file:
-            for number, line in enumerate(self._text_lines(file), 1):
+            for number, line in enumerate(text_lines(file, self.config.path), 1):
                 excel = _EXCEL.fullmatch(line)
                 if excel is not None:
                     separator = excel[1]
                 elif line.strip():
                     return _Head(line.rstrip("\r\n"), number, separator)
         return _Head("", 1, separator)
-
-    def _text_lines(self, file: TextIO) -> Iterator[str]:
-        """The lines of the file.
-
-        Raises:
-            DataError: it is not text of its encoding.
-        """
-        try:
-            yield from file
-        except UnicodeError as error:
-            raise DataError(f"{self.config.path.name} is not text: {error}; give encoding") from None
 
     @cached_property
     def _delimiter(self) -> str:
@@ -226,7 +215,7 @@ class DelimitedReader(Reader):
         head, delimiter = self._head, self._delimiter
         with open_text(self.config.path, self.config.encoding, newline="") as file:
             reader = csv.reader(
-                self._text_lines(file),
+                text_lines(file, self.config.path),
                 delimiter=delimiter,
                 quoting=csv.QUOTE_MINIMAL if self._quoted else csv.QUOTE_NONE,
                 skipinitialspace=_is_spaced(head.line, delimiter),

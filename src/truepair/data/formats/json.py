@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -10,6 +10,9 @@ from typing import Any
 
 from truepair.data.formats.json_stream import is_json_list, list_entries, member_entries
 from truepair.data.formats.record import (
+    CAPTION_NAMES,
+    IMAGE_NAMES,
+    IMAGE_SUFFIXES,
     STATED_FIELDS,
     LateFieldError,
     Reader,
@@ -19,11 +22,17 @@ from truepair.data.formats.record import (
     extra_fields,
     record_of_entry,
 )
+from truepair.data.formats.text import decoded, open_text, text_lines
 from truepair.data.source import SourceConfig
 from truepair.data.split_names import split_of_word
 from truepair.errors import DataError
 
 _CHUNK = 1 << 20  # bytes read at once to tell the layout of a file
+
+# A list under a name, whose first object has a caption.
+_OF_PAIRS = re.compile(rf'"\w+"\s*:\s*\[\s*\{{[^{{}}]*"({"|".join(CAPTION_NAMES)})"\s*:', re.IGNORECASE)
+
+_FIRST_NAME = re.compile(r'\s*\{\s*"([^"\\]+)"\s*:\s*["\[]')
 
 _FIRST_LINES = 1000  # whose fields are taken to be those of all, until another comes
 
@@ -50,7 +59,7 @@ class JsonlReader(Reader):
             DataError: as for ``records``.
         """
         names: dict[str, None] = {}
-        for where, entry in islice(json_lines(self.config.path), self._looked_at):
+        for where, entry in islice(json_lines(self.config.path, self.config.encoding), self._looked_at):
             names.update(dict.fromkeys(extra_fields(entry, *self.pair_columns(entry, where))))
         return tuple(names)
 
@@ -63,7 +72,7 @@ class JsonlReader(Reader):
         """
         extra = self.extra
         named = set[tuple[str, ...]]()  # layouts of lines whose fields all have a place
-        for where, entry in json_lines(self.config.path):
+        for where, entry in json_lines(self.config.path, self.config.encoding):
             image_name, caption_name = self.pair_columns(entry, where)
             layout = tuple(entry)
             if layout not in named:
@@ -87,6 +96,8 @@ class AlbefReader(Reader):
     """Reads a list of ``{"image": path, "caption": text or list of texts, "image_id": optional}``.
 
     The files of the ALBEF line repeat an image for each of its captions; ``repeats="merge"`` makes one row of these.
+    The list may stand under a name of an object, as in ``{"data": [...]}``. An object of paths with their captions,
+    ``{"a.jpg": ["a dog"]}``, is read as well.
     """
 
     def records(self, skips: Skips) -> Iterator[Record]:
@@ -95,12 +106,8 @@ class AlbefReader(Reader):
         Raises:
             DataError: the file is no JSON list of objects with an image and a caption.
         """
-        path = self.config.path
-        if not is_json_list(path):
-            kind = type(load_json(path)).__name__
-            raise DataError(f"{path} holds no list but one {kind}; give its format, or wrap it in a list")
-        name = path.name
-        for number, entry in enumerate(list_entries(path), 1):
+        name = self.config.path.name
+        for number, entry in enumerate(self._entries(), 1):
             where = f"{name} entry {number}"
             if not isinstance(entry, dict):
                 raise DataError(f"{where} is not an object but {entry!r:.40}; repair or delete it")
@@ -108,6 +115,32 @@ class AlbefReader(Reader):
             yield record_of_entry(
                 entry, where, image_name=image_name, caption_name=caption_name, lines=self.has_lines(caption_name)
             )
+
+    def _entries(self) -> Iterable[Any]:
+        """The entries of the list, or of what stands for one.
+
+        Raises:
+            DataError: there is none.
+        """
+        path, encoding = self.config.path, self.config.encoding
+        if is_json_list(path, encoding):
+            return list_entries(path, encoding)
+        content = load_json(path, encoding)
+        if isinstance(content, dict):
+            if content and all(_is_image(name) for name in content):
+                return [{"image": name, "caption": captions} for name, captions in content.items()]
+            lists = [value for value in content.values() if isinstance(value, list) and value]
+            if (found := next((value for value in lists if self._has_pairs(value[0])), None)) is not None:
+                return found
+        kind = type(content).__name__
+        raise DataError(f"{path} holds no list but one {kind}; give its format, or wrap it in a list")
+
+    def _has_pairs(self, entry: Any) -> bool:
+        try:
+            self.pair_columns(entry if isinstance(entry, dict) else (), "")
+        except DataError:
+            return False
+        return True
 
 
 class KarpathyReader(Reader):
@@ -124,7 +157,7 @@ class KarpathyReader(Reader):
         """
         path = self.config.path
         name = path.name
-        for number, (_, entry) in enumerate(member_entries(path, ("images",)), 1):
+        for number, (_, entry) in enumerate(member_entries(path, ("images",), self.config.encoding), 1):
             yield _karpathy_record(entry, f"{name} image {number}")
 
 
@@ -152,7 +185,7 @@ class CocoReader(Reader):
             DataError: the file is not in this layout.
         """
         path = self.config.path
-        images, by_image = _coco_lists(path)
+        images, by_image = _coco_lists(path, self.config.encoding)
         for number, (name, image_id) in enumerate(images, 1):
             where = f"{path.name} image {number}"
             if not isinstance(name, str) or image_id is None:
@@ -172,42 +205,70 @@ class CocoReader(Reader):
             skips.part(f"{path.name} image id {image_id}", why)
 
 
-def json_format(path: Path) -> str:
-    """Name of the format of a JSON file, by what it holds.
+def json_format(path: Path, encoding: str | None = None) -> str:
+    """Name of the format of a JSON file, by what it holds, whatever its ending.
 
-    ALBEF's is a list; Karpathy's an object with "sentences", COCO's one with "annotations".
+    ALBEF's is a list, or an object that holds one; Karpathy's an object with "sentences", COCO's one with "annotations"
+    and "images". Lines that are objects each are JSON Lines.
 
     Raises:
         DataError: it is none of them.
     """
-    tail = b""
-    with path.open("rb") as file:
-        chunk = file.read(_CHUNK).removeprefix(b"\xef\xbb\xbf")
-        if chunk.lstrip().startswith(b"["):
-            return "albef"
-        while chunk:
-            # Within a JSON text a quote would be escaped, so these are keys.
-            found = re.search(rb'"(sentences|annotations)"\s*:', tail + chunk)
-            if found:
-                return "karpathy" if found[1] == b"sentences" else "coco"
-            tail = chunk[-64:]
-            chunk = file.read(_CHUNK)
+    try:
+        with open_text(path, encoding) as file:
+            head = chunk = file.read(_CHUNK)
+            if head.lstrip().startswith("["):
+                return "albef"
+            if _is_json_lines(head):
+                return "jsonl"
+            keys, tail = set[str](), ""
+            while chunk:
+                # Within a JSON text a quote would be escaped, so these are keys.
+                keys.update(re.findall(r'"(sentences|annotations|images)"\s*:', tail + chunk))
+                if "sentences" in keys:
+                    return "karpathy"
+                if keys == {"annotations", "images"}:
+                    return "coco"
+                tail = chunk[-64:]
+                chunk = file.read(_CHUNK)
+    except UnicodeError as error:
+        raise DataError(f"{path} is not text ({error}); give encoding") from None
+    if _OF_PAIRS.search(head) or ((name := _FIRST_NAME.match(head)) and _is_image(name[1])):
+        return "albef"
+    if "annotations" in keys:
+        return "coco"
     raise DataError(
         f"{path} is neither a JSON list of pairs nor in the layout of Karpathy or COCO; give format, or repair it"
     )
 
 
-def load_json(path: Path) -> Any:
+def _is_json_lines(head: str) -> bool:
+    """Whether a text begins with lines of JSON objects; one line may also be an image with its caption."""
+    line, _, rest = head.lstrip().partition("\n")
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    if not isinstance(entry, dict):
+        return False
+    names = {name.lower() for name in entry}
+    return rest.lstrip().startswith("{") or bool(names.intersection(IMAGE_NAMES) and names.intersection(CAPTION_NAMES))
+
+
+def _is_image(name: str) -> bool:
+    return Path(name).suffix.lower() in IMAGE_SUFFIXES
+
+
+def load_json(path: Path, encoding: str | None = None) -> Any:
     """Parse a JSON file.
 
-    Bytes that are not UTF-8 become lone surrogates, and are found when captions are checked.
+    Bytes that are none of its encoding become lone surrogates, and are found when captions are checked.
 
     Raises:
         DataError: the file is not JSON.
     """
-    text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
     try:
-        return json.loads(text)
+        return json.loads(decoded(path.read_bytes(), encoding))
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is not JSON ({error}); repair it, or give its format") from None
 
@@ -224,7 +285,7 @@ def list_in(content: Any, name: str, path: Path) -> list[dict[str, Any]]:
     return entries
 
 
-def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def json_lines(path: Path, encoding: str | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
     """The objects of a file of JSON Lines, each with its place in the file for messages.
 
     Bytes that are not UTF-8 become lone surrogates, and are found when captions are checked.
@@ -233,8 +294,8 @@ def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         DataError: a line is not a JSON object.
     """
     name = path.name
-    with path.open(encoding="utf-8-sig", errors="surrogateescape") as lines:
-        for number, line in enumerate(lines, 1):
+    with open_text(path, encoding) as file:
+        for number, line in enumerate(text_lines(file, path), 1):
             where = f"{name} line {number}"
             if not line.strip():
                 continue
@@ -277,11 +338,11 @@ def _karpathy_record(entry: dict[str, Any], where: str) -> Record:
     )
 
 
-def _coco_lists(path: Path) -> tuple[list[tuple[Any, Any]], dict[Any, list[Any]]]:
+def _coco_lists(path: Path, encoding: str | None) -> tuple[list[tuple[Any, Any]], dict[Any, list[Any]]]:
     """Name and id of each image, and by image id the captions and their ids in turn; all else is dropped on the way."""
     images, by_image = list[tuple[Any, Any]](), dict[Any, list[Any]]()
     number = 0
-    for name, entry in member_entries(path, ("images", "annotations")):
+    for name, entry in member_entries(path, ("images", "annotations"), encoding):
         if name == "images":
             images.append((entry.get("file_name"), entry.get("id")))
             continue

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
+from truepair.data.formats.text import open_text
 from truepair.errors import DataError
 
 _CHUNK = 1 << 22  # characters read at once
@@ -15,13 +16,13 @@ _SPACE = re.compile(r"[ \t\n\r]*")
 _DECODER = json.JSONDecoder()
 
 
-def is_json_list(path: Path) -> bool:
+def is_json_list(path: Path, encoding: str | None = None) -> bool:
     """Whether a JSON file holds a list, by its first character."""
-    with _opened(path) as file:
+    with open_text(path, encoding) as file:
         return _Window(file).character() == "["
 
 
-def list_entries(path: Path) -> Iterator[Any]:
+def list_entries(path: Path, encoding: str | None = None) -> Iterator[Any]:
     """The entries of a file that holds one JSON list.
 
     Bytes that are not UTF-8 become lone surrogates, and are found when captions are checked.
@@ -29,7 +30,7 @@ def list_entries(path: Path) -> Iterator[Any]:
     Raises:
         DataError: the file is not JSON, or no list.
     """
-    with _opened(path) as file:
+    with open_text(path, encoding) as file:
         window = _Window(file)
         try:
             yield from window.entries()
@@ -38,14 +39,16 @@ def list_entries(path: Path) -> Iterator[Any]:
             raise _not_json(path, window, error) from None
 
 
-def member_entries(path: Path, names: Collection[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+def member_entries(
+    path: Path, names: Collection[str], encoding: str | None = None
+) -> Iterator[tuple[str, dict[str, Any]]]:
     """The entries of the lists that a JSON object holds under some names, each with its name, in the file's order.
 
     Raises:
         DataError: the file is not JSON; or a name is missing, stands there twice, or names no list of objects.
     """
     seen = list[str]()
-    with _opened(path) as file:
+    with open_text(path, encoding) as file:
         window = _Window(file)
         try:
             if window.character() != "{":
@@ -71,10 +74,6 @@ def member_entries(path: Path, names: Collection[str]) -> Iterator[tuple[str, di
             raise _no_list(name, path)
         if seen.count(name) > 1:
             raise DataError(f"{path} has '{name}' {seen.count(name)} times; leave one")
-
-
-def _opened(path: Path) -> TextIO:
-    return path.open(encoding="utf-8-sig", errors="surrogateescape")
 
 
 class _Window:

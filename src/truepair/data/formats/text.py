@@ -1,8 +1,11 @@
 """Text of a source in whatever encoding it has."""
 
 import codecs
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
+
+from truepair.errors import DataError
 
 _MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16's, which it begins with
@@ -61,3 +64,15 @@ def open_text(path: Path, encoding: str | None, *, newline: str | None = None) -
     with path.open("rb") as file:
         head = file.read(_HEAD)
     return path.open(encoding=_codec(encoding, head), errors="surrogateescape", newline=newline)
+
+
+def text_lines(file: TextIO, path: Path) -> Iterator[str]:
+    """The lines of a file.
+
+    Raises:
+        DataError: it is not text of its encoding.
+    """
+    try:
+        yield from file
+    except UnicodeError as error:
+        raise DataError(f"{path.name} is not text: {error}; give encoding") from None
