@@ -2,9 +2,10 @@
 
 import io
 import json
+import tarfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
@@ -41,6 +42,17 @@ def put_json(path: Path, content: Any) -> Path:
 
 def put_jsonl(path: Path, entries: Iterable[dict[str, Any]]) -> Path:
     return put(path, "".join(json.dumps(entry) + "\n" for entry in entries))
+
+
+def put_tar(path: Path, members: Iterable[tuple[str, bytes | str]], mode: Literal["w", "w:gz"] = "w") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, mode) as archive:
+        for name, content in members:
+            info = tarfile.TarInfo(name)
+            data = content.encode() if isinstance(content, str) else content
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return path
 
 
 def photos(folder: Path, count: int) -> Path:

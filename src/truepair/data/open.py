@@ -103,7 +103,7 @@ def _detect_format(config: SourceConfig) -> str:
     if source == "sample":
         return "sample"
     if path.is_dir():
-        return Tree.of(path).format(labels=config.labels)
+        return Tree.of(path).format(config)
     suffix = path.suffix.lower()
     by_suffix = {ending: name for name, reader in READERS.items() for ending in reader.suffixes}
     if path.is_file():

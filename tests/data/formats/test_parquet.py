@@ -64,3 +64,13 @@ def test_files_of_one_name_in_folders_named_for_splits(tmp_path):
 
     assert dict(zip(table.rows["split"], table.rows["captions"], strict=True)) == {"train": ["a"], "test": ["b"]}
     assert len(set(table.image_ids.tolist())) == 2
+
+
+def test_a_folder_named_like_a_split_is_one_though_it_is_the_only_one(tmp_path):
+    write(tmp_path / "set" / "test" / "0.parquet", {"webp": [encoded(picture())], "txt": ["one\ntwo\n"]})
+
+    table = open_pairs(tmp_path / "set")
+
+    assert table.splits == {"test": 1}
+    assert table.rows["captions"][:] == [["one", "two"]]  # a column "txt" is what a text file in a tar is
+    assert open_pairs(tmp_path / "set", caption_lines="one").rows["captions"][:] == [["one\ntwo"]]

@@ -11,8 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from truepair.data.formats.downloads import STATISTICS, without_lists
-from truepair.data.formats.members import CAPTION_ENDINGS, UNREAD_IMAGES
+from truepair.data.formats.members import UNREAD_IMAGES, caption_endings
 from truepair.data.formats.record import IMAGE_SUFFIXES, Skips
+from truepair.data.source import SourceConfig
 from truepair.errors import DataError
 
 ARCHIVES = (".zip", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar")
@@ -51,14 +52,14 @@ class Tree:
         """The files with one of some endings."""
         return [file for file in self.files if file.suffix.lower() in suffixes]
 
-    def format(self, *, labels: bool) -> str:
+    def format(self, config: SourceConfig) -> str:
         """Name of its format.
 
         Of tars, Parquet files and pictures with captions beside them, it is what there are most of; pictures alone
         count where their folders are what is said of them.
 
         Args:
-            labels: the text of an image is the folder that it lies in.
+            config: how the folder is to be read.
 
         Raises:
             DataError: there is nothing in it that can be read as pairs.
@@ -69,7 +70,7 @@ class Tree:
         counts = {
             "webdataset": len(self.ending(".tar")),
             "parquet": len(without_lists(self.ending(".parquet"))),
-            "folder": len(images) if labels else _captioned(images, self.files),
+            "folder": len(images) if config.labels else _captioned(images, self.files, caption_endings(config)),
         }
         most = max(counts, key=lambda name: counts[name])
         if self._has_card() and (most == "parquet" or not counts[most]):
@@ -92,13 +93,17 @@ class Tree:
         if kinds and not images:
             return f"holds images of a kind that is not read ({', '.join(kinds)}); save them as JPEG or PNG"
         missing = "holds images without captions beside them" if images else "holds no tar, Parquet or image files"
+        stems = {image.with_suffix("") for image in images}
+        beside = {file.suffix for file in self.files if file.with_suffix("") in stems} - {one.suffix for one in images}
+        if beside:
+            missing += f" (if they are in {', '.join(sorted(beside)[:8])}, name it with caption_column)"
         for suffixes, remedy in (
             (_LISTS, "give the path of the list"),
             (ARCHIVES, "unpack it"),
             ((".tfrecord",), "TFRecord files are not read: let img2dataset write webdataset, files or parquet"),
             ((".parquet",), "it lists images that are not there: let img2dataset download them"),
         ):
-            found = [file for file in self.ending(*suffixes) if not file.name.endswith(STATISTICS)]
+            found = [file for file in sorted(self.ending(*suffixes)) if not file.name.endswith(STATISTICS)]
             if found:
                 first = found[0].relative_to(self.path)
                 return f"{missing}, but {first}{f' and {len(found) - 1} like it' if found[1:] else ''}; {remedy}"
@@ -124,13 +129,15 @@ def note_aside(folder: Path, read: str, skips: Skips) -> None:
         )
 
 
-def _captioned(images: Iterable[Path], files: Iterable[Path]) -> int:
+def _captioned(images: Iterable[Path], files: Iterable[Path], endings: Iterable[str]) -> int:
     """How many images have a file of captions of their name."""
     stems = Counter(name for image in images for name in (os.path.splitext(image)[0], str(image)))  # noqa: PTH122
     texts = (str(file) for file in files)
-    endings = (*CAPTION_ENDINGS, ".json")
     owned = {
-        stem for text in texts for end in endings if text.lower().endswith(end) and (stem := text[: -len(end)]) in stems
+        stem
+        for text in texts
+        for ending in (*endings, ".json")
+        if text.lower().endswith(ending) and (stem := text[: -len(ending)]) in stems
     }
     return sum(stems[stem] for stem in owned)
 
