@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from truepair.errors import DataError
 
@@ -171,7 +171,7 @@ def _eight_bits(values: NDArray[np.integer]) -> NDArray[np.uint8]:
     return np.round(values * (255 / ((1 << bits) - 1))).astype(np.uint8)
 
 
-def _whole_range(image: Image.Image, stream: BinaryIO) -> Image.Image:
+def _whole_range(image: ImageFile.ImageFile, stream: BinaryIO) -> Image.Image:
     """The same image; if it is a PNG of 16-bit colours that uses fewer bits, scaled by those that it uses."""
     low = _LOW_BYTES.get(str(image.tile[0].args)) if image.format == "PNG" and image.tile else None
     if low is None:

@@ -31,8 +31,8 @@ class SourceConfig:
         strip_prefix: beginning to take off image paths first, such as "/export/share/datasets/".
         allow_outside_root: accept image paths that leave ``image_root``. Only for files you trust.
         image_column: column of the image or its path; detected by default.
-        caption_column: column of the caption or captions; detected by default. In tars, the ending of the member that
-            holds it, such as "alt.txt", or a field of ``.json``.
+        caption_column: column of the caption or captions; detected by default. In tars and folders, the ending of the
+            file that holds them, such as "alt.txt", or a field of ``.json``.
         caption_lines: the lines of a text are "several" captions, or "one"; by default several in a text file beside an
             image or in a tar, and in a column ``txt``, and one in other cells and fields.
         key_split: members of a tar belong together whose names are equal up to the "first" dot, as WebDataset has it,
