@@ -39,8 +39,8 @@ class SourceConfig:
             or the "last".
         delimiter: separator of a delimited file; detected by default, and the tab in ``.tsv``.
         columns: names of the columns of a delimited file without a header line.
-        quoting: whether cells of a delimited file may be quoted; by default not in ``.tsv``, and not between tabs
-            without a header line.
+        quoting: whether quotes in a delimited file are syntax; by default not in ``.tsv``, and not between tabs, where
+            they are taken off whole cells below a header line.
         encoding: of the text of a source; by default UTF-8, or UTF-16 or UTF-32 where a file is so by its first bytes.
         derive_ids: ignore the ids of the source and derive them from paths and texts.
         repeats: rows that share an image id: "keep" leaves them, "merge" makes one row of them, with all captions.

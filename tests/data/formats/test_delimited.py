@@ -175,6 +175,8 @@ def test_encodings(folder):
         ("pairs.csv", ',image,caption\n0,a.png,"one, two"\n'),
         ("pairs.csv", '"image"\t"caption, or title"\t"text"\na.png\t-\t"one, two"\n'),
         ("pairs.tab", "image\tcaption\na.png\tone, two\n"),
+        ("pairs.csv", 'image,caption,,\na.png,"one, two",,\n'),
+        ("pairs.csv", 'image,caption\na.png,"one, two",,\n'),
         ("pairs.psv", "image|caption\na.png|one, two\n"),
         ("pairs.tsv", "a.png\tone, two\n"),
         ("pairs.txt", "one, two\ta.png\n"),
@@ -257,3 +259,17 @@ def test_a_column_txt_holds_a_caption_a_line(folder, name):
     assert open_pairs(source, caption_lines="one").rows["captions"][:] == [["one\n\ntwo"]]
     assert open_pairs(other).rows["captions"][:] == [["one\ntwo"]]
     assert open_pairs(other, caption_lines="several").rows["captions"][:] == [["one", "two"]]
+
+
+@pytest.mark.parametrize("text", ['"one, two; three",a.png\n', "one, two; three\ta.png\n"])
+def test_stated_columns_tell_the_delimiter_by_cells_and_not_by_characters(folder, text):
+    table = open_pairs(put(folder / "pairs.txt", text), columns=["caption", "image"])
+
+    assert table.rows["captions"][:] == [["one, two; three"]]
+
+
+@pytest.mark.parametrize("stated", ["utf-16", "UTF-16-LE", "utf_16_le"])
+def test_a_stated_encoding_may_have_its_mark(folder, stated):
+    source = put(folder / "pairs.csv", "image,caption\na.png,x\n".encode("utf-16"))
+
+    assert open_pairs(source, encoding=stated).rows["captions"][:] == [["x"]]

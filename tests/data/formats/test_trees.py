@@ -130,6 +130,15 @@ class TestStrayFiles:
 
         assert len(open_pairs(tmp_path)) == 4
 
+    def test_a_tar_beside_pictures_of_a_list(self, tmp_path):
+        for name in ("images/a.jpg", "images/b.jpg"):
+            put(tmp_path / name, IMAGE)
+        put(tmp_path / "pairs.csv", "image,caption\na.jpg,x\n")
+        put_tar(tmp_path / "code.tar", [("a.py", "x")])
+
+        with pytest.raises(DataError, match=r"images without captions beside them, but pairs\.csv; give the path"):
+            open_pairs(tmp_path)
+
     def test_a_picture_and_a_table_among_tars(self, tmp_path):
         for number in range(3):
             put_tar(tmp_path / f"{number}.tar", [("a.jpg", IMAGE), ("a.txt", "x")])

@@ -78,23 +78,25 @@ class DelimitedReader(Reader):
             DataError: there is no image or caption column.
         """
         image_name, caption_name = self._columns
-        name, caption = self.config.path.name, self._names.index(caption_name)
-        lengths = _Lengths()
+        names, extra, lines = self._names, self.extra, self.has_lines(caption_name)
+        file, caption, lengths = self.config.path.name, names.index(caption_name), _Lengths()
         for number, cells in self._lines(skips):
-            where = f"{name} line {number}"
-            if len(cells) != len(self._names):
-                skips.row(where, f"it has {len(cells)} cells for {len(self._names)} columns{self._why_cells(cells)}")
+            where = f"{file} line {number}"
+            while len(cells) > len(names) and not cells[-1].strip():
+                cells.pop()  # a spreadsheet's empty columns
+            if len(cells) != len(names):
+                skips.row(where, f"it has {len(cells)} cells for {len(names)} columns{self._why_cells(cells)}")
                 continue
             if any("\n" in cell or "\r" in cell for cell in cells):
-                if lines := self._swallowed(cells):
-                    skips.row(where, _OPEN_QUOTE, rows=lines)
+                if swallowed := self._swallowed(cells):
+                    skips.row(where, _OPEN_QUOTE, rows=swallowed)
                     continue
                 longest = max(cells, key=len)
                 lengths.broken.append((where, len(longest.splitlines()), len(longest)))
             else:
                 lengths.total += len(cells[caption])
                 lengths.count += 1
-            entry = {name: cell for name, cell in zip(self._names, cells, strict=True) if cell}
+            entry = {name: cell for name, cell in zip(names, cells, strict=True) if cell}
             # A cell is no list.
             entry.pop("names", None)
             entry.pop("caption_ids", None)
@@ -103,12 +105,7 @@ class DelimitedReader(Reader):
                 numbered = _NUMBERED.fullmatch(path) if "#" in path else None
                 entry[image_name] = path if numbered is None else numbered[1]
             yield record_of_entry(
-                entry,
-                where,
-                image_name=image_name,
-                caption_name=caption_name,
-                extra=self.extra,
-                lines=self.has_lines(caption_name),
+                entry, where, image_name=image_name, caption_name=caption_name, extra=extra, lines=lines
             )
         for where, why in lengths.suspects():
             skips.note(where, why)
@@ -130,16 +127,14 @@ class DelimitedReader(Reader):
         stated = self.config.delimiter or self._head.separator or _OF_ENDING.get(self.config.path.suffix.lower())
         if stated is not None:
             return stated
-        line, columns = self._head.line, self.config.columns
-        if columns is not None:
-            fitting = [one for one in _DELIMITERS if line.count(one) == len(columns) - 1]
-            return max(fitting or _DELIMITERS, key=line.count)
-        return max(
-            _DELIMITERS, key=lambda one: (self._makes_columns(_cells(line, one, quoted=one != "\t")), line.count(one))
-        )
+        line = self._head.line
+        return max(_DELIMITERS, key=lambda one: (self._makes_columns(line, one), line.count(one)))
 
-    def _makes_columns(self, cells: list[str]) -> int:
-        """How well cells of the first line do as columns: 2 for names of image and caption, 1 for an image path."""
+    def _makes_columns(self, line: str, delimiter: str) -> int:
+        """How well a delimiter does for the first line: 2 for the stated columns or the names of image and caption."""
+        cells, columns = _cells(line, delimiter, quoted=delimiter != "\t"), self.config.columns
+        if columns is not None:
+            return len(cells) == len(columns) and 1 + any(map(_is_image, cells))
         if len(cells) < 2:
             return 0
         wanted, texts = self.config, LABEL_NAMES if self.config.labels else CAPTION_NAMES
@@ -212,7 +207,7 @@ class DelimitedReader(Reader):
 
     def _lines(self, skips: Skips) -> Iterator[tuple[int, list[str]]]:
         """Cells of each line after the header, with the number of the line that they begin at."""
-        head, delimiter = self._head, self._delimiter
+        head, delimiter, sheds_quotes = self._head, self._delimiter, self._sheds_quotes
         with open_text(self.config.path, self.config.encoding, newline="") as file:
             reader = csv.reader(
                 text_lines(file, self.config.path),
@@ -234,7 +229,7 @@ class DelimitedReader(Reader):
                     return
                 is_head = start < head.number or (start == head.number and not self._headerless)
                 if cells and not is_head:
-                    yield start, [_unquoted(cell) for cell in cells] if self._sheds_quotes else cells
+                    yield start, [_unquoted(cell) for cell in cells] if sheds_quotes else cells
 
 
 @dataclass

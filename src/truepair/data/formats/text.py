@@ -24,20 +24,26 @@ def encoding_of(head: bytes) -> str:
     A mark says it; else zero bytes do, which UTF-8 text never has, and UTF-16 has in one half of nearly all places:
     punctuation, digits and line ends are Latin everywhere. What is neither is UTF-8.
     """
-    for mark, name in _MARKS:
-        if head.startswith(mark):
-            return name
+    marked = _marked(head)
+    if marked is not None:
+        return marked
     zeros = [head[start:_HEAD:2].count(0) for start in (0, 1)]
     if not any(zeros):
-        return "utf-8-sig"
+        return "utf-8"
     return "utf-16-be" if zeros[0] > zeros[1] else "utf-16-le"
 
 
+def _marked(head: bytes) -> str | None:
+    """Encoding that the mark at the beginning of a text says, and that takes it off."""
+    return next((name for mark, name in _MARKS if head.startswith(mark)), None)
+
+
 def _codec(encoding: str | None, head: bytes) -> str:
-    """The codec of a text: as stated, where UTF-8 may have a mark all the same; else by its first bytes."""
+    """The codec of a text: as stated, without its mark; or by its first bytes."""
     if encoding is None:
         return encoding_of(head)
-    return "utf-8-sig" if codecs.lookup(encoding).name == "utf-8" else encoding
+    stated, marked = codecs.lookup(encoding).name, _marked(head)
+    return marked if marked is not None and stated.startswith(marked.removesuffix("-sig")) else encoding
 
 
 def decoded(data: bytes, encoding: str | None) -> str:

@@ -56,7 +56,7 @@ class Tree:
         """Name of its format.
 
         Of tars, Parquet files and pictures with captions beside them, it is what there are most of; pictures alone
-        count where their folders are what is said of them.
+        count where their folders are what is said of them. Where they outnumber tars and tables, a list is sought.
 
         Args:
             config: how the folder is to be read.
@@ -75,12 +75,17 @@ class Tree:
         most = max(counts, key=lambda name: counts[name])
         if self._has_card() and (most == "parquet" or not counts[most]):
             return "hub"
-        if not counts[most]:
+        is_of_list = len(images) > counts[most] and not counts["folder"] and bool(self._lists())
+        if not counts[most] or is_of_list:
             raise DataError(f"the folder {self.path} {self._what_to_do(images)}")
         return most
 
     def _metadata(self) -> list[Path]:
         return [file for file in self.files if file.name in _METADATA]
+
+    def _lists(self) -> list[Path]:
+        """Files that may be lists of pairs."""
+        return sorted(file for file in self.ending(*_LISTS) if not file.name.endswith(STATISTICS))
 
     def _has_card(self) -> bool:
         """Whether the folder has a data card as on the hub, which starts with a block of YAML."""
@@ -103,7 +108,7 @@ class Tree:
             ((".tfrecord",), "TFRecord files are not read: let img2dataset write webdataset, files or parquet"),
             ((".parquet",), "it lists images that are not there: let img2dataset download them"),
         ):
-            found = [file for file in sorted(self.ending(*suffixes)) if not file.name.endswith(STATISTICS)]
+            found = self._lists() if suffixes == _LISTS else sorted(self.ending(*suffixes))
             if found:
                 first = found[0].relative_to(self.path)
                 return f"{missing}, but {first}{f' and {len(found) - 1} like it' if found[1:] else ''}; {remedy}"
