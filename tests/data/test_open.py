@@ -75,10 +75,15 @@ def test_an_ending_that_tells_nothing(tmp_path, name):
         open_pairs(put(tmp_path / name, "x"))
 
 
-@pytest.mark.parametrize("name", ["photos.zip", "pairs.csv.gz"])
-def test_an_archive_is_to_be_unpacked(tmp_path, name):
+@pytest.mark.parametrize("name", ["photos.zip", "pairs.csv.gz", "x.tar.gz", "x.TGZ"])
+@pytest.mark.parametrize("pattern", [False, True])
+def test_an_archive_is_to_be_unpacked(tmp_path, name, pattern):
+    path = put(tmp_path / name, "x")
+    if pattern:
+        with pytest.raises(DataError, match="is an archive; unpack it"):
+            open_pairs(f"{tmp_path}/*{path.suffix}")
     with pytest.raises(DataError, match=rf"{name} is an archive; unpack it, and give the file or folder"):
-        open_pairs(put(tmp_path / name, "x"))
+        open_pairs(path)
 
 
 def test_a_folder_without_pairs(tmp_path):

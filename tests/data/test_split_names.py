@@ -5,8 +5,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.data.formats.test_webdataset import sample, shard
-from tests.data.makers import encoded, picture, put, put_json, put_jsonl
+from tests.data.formats.test_webdataset import sample
+from tests.data.makers import encoded, picture, put, put_json, put_jsonl, put_tar
 from truepair.data import open_pairs
 from truepair.data.split_names import split_in_name, split_of_word
 
@@ -54,7 +54,7 @@ def parquet(path):
 
 def tar(path):
     path.parent.mkdir(parents=True, exist_ok=True)
-    return shard(path, sample("a", "red", "x"))
+    return put_tar(path, sample("a", "red", "x"))
 
 
 MAKERS = {

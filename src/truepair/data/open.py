@@ -106,6 +106,10 @@ def _detect_format(config: SourceConfig) -> str:
         return Tree.of(path).format(config)
     suffix = path.suffix.lower()
     by_suffix = {ending: name for name, reader in READERS.items() for ending in reader.suffixes}
+    if suffix in ARCHIVES and (path.is_file() or is_pattern(path)):
+        raise DataError(
+            f"{source} is an archive; unpack it, and give the file or folder that was in it{_unpacking(path)}"
+        )
     if path.is_file():
         if suffix == ".json":
             return json_format(path, config.encoding)
@@ -113,10 +117,6 @@ def _detect_format(config: SourceConfig) -> str:
             return "albef"
         if suffix in by_suffix:
             return by_suffix[suffix]
-        if suffix in ARCHIVES:
-            raise DataError(
-                f"{source} is an archive; unpack it, and give the file or folder that was in it{_unpacking(path)}"
-            )
         raise DataError(f"the ending of {source} does not tell its format; give format")
     if is_pattern(path) and suffix in by_suffix and READERS[by_suffix[suffix]].source_kind == "files":
         return by_suffix[suffix]

@@ -37,7 +37,7 @@ class SourceConfig:
             image or in a tar, and in a column ``txt``, and one in other cells and fields.
         key_split: members of a tar belong together whose names are equal up to the "first" dot, as WebDataset has it,
             or the "last".
-        delimiter: separator of a delimited file; detected by default, and the tab in ``.tsv``.
+        delimiter: separator of a delimited file, one character or "tab"; detected by default, and the tab in ``.tsv``.
         columns: names of the columns of a delimited file without a header line.
         quoting: whether quotes in a delimited file are syntax; by default not in ``.tsv``, and not between tabs, where
             they are taken off whole cells below a header line.
@@ -82,6 +82,8 @@ class SourceConfig:
             codecs.lookup(self.encoding or "utf-8")
         except LookupError:
             raise ConfigError(f"there is no encoding '{self.encoding}'; give one such as utf-16 or latin-1") from None
+        if self.delimiter is not None and len(self.delimiter) != 1 and self.delimiter not in ("\\t", "tab"):
+            raise ConfigError(f"delimiter is '{self.delimiter}'; give one character, or tab")
         if not 0 <= self.max_skipped <= 1:
             raise ConfigError(f"max_skipped is {self.max_skipped}; give a share between 0 and 1")
 

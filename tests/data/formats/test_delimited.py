@@ -174,6 +174,7 @@ def test_encodings(folder):
         ("pairs.csv", "image_name| comment_number| comment\na.png| 0| one, two\n"),  # Flickr30k's at Kaggle
         ("pairs.csv", ',image,caption\n0,a.png,"one, two"\n'),
         ("pairs.csv", '"image"\t"caption, or title"\t"text"\na.png\t-\t"one, two"\n'),
+        ("pairs.csv", "Image Path;Alt-Text\na.png;one, two\n"),
         ("pairs.tab", "image\tcaption\na.png\tone, two\n"),
         ("pairs.csv", 'image,caption,,\na.png,"one, two",,\n'),
         ("pairs.csv", 'image,caption\na.png,"one, two",,\n'),
@@ -273,3 +274,36 @@ def test_a_stated_encoding_may_have_its_mark(folder, stated):
     source = put(folder / "pairs.csv", "image,caption\na.png,x\n".encode("utf-16"))
 
     assert open_pairs(source, encoding=stated).rows["captions"][:] == [["x"]]
+
+
+@pytest.mark.parametrize("word", ["\t", "\\t", "tab"])
+def test_the_tab_has_a_name(folder, word):
+    assert (
+        len(
+            open_pairs(
+                put(folder / "pairs.csv", "image,x\tcaption\na.png\tone\n"), delimiter=word, image_column="image,x"
+            )
+        )
+        == 1
+    )
+    with pytest.raises(ConfigError, match=r"delimiter is '\|\|'; give one character, or tab"):
+        open_pairs(folder / "pairs.csv", delimiter="||")
+
+
+@pytest.mark.parametrize("text", ["", "\n\n"])
+def test_an_empty_file(folder, text):
+    with pytest.raises(DataError, match=r"pairs\.csv holds no pairs; it is empty"):
+        open_pairs(put(folder / "pairs.csv", text))
+
+
+def test_a_few_zero_bytes_are_no_encoding(folder):
+    table = open_pairs(put(folder / "pairs.csv", "image,caption\na.png,x\n" * 2 + "b.png,\0\0y\n"), max_skipped=0.5)
+
+    assert table.rows["captions"][-1][0].endswith("y")
+
+
+def test_pictures_that_are_still_in_an_archive(tmp_path):
+    put(tmp_path / "images.zip", "x")
+
+    with pytest.raises(DataError, match=r"none of the first 1 images .*; or unpack .*images\.zip, if they are in it"):
+        open_pairs(put(tmp_path / "pairs.csv", "image,caption\na.png,x\n"))

@@ -152,7 +152,9 @@ def test_the_member_or_field_of_captions_can_be_named(tmp_path):
     assert ("x.tar", "1 members .vlm: not used") in plain.skipped
 
 
-@pytest.mark.parametrize("entry", [["one", "two"], [{"caption": "one", "id": 3}, {"caption": "two"}]])
+@pytest.mark.parametrize(
+    "entry", [{"Captions": ["one", "two"]}, ["one", "two"], [{"caption": "one", "id": 3}, {"caption": "two"}]]
+)
 def test_captions_in_a_list_of_json(tmp_path, entry):
     source = put_tar(tmp_path / "x.tar", [("a.png", encoded(picture())), ("a.json", json.dumps(entry))])
 

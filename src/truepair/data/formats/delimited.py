@@ -18,11 +18,14 @@ from truepair.data.formats.record import (
     Skips,
     extra_fields,
     record_of_entry,
+    usual_name,
 )
 from truepair.data.formats.text import open_text, text_lines
 from truepair.errors import DataError
 
 _DELIMITERS = ("\t", ",", ";", "|")
+
+_IN_WORDS = {"\\t": "\t", "tab": "\t"}  # what a shell leaves of a tab
 
 _OF_ENDING = {".tsv": "\t", ".tab": "\t", ".psv": "|"}
 
@@ -124,7 +127,11 @@ class DelimitedReader(Reader):
 
     @cached_property
     def _delimiter(self) -> str:
-        stated = self.config.delimiter or self._head.separator or _OF_ENDING.get(self.config.path.suffix.lower())
+        stated = (
+            _IN_WORDS.get(self.config.delimiter or "", self.config.delimiter)
+            or self._head.separator
+            or _OF_ENDING.get(self.config.path.suffix.lower())
+        )
         if stated is not None:
             return stated
         line = self._head.line
@@ -138,7 +145,7 @@ class DelimitedReader(Reader):
         if len(cells) < 2:
             return 0
         wanted, texts = self.config, LABEL_NAMES if self.config.labels else CAPTION_NAMES
-        lower = {cell.lower() for cell in cells} | set(cells)
+        lower = {usual_name(cell) for cell in cells} | set(cells)
         if lower.intersection(_one(wanted.image_column, IMAGE_NAMES)):
             return 2 if lower.intersection(_one(wanted.caption_column, texts)) else 1
         return int(any(map(_is_image, cells)))
@@ -167,6 +174,8 @@ class DelimitedReader(Reader):
     @cached_property
     def _columns(self) -> tuple[str, str]:
         name = self.config.path.name
+        if not self._head.line:
+            raise DataError(f"{self.config.source} holds no pairs; it is empty")
         if len(self._names) == 1:
             shown = "tab" if self._delimiter == "\t" else self._delimiter
             raise DataError(f"{name} has no '{shown}' in its first line, {self._head.line!r:.80}; give delimiter")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any, Generic, TypeVar
 
-from truepair.data.formats.record import CAPTION_NAMES, IMAGE_SUFFIXES, Record, captions_in, state_fields
+from truepair.data.formats.record import CAPTION_NAMES, IMAGE_SUFFIXES, Record, captions_in, state_fields, usual_name
 from truepair.data.source import SourceConfig
 
 Place = TypeVar("Place")
@@ -176,7 +176,8 @@ def _json_captions(entry: Any, config: SourceConfig) -> Iterator[Any]:
             yield from _json_captions(item, config)
     elif isinstance(entry, dict):
         wanted = CAPTION_NAMES if config.caption_column is None else (config.caption_column,)
-        found: Any = next((entry[name] for name in wanted if name in entry), [])
+        usual = {usual_name(name): value for name, value in entry.items()} | entry
+        found: Any = next((usual[name] for name in wanted if name in usual), [])
         yield from found if isinstance(found, list) else [found]
     else:
         yield entry

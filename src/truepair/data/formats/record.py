@@ -305,9 +305,14 @@ def as_text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
+def usual_name(column: str) -> str:
+    """How a column would usually be written: "Image Path" as "image_path"."""
+    return column.lower().replace(" ", "_").replace("-", "_")
+
+
 def _find_column(there: Sequence[str], wanted: str | None, known: tuple[str, ...], what: str, where: str) -> str:
-    """The wanted column, or else the first of the known names that is there, without regard to case."""
-    by_lower = {name.lower(): name for name in reversed(there)}
+    """The wanted column, or else the first of the known names that is there, as "Image Path" is ``image_path``."""
+    by_lower = {usual_name(name): name for name in reversed(there)}
     if wanted is not None and wanted in there:
         return wanted
     if wanted is None:

@@ -28,8 +28,8 @@ def encoding_of(head: bytes) -> str:
     if marked is not None:
         return marked
     zeros = [head[start:_HEAD:2].count(0) for start in (0, 1)]
-    if not any(zeros):
-        return "utf-8"
+    if max(zeros) * 16 < min(len(head), _HEAD) or min(zeros) * 4 > max(zeros) or not any(zeros):
+        return "utf-8"  # a few zero bytes are damage
     return "utf-16-be" if zeros[0] > zeros[1] else "utf-16-le"
 
 

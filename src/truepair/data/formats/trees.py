@@ -127,7 +127,10 @@ def note_aside(folder: Path, read: str, skips: Skips) -> None:
     if not folder.is_dir():
         return
     tree = Tree.of(folder)
-    aside = [*tree.ending(*{".tar", *IMAGE_SUFFIXES} - {read}), *without_lists(tree.ending(*{".parquet"} - {read}))]
+    aside = [
+        *tree.ending(*{".tar", *ARCHIVES, *IMAGE_SUFFIXES} - {read}),
+        *without_lists(tree.ending(*{".parquet"} - {read})),
+    ]
     for suffix, count in sorted(Counter(file.suffix.lower() for file in aside).items()):
         skips.note(
             str(folder), f"{count} files *{suffix}: not read beside the *{read}; open them by a path of their own"

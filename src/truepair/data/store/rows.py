@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from truepair.data.formats.record import LateFieldError, Reader, Record, Skips
+from truepair.data.formats.trees import ARCHIVES
 from truepair.data.source import SourceConfig
 from truepair.errors import DataError
 from truepair.randomness import stable_hash
@@ -266,9 +267,11 @@ class ImagePaths:
             # `resolve` refuses a path outside the root before the file is looked for.
             if not first or any(os.path.exists(self.resolve(path, where)) for path, where in first):  # noqa: PTH110
                 return
+        archives = [entry for root in candidates for entry in _archives(root)]
+        packed = f"; or unpack {archives[0]}, if they are in it" if archives else ""
         raise DataError(
             f"none of the first {len(first)} images of {config.source} is in {' or '.join(candidates)} "
-            f"({first[0][0]}, for one); give image_root or strip_prefix"
+            f"({first[0][0]}, for one); give image_root or strip_prefix{packed}"
         )
 
     def resolve(self, stated: str, where: str) -> str:
@@ -294,6 +297,12 @@ class ImagePaths:
                 "or set allow_outside_root for a file you trust"
             )
         return path
+
+
+def _archives(folder: str) -> list[str]:
+    """Archives in a folder, if it is there."""
+    found = sorted(Path(folder).glob("*"))
+    return [str(path) for path in found if path.suffix.lower() in (*ARCHIVES, ".tar")]
 
 
 def _is_plain(path: str, prefix: str) -> bool:
