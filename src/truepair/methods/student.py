@@ -56,7 +56,7 @@ def _whole_model(recipe: PretrainRecipe, train: PairTable, say: Say) -> OpenedMo
     """The model that a recipe starts with, all of it to be trained."""
     if recipe.model.checkpoint is not None:
         seed_weights(recipe.loop.seed)  # for architectures that are named without weights
-        return _trained_before(recipe, open_model(recipe.model.checkpoint), train, say)
+        return _trained_before(recipe, open_model(recipe.model.checkpoint, say), train, say)
     if recipe.text.tokenizer == MODELS_OWN or not recipe.data.transform.size:
         raise ConfigError(
             "text.tokenizer 'model' and data.transform.size 0 are those of a trained model; name it: "

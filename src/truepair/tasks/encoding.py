@@ -97,7 +97,7 @@ def encode_gallery(
     gallery = Gallery.of_table(table)
     folder = cache_folder(config.cache_folder)
     shown = table.select(gallery.rows)
-    dual = None if config.model is None else Retriever.load(config.model)
+    dual = None if config.model is None else Retriever.load(config.model, say=say)
     found: list[tuple[Tensor, dict[int, str]]] = []
     if config.pictures and (config.image_encoder is not None or dual is None):
         found.append(_frozen_images(shown, config, folder))

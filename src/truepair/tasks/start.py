@@ -16,12 +16,12 @@ from truepair.engine.logs.progress import counting
 from truepair.errors import ConfigError, DataError
 from truepair.methods.caches import cache_folder, text_states
 from truepair.methods.student import seed_weights
-from truepair.models.checkpoints.load import load_own
 from truepair.models.encoders.frozen_captions import CaptionStates
 from truepair.models.encoders.frozen_images import ImageStates, cache_image_states
 from truepair.models.encoders.images import image_transform, resize_images
 from truepair.models.fusion.albef import AlbefModel
 from truepair.models.fusion.downstream import DownstreamModel
+from truepair.models.open import open_own
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +87,7 @@ def load_start(config: StartConfig, seed: int) -> Start:
     """
     if not config.checkpoint:
         raise ConfigError("model.checkpoint names nothing to start from; give the 'model' folder of a pre-training run")
-    albef, preprocessing = load_own(config.checkpoint)
+    albef, preprocessing = open_own(config.checkpoint)
     transform = config.transform or preprocessing.transform
     seed_weights(seed)
     if config.fresh:
