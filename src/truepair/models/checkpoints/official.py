@@ -6,20 +6,18 @@ have `crossattention`. A pre-training checkpoint wraps the BERT as `text_encoder
 """
 
 import math
-import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 from transformers import ViTConfig
 
 from truepair.errors import CheckpointError, ConfigError
 from truepair.models.checkpoints.bert import text_names, vocabulary_names
+from truepair.models.checkpoints.tensors import read_checkpoint
 from truepair.models.fusion.albef import AlbefModel
 from truepair.models.fusion.config import AlbefConfig
 
@@ -47,6 +45,7 @@ def load_official(source: str | Path | Mapping[str, Tensor], **config_fields: An
 
     Args:
         source: A `.safetensors` or official `.pth` file, a folder that holds `model.safetensors`, or the state dict.
+            `open_checkpoint` reads more kinds of files, and adds the preprocessing.
         **config_fields: Fields of `AlbefConfig` that tensors do not tell, such as dropout probabilities. Without
             `num_attention_heads`, here or in a dict `image_encoder`, a head has 64 channels, as in every BERT-base and
             ViT-B.
@@ -57,7 +56,7 @@ def load_official(source: str | Path | Mapping[str, Tensor], **config_fields: An
     Raises:
         CheckpointError: when the source cannot be read, or a name is missing, unknown or of a wrong shape.
     """
-    state = dict(source) if isinstance(source, Mapping) else _read(Path(source))
+    state = source if isinstance(source, Mapping) else _read(Path(source))
     state = {name: tensor for name, tensor in state.items() if not is_left_out(name)}
     config = _infer_config(state, config_fields)
     names = official_names(config)
@@ -203,7 +202,7 @@ def shape_of(state: Mapping[str, Tensor], name: str, dimensions: int = 2) -> tor
         CheckpointError: it is missing, or has another number of dimensions.
     """
     if name not in state:
-        raise CheckpointError(f"the checkpoint has no {name}: it is not an official one.")
+        raise CheckpointError(f"the checkpoint has no {name}: it is not an official checkpoint of ALBEF or BLIP.")
     if state[name].dim() != dimensions:
         raise CheckpointError(f"{name} has {state[name].dim()} dimensions in this checkpoint, not {dimensions}.")
     return state[name].shape
@@ -222,22 +221,10 @@ def _heads(width: int, fields: Mapping[str, Any]) -> int:
     return width // 64
 
 
-def _read(path: Path) -> dict[str, Tensor]:
+def _read(path: Path) -> Mapping[str, Tensor]:
     """The state dict of a file, or of `model.safetensors` in a folder."""
-    file = path / "model.safetensors" if path.is_dir() else path
-    if not file.is_file():
-        raise CheckpointError(f"{file} does not exist: name a .safetensors or .pth file, or a folder with the former.")
-    try:
-        if file.suffix == ".safetensors":
-            loaded: Any = load_file(file)
-        else:
-            loaded = torch.load(file, map_location="cpu", weights_only=True)
-    except (SafetensorError, OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise CheckpointError(f"{file} cannot be read as a checkpoint of plain tensors: {_one_line(error)}") from error
-    state = loaded.get("model", loaded) if isinstance(loaded, dict) else None
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise CheckpointError(f"{file} holds no state dict, neither itself nor under 'model'.")
-    return state
+    entries = {e.path: e.tensors for e in read_checkpoint(path / "model.safetensors" if path.is_dir() else path).entries}
+    return entries.get("model", next(iter(entries.values())))
 
 
 def _one_line(error: Exception) -> str:

@@ -52,7 +52,7 @@ def open_clip_of(
         CheckpointError: the weights are of no architecture, or of another one than the named.
         ConfigError: there is no such architecture, or open_clip is not installed.
     """
-    name, config = _architecture(state, file, say, run, architecture, heads)
+    name, config = architecture_of(state, file, say, run, architecture, heads)
     own_size = config["vision_cfg"].get("image_size", 224)
     if image_size and image_size != own_size:
         config["vision_cfg"]["image_size"] = image_size
@@ -80,7 +80,7 @@ def open_clip_of(
     return made, preprocessing_of(made, tokenizer, str(file))
 
 
-def _architecture(
+def architecture_of(
     state: Mapping[str, Tensor],
     file: Path,
     say: Callable[[str], None],
