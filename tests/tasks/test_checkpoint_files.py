@@ -7,12 +7,16 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from transformers import BlipForImageTextRetrieval
 
 from tests.data.makers import noise, put, put_json
 from tests.models.checkpoints.official_files import albef, blip, blip_state, retrieval_state, save_tokenizer
 from tests.models.folders import CAPTIONS
 from truepair.cli.main import main
+from truepair.errors import CheckpointError
+from truepair.models.checkpoints.load import load_hub_model
 from truepair.models.open import open_model
+from truepair.tasks.start import StartConfig, load_start
 
 
 @pytest.fixture
@@ -77,3 +81,23 @@ def test_mlm_is_refused_where_there_is_no_vocabulary_head(karpathy: Path, tmp_pa
     words = ["train", "clip", str(karpathy), "--model.checkpoint", str(tmp_path / "m"), "--loop.batch_size", "4"]
     with pytest.raises(SystemExit):
         main([*words, "--objectives.mlm.weight", "1", "--run-folder", str(tmp_path / "run")])
+
+
+def test_mining_by_a_file(file: Path, karpathy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["mine", str(karpathy), "--model", str(file), "--output", str(tmp_path / "mined"), "--split", "all"]
+    main(words)
+    assert "official.pth: images of 16 px" in capsys.readouterr().err
+    assert (tmp_path / "mined" / "candidates.parquet").is_file()
+
+
+def test_fine_tuning_and_judging_start_from_a_file(tmp_path: Path) -> None:
+    save_tokenizer(tmp_path)
+    model = albef()
+    torch.save({"model": retrieval_state(model)}, tmp_path / "official.pth")
+    start = load_start(StartConfig(checkpoint=str(tmp_path / "official.pth"), max_length=20), seed=0, say=print)
+    assert torch.equal(start.albef.temp, model.temp) and start.preprocessing.max_length == 20
+    torch.save(blip_state(blip()), tmp_path / "blip.pth")
+    with pytest.raises(CheckpointError, match=r"blip\.pth is a BlipForImageTextRetrieval; give an ALBEF, or a folder"):
+        load_start(StartConfig(checkpoint=str(tmp_path / "blip.pth")), seed=0, say=print)
+    with pytest.raises(CheckpointError, match="is a file, and a folder of a model is needed here; make one: truepair con"):
+        load_hub_model(BlipForImageTextRetrieval, str(tmp_path / "blip.pth"))
