@@ -1,7 +1,7 @@
 """What fine-tuning starts from, and where the states of its batches come from."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
@@ -29,7 +29,8 @@ class StartConfig:
     """What fine-tuning starts from, and which parts of it move.
 
     Attributes:
-        checkpoint: the ``model`` folder of a pre-training run, or the name of such a model.
+        checkpoint: the ``model`` folder of a pre-training run, the name of such a model, or a checkpoint file of ALBEF,
+            GRIT-VLP or MAFA.
         fresh: take only the two encoders of the checkpoint; what reads both starts from random weights. For comparison:
             does pre-training help?
         options: further fields of the task's model, such as ``token_products``.
@@ -74,12 +75,13 @@ class Start:
     preprocessing: OwnPreprocessing
 
 
-def load_start(config: StartConfig, seed: int) -> Start:
+def load_start(config: StartConfig, seed: int, say: Callable[[str], None]) -> Start:
     """Load the model that a recipe starts from.
 
     Args:
         config: what to start from.
         seed: seed of the run; the global generator is set from it, for all weights that start fresh.
+        say: prints a line.
 
     Raises:
         ConfigError: the recipe names no checkpoint.
@@ -87,7 +89,7 @@ def load_start(config: StartConfig, seed: int) -> Start:
     """
     if not config.checkpoint:
         raise ConfigError("model.checkpoint names nothing to start from; give the 'model' folder of a pre-training run")
-    albef, preprocessing = open_own(config.checkpoint)
+    albef, preprocessing = open_own(config.checkpoint, say)
     transform = config.transform or preprocessing.transform
     seed_weights(seed)
     if config.fresh:
