@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import AutoImageProcessor, AutoTokenizer, BertConfig, BertModel, CLIPModel
 
-from tests.judges.tiny_judges import WIDTHS, preprocessing_of, save_albef, save_blip, save_clip
+from tests.judges.tiny_judges import WIDTHS, preprocessing_of, save_albef, save_clip
 from truepair.data.open import open_pairs
 from truepair.data.pairs import PairDataset
 from truepair.data.table import PairTable

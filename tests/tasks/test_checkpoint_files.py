@@ -77,14 +77,16 @@ def test_training_from_a_file(file: Path, karpathy: Path, tmp_path: Path, capsys
 
 def test_mlm_is_refused_where_there_is_no_vocabulary_head(karpathy: Path, tmp_path: Path) -> None:
     torch.save(blip_state(blip()), tmp_path / "blip.pth")
-    main(["convert", str(tmp_path / "blip.pth"), str(tmp_path / "m"), "--tokenizer", str(save_tokenizer(tmp_path / "t"))])
+    main(
+        ["convert", str(tmp_path / "blip.pth"), str(tmp_path / "m"), "--tokenizer", str(save_tokenizer(tmp_path / "t"))]
+    )
     words = ["train", "clip", str(karpathy), "--model.checkpoint", str(tmp_path / "m"), "--loop.batch_size", "4"]
     with pytest.raises(SystemExit):
         main([*words, "--objectives.mlm.weight", "1", "--run-folder", str(tmp_path / "run")])
 
 
 def test_mining_by_a_file(file: Path, karpathy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["mine", str(karpathy), "--model", str(file), "--output", str(tmp_path / "mined"), "--split", "all"]
+    words = ["mine", str(karpathy), "--model", str(file), "--run-folder", str(tmp_path / "mined")]
     main(words)
     assert "official.pth: images of 16 px" in capsys.readouterr().err
     assert (tmp_path / "mined" / "candidates.parquet").is_file()
@@ -99,5 +101,5 @@ def test_fine_tuning_and_judging_start_from_a_file(tmp_path: Path) -> None:
     torch.save(blip_state(blip()), tmp_path / "blip.pth")
     with pytest.raises(CheckpointError, match=r"blip\.pth is a BlipForImageTextRetrieval; give an ALBEF, or a folder"):
         load_start(StartConfig(checkpoint=str(tmp_path / "blip.pth")), seed=0, say=print)
-    with pytest.raises(CheckpointError, match="is a file, and a folder of a model is needed here; make one: truepair con"):
+    with pytest.raises(CheckpointError, match="is a file, and a folder of a model is needed here; make one: truepair"):
         load_hub_model(BlipForImageTextRetrieval, str(tmp_path / "blip.pth"))

@@ -275,9 +275,7 @@ class BlipJudge(PairReader):
         ).to(self.device)
         ids = with_start(tokens["input_ids"], start_of(self.tokenizer))
         return lambda image, text: (
-            self._logits(states[image], ids[text], tokens["attention_mask"][text])
-            .float()
-            .softmax(dim=1)[:, 1]
+            self._logits(states[image], ids[text], tokens["attention_mask"][text]).float().softmax(dim=1)[:, 1]
         )
 
     def _logits(self, states: Tensor, ids: Tensor, mask: Tensor) -> Tensor:

@@ -104,9 +104,7 @@ class DownstreamTask(ABC, Generic[_Table, _Answer, _Result]):
     texts_name: ClassVar[str]
     """What the texts are, for people: "questions"."""
 
-    def __init__(
-        self, recipe: TaskRecipe, model: DownstreamModel, preprocessing: OwnPreprocessing, say: Say
-    ) -> None:
+    def __init__(self, recipe: TaskRecipe, model: DownstreamModel, preprocessing: OwnPreprocessing, say: Say) -> None:
         self.recipe = recipe
         self.model = model
         self.preprocessing = preprocessing

@@ -203,7 +203,9 @@ class Nlvr2Task(DownstreamTask[Nlvr2Table, bool, Nlvr2Result]):
         if not len(labelled):
             raise DataError(f"data.{split}: a statement has no label, and no other has; give labelled files")
         if len(labelled) < len(table):
-            self.say(f"data.{split}: left out: {len(table) - len(labelled):,} of {len(table):,} statements have no label")
+            self.say(
+                f"data.{split}: left out: {len(table) - len(labelled):,} of {len(table):,} statements have no label"
+            )
         return labelled
 
     def texts(self, table: Nlvr2Table) -> list[str]:

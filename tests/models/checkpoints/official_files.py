@@ -1,4 +1,4 @@
-"""Small checkpoint files in the exact layouts of ALBEF's, BLIP's and open_clip's programs, and what they are made of."""
+"""Small checkpoints in the exact layouts of ALBEF's and BLIP's programs, and the models they are made of."""
 
 from pathlib import Path
 from typing import Any

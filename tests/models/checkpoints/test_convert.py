@@ -57,7 +57,10 @@ def wrapped(state: dict[str, Tensor], wrapper: str) -> Any:
         "module.": {"module": {f"module.{name}": value for name, value in state.items()}},
         "_orig_mod.": {"state_dict": {f"module._orig_mod.{name}": value for name, value in state.items()}},
         "compiled part": {name.replace("_encoder.", "_encoder._orig_mod."): value for name, value in state.items()},
-        "lightning": {"state_dict": {f"model.{name}": v for name, v in state.items()}, "pytorch-lightning_version": "2"},
+        "lightning": {
+            "state_dict": {f"model.{name}": v for name, v in state.items()},
+            "pytorch-lightning_version": "2",
+        },
         "nested": {"model": {"state_dict": state}, "args": options},
         "ema": {"model_ema": ema, "model": state},
         "ema alone": {"model_ema": state, "epoch": 3},
@@ -116,7 +119,9 @@ def test_the_older_format_and_safetensors_are_read(tmp_path: Path) -> None:
 
     model = albef()
     state = {name: value.clone() for name, value in albef_state(model).items()}
-    torch.save({"model": state, "args": argparse.Namespace(a=1)}, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    torch.save(
+        {"model": state, "args": argparse.Namespace(a=1)}, tmp_path / "old.pth", _use_new_zipfile_serialization=False
+    )
     save_file(state, tmp_path / "new.safetensors")
     for name in ("old.pth", "new.safetensors"):
         opened = convert(tmp_path / name, tmp_path / f"out-{name}")
@@ -148,7 +153,7 @@ def test_of_several_weights_the_trained_ones_are_taken_and_others_can_be(
     assert isinstance(trained, AlbefModel) and isinstance(average, AlbefModel)
     assert torch.equal(trained.image_projection.weight, model.image_projection.weight)
     assert torch.equal(average.image_projection.weight, model.image_projection.weight + 1)
-    with pytest.raises(CheckpointError, match="has no weights 'model_em' .did you mean 'model_ema'.*; it has model_ema, mo"):
+    with pytest.raises(CheckpointError, match=r"has no weights 'model_em' .did you mean 'model_ema'.*; it has model_e"):
         open_checkpoint(tmp_path / "both.pth", print, ConvertOptions(weights="model_em"))
 
 
@@ -247,22 +252,26 @@ def test_a_tokenizer_is_a_folder_a_vocabulary_or_lies_beside_the_file(tmp_path: 
 def test_what_is_said_of_a_tokenizer_that_is_not_at_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     torch.save(albef_state(albef()), tmp_path / "ALBEF.pth")
-    with pytest.raises(CheckpointError, match="reads 60 tokens, which are not those of bert-base-uncased; give the tok"):
+    with pytest.raises(CheckpointError, match="reads 60 tokens, which are not those of bert-base-uncased; give the"):
         open_checkpoint(tmp_path / "ALBEF.pth", print)
     nowhere = ConvertOptions(tokenizer=str(tmp_path / "nowhere"))
-    with pytest.raises(CheckpointError, match="is not at hand and cannot be fetched; give its folder or vocab.txt") as caught:
+    with pytest.raises(
+        CheckpointError, match=r"is not at hand and cannot be fetched; give its folder or vocab\.t"
+    ) as caught:
         open_checkpoint(tmp_path / "ALBEF.pth", print, nowhere)
     assert "\n" not in str(caught.value)
     torch.save(albef_state(albef(vocab_size=20)), tmp_path / "small.pth")
     many = ConvertOptions(tokenizer=str(save_tokenizer(tmp_path / "bert")))
-    with pytest.raises(CheckpointError, match="has 40 entries, and .* reads 20; give the one that it was trained with"):
+    with pytest.raises(CheckpointError, match=r"has 40 entries, and .* reads 20; give the one that it was trained"):
         open_checkpoint(tmp_path / "small.pth", print, many)
 
 
 def test_heads_of_other_widths_are_said_and_can_be_stated(tmp_path: Path) -> None:
     from tests.models.tiny_albef import VIT, tiny_model
 
-    narrow = tiny_model(image_encoder=VIT | {"num_attention_heads": 4, "layer_norm_eps": 1e-6}, max_position_embeddings=40)
+    narrow = tiny_model(
+        image_encoder=VIT | {"num_attention_heads": 4, "layer_norm_eps": 1e-6}, max_position_embeddings=40
+    )
     torch.save(albef_state(narrow), tmp_path / "narrow.pth")
     lines: list[str] = []
     bert = str(save_tokenizer(tmp_path / "bert"))
@@ -271,7 +280,7 @@ def test_heads_of_other_widths_are_said_and_can_be_stated(tmp_path: Path) -> Non
     made, _ = open_checkpoint(tmp_path / "narrow.pth", lines.append, ConvertOptions(tokenizer=bert, heads=4))
     assert isinstance(made, AlbefModel)
     assert all(torch.equal(one, other) for one, other in zip(features(made), features(narrow), strict=True))
-    with pytest.raises(CheckpointError, match="the 24 channels of the image tower do not split into 5 heads; give --heads"):
+    with pytest.raises(CheckpointError, match="24 channels of the image tower do not split into 5 heads; give --heads"):
         open_checkpoint(tmp_path / "narrow.pth", lines.append, ConvertOptions(tokenizer=bert, heads=5))
 
 

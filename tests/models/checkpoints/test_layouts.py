@@ -49,7 +49,10 @@ def test_an_unknown_layout_names_what_is_unexpected_and_the_nearest(tmp_path: Pa
     state = {name.replace("visual_encoder.", "vit."): value for name, value in retrieval_state(albef()).items()}
     said = refusal({"model": state}, tmp_path)
     assert "x.pth is of no known layout (ALBEF, GRIT-VLP or MAFA before fine-tuning; " in said
-    assert "the nearest is ALBEF, GRIT-VLP or MAFA, fine-tuned for retrieval; unexpected: vit.cls_token, vit.pos_em" in said
+    assert (
+        "the nearest is ALBEF, GRIT-VLP or MAFA, fine-tuned for retrieval; unexpected: vit.cls_token, vit.pos_em"
+        in said
+    )
     assert "missing: visual_encoder." in said
     said = refusal({"conv.weight": torch.ones(2)}, tmp_path)
     assert "no name is of one" in said and "unexpected: conv.weight" in said

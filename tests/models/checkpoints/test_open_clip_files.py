@@ -61,17 +61,15 @@ def test_an_architecture_may_be_named_or_a_file(tmp_path: Path) -> None:
     (tmp_path / "quick.json").write_text(json.dumps(config))
     options = ConvertOptions(architecture=str(tmp_path / "quick.json"))
     assert_same(open_checkpoint(file, print, options), library.float())
-    with pytest.raises(CheckpointError, match="does not fit its architecture: .*; name another: --architecture NAME"):
+    with pytest.raises(CheckpointError, match=r"does not fit its architecture: .*; name another: --architecture NAME"):
         open_checkpoint(file, print, ConvertOptions(architecture="ViT-B-32"))
-    with pytest.raises(ConfigError, match="open_clip has no architecture ViT-B-33 .did you mean"):
+    with pytest.raises(ConfigError, match=r"open_clip has no architecture ViT-B-33 .did you mean"):
         open_checkpoint(file, print, ConvertOptions(architecture="ViT-B-33"))
     with pytest.raises(ConfigError, match="has a tokenizer of its own; drop --tokenizer"):
         open_checkpoint(file, print, ConvertOptions(max_length=3))
 
 
-def test_an_architecture_of_the_library_is_told_by_its_shapes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_architecture_of_the_library_is_told_by_its_shapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = plain(tmp_path)
     for name in ("Tiny-8", "Tiny-8-quickgelu"):
         (tmp_path / f"{name}.json").write_text(json.dumps({**config, "quick_gelu": "quick" in name}))

@@ -19,7 +19,6 @@ from truepair.errors import DataError
 from truepair.randomness import stable_hash
 from truepair.sampling.batches import Visit
 
-
 MOST_SKIPPED = 0.5
 """Largest share of the entries of a file that may be left out; of a file with more, something else is wrong."""
 

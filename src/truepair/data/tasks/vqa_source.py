@@ -113,8 +113,8 @@ def open_vqa(sources: Sequence[VqaSource]) -> VqaTable:
     does not fit the other.
 
     Raises:
-        DataError: a file or most of it cannot be read as questions or answers, they do not fit each other, an image path
-            leaves its root, or images are missing.
+        DataError: a file or most of it cannot be read as questions or answers, they do not fit each other, an image
+            path leaves its root, or images are missing.
     """
     images = TaskImagePaths(
         " and ".join(Path(source.questions).name for source in sources) or "an empty list of sources"
@@ -281,8 +281,8 @@ def _listed(
             path, question = _listed_image(entry, source), _listed_question(entry)
             answers = _listed_answers(entry, where, skips)
             question_id = ids.number(first_of(entry, _QUESTION_ID))
-        except ValueError as reason:
-            skips.row(where, str(reason))
+        except ValueError as error:
+            skips.row(where, str(error))
             continue
         types = entry.get("types")
         kind = types.get("structural", "") if isinstance(types, dict) else entry.get("question_type", "")
@@ -335,8 +335,8 @@ def _listed_answers(entry: Mapping[str, Any], where: str, skips: Skips) -> list[
     for one in stated if isinstance(stated, list) else [stated]:
         try:
             found.append(_answer(one))
-        except ValueError as reason:
-            reasons.append(str(reason))
+        except ValueError as error:
+            reasons.append(str(error))
     if not found:
         raise ValueError(reasons[0])
     for reason in reasons:

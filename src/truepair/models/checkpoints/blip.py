@@ -111,7 +111,7 @@ def _config(state: Mapping[str, Tensor], image_heads: int, text_heads: int, imag
         "image_size": image_size or side * patch,
         "patch_size": patch,
     }
-    options = {"image_text_hidden_size": shape_of(state, "vision_proj.weight")[0]}
+    options: dict[str, float] = {"image_text_hidden_size": shape_of(state, "vision_proj.weight")[0]}
     if "temp" in state:
         options["logit_scale_init_value"] = -math.log(float(state["temp"]))
     return BlipConfig(text_config=text, vision_config=vision, **options)

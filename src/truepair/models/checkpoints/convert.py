@@ -166,9 +166,7 @@ def _blip(
             f"expected; so there is no {START_TOKEN}, and ITM reads [CLS] in its place"
         )
     image_heads, text_heads = _heads(state, "text_encoder.", file, asked.heads, say)
-    model = load_official_blip(
-        state, image_heads=image_heads, text_heads=text_heads, image_size=asked.image_size
-    )
+    model = load_official_blip(state, image_heads=image_heads, text_heads=text_heads, image_size=asked.image_size)
     size = int(model.config.vision_config.image_size)
     own = _own_size(state)
     length = _length(asked.max_length or _BLIP_TOKENS, int(model.config.text_config.max_position_embeddings), file, say)
@@ -242,8 +240,8 @@ def _tokenizer(file: Path, named: str | None, vocabulary: int) -> PreTrainedToke
     place = Path(named).expanduser() if named is not None else beside
     if place is None and vocabulary not in (_BERT_ENTRIES, _BERT_ENTRIES + 2):
         raise CheckpointError(
-            f"{file} reads {vocabulary:,} tokens, which are not those of {BERT}; give the tokenizer that it was trained "
-            f"with: truepair convert {file} OUT --tokenizer FOLDER"
+            f"{file} reads {vocabulary:,} tokens, which are not those of {BERT}; give the tokenizer that it was "
+            f"trained with: truepair convert {file} OUT --tokenizer FOLDER"
         )
     try:
         found = _load_tokenizer(place if place is not None and place.exists() else named or BERT)

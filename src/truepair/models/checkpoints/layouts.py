@@ -4,7 +4,6 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -40,7 +39,10 @@ _TITLES = {
 # What models have that compare no image with a text, or that need no conversion, by names that only they have.
 _OTHERS: tuple[tuple[str, str], ...] = (
     (r"(.*\.)?(Qformer|query_tokens)(\..*)?", "BLIP-2, which is a judge here: its folder from the hub"),
-    (r"(.*\.)?vision_model\..*", "a model of transformers: give the folder that its file lies in, with its config.json"),
+    (
+        r"(.*\.)?vision_model\..*",
+        "a model of transformers: give the folder that it lies in, with its config.json",
+    ),
     (r"(.*\.)?(text_encoder|fusion_encoder)\.layers\..*", "truepair: give the folder that its file lies in"),
     (r"(.*\.)?cls_head\..*", "ALBEF or BLIP for NLVR2 or entailment; give the checkpoint before fine-tuning"),
     (r"(.*\.)?text_decoder\..*", "ALBEF or BLIP for captions or questions; give the checkpoint before fine-tuning"),

@@ -223,7 +223,9 @@ def _heads(width: int, fields: Mapping[str, Any]) -> int:
 
 def _read(path: Path) -> Mapping[str, Tensor]:
     """The state dict of a file, or of `model.safetensors` in a folder."""
-    entries = {e.path: e.tensors for e in read_checkpoint(path / "model.safetensors" if path.is_dir() else path).entries}
+    entries = {
+        e.path: e.tensors for e in read_checkpoint(path / "model.safetensors" if path.is_dir() else path).entries
+    }
     return entries.get("model", next(iter(entries.values())))
 
 

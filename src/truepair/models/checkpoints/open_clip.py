@@ -1,4 +1,4 @@
-"""Checkpoints of open_clip's trainer (`.pt`, `.bin`, `.safetensors`): which architecture they are of, and their model."""
+"""Checkpoints of open_clip's trainer: which architecture they are of, and their model."""
 
 import copy
 import json
@@ -105,7 +105,9 @@ def architecture_of(
     if fitting:
         plain = min(fitting, key=lambda name: (_is_special(name), len(name), name))
         others = [name for name in fitting if name != plain]
-        also = f"; {', '.join(others)} have the same shapes: if it is one of them, --architecture NAME" if others else ""
+        also = (
+            f"; {', '.join(others)} have the same shapes: if it is one of them, --architecture NAME" if others else ""
+        )
         say(f"{file.name}: {plain} of open_clip, by its shapes{also}")
         return plain, copy.deepcopy(known.get_model_config(plain))
     return "", _inferred(state, file, say, heads)
@@ -150,7 +152,9 @@ def _may_be(state: Mapping[str, Tensor], config: Mapping[str, Any], name: str) -
     if table is None or projection is None:
         return False
     sizes = (text.get("vocab_size", 49408), text.get("width", 512))
-    if tuple(table.shape) != sizes or (isinstance(vision.get("layers"), int) and projection.shape[0] != vision["width"]):
+    if tuple(table.shape) != sizes or (
+        isinstance(vision.get("layers"), int) and projection.shape[0] != vision["width"]
+    ):
         return False
     with torch.device("meta"):
         try:

@@ -1,4 +1,4 @@
-"""BLIP for retrieval (`BlipForImageTextRetrieval` of transformers) as a model that also reads image and text together."""
+"""BLIP for retrieval, `BlipForImageTextRetrieval` of transformers, as a model that reads image and text together."""
 
 import json
 import re
@@ -171,7 +171,7 @@ class _ImageTower(nn.Module):
 class _TextTower(nn.Module):
     """The text encoder that returns what both readings need."""
 
-    def __init__(self, model: nn.Module, start: int | None) -> None:
+    def __init__(self, model: Any, start: int | None) -> None:
         super().__init__()
         self.model = model
         self.start = start
