@@ -7,9 +7,9 @@ from truepair.cli.options import CommandParser
 from truepair.cli.run_folder import quiet_libraries, say
 from truepair.errors import ConfigError
 
-DESCRIPTION = """Writes both towers of MODEL (a run, a folder or checkpoint file, or a name on the hub) as ONNX files into FOLDER,
-with tokenizer, image processor and a README that shows how to use them with NumPy. What onnxruntime makes of them is
-compared with the model first. It needs: pip install "truepair[onnx]".
+DESCRIPTION = """Writes both towers of MODEL (a run, a folder or checkpoint file, or a name on the hub) as ONNX files
+into FOLDER, with tokenizer, image processor and a README that shows how to use them with NumPy. What onnxruntime makes
+of them is compared with the model first. It needs: pip install "truepair[onnx]".
 
 Or writes the verdicts of a folder that 'truepair mine' made, or of any ledger with --data, as others train on them:
 

@@ -47,8 +47,8 @@ class EncodingConfig:
     """What encodes a gallery.
 
     Attributes:
-        model: any dual encoder, by folder, name or checkpoint file, that compares pictures with captions and with each other; without
-            one, ridge regression from the frozen image encoder to the text encoder does.
+        model: any dual encoder, by folder, name or checkpoint file, that compares pictures with captions and with each
+            other; without one, ridge regression from the frozen image encoder to the text encoder does.
         text_encoder: "minilm" of truepair[small], or any text encoder of transformers by folder or name.
         image_encoder: "efficientnet_lite0" of truepair[small], or any vision model of transformers; None takes the
             dual encoder's own features of pictures where there is one, and "efficientnet_lite0" where there is none.
