@@ -40,7 +40,7 @@ def run(words: list[str]) -> None:
     if call.folder is None:
         raise ConfigError("give the checkpoint and a new folder: truepair convert ALBEF.pth albef")
 
-    from truepair.models.checkpoints.convert import ConvertOptions, convert
+    from truepair.models.checkpoints.convert import ConvertOptions, convert_checkpoint
 
     quiet_libraries()
     options = ConvertOptions(
@@ -51,5 +51,5 @@ def run(words: list[str]) -> None:
         heads=call.heads,
         architecture=call.architecture,
     )
-    convert(call.file, Path(call.folder), say, options)
+    convert_checkpoint(call.file, Path(call.folder), say, options)
     say(f"written: {call.folder}; measure it: truepair evaluate {call.folder} --data PAIRS")

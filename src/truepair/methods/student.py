@@ -90,7 +90,13 @@ def _trained_before(recipe: PretrainRecipe, opened: OpenedModel, train: PairTabl
         )
     seed_weights(recipe.loop.seed)
     if isinstance(model, AlbefModel) and isinstance(preprocessing, OwnPreprocessing):
+        before = model.image_encoder.image_size
         resize_images(model, preprocessing.transform.size)
+        if model.image_encoder.image_size != before:
+            say(
+                f"{checkpoint}: position embeddings are interpolated from {before} to "
+                f"{model.image_encoder.image_size} px"
+            )
         return _of_own(model, preprocessing)
     say(
         f"{checkpoint} ({model.kind}): its own image processor and tokenizer, captions of up to "
@@ -150,7 +156,7 @@ def require_same_tokenizer(checkpoint: str, own: PreTrainedTokenizerBase, tokeni
     if own.get_vocab() != tokenizer.get_vocab():
         raise CheckpointError(
             f"{checkpoint} was trained with another tokenizer ({len(own)} entries, here {len(tokenizer)}); set "
-            "text.tokenizer to that folder"
+            "text.tokenizer to that folder, or, where training starts from it, to model"
         )
 
 

@@ -98,7 +98,10 @@ def load_start(config: StartConfig, seed: int, say: Callable[[str], None]) -> St
         fresh.text_encoder.load_state_dict(albef.text_encoder.state_dict())
         albef = fresh
     if transform.size != preprocessing.transform.size:
+        before = albef.image_encoder.image_size
         resize_images(albef, transform.size)
+        if albef.image_encoder.image_size != before:
+            say(f"{config.checkpoint}: position embeddings are interpolated from {before} to {transform.size} px")
     length = config.max_length or preprocessing.max_length
     if length > albef.config.max_position_embeddings:
         raise ConfigError(f"model.max_length is {length}, but the model reads {albef.config.max_position_embeddings}")

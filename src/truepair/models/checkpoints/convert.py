@@ -111,7 +111,7 @@ def open_checkpoint(
     return build(weights, state, checkpoint.file, asked, say)
 
 
-def convert(file: str | Path, folder: Path, say: Say, options: ConvertOptions | None = None) -> None:
+def convert_checkpoint(file: str | Path, folder: Path, say: Say, options: ConvertOptions | None = None) -> None:
     """Write the model of a checkpoint file as a folder that every command takes.
 
     Args:
