@@ -284,6 +284,16 @@ def test_heads_of_other_widths_are_said_and_can_be_stated(tmp_path: Path) -> Non
         open_checkpoint(tmp_path / "narrow.pth", lines.append, ConvertOptions(tokenizer=bert, heads=5))
 
 
+def test_a_name_that_does_not_belong_there_is_told_with_the_file_and_the_layout(tmp_path: Path) -> None:
+    bert = str(save_tokenizer(tmp_path / "bert"))
+    torch.save({**albef_state(albef()), "vision_gate.weight": torch.ones(1)}, tmp_path / "tcl.pth")
+    message = (
+        r"tcl\.pth looks like ALBEF, .* before fine-tuning, but .* 1 names that ALBEF has not: vision_gate\.weight"
+    )
+    with pytest.raises(CheckpointError, match=message):
+        open_checkpoint(tmp_path / "tcl.pth", print, ConvertOptions(tokenizer=bert))
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

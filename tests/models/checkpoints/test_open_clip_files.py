@@ -88,6 +88,18 @@ def test_an_architecture_of_the_library_is_told_by_its_shapes(tmp_path: Path, mo
             del open_clip.factory._MODEL_CONFIGS[name]
 
 
+def test_a_config_beside_the_file_says_it(tmp_path: Path) -> None:
+    library = tiny.made(tiny.clip(tmp_path), tmp_path / "made").eval()
+    config = json.loads((tmp_path / "made" / "open_clip_config.json").read_text())
+    config["preprocess_cfg"] = {**config.get("preprocess_cfg", {}), "mean": [0.5] * 3, "resize_mode": "squash"}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
+    lines: list[str] = []
+    model, own = open_checkpoint(trained(library, tmp_path / "epoch_1.pt"), lines.append)
+    assert_same((model, own), library)
+    assert "the architecture is that of the open_clip_config.json beside it" in " ".join(lines)
+    assert "taken are those of open_clip_config.json (mean 0.5, 0.5, 0.5; squash)" in lines[-1]
+
+
 @torch.no_grad()
 def test_positions_are_interpolated(tmp_path: Path) -> None:
     library = tiny.made(plain(tmp_path), tmp_path / "made").eval()

@@ -108,7 +108,12 @@ def open_checkpoint(
     if asked.architecture is not None:
         raise ConfigError(f"--architecture is for models of open_clip, and {checkpoint.file} is of {weights.title}")
     build = _blip if weights.layout == BLIP else _albef
-    return build(weights, state, checkpoint.file, asked, say)
+    try:
+        return build(weights, state, checkpoint.file, asked, say)
+    except CheckpointError as error:
+        if str(checkpoint.file) in str(error):
+            raise
+        raise CheckpointError(f"{checkpoint.file} looks like {weights.title}, but {error}") from error
 
 
 def convert_checkpoint(file: str | Path, folder: Path, say: Say, options: ConvertOptions | None = None) -> None:

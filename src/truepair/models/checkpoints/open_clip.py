@@ -34,9 +34,9 @@ def open_clip_of(
 ) -> tuple[OpenClipDualEncoder, OpenClipPreprocessing]:
     """The model of some weights under open_clip's names.
 
-    Weights do not say which architecture they are of. It is, in this order: the one that is named; the one in the name
-    of the trainer's run; the only one of open_clip's whose weights have these names and shapes, and the plain one among
-    several; a CLIP with a ViT and a text transformer of these sizes.
+    Weights do not say which architecture they are of. It is, in this order: the one that is named; that of the config
+    beside the file; the one in the name of the trainer's run; the only one of open_clip's whose weights have these
+    names and shapes, and the plain one among several; a CLIP with a ViT and a text transformer of these sizes.
 
     Args:
         state: By name, in float32.
@@ -52,7 +52,12 @@ def open_clip_of(
         CheckpointError: the weights are of no architecture, or of another one than the named.
         ConfigError: there is no such architecture, or open_clip is not installed.
     """
+    beside = file.parent / CONFIG_FILE
+    if architecture is None and beside.is_file():
+        architecture = str(beside)
+        say(f"{file.name}: the architecture is that of the {CONFIG_FILE} beside it")
     name, config = architecture_of(state, file, say, run, architecture, heads)
+    stated = _stated_pixels(architecture, name)
     own_size = config["vision_cfg"].get("image_size", 224)
     if image_size and image_size != own_size:
         config["vision_cfg"]["image_size"] = image_size
@@ -66,12 +71,12 @@ def open_clip_of(
     if different:
         raise CheckpointError(f"{file} does not fit its architecture: {different}; name another: --architecture NAME")
     model.load_state_dict(weights, strict=False)  # all but buffers, which older files have
-    pixels = asdict(library().transform.PreprocessCfg(**_pixels(name), size=model.visual.image_size))
+    pixels = asdict(library().transform.PreprocessCfg(**{**stated, "size": model.visual.image_size}))
     library().model.set_model_preprocess_cfg(model, pixels)
+    of = f"those of {Path(architecture or name).name}" if stated else "the defaults of open_clip, which are CLIP's"
     say(
-        f"{file.name}: it does not say how images are normalised and resized; taken are "
-        f"{f'those of {name} in open_clip' if _pixels(name) else 'the defaults of open_clip, those of CLIP'} "
-        f"(mean {', '.join(f'{value:.3g}' for value in pixels['mean'])}, {pixels['resize_mode']})"
+        f"{file.name}: it does not say how images are normalised and resized; taken are {of} "
+        f"(mean {', '.join(f'{value:.3g}' for value in pixels['mean'])}; {pixels['resize_mode']})"
     )
     made = OpenClipDualEncoder(model.eval(), config)
     with TemporaryDirectory() as folder:  # open_clip makes a tokenizer of a config beside the weights
@@ -113,11 +118,17 @@ def architecture_of(
     return "", _inferred(state, file, say, heads)
 
 
-def _pixels(name: str) -> dict[str, Any]:
-    """How images reach an architecture, where all weights of it that open_clip knows agree; else nothing."""
+def _stated_pixels(architecture: str | None, name: str) -> dict[str, Any]:
+    """How images reach a model: as the file of its config says, or all weights of its architecture in open_clip agree.
+
+    Nothing where neither says it.
+    """
+    parts = ("mean", "std", "interpolation", "resize_mode")
+    if architecture is not None and architecture.endswith(".json"):
+        settings = json.loads(Path(architecture).read_text(encoding="utf-8")).get("preprocess_cfg", {})
+        return {part: value for part, value in settings.items() if part in parts and value}
     known = library()
     tags = known.list_pretrained_tags_by_model(name) if name else []
-    parts = ("mean", "std", "interpolation", "resize_mode")
     found = [{n: v for n, v in known.get_pretrained_cfg(name, tag).items() if n in parts and v} for tag in tags]
     return found[0] if found and all(one == found[0] for one in found) else {}
 
