@@ -301,6 +301,7 @@ def test_a_name_that_does_not_belong_there_is_told_with_the_file_and_the_layout(
         (["ALBEF.pth"], "give the checkpoint and a new folder"),
         (["ALBEF.pth", "taken"], "taken is there, and not empty; give another folder, or remove it"),
         (["ALBEF.pth", "out", "--image-size", "-1"], "image-size is -1; give 1 or more"),
+        (["ALBEF.pth", "out", "--image-size", "30"], "reads patches of 8 px; give a multiple of that"),
         (["ALBEF.pth", "out", "--architecture", "ViT-B-32"], "--architecture is for models of open_clip"),
         (["ALBEF.pth", "out", "--tokeniser", "x"], "did you mean"),
     ],

@@ -1,5 +1,6 @@
 """Checkpoint files of others as models with their preprocessing: ALBEF, GRIT-VLP, MAFA, BLIP and open_clip."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,8 @@ _HEAD = 64  # channels of an attention head, in every published ALBEF and BLIP
 
 # Most tokens of a caption in the programs that evaluate retrieval: ALBEF's Retrieval.py and BLIP's train_retrieval.py.
 _ALBEF_TOKENS, _BLIP_TOKENS = 30, 35
+
+_PATCHES = "visual_encoder.patch_embed.proj.weight"
 
 _DECODER_TOKEN = "[DEC]"  # what BLIP's caption decoder starts with; before [ENC] in its vocabulary
 
@@ -107,6 +110,12 @@ def open_checkpoint(
         )
     if asked.architecture is not None:
         raise ConfigError(f"--architecture is for models of open_clip, and {checkpoint.file} is of {weights.title}")
+    patch = shape_of(state, _PATCHES, 4)[3]
+    if asked.image_size % patch:
+        raise ConfigError(
+            f"image-size is {asked.image_size}, and {checkpoint.file} reads patches of {patch} px; give a "
+            "multiple of that"
+        )
     build = _blip if weights.layout == BLIP else _albef
     try:
         return build(weights, state, checkpoint.file, asked, say)
@@ -154,8 +163,9 @@ def _albef(
     length = _length(asked.max_length or _ALBEF_TOKENS, model.config.max_position_embeddings, file, say)
     transform = TransformConfig(size=size)
     _say_preprocessing(file, own, size, length, tokenizer, asked, say)
-    preprocessing = OwnPreprocessing(tokenizer, length, add_sep=False, normalise=True, transform=transform)
-    return model, preprocessing
+    return model, OwnPreprocessing(
+        tokenizer, length, add_sep=False, normalise=True, transform=transform, statistics=(mean, std)
+    )
 
 
 def _blip(
@@ -186,7 +196,7 @@ def _blip(
 def _own_size(state: Mapping[str, Tensor]) -> int:
     """Side of the images that the position embeddings are of, in pixels."""
     patches = shape_of(state, "visual_encoder.pos_embed", 3)[1] - 1
-    return int(patches**0.5 + 0.5) * shape_of(state, "visual_encoder.patch_embed.proj.weight", 4)[3]
+    return math.isqrt(patches) * shape_of(state, _PATCHES, 4)[3]
 
 
 def _say_preprocessing(
@@ -218,7 +228,7 @@ def _heads(state: Mapping[str, Tensor], prefix: str, file: Path, asked: int, say
         CheckpointError: a width does not split into such heads.
     """
     widths = {
-        "image": shape_of(state, "visual_encoder.patch_embed.proj.weight", 4)[0],
+        "image": shape_of(state, _PATCHES, 4)[0],
         "text": shape_of(state, f"{prefix}embeddings.word_embeddings.weight")[1],
     }
     found = []
