@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import pyarrow as pa
 import torch
@@ -18,6 +18,8 @@ from truepair.data.transforms import ImageTransform
 from truepair.errors import DataError
 from truepair.randomness import stable_hash
 from truepair.sampling.batches import Visit
+
+Value = TypeVar("Value")
 
 MOST_SKIPPED = 0.5
 """Largest share of the entries of a file that may be left out; of a file with more, something else is wrong."""
@@ -79,6 +81,16 @@ def _parsed(line: str) -> Any:
 def first_of(entry: Mapping[str, Any], names: Iterable[str]) -> Any:
     """What stands under the first of some names that an entry has and that is not null; None where there is none."""
     return next((entry[name] for name in names if entry.get(name) is not None), None)
+
+
+def first_repeated(values: Iterable[Value]) -> Value | None:
+    """The first value that was there before; None where all differ."""
+    seen: set[Value] = set()
+    for value in values:
+        if value in seen:
+            return value
+        seen.add(value)
+    return None
 
 
 def require_enough(skips: Skips, count: int, what: str) -> None:

@@ -19,6 +19,7 @@ from truepair.data.tasks.base import (
     TaskImages,
     existing,
     first_of,
+    first_repeated,
     read_entries,
     require_enough,
     split_visits,
@@ -120,8 +121,9 @@ def open_nlvr2(sources: Sequence[Nlvr2Source]) -> Nlvr2Table:
         rows += own
         skipped += skips.entries
     table = table_of_rows(rows, _SCHEMA)
-    if len(set(table["identifier"])) < len(table):
-        raise DataError(f"{images.what} has an identifier twice; each statement needs one of its own")
+    twice = first_repeated(row.identifier for row in rows)
+    if twice is not None:
+        raise DataError(f"{images.what} has an identifier twice, {twice}; each statement needs one of its own")
     return Nlvr2Table(images.table(), table, tuple(skipped))
 
 

@@ -17,6 +17,7 @@ from truepair.data.tasks.base import (
     TaskImagePaths,
     existing,
     first_of,
+    first_repeated,
     read_entries,
     require_enough,
     table_of_rows,
@@ -129,8 +130,10 @@ def open_vqa(sources: Sequence[VqaSource]) -> VqaTable:
         rows += own
         skipped += skips.entries
     found = VqaTable(images.table(), table_of_rows(rows, _SCHEMA), ids.stated, tuple(skipped))
-    if len(set(found.questions["question_id"])) < len(rows):
-        raise DataError(f"{images.what} has a question_id twice; each question needs one of its own")
+    twice = first_repeated(row.question_id for row in rows)
+    if twice is not None:
+        name = ids.stated.get(twice, twice)
+        raise DataError(f"{images.what} has a question_id twice, {name}; each question needs one of its own")
     return found
 
 
