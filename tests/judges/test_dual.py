@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import AutoImageProcessor, AutoTokenizer, BertConfig, BertModel, CLIPModel
 
-from tests.judges.tiny_judges import WIDTHS, preprocessing_of, save_albef, save_blip, save_clip
+from tests.judges.tiny_judges import WIDTHS, preprocessing_of, save_albef, save_clip
 from truepair.data.open import open_pairs
 from truepair.data.pairs import PairDataset
 from truepair.data.table import PairTable
@@ -117,8 +117,6 @@ def test_mistakes_are_named(table: PairTable, tmp_path: Path) -> None:
     file.write_text("{}")
     with pytest.raises(CheckpointError, match="is not a calibration"):
         DualCalibration.load(file, "00" * 16)
-    with pytest.raises(ConfigError, match="a model of kind 'blip' is no plain dual encoder"):
-        open_model(save_blip(tmp_path / "blip", table))
     preprocessing_of(table).tokenizer.save_pretrained(tmp_path / "bert")
     BertModel(BertConfig(**WIDTHS, vocab_size=60)).save_pretrained(tmp_path / "bert")
     with pytest.raises(ConfigError, match="a model of kind 'bert' is no plain dual encoder"):

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 EMBED: "RecipeClass[EmbedConfig]" = RecipeClass("truepair.tasks.embedding", "EmbedConfig")
 
 DESCRIPTION = """Writes a vector for every picture and caption of SOURCE (any format of pairs), with ids, paths and
-captions beside it; docs/use.md lists the columns. MODEL is a run, a model folder, or a name on the hub.
+captions beside it; docs/use.md lists the columns. MODEL is a run, a model folder, a name
+on the hub, or a checkpoint file of another program ('truepair convert --help').
 
 A command that was stopped goes on where it was when it is given again. Pictures that cannot be read are left out and
 listed in a file beside the vectors."""
@@ -29,7 +30,7 @@ def run(words: list[str]) -> None:
     parser = CommandParser(
         "truepair embed", EMBED.section, usage="MODEL SOURCE --output FILE [options]", description=DESCRIPTION
     )
-    parser.add_argument("model", metavar="MODEL", nargs="?", help="a run, a model folder, or a name on the hub")
+    parser.add_argument("model", metavar="MODEL", nargs="?", help="a run, a model folder or file, or a name on the hub")
     parser.add_argument("source", metavar="SOURCE", nargs="?", help="a file, a folder, or a name on the hub")
     call = parser.read_or_help(words)
     if call.source is None:

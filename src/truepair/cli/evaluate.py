@@ -14,7 +14,8 @@ HELP = """usage: truepair evaluate [TASK] MODEL [RECIPE ...] [--any.field value 
 TASK is one of {tasks}; retrieval when absent.
 
 retrieval: truepair evaluate MODEL [--data PAIRS] [--split SPLIT] [--judgements FILE] [--coco true]
-  MODEL is a run, a folder of a model, or a name on the hub: any model that compares images and texts. Without --data
+  MODEL is a run, a folder of a model, a checkpoint file of another program ('truepair convert --help'), or a name on
+  the hub: any model that compares images and texts. Without --data
   the test split of its run is measured. Prints two protocols beside each other: any true match counts; and the usual
   protocol of papers, where nothing but a picture's own captions does. By similarity alone, and with ITM re-ranking.
 zero-shot: truepair evaluate zero-shot MODEL --data FOLDER|CSV|NAME [--templates NAME|FILE] [--classes FILE]

@@ -7,9 +7,9 @@ from truepair.cli.options import CommandParser
 from truepair.cli.run_folder import quiet_libraries, say
 from truepair.errors import ConfigError
 
-DESCRIPTION = """Writes both towers of MODEL (a run, a model folder, or a name on the hub) as ONNX files into FOLDER,
-with tokenizer, image processor and a README that shows how to use them with NumPy. What onnxruntime makes of them is
-compared with the model first. It needs: pip install "truepair[onnx]".
+DESCRIPTION = """Writes both towers of MODEL (a run, a folder or checkpoint file, or a name on the hub) as ONNX files
+into FOLDER, with tokenizer, image processor and a README that shows how to use them with NumPy. What onnxruntime makes
+of them is compared with the model first. It needs: pip install "truepair[onnx]".
 
 Or writes the verdicts of a folder that 'truepair mine' made, or of any ledger with --data, as others train on them:
 
@@ -58,7 +58,7 @@ def run(words: list[str]) -> None:
     from truepair.models.open import model_folder, open_model
 
     quiet_libraries()
-    done = export_onnx(open_model(call.source), Path(call.folder), name=Path(model_folder(call.source)).name)
+    done = export_onnx(open_model(call.source, say), Path(call.folder), name=Path(model_folder(call.source)).name)
     say(f"image.onnx and text.onnx, whose vectors differ by at most {done.difference:.1g}: {done.folder}")
 
 

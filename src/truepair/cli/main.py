@@ -26,6 +26,10 @@ COMMANDS = {
         "truepair.cli.export",
         "a model as ONNX files, or verdicts for other trainers: truepair export MODEL FOLDER",
     ),
+    "convert": (
+        "truepair.cli.convert",
+        "a checkpoint of ALBEF, GRIT-VLP, MAFA, BLIP, open_clip as a folder: truepair convert FILE OUT",
+    ),
     "push": ("truepair.cli.push", "upload a trained model with its card: truepair push RUN NAME"),
 }
 

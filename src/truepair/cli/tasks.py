@@ -112,7 +112,7 @@ def _vqa() -> TaskActions:
     def evaluate(model: str, recipe: Any) -> Any:
         """Figures, and the file for the evaluation server beside the model."""
         folder = Path(model_folder(model))
-        return evaluate_vqa(folder, recipe, folder.parent)
+        return evaluate_vqa(folder, recipe, folder.parent, say)
 
     return TaskActions(
         partial(_finetune, finetune_vqa),
@@ -129,7 +129,7 @@ def _nlvr2() -> TaskActions:
     def evaluate(model: str, recipe: Any) -> Any:
         """Figures, and the file for the evaluation server beside the model."""
         folder = Path(model_folder(model))
-        return evaluate_nlvr2(folder, recipe, folder.parent)
+        return evaluate_nlvr2(folder, recipe, folder.parent, say)
 
     return TaskActions(
         partial(_finetune, finetune_nlvr2),

@@ -1,6 +1,8 @@
 """Captions to token ids: with any tokenizer of transformers, or a WordPiece trained on the captions at hand."""
 
 import sys
+import urllib.error
+import urllib.request
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,6 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
+from huggingface_hub import constants, try_to_load_from_cache
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -19,23 +22,57 @@ _SPECIAL = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mas
 
 _PREFIX = "##"
 
+_TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "tokenizer_config.json")
+
+_PATIENCE = 10  # seconds that the hub has to answer
+
 # Stand-ins for characters inside a word come from here, a private area of Unicode.
 _PRIVATE = 0xF0000
 
 
 def load_tokenizer(name_or_folder: str | Path) -> PreTrainedTokenizerBase:
-    """Load a tokenizer from a folder, or by its name on the hub.
+    """Load a tokenizer from a folder, or by its name on the hub; one that was fetched before is not asked for again.
 
     Raises:
         ConfigError: there is no such tokenizer, or it cannot be reached.
     """
+    name = str(name_or_folder)
+    here = Path(name).exists()
+    fetched = not here and _was_fetched(name)
+    if not here and not fetched and not _hub_is_in_reach():
+        raise ConfigError(
+            f"no tokenizer at '{name}': there is no such folder, and the hub is not in reach; give a folder written by "
+            "save_pretrained"
+        )
     try:
-        return AutoTokenizer.from_pretrained(str(name_or_folder), trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(name, trust_remote_code=False, local_files_only=fetched)
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise ConfigError(
             f"no tokenizer at '{name_or_folder}': give a folder written by save_pretrained or a hub name ({reason})"
         ) from None
+
+
+def _was_fetched(name: str) -> bool:
+    """Whether the tokenizer of a hub name is in the cache."""
+    try:
+        return any(isinstance(try_to_load_from_cache(name, file), str) for file in _TOKENIZER_FILES)
+    except ValueError:  # no name on the hub
+        return False
+
+
+def _hub_is_in_reach() -> bool:
+    """Whether the hub answers; without this, a name that is not on the disk is asked for again for a minute."""
+    if constants.HF_HUB_OFFLINE:
+        return False
+    request = urllib.request.Request(constants.ENDPOINT, method="HEAD")
+    try:
+        urllib.request.urlopen(request, timeout=_PATIENCE).close()
+    except urllib.error.HTTPError:
+        return True  # an answer, though not the one that was asked for
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def train_wordpiece(

@@ -26,12 +26,15 @@ class Nlvr2Metrics:
     sentences: int
 
 
-def nlvr2_metrics(predictions: Mapping[str, bool], labels: Mapping[str, bool]) -> Nlvr2Metrics:
+def nlvr2_metrics(
+    predictions: Mapping[str, bool], labels: Mapping[str, bool], sentences: Mapping[str, str] | None = None
+) -> Nlvr2Metrics:
     """Score judgements of statements (Suhr et al., ACL 2019, section 6).
 
     Args:
         predictions: identifier (``split-set-pair-sentence``) to judgement.
         labels: identifier to truth; each of these statements must be judged.
+        sentences: identifier to text, where identifiers are of another form: statements of one text are one sentence.
 
     Raises:
         DataError: no statements, one without a judgement, or an identifier of another form.
@@ -40,18 +43,21 @@ def nlvr2_metrics(predictions: Mapping[str, bool], labels: Mapping[str, bool]) -
     if missing or not labels:
         raise DataError(f"{len(missing)} of {len(labels)} statements have no judgement; judge each of them")
     right = {identifier: predictions[identifier] == truth for identifier, truth in labels.items()}
-    sentences: dict[tuple[str, ...], bool] = {}
+    whole: dict[tuple[str, ...], bool] = {}
     for identifier, correct in right.items():
         parts = identifier.split("-")
-        if len(parts) != 4:
+        if sentences is not None:
+            sentence: tuple[str, ...] = (sentences[identifier],)
+        elif len(parts) == 4:
+            sentence = (*parts[:2], parts[3])
+        else:
             raise DataError(f"identifier is '{identifier}'; it must read split-set-pair-sentence")
-        sentence = (*parts[:2], parts[3])
-        sentences[sentence] = sentences.get(sentence, True) and correct
+        whole[sentence] = whole.get(sentence, True) and correct
     return Nlvr2Metrics(
         accuracy=sum(right.values()) / len(right),
-        consistency=sum(sentences.values()) / len(sentences),
+        consistency=sum(whole.values()) / len(whole),
         statements=len(right),
-        sentences=len(sentences),
+        sentences=len(whole),
     )
 
 

@@ -79,9 +79,21 @@ def vqa_accuracy(
     )
 
 
-def write_vqa_results(predictions: Mapping[int, str], path: str | Path) -> None:
-    """Write answers as the evaluation server takes them: a JSON list of question_id and answer, by question id."""
-    entries = [{"question_id": question, "answer": predictions[question]} for question in sorted(predictions)]
+def write_vqa_results(
+    predictions: Mapping[int, str], path: str | Path, stated_ids: Mapping[int, str] | None = None
+) -> None:
+    """Write answers as the evaluation server takes them: a JSON list of question_id and answer, by question id.
+
+    Args:
+        predictions: answer by question id.
+        path: the file.
+        stated_ids: what the source calls questions whose ids are texts, by the numbers that stand for them.
+    """
+    names = stated_ids or {}
+    entries = [
+        {"question_id": names.get(question, question), "answer": predictions[question]}
+        for question in sorted(predictions)
+    ]
     Path(path).write_text(json.dumps(entries), encoding="utf-8")
 
 

@@ -18,11 +18,13 @@ from truepair.data.preprocessing import OwnPreprocessing, Preprocessing
 from truepair.data.transforms import normalisation
 from truepair.errors import CheckpointError, ConfigError
 from truepair.judges.base import JudgeConfig, JudgeInputs, PairReader, PlainImages, Read
-from truepair.models.checkpoints.load import load_hub_model, load_own, load_part, processor_key, processor_transform
+from truepair.models.checkpoints.load import load_hub_model, load_part, processor_key, processor_transform
 from truepair.models.encoders.fingerprint import caption_input_key, combined_key, encoder_fingerprint, image_input_key
 from truepair.models.encoders.frozen_captions import CaptionStates
 from truepair.models.encoders.frozen_images import ImageStates
 from truepair.models.fusion.albef import AlbefModel
+from truepair.models.fusion.blip import start_of, with_start
+from truepair.models.open import open_own
 
 
 class View(Protocol):
@@ -177,14 +179,14 @@ class AlbefJudge(PairReader):
 
 
 def open_albef(config: JudgeConfig, run: JudgeInputs, device: torch.device | str) -> AlbefJudge:
-    """Open a folder that ``truepair`` wrote: model, tokenizer and preprocessing.
+    """Open a folder that ``truepair`` wrote, or a checkpoint file of ALBEF: model, tokenizer and preprocessing.
 
     Raises:
         CheckpointError: there is none, it is damaged, or its ITM head was never trained.
         ConfigError: the judge cannot read the batches as they are, and ``view`` is "batch".
     """
     folder = Path(config.checkpoint)
-    model, own = load_own(folder)
+    model, own = open_own(folder)
     model.to(device)
     if not model.config.itm_trained:
         raise CheckpointError(
@@ -271,10 +273,9 @@ class BlipJudge(PairReader):
         tokens = self.tokenizer(
             captions, padding=True, truncation=True, max_length=self._room(), return_tensors="pt"
         ).to(self.device)
+        ids = with_start(tokens["input_ids"], start_of(self.tokenizer))
         return lambda image, text: (
-            self._logits(states[image], tokens["input_ids"][text], tokens["attention_mask"][text])
-            .float()
-            .softmax(dim=1)[:, 1]
+            self._logits(states[image], ids[text], tokens["attention_mask"][text]).float().softmax(dim=1)[:, 1]
         )
 
     def _logits(self, states: Tensor, ids: Tensor, mask: Tensor) -> Tensor:

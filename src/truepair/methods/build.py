@@ -120,7 +120,8 @@ class StepBuilder:
         mlm = self.recipe.objectives.mlm
         if not mlm.weight or not isinstance(self.model, FusionModel):  # the step refuses MLM of a model that cannot
             return None
-        assert isinstance(self.preprocessing, OwnPreprocessing), "what fuses is of our own"
+        if not isinstance(self.preprocessing, OwnPreprocessing):
+            raise ConfigError(f"{self.model.kind} has no vocabulary head for MLM; set objectives.mlm.weight to 0")
         tokenizer = self.preprocessing.tokenizer
         if tokenizer.mask_token_id is None:
             raise ConfigError("the tokenizer has no mask token; set objectives.mlm.weight to 0, or take another one")
@@ -185,7 +186,7 @@ class StepBuilder:
             return None
         if checkpoint == ENCODERS:
             return FrozenMeans()
-        frozen = open_model(checkpoint)
+        frozen = open_model(checkpoint, self.say)
         if isinstance(self.preprocessing, OwnPreprocessing) and isinstance(frozen.preprocessing, OwnPreprocessing):
             frozen = self._on_own_batches(checkpoint, frozen.model, frozen.preprocessing)
         elif not _read_alike(frozen.preprocessing, self.preprocessing):

@@ -99,7 +99,7 @@ class ModelConfig:
     Attributes:
         size: named size to start from: tiny, small or base.
         options: fields of ``AlbefConfig`` that replace the size's, among them ``image_encoder``.
-        checkpoint: folder or name of a whole model to start from; size and options are not used then.
+        checkpoint: folder, name or checkpoint file of a whole model to start from; size and options are not used then.
         image_checkpoint: folder or name of pre-trained image encoder weights, "efficientnet_lite0" for the small one.
         text_checkpoint: folder or name of a BERT whose layers start text and fusion encoder, "minilm" for MiniLM-L6.
         freeze_image: do not train the image encoder.

@@ -78,7 +78,7 @@ def _whole_model(recipe: PretrainRecipe, train: PairTable, say: Say) -> OpenedMo
     """The model that a recipe starts with, all of it to be trained."""
     if recipe.model.checkpoint is not None:
         seed_weights(recipe.loop.seed)  # for architectures that are named without weights
-        return _trained_before(recipe, open_model(recipe.model.checkpoint), train, say)
+        return _trained_before(recipe, open_model(recipe.model.checkpoint, say), train, say)
     if recipe.text.tokenizer == MODELS_OWN or not recipe.data.transform.size:
         raise ConfigError(
             "text.tokenizer 'model' and data.transform.size 0 are those of a trained model; name it: "
@@ -112,7 +112,13 @@ def _trained_before(recipe: PretrainRecipe, opened: OpenedModel, train: PairTabl
         )
     seed_weights(recipe.loop.seed)
     if isinstance(model, AlbefModel) and isinstance(preprocessing, OwnPreprocessing):
+        before = model.image_encoder.image_size
         resize_images(model, preprocessing.transform.size)
+        if model.image_encoder.image_size != before:
+            say(
+                f"{checkpoint}: position embeddings are interpolated from {before} to "
+                f"{model.image_encoder.image_size} px"
+            )
         return _of_own(model, preprocessing)
     say(
         f"{checkpoint} ({model.kind}): its own image processor and tokenizer, captions of up to "
@@ -172,7 +178,7 @@ def require_same_tokenizer(checkpoint: str, own: PreTrainedTokenizerBase, tokeni
     if own.get_vocab() != tokenizer.get_vocab():
         raise CheckpointError(
             f"{checkpoint} was trained with another tokenizer ({len(own)} entries, here {len(tokenizer)}); set "
-            "text.tokenizer to that folder"
+            "text.tokenizer to that folder, or, where training starts from it, to model"
         )
 
 

@@ -1,6 +1,7 @@
-"""Any model by its folder or name: ours, or one of open_clip or transformers."""
+"""Any model by its folder, name or checkpoint file: ours, or one of open_clip or transformers."""
 
 import json
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,15 +9,19 @@ from typing import Any
 
 from transformers.utils import cached_file
 
-from truepair.data.preprocessing import Preprocessing
+from truepair.data.preprocessing import OwnPreprocessing, Preprocessing
 from truepair.errors import CheckpointError
+from truepair.models.checkpoints.convert import open_checkpoint
 from truepair.models.checkpoints.load import load_own, load_part
+from truepair.models.checkpoints.tensors import SUFFIXES
 from truepair.models.dual.adapter import is_adapter
 from truepair.models.dual.base import DualEncoder
 from truepair.models.dual.hub import open_hub
 from truepair.models.dual.lora import open_adapter
 from truepair.models.dual.open_clip import open_open_clip
 from truepair.models.dual.open_clip_source import is_open_clip
+from truepair.models.fusion.albef import AlbefModel
+from truepair.models.fusion.blip import is_blip, open_blip_folder
 from truepair.models.fusion.config import AlbefConfig
 
 
@@ -33,24 +38,55 @@ class OpenedModel:
     preprocessing: Preprocessing
 
 
-def open_model(name_or_folder: str | Path) -> OpenedModel:
+def open_model(name_or_folder: str | Path, say: Callable[[str], None] | None = None) -> OpenedModel:
     """Open a model with its preprocessing.
 
     Args:
         name_or_folder: a folder, of ours, of open_clip, of transformers or of an adapter, which is merged into its
-            base; a run folder, whose ``model`` is meant; a name on the hub; or one of open_clip, see `open_open_clip`.
+            base; a run folder, whose ``model`` is meant; a name on the hub; one of open_clip, see `open_open_clip`; or
+            a checkpoint file of another program, see `open_checkpoint`.
+        say: prints a line, about what a checkpoint file holds; by default lines are warnings.
 
     Raises:
         CheckpointError: there is none, it is damaged, or nothing here reads its kind.
         ConfigError: it is no dual encoder.
     """
     name = str(model_folder(name_or_folder))
-    if not Path(name).exists() and Path(name).parent.is_dir() and Path(name).parent != Path():
+    path = Path(name).expanduser()
+    if path.is_file():
+        return OpenedModel(*open_checkpoint(path, say or _warn))
+    if not path.exists() and path.suffix in SUFFIXES and not is_open_clip(name):
+        raise CheckpointError(f"there is no checkpoint file {path}; check the path")
+    if not path.exists() and path.parent.is_dir() and path.parent != Path():
         raise CheckpointError(f"no model in {name}: there is no such folder; check the path")  # the hub is not asked
     for recognises, load in _OPENERS:
         if recognises(name):
             return OpenedModel(*load(name))
     return OpenedModel(*open_hub(name))
+
+
+def open_own(
+    name_or_folder: str | Path, say: Callable[[str], None] | None = None
+) -> tuple[AlbefModel, OwnPreprocessing]:
+    """Open a model of ours, or a checkpoint file of ALBEF, GRIT-VLP or MAFA, which becomes one.
+
+    Args:
+        name_or_folder: a folder, or a file.
+        say: as for `open_model`.
+
+    Raises:
+        CheckpointError: there is none, it is damaged, or it is of another kind.
+    """
+    if not Path(name_or_folder).expanduser().is_file():
+        return load_own(name_or_folder)
+    opened = open_model(name_or_folder, say)
+    if not isinstance(opened.model, AlbefModel) or not isinstance(opened.preprocessing, OwnPreprocessing):
+        raise CheckpointError(f"{name_or_folder} is a {opened.model.kind}; give an ALBEF, or a folder of truepair")
+    return opened.model, opened.preprocessing
+
+
+def _warn(line: str) -> None:
+    warnings.warn(line, stacklevel=3)
 
 
 def model_folder(name_or_folder: str | Path) -> Path | str:
@@ -65,8 +101,21 @@ def _is_own(name: str) -> bool:
     Raises:
         CheckpointError: there is no config.
     """
+    return _settings(name).get("model_type") == AlbefConfig.model_type
+
+
+def _is_blip(name: str) -> bool:
+    """Whether the config is that of a BLIP for retrieval.
+
+    Raises:
+        CheckpointError: there is no config.
+    """
+    return is_blip(_settings(name))
+
+
+def _settings(name: str) -> dict[str, Any]:
     settings = load_part(_Settings, name)
-    return isinstance(settings, dict) and settings.get("model_type") == AlbefConfig.model_type
+    return settings if isinstance(settings, dict) else {}
 
 
 class _Settings:
@@ -84,5 +133,6 @@ _OPENERS: list[tuple[Callable[[str], bool], Callable[[str], tuple[DualEncoder, P
     (is_adapter, open_adapter),
     (is_open_clip, open_open_clip),
     (_is_own, load_own),
+    (_is_blip, open_blip_folder),
 ]
 """What recognises a kind of model, and what opens it; the last kind, any model of transformers, is not among them."""

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from truepair.data.preprocessing import OwnPreprocessing
 from truepair.data.table import PairTable
+from truepair.data.tasks.base import describe_skips
 from truepair.data.transforms import ImageTransform
 from truepair.engine.logs.progress import counting
 from truepair.engine.loop.config import LoopConfig
@@ -97,15 +98,22 @@ class DownstreamTask(ABC, Generic[_Table, _Answer, _Result]):
         recipe: with its data filled in.
         model: heads on a pre-trained checkpoint, or a trained model.
         preprocessing: tokenization and images.
+        say: prints a line.
     """
 
     texts_name: ClassVar[str]
     """What the texts are, for people: "questions"."""
 
-    def __init__(self, recipe: TaskRecipe, model: DownstreamModel, preprocessing: OwnPreprocessing) -> None:
+    def __init__(self, recipe: TaskRecipe, model: DownstreamModel, preprocessing: OwnPreprocessing, say: Say) -> None:
         self.recipe = recipe
         self.model = model
         self.preprocessing = preprocessing
+        self.say = say
+
+    def say_skipped(self, split: Split, skipped: Sequence[tuple[str, str]]) -> None:
+        """Say what was left out of the files of a split: places and reasons."""
+        for line in describe_skips(skipped):
+            self.say(f"data.{split}: {line}")
 
     @abstractmethod
     def read(self, split: Split) -> _Table:

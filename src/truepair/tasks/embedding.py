@@ -106,7 +106,7 @@ def embed(model: str | Path, config: EmbedConfig, say: Say, count: Counting) -> 
     if len(table.skipped) > _NAMED:
         say(f"... and {len(table.skipped) - _NAMED:,} more of the source")
     items = SourceItems(table)
-    retriever = Retriever.load(model)
+    retriever = Retriever.load(model, say=say)
     source = asdict(config.data)
     if config.data.path.exists():
         source["source"] = str(config.data.path.absolute())

@@ -47,8 +47,8 @@ class EncodingConfig:
     """What encodes a gallery.
 
     Attributes:
-        model: any dual encoder, by folder or name, that compares pictures with captions and with each other; without
-            one, ridge regression from the frozen image encoder to the text encoder does.
+        model: any dual encoder, by folder, name or checkpoint file, that compares pictures with captions and with each
+            other; without one, ridge regression from the frozen image encoder to the text encoder does.
         text_encoder: "minilm" of truepair[small], or any text encoder of transformers by folder or name.
         image_encoder: "efficientnet_lite0" of truepair[small], or any vision model of transformers; None takes the
             dual encoder's own features of pictures where there is one, and "efficientnet_lite0" where there is none.
@@ -97,7 +97,7 @@ def encode_gallery(
     gallery = Gallery.of_table(table)
     folder = cache_folder(config.cache_folder)
     shown = table.select(gallery.rows)
-    dual = None if config.model is None else Retriever.load(config.model)
+    dual = None if config.model is None else Retriever.load(config.model, say=say)
     found: list[tuple[Tensor, dict[int, str]]] = []
     if config.pictures and (config.image_encoder is not None or dual is None):
         found.append(_frozen_images(shown, config, folder))

@@ -90,7 +90,7 @@ def evaluate_model(
     """
     if config.output is not None:
         make_room(Path(config.output))
-    opened = open_model(model)
+    opened = open_model(model, say)
     data = _asked_data(model, config, run)
     table, notes = open_chosen(data)
     for line in notes:

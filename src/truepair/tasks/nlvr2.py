@@ -143,7 +143,7 @@ def finetune_nlvr2(recipe: Nlvr2Recipe, run_folder: Path, say: Say) -> Nlvr2Resu
     Raises:
         TruepairError: anything in recipe, data or checkpoint that does not fit, in one line.
     """
-    task = Nlvr2Task.from_checkpoint(recipe)
+    task = Nlvr2Task.from_checkpoint(recipe, say)
     if recipe.assignment is not None:
         task.model = assign_texts(
             task.model, task.preprocessing, recipe.assignment, recipe.model, run_folder / "assignment", say
@@ -151,14 +151,15 @@ def finetune_nlvr2(recipe: Nlvr2Recipe, run_folder: Path, say: Say) -> Nlvr2Resu
     return finetune(task, run_folder, say)
 
 
-def evaluate_nlvr2(model_folder: Path, recipe: Nlvr2Recipe, folder: Path) -> Nlvr2Result:
+def evaluate_nlvr2(model_folder: Path, recipe: Nlvr2Recipe, folder: Path, say: Say) -> Nlvr2Result:
     """Judge the test statements of a recipe with a trained model; files go to ``folder``.
 
     Raises:
         TruepairError: anything in recipe, data or model that does not fit, in one line.
     """
     recipe = replace(recipe, data=recipe.data.filled())
-    return Nlvr2Task(recipe, load_model(Nlvr2Model, model_folder), OwnPreprocessing.load(model_folder)).evaluate(folder)
+    model, preprocessing = load_model(Nlvr2Model, model_folder), OwnPreprocessing.load(model_folder)
+    return Nlvr2Task(recipe, model, preprocessing, say).evaluate(folder)
 
 
 class Nlvr2Task(DownstreamTask[Nlvr2Table, bool, Nlvr2Result]):
@@ -168,35 +169,44 @@ class Nlvr2Task(DownstreamTask[Nlvr2Table, bool, Nlvr2Result]):
         recipe: with its data filled in.
         model: heads on a pre-trained checkpoint, or a trained model.
         preprocessing: tokenization and images.
+        say: prints a line.
     """
 
     texts_name = "statements"
     recipe: Nlvr2Recipe
     model: Nlvr2Model
 
-    def __init__(self, recipe: Nlvr2Recipe, model: Nlvr2Model, preprocessing: OwnPreprocessing) -> None:
-        super().__init__(recipe, model, preprocessing)
+    def __init__(self, recipe: Nlvr2Recipe, model: Nlvr2Model, preprocessing: OwnPreprocessing, say: Say) -> None:
+        super().__init__(recipe, model, preprocessing, say)
         self._collate = Nlvr2Collator(preprocessing.collator().encode)
 
     @classmethod
-    def from_checkpoint(cls, recipe: Nlvr2Recipe) -> "Nlvr2Task":
+    def from_checkpoint(cls, recipe: Nlvr2Recipe, say: Say) -> "Nlvr2Task":
         """Build the task's model on the checkpoint that the recipe names."""
         recipe = replace(recipe, data=recipe.data.filled())
-        start = load_start(recipe.model, recipe.loop.seed)
+        start = load_start(recipe.model, recipe.loop.seed, say)
         assigns = recipe.assignment is not None
         model = Nlvr2Model.from_albef(start.albef, assignment_head=assigns, **recipe.model.options)
-        return cls(recipe, model, start.preprocessing)
+        return cls(recipe, model, start.preprocessing, say)
 
     def read(self, split: Split) -> Nlvr2Table:
-        """The statements of a split.
+        """The statements of a split; of those to learn from, and to choose the model by, the labelled ones.
 
         Raises:
-            DataError: a statement to learn from, or to choose the model by, has no label.
+            DataError: none has a label.
         """
         table = open_nlvr2(getattr(self.recipe.data, split))
-        if split != "test" and -1 in table.statements["label"]:
-            raise DataError(f"data.{split}: a statement has no label; give labelled files")
-        return table
+        self.say_skipped(split, table.skipped)
+        if split == "test":
+            return table
+        labelled = table.labelled()
+        if not len(labelled):
+            raise DataError(f"data.{split}: a statement has no label, and no other has; give labelled files")
+        if len(labelled) < len(table):
+            self.say(
+                f"data.{split}: left out: {len(table) - len(labelled):,} of {len(table):,} statements have no label"
+            )
+        return labelled
 
     def texts(self, table: Nlvr2Table) -> list[str]:
         """The statements of a table."""
@@ -225,15 +235,19 @@ class Nlvr2Task(DownstreamTask[Nlvr2Table, bool, Nlvr2Result]):
         identifiers = table.statements["identifier"]
         write_nlvr2_results(dict(zip(identifiers, answers, strict=True)), folder / "nlvr2_predictions.csv")
         result = Nlvr2Result(len(table), {})
-        if -1 not in table.statements["label"]:
-            result.metrics["model"] = _metrics(answers, table)
-            result.metrics.update(self._baselines(table))
+        known = table.labelled()
+        if len(known):
+            if len(known) < len(table):
+                self.say(f"data.test: figures of the {len(known):,} of {len(table):,} statements that have a label")
+            given = dict(zip(identifiers, answers, strict=True))
+            result.metrics["model"] = _metrics([given[name] for name in known.statements["identifier"]], known)
+            result.metrics.update(self._baselines(known))
         write_json(folder / "nlvr2.json", asdict(result))
         return result
 
     def _baselines(self, table: Nlvr2Table) -> dict[str, Nlvr2Metrics]:
         """What can be had without looking."""
-        train = open_nlvr2(self.recipe.data.train).statements
+        train = open_nlvr2(self.recipe.data.train).labelled().statements
         baseline = TextBaseline(train["sentence"], (str(bool(label)) for label in train["label"]))
         guesses = [answer == "True" for answer in baseline.answer(self.texts(table))]
         return {
@@ -334,4 +348,9 @@ def _metrics(answers: Sequence[bool], table: Nlvr2Table) -> Nlvr2Metrics:
     """Accuracy and consistency of judgements of the statements of a table."""
     identifiers = list(table.statements["identifier"])
     labels = map(bool, table.statements["label"])
-    return nlvr2_metrics(dict(zip(identifiers, answers, strict=True)), dict(zip(identifiers, labels, strict=True)))
+    official = all(identifier.count("-") == 3 for identifier in identifiers)
+    return nlvr2_metrics(
+        dict(zip(identifiers, answers, strict=True)),
+        dict(zip(identifiers, labels, strict=True)),
+        None if official else dict(zip(identifiers, table.statements["sentence"], strict=True)),
+    )

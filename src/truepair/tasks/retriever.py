@@ -1,6 +1,6 @@
 """Any model as a function from pictures and texts to vectors, and the search among them."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -96,14 +96,20 @@ class Retriever:
         self._transform = opened.preprocessing.images()
 
     @classmethod
-    def load(cls, name_or_folder: str | Path, *, device: torch.device | str | None = None) -> Self:
-        """Open a model: see :func:`truepair.models.open.open_model` for all that may be named.
+    def load(
+        cls,
+        name_or_folder: str | Path,
+        *,
+        device: torch.device | str | None = None,
+        say: Callable[[str], None] | None = None,
+    ) -> Self:
+        """Open a model: see :func:`truepair.models.open.open_model` for all that may be named, and for ``say``.
 
         Raises:
             CheckpointError: there is none, or it is damaged.
             ConfigError: it is no dual encoder.
         """
-        return cls(open_model(name_or_folder), device=device)
+        return cls(open_model(name_or_folder, say), device=device)
 
     @property
     def embed_dim(self) -> int:

@@ -85,7 +85,7 @@ def search_vectors(
     places = stored.places_of(kind)
     if not len(places):
         raise ConfigError(f"{vectors} holds no {kind}s; embed them with --what both, or leave --what out")
-    retriever = Retriever.load(model)
+    retriever = Retriever.load(model, say=say)
     stored.require_model(retriever.fingerprint, str(model))
     longest = retriever.preprocessing.max_length
     texts = [query for query in asked if isinstance(query, str)]

@@ -1,7 +1,7 @@
 """What fine-tuning starts from, and where the states of its batches come from."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
@@ -16,12 +16,12 @@ from truepair.engine.logs.progress import counting
 from truepair.errors import ConfigError, DataError
 from truepair.methods.caches import cache_folder, text_states
 from truepair.methods.student import seed_weights
-from truepair.models.checkpoints.load import load_own
 from truepair.models.encoders.frozen_captions import CaptionStates
 from truepair.models.encoders.frozen_images import ImageStates, cache_image_states
 from truepair.models.encoders.images import image_transform, resize_images
 from truepair.models.fusion.albef import AlbefModel
 from truepair.models.fusion.downstream import DownstreamModel
+from truepair.models.open import open_own
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,8 @@ class StartConfig:
     """What fine-tuning starts from, and which parts of it move.
 
     Attributes:
-        checkpoint: the ``model`` folder of a pre-training run, or the name of such a model.
+        checkpoint: the ``model`` folder of a pre-training run, the name of such a model, or a checkpoint file of ALBEF,
+            GRIT-VLP or MAFA.
         fresh: take only the two encoders of the checkpoint; what reads both starts from random weights. For comparison:
             does pre-training help?
         options: further fields of the task's model, such as ``token_products``.
@@ -74,12 +75,13 @@ class Start:
     preprocessing: OwnPreprocessing
 
 
-def load_start(config: StartConfig, seed: int) -> Start:
+def load_start(config: StartConfig, seed: int, say: Callable[[str], None]) -> Start:
     """Load the model that a recipe starts from.
 
     Args:
         config: what to start from.
         seed: seed of the run; the global generator is set from it, for all weights that start fresh.
+        say: prints a line.
 
     Raises:
         ConfigError: the recipe names no checkpoint.
@@ -87,7 +89,7 @@ def load_start(config: StartConfig, seed: int) -> Start:
     """
     if not config.checkpoint:
         raise ConfigError("model.checkpoint names nothing to start from; give the 'model' folder of a pre-training run")
-    albef, preprocessing = load_own(config.checkpoint)
+    albef, preprocessing = open_own(config.checkpoint, say)
     transform = config.transform or preprocessing.transform
     seed_weights(seed)
     if config.fresh:
@@ -96,7 +98,10 @@ def load_start(config: StartConfig, seed: int) -> Start:
         fresh.text_encoder.load_state_dict(albef.text_encoder.state_dict())
         albef = fresh
     if transform.size != preprocessing.transform.size:
+        before = albef.image_encoder.image_size
         resize_images(albef, transform.size)
+        if albef.image_encoder.image_size != before:
+            say(f"{config.checkpoint}: position embeddings are interpolated from {before} to {transform.size} px")
     length = config.max_length or preprocessing.max_length
     if length > albef.config.max_position_embeddings:
         raise ConfigError(f"model.max_length is {length}, but the model reads {albef.config.max_position_embeddings}")

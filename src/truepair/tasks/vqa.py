@@ -138,19 +138,20 @@ def finetune_vqa(recipe: VqaRecipe, run_folder: Path, say: Say) -> VqaResult | N
     Raises:
         TruepairError: anything in recipe, data or checkpoint that does not fit, in one line.
     """
-    task = VqaTask.from_checkpoint(recipe)
+    task = VqaTask.from_checkpoint(recipe, say)
     say(f"{len(task.answers):,} answers to choose from")
     return finetune(task, run_folder, say)
 
 
-def evaluate_vqa(model_folder: Path, recipe: VqaRecipe, folder: Path) -> VqaResult:
+def evaluate_vqa(model_folder: Path, recipe: VqaRecipe, folder: Path, say: Say) -> VqaResult:
     """Answer the test questions of a recipe with a trained model; files go to ``folder``.
 
     Raises:
         TruepairError: anything in recipe, data or model that does not fit, in one line.
     """
     recipe = replace(recipe, data=recipe.data.filled())
-    return VqaTask(recipe, load_model(VqaModel, model_folder), OwnPreprocessing.load(model_folder)).evaluate(folder)
+    model, preprocessing = load_model(VqaModel, model_folder), OwnPreprocessing.load(model_folder)
+    return VqaTask(recipe, model, preprocessing, say).evaluate(folder)
 
 
 class VqaTask(DownstreamTask[VqaTable, str, VqaResult]):
@@ -160,14 +161,15 @@ class VqaTask(DownstreamTask[VqaTable, str, VqaResult]):
         recipe: with its data filled in.
         model: heads on a pre-trained checkpoint, or a trained model.
         preprocessing: tokenization and images.
+        say: prints a line.
     """
 
     texts_name = "questions"
     recipe: VqaRecipe
     model: VqaModel
 
-    def __init__(self, recipe: VqaRecipe, model: VqaModel, preprocessing: OwnPreprocessing) -> None:
-        super().__init__(recipe, model, preprocessing)
+    def __init__(self, recipe: VqaRecipe, model: VqaModel, preprocessing: OwnPreprocessing, say: Say) -> None:
+        super().__init__(recipe, model, preprocessing, say)
         self.answers = load_answer_list(recipe.data.answers)
         tokens = model.config.answer_tokens
         self._vocabulary = None if tokens is None else AnswerVocabulary(tokens)
@@ -180,30 +182,40 @@ class VqaTask(DownstreamTask[VqaTable, str, VqaResult]):
         self._features: Tensor | None = None  # of the answers [A, E]
 
     @classmethod
-    def from_checkpoint(cls, recipe: VqaRecipe) -> "VqaTask":
+    def from_checkpoint(cls, recipe: VqaRecipe, say: Say) -> "VqaTask":
         """Build the task's model on the checkpoint that the recipe names."""
         recipe = replace(recipe, data=recipe.data.filled())
-        start = load_start(recipe.model, recipe.loop.seed)
+        start = load_start(recipe.model, recipe.loop.seed, say)
         fields = dict(recipe.model.options)
         if recipe.list_vocabulary:
             collator = _collator(recipe, start.preprocessing, None)
             ids, mask = collator.encode_answers(load_answer_list(recipe.data.answers))
             padding = start.preprocessing.tokenizer.pad_token_id
             fields["answer_tokens"] = AnswerVocabulary.of_answers(ids, mask, padding).tokens
-        return cls(recipe, VqaModel.from_albef(start.albef, **fields), start.preprocessing)
+        return cls(recipe, VqaModel.from_albef(start.albef, **fields), start.preprocessing, say)
 
     def read(self, split: Split) -> VqaTable:
-        """The questions of a split; of the first two, as many as the recipe wants.
+        """The questions of a split; of the first two, those with answers, and as many as the recipe wants.
 
         Raises:
-            DataError: a question to learn from, or to choose the model by, has no answers.
+            DataError: no question to learn from, or to choose the model by, has answers.
         """
         data = self.recipe.data
         counts = {"train": data.train_questions, "validation": data.validation_questions, "test": 0}
-        table = _part(open_vqa(getattr(data, split)), counts[split])
-        if split != "test" and not all(table.questions["answers"]):
-            raise DataError(f"data.{split}: a question has no answers; give files with answers, or their annotations")
-        return table
+        table = open_vqa(getattr(data, split))
+        self.say_skipped(split, table.skipped)
+        if split != "test":
+            answered = table.answered()
+            if not len(answered):
+                raise DataError(
+                    f"data.{split}: a question has no answers, and no other has; give files with answers, or their "
+                    "annotations"
+                )
+            if len(answered) < len(table):
+                count = len(table) - len(answered)
+                self.say(f"data.{split}: left out: {count:,} of {len(table):,} questions have no answers")
+            table = answered
+        return _part(table, counts[split])
 
     def texts(self, table: VqaTable) -> list[str]:
         """The questions of a table."""
@@ -271,17 +283,22 @@ class VqaTask(DownstreamTask[VqaTable, str, VqaResult]):
 
     def report(self, answers: Sequence[str], table: VqaTable, folder: Path) -> VqaResult:
         """Write ``vqa_results.json`` for the evaluation server, and ``vqa.json`` with accuracies."""
-        write_vqa_results(dict(zip(table.questions["question_id"], answers, strict=True)), folder / "vqa_results.json")
+        given = dict(zip(table.questions["question_id"], answers, strict=True))
+        write_vqa_results(given, folder / "vqa_results.json", table.stated_ids)
         result = VqaResult(len(table), {})
-        if all(table.questions["answers"]):
-            result.accuracies["model"] = _accuracy(answers, table)
-            result.accuracies.update(self._baselines(table))
+        known = table.answered()
+        if len(known):
+            if len(known) < len(table):
+                self.say(f"data.test: accuracy over the {len(known):,} of {len(table):,} questions that have answers")
+            answers = [given[question] for question in known.questions["question_id"]]
+            result.accuracies["model"] = _accuracy(answers, known)
+            result.accuracies.update(self._baselines(known))
         write_json(folder / "vqa.json", asdict(result))
         return result
 
     def _baselines(self, table: VqaTable) -> dict[str, VqaAccuracy]:
         """What can be had without looking."""
-        train = open_vqa(self.recipe.data.train).questions
+        train = open_vqa(self.recipe.data.train).answered().questions
         given = [
             (question, _usual(answers)) for question, answers in zip(train["question"], train["answers"], strict=True)
         ]
@@ -322,7 +339,7 @@ def _part(table: VqaTable, count: int) -> VqaTable:
         return table
     ids = table.questions["question_id"]
     order = sorted(range(len(table)), key=lambda row: stable_hash("part of questions", ids[row]))
-    return VqaTable(table.images, table.questions.select(sorted(order[:count])))
+    return replace(table, questions=table.questions.select(sorted(order[:count])))
 
 
 def _usual(answers: Sequence[str]) -> str:

@@ -235,7 +235,7 @@ def evaluate_zero_shot(model_folder: str | Path, config: EvaluateZeroShotConfig,
     """
     if config.output is not None:
         make_room(Path(config.output))
-    opened = open_model(model_folder)
+    opened = open_model(model_folder, say)
     result = ZeroShotTask(config, opened.preprocessing, say).evaluate(opened.model.to(PartialState().device))
     if config.output is not None:
         write_json(Path(config.output), result.as_dict())

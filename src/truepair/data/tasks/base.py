@@ -1,20 +1,28 @@
 """What the data of all downstream tasks share: batches, tables of rows, and images found by name and decoded once."""
 
-from collections.abc import Iterable, Sequence
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import pyarrow as pa
 import torch
 from datasets import Dataset
 from torch import Tensor
 
+from truepair.data.formats.record import Skips
 from truepair.data.pairs import PairDataset, TensorBatch
 from truepair.data.table import PairTable
 from truepair.data.transforms import ImageTransform
 from truepair.errors import DataError
 from truepair.randomness import stable_hash
 from truepair.sampling.batches import Visit
+
+Value = TypeVar("Value")
+
+MOST_SKIPPED = 0.5
+"""Largest share of the entries of a file that may be left out; of a file with more, something else is wrong."""
 
 
 class StrictBatch(TensorBatch):
@@ -31,6 +39,84 @@ class StrictBatch(TensorBatch):
     def reasons(self) -> list[str]:
         """Why rows were substituted: none was."""
         return [""] * len(self.index)
+
+
+def existing(path: str | Path) -> Path:
+    """A file, with ``~`` filled in.
+
+    Raises:
+        DataError: there is none.
+    """
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise DataError(f"there is no file {file}; check the path")
+    return file
+
+
+def read_entries(path: Path) -> tuple[Any, str]:
+    """The content of a file of one JSON value, or the lines of JSON Lines as a list; a mark of UTF-8 is passed over.
+
+    A line that is not JSON stands in the list as the `ValueError` that says why, one without anything as None.
+
+    Returns:
+        The content, and what its parts are called in messages: "entry" or "line".
+    """
+    raw = path.read_bytes()
+    text = raw.decode(json.detect_encoding(raw), errors="surrogateescape")
+    if path.suffix not in (".jsonl", ".ndjson"):
+        try:
+            return json.loads(text), "entry"
+        except (ValueError, RecursionError):
+            pass  # lines of JSON, or none: what is wrong with which is said of each
+    return [_parsed(line) if line.strip() else None for line in text.split("\n")], "line"
+
+
+def _parsed(line: str) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError) as error:
+        return ValueError(str(error))
+
+
+def first_of(entry: Mapping[str, Any], names: Iterable[str]) -> Any:
+    """What stands under the first of some names that an entry has and that is not null; None where there is none."""
+    return next((entry[name] for name in names if entry.get(name) is not None), None)
+
+
+def first_repeated(values: Iterable[Value]) -> Value | None:
+    """The first value that was there before; None where all differ."""
+    seen: set[Value] = set()
+    for value in values:
+        if value in seen:
+            return value
+        seen.add(value)
+    return None
+
+
+def require_enough(skips: Skips, count: int, what: str) -> None:
+    """Refuse a file of which most is left out.
+
+    Args:
+        skips: of the file.
+        count: entries that were read.
+        what: the file, for the message.
+
+    Raises:
+        DataError: more than `MOST_SKIPPED` of its entries are left out.
+    """
+    if skips.rows and skips.rows > MOST_SKIPPED * (count + skips.rows):
+        where, why = skips.entries[0]
+        raise DataError(
+            f"{skips.rows:,} of {count + skips.rows:,} entries of {what} cannot be used; the first: {where} {why}"
+        )
+
+
+def describe_skips(skipped: Sequence[tuple[str, str]]) -> list[str]:
+    """A line about what was left out of task files, with the first few; none where nothing was."""
+    if not skipped:
+        return []
+    named = "; ".join(f"{where} {why}" for where, why in skipped[:3])
+    return [f"left out: {len(skipped):,} entries or parts of them: {named}{'; ...' if len(skipped) > 3 else ''}"]
 
 
 def table_of_rows(rows: Sequence[NamedTuple], schema: pa.Schema) -> Dataset:
@@ -100,17 +186,29 @@ class TaskImagePaths:
         self._rows: dict[str, int] = {}
         self._ids: list[int] = []
 
-    def add(self, root: Path, relative: str) -> int:
+    def add(self, root: Path, stated: str, *, outside: bool = False) -> int:
         """Row of an image.
 
         Args:
             root: folder of the images.
-            relative: path within it. The image's id is a hash of this alone, so that data may move.
+            stated: path within it. The image's id is a hash of this alone, so that data may move.
+            outside: the path may leave the root, as with ``allow_outside_root`` of pairs.
+
+        Raises:
+            DataError: the path leaves the root, and may not.
         """
-        path = str(root / relative)
+        # os.path, because pathlib is several times slower and a task may have millions of questions.
+        base = os.path.abspath(root)  # noqa: PTH100
+        path = os.path.normpath(os.path.join(base, stated))  # noqa: PTH118
+        inside = path.startswith(base.rstrip(os.sep) + os.sep)
+        if not inside and not outside:
+            raise DataError(
+                f"{self.what}: image path {stated} leaves image_root {root}; give another image_root, or set "
+                "allow_outside_root for a file you trust"
+            )
         row = self._rows.setdefault(path, len(self._rows))
         if row == len(self._ids):
-            self._ids.append(stable_hash("image", relative))
+            self._ids.append(stable_hash("image", os.path.relpath(path, base) if inside else path))
         return row
 
     def table(self) -> PairTable:

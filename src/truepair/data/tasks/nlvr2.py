@@ -1,8 +1,7 @@
 """Statements about two images: files, tables, dataset and batches."""
 
-import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,11 +11,17 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from truepair.data.formats.record import Skips
 from truepair.data.table import PairTable
 from truepair.data.tasks.base import (
     StrictBatch,
     TaskImagePaths,
     TaskImages,
+    existing,
+    first_of,
+    first_repeated,
+    read_entries,
+    require_enough,
     split_visits,
     stack_images,
     table_of_rows,
@@ -25,7 +30,23 @@ from truepair.data.transforms import ImageTransform
 from truepair.errors import DataError
 from truepair.sampling.batches import Visit
 
-_LABELS = {"True": 1, "False": 0}
+_LABELS = {"true": 1, "1": 1, "1.0": 1, "false": 0, "0": 0, "0.0": 0}
+
+_SENTENCE = ("sentence", "caption", "statement", "hypothesis", "text")
+
+_IDENTIFIER = ("identifier", "id", "uid")
+
+_SIDES = (
+    ("left_img", "right_img"),
+    ("left_image", "right_image"),
+    ("img_left", "img_right"),
+    ("image_left", "image_right"),
+    ("left", "right"),
+    ("image0", "image1"),
+    ("image_0", "image_1"),
+    ("img0", "img1"),
+    ("image1", "image2"),
+)  # of a statement's two images, as lists name them
 
 _SCHEMA = pa.schema(
     [
@@ -43,13 +64,16 @@ class Nlvr2Source:
     """One file of statements.
 
     Attributes:
-        statements: JSON Lines file: ``train.json``, ``dev.json`` or ``test1.json`` of the official data.
-        image_root: folder of the images. An image lies at ``train/<directory>/train-10171-0-img0.png`` within it, or
-            ``dev/dev-0-0-img0.png``.
+        statements: ``train.json``, ``dev.json`` or ``test1.json`` of the official data; or a JSON list or JSON Lines of
+            sentence, label and two images, as the ALBEF line and MaRVL have them.
+        image_root: folder of the images, where the paths of a list start. An image of the official data lies at
+            ``train/<directory>/train-10171-0-img0.png`` within it, or ``dev/dev-0-0-img0.png``.
+        allow_outside_root: accept image paths that leave ``image_root``; only for files you trust.
     """
 
     statements: str
     image_root: str
+    allow_outside_root: bool = False
 
 
 @dataclass(frozen=True)
@@ -60,29 +84,47 @@ class Nlvr2Table:
         images: one row a distinct image.
         statements: columns identifier, left and right (rows of ``images``), sentence, label (1 true, 0 false, -1
             unknown).
+        skipped: place and reason of what was left out.
     """
 
     images: PairTable
     statements: datasets.Dataset
+    skipped: tuple[tuple[str, str], ...] = ()
 
     def __len__(self) -> int:
         return len(self.statements)
+
+    def labelled(self) -> "Nlvr2Table":
+        """The statements of which it is known whether they are true."""
+        known = [row for row, label in enumerate(self.statements["label"]) if label >= 0]
+        return self if len(known) == len(self) else replace(self, statements=self.statements.select(known))
 
 
 def open_nlvr2(sources: Sequence[Nlvr2Source]) -> Nlvr2Table:
     """Open statements; several sources become one table.
 
+    An entry that cannot be used is left out and listed. A statement without an identifier gets one of file and place.
+
     Raises:
-        DataError: a file cannot be read as statements, or images are missing.
+        DataError: a file or most of it cannot be read as statements, an image path leaves its root, or images are
+            missing.
     """
     images = TaskImagePaths(
         " and ".join(Path(source.statements).name for source in sources) or "an empty list of sources"
     )
-    rows = [row for source in sources for row in _statements(source, images)]
+    rows: list[_Statement] = []
+    skipped: list[tuple[str, str]] = []
+    for source in sources:
+        skips = Skips()
+        own = list(_statements(source, images, skips))
+        require_enough(skips, len(own), Path(source.statements).name)
+        rows += own
+        skipped += skips.entries
     table = table_of_rows(rows, _SCHEMA)
-    if len(set(table["identifier"])) < len(table):
-        raise DataError(f"{images.what} has an identifier twice; each statement needs one of its own")
-    return Nlvr2Table(images.table(), table)
+    twice = first_repeated(row.identifier for row in rows)
+    if twice is not None:
+        raise DataError(f"{images.what} has an identifier twice, {twice}; each statement needs one of its own")
+    return Nlvr2Table(images.table(), table, tuple(skipped))
 
 
 class Nlvr2Sample(NamedTuple):
@@ -215,36 +257,92 @@ class _Statement(NamedTuple):
     label: int
 
 
-def _statements(source: Nlvr2Source, images: TaskImagePaths) -> Iterator[_Statement]:
-    path = Path(source.statements).expanduser()
-    if not path.is_file():
-        raise DataError(f"there is no file {path}; check the path")
+def _statements(source: Nlvr2Source, images: TaskImagePaths, skips: Skips) -> Iterator[_Statement]:
+    path = existing(source.statements)
+    content, part = read_entries(path)
+    if not isinstance(content, list) or not content:  # one line of JSON Lines
+        content, part = [content], "line"
     root = Path(source.image_root).expanduser()
-    with path.open(encoding="utf-8", errors="surrogateescape") as lines:
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                yield _statement(line, f"{path.name} line {number}", root, images)
+    for number, entry in enumerate(content, 1):
+        if entry is None:
+            continue
+        where = f"{path.name} {part} {number}"
+        try:
+            read = _read(entry)
+        except ValueError as reason:
+            skips.row(where, str(reason))
+            continue
+        left, right = (images.add(root, image, outside=source.allow_outside_root) for image in read.images)
+        yield _Statement(read.identifier or f"{path.parent.name}/{where}", left, right, read.sentence, read.label)
 
 
-def _statement(line: str, where: str, root: Path, images: TaskImagePaths) -> _Statement:
-    try:
-        entry: Any = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{where} is not JSON ({error}); repair or delete it") from None
-    identifier, sentence = (entry.get(n) if isinstance(entry, dict) else None for n in ("identifier", "sentence"))
-    if not isinstance(identifier, str) or not isinstance(sentence, str) or not sentence.strip():
-        raise DataError(f"{where} has no identifier or no sentence; repair or delete it")
-    label = entry.get("label")
-    if label is not None and str(label) not in _LABELS:
-        raise DataError(f"{where}: label is {label!r}; it must be True or False, or absent")
-    left, right = (images.add(root, path) for path in _image_paths(identifier, entry.get("directory"), where))
-    return _Statement(identifier, left, right, sentence, -1 if label is None else _LABELS[str(label)])
+class _Read(NamedTuple):
+    """An entry of a file, its images by their paths; the identifier is empty where it states none."""
+
+    identifier: str
+    images: tuple[str, str]
+    sentence: str
+    label: int
 
 
-def _image_paths(identifier: str, directory: Any, where: str) -> list[str]:
-    """Where the two images of a statement lie: ``split-set-pair-sentence`` names the files, but for the sentence."""
+def _read(entry: Any) -> _Read:
+    """Read an entry.
+
+    Raises:
+        ValueError: it cannot be used; says why.
+    """
+    if isinstance(entry, ValueError):
+        raise ValueError(f"is not JSON ({entry}); repair or delete it")
+    if not isinstance(entry, dict):
+        raise ValueError(f"has no identifier or no sentence but is {entry!r:.40}; repair or delete it")
+    sentence, identifier = first_of(entry, _SENTENCE), first_of(entry, _IDENTIFIER)
+    named = identifier if isinstance(identifier, str) else "" if identifier is None else str(identifier)
+    images = _stated_images(entry)
+    if not isinstance(sentence, str) or not sentence.strip() or (not named and images is None):
+        raise ValueError("has no identifier or no sentence, or no two images; repair or delete it")
+    return _Read(named, images or _official_images(named, entry.get("directory")), sentence, _label(entry.get("label")))
+
+
+def _label(stated: Any) -> int:
+    """1 for true, 0 for false, -1 for unknown.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if stated is None or stated == "" or stated in (-1, "-1"):
+        return -1
+    word = str(stated).strip().lower()
+    if word not in _LABELS:
+        raise ValueError(f"has a bad label: label is {stated!r}; it must be True or False, 1 or 0, or absent")
+    return _LABELS[word]
+
+
+def _stated_images(entry: Mapping[str, Any]) -> tuple[str, str] | None:
+    """The paths of both images as a list states them; None where it leaves them to the identifier.
+
+    Raises:
+        ValueError: there are not two.
+    """
+    stated = entry.get("images")
+    if stated is None:
+        sides = next((names for names in _SIDES if all(name in entry for name in names)), None)
+        if sides is None:
+            return None
+        stated = [entry[name] for name in sides]
+    if not isinstance(stated, list) or len(stated) != 2 or not all(isinstance(p, str) and p.strip() for p in stated):
+        raise ValueError(f"has no two images but {stated!r:.60}; repair or delete it")
+    return stated[0], stated[1]
+
+
+def _official_images(identifier: str, directory: Any) -> tuple[str, str]:
+    """Where the two images of a statement lie: ``split-set-pair-sentence`` names the files, but for the sentence.
+
+    Raises:
+        ValueError: the identifier is of another form.
+    """
     parts = identifier.split("-")
     if len(parts) != 4:
-        raise DataError(f"{where}: identifier is '{identifier}'; it must read split-set-pair-sentence")
+        raise ValueError(f"names no images, and its identifier is '{identifier}'; it must read split-set-pair-sentence")
     folder = parts[0] if directory is None else f"{parts[0]}/{directory}"
-    return [f"{folder}/{'-'.join(parts[:3])}-img{side}.png" for side in (0, 1)]
+    left, right = (f"{folder}/{'-'.join(parts[:3])}-img{side}.png" for side in (0, 1))
+    return left, right

@@ -86,6 +86,10 @@ def load_part(kind: Any, name_or_folder: str, *, what: str = "model", **options:
         CheckpointError: there is no such thing, it is damaged, or it needs code of its own.
     """
     name, revision = _revision(name_or_folder)
+    if Path(name).is_file():
+        raise CheckpointError(
+            f"{name} is a file, and a folder of a model is needed here; make one: truepair convert {name} FOLDER"
+        )
     try:
         return kind.from_pretrained(name, **revision, **options)
     except _LOADING_ERRORS as error:

@@ -6,20 +6,18 @@ have `crossattention`. A pre-training checkpoint wraps the BERT as `text_encoder
 """
 
 import math
-import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 from transformers import ViTConfig
 
 from truepair.errors import CheckpointError, ConfigError
 from truepair.models.checkpoints.bert import text_names, vocabulary_names
+from truepair.models.checkpoints.tensors import read_checkpoint
 from truepair.models.fusion.albef import AlbefModel
 from truepair.models.fusion.config import AlbefConfig
 
@@ -35,10 +33,10 @@ _VISION_LAYER = {
     "mlp.fc2": "mlp.fc2",
 }
 
-# Buffers, momentum copies and feature queues of the official training; nothing here is computed from them.
-_IGNORABLE = re.compile(
-    r"(.*\.)?position_ids|(visual_encoder|text_encoder|vision_proj|text_proj)_m\..*"
-    r"|(image|text|idx)_queue|queue_ptr|ptr_queue"
+# Buffers, and momentum copies and feature queues of the official training; nothing here is computed from them.
+POSITION_IDS = re.compile(r"(.*\.)?position_ids")
+OF_TRAINING = re.compile(
+    r"(visual_encoder|text_encoder|vision_proj|text_proj)_m\..*|(image|text|idx)_queue|queue_ptr|ptr_queue"
 )
 
 
@@ -47,6 +45,7 @@ def load_official(source: str | Path | Mapping[str, Tensor], **config_fields: An
 
     Args:
         source: A `.safetensors` or official `.pth` file, a folder that holds `model.safetensors`, or the state dict.
+            `open_checkpoint` reads more kinds of files, and adds the preprocessing.
         **config_fields: Fields of `AlbefConfig` that tensors do not tell, such as dropout probabilities. Without
             `num_attention_heads`, here or in a dict `image_encoder`, a head has 64 channels, as in every BERT-base and
             ViT-B.
@@ -57,8 +56,8 @@ def load_official(source: str | Path | Mapping[str, Tensor], **config_fields: An
     Raises:
         CheckpointError: when the source cannot be read, or a name is missing, unknown or of a wrong shape.
     """
-    state = dict(source) if isinstance(source, Mapping) else _read(Path(source))
-    state = {name: tensor for name, tensor in state.items() if not _IGNORABLE.fullmatch(name)}
+    state = source if isinstance(source, Mapping) else _read(Path(source))
+    state = {name: tensor for name, tensor in state.items() if not is_left_out(name)}
     config = _infer_config(state, config_fields)
     names = official_names(config)
     _require_same_names(state, names)
@@ -98,6 +97,11 @@ def to_official_names(model: AlbefModel) -> dict[str, Tensor]:
     positions = torch.arange(config.max_position_embeddings)[None]  # [1, P]
     official[f"{_text_prefix(config.mlm_head)}embeddings.position_ids"] = positions
     return official
+
+
+def is_left_out(name: str) -> bool:
+    """Whether a name is that of a buffer, a momentum copy or a queue of the official training."""
+    return bool(POSITION_IDS.fullmatch(name) or OF_TRAINING.fullmatch(name))
 
 
 def _text_prefix(wrapped: bool) -> str:
@@ -146,9 +150,9 @@ def _image_layers(config: AlbefConfig) -> int:
 
 def _require_same_names(state: Mapping[str, Tensor], names: Mapping[str, tuple[str, ...]]) -> None:
     if unknown := sorted(set(state) - set(names)):
-        raise CheckpointError(f"the checkpoint has {len(unknown)} names that ALBEF has not, the first is {unknown[0]}.")
+        raise CheckpointError(f"the checkpoint has {len(unknown)} names that ALBEF has not: {', '.join(unknown[:5])}.")
     if missing := sorted(set(names) - set(state)):
-        raise CheckpointError(f"the checkpoint lacks {len(missing)} names of ALBEF, the first is {missing[0]}.")
+        raise CheckpointError(f"the checkpoint lacks {len(missing)} names of ALBEF: {', '.join(missing[:5])}.")
 
 
 def _infer_config(state: Mapping[str, Tensor], fields: Mapping[str, Any]) -> AlbefConfig:
@@ -156,11 +160,11 @@ def _infer_config(state: Mapping[str, Tensor], fields: Mapping[str, Any]) -> Alb
     mlm_head = any(name.startswith("text_encoder.bert.") for name in state)
     bert = _text_prefix(mlm_head)
     image_fields = fields.get("image_encoder") or {}
-    vocabulary, width = _shape(state, f"{bert}embeddings.word_embeddings.weight")
-    image_width, _, patch, _ = _shape(state, "visual_encoder.patch_embed.proj.weight", 4)
-    patches = _shape(state, "visual_encoder.pos_embed", 3)[1] - 1
-    layers = _count(state, rf"{re.escape(bert)}encoder\.layer\.(\d+)\.attention\..*")
-    fusion_layers = _count(state, rf"{re.escape(bert)}encoder\.layer\.(\d+)\.crossattention\..*")
+    vocabulary, width = shape_of(state, f"{bert}embeddings.word_embeddings.weight")
+    image_width, _, patch, _ = shape_of(state, "visual_encoder.patch_embed.proj.weight", 4)
+    patches = shape_of(state, "visual_encoder.pos_embed", 3)[1] - 1
+    layers = count_numbers(state, rf"{re.escape(bert)}encoder\.layer\.(\d+)\.attention\..*")
+    fusion_layers = count_numbers(state, rf"{re.escape(bert)}encoder\.layer\.(\d+)\.crossattention\..*")
     word, decoder = f"{bert}embeddings.word_embeddings.weight", "text_encoder.cls.predictions.decoder.weight"
     inferred: dict[str, Any] = {
         "image_encoder": {
@@ -168,38 +172,43 @@ def _infer_config(state: Mapping[str, Tensor], fields: Mapping[str, Any]) -> Alb
             "image_size": math.isqrt(patches) * patch,
             "patch_size": patch,
             "hidden_size": image_width,
-            "num_hidden_layers": _count(state, r"visual_encoder\.blocks\.(\d+)\..*"),
+            "num_hidden_layers": count_numbers(state, r"visual_encoder\.blocks\.(\d+)\..*"),
             "num_attention_heads": _heads(image_width, image_fields),
-            "intermediate_size": _shape(state, "visual_encoder.blocks.0.mlp.fc1.weight")[0],
+            "intermediate_size": shape_of(state, "visual_encoder.blocks.0.mlp.fc1.weight")[0],
             "layer_norm_eps": 1e-6,
             **image_fields,
         },
         "vocab_size": vocabulary,
         "hidden_size": width,
         "num_attention_heads": _heads(width, fields),
-        "intermediate_size": _shape(state, f"{bert}encoder.layer.0.intermediate.dense.weight")[0],
+        "intermediate_size": shape_of(state, f"{bert}encoder.layer.0.intermediate.dense.weight")[0],
         "text_layers": layers - fusion_layers,
         "fusion_layers": fusion_layers,
-        "max_position_embeddings": _shape(state, f"{bert}embeddings.position_embeddings.weight")[0],
-        "type_vocab_size": _shape(state, f"{bert}embeddings.token_type_embeddings.weight")[0],
+        "max_position_embeddings": shape_of(state, f"{bert}embeddings.position_embeddings.weight")[0],
+        "type_vocab_size": shape_of(state, f"{bert}embeddings.token_type_embeddings.weight")[0],
         "mlm_head": mlm_head,
         "contrastive_head": "vision_proj.weight" in state,
         "tie_word_embeddings": decoder in state and torch.equal(state[word], state[decoder]),
     }
     if inferred["contrastive_head"]:
-        inferred["embed_dim"] = _shape(state, "vision_proj.weight")[0]
+        inferred["embed_dim"] = shape_of(state, "vision_proj.weight")[0]
     return AlbefConfig(**{**inferred, **{name: value for name, value in fields.items() if name != "image_encoder"}})
 
 
-def _shape(state: Mapping[str, Tensor], name: str, dimensions: int = 2) -> torch.Size:
+def shape_of(state: Mapping[str, Tensor], name: str, dimensions: int = 2) -> torch.Size:
+    """The shape of a tensor that every checkpoint of ALBEF and BLIP has.
+
+    Raises:
+        CheckpointError: it is missing, or has another number of dimensions.
+    """
     if name not in state:
-        raise CheckpointError(f"the checkpoint has no {name}: it is not an official ALBEF checkpoint.")
+        raise CheckpointError(f"the checkpoint has no {name}: it is not an official checkpoint of ALBEF or BLIP.")
     if state[name].dim() != dimensions:
         raise CheckpointError(f"{name} has {state[name].dim()} dimensions in this checkpoint, not {dimensions}.")
     return state[name].shape
 
 
-def _count(state: Mapping[str, Tensor], pattern: str) -> int:
+def count_numbers(state: Mapping[str, Tensor], pattern: str) -> int:
     """How many numbers the first group of a pattern takes over all names."""
     return len({found[1] for name in state if (found := re.fullmatch(pattern, name))})
 
@@ -212,22 +221,12 @@ def _heads(width: int, fields: Mapping[str, Any]) -> int:
     return width // 64
 
 
-def _read(path: Path) -> dict[str, Tensor]:
+def _read(path: Path) -> Mapping[str, Tensor]:
     """The state dict of a file, or of `model.safetensors` in a folder."""
-    file = path / "model.safetensors" if path.is_dir() else path
-    if not file.is_file():
-        raise CheckpointError(f"{file} does not exist: name a .safetensors or .pth file, or a folder with the former.")
-    try:
-        if file.suffix == ".safetensors":
-            loaded: Any = load_file(file)
-        else:
-            loaded = torch.load(file, map_location="cpu", weights_only=True)
-    except (SafetensorError, OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise CheckpointError(f"{file} cannot be read as a checkpoint of plain tensors: {_one_line(error)}") from error
-    state = loaded.get("model", loaded) if isinstance(loaded, dict) else None
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise CheckpointError(f"{file} holds no state dict, neither itself nor under 'model'.")
-    return state
+    entries = {
+        e.path: e.tensors for e in read_checkpoint(path / "model.safetensors" if path.is_dir() else path).entries
+    }
+    return entries.get("model", next(iter(entries.values())))
 
 
 def _one_line(error: Exception) -> str:

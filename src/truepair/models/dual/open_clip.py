@@ -355,13 +355,27 @@ def open_open_clip(name_or_folder: str | Path) -> tuple[OpenClipDualEncoder, Ope
     source = source_of(str(name_or_folder))
     model = OpenClipDualEncoder.from_pretrained(name_or_folder)
     tokenizer = attempt(source.given, library().get_tokenizer, source.name)
+    return model, preprocessing_of(model, tokenizer, source.name)
+
+
+def preprocessing_of(model: OpenClipDualEncoder, tokenizer: Any, name: str) -> OpenClipPreprocessing:
+    """How captions and images reach a model of open_clip.
+
+    Args:
+        model: With the ``preprocess_cfg`` of its images.
+        tokenizer: Of open_clip.
+        name: Of the model, for messages.
+
+    Raises:
+        ConfigError: the tokenizer cannot be saved beside the model.
+    """
     if type(tokenizer).__name__ == "SigLipTokenizer":  # fetched by http, and not to be found again beside the model
-        raise ConfigError(f"the config of {source.name} names no tokenizer; set hf_tokenizer_name in its text_cfg")
+        raise ConfigError(f"the config of {name} names no tokenizer; set hf_tokenizer_name in its text_cfg")
     pixels, text = model.model.visual.preprocess_cfg, model.config["text_cfg"]
     interpolation = "bilinear" if pixels["interpolation"] == "bilinear" else "bicubic"  # as open_clip takes "random"
     transform = TransformConfig(size=model.image_size, normalisation="encoder", interpolation=interpolation)
     length = model.reading.context_length
-    return model, OpenClipPreprocessing(tokenizer, model.reading, length, pixels, text, transform)
+    return OpenClipPreprocessing(tokenizer, model.reading, length, pixels, text, transform)
 
 
 def _evaluation_transform(pixels: Mapping[str, Any]) -> Callable[[Any], Tensor]:
