@@ -31,8 +31,7 @@ def test_a_bad_loss_aborts_before_the_update(tmp_path: Path) -> None:
     assert [len(record["index"]) for record in records] == [4] * len(records)
     assert 5 in [index for record in records for index in record["index"]]
     bad = next(record for record in records if 5 in record["index"])
-    assert bad["losses"]["itc"] != bad["losses"]["itc"]
-    assert bad["gradient_norm"] != bad["gradient_norm"]
+    assert bad["losses"]["itc"] is None and bad["gradient_norm"] is None  # JSON has no NaN
 
 
 @pytest.mark.parametrize("sampler", [GRIT, RANDOM])

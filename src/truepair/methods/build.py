@@ -20,6 +20,7 @@ from truepair.judges.coverage import check_coverage
 from truepair.judges.dual import DualFeatures
 from truepair.judges.open import open_judge
 from truepair.methods.caches import StateCaches
+from truepair.methods.chance import ChanceWatch
 from truepair.methods.ecm import Ecm, EcmConfig
 from truepair.methods.encode import BatchEncoder, MicroBatches
 from truepair.methods.frozen import FrozenMeans, FrozenModel, FrozenOnPlain, frozen_model
@@ -107,6 +108,7 @@ class StepBuilder:
             ledger=ledger,
             truth=truth,
             conversions=ConversionCounter(truth) if truth is not None and counts_matches else None,
+            chance=self._chance(),
             seed=recipe.loop.seed,
         )
         if step.own_bias is not None:
@@ -115,6 +117,13 @@ class StepBuilder:
                 "and keeps it in its checkpoints; the saved model has no place for it (rankings need none)"
             )
         return step
+
+    def _chance(self) -> ChanceWatch | None:
+        """What says that ITC has not left chance, where it is trained."""
+        itc = self.recipe.objectives.itc
+        if not itc.weight:
+            return None
+        return ChanceWatch(itc.chance_steps, self.recipe.optimizer.warmup, softmax=itc.loss == "softmax")
 
     def _masker(self) -> TokenMasker | None:
         """What hides tokens for MLM, where there is any."""

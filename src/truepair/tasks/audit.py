@@ -36,11 +36,23 @@ class Audit:
         suspects: the strongest first.
         precision: of the first 50 and 200 suspects; near-matches count as wrong.
         way: what ranked them: "ITM", or "similarity" where ITM was not trained.
+        tied: undeclared pairs that are no suspects, since the model gives them the score of all the others.
     """
 
     suspects: list[AuditedSuspect]
     precision: list[SuspectPrecision]
     way: Literal["ITM", "similarity"] = "ITM"
+    tied: int = 0
+
+    @property
+    def ties(self) -> str:
+        """A line on pairs that are no suspects for their ties; empty where there are none."""
+        if not self.tied:
+            return ""
+        return (
+            f"{self.tied:,} undeclared pairs of the training set are no suspects: to {self.way} they are like all "
+            "others, as to a model that tells no pictures, or no captions, apart"
+        )
 
 
 def audit_pairs(
@@ -68,10 +80,10 @@ def audit_pairs(
     keys = [caption_key(caption) for caption in captions]
     by_itm = model.itm_trained
     image_ids = list(table.rows["image_id"])
-    found = find_suspects(judge, image_ids, keys, candidates=candidates, limit=limit, by_itm=by_itm)
+    found, tied = find_suspects(judge, image_ids, keys, candidates=candidates, limit=limit, by_itm=by_itm)
     pictures = torch.tensor([suspect.image for suspect in found], dtype=torch.int64)
     found_keys = torch.tensor([keys[suspect.caption] for suspect in found], dtype=torch.int64)
     verdicts = Truth.of_table(table).verdicts(pictures, found_keys)
     suspects = [AuditedSuspect(suspect, verdict) for suspect, verdict in zip(found, verdicts.tolist(), strict=True)]
     flags = [None if item.verdict == "unknown" else item.verdict == "true" for item in suspects]
-    return Audit(suspects, precision_at(flags), "ITM" if by_itm else "similarity")
+    return Audit(suspects, precision_at(flags), "ITM" if by_itm else "similarity", tied)

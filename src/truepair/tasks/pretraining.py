@@ -21,6 +21,7 @@ from truepair.methods.build import StepBuilder
 from truepair.methods.caches import StateCaches
 from truepair.methods.recipe import MODELS_OWN, PretrainRecipe, trains_itm, untrained_losses
 from truepair.methods.standing import hear
+from truepair.methods.step import alone_in_its_batch
 from truepair.methods.student import BuildStudent, Say, build_student
 from truepair.models.dual.base import DualEncoder
 from truepair.models.dual.interpolation import weights_of
@@ -82,6 +83,10 @@ def pretrain(
         TruepairError: anything in data, recipe or run folder that does not fit, in one line.
     """
     state = PartialState(cpu=recipe.loop.cpu)
+    queued = recipe.momentum is not None and recipe.momentum.queue_size > 0
+    refusal = alone_in_its_batch(recipe.objectives, recipe.loop.batch_size * state.num_processes, queued=queued)
+    if refusal is not None:
+        raise ConfigError(refusal)
     with state.main_process_first():
         heard = hear(recipe.relations, run_folder, say, first=state.is_main_process)
     recipe = replace(recipe, relations=heard.relations)

@@ -133,6 +133,7 @@ class TrainingLoop:
         self.optimizer_step = OptimizerStep(self.step, prepared, self.accelerator, optimizer, self.average)
         self.bad_batches = BadBatches(run_folder, rank, policy=loop.on_non_finite, cap=loop.max_skipped)
         self.done = 0  # optimizer steps
+        self._said_null: set[str] = set()  # figures of the log that have been told not to be finite
 
         self.watch = Stopwatch()
         self.hardest = RunningMean()
@@ -219,7 +220,7 @@ class TrainingLoop:
         self.done += 1
         if not result.finite:
             losses = [output.losses for output in result.outputs]
-            self.bad_batches.record(self.done, group, losses, result.gradient_norm)
+            self.progress.say(self.bad_batches.record(self.done, group, losses, result.gradient_norm))
         for batch, output in zip(group, result.outputs, strict=True):
             if result.finite:
                 self.batches.trained(batch.index, output.image_feature, output.text_feature)
@@ -239,7 +240,7 @@ class TrainingLoop:
 
     def _log_step(self, result: StepResult, epoch: int) -> None:
         if not result.finite:
-            self.log.write("skipped", self.done, epoch=epoch)
+            self._write("skipped", epoch)
             return
         if not math.isnan(result.hardest_similarity):
             self.hardest.add(result.hardest_similarity)
@@ -250,13 +251,25 @@ class TrainingLoop:
         values["gradient_norm"] = result.gradient_norm
         if self.hardest.count:
             values["hardest_similarity"] = result.hardest_similarity
-        self.log.write("step", self.done, epoch=epoch, **values)
+        self._write("step", epoch, **values)
         self.log.write_timing(self.done, self.watch.lap())
+        remark = self.bare_step.remark(self.done, self.total_steps, values)
+        if remark is not None:
+            self.progress.say(remark)
+            self._write("remark", epoch, line=remark)
 
     def _log_epoch(self, epoch: int, figures: dict[str, float]) -> None:
         if self.hardest.count:
             figures["hardest_similarity"] = self.hardest.take()
-        self.log.write("epoch", self.done, epoch=epoch, **figures, **self.bare_step.epoch_figures(epoch))
+        self._write("epoch", epoch, **figures, **self.bare_step.epoch_figures(epoch))
+
+    def _write(self, kind: str, epoch: int, **values: Any) -> None:
+        """Write a record of the last step; a figure that is not finite is null there, and said the first time."""
+        self.log.write(kind, self.done, epoch=epoch, **values)
+        for name, value in values.items():
+            if isinstance(value, float) and not math.isfinite(value) and name not in self._said_null:
+                self._said_null.add(name)
+                self.progress.say(f"{name} of step {self.done:,} is {value}, which is null in log.jsonl")
 
     def _save(self) -> None:
         """Write a checkpoint of the last step, unless there is one."""
