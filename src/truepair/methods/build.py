@@ -201,7 +201,7 @@ class StepBuilder:
         elif not _read_alike(frozen.preprocessing, self.preprocessing):
             return FrozenOnPlain(DualFeatures(frozen, self.table, self.device))
         frozen.model.freeze(image=True, text=True)
-        caches = StateCaches(self.recipe, frozen, self.say)
+        caches = StateCaches(self.recipe, frozen, self.caches.left_out)
         table, states = caches.images(self.table)
         if len(table) != len(self.table):
             raise CheckpointError(f"{checkpoint} could not read all training images; see the lines above")

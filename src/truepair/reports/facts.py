@@ -84,8 +84,10 @@ def run_facts(title: str, outcome: PretrainOutcome, log: Records) -> FactGroup:
     facts = {
         "Steps": f"{run.steps:,}",
         "Training time": speed,
-        "Unreadable samples replaced": str(run.substituted),
+        "Visits of unreadable samples": str(run.substituted),
     }
+    if outcome.left_out.summaries:
+        facts["Left out, cut, merged or replaced"] = "; ".join(outcome.left_out.summaries)
     facts |= {f"After step {record['step']:,}": record["line"] for record in log if record["kind"] == "remark"}
     for (detector, action), cells in rule_counts(log).items():
         facts[f"Rule {detector}, {action}"] = f"{cells:,} pairs of batches, over all epochs"
