@@ -125,7 +125,9 @@ def test_a_broken_picture_is_left_out_and_counted(
     broken = pairs.read_text().splitlines()[2].split(",")[0]
     (tmp_path / broken).write_bytes(b"no picture")
     main(["mine", str(pairs), *encoders])
-    assert "left out: 1 of 24 pictures cannot be read; the first:" in said(capsys)
+    assert "left out: 1 of 24 pictures of pairs (train) cannot be read; listed in runs/mined/skipped.jsonl" in said(
+        capsys
+    )
     found = Candidates.load(Path("runs/mined"))
     assert len(found.paths) == 23 and not any(str(path).endswith(broken) for path in found.paths)
     assert len(read_mining(Path("runs/mined"))["left_out"]) == 1

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -59,6 +60,7 @@ class LeftOut:
         self.file = file
         self.instead = instead
         self.summaries: list[str] = []
+        self._listed: set[tuple[str, int | None]] = set()
         if file is not None:
             with one_line_errors(file, DataError, "choose another place"):
                 file.unlink(missing_ok=True)
@@ -68,7 +70,8 @@ class LeftOut:
         if table.skipped:
             entries = [_of_source(where, why) for where, why in table.skipped]
             said = [f"{where}: {why}" for where, why in table.skipped]
-            self._tell("left out", f"{len(entries):,} rows or parts of rows of {table.name}", entries, said)
+            rows = "1 row or part of a row" if len(entries) == 1 else f"{len(entries):,} rows or parts of rows"
+            self._tell("left out", f"{rows} of {table.name}", entries, said)
 
     def pictures(self, table: PairTable, unreadable: Mapping[int, str], *, most: float | None = None) -> None:
         """Pictures that cannot be read, which the caller leaves out.
@@ -76,7 +79,7 @@ class LeftOut:
         Args:
             table: the rows.
             unreadable: row -> why.
-            most: the largest share that is put up with; None for any. One picture always is.
+            most: the largest share that is put up with; None for any. Unless it is 0, one picture always is.
 
         Raises:
             DataError: there are more, or none is left.
@@ -89,20 +92,24 @@ class LeftOut:
         if count == total:
             raise DataError(f"none of the {total:,} pictures of {name} can be read; the first: {first}")
         summary = f"{count:,} of {total:,} pictures of {name} cannot be read"
-        if most is not None and count > max(1, most * total):
+        if most is not None and count > (max(1, most * total) if most else 0):
+            files = dict.fromkeys(entry.file for entry in _of_pictures("left out", table, unreadable))
             raise DataError(
-                f"{summary}, over the limit of {most:.1%}; the first: {first}; repair them or raise "
-                "data.max_bad_fraction"
+                f"{summary}, over the limit of {most:.1%}, such as {', '.join(islice(files, 3))}; the first: {first}; "
+                "repair them, or raise "
+                "data.max_bad_fraction (of truepair evaluate: max_bad_fraction)"
             )
         entries = _of_pictures("left out", table, unreadable)
         self._tell("left out", summary, entries, list(dict.fromkeys(unreadable.values())))
 
     def of_page(self, pictures: Sequence[tuple[PairTable, int, str]]) -> None:
-        """Pictures that a page leaves out: (table, row, why) of each."""
+        """Pictures that a page leaves out: (table, row, why) of each; those that are listed already are not again."""
         if pictures:
             entries = [entry for table, row, why in pictures for entry in _of_pictures("left out", table, {row: why})]
             said = list(dict.fromkeys(why for _, _, why in pictures))
-            self._tell("left out", f"{len(said):,} pictures of the page cannot be read", entries, said)
+            count = "1 picture" if len(said) == 1 else f"{len(said):,} pictures"
+            new = [entry for entry in dict.fromkeys(entries) if (entry.file, entry.row) not in self._listed]
+            self._tell("left out", f"{count} of the page cannot be read", new, said)
 
     def replaced(self, table: PairTable, substitutions: Sequence[Substitution]) -> None:
         """Training rows whose picture cannot be read, and in whose place the next readable row is trained on."""
@@ -125,8 +132,8 @@ class LeftOut:
         """
         if cut:
             summary = (
-                f"{len(cut):,} of {len(captions):,} captions have more than {longest} tokens, and lose their end; see "
-                "text.max_length, or shorten them"
+                f"{len(cut):,} of {len(captions):,} captions have more than {longest} tokens, and lose their end; "
+                "shorten them, or train with a larger text.max_length"
             )
             entries = [
                 Entry("cut", name, row, f"longer than {longest} tokens: {captions[place]:.{_SHOWN}}")
@@ -148,6 +155,7 @@ class LeftOut:
         self.say(f"{line}; {listed}" if listed else line)
         for text in said[:_NAMED]:
             self.say(f"{what}: {text}")
+        self._listed |= {(entry.file, entry.row) for entry in entries}
         if self.file is None:
             return
         with one_line_errors(self.file, DataError, "choose another place"):

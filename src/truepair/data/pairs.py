@@ -333,7 +333,7 @@ class SubstitutionLog:
         """Take in one batch.
 
         Raises:
-            DataError: more than ``max_fraction`` of the visits so far were substituted, of two rows or more.
+            DataError: more than ``max_fraction`` of the visits so far were substituted; a single row is put up with unless it is 0.
         """
         self.visits += len(batch.reasons)
         for position, reason in enumerate(batch.reasons):
@@ -341,7 +341,8 @@ class SubstitutionLog:
                 row, stand_in = int(batch.index[position]), int(batch.source_index[position])
                 self._by_row[row] = Substitution(row, stand_in, reason)
                 self.count += 1
-        too_many = self.count > self.max_fraction * self.visits and len(self._by_row) > 1  # one picture may be bad
+        tolerated = 1 if self.max_fraction else 0  # rows, however few there are
+        too_many = self.count > self.max_fraction * self.visits and len(self._by_row) > tolerated
         if self.visits >= self.min_visits and too_many:
             last = next(reversed(self._by_row.values()))
             raise DataError(

@@ -3,6 +3,7 @@
 import math
 from collections import deque
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -49,7 +50,7 @@ class ChanceWatch:
         self._recent: deque[tuple[float, float]] = deque(maxlen=RECENT)
         self._told = False
 
-    def look(self, step: int, total_steps: int, values: Mapping[str, float]) -> str | None:
+    def look(self, step: int, total_steps: int, values: Mapping[str, Any]) -> str | None:
         """Take in the figures of a logged step; a line the first time that ITC should have left chance and has not.
 
         Args:
@@ -57,10 +58,10 @@ class ChanceWatch:
             total_steps: of the whole run.
             values: figures of the step; without ``itc_chance`` they are not looked at.
         """
-        found = values["itc"], values.get("itc_chance", math.nan)
-        if not all(map(math.isfinite, found)):
+        itc, chance = values.get("itc"), values.get("itc_chance")
+        if itc is None or chance is None or not math.isfinite(itc + chance):
             return None
-        self._recent.append(found)
+        self._recent.append((itc, chance))
         due = self.warmup(total_steps) + self.steps
         enough = step >= due and len(self._recent) == RECENT
         if self._told or not (enough or step >= total_steps):

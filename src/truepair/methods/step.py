@@ -433,7 +433,7 @@ class PretrainStep(TowerStep):
             self.conversions.reset()
         return figures
 
-    def remark(self, step: int, total_steps: int, values: Mapping[str, float]) -> str | None:
+    def remark(self, step: int, total_steps: int, values: Mapping[str, Any]) -> str | None:
         """A line where ITC has not left chance."""
         return None if self.chance is None else self.chance.look(step, total_steps, values)
 

@@ -91,8 +91,7 @@ def report_runs(
         for name, of_run in conversions.items()
     ]
     left_out = outcomes[first].left_out
-    left_out.pictures(train, audit.unreadable)
-    left_out.of_page(book.unreadable)
+    left_out.of_page([*((train, row, why) for row, why in audit.unreadable.items()), *book.unreadable])
     page = ReportData(
         title=title,
         summary=run_summary(len(train), results, audit, conversions),

@@ -154,6 +154,10 @@ class RunLog:
         """The validation figures so far, by step."""
         return {record["step"]: record for record in read_log(self._log.path) if record["kind"] == "validation"}
 
+    def steps(self) -> list[dict[str, Any]]:
+        """The records of the steps so far."""
+        return [record for record in read_log(self._log.path) if record["kind"] == "step"]
+
     def _track(self, kind: str, step: int, values: dict[str, Any]) -> None:
         if self.accelerator.trackers:
             self.accelerator.log({f"{kind}/{name}": value for name, value in values.items()}, step=step)

@@ -356,6 +356,8 @@ class TrainingLoop:
         self.log.rewind(state["step"])
         self.bad_batches.rewind(state["step"])
         self.validation.restore(self.log.validations())
+        for record in self.log.steps():  # what was remarked before is not remarked again
+            self.bare_step.remark(record["step"], self.total_steps, record)
         self.store.best = self.validation.best_step
         epoch = self.done // self.steps_per_epoch - 1  # the last whole one; -1 before the first step
         if self.done % self.steps_per_epoch == 0 and self.validation.due(epoch):

@@ -155,13 +155,15 @@ class TrainingStep(nn.Module):
         """
         return {}
 
-    def remark(self, step: int, total_steps: int, values: Mapping[str, float]) -> str | None:
+    def remark(self, step: int, total_steps: int, values: Mapping[str, Any]) -> str | None:
         """A line for people on the figures of a logged step, or None. All ranks call it with the same figures.
+
+        A run that goes on calls it with those that its log has, before its first step.
 
         Args:
             step: Finished steps.
             total_steps: Of the whole run.
-            values: The mean of the losses over the ranks, as the log has them.
+            values: The mean of the losses over the ranks, as the log has them: None for what is not finite.
         """
         return None
 
