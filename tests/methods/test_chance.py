@@ -27,8 +27,9 @@ MODEL = {
 }
 WORDS = [
     "--text.vocab_size", "100", "--text.max_length", "10", "--model.options", json.dumps(MODEL),
-    "--data.transform.size", "16", "--data.transform.rand_augment_ops", "0", "--data.captions", "first", "--optimizer.warmup_steps", "0",
-    "--loop.batch_size", "8", "--loop.workers", "0", "--loop.cpu", "true", "--loop.log_every", "2",
+    "--data.transform.size", "16", "--data.transform.rand_augment_ops", "0", "--data.captions", "first",
+    "--optimizer.warmup_steps", "0", "--loop.batch_size", "8", "--loop.workers", "0", "--loop.cpu", "true",
+    "--loop.log_every", "2",
 ]  # fmt: skip
 
 
