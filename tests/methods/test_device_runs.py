@@ -30,7 +30,7 @@ def forgotten_precision() -> Iterator[None]:
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
-def logged(folder: Path, name: str) -> list[float]:
+def logged(folder: Path, name: str) -> list[Any]:
     """A value of each step of a run."""
     return [record[name] for record in read_log(folder / "log.jsonl") if record["kind"] == "step"]
 
