@@ -2,9 +2,10 @@
 
 import itertools
 import json
+import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -60,12 +61,33 @@ def write_text(final: Path, text: str, *, error: type[TruepairError] | None = Da
 def write_json(
     final: Path, value: Any, *, error: type[TruepairError] | None = DataError, advice: str = _ADVICE
 ) -> None:
-    """Write a value as JSON; see :func:`writing_file`.
+    """Write a value as JSON, see :func:`as_json`; and :func:`writing_file` for the rest.
 
     Raises:
         TruepairError: of the kind ``error``: the disk is full, say.
     """
-    write_text(final, json.dumps(value, indent=1), error=error, advice=advice)
+    write_text(final, as_json(value, indent=1), error=error, advice=advice)
+
+
+def as_json(value: Any, *, indent: int | None = None) -> str:
+    """A value as JSON. JSON has no NaN and no infinity: a number that is not finite is null.
+
+    Args:
+        value: of the types that JSON knows.
+        indent: spaces a level; None for one line.
+    """
+    return json.dumps(finite(value), indent=indent, allow_nan=False)
+
+
+def finite(value: Any) -> Any:
+    """The value with None in place of numbers that are not finite, which JSON does not have."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: finite(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(part) for part in value]
+    return value
 
 
 @contextmanager

@@ -8,12 +8,11 @@ import pytest
 
 from tests.data.makers import COLOURS, encoded, picture, put, put_jsonl
 from truepair.data.labelled import TEMPLATES, LabelledConfig, class_names, open_labelled, read_templates
+from truepair.data.left_out import LeftOut
 from truepair.data.source import SourceConfig
 from truepair.errors import ConfigError, DataError
 
-
-def silent(line: str) -> None:
-    pass
+SILENT = LeftOut(lambda _: None)
 
 
 def folder_of_classes(root: Path, count: int = 3) -> Path:
@@ -24,7 +23,7 @@ def folder_of_classes(root: Path, count: int = 3) -> Path:
 
 
 def test_a_folder_of_classes(tmp_path: Path) -> None:
-    images = open_labelled(LabelledConfig(data=str(folder_of_classes(tmp_path))), silent)
+    images = open_labelled(LabelledConfig(data=str(folder_of_classes(tmp_path))), SILENT)
     assert images.names == ("blue thing", "green thing", "red thing", "white thing")
     assert images.labels.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
     assert images.table.image(3).getpixel((0, 0)) == COLOURS["green"]
@@ -37,7 +36,7 @@ def test_a_csv_with_a_label_column(tmp_path: Path, header: str) -> None:
     for colour in ("red", "blue"):
         put(tmp_path / "images" / f"{colour}.png", picture(colour))
     put(tmp_path / "labels.csv", f"{header}\nred.png,10\nblue.png,9\n")
-    images = open_labelled(LabelledConfig(data=str(tmp_path / "labels.csv")), silent)
+    images = open_labelled(LabelledConfig(data=str(tmp_path / "labels.csv")), SILENT)
     assert images.names == ("9", "10")  # labels that are numbers, in their order
     assert images.labels.tolist() == [1, 0]
 
@@ -47,7 +46,7 @@ def test_numbers_as_labels_of_json_lines(tmp_path: Path) -> None:
     put_jsonl(tmp_path / "all.jsonl", [{"image": "a.png", "label": label} for label in (1, 0)])
     put(tmp_path / "names.txt", "cat\ndog\n")
     config = LabelledConfig(data=str(tmp_path / "all.jsonl"), classes=str(tmp_path / "names.txt"))
-    images = open_labelled(config, silent)
+    images = open_labelled(config, SILENT)
     assert [images.names[label] for label in images.labels] == ["dog", "cat"]
 
 
@@ -63,31 +62,31 @@ def test_a_data_set_of_the_datasets_library_has_its_own_names(tmp_path: Path) ->
     rows = {"img": cells, "fine": [1, 0, -1], "caption": ["a", "b", "c"]}
     datasets.Dataset.from_dict(rows, features=features).save_to_disk(tmp_path / "saved")
     lines: list[str] = []
-    images = open_labelled(LabelledConfig(data=str(tmp_path / "saved")), lines.append)
+    images = open_labelled(LabelledConfig(data=str(tmp_path / "saved")), LeftOut(lines.append))
     assert [images.names[label] for label in images.labels] == ["rose", "tulip"]
     assert images.table.image(0).getpixel((0, 0)) == COLOURS["red"]
-    assert lines == [f"left out: {tmp_path / 'saved'}: 1 images have no label"]
+    assert lines[1:] == [f"left out: {tmp_path / 'saved'}: 1 images have no label"]
 
 
 def test_the_split_is_the_one_that_is_named_or_the_usual_one(tmp_path: Path) -> None:
     for split in ("train", "val", "test"):
         folder_of_classes(tmp_path / split, count={"train": 1, "val": 2, "test": 3}[split])
     sizes = {
-        split: len(open_labelled(LabelledConfig(data=str(tmp_path), split=split), silent).labels)
+        split: len(open_labelled(LabelledConfig(data=str(tmp_path), split=split), SILENT).labels)
         for split in ("", "train", "test")
     }
     assert sizes == {"": 8, "train": 4, "test": 12}
-    assert open_labelled(LabelledConfig(data=str(tmp_path)), silent).split == "val"
+    assert open_labelled(LabelledConfig(data=str(tmp_path)), SILENT).split == "val"
     with pytest.raises(DataError, match=r"has no split 'tset'; it has test, train, val"):
-        open_labelled(LabelledConfig(data=str(tmp_path), split="tset"), silent)
+        open_labelled(LabelledConfig(data=str(tmp_path), split="tset"), SILENT)
 
 
 def test_at_most_so_many_images_of_a_class_always_the_same(tmp_path: Path) -> None:
     config = LabelledConfig(data=str(folder_of_classes(tmp_path, count=5)), images_per_class=2)
-    first, again = open_labelled(config, silent), open_labelled(config, silent)
+    first, again = open_labelled(config, SILENT), open_labelled(config, SILENT)
     assert first.labels.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
     assert first.table.image_ids.tolist() == again.table.image_ids.tolist()
-    whole = open_labelled(LabelledConfig(data=str(tmp_path)), silent)
+    whole = open_labelled(LabelledConfig(data=str(tmp_path)), SILENT)
     assert set(first.table.image_ids.tolist()) < set(whole.table.image_ids.tolist())
 
 
@@ -127,7 +126,7 @@ def test_names_of_several_classes_are_said(tmp_path: Path) -> None:
         put(tmp_path / "set" / folder / "a.png", picture())
     names = put(tmp_path / "names.txt", "crane\ncrane\nbus\n")
     lines: list[str] = []
-    open_labelled(LabelledConfig(data=str(tmp_path / "set"), classes=str(names)), lines.append)
+    open_labelled(LabelledConfig(data=str(tmp_path / "set"), classes=str(names)), LeftOut(lines.append))
     assert lines == ["1 names stand for several classes, which cannot be told apart: crane"]
 
 
@@ -149,9 +148,9 @@ def test_templates(tmp_path: Path) -> None:
 def test_what_cannot_be_classified_is_refused(tmp_path: Path) -> None:
     put(tmp_path / "one" / "bus" / "a.png", picture())
     with pytest.raises(DataError, match=r"has one class, bus; give a folder with a folder for each class"):
-        open_labelled(LabelledConfig(data=str(tmp_path / "one")), silent)
+        open_labelled(LabelledConfig(data=str(tmp_path / "one")), SILENT)
     put_jsonl(tmp_path / "two.jsonl", [{"image": "one/bus/a.png", "label": ["bus", "car"]}])
     with pytest.raises(DataError, match=r"row 0 of .* has the labels bus, car; give each image one class"):
-        open_labelled(LabelledConfig(data=SourceConfig(source=str(tmp_path / "two.jsonl"))), silent)
+        open_labelled(LabelledConfig(data=SourceConfig(source=str(tmp_path / "two.jsonl"))), SILENT)
     with pytest.raises(ConfigError, match=r"batch_size of the labelled images is 0; give 1 or more"):
         LabelledConfig(data="somewhere", batch_size=0)

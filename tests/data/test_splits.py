@@ -245,11 +245,3 @@ def test_captions_are_counted_where_they_are_more_than_rows(folder: Path) -> Non
         .startswith("pairs of five: 1 (of 3 captions) train (splits: ")
     )
     assert len(build_tables(DataConfig(sources=["five.jsonl"], captions="pairs")).train) == 3
-
-
-def test_what_was_left_out_is_told_and_counted(folder: Path) -> None:
-    put(folder / "gaps.csv", "image,caption\n" + "pictures/1.png,\n" * 8 + "pictures/2.png,x\n")
-    tables = build_tables(DataConfig(sources=[SourceConfig(source="gaps.csv", max_skipped=0.9)]))
-    told = [line for line in tables.describe() if line.startswith("left out: ")]
-    assert told[0] == "left out: gaps.csv line 2: its caption is empty"
-    assert told[5:] == ["left out: 3 more, which open_pairs(...).skipped lists"]

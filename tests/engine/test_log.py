@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 from truepair.engine.logs.log import JsonlLog, read_log
@@ -19,3 +20,18 @@ def test_rewind_forgets_later_records_and_a_cut_line(tmp_path: Path) -> None:
 
 def test_missing_log_is_empty(tmp_path: Path) -> None:
     assert read_log(tmp_path / "none.jsonl") == []
+
+
+def test_each_line_is_valid_json_where_numbers_are_not_finite(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    with JsonlLog(path) as log:
+        log.write(
+            "step", 1, loss=float("nan"), norm=float("inf"), parts={"itc": float("-inf"), "itm": [1.0, float("nan")]}
+        )
+        log.rewind(1)
+
+    def refuse(literal: str) -> None:
+        raise AssertionError(literal)
+
+    (record,) = [json.loads(line, parse_constant=refuse) for line in path.read_text().splitlines()]
+    assert record["loss"] is None and record["norm"] is None and record["parts"] == {"itc": None, "itm": [1.0, None]}

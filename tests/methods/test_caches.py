@@ -8,6 +8,7 @@ import torch
 
 from tests.tasks.test_mining import recipe_of
 from truepair.cli.arguments import read_recipe
+from truepair.data.left_out import LeftOut
 from truepair.data.splits import build_tables
 from truepair.errors import DataError
 from truepair.methods import caches
@@ -23,7 +24,7 @@ def recipe_with(squares: Path, folder: Path, **model: object) -> PretrainRecipe:
 
 def caches_of(recipe: PretrainRecipe, lines: list[str]) -> StateCaches:
     student = build_student(recipe, build_tables(recipe.data).train, lambda _: None)
-    return StateCaches(recipe, student, lines.append)
+    return StateCaches(recipe, student, LeftOut(lines.append))
 
 
 def test_splits_of_one_cache_hold_what_their_own_would(squares: Path, tmp_path: Path) -> None:
@@ -80,7 +81,7 @@ def test_unreadable_rows_of_the_sources_are_left_out_of_their_split(squares: Pat
     assert len(train) == len(tables.train) and not lines
     test, states = run.images(tables.test)
     assert states is not None and len(test) == len(states) == len(tables.test) - 1 and "left out: 1 of" in lines[0]
-    with pytest.raises(DataError, match=r"unreadable images.*raise data\.max_bad_fraction"):
+    with pytest.raises(DataError, match=r"cannot be read.*raise data\.max_bad_fraction"):
         caches_of(replace(recipe, data=replace(recipe.data, max_bad_fraction=0.0)), []).images(tables.test)
 
 

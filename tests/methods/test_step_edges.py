@@ -8,6 +8,7 @@ import torch
 from tests.methods import by_hand
 from tests.methods.steps import HALF_MASKED, Composition, ecm, info, pairs
 from truepair.data.pairs import PairBatch
+from truepair.errors import ConfigError
 from truepair.methods.momentum import MomentumConfig
 from truepair.methods.rules import RelationsConfig
 from truepair.methods.srcl import SrclConfig
@@ -32,7 +33,6 @@ COMPOSITIONS = {
 }
 BATCHES = {
     "pairs": pairs(list(range(6))),
-    "one pair": pairs([3]),
     "one caption": pairs([0, 1, 2, 3], [5, 5, 5, 5]),
     "one image": pairs([2, 2, 2, 2], [0, 1, 2, 3]),
 }
@@ -61,6 +61,24 @@ def test_half_precision_and_batches_without_negatives(name: str, batch: str) -> 
     assert half.keys() == full.keys()
     assert half["itc"] == pytest.approx(full["itc"], rel=0.1, abs=0.05)
     assert half["mlm"] == pytest.approx(full["mlm"], rel=0.1)
+
+
+QUEUE = MomentumConfig(queue_size=6)
+
+
+@pytest.mark.parametrize(("weights", "momentum"), [((1, 1), None), ((1, 0), None), ((0, 1), None), ((1, 1), QUEUE)])
+def test_a_batch_of_one_pair_is_refused(weights: tuple[float, float], momentum: MomentumConfig | None) -> None:
+    objectives = ObjectivesConfig(itc=ItcConfig(weight=weights[0]), itm=ItmConfig(weight=weights[1]))
+    step = Composition(objectives, momentum=momentum, dtype=torch.float32).build()
+    with pytest.raises(ConfigError, match="a batch has one pair, over all processes: IT"):
+        step(pairs([3]), info(2))
+
+
+@pytest.mark.parametrize(("itc", "momentum"), [(0.0, None), (1.0, QUEUE)])
+def test_one_pair_is_a_batch_where_no_other_is_needed(itc: float, momentum: MomentumConfig | None) -> None:
+    objectives = replace(OBJECTIVES, itc=ItcConfig(weight=itc), itm=ItmConfig(weight=0.0))
+    losses = run(Composition(objectives, momentum=momentum, dtype=torch.float32).build(), pairs([3]))
+    assert losses["mlm"] > 0 and (losses["itc"] > 0) == (momentum is not None)
 
 
 def test_half_precision_does_not_tie_the_candidates() -> None:

@@ -1,6 +1,5 @@
 """Vectors on disk: what stands beside them, what is left out, and a command that is killed."""
 
-import csv
 import json
 import signal
 import subprocess
@@ -82,14 +81,14 @@ def test_every_picture_and_caption_has_its_vector(model: Path, pairs: Path, tmp_
     index = faiss.read_index(str(tmp_path / "v.faiss"))
     np.testing.assert_array_equal(index.reconstruct_n(0, len(rows)), [row["vector"] for row in rows])
     assert sorted(path.name for path in tmp_path.iterdir() if path.name[0] in ".v") == [
-        "v.faiss", "v.left_out.csv", "v.parquet",
+        "v.faiss", "v.parquet", "v.skipped.jsonl",
     ]  # fmt: skip
     said = "\n".join(lines)
-    assert "broken.png is not an image" in said and "13 rows repeat a picture" in said
-    assert "2 of 15 pictures could not be read and have no vector" in said
+    assert "broken.png is not an image" in said and "28 rows are 15 pictures; each counts once" in said
+    assert "left out: 2 of 15 pictures of pairs (train) cannot be read; listed in " in said
     assert "vectors of 13 pictures and 28 captions, 8 numbers each" in said
-    with (tmp_path / "v.left_out.csv").open() as file:
-        assert [row["row"] for row in csv.DictReader(file)] == ["26", "27"]
+    listed = [json.loads(line) for line in (tmp_path / "v.skipped.jsonl").read_text().splitlines()]
+    assert [entry["row"] for entry in listed if entry["what"] == "left out"] == [26, 27]
 
 
 def test_one_picture_in_several_rows_is_read_once(
@@ -130,7 +129,7 @@ def test_cut_captions_are_counted(model: Path, pairs: Path, tmp_path: Path) -> N
     with pairs.open("a") as file:
         file.write("\npictures/0.png\t" + "a " * 40)
     said = run(model, pairs, tmp_path / "v.parquet", what="captions")
-    assert "1 of 16 captions are longer than the 12 tokens that the model reads, and are cut" in said
+    assert "cut: 1 of 16 captions have more than 12 tokens, and lose their end" in "\n".join(said)
 
 
 def stopped(model: Path, pairs: Path, output: Path, monkeypatch: pytest.MonkeyPatch, **fields: Any) -> None:
@@ -158,7 +157,7 @@ def test_a_stopped_call_goes_on(model: Path, pairs: Path, tmp_path: Path, monkey
     said = run(model, pairs, tmp_path / "v.parquet")
     assert "going on with what an earlier call left: 4 parts are done" in said
     assert (tmp_path / "v.parquet").read_bytes() == (tmp_path / "whole.parquet").read_bytes()
-    assert (tmp_path / "v.left_out.csv").read_bytes() == (tmp_path / "whole.left_out.csv").read_bytes()
+    assert (tmp_path / "v.skipped.jsonl").read_bytes() == (tmp_path / "whole.skipped.jsonl").read_bytes()
 
 
 Change = Callable[[Path, Path], tuple[Path, dict[str, Any]]]

@@ -200,7 +200,7 @@ def test_the_evaluation_keeps_its_rankings_but_not_in_its_figures(finished: tupl
         assert torch.equal(ranking.captions.image_rows(0, 12), kept.captions.image_rows(0, 12))
     sizes = {"images": 12, "own_captions": 12, "captions": 24}
     figures = outcome.retrieval.as_dict()
-    assert list(figures) == ["source", "split", "ways", "combination", *sizes, "coco"]
+    assert list(figures) == ["source", "split", "ways", "combination", *sizes, "unreadable", "coco"]
     assert {name: figures[name] for name in sizes} == sizes
     assert figures["split"] == "test"
 

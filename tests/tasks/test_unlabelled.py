@@ -125,7 +125,10 @@ def test_a_broken_picture_is_left_out_and_counted(
     broken = pairs.read_text().splitlines()[2].split(",")[0]
     (tmp_path / broken).write_bytes(b"no picture")
     main(["mine", str(pairs), *encoders])
-    assert "left out: 1 of 24 pictures cannot be read; the first:" in said(capsys)
+    told = "left out: 1 of 24 pictures of pairs (train) cannot be read"
+    assert f"{told}; listed in runs/mined/skipped.jsonl" in said(capsys)
+    (listed,) = [json.loads(line) for line in Path("runs/mined/skipped.jsonl").read_text().splitlines()]
+    assert listed["file"] == str(tmp_path / broken) and told in Path("runs/mined/suspects.html").read_text()
     found = Candidates.load(Path("runs/mined"))
     assert len(found.paths) == 23 and not any(str(path).endswith(broken) for path in found.paths)
     assert len(read_mining(Path("runs/mined"))["left_out"]) == 1
@@ -133,7 +136,7 @@ def test_a_broken_picture_is_left_out_and_counted(
         path.write_bytes(b"no picture")
     with pytest.raises(SystemExit):
         main(["mine", str(pairs), *encoders])
-    assert "none of the 24 pictures of pairs can be read" in said(capsys)
+    assert "none of the 24 pictures of pairs (train) can be read" in said(capsys)
 
 
 def test_peoples_answers_are_never_lost(

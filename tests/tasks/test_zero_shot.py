@@ -22,6 +22,7 @@ from transformers import (
 from tests.models.dual.tiny_hub import TEXT, VISION, seeded
 from truepair.cli.main import main
 from truepair.data.labelled import LabelledConfig, read_templates
+from truepair.data.left_out import LeftOut
 from truepair.data.tokens import train_wordpiece
 from truepair.data.transforms import TransformConfig
 from truepair.errors import DataError
@@ -71,7 +72,7 @@ def task(folder: Path, data: Path, **fields: Any) -> tuple[ZeroShotTask, HubDual
     opened = open_model(folder)
     config = LabelledConfig(data=str(data), workers=0, **fields)
     assert isinstance(opened.model, HubDualEncoder)
-    return ZeroShotTask(config, opened.preprocessing, silent), opened.model
+    return ZeroShotTask(config, opened.preprocessing, LeftOut(silent)), opened.model
 
 
 class AsOpenClip:
@@ -151,14 +152,16 @@ def test_images_that_cannot_be_read_are_left_out_the_same_for_every_model(
     (broken / "1.png").write_bytes(b"no image")
     opened, lines = open_model(tiny_clip), list[str]()
     guard = ZeroShotTask(
-        LabelledConfig(data=str(tmp_path / "kinds"), workers=2, batch_size=3), opened.preprocessing, lines.append
+        LabelledConfig(data=str(tmp_path / "kinds"), workers=2, batch_size=3),
+        opened.preprocessing,
+        LeftOut(lines.append),
     )
     first, again = guard.evaluate(opened.model), guard.evaluate(opened.model)
     assert first == again
     assert (first.images, first.unreadable) == (46, 2)
     assert {figure.name: figure.images for figure in first.per_class}["small red square"] == 2
-    assert sum("left out of zero-shot classification" in line for line in lines) == 2
-    assert lines[-1] == "2 of 48 images of kinds cannot be read; they do not count"
+    assert sum("left out: image " in line for line in lines) == 2
+    assert lines[-3] == "left out: 2 of 48 pictures of kinds (train) cannot be read"
     (broken / "2.png").write_bytes(b"")
     with pytest.raises(DataError, match=r"an image of kinds cannot be read any more: image .*2\.png is empty"):
         guard.evaluate(opened.model)
@@ -176,7 +179,7 @@ def test_a_set_without_a_readable_image_is_an_error(tiny_clip: Path, tmp_path: P
 def test_prompts_that_may_be_cut_are_said(tiny_clip: Path, kinds: Path) -> None:
     opened, lines = open_model(tiny_clip), list[str]()
     short = opened.preprocessing.adapted(TransformConfig(size=0, normalisation="encoder"), 12)
-    ZeroShotTask(LabelledConfig(data=str(kinds)), short, lines.append)
+    ZeroShotTask(LabelledConfig(data=str(kinds)), short, LeftOut(lines.append))
     assert lines[-1] == "12 of 12 prompts fill all 12 tokens that the model reads: some are cut"
 
 

@@ -53,7 +53,7 @@ def run(words: list[str]) -> None:
     from truepair.reports.study import read_detectors, report_study
     from truepair.tasks.study.cells import runs_of, runs_of_arms
     from truepair.tasks.study.results import gather_results
-    from truepair.tasks.study.runner import run_study, state_of
+    from truepair.tasks.study.runner import left_out_of, run_study, state_of
 
     quiet_libraries()
     every = runs_of(study, folder, partial(_read_recipe, file))
@@ -71,6 +71,9 @@ def run(words: list[str]) -> None:
         done = [one for one in every if one.arm is not None and state_of(one) == "done"]
         if done:
             gather_results(file.stem, done, folder)
+            left_out = left_out_of(done)
+            for line in left_out:
+                say(line)
             command = shlex.join(["truepair", "study", *words])
             page = report_study(
                 folder,
@@ -81,6 +84,7 @@ def run(words: list[str]) -> None:
                 arms=list(study.arms),
                 questions=study.questions,
                 detectors=detectors,
+                left_out=left_out,
             )
             say(f"{len(done)} cells; the page of what they found: {page}")
 

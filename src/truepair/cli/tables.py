@@ -23,7 +23,8 @@ _WORST = 5  # classes that are listed
 
 def retrieval_table(result: RetrievalResult) -> Table:
     """Both protocols under each other, for every way of ranking; one line where they say the same."""
-    table = Table(title=_title(result), title_justify="left")
+    left_out = f"{result.unreadable:,} pictures that cannot be read are left out" if result.unreadable else None
+    table = Table(title=_title(result), title_justify="left", caption=left_out, caption_justify="left")
     table.add_column("query", min_width=max(map(len, result.ways)))
     table.add_column("what counts")
     for name in FIGURES:

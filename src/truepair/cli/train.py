@@ -86,5 +86,7 @@ def run(words: list[str]) -> None:
         say(f"{done.model_folder}/README.md is yours, and stays as it is")
     if opened.options.report and is_first_process():
         report = report_run(outcome, opened.folder, command=called, title=opened.title)
+        if report.audit.ties:
+            say(report.audit.ties)
         Console().print(precision_table(report.audit))
         say(f"the page of what it found: {report.page}")

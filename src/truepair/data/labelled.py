@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from truepair.data.left_out import LeftOut
 from truepair.data.open import open_pairs
 from truepair.data.source import SourceConfig
 from truepair.data.table import PairTable
@@ -88,12 +89,12 @@ class LabelledImages:
         return [template.format(name) for name in self.names for template in templates]
 
 
-def open_labelled(config: LabelledConfig, say: Callable[[str], None]) -> LabelledImages:
+def open_labelled(config: LabelledConfig, left_out: LeftOut) -> LabelledImages:
     """Open labelled images; the classes are those of all splits.
 
     Args:
         config: what to open.
-        say: prints a line.
+        left_out: takes what is left out.
 
     Raises:
         DataError: they cannot be read, have no such split, or fewer than two classes.
@@ -101,15 +102,12 @@ def open_labelled(config: LabelledConfig, say: Callable[[str], None]) -> Labelle
     """
     source = config.data if isinstance(config.data, SourceConfig) else SourceConfig(source=config.data)
     table = open_pairs(replace(source, labels=True))
-    for where, why in table.skipped[:5]:
-        say(f"left out: {where}: {why}")
-    if len(table.skipped) > 5:
-        say(f"left out: {len(table.skipped) - 5} more of {table.name}")
+    left_out.rows(table)
     classes = sorted({label for labels in table.values("captions") for label in labels}, key=_by_number)
     if len(classes) < 2:
         raise DataError(f"{table.name} has one class, {classes[0]}; give a folder with a folder for each class")
     names = class_names(classes, config.classes)
-    _say_shared(names, say)
+    _say_shared(names, left_out.say)
     split = config.split or _usual_split(table)
     if split:
         table = table.split(split)

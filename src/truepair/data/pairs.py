@@ -337,7 +337,8 @@ class SubstitutionLog:
         """Take in one batch.
 
         Raises:
-            DataError: more than ``max_fraction`` of the visits so far were substituted.
+            DataError: more than ``max_fraction`` of the visits so far were substituted; unless it is 0, a single row
+                is put up with.
         """
         self.visits += len(batch.reasons)
         for position, reason in enumerate(batch.reasons):
@@ -345,11 +346,13 @@ class SubstitutionLog:
                 row, stand_in = int(batch.index[position]), int(batch.source_index[position])
                 self._by_row[row] = Substitution(row, stand_in, reason)
                 self.count += 1
-        if self.visits >= self.min_visits and self.count > self.max_fraction * self.visits:
+        tolerated = 1 if self.max_fraction else 0  # rows, however few there are
+        too_many = self.count > self.max_fraction * self.visits and len(self._by_row) > tolerated
+        if self.visits >= self.min_visits and too_many:
             last = next(reversed(self._by_row.values()))
             raise DataError(
                 f"{self.count} of {self.visits} samples could not be read, over the limit of {self.max_fraction:.1%}; "
-                f"repair the data or raise max_fraction; the last: {last.reason}"
+                f"repair the data or raise data.max_bad_fraction; the last: {last.reason}"
             )
 
     def state(self) -> dict[str, Any]:

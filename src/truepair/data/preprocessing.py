@@ -66,9 +66,10 @@ class Preprocessing(ABC):
         """Makes batches with this tokenization."""
         return PairCollator(self.tokenization)
 
-    def count_cut(self, captions: Sequence[str]) -> int:
-        """How many captions have more tokens than the model reads, and lose those at their end."""
-        return sum(length > self.max_length for length in self.tokenization.lengths(captions))
+    def cut(self, captions: Sequence[str]) -> list[int]:
+        """Places of the captions that have more tokens than the model reads, and lose those at their end."""
+        lengths = self.tokenization.lengths(captions)
+        return [place for place, length in enumerate(lengths) if length > self.max_length]
 
 
 @dataclass(frozen=True)

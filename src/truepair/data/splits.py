@@ -21,8 +21,6 @@ ROLES = {"train": "train", "validation": "val", "test": "test"}
 
 _NAMED_FILES = 3  # missing files that are named
 
-_SHOWN = 5  # things left out that are told one by one
-
 _ORIGINS = {
     "stated": "stated by rows",
     "named": "by names of files and folders",
@@ -150,11 +148,7 @@ class Tables:
         }
         said = [f"{_size(table)} {verb}" for verb, table in counts.items() if table is not None]
         first = f"pairs of {self.train.name}: {', '.join(said)} (splits: {self.origin})"
-        skipped = self.train.skipped
-        left = [f"left out: {where}: {why}" for where, why in skipped[:_SHOWN]]
-        if len(skipped) > _SHOWN:
-            left.append(f"left out: {len(skipped) - _SHOWN:,} more, which open_pairs(...).skipped lists")
-        return [first, *left, *self.notes, *filter(None, [self.lacking])]
+        return [first, *self.notes, *filter(None, [self.lacking])]
 
 
 def open_sources(config: DataConfig) -> PairTable:

@@ -185,6 +185,16 @@ class PairTable:
         """A number for the picture of each row, which it keeps in every table that is selected from this one [N]."""
         return self._same.pictures if self._chosen is None else self._same.pictures[self._chosen]
 
+    @property
+    def numbers(self) -> NDArray[np.int64]:
+        """The number of each row among all that were read, before any choice, int64 [N]."""
+        return self._positions()
+
+    def image_paths(self, rows: Sequence[int]) -> list[str | None]:
+        """The file that the image of each of some rows is in; None for those that the table holds."""
+        cells = self.rows.select_columns(["image"])[list(rows)]["image"] if len(rows) else []
+        return [None if cell.get("bytes") is not None else cell.get("path") for cell in cells]
+
     def missing_files(self) -> list[str]:
         """Image files that rows name and that are not there, each once; images that lie in the table are."""
         paths = self._image_field("path").filter(pc.is_null(self._image_field("bytes")))

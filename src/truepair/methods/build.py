@@ -19,6 +19,7 @@ from truepair.judges.coverage import check_coverage
 from truepair.judges.dual import DualFeatures
 from truepair.judges.open import open_judge
 from truepair.methods.caches import StateCaches
+from truepair.methods.chance import ChanceWatch
 from truepair.methods.ecm import Ecm, EcmConfig
 from truepair.methods.encode import BatchEncoder, MicroBatches
 from truepair.methods.frozen import FrozenMeans, FrozenModel, FrozenOnPlain, frozen_model
@@ -106,6 +107,7 @@ class StepBuilder:
             ledger=ledger,
             truth=truth,
             conversions=ConversionCounter(truth) if truth is not None and counts_matches else None,
+            chance=self._chance(),
             seed=recipe.loop.seed,
         )
         if step.own_bias is not None:
@@ -114,6 +116,13 @@ class StepBuilder:
                 "and keeps it in its checkpoints; the saved model has no place for it (rankings need none)"
             )
         return step
+
+    def _chance(self) -> ChanceWatch | None:
+        """What says that ITC has not left chance, where it is trained."""
+        itc = self.recipe.objectives.itc
+        if not itc.weight:
+            return None
+        return ChanceWatch(itc.chance_steps, self.recipe.optimizer.warmup, softmax=itc.loss == "softmax")
 
     def _masker(self) -> TokenMasker | None:
         """What hides tokens for MLM, where there is any."""
@@ -192,7 +201,7 @@ class StepBuilder:
         elif not _read_alike(frozen.preprocessing, self.preprocessing):
             return FrozenOnPlain(DualFeatures(frozen, self.table, self.device))
         frozen.model.freeze(image=True, text=True)
-        caches = StateCaches(self.recipe, frozen, self.say)
+        caches = StateCaches(self.recipe, frozen, self.caches.left_out)
         table, states = caches.images(self.table)
         if len(table) != len(self.table):
             raise CheckpointError(f"{checkpoint} could not read all training images; see the lines above")

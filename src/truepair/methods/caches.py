@@ -7,13 +7,12 @@ from pathlib import Path
 
 from torch import nn
 
+from truepair.data.left_out import LeftOut
 from truepair.data.pairs import PairDataset
 from truepair.data.splits import open_sources
 from truepair.data.table import PairTable
 from truepair.engine.logs.progress import counting
-from truepair.errors import DataError
 from truepair.methods.recipe import PretrainRecipe
-from truepair.methods.student import Say
 from truepair.models.encoders.fingerprint import encoder_fingerprint
 from truepair.models.encoders.frozen_captions import CaptionStates, EncodeCaptions, cache_caption_states
 from truepair.models.encoders.frozen_images import ImageStates, PooledEncoder, cache_image_states
@@ -35,14 +34,14 @@ class StateCaches:
     Args:
         recipe: says whether.
         opened: the model with the frozen towers, and how captions and images reach it.
-        say: prints a line.
+        left_out: takes what cannot be read.
     """
 
-    def __init__(self, recipe: PretrainRecipe, opened: OpenedModel, say: Say) -> None:
+    def __init__(self, recipe: PretrainRecipe, opened: OpenedModel, left_out: LeftOut) -> None:
         self.recipe = recipe
         self.model = opened.model
         self.preprocessing = opened.preprocessing
-        self.say = say
+        self.left_out = left_out
         self._of_sources: dict[int, ImageStates] = {}  # by number of views
 
     def images(self, table: PairTable, views: int = 1) -> tuple[PairTable, ImageStates | None]:
@@ -64,14 +63,7 @@ class StateCaches:
         unreadable = states.unreadable
         if not unreadable:
             return table, states
-        row, reason = next(iter(unreadable.items()))
-        line = (
-            f"{len(unreadable)} of {len(table)} rows of {table.name} have unreadable images; "
-            f"the first: row {row}: {reason}"
-        )
-        if len(unreadable) > self.recipe.data.max_bad_fraction * len(table):
-            raise DataError(f"{line}; repair them or raise data.max_bad_fraction")
-        self.say(f"left out: {line}")
+        self.left_out.pictures(table, unreadable, most=self.recipe.data.max_bad_fraction)
         return table.select(states.readable), states.of_rows(states.readable)
 
     def captions(self, captions: Iterable[str]) -> CaptionStates | None:

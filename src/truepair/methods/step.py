@@ -1,6 +1,7 @@
 """One training step, top to bottom: encode, relations, ITC, pairs for ITM, fused losses (ITM, MLM), figures."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ from truepair.engine.logs.measure import EpochCounts
 from truepair.engine.loop.step import StepInfo, StepOutput
 from truepair.errors import CheckpointError, ConfigError
 from truepair.evaluation.truth import ConversionCounter, Truth
+from truepair.methods.chance import ChanceWatch, loss_of_constant
 from truepair.methods.contrast import Contrast
 from truepair.methods.ecm import Ecm
 from truepair.methods.encode import BatchEncoder, EncodedBatch, full_precision
@@ -64,6 +66,8 @@ class ItcConfig:
         smoothing_start_epoch: First epoch with smoothing; MAFA: 1.
         key_gradient: Let the gradient through the candidates as well; GRIT-VLP and MAFA do not.
         consistency: Weight of GRIT-VLP's consistency loss; there 0.2. Not with "sigmoid".
+        chance_steps: Steps after the warm-up from which on a line is said if the loss has not left chance, which is the
+            logarithm of the number of candidates; a shorter run is judged at its end.
     """
 
     loss: Literal["softmax", "sigmoid"] = "softmax"
@@ -73,8 +77,11 @@ class ItcConfig:
     smoothing_start_epoch: int = 0
     key_gradient: bool = True
     consistency: float = 0.0
+    chance_steps: int = 200
 
     def __post_init__(self) -> None:
+        if self.chance_steps < 0:
+            raise ConfigError(f"objectives.itc.chance_steps is {self.chance_steps}; give 0 or more")
         if not 0.0 <= self.smoothing <= 1.0:
             raise ConfigError(f"objectives.itc.smoothing is {self.smoothing}; give a number from 0 to 1")
         if self.loss not in ("softmax", "sigmoid"):
@@ -183,6 +190,7 @@ class PretrainStep(TowerStep):
         ledger: Keeps the verdicts.
         truth: What is known about undeclared pairs, for figures only.
         conversions: Counts how many of the new matches are right, where the truth is known.
+        chance: Says that ITC has not left chance; None for not looking.
         seed: Seed of the run.
 
     Raises:
@@ -206,6 +214,7 @@ class PretrainStep(TowerStep):
         ledger: Ledger | None = None,
         truth: Truth | None = None,
         conversions: ConversionCounter | None = None,
+        chance: ChanceWatch | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__(model)
@@ -228,6 +237,7 @@ class PretrainStep(TowerStep):
         self.ledger = ledger
         self.truth = truth
         self.conversions = conversions
+        self.chance = chance
         self.seed = seed
         self.counts = EpochCounts()
         self.micro_batch = encoder.parts.size
@@ -238,9 +248,13 @@ class PretrainStep(TowerStep):
         Args:
             batch: This rank's pairs.
             info: Where the run stands.
+
+        Raises:
+            ConfigError: The batch is of one pair, over all ranks, and a loss compares pairs.
         """
         pixels = self.ecm is not None and self.ecm.config.judge.view == "batch"
         encoded = EncodedBatch.of(batch, self.encoder, info, pixels=pixels)
+        self._require_others(encoded.size)
         momentum = None if self.momentum is None else (self.momentum, self.momentum.encode(encoded))
 
         relations = self._relations(encoded, momentum)
@@ -256,7 +270,7 @@ class PretrainStep(TowerStep):
         weights = {name: getattr(self.objectives, name).weight for name in losses}
         loss = sum((weights[name] * part for name, part in losses.items()), torch.zeros((), device=encoded.device))
         with torch.autocast(encoded.device.type, enabled=False):
-            figures = self._figures(encoded, regulation) if info.logged else {}
+            figures = self._figures(encoded, relations, contrast, regulation, momentum) if info.logged else {}
         learnt = {"temperature": contrast.temperature}
         if contrast.bias is not None:
             learnt["bias"] = contrast.bias.detach().clone()  # a parameter moves before it is logged
@@ -281,6 +295,17 @@ class PretrainStep(TowerStep):
         self.model.clamp_temperature_()
         if self.momentum is not None:
             self.momentum.follow()
+
+    def _require_others(self, pairs: int) -> None:
+        """Refuse a batch in which no pair meets another.
+
+        Raises:
+            ConfigError: It has one pair.
+        """
+        queued = self.momentum is not None and self.momentum.queue is not None
+        refusal = alone_in_its_batch(self.objectives, pairs, queued=queued)
+        if refusal is not None:
+            raise ConfigError(refusal)
 
     def _relations(self, encoded: EncodedBatch, momentum: Momentum | None) -> BatchRelations:
         """What the rules find in the batch; each signal is computed if a rule reads it."""
@@ -370,8 +395,15 @@ class PretrainStep(TowerStep):
         return losses
 
     @torch.no_grad()
-    def _figures(self, encoded: EncodedBatch, regulation: Regulation | None) -> dict[str, Tensor]:
-        """Bounds on mutual information, how often the hardest is a false negative, and how SRCL's weights are spread.
+    def _figures(
+        self,
+        encoded: EncodedBatch,
+        relations: BatchRelations,
+        contrast: Contrast,
+        regulation: Regulation | None,
+        momentum: Momentum | None,
+    ) -> dict[str, Tensor]:
+        """ITC at chance, bounds on mutual information, how often the hardest is a false negative, SRCL's weights.
 
         The bounds belong to the softmax: a sigmoid's logits are no densities over the candidates, so it has none.
         """
@@ -382,6 +414,9 @@ class PretrainStep(TowerStep):
         if hidden is not None:
             figures["hardest_is_false"] = hardest_is_false(encoded.similarity, hidden, encoded.batch)
         tensors = {name: torch.tensor(value) for name, value in figures.items()}
+        if self.chance is not None:
+            at_chance = itc_at_chance(encoded, relations, self.objectives.itc, contrast, regulation, momentum)
+            tensors |= {} if at_chance is None else {"itc_chance": at_chance}
         if regulation is None:
             return tensors
         weights, histogram = weight_figures(regulation, encoded, hidden)
@@ -397,6 +432,10 @@ class PretrainStep(TowerStep):
             figures |= {f"ecm/{name}": value for name, value in self.conversions.figures().items()}
             self.conversions.reset()
         return figures
+
+    def remark(self, step: int, total_steps: int, values: Mapping[str, Any]) -> str | None:
+        """A line where ITC has not left chance."""
+        return None if self.chance is None else self.chance.look(step, total_steps, values)
 
     def joins(self) -> dict[int, str]:
         """Epochs from which on ITM or MLM is trained as well: until then the fusion encoder rests."""
@@ -516,6 +555,54 @@ def itc(
             * consistency_loss(encoded.image_features, encoded.text_features, encoded.temperature).loss
         )
     return loss
+
+
+def itc_at_chance(
+    encoded: EncodedBatch,
+    relations: BatchRelations,
+    config: ItcConfig,
+    contrast: Contrast,
+    regulation: Regulation | None = None,
+    momentum: Momentum | None = None,
+) -> Tensor | None:
+    """What :func:`itc` is where all pairs have one score, a scalar: to the softmax ln of the effective candidates.
+
+    None for the sigmoid loss with a momentum model, whose labels hang on the bias.
+    """
+    empty = torch.zeros_like(encoded.image_features), torch.zeros_like(encoded.text_features)
+    alike = replace(encoded, image_features=empty[0], text_features=empty[1])
+    config = replace(config, consistency=0.0)
+    if contrast.bias is None:
+        return itc(alike, relations, config, contrast, regulation, momentum)
+    if momentum is not None:
+        return None
+    bias = contrast.bias.detach()
+    return loss_of_constant(
+        lambda logit: itc(alike, relations, config, replace(contrast, bias=torch.full_like(bias, logit)), regulation)
+    )
+
+
+def alone_in_its_batch(objectives: ObjectivesConfig, pairs: int, *, queued: bool) -> str | None:
+    """What is wrong with a batch of one pair; None where nothing is.
+
+    Args:
+        objectives: What is trained.
+        pairs: Of a batch, over all ranks.
+        queued: Whether ITC has a queue of earlier pairs as candidates.
+    """
+    if pairs > 1:
+        return None
+    if objectives.itc.weight > 0 and not queued:
+        lost = "ITC tells a pair from the others of its batch"
+    elif objectives.itm.weight > 0:
+        lost = "ITM takes its negatives from the batch"
+    else:
+        return None
+    return (
+        f"a batch has one pair, over all processes: {lost}, and there are none. Set loop.batch_size to 2 or more "
+        "(loop.accumulate adds no pair to a batch, loop.micro_batch splits a larger one); in a loop of your own, leave "
+        "a last batch of one out"
+    )
 
 
 def _itc_in_batch(

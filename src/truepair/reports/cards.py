@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
+from truepair.data.images import BadImageError
 from truepair.data.table import PairTable
 from truepair.mining.suspects import Suspect
 from truepair.reports.data import (
@@ -29,7 +30,12 @@ SHOWN_SUSPECTS, SHOWN_CONVERSIONS = 200, 48
 
 
 class PictureBook:
-    """Collects the pictures of a page; equal pictures share a key, however often they are added."""
+    """Collects the pictures of a page; equal pictures share a key, however often they are added.
+
+    Attributes:
+        uris: key -> data URI.
+        unreadable: (table, row, why) of pictures that could not be read, which the page leaves out.
+    """
 
     def __init__(self, side: int = 96, quality: int = 80) -> None:
         """Start an empty book.
@@ -41,6 +47,15 @@ class PictureBook:
         self.side = side
         self.quality = quality
         self.uris: dict[str, str] = {}
+        self.unreadable: list[tuple[PairTable, int, str]] = []
+
+    def of_row(self, table: PairTable, row: int) -> str | None:
+        """Store the picture of a row and return its key; None, and an entry in ``unreadable``, if it cannot be read."""
+        try:
+            return self.add(table.image(row))
+        except BadImageError as error:
+            self.unreadable.append((table, row, str(error)))
+            return None
 
     def add(self, picture: Image.Image) -> str:
         """Store a picture and return its key. Transparent parts become white, as the model saw them."""
@@ -78,10 +93,9 @@ def show_examples(task: RetrievalTask, result: RetrievalResult, book: PictureBoo
     ways = list(result.rankings.values())
     drawn = draw_examples(task, ways[0].texts, ways[-1].texts)
     table, texts = task.images.table, task.truth.texts
-    return ShownExamples(
-        [_picture_query(table, texts, example, book) for example in drawn.pictures],
-        [_caption_query(table, texts, example, book) for example in drawn.captions],
-    )
+    pictures = (_picture_query(table, texts, example, book) for example in drawn.pictures)
+    captions = [_caption_query(table, texts, example, book) for example in drawn.captions]
+    return ShownExamples([query for query in pictures if query is not None], captions)
 
 
 def suspect_cards(train: PairTable, suspects: Sequence[AuditedSuspect], book: PictureBook) -> list[SuspectCard]:
@@ -92,17 +106,21 @@ def suspect_cards(train: PairTable, suspects: Sequence[AuditedSuspect], book: Pi
         suspects: the strongest first.
         book: takes the pictures.
     """
-    return [
-        SuspectCard(
-            picture=book.add(train.image(item.suspect.image)),
+    cards = []
+    for item in suspects[:SHOWN_SUSPECTS]:
+        picture, owner = (book.of_row(train, row) for row in (item.suspect.image, item.suspect.caption))
+        if picture is None or owner is None:
+            continue
+        card = SuspectCard(
+            picture=picture,
             own_caption=_caption(train, item.suspect.image),
             caption=_caption(train, item.suspect.caption),
-            caption_picture=book.add(train.image(item.suspect.caption)),
+            caption_picture=owner,
             score=_score(item.suspect),
             verdict=item.verdict,
         )
-        for item in suspects[:SHOWN_SUSPECTS]
-    ]
+        cards.append(card)
+    return cards
 
 
 def converted_pairs(run: str, train: PairTable, conversions: Conversions, book: PictureBook) -> ConvertedPairs:
@@ -117,11 +135,14 @@ def converted_pairs(run: str, train: PairTable, conversions: Conversions, book: 
     cards = []
     for number in conversions.draw(SHOWN_CONVERSIONS).tolist():
         image, owner = int(conversions.images[number]), int(conversions.captions[number])
+        picture, caption_picture = book.of_row(train, image), book.of_row(train, owner)
+        if picture is None or caption_picture is None:
+            continue
         card = ConvertedCard(
-            picture=book.add(train.image(image)),
+            picture=picture,
             own_caption=_caption(train, image),
             caption=_caption(train, owner, int(conversions.places[number])),
-            caption_picture=book.add(train.image(owner)),
+            caption_picture=caption_picture,
             score=float(conversions.scores[number]),
             epoch=int(conversions.epochs[number]) + 1,
             verdict=conversions.verdict(number),
@@ -137,24 +158,28 @@ def converted_pairs(run: str, train: PairTable, conversions: Conversions, book: 
     )
 
 
-def _picture_query(table: PairTable, texts: Sequence[str], example: Example, book: PictureBook) -> PictureQuery:
+def _picture_query(table: PairTable, texts: Sequence[str], example: Example, book: PictureBook) -> PictureQuery | None:
     answers = [
         CaptionAnswer(caption=texts[answer.number], score=f"{answer.similarity:.2f}", mark=answer.mark)
         for answer in example.answers
     ]
-    picture = book.add(table.image(example.query))
+    picture = book.of_row(table, example.query)
+    if picture is None:
+        return None
     return PictureQuery(picture=picture, caption=_caption(table, example.query), answers=answers)
 
 
 def _caption_query(table: PairTable, texts: Sequence[str], example: Example, book: PictureBook) -> CaptionQuery:
+    shown = [(book.of_row(table, answer.number), answer) for answer in example.answers]
     answers = [
         PictureAnswer(
-            picture=book.add(table.image(answer.number)),
+            picture=picture,
             caption=_caption(table, answer.number),
             score=f"{answer.similarity:.2f}",
             mark=answer.mark,
         )
-        for answer in example.answers
+        for picture, answer in shown
+        if picture is not None
     ]
     return CaptionQuery(caption=texts[example.query], answers=answers)
 

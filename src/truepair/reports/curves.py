@@ -255,4 +255,9 @@ def _epoch_line(records: Records, name: str, title: str) -> list[Line]:
 
 def _records_with(records: Records, kind: str, name: str) -> Records:
     """Records of a kind that have a number, and a finite one."""
-    return [record for record in records if record["kind"] == kind and math.isfinite(record.get(name, math.nan))]
+    return [record for record in records if record["kind"] == kind and _is_finite(record.get(name))]
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether a value of the log is a number: what was not finite is null."""
+    return isinstance(value, int | float) and math.isfinite(value)

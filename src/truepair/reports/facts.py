@@ -45,6 +45,8 @@ def run_summary(
         taken = "it most takes for matches" if audit.way == "ITM" else "it finds most similar"
         taken += f" ({next(iter(results))})" if several else ""
         parts.append(f"of the {judged.depth} undeclared training pairs {taken}, {judged.true} truly match")
+    if audit.ties:
+        parts.append(audit.ties)
     for converted in conversions.values():
         truly = "" if converted.precision is None else f", {percent(converted.precision)} of them truly matches"
         parts.append(f"a judge turned {len(converted):,} undeclared pairs into positives{truly}")
@@ -82,8 +84,11 @@ def run_facts(title: str, outcome: PretrainOutcome, log: Records) -> FactGroup:
     facts = {
         "Steps": f"{run.steps:,}",
         "Training time": speed,
-        "Unreadable samples replaced": str(run.substituted),
+        "Visits of unreadable samples": str(run.substituted),
     }
+    if outcome.left_out.summaries:
+        facts["Left out, cut, merged or replaced"] = "; ".join(outcome.left_out.summaries)
+    facts |= {f"After step {record['step']:,}": record["line"] for record in log if record["kind"] == "remark"}
     for (detector, action), cells in rule_counts(log).items():
         facts[f"Rule {detector}, {action}"] = f"{cells:,} pairs of batches, over all epochs"
     facts |= {f"Precision of {ledger}": standing.sentence() for ledger, standing in outcome.standings.items()}

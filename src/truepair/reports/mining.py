@@ -5,7 +5,6 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from truepair.data.images import BadImageError
 from truepair.files import write_text
 from truepair.reports.cards import PictureBook
 from truepair.reports.page import page_environment
@@ -61,10 +60,8 @@ def write_suspects(mined: Mined, path: Path, *, top: int, command: str) -> Path:
 
     def shown(picture: int) -> str:
         """A picture as a data URI."""
-        try:
-            return book.uris[book.add(mined.table.image(int(candidates.rows[picture])))]
-        except BadImageError:
-            return ""
+        key = book.of_row(mined.table, int(candidates.rows[picture]))
+        return "" if key is None else book.uris[key]
 
     cards = []
     for number in range(min(top, SHOWN, len(candidates))):
@@ -77,6 +74,7 @@ def write_suspects(mined: Mined, path: Path, *, top: int, command: str) -> Path:
                 shown(picture), candidates.texts[caption], own[:_OWN], max(len(own) - _OWN, 0), owner, verdict
             )
         )
+    mined.left_out.of_page(book.unreadable)
     environment = page_environment()
     page = environment.get_template("mining.html.j2").render(
         cards=cards,
@@ -84,6 +82,7 @@ def write_suspects(mined: Mined, path: Path, *, top: int, command: str) -> Path:
         name=mined.table.name,
         folder=str(path.parent),
         command=command,
+        left_out=mined.left_out.summaries,
         logo=Markup(environment.get_template("logo.svg").render()),
     )
     write_text(path, page)

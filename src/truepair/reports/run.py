@@ -85,6 +85,13 @@ def report_runs(
     results = {name: outcome.retrieval for name, outcome in outcomes.items() if outcome.retrieval is not None}
     book = PictureBook()
     examples = _examples(outcomes[last], book)
+    suspects = suspect_cards(train, audit.suspects, book)
+    converted = [
+        converted_pairs(name if several else "", outcomes[name].train_images.table, of_run, book)
+        for name, of_run in conversions.items()
+    ]
+    left_out = outcomes[first].left_out
+    left_out.of_page([*((train, row, why) for row, why in audit.unreadable.items()), *book.unreadable])
     page = ReportData(
         title=title,
         summary=run_summary(len(train), results, audit, conversions),
@@ -98,12 +105,9 @@ def report_runs(
         picture_queries=examples.pictures,
         suspects_of=first if several else "",
         suspects_by=audit.way,
-        suspects=suspect_cards(train, audit.suspects, book),
+        suspects=suspects,
         precision=list(audit.precision),
-        converted=[
-            converted_pairs(name if several else "", outcomes[name].train_images.table, of_run, book)
-            for name, of_run in conversions.items()
-        ],
+        converted=converted,
         facts=[
             data_facts(outcomes[first], command),
             *(run_facts(f"Run: {name}" if several else "Run", one, logs[name]) for name, one in outcomes.items()),

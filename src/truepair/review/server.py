@@ -27,6 +27,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from truepair.errors import ConfigError, DataError, TruepairError, message_of
+from truepair.files import finite
 from truepair.review.guard import Guard, refuse
 
 Say = Callable[[str], None]
@@ -195,7 +196,7 @@ class _Calls:
     async def state(self, request: Request) -> Response:
         person = _person(request.query_params.get("person"))
         state = await run_in_threadpool(self.session.state, person)
-        return JSONResponse(_finite({**state, "name": self.name}))
+        return JSONResponse(finite({**state, "name": self.name}))
 
     async def answer(self, request: Request) -> Response:
         said = await _object(request)
@@ -250,7 +251,7 @@ class _Calls:
 
     async def _question(self, ask: Callable[..., Asked | None], *words: Any) -> Response:
         question = await run_in_threadpool(ask, *words)
-        return JSONResponse({"question": None if question is None else _finite(question.to_json())})
+        return JSONResponse({"question": None if question is None else finite(question.to_json())})
 
     def _encode(self, number: int, side: int) -> bytes:
         """A picture as a JPEG whose longest side is at most ``side`` pixels; a larger one is never made."""
@@ -359,12 +360,3 @@ def _suffix(kind: str) -> str:
     if kind not in FORMATS:
         raise ConfigError(f"format is one of {', '.join(FORMATS)}")
     return FORMATS[kind]
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no NaN: a figure that is not there is null."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,7 +1,5 @@
 """Vectors of all pictures and captions of a source, on disk; a command that was killed goes on where it was."""
 
-import csv
-import io
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -18,11 +16,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from truepair.data.left_out import SKIPPED, LeftOut
 from truepair.data.open import open_pairs
 from truepair.data.source import SourceConfig
 from truepair.data.table import PairTable
 from truepair.errors import ConfigError, DataError
-from truepair.files import remove_folder, write_json, write_text, writing_file
+from truepair.files import remove_folder, write_json, writing_file
 from truepair.models.open import model_folder
 from truepair.tasks.retriever import EncodedPart, Retriever, Vectors
 from truepair.tasks.vectors import (
@@ -41,9 +40,6 @@ Say = Callable[[str], None]
 
 Counting = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
 """From a label to a context with a bar; it yields what to call with (done, all)."""
-
-_NAMED = 5
-"""Things left out that are named on the screen; a file lists all."""
 
 _ROWS_AT_ONCE = 16_384
 
@@ -101,10 +97,6 @@ def embed(model: str | Path, config: EmbedConfig, say: Say, count: Counting) -> 
     """
     files = VectorFiles(Path(config.output), config.shards)
     table = open_pairs(config.data)
-    for where, why in table.skipped[:_NAMED]:
-        say(f"left out: {where}: {why}")
-    if len(table.skipped) > _NAMED:
-        say(f"... and {len(table.skipped) - _NAMED:,} more of the source")
     items = SourceItems(table)
     retriever = Retriever.load(model, say=say)
     source = asdict(config.data)
@@ -120,10 +112,13 @@ def embed(model: str | Path, config: EmbedConfig, say: Say, count: Counting) -> 
         batch_size=config.batch_size,
         save_every=config.save_every,
     )
-    if _is_finished(files, origin, config.overwrite):
+    finished = _is_finished(files, origin, config.overwrite)
+    left_out = LeftOut(say, None if finished else files.output.with_suffix(f".{SKIPPED}"))
+    left_out.rows(table)
+    if finished:
         say(f"{files.paths[0]} holds these vectors already; nothing is left to do")
     else:
-        _make(retriever, items, config, files, origin, say, count)
+        _make(retriever, items, config, files, origin, left_out, count)
     if config.faiss is not None:
         _write_index(Path(config.faiss), files, say)
 
@@ -134,17 +129,17 @@ def _make(
     config: EmbedConfig,
     files: VectorFiles,
     origin: Origin,
-    say: Say,
+    left_out: LeftOut,
     count: Counting,
 ) -> None:
     """Make the vectors, part by part, and write their files."""
-    work = Work(files.output.with_name(f".{files.output.name}.parts"), origin, say)
+    work = Work(files.output.with_name(f".{files.output.name}.parts"), origin, left_out.say)
     encoded: dict[str, Parts] = {}
     if config.what != "captions":
         encoded[IMAGE] = _embed_images(retriever, items, config, work, count)
     if config.what != "images":
-        encoded[CAPTION] = _embed_captions(retriever, items, config, work, count, say)
-    _assemble(items, encoded, files, origin, retriever.embed_dim, say)
+        encoded[CAPTION] = _embed_captions(retriever, items, config, work, count, left_out)
+    _assemble(items, encoded, files, origin, retriever.embed_dim, left_out)
     work.remove()
 
 
@@ -370,16 +365,12 @@ def _embed_images(retriever: Retriever, items: SourceItems, config: EmbedConfig,
 
 
 def _embed_captions(
-    retriever: Retriever, items: SourceItems, config: EmbedConfig, work: Work, count: Counting, say: Say
+    retriever: Retriever, items: SourceItems, config: EmbedConfig, work: Work, count: Counting, left_out: LeftOut
 ) -> Parts:
     """The vectors of all distinct texts."""
     texts = items.texts
-    cut = len(retriever.cut_texts(texts))
-    if cut:
-        longest = retriever.preprocessing.max_length
-        say(
-            f"{cut:,} of {len(texts):,} captions are longer than the {longest} tokens that the model reads, and are cut"
-        )
+    cut = dict.fromkeys(retriever.cut_texts(texts))
+    left_out.cut(items.table.name, texts, cut, retriever.preprocessing.max_length)
     parts = Parts([], {}, len(texts))
     with count("captions") as show:
         for start in range(0, len(texts), config.save_every):
@@ -407,7 +398,7 @@ def _whole(batches: Iterator[EncodedPart], show: Callable[[int], None]) -> Encod
 
 
 def _assemble(
-    items: SourceItems, encoded: Mapping[str, Parts], files: VectorFiles, origin: Origin, width: int, say: Say
+    items: SourceItems, encoded: Mapping[str, Parts], files: VectorFiles, origin: Origin, width: int, left_out: LeftOut
 ) -> None:
     """Write the files of parts that are complete, and say what they hold."""
     columns, numbers = items.columns(encoded)
@@ -416,13 +407,16 @@ def _assemble(
         VectorFiles(files.output, shards).remove()
     write_vectors(files, columns, lambda rows: arrays.take(numbers[rows]), origin, width)
     unreadable = encoded[IMAGE].unreadable if IMAGE in encoded else {}
-    _list_unreadable(files.output.with_suffix(".left_out.csv"), items, unreadable, say)
+    rows = {int(items.image_rows[number]): why for number, why in unreadable.items()}
+    left_out.pictures(items.table, rows)
     images = encoded[IMAGE].vectors if IMAGE in encoded else 0
     repeated = len(items.table) - len(items.image_rows)
     if images and repeated:
-        say(f"{repeated:,} rows repeat a picture; each picture has one vector")
+        left_out.merged(items.table, len(items.image_rows))
     where = str(files.paths[0]) if files.shards == 1 else f"{files.paths[0]} and {files.shards - 1} more"
-    say(f"vectors of {images:,} pictures and {len(columns) - images:,} captions, {width} numbers each: {where}")
+    left_out.say(
+        f"vectors of {images:,} pictures and {len(columns) - images:,} captions, {width} numbers each: {where}"
+    )
 
 
 class _Arrays:
@@ -440,23 +434,6 @@ class _Arrays:
             here = which == part
             taken[here] = self._arrays[part][numbers[here] - self._starts[part]]
         return taken
-
-
-def _list_unreadable(file: Path, items: SourceItems, unreadable: dict[int, str], say: Say) -> None:
-    """List pictures without a vector in a file, and name the first."""
-    file.unlink(missing_ok=True)  # of an earlier call
-    if not unreadable:
-        return
-    for why in islice(unreadable.values(), _NAMED):
-        say(f"left out: {why}")
-    lines = io.StringIO()
-    writer = csv.writer(lines)
-    writer.writerow(["row", "image_id", "reason"])
-    for number, why in unreadable.items():
-        row = int(items.image_rows[number])
-        writer.writerow([row, int(items.table.image_ids[row]), why])
-    write_text(file, lines.getvalue())
-    say(f"{len(unreadable):,} of {len(items.image_rows):,} pictures could not be read and have no vector: {file}")
 
 
 def _write_index(file: Path, files: VectorFiles, say: Say) -> None:

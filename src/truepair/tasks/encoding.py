@@ -12,12 +12,13 @@ import torch.nn.functional as F
 from accelerate import PartialState
 from torch import Tensor
 
+from truepair.data.left_out import LeftOut
 from truepair.data.pairs import PairDataset
 from truepair.data.table import PairTable
 from truepair.data.tokens import caption_tokens, tokenize_captions
 from truepair.data.transforms import TransformConfig
 from truepair.engine.logs.progress import counting
-from truepair.errors import ConfigError, DataError
+from truepair.errors import ConfigError
 from truepair.methods.caches import cache_folder
 from truepair.mining.gallery import Gallery
 from truepair.mining.signals.encoded import Encoded, TokenStates
@@ -79,6 +80,7 @@ def encode_gallery(
     *,
     statistics: WordStatistics | None = None,
     space: Projection | None = None,
+    left_out: LeftOut | None = None,
 ) -> Encoded:
     """Encode the distinct pictures and captions of a table.
 
@@ -88,12 +90,14 @@ def encode_gallery(
         say: prints a line.
         statistics: how rare words are; None counts the captions themselves.
         space: of captions, fitted on others; None fits it on these.
+        left_out: takes what is left out or cut; None for saying it alone.
 
     Raises:
         CheckpointError: a model is missing.
         ConfigError: an encoder is not installed.
         DataError: no picture can be read, or the disk refuses.
     """
+    left_out = left_out or LeftOut(say)
     gallery = Gallery.of_table(table)
     folder = cache_folder(config.cache_folder)
     shown = table.select(gallery.rows)
@@ -105,21 +109,18 @@ def encode_gallery(
         found.append(_dual_images(dual, shown, folder))
     unreadable = {row: why for _, reasons in found for row, why in reasons.items()}
     images = [features for features, _ in found]
-    left_out: tuple[int, ...] = ()
+    lost: tuple[int, ...] = ()
     if unreadable:
-        why = next(iter(unreadable.values()))
-        if len(unreadable) == len(gallery):
-            raise DataError(f"none of the {len(gallery):,} pictures of {table.name} can be read; the first: {why}")
-        say(f"left out: {len(unreadable):,} of {len(gallery):,} pictures cannot be read; the first: {why}")
+        left_out.pictures(shown, unreadable)
         there = np.ones(len(gallery), bool)
         there[list(unreadable)] = False
         images = [features[torch.from_numpy(there)] for features in images]
         kept = there[table.pictures]
-        left_out = tuple(np.flatnonzero(~kept).tolist())
+        lost = tuple(np.flatnonzero(~kept).tolist())
         gallery = Gallery.of_table(table.select(np.flatnonzero(kept)))
-    vectors, tokens = _captions(gallery.texts, config, folder, statistics, say)
-    both = None if dual is None else (images[-1], _dual_captions(dual, gallery.texts, folder, say))
-    return Encoded(gallery, vectors, tokens, images[0] if images else None, both, space, left_out)
+    vectors, tokens = _captions(gallery.texts, config, folder, statistics, table.name, left_out)
+    both = None if dual is None else (images[-1], _dual_captions(dual, gallery.texts, folder, table.name, left_out))
+    return Encoded(gallery, vectors, tokens, images[0] if images else None, both, space, lost)
 
 
 def _frozen_images(table: PairTable, config: EncodingConfig, folder: Path) -> tuple[Tensor, dict[int, str]]:
@@ -167,14 +168,9 @@ def _dual_images(model: Retriever, table: PairTable, folder: Path) -> tuple[Tens
     return _normalised(states, torch.arange(len(table))), states.unreadable
 
 
-def _dual_captions(model: Retriever, texts: Sequence[str], folder: Path, say: Callable[[str], None]) -> Tensor:
+def _dual_captions(model: Retriever, texts: Sequence[str], folder: Path, name: str, left_out: LeftOut) -> Tensor:
     """Features of captions by a dual encoder, L2-normalised [M, E]."""
-    cut = len(model.cut_texts(texts))
-    if cut:
-        say(
-            f"{cut:,} of {len(texts):,} captions are longer than the {model.preprocessing.max_length} tokens that the "
-            "model reads, and are cut"
-        )
+    left_out.cut(name, texts, dict.fromkeys(model.cut_texts(texts)), model.preprocessing.max_length)
 
     def blocks(start: int) -> Iterator[StateBlock]:
         """Blocks of texts from one on."""
@@ -203,7 +199,8 @@ def _captions(
     config: EncodingConfig,
     folder: Path,
     statistics: WordStatistics | None,
-    say: Callable[[str], None],
+    name: str,
+    left_out: LeftOut,
 ) -> tuple[Tensor, TokenStates | None]:
     """Sentence vectors of captions [M, D], and token states where the config asks for them."""
     encoder = load_sentence_encoder(config.text_encoder)
@@ -212,11 +209,7 @@ def _captions(
     layers = aligned_layers(depth) if config.alignment else (depth,)
     longest = min(_LONGEST, encoder.longest)
     lengths = [len(tokens) for tokens in caption_tokens(encoder.tokenizer, texts, max_length=sys.maxsize)]
-    cut = sum(length > longest for length in lengths)
-    if cut:
-        say(
-            f"{cut:,} of {len(texts):,} captions are longer than {longest} tokens, and are compared by their beginnings"
-        )
+    left_out.cut(name, texts, dict.fromkeys(np.flatnonzero(np.asarray(lengths) > longest).tolist()), longest)
     with counting("captions") as show:
         cached = cache_caption_states(
             LayerStates(encoder.model, layers),

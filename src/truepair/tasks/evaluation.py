@@ -7,6 +7,7 @@ from pathlib import Path
 from accelerate import PartialState
 
 from truepair.data.judgements import JudgedCaptions, judged_captions, on_first_rows, read_judgements
+from truepair.data.left_out import SKIPPED, LeftOut
 from truepair.data.source import SourceConfig
 from truepair.data.splits import DataConfig, open_chosen, part_of
 from truepair.data.table import PairTable
@@ -15,7 +16,7 @@ from truepair.evaluation.coco import CocoGallery, CocoReport, CocoTruths, load_c
 from truepair.evaluation.metrics import RetrievalProtocol
 from truepair.files import write_json
 from truepair.models.open import open_model
-from truepair.tasks.retrieval import ImageSource, RetrievalResult, RetrievalTask, one_row_a_picture
+from truepair.tasks.retrieval import ImageSource, RetrievalResult, RetrievalTask, one_row_a_picture, readable_rows
 
 
 def coco_reports(result: RetrievalResult, table: PairTable, truths: CocoTruths) -> dict[str, CocoReport]:
@@ -57,6 +58,7 @@ class EvaluateConfig:
         judgements: JSON Lines file of judged pairs; crossed matches count beside each picture's own captions.
         coco: also report COCO 1K and 5K, CxC and ECCV Caption; the split must be the Karpathy test split of COCO (needs
             truepair[eccv]).
+        max_bad_fraction: largest share of unreadable pictures that is left out; by default that of the run, or 0.05.
         evaluation: how the figures are measured.
         output: JSON file for all figures with their confidence intervals.
     """
@@ -68,6 +70,7 @@ class EvaluateConfig:
     identity: str | None = None
     judgements: str | None = None
     coco: bool = False
+    max_bad_fraction: float | None = None
     evaluation: RetrievalProtocol = field(default_factory=RetrievalProtocol)
     output: str | None = None
 
@@ -75,7 +78,7 @@ class EvaluateConfig:
 def evaluate_model(
     model: str | Path, config: EvaluateConfig, say: Callable[[str], None], run: DataConfig | None = None
 ) -> RetrievalResult:
-    """Measure a model; any image that cannot be read is an error, since a substitute would make the figures wrong.
+    """Measure a model; pictures that cannot be read are left out, counted, said, and listed beside the output.
 
     Args:
         model: what ``open_model`` opens.
@@ -92,7 +95,9 @@ def evaluate_model(
         make_room(Path(config.output))
     opened = open_model(model, say)
     data = _asked_data(model, config, run)
+    left_out = list_beside(config.output, say)
     table, notes = open_chosen(data)
+    left_out.rows(table)
     for line in notes:
         say(line)
     measured = _measured(table, data, config, say)
@@ -100,22 +105,31 @@ def evaluate_model(
     transform, collator = opened.preprocessing.images(), opened.preprocessing.collator()
     truths = load_coco_truths() if config.coco else None
 
-    def task(table: PairTable, judged: JudgedCaptions | None = None) -> RetrievalTask:
-        """Retrieval on a split."""
+    def readable(table: PairTable) -> PairTable:
+        """The pictures of a split that can be read, each once."""
+        return one_row_a_picture(readable_rows(table, transform, left_out, data.max_bad_fraction), left_out)
+
+    def task(table: PairTable, judged: JudgedCaptions | None = None, unreadable: int = 0) -> RetrievalTask:
+        """Retrieval on the pictures of a split."""
         images = ImageSource(table, collator, transform=transform, batch_size=config.evaluation.batch_size)
-        return RetrievalTask(collator, images, config.evaluation, judged, source=data.named("+".join(table.splits)))
+        source = data.named("+".join(table.splits))
+        return RetrievalTask(collator, images, config.evaluation, judged, source=source, unreadable=unreadable)
 
     combination = None
     validation = part_of(table, data.validation_split)
     if validation is not None and config.evaluation.rerank and network.itm_trained:
-        combination = task(one_row_a_picture(validation, say)).choose_combination(network)
-    pictures = one_row_a_picture(measured, say)
+        combination = task(readable(validation)).choose_combination(network)
+    pictures = readable(measured)
+    captions = [caption for of_picture in pictures.values("captions") for caption in of_picture]
+    cut = dict.fromkeys(opened.preprocessing.cut(captions))
+    left_out.cut(pictures.name, captions, cut, opened.preprocessing.max_length)
     judged = (
         None
         if config.judgements is None
         else judged_captions(pictures, on_first_rows(read_judgements(config.judgements), measured))
     )
-    result = task(pictures, judged).evaluate(network, combination)
+    unreadable = int(measured.pictures.max()) + 1 - len(pictures)
+    result = task(pictures, judged, unreadable).evaluate(network, combination)
     if truths is not None:
         result = replace(result, coco=coco_reports(result, pictures, truths))
     if config.output is not None:
@@ -137,6 +151,8 @@ def _asked_data(model: str | Path, config: EvaluateConfig, run: DataConfig | Non
         raise ConfigError(f"there is no run beside {model} whose data could be measured; say what is: --data pairs.csv")
     if config.validation_split is not None:
         data = replace(data, validation_split=config.validation_split)
+    if config.max_bad_fraction is not None:
+        data = replace(data, max_bad_fraction=config.max_bad_fraction)
     if config.min_group_size is not None:
         data = replace(data, min_group_size=config.min_group_size)
     identity = config.identity or ("id" if config.coco else data.identity)
@@ -165,6 +181,13 @@ def _measured(table: PairTable, data: DataConfig, config: EvaluateConfig, say: C
         raise DataError(
             f"{table.name} has no split '{split}' to measure; it has {present}{trained}: give --split or --data"
         ) from None
+
+
+def list_beside(output: str | None, say: Callable[[str], None]) -> LeftOut:
+    """What takes what an evaluation leaves out: a list beside the file of its figures, where there is one."""
+    if output is None:
+        return LeftOut(say, instead="--output FILE has them listed beside it")
+    return LeftOut(say, Path(output).with_suffix(f".{SKIPPED}"))
 
 
 def make_room(file: Path) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from accelerate import PartialState
 
+from truepair.data.left_out import SKIPPED, LeftOut
 from truepair.data.splits import build_tables
 from truepair.errors import ConfigError
 from truepair.evaluation.truth import Truth
@@ -22,11 +23,12 @@ from truepair.relations.ledger import Ledger
 from truepair.relations.pairs import PairSet
 
 
-def frozen_inputs(recipe: PretrainRecipe, say: Say) -> JudgeInputs:
+def frozen_inputs(recipe: PretrainRecipe, folder: Path, say: Say) -> JudgeInputs:
     """What a run of the recipe would give its judge, without the run.
 
     Args:
         recipe: names the pairs and the frozen encoders.
+        folder: takes the list of what is left out.
         say: prints a line.
 
     Raises:
@@ -39,10 +41,12 @@ def frozen_inputs(recipe: PretrainRecipe, say: Say) -> JudgeInputs:
     for line in tables.notes:
         say(line)
     table = tables.train
+    left_out = LeftOut(say, folder / SKIPPED)
+    left_out.rows(table)
     student = build_student(recipe, table, lambda _: None)
     model, preprocessing = student.model, student.preprocessing
     model.to(PartialState(cpu=recipe.loop.cpu).device)
-    caches = StateCaches(recipe, student, say)
+    caches = StateCaches(recipe, student, left_out)
     table, images = caches.images(table)
     captions = table.captions()
     texts = caches.captions(captions)
@@ -80,7 +84,7 @@ def mine(
     """
     config = config or MiningConfig()
     model, refinement = EvidenceModel.load(judge), Refinement.load(judge)
-    inputs = frozen_inputs(recipe, say)
+    inputs = frozen_inputs(recipe, run_folder, say)
     declared = Declared.of_table(inputs.table)
     tables = EvidenceTables.of_run(inputs)
     mined = mine_pairs(model, refinement, tables, declared, config)
@@ -133,7 +137,7 @@ def fit_judge(recipe: PretrainRecipe, folder: Path, say: Say, config: EvidenceCo
         ConfigError: the recipe caches no frozen features.
         DataError: the pairs declare no groups, or too few.
     """
-    inputs = frozen_inputs(recipe, say)
+    inputs = frozen_inputs(recipe, folder, say)
     table, tables = inputs.table, EvidenceTables.of_run(inputs)
     judge = fit_evidence(tables, table, config)
     refinement = fit_refinement(judge, tables, table, evidence=config)

@@ -1,13 +1,15 @@
 """A whole training run: from a recipe to a trained model and its retrieval figures."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 from accelerate import PartialState
 
 from truepair.data.identity import concept_labels, match_keys
+from truepair.data.left_out import SKIPPED, LeftOut
 from truepair.data.pairs import PairCollator, PairDataset
 from truepair.data.preprocessing import Preprocessing
 from truepair.data.splits import build_tables
@@ -21,13 +23,14 @@ from truepair.methods.build import StepBuilder
 from truepair.methods.caches import StateCaches
 from truepair.methods.recipe import MODELS_OWN, PretrainRecipe, trains_itm, untrained_losses
 from truepair.methods.standing import hear
+from truepair.methods.step import alone_in_its_batch
 from truepair.methods.student import BuildStudent, Say, build_student
 from truepair.models.dual.base import DualEncoder
 from truepair.models.dual.interpolation import weights_of
 from truepair.models.fusion.albef import AlbefModel
 from truepair.relations.standing import Standing
 from truepair.tasks.interpolation import InterpolationCurve, interpolate_run
-from truepair.tasks.retrieval import ImageSource, RetrievalResult, RetrievalTask, one_row_a_picture
+from truepair.tasks.retrieval import ImageSource, RetrievalResult, RetrievalTask, one_row_a_picture, readable_rows
 from truepair.tasks.zero_shot import TOP_1, GuardResult, ZeroShotTask, forgetting
 
 _LOOKED_AT = 20_000  # rows whose captions are counted
@@ -52,6 +55,7 @@ class PretrainOutcome:
         zero_shot: what training did to zero-shot classification; None without a ``zero_shot`` section.
         interpolation: the models between the start and the trained one; None without ``model.interpolate``.
         standings: mined ledgers that the run read -> what they stand on.
+        left_out: what was left out, cut, merged or replaced, in this call.
     """
 
     recipe: PretrainRecipe
@@ -65,6 +69,7 @@ class PretrainOutcome:
     zero_shot: GuardResult | None = None
     interpolation: InterpolationCurve | None = None
     standings: Mapping[str, Standing] = field(default_factory=dict)
+    left_out: LeftOut = field(default_factory=lambda: LeftOut(lambda _: None))
 
 
 def pretrain(
@@ -82,24 +87,31 @@ def pretrain(
         TruepairError: anything in data, recipe or run folder that does not fit, in one line.
     """
     state = PartialState(cpu=recipe.loop.cpu)
+    queued = recipe.momentum is not None and recipe.momentum.queue_size > 0
+    refusal = alone_in_its_batch(recipe.objectives, recipe.loop.batch_size * state.num_processes, queued=queued)
+    if refusal is not None:
+        raise ConfigError(refusal)
     with state.main_process_first():
         heard = hear(recipe.relations, run_folder, say, first=state.is_main_process)
     recipe = replace(recipe, relations=heard.relations)
+    left_out = LeftOut(say, run_folder / SKIPPED if state.is_main_process else None)
     tables = build_tables(recipe.data)
     for line in tables.describe():
         say(line)
+    left_out.rows(tables.train)
     student = build(recipe, tables.train, say)
     model, collator = student.model, student.preprocessing.collator()
     model.to(state.device)  # for the states of frozen encoders
     if isinstance(model, AlbefModel):
         model.config.itm_trained = trains_itm(recipe)
-    for line in (*untrained_losses(recipe), *_cut_captions(student.preprocessing, tables.train)):
+    for line in untrained_losses(recipe):
         say(line)
-    guard = None if recipe.zero_shot is None else _guard(recipe, student.preprocessing, say)
+    _cut_captions(student.preprocessing, tables.train, left_out)
+    guard = None if recipe.zero_shot is None else _guard(recipe, student.preprocessing, left_out)
     between = recipe.model.interpolate
     start = None if between is None else weights_of(model)
 
-    caches = StateCaches(recipe, student, say)
+    caches = StateCaches(recipe, student, left_out)
     pictures = _Pictures(recipe, student.preprocessing, collator, caches)
     train_images = pictures.of(tables.train, recipe.model.image_views)
     validation, test, unseen = (pictures.task(table) for table in (tables.validation, tables.test, tables.unseen))
@@ -116,12 +128,15 @@ def pretrain(
         keys=match_keys(train_images.table, recipe.data.captions),
         labels=concept_labels(train_images.table),
         max_bad_fraction=recipe.data.max_bad_fraction,
+        tell_replaced=partial(left_out.replaced, train_images.table),
         evaluator=partial(_figures, validation, guard) if validation is not None or guard is not None else None,
         describe_figures=_recalls,
         compare_figures=_comparison(recipe),
     )
     run = loop.run()
-    outcome = PretrainOutcome(recipe, run, None, loop.model, collator, train_images, test, standings=heard.standings)
+    outcome = PretrainOutcome(
+        recipe, run, None, loop.model, collator, train_images, test, standings=heard.standings, left_out=left_out
+    )
     if not loop.accelerator.is_main_process:
         return outcome
     take_best(loop.model, run)
@@ -137,16 +152,15 @@ def pretrain(
     return replace(outcome, retrieval=retrieval, unseen=_evaluate(loop.model, unseen, combination, run_folder / UNSEEN))
 
 
-def _cut_captions(preprocessing: Preprocessing, train: PairTable) -> Iterator[str]:
-    """A line if captions are longer than the model reads; of a large table every k-th row is looked at."""
-    looked_at = train.select(range(0, len(train), -(-len(train) // _LOOKED_AT)))
-    captions = list(looked_at.captions())
-    cut = preprocessing.count_cut(captions)
-    if cut:
-        yield (
-            f"{cut:,} of {len(captions):,} captions have more than {preprocessing.max_length} tokens, and lose their "
-            "end; see text.max_length, or shorten them"
-        )
+def _cut_captions(preprocessing: Preprocessing, train: PairTable, left_out: LeftOut) -> None:
+    """Tell which captions are longer than the model reads; of a large table every k-th row is looked at."""
+    rows = range(0, len(train), -(-len(train) // _LOOKED_AT))
+    looked_at = train.select(rows)
+    stated = list(looked_at.values("captions"))
+    captions = [caption for row in stated for caption in row]
+    owners = np.repeat(looked_at.numbers, [len(row) for row in stated]).tolist()
+    cut = {place: owners[place] for place in preprocessing.cut(captions)}
+    left_out.cut(train.name, captions, cut, preprocessing.max_length)
 
 
 class _Pictures:
@@ -167,15 +181,21 @@ class _Pictures:
         return ImageSource(table, self.collator, transform=self.preprocessing.images(), cache=cache, batch_size=size)
 
     def task(self, table: PairTable | None) -> RetrievalTask | None:
-        """Retrieval on a split."""
+        """Retrieval on the pictures of a split that can be read."""
         if table is None:
             return None
+        left_out, readable = self.caches.left_out, table
+        if not self.recipe.model.cache_images:  # else the caches leave them out
+            most = self.recipe.data.max_bad_fraction
+            readable = readable_rows(table, self.preprocessing.images(), left_out, most)
+        images = self.of(one_row_a_picture(readable, left_out))
         return RetrievalTask(
             self.collator,
-            self.of(one_row_a_picture(table, self.caches.say)),
+            images,
             self.recipe.evaluation,
             cache=self.caches.captions,
             source=self.recipe.data.named("+".join(table.splits)),
+            unreadable=int(table.pictures.max()) + 1 - len(images.table),
         )
 
 
@@ -190,14 +210,14 @@ def _evaluate(
     return result
 
 
-def _guard(recipe: PretrainRecipe, preprocessing: Preprocessing, say: Say) -> ZeroShotTask:
+def _guard(recipe: PretrainRecipe, preprocessing: Preprocessing, left_out: LeftOut) -> ZeroShotTask:
     """The guard against forgetting.
 
     Raises:
         ConfigError: a model would be chosen by its figures on a test split.
     """
     assert recipe.zero_shot is not None
-    guard = ZeroShotTask(recipe.zero_shot, preprocessing, say)
+    guard = ZeroShotTask(recipe.zero_shot, preprocessing, left_out)
     between = recipe.model.interpolate
     chosen_by = [recipe.loop.best_figure, *(between.choose if between is not None else [])]
     unfair = next((name for name in chosen_by if name.startswith("zero_shot_")), None)

@@ -11,9 +11,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from truepair.data.judgements import JudgedCaptions
+from truepair.data.left_out import LeftOut
 from truepair.data.pairs import PairCollator, PairDataset
+from truepair.data.readable import unreadable_pictures
 from truepair.data.table import PairTable
 from truepair.data.transforms import ImageTransform
+from truepair.engine.logs.progress import counting
 from truepair.errors import ConfigError, DataError
 from truepair.evaluation.coco import CocoReport
 from truepair.evaluation.metrics import RetrievalMetrics, RetrievalProtocol, evaluate_retrieval
@@ -34,20 +37,36 @@ from truepair.models.fusion.gallery import GalleryMatcher, encode_captions, enco
 from truepair.relations.pairs import PairSet
 
 
-def one_row_a_picture(table: PairTable, say: Callable[[str], None]) -> PairTable:
+def readable_rows(table: PairTable, transform: ImageTransform, left_out: LeftOut, most: float) -> PairTable:
+    """The rows of a gallery whose picture can be read; the others are left out, the same ones for every model.
+
+    Args:
+        table: the rows of a split.
+        transform: how pictures are read.
+        left_out: takes the others.
+        most: the largest share of them that is put up with.
+
+    Raises:
+        DataError: there are more, or none can be read.
+    """
+    with counting(f"reading the pictures of {table.name}") as progress:
+        unreadable = unreadable_pictures(table, min_side=transform.min_side, progress=progress)
+    left_out.pictures(table, unreadable, most=most)
+    return table.select(np.setdiff1d(np.arange(len(table)), list(unreadable))) if unreadable else table
+
+
+def one_row_a_picture(table: PairTable, left_out: LeftOut) -> PairTable:
     """The rows of a gallery: one for each picture, with all its captions; a line says so where rows are merged.
 
     A list with one caption a line repeats each picture. Copies of one picture would tie, and a tie counts as a miss.
 
     Args:
         table: the rows of a split.
-        say: prints a line.
+        left_out: is told.
     """
     pictures = table.as_pictures()
     if pictures is not table:
-        split = "+".join(table.splits)
-        rows = f"{len(table):,} rows are {len(pictures):,} pictures"
-        say(f"{table.name}, {split}: {rows}; each counts once, with all its captions")
+        left_out.merged(table, len(pictures))
     return pictures
 
 
@@ -87,8 +106,12 @@ class ImageSource:
         """Whether the batches are states [B, N, W] rather than pixels [B, 3, H, W]."""
         return self.cache is not None
 
-    def batches(self) -> Iterator[Tensor]:
+    def batches(self, unreadable: dict[int, str] | None = None) -> Iterator[Tensor]:
         """Yield the pictures, batch by batch, as states [B, N, W] or pixels [B, 3, H, W].
+
+        Args:
+            unreadable: takes the rows whose picture cannot be read, and why; pixels of another stand in for them, which
+                the caller has to leave out. None makes such a picture an error.
 
         Raises:
             DataError: files of pictures are missing.
@@ -98,14 +121,18 @@ class ImageSource:
             for start in range(0, len(self.table), self.batch_size):
                 yield self.cache[start : start + self.batch_size]
             return
-        missing = self.table.missing_files()
+        missing = [] if unreadable is not None else self.table.missing_files()
         if missing:
             raise DataError(
                 f"{len(missing):,} of {len(self.table):,} pictures of {self.table.name} are missing, such as "
                 f"{', '.join(missing[:3])}; check the path, or take their rows out of the data"
             )
-        dataset = PairDataset(self.table, self.transform, captions="first", substitutes=0)
+        stand_ins = 0 if unreadable is None else len(self.table)
+        dataset = PairDataset(self.table, self.transform, captions="first", substitutes=stand_ins)
         for batch in DataLoader(dataset, batch_size=self.batch_size, collate_fn=self.collator):
+            if unreadable is not None:
+                reasons = zip(batch.index.tolist(), batch.reasons, strict=True)
+                unreadable.update({row: reason for row, reason in reasons if reason})
             yield batch.pixel_values
 
 
@@ -135,6 +162,7 @@ class RetrievalResult:
         images: how many pictures were asked for.
         own_captions: how many captions the data state of them: the candidates and queries of the usual protocol.
         captions: how many distinct texts are known of them: the candidates of "any true match".
+        unreadable: how many more pictures there are, which cannot be read.
         coco: the same ways under the truths of COCO, CxC and ECCV Caption; empty where they were not asked for.
         rankings: the scores behind each of ``ways``, for examples; no part of the figures.
     """
@@ -146,6 +174,7 @@ class RetrievalResult:
     images: int
     own_captions: int
     captions: int
+    unreadable: int = 0
     coco: dict[str, CocoReport] = field(default_factory=dict)
     rankings: dict[str, Ranking] = field(default_factory=dict, repr=False, compare=False)
 
@@ -172,6 +201,7 @@ class RetrievalTask:
         judged: crossed matches that people found, which count as well.
         cache: makes or opens the frozen text encoder's states of the candidates; None to run the encoder each time.
         source: where the pairs come from, as the figures name it; by default the table's name.
+        unreadable: pictures that were left out, as the figures say.
 
     Raises:
         ConfigError: a picture has several rows.
@@ -189,6 +219,7 @@ class RetrievalTask:
         judged: JudgedCaptions | None = None,
         cache: Callable[[Sequence[str]], CaptionStates | None] | None = None,
         source: str | None = None,
+        unreadable: int = 0,
     ) -> None:
         table = images.table
         if len(table) > table.pictures.max() + 1:
@@ -199,6 +230,7 @@ class RetrievalTask:
         self.known = build_truth(images.table, judged)
         self.truth = self.known if self.protocol.leave_out_families else self.known.without_ignored()
         self.source = source or table.name
+        self.unreadable = unreadable
         self.caption_states = None if cache is None else cache(self.texts)
 
     @property
@@ -269,6 +301,7 @@ class RetrievalTask:
             images=self.truth.images,
             own_captions=len(self.truth.own_captions),
             captions=self.truth.captions,
+            unreadable=self.unreadable,
             rankings=rankings,
         )
 

@@ -10,6 +10,7 @@ from accelerate import PartialState
 from numpy.typing import NDArray
 
 from truepair import __version__
+from truepair.data.left_out import SKIPPED, LeftOut
 from truepair.data.splits import DataConfig, build_tables
 from truepair.data.table import PairTable
 from truepair.engine.logs.progress import counting
@@ -105,11 +106,13 @@ class Mined:
         candidates: the most suspicious first.
         table: the pairs whose picture could be read.
         verdicts: what the known truth says of the most suspicious, words of ``Verdict``; None where none is stated.
+        left_out: what was left out, cut or merged.
     """
 
     candidates: Candidates
     table: PairTable
     verdicts: NDArray[np.str_] | None
+    left_out: LeftOut
 
 
 def mine_unlabelled(data: DataConfig, config: UnlabelledConfig, folder: Path, say: Say) -> Mined:
@@ -128,13 +131,15 @@ def mine_unlabelled(data: DataConfig, config: UnlabelledConfig, folder: Path, sa
         DataError: the pairs cannot be read, or nothing is left to propose.
         ConfigError: people have answered about other pairs in this folder.
     """
+    left_out = LeftOut(say, folder / SKIPPED)
     tables = build_tables(data)
     for line in tables.describe():
         if line != tables.lacking:  # it is about training runs
             say(line)
+    left_out.rows(tables.train)
     if config.group is not None:
         groups_of_pictures(Gallery.of_table(tables.train), config.group)  # what is wrong with it, before the long work
-    encoded = encode_gallery(tables.train, config.encoding, say)
+    encoded = encode_gallery(tables.train, config.encoding, say, left_out=left_out)
     groups = None if config.group is None else groups_of_pictures(encoded.gallery, config.group)
     families, lacking = usual_families(encoded)
     for line in lacking:
@@ -186,7 +191,7 @@ def mine_unlabelled(data: DataConfig, config: UnlabelledConfig, folder: Path, sa
         )
     learned = config.group in _TRUTH  # what the judge was fitted on proves nothing
     verdicts = None if learned else _verdicts(candidates, encoded, config.top, say)
-    return Mined(candidates, encoded.gallery.table, verdicts)
+    return Mined(candidates, encoded.gallery.table, verdicts, left_out)
 
 
 def mine_gallery(

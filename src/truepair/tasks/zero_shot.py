@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from truepair.data.images import BadImageError, load_image
 from truepair.data.labelled import LabelledConfig, LabelledImages, open_labelled, read_templates
+from truepair.data.left_out import LeftOut
 from truepair.data.preprocessing import Preprocessing
 from truepair.data.transforms import ImageTransform
 from truepair.engine.logs.progress import counting
@@ -24,7 +25,7 @@ from truepair.files import write_json
 from truepair.methods.student import Say
 from truepair.models.dual.base import DualEncoder
 from truepair.models.open import open_model
-from truepair.tasks.evaluation import make_room
+from truepair.tasks.evaluation import list_beside, make_room
 
 ZERO_SHOT = "zero_shot.json"
 """File of a run's figures of zero-shot classification, before training and of the model that is left."""
@@ -44,19 +45,20 @@ class ZeroShotTask:
     Args:
         config: the images, and what is said of a class.
         preprocessing: how captions and images reach the models.
-        say: prints a line.
+        left_out: takes what is left out.
 
     Raises:
         DataError: the images cannot be read as labelled ones.
         ConfigError: class names or templates that do not fit.
     """
 
-    def __init__(self, config: LabelledConfig, preprocessing: Preprocessing, say: Say) -> None:
+    def __init__(self, config: LabelledConfig, preprocessing: Preprocessing, left_out: LeftOut) -> None:
         self.config = config
         self.templates = read_templates(config.templates)
-        self.images = open_labelled(config, say)
+        self.images = open_labelled(config, left_out)
         self.preprocessing = preprocessing
-        self.say = say
+        self.left_out = left_out
+        self.say = say = left_out.say
         self._readable: NDArray[np.int64] | None = None
         names = self.images.names
         few = ", ".join(f"'{name}'" for name in names[:3])
@@ -134,26 +136,22 @@ class ZeroShotTask:
 
     def _image_features(self, model: DualEncoder) -> tuple[NDArray[np.int64], Tensor]:
         """Rows of the M readable images [M] and their features [M, E], float32 on the CPU."""
-        rows, parts, bad = [], [], []
+        rows, parts = list[int](), list[Tensor]()
+        bad: dict[int, str] = {}
         with counting(f"zero-shot classification of {self.name}") as progress:
             for batch in self._batches():
-                bad += batch.unreadable
+                bad |= batch.unreadable
                 if batch.rows:
                     rows += batch.rows
                     parts.append(model.encode_images(batch.pixels.to(model.device)).features.float().cpu())
                 progress(len(rows) + len(bad), len(self.images.labels))
         if not rows:
-            raise DataError(f"none of the images of {self.name} can be read; the first: {bad[0]}")
+            raise DataError(f"none of the images of {self.name} can be read; the first: {next(iter(bad.values()))}")
         if self._readable is None:
             self._readable = np.asarray(rows, np.int64)
-            for reason in bad[:5]:
-                self.say(f"left out of zero-shot classification: {reason}")
-            if bad:
-                self.say(
-                    f"{len(bad)} of {len(rows) + len(bad)} images of {self.name} cannot be read; they do not count"
-                )
+            self.left_out.pictures(self.images.table, bad)
         elif bad:
-            raise DataError(f"an image of {self.name} cannot be read any more: {bad[0]}")
+            raise DataError(f"an image of {self.name} cannot be read any more: {next(iter(bad.values()))}")
         return self._readable, torch.cat(parts)
 
     def _batches(self) -> "Iterator[_Batch]":
@@ -174,7 +172,7 @@ class _Batch:
 
     rows: list[int]
     pixels: Tensor  # float32 [B, 3, H, W]
-    unreadable: list[str]
+    unreadable: dict[int, str]
 
 
 class _Pictures(Dataset[tuple[int, Tensor | str]]):
@@ -199,7 +197,7 @@ class _Pictures(Dataset[tuple[int, Tensor | str]]):
 def _collate(samples: Sequence[tuple[int, Tensor | str]]) -> _Batch:
     read = [(row, pixels) for row, pixels in samples if isinstance(pixels, Tensor)]
     pixels = torch.stack([pixels for _, pixels in read]) if read else torch.empty(0)
-    return _Batch([row for row, _ in read], pixels, [reason for _, reason in samples if isinstance(reason, str)])
+    return _Batch([row for row, _ in read], pixels, {row: reason for row, reason in samples if isinstance(reason, str)})
 
 
 def figures_of(result: ZeroShotResult) -> dict[str, float]:
@@ -236,7 +234,8 @@ def evaluate_zero_shot(model_folder: str | Path, config: EvaluateZeroShotConfig,
     if config.output is not None:
         make_room(Path(config.output))
     opened = open_model(model_folder, say)
-    result = ZeroShotTask(config, opened.preprocessing, say).evaluate(opened.model.to(PartialState().device))
+    left_out = list_beside(config.output, say)
+    result = ZeroShotTask(config, opened.preprocessing, left_out).evaluate(opened.model.to(PartialState().device))
     if config.output is not None:
         write_json(Path(config.output), result.as_dict())
     return result

@@ -11,7 +11,7 @@ from typing import Any, Self
 from accelerate import Accelerator
 
 from truepair.errors import CheckpointError, ConfigError
-from truepair.files import one_line_errors, write_text
+from truepair.files import as_json, one_line_errors, write_text
 
 _ADVICE = "free some space and run the same command again"
 
@@ -43,13 +43,15 @@ class JsonlLog:
     def write(self, kind: str, step: int, **values: Any) -> None:
         """Write one record: what it is (``kind``), the number of finished steps, and any JSON values.
 
+        Each line is valid JSON: a number that is not finite is null.
+
         Raises:
             CheckpointError: the disk is full, say.
         """
         if not self.enabled:
             return
         with one_line_errors(self.path, CheckpointError, _ADVICE):
-            self._file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
+            self._file.write(as_json({"kind": kind, "step": step, **values}) + "\n")
             self._file.flush()
 
     def rewind(self, step: int) -> None:
@@ -63,7 +65,7 @@ class JsonlLog:
         kept = [record for record in read_log(self.path) if record["step"] <= step]
         self._file.close()
         with one_line_errors(self.path, CheckpointError, _ADVICE):
-            write_text(self.path, "".join(json.dumps(record) + "\n" for record in kept), error=None)
+            write_text(self.path, "".join(as_json(record) + "\n" for record in kept), error=None)
             self._file = self.path.open("a", encoding="utf-8")
 
     def sync(self) -> None:
@@ -151,6 +153,10 @@ class RunLog:
     def validations(self) -> dict[int, dict[str, Any]]:
         """The validation figures so far, by step."""
         return {record["step"]: record for record in read_log(self._log.path) if record["kind"] == "validation"}
+
+    def steps(self) -> list[dict[str, Any]]:
+        """The records of the steps so far."""
+        return [record for record in read_log(self._log.path) if record["kind"] == "step"]
 
     def _track(self, kind: str, step: int, values: dict[str, Any]) -> None:
         if self.accelerator.trackers:

@@ -9,9 +9,10 @@ from pathlib import Path
 from signal import SIGTERM
 from typing import Any
 
+from accelerate.utils import gather_object
 from transformers import PreTrainedModel
 
-from truepair.data.pairs import SubstitutionLog
+from truepair.data.pairs import Substitution, SubstitutionLog
 from truepair.engine.distributed.accelerator import build_accelerator, prepare_step
 from truepair.engine.distributed.gathering import sum_over_ranks
 from truepair.engine.distributed.sharding import whole_model
@@ -34,6 +35,8 @@ from truepair.randomness import seed_generators
 from truepair.sampling.batches import SamplerConfig, build_batches, describe_scaling
 from truepair.sampling.plan import Indices
 from truepair.sampling.ranks import Ranks
+
+_JUDGED_VISITS = 200  # after which the share of unreadable samples is judged
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,7 @@ class TrainingLoop:
         keys: which pairs match each other, int64 [N, K], for grouped sampling; see ``match_keys``.
         labels: what each pair shows, int64 [N], for the false-negative rate in the log; see ``concept_labels``.
         max_bad_fraction: largest share of unreadable samples that the run puts up with.
+        tell_replaced: called at the end of an epoch with the unreadable samples that were new in it, on all ranks.
         evaluator: returns validation figures of the model; called every ``loop.evaluate_every`` epochs.
         describe_figures: what is said of them on the screen.
         compare_figures: a line on figures now against those before training, which are then evaluated, too.
@@ -94,6 +98,7 @@ class TrainingLoop:
         keys: Indices | None = None,
         labels: Indices | None = None,
         max_bad_fraction: float = 0.05,
+        tell_replaced: Callable[[list[Substitution]], None] | None = None,
         evaluator: Evaluator | None = None,
         describe_figures: Callable[[Mapping[str, float]], str] = percentages,
         compare_figures: Compare | None = None,
@@ -117,7 +122,10 @@ class TrainingLoop:
             plan_folder=run_folder / "plans",
         )
         self.steps_per_epoch = -(-self.batches.per_epoch // loop.accumulate)
-        self.substitutions = SubstitutionLog(max_bad_fraction)
+        # A share is judged after one epoch at the latest, however few samples it has.
+        self.substitutions = SubstitutionLog(max_bad_fraction, min(_JUDGED_VISITS, len(dataset)))
+        self.tell_replaced = tell_replaced
+        self._told_replaced: set[int] = set()
         self.reader = GroupReader(
             dataset,
             collate,
@@ -133,6 +141,7 @@ class TrainingLoop:
         self.optimizer_step = OptimizerStep(self.step, prepared, self.accelerator, optimizer, self.average)
         self.bad_batches = BadBatches(run_folder, rank, policy=loop.on_non_finite, cap=loop.max_skipped)
         self.done = 0  # optimizer steps
+        self._said_null: set[str] = set()  # figures of the log that have been told not to be finite
 
         self.watch = Stopwatch()
         self.hardest = RunningMean()
@@ -219,7 +228,7 @@ class TrainingLoop:
         self.done += 1
         if not result.finite:
             losses = [output.losses for output in result.outputs]
-            self.bad_batches.record(self.done, group, losses, result.gradient_norm)
+            self.progress.say(self.bad_batches.record(self.done, group, losses, result.gradient_norm))
         for batch, output in zip(group, result.outputs, strict=True):
             if result.finite:
                 self.batches.trained(batch.index, output.image_feature, output.text_feature)
@@ -239,7 +248,7 @@ class TrainingLoop:
 
     def _log_step(self, result: StepResult, epoch: int) -> None:
         if not result.finite:
-            self.log.write("skipped", self.done, epoch=epoch)
+            self._write("skipped", epoch)
             return
         if not math.isnan(result.hardest_similarity):
             self.hardest.add(result.hardest_similarity)
@@ -250,13 +259,34 @@ class TrainingLoop:
         values["gradient_norm"] = result.gradient_norm
         if self.hardest.count:
             values["hardest_similarity"] = result.hardest_similarity
-        self.log.write("step", self.done, epoch=epoch, **values)
+        self._write("step", epoch, **values)
         self.log.write_timing(self.done, self.watch.lap())
+        remark = self.bare_step.remark(self.done, self.total_steps, values)
+        if remark is not None:
+            self.progress.say(remark)
+            self._write("remark", epoch, line=remark)
+
+    def _tell_replaced(self) -> None:
+        """Tell of unreadable samples that have not been told of, of all ranks; all call this together."""
+        found: list[Substitution] = gather_object(self.substitutions.entries)
+        new = {one.index: one for one in found if one.index not in self._told_replaced}
+        self._told_replaced |= new.keys()
+        if new and self.tell_replaced is not None:
+            self.tell_replaced([new[row] for row in sorted(new)])
 
     def _log_epoch(self, epoch: int, figures: dict[str, float]) -> None:
+        self._tell_replaced()
         if self.hardest.count:
             figures["hardest_similarity"] = self.hardest.take()
-        self.log.write("epoch", self.done, epoch=epoch, **figures, **self.bare_step.epoch_figures(epoch))
+        self._write("epoch", epoch, **figures, **self.bare_step.epoch_figures(epoch))
+
+    def _write(self, kind: str, epoch: int, **values: Any) -> None:
+        """Write a record of the last step; a figure that is not finite is null there, and said the first time."""
+        self.log.write(kind, self.done, epoch=epoch, **values)
+        for name, value in values.items():
+            if isinstance(value, float) and not math.isfinite(value) and name not in self._said_null:
+                self._said_null.add(name)
+                self.progress.say(f"{name} of step {self.done:,} is {value}, which is null in log.jsonl")
 
     def _save(self) -> None:
         """Write a checkpoint of the last step, unless there is one."""
@@ -288,6 +318,7 @@ class TrainingLoop:
 
     def _finish(self) -> RunResult:
         """Leave the trained model, in memory and in the run folder."""
+        self._tell_replaced()  # of a run that had ended before this call
         if self.average is not None:
             self.average.put()
         self.model = whole_model(self.model)
@@ -325,6 +356,8 @@ class TrainingLoop:
         self.log.rewind(state["step"])
         self.bad_batches.rewind(state["step"])
         self.validation.restore(self.log.validations())
+        for record in self.log.steps():  # what was remarked before is not remarked again
+            self.bare_step.remark(record["step"], self.total_steps, record)
         self.store.best = self.validation.best_step
         epoch = self.done // self.steps_per_epoch - 1  # the last whole one; -1 before the first step
         if self.done % self.steps_per_epoch == 0 and self.validation.due(epoch):

@@ -1,5 +1,6 @@
 """The contract between what is trained and the loop that trains it."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, Self
 
@@ -153,6 +154,18 @@ class TrainingStep(nn.Module):
         Figures that every rank has its share of are to be reduced here: all ranks call this together.
         """
         return {}
+
+    def remark(self, step: int, total_steps: int, values: Mapping[str, Any]) -> str | None:
+        """A line for people on the figures of a logged step, or None. All ranks call it with the same figures.
+
+        A run that goes on calls it with those that its log has, before its first step.
+
+        Args:
+            step: Finished steps.
+            total_steps: Of the whole run.
+            values: The mean of the losses over the ranks, as the log has them: None for what is not finite.
+        """
+        return None
 
     def joins(self) -> dict[int, str]:
         """Epochs from which on something joins that makes steps slower, and its name; the time left is told by it."""

@@ -40,7 +40,8 @@ class StepResult:
         outputs: what the step computed, batch by batch.
         finite: whether loss and gradients were finite on all ranks; otherwise nothing was updated.
         gradient_norm: over all trainable weights, before clipping.
-        hardest_similarity: of the hardest negative in a batch, mean over pairs and ranks; NaN without features.
+        hardest_similarity: of the hardest negative in a batch, mean over pairs and ranks; NaN without features or
+            without a negative.
         requests: what the processes asked for on the way, as numbers summed over ranks.
     """
 
@@ -138,13 +139,14 @@ class OptimizerStep:
 
 
 def _hardest(outputs: Sequence[StepOutput]) -> Tensor:
-    """Mean similarity of the hardest negatives of some batches, a scalar; NaN without features."""
+    """Mean similarity of the hardest negatives of some batches, a scalar; NaN without features or negatives."""
     means = []
     for output in outputs:
         if output.image_feature is None or output.text_feature is None:
             return output.losses["loss"].detach().new_tensor(math.nan)
         means.append(hardest_similarity(output.image_feature.float(), output.text_feature.float()).mean())
-    return torch.stack(means).mean()
+    mean = torch.stack(means).mean()
+    return torch.where(mean.isfinite(), mean, math.nan)  # a batch of one pair has no negative
 
 
 def _on_host(scalars: Sequence[Tensor]) -> list[float]:
@@ -177,14 +179,17 @@ class BadBatches:
         self.cap = cap
         self.skipped = 0
 
-    def record(self, step: int, batches: list[TrainingBatch], losses: list[dict[str, Tensor]], norm: float) -> None:
-        """Write the batches of a bad step with their loss parts.
+    def record(self, step: int, batches: list[TrainingBatch], losses: list[dict[str, Tensor]], norm: float) -> str:
+        """Write the batches of a bad step with their loss parts, null where they are not finite; and say which.
 
         Args:
             step: the step, counted from 1.
             batches: its batches on this rank.
             losses: their losses.
             norm: gradient norm over all ranks.
+
+        Returns:
+            What the step was left out for, a line.
 
         Raises:
             NonFiniteError: the policy is to abort, or too many steps have been skipped.
@@ -206,6 +211,7 @@ class BadBatches:
             raise NonFiniteError(
                 f"{line}, number {self.skipped} of its kind; loop.max_skipped is {self.cap}. See {self.path}"
             )
+        return f"{line}, and is left out, number {self.skipped} of at most {self.cap}; its pairs are in {self.path}"
 
     def rewind(self, step: int) -> None:
         """Forget what was written after a step, which a resumed run does again."""

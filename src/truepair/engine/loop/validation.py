@@ -1,5 +1,6 @@
 """Evaluation between epochs, and the model that a run leaves: the last, or the best."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -130,4 +131,5 @@ class Validation:
         if self.best_figure not in figures:
             names = ", ".join(name for name in figures if name not in ("kind", "step", "epoch"))
             raise ConfigError(f"loop.best_figure is '{self.best_figure}', which is not evaluated; give one of {names}")
-        return float(figures[self.best_figure])
+        value = figures[self.best_figure]
+        return float(value) if value is not None and math.isfinite(value) else -math.inf

@@ -29,6 +29,7 @@ def report_study(
     arms: Sequence[str] = (),
     questions: Mapping[str, QuestionArms] | None = None,
     detectors: Path | None = None,
+    left_out: Sequence[str] = (),
 ) -> Path:
     """Write ``study.html`` and ``table.md`` into the folder of a study; it may be unfinished.
 
@@ -43,6 +44,7 @@ def report_study(
         arms: their order; empty: that of the results.
         questions: which arms a question is about; empty: the terms in their names tell.
         detectors: another place of ``detectors.json``.
+        left_out: what the runs left out, cut, merged or replaced.
 
     Returns:
         Path of the page.
@@ -61,7 +63,7 @@ def report_study(
         key_figures=[*_key_figures(view), *detector_figure(found)],
         answers=[*study_answers(view), answer_detectors(found)],
         tables=arm_tables(view),
-        facts=[_study_facts(view, command, [arm for arm in arms if arm not in table.arms]), machine_facts()],
+        facts=[_study_facts(view, command, [arm for arm in arms if arm not in table.arms], left_out), machine_facts()],
     )
     write_markdown(folder / "table.md", title, page.summary, page.tables, page.facts)
     path = folder / "study.html"
@@ -111,7 +113,7 @@ def _key_figures(view: StudyView) -> list[KeyFigure]:
     return figures
 
 
-def _study_facts(view: StudyView, command: str, missing: Sequence[str]) -> FactGroup:
+def _study_facts(view: StudyView, command: str, missing: Sequence[str], left_out: Sequence[str]) -> FactGroup:
     """Command, time, and arms without any run; a run that two tests look at counts once."""
     keys = ("arm", "data", "data_seed", "seed")
     seconds = {tuple(row[key] for key in keys): row.get("seconds") or 0.0 for row in view.table.rows}
@@ -120,4 +122,5 @@ def _study_facts(view: StudyView, command: str, missing: Sequence[str]) -> FactG
         "Training time": f"{number(sum(seconds.values()) / 60)} minutes, summed over {counted(len(seconds), 'run')}"
     }
     facts |= {"Not run yet": ", ".join(missing)} if missing else {}
+    facts |= {"Left out, cut, merged or replaced": "; ".join(left_out)} if left_out else {}
     return FactGroup(title="Study", facts=facts)

@@ -8,6 +8,7 @@ import os
 import shutil
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -17,6 +18,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from truepair.data.left_out import SKIPPED
 from truepair.data.table import PairTable
 from truepair.errors import ConfigError, TruepairError
 from truepair.files import write_json
@@ -55,6 +57,9 @@ class StudentMemory:
 RESULT = "result.json"
 
 DEFINITION = "definition.txt"
+
+LEFT_OUT = "left_out"
+"""What a run left out, cut, merged or replaced, in its result."""
 
 _students = StudentMemory()  # of this process
 
@@ -114,6 +119,13 @@ def state_of(run: StudyRun) -> Literal["to do", "done", "changed"]:
     return "done" if same else "changed"
 
 
+def left_out_of(runs: Sequence[StudyRun]) -> list[str]:
+    """What runs that are done left out, cut, merged or replaced: each line once, with how many of the runs did so."""
+    results = [json.loads((run.folder / RESULT).read_text(encoding="utf-8")) for run in runs]
+    counts = Counter(line for result in results for line in result.get(LEFT_OUT, ()))
+    return [f"{line} (in {count} of {len(runs)} runs, which list it in {SKIPPED})" for line, count in counts.items()]
+
+
 def do_run(run: StudyRun) -> None:
     """Do one run, and write its ``result.json`` last; what it says goes to ``said.txt``.
 
@@ -137,7 +149,8 @@ def _pretrain(run: StudyRun, say: Say) -> dict[str, Any]:
     outcome = pretrain(run.recipe, run.folder, say, build=_students.build)
     if run.arm is None:
         shutil.rmtree(run.folder / "checkpoints", ignore_errors=True)
-    return {"pairs": len(outcome.train_images.table), "figures": figures_of(run.folder)}
+    figures = figures_of(run.folder)
+    return {"pairs": len(outcome.train_images.table), "figures": figures, LEFT_OUT: outcome.left_out.summaries}
 
 
 def _judge(run: StudyRun, say: Say) -> dict[str, Any]:
