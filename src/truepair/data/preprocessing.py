@@ -2,7 +2,6 @@
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -65,10 +64,6 @@ class Preprocessing(ABC):
     def collator(self) -> PairCollator:
         """Makes batches with this tokenization."""
         return PairCollator(self.tokenization)
-
-    def count_cut(self, captions: Sequence[str]) -> int:
-        """How many captions have more tokens than the model reads, and lose those at their end."""
-        return sum(length > self.max_length for length in self.tokenization.lengths(captions))
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,13 @@
 """A whole training run: from a recipe to a trained model and its retrieval figures."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 from accelerate import PartialState
 
+from truepair.data.caption_check import check_captions
 from truepair.data.identity import concept_labels, match_keys
 from truepair.data.pairs import PairCollator, PairDataset
 from truepair.data.preprocessing import Preprocessing
@@ -30,7 +31,7 @@ from truepair.tasks.interpolation import InterpolationCurve, interpolate_run
 from truepair.tasks.retrieval import ImageSource, RetrievalResult, RetrievalTask, one_row_a_picture
 from truepair.tasks.zero_shot import TOP_1, GuardResult, ZeroShotTask, forgetting
 
-_LOOKED_AT = 20_000  # rows whose captions are counted
+_OTHER_TOKENIZER = "text.tokenizer train learns them from your captions, or start from a model of their language"
 
 HELD_OUT, UNSEEN = "retrieval.json", "retrieval_unseen.json"
 """Files of the figures: on the test split, and on groups that no run trains on."""
@@ -93,7 +94,7 @@ def pretrain(
     model.to(state.device)  # for the states of frozen encoders
     if isinstance(model, AlbefModel):
         model.config.itm_trained = trains_itm(recipe)
-    for line in (*untrained_losses(recipe), *_cut_captions(student.preprocessing, tables.train)):
+    for line in (*untrained_losses(recipe), *_lost_words(student.preprocessing, tables.train)):
         say(line)
     guard = None if recipe.zero_shot is None else _guard(recipe, student.preprocessing, say)
     between = recipe.model.interpolate
@@ -137,16 +138,11 @@ def pretrain(
     return replace(outcome, retrieval=retrieval, unseen=_evaluate(loop.model, unseen, combination, run_folder / UNSEEN))
 
 
-def _cut_captions(preprocessing: Preprocessing, train: PairTable) -> Iterator[str]:
-    """A line if captions are longer than the model reads; of a large table every k-th row is looked at."""
-    looked_at = train.select(range(0, len(train), -(-len(train) // _LOOKED_AT)))
-    captions = [caption for row in looked_at.values("captions") for caption in row]
-    cut = preprocessing.count_cut(captions)
-    if cut:
-        yield (
-            f"{cut:,} of {len(captions):,} captions have more than {preprocessing.max_length} tokens, and lose their "
-            "end; see text.max_length, or shorten them"
-        )
+def _lost_words(preprocessing: Preprocessing, train: PairTable) -> list[str]:
+    """What the tokenizer loses of the training captions, a line each."""
+    captions = [caption for captions in train.values("captions") for caption in captions]
+    check = check_captions(preprocessing.tokenization, preprocessing.max_length, captions)
+    return check.lines(length="text.max_length", tokenizer=_OTHER_TOKENIZER)
 
 
 class _Pictures:
