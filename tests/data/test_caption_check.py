@@ -14,6 +14,8 @@ from truepair.relations.text import caption_key
 
 LENGTH = 6
 
+WORDS = ["dog", "cat", "Dog", "snow", "🐶", "deep", "runs", "雪", "a"]
+
 
 def words() -> OwnTokenization:
     return OwnTokenization(train_wordpiece(["a dog runs in deep snow", "a cat sits"] * 3), LENGTH)
@@ -34,11 +36,7 @@ def reference(tokenization: OwnTokenization, captions: list[str]) -> tuple[int, 
 
 
 @settings(deadline=None, max_examples=60)
-@given(
-    st.lists(
-        st.lists(st.sampled_from("dog cat Dog snow 🐶 deep runs 雪 a".split()), min_size=1, max_size=8), max_size=9
-    )
-)
+@given(st.lists(st.lists(st.sampled_from(WORDS), min_size=1, max_size=8), max_size=9))
 def test_counts_are_those_of_every_two_compared(texts: list[list[str]]) -> None:
     captions, tokenization = [" ".join(text) for text in texts], words()
     check = check_captions(tokenization, LENGTH, captions)

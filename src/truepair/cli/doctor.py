@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 DOCTOR: "RecipeClass[DoctorConfig]" = RecipeClass("truepair.tasks.doctor.config", "DoctorConfig")
 
-DESCRIPTION = """Examines the pairs of a SOURCE (any format; several are taken together, as for training): files that are
-missing or cannot be read, pictures and captions that are the same under several names or in several splits, captions
-that say nothing or that the tokenizer cuts, and how many false negatives a batch holds. Nothing of it is changed.
+DESCRIPTION = """Examines the pairs of a SOURCE (any format; several are taken together, as for training): files that
+are missing or cannot be read, pictures and captions that are the same under several names or in several splits,
+captions that say nothing or that the tokenizer cuts, and how many false negatives a batch holds. Changes none of it.
 
 'truepair doctor pairs.csv --page doctor.html --fix clean.jsonl'; docs/doctor.md says what each finding means."""
 

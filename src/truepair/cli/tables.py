@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from rich import box
 from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
@@ -167,20 +168,20 @@ def doctor_table(diagnosis: Diagnosis) -> Group:
     facts = [
         f"{len(diagnosis.table):,} rows ({splits}), {diagnosis.pictures:,} pictures, "
         f"{diagnosis.table.caption_count:,} captions{opened}",
-        f"a batch of {negatives.batch:,} holds {negatives.certain:,.4g} false negatives for certain (the same picture or "
-        f"text), among {negatives.cells:,} pairs",
+        f"a batch of {negatives.batch:,} holds {negatives.certain:,.4g} false negatives for certain, pairs of the same "
+        f"picture or text, among {negatives.cells:,}",
     ]
     if negatives.estimated is not None:
         facts.append(f"and {negatives.estimated:,.4g} by the estimate of {negatives.by}")
-    table = Table(title="What was found", title_justify="left", show_header=False, pad_edge=False)
+    table = Table(title="What was found", title_justify="left", box=box.SIMPLE, show_header=False, pad_edge=False)
     table.add_column(justify="right", no_wrap=True)
     table.add_column(overflow="fold")
     for finding in diagnosis.found:
-        of = f" of {finding.of:,}" if finding.of else ""
-        table.add_row(
-            f"[bold {_COLOURS[finding.weight]}]{finding.count:,}[/]", escape(f"{finding.what}{of}: {finding.remedy}")
-        )
-    return Group(*facts, table if diagnosis.found else "nothing is wrong with them")
+        colour = _COLOURS[finding.weight]
+        of = f" [dim](of {finding.of:,})[/dim]" if finding.of else ""
+        what = f"{escape(finding.what)}{of}\n[dim]{escape(finding.remedy)}[/dim]"
+        table.add_row(f"[bold {colour}]{finding.count:,}[/bold {colour}]", what)
+    return Group(*map(escape, facts), table if diagnosis.found else "nothing is wrong with them")
 
 
 _COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}

@@ -108,7 +108,7 @@ def same_findings(patient: Patient, contradiction: str) -> list[Finding]:
     texts = Groups(np.unique(patient.faults.keys[patient.coded], return_inverse=True)[1].astype(np.int64))
     spellings = np.flatnonzero(texts.distinct(patient.coded) > 1)
     shared = np.flatnonzero(texts.distinct(splits) > 1)
-    findings = [
+    return [
         Finding(
             "contradicting_ids",
             "stated ids stand for several pictures or captions",
@@ -164,7 +164,6 @@ def same_findings(patient: Patient, contradiction: str) -> list[Finding]:
             ],
         ),
     ]
-    return findings
 
 
 def caption_findings(patient: Patient) -> list[Finding]:

@@ -24,8 +24,8 @@ _MARKUP = re.compile(r"&(?:[a-z]{2,8}|#\d{2,6}|#x[0-9a-f]{2,6});|</?[a-z][^<>]*>
 
 # What cameras, scanners and phones call a file, with its number: IMG_1234, DSC00012 (2), Screenshot 2021-03-04.
 _NUMBERED = re.compile(
-    r"(?:img|image|imag|dsc[nf]?|dcim|pxl|mvimg|gopr|photo|picture|pic|scan|screen ?shot|whatsapp image|untitled|unnamed"
-    r"|file|frame|download|figure|fig|slide|page)[\s_#.-]*\(?\d[\d\s_.:()at-]*",
+    r"(?:img|image|imag|dsc[nf]?|dcim|pxl|mvimg|gopr|photo|picture|pic|scan|screen ?shot|whatsapp image|untitled"
+    r"|unnamed|file|frame|download|figure|fig|slide|page)[\s_#.-]*\(?\d[\d\s_.:()at-]*",
     re.IGNORECASE,
 )
 
