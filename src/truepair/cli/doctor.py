@@ -54,10 +54,22 @@ def run(words: list[str]) -> None:
     from truepair.cli.tables import doctor_table
     from truepair.engine.logs.progress import counting
     from truepair.files import write_json
+    from truepair.tasks.doctor.clean import require_new_list, write_clean
+    from truepair.tasks.doctor.config import named_sources
     from truepair.tasks.doctor.examine import examine
 
+    clean = None if call.fix is None else require_new_list(call.fix, named_sources(config.data))
     diagnosis, patient = examine(config, say, counting)
     Console().print(doctor_table(diagnosis))
     if call.json is not None:
         write_json(Path(call.json), diagnosis.as_dict())
         say(f"all that was found: {call.json}")
+    if clean is not None:
+        cleaned = write_clean(patient, clean)
+        say(f"the clean list: {cleaned.path}, {cleaned.rows:,} rows with {cleaned.captions:,} captions")
+        for why, times in cleaned.reasons.items():
+            say(f"  {times:,} x {why}")
+        for line in cleaned.notes:
+            say(f"  {line}")
+        if cleaned.reasons:
+            say(f"  each of them: {cleaned.left_out}")

@@ -273,8 +273,8 @@ def assign_texts(
     for line in tables.notes:
         say(line)
     say(f"text assignment on {len(table):,} pairs from {table.name}")
-    captions = [caption for captions in table.values("captions") for caption in captions]
-    check = check_captions(preprocessing.tokenization, preprocessing.max_length, captions)
+    texts = [caption for captions in table.values("captions") for caption in captions]
+    check = check_captions(preprocessing.tokenization, preprocessing.max_length, texts)
     for line in check.lines(length="model.max_length", tokenizer="start from a model whose tokenizer knows them"):
         say(line)
     size = model.image_encoder.image_size

@@ -87,7 +87,7 @@ def open_source(data: DataConfig, say: Callable[[str], None]) -> Opened:
 
 def _with_options(data: DataConfig, **options: Any) -> DataConfig:
     """The same sources, read with other options."""
-    changed = {
+    changed: dict[str, Any] = {
         name: [source_config(source, **options) for source in getattr(data, name)]
         for name in ("sources", *ROLES)
         if getattr(data, name) is not None

@@ -165,4 +165,4 @@ class Patient:
         named = (
             is_file_name(self.texts[text], stems[unit]) for text, unit in zip(self.coded.tolist(), units, strict=True)
         )
-        return found | np.fromiter(named, bool, len(found))
+        return np.asarray(found | np.fromiter(named, bool, len(found)), bool)

@@ -83,7 +83,7 @@ class PictureFacts:
     def blank(self) -> NDArray[np.bool_]:
         """Which pictures are of one colour [P]."""
         spread = self.thumbnails.max(axis=(1, 2)).astype(int) - self.thumbnails.min(axis=(1, 2))  # [P, 3]
-        return self.decoded & (spread.max(axis=1) <= 2)
+        return np.asarray(self.decoded & (spread.max(axis=1) <= 2), bool)
 
 
 def look_at_pictures(

@@ -16,8 +16,8 @@ Integers = NDArray[np.int64]
 _FAR = 6  # bits of 64 in which the perceptual hashes of two pictures may differ that show nearly the same
 
 # Of 255: differences of the colours of their thumbnails, on average and where they differ most. All of 149 photographs
-# stay within when they are saved anew as JPEG of quality 30, halved, or made five times smaller; drawings of clocks that
-# show different hours do not.
+# stay within when they are saved anew as JPEG of quality 30, halved, or made five times smaller; clocks that show
+# different hours do not.
 _COLOURS_FAR, _SPOT_FAR = 8.0, 48.0
 
 _COMPARED = 100_000  # up to so many hashes all are compared with all
@@ -122,13 +122,13 @@ def _near_hashes(values: NDArray[np.uint64]) -> Iterator[tuple[int, int]]:
     if len(values) < 2:
         return
     codes = values.astype(">u8").view(np.uint8).reshape(-1, 8)
-    if len(values) <= _COMPARED:
-        index = faiss.IndexBinaryFlat(64)
-    else:
+    index: faiss.IndexBinary = faiss.IndexBinaryFlat(64)
+    if len(values) > _COMPARED:
         # Two hashes that differ in at most 6 bits agree in one of 7 parts of 9 bits, so that none is missed.
         index = faiss.IndexBinaryMultiHash(64, _FAR + 1, 64 // (_FAR + 1))
     index.add(codes)
     limits, _, places = index.range_search(codes, _FAR + 1)  # up to, and not with, this distance
-    queries = np.repeat(np.arange(len(values)), np.diff(limits.astype(np.int64)))
+    found: Integers = np.asarray(limits, np.int64)
+    queries = np.repeat(np.arange(len(values)), found[1:] - found[:-1])
     once = queries < places
     yield from zip(queries[once].tolist(), places[once].tolist(), strict=True)
