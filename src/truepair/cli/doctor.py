@@ -1,6 +1,7 @@
 """``truepair doctor SOURCE [SOURCE ...]``: what is wrong with pairs, before anything is trained on them."""
 
 import json
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,6 +55,7 @@ def run(words: list[str]) -> None:
     from truepair.cli.tables import doctor_table
     from truepair.engine.logs.progress import counting
     from truepair.files import write_json
+    from truepair.reports.doctor import write_doctor_page
     from truepair.tasks.doctor.clean import require_new_list, write_clean
     from truepair.tasks.doctor.config import named_sources
     from truepair.tasks.doctor.examine import examine
@@ -64,6 +66,9 @@ def run(words: list[str]) -> None:
     if call.json is not None:
         write_json(Path(call.json), diagnosis.as_dict())
         say(f"all that was found: {call.json}")
+    if call.page is not None:
+        page = write_doctor_page(diagnosis, Path(call.page), command=shlex.join(["truepair", "doctor", *words]))
+        say(f"the page with the pictures: {page}")
     if clean is not None:
         cleaned = write_clean(patient, clean)
         say(f"the clean list: {cleaned.path}, {cleaned.rows:,} rows with {cleaned.captions:,} captions")
