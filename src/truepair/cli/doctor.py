@@ -58,10 +58,10 @@ def run(words: list[str]) -> None:
     from truepair.reports.doctor import write_doctor_page
     from truepair.tasks.doctor.clean import require_new_list, write_clean
     from truepair.tasks.doctor.config import named_sources
-    from truepair.tasks.doctor.examine import examine
+    from truepair.tasks.doctor.examine import diagnose
 
     clean = None if call.fix is None else require_new_list(call.fix, named_sources(config.data))
-    diagnosis, patient = examine(config, say, counting)
+    diagnosis, patient = diagnose(config, say, counting)
     Console().print(doctor_table(diagnosis))
     if call.json is not None:
         write_json(Path(call.json), diagnosis.as_dict())

@@ -1,6 +1,6 @@
 """The page of an examination: what a source holds and what is wrong with it, with pictures."""
 
-from collections.abc import Sequence
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from truepair.reports.cards import PictureBook
 from truepair.reports.data import KeyFigure
 from truepair.reports.page import page_environment
 from truepair.reports.results import percent
-from truepair.tasks.doctor.diagnosis import Diagnosis, Example, Finding
+from truepair.tasks.doctor.diagnosis import Diagnosis, Finding
 
 _SIDE = 240  # pixels
 
@@ -80,10 +80,12 @@ def write_doctor_page(diagnosis: Diagnosis, path: Path, *, command: str) -> Path
         DataError: the disk refuses.
     """
     book = PictureBook(side=_SIDE)
-    blocks = [_block(finding, diagnosis.table, book) for finding in diagnosis.found]
+    folder = _folder(diagnosis)
+    blocks = [_block(finding, diagnosis.table, book, folder) for finding in diagnosis.found]
     environment = page_environment()
     page = environment.get_template("doctor.html.j2").render(
-        name=", ".join(diagnosis.sources),
+        name=", ".join(Path(source).name or source for source in diagnosis.sources),
+        folder=folder,
         summary=_summary(diagnosis),
         key_figures=_key_figures(diagnosis),
         parts=[
@@ -148,18 +150,25 @@ def _facts(diagnosis: Diagnosis) -> list[tuple[str, list[tuple[str, str]]]]:
     return [(title, rows[:_IN_SIGHT]) for title, rows in facts if rows]
 
 
-def _block(finding: Finding, table: PairTable, book: PictureBook) -> FindingBlock:
+def _block(finding: Finding, table: PairTable, book: PictureBook, folder: str) -> FindingBlock:
     mark, weight = _WEIGHTS[finding.weight]
-    cards = _cards(finding.examples[:_MOST], table, book)
+    cards = [
+        ExampleCard(
+            [_picture(table, row, book) for row in example.rows],
+            example.text,
+            [file.removeprefix(f"{folder}/") for file in example.files],
+        )
+        for example in finding.examples[:_MOST]
+    ]
     share = f"{percent((finding.count or 0) / finding.of)} of {finding.of:,}" if finding.of else ""
     return FindingBlock(finding, share, mark, weight, cards[:_IN_SIGHT], cards[_IN_SIGHT:])
 
 
-def _cards(examples: Sequence[Example], table: PairTable, book: PictureBook) -> list[ExampleCard]:
-    return [
-        ExampleCard([_picture(table, row, book) for row in example.rows], example.text, list(example.files))
-        for example in examples
-    ]
+def _folder(diagnosis: Diagnosis) -> str:
+    """The folder that all files of the examples lie in; empty if there is none but the root."""
+    shown = (example for finding in diagnosis.found for example in finding.examples)
+    folders = {os.path.dirname(file) for example in shown for file in example.files if os.path.isabs(file)}  # noqa: PTH117, PTH120
+    return os.path.commonpath(folders).rstrip("/") if folders else ""
 
 
 def _picture(table: PairTable, row: int, book: PictureBook) -> str:

@@ -41,6 +41,11 @@ class BatchDraws:
             return cls(rows[starts], pictures[starts], texts[starts], np.ones(len(starts)))
         return cls(rows, pictures, texts, 1 / np.repeat(counts, counts))
 
+    @property
+    def count(self) -> int:
+        """How many rows there are."""
+        return len(np.unique(self.rows))
+
     def expected(self, batch: int) -> float:
         """Expected cells of a batch off its diagonal whose picture and caption belong together for certain.
 
@@ -48,15 +53,14 @@ class BatchDraws:
         picture, or where both draw one text.
 
         Args:
-            batch: N, rows that are drawn without putting back.
+            batch: N, rows that are drawn without putting back, at most all.
         """
-        count = len(np.unique(self.rows))
+        count = self.count
         if count < 2:
             return 0.0
         both = np.stack([self.pictures, self.texts])
         _, pair = np.unique(both, axis=1, return_inverse=True)
         meet = self._meet(self.pictures) + self._meet(self.texts) - self._meet(pair)
-        batch = min(batch, count)
         return float(max(meet, 0.0) * batch * (batch - 1) / (count * (count - 1)))
 
     def _meet(self, labels: Integers) -> float:

@@ -2,6 +2,8 @@
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
@@ -9,16 +11,44 @@ from truepair.data.tokens import OwnTokenization, Tokenization, load_tokenizer
 from truepair.data.transforms import TransformConfig
 from truepair.methods.recipe import TextConfig
 from truepair.models.encoders.minilm import minilm_folder
-from truepair.models.open import OpenedModel
+from truepair.models.open import OpenedModel, open_model
 from truepair.tasks.doctor.batches import BatchDraws
+from truepair.tasks.doctor.by_model import estimate_by_mined, examine_by_model
 from truepair.tasks.doctor.config import DoctorConfig, named_sources, open_source
 from truepair.tasks.doctor.diagnosis import Diagnosis, FalseNegatives, quantiles
 from truepair.tasks.doctor.findings import caption_findings, file_findings, same_findings, token_findings
 from truepair.tasks.doctor.patient import Counting, Patient
+from truepair.tasks.retriever import Retriever
 
 _LICENCES = ("license", "licence", "rights", "copyright", "license_url", "license_name")
 
 _LICENCES_SHOWN = 20
+
+
+def diagnose(config: DoctorConfig, say: Callable[[str], None], count: Counting) -> tuple[Diagnosis, Patient]:
+    """Look for everything that can be wrong with some pairs, with the model and the mined folder that the config names.
+
+    Args:
+        config: what is examined.
+        say: prints a line.
+        count: a label to a context that shows a bar, such as ``counting``.
+
+    Returns:
+        What was found, and the table with all that is known of it.
+
+    Raises:
+        DataError: a source cannot be read at all.
+        ConfigError: no source is named, or the tokenizer is not installed.
+        CheckpointError: there is no such model.
+    """
+    opened = None if config.model is None else open_model(config.model)
+    diagnosis, patient = examine(config, say, count, opened)
+    if opened is not None:
+        diagnosis = examine_by_model(diagnosis, patient, Retriever(opened), count)
+    if config.mined is not None:
+        by_mined = estimate_by_mined(diagnosis.false_negatives, Path(config.mined))
+        diagnosis = replace(diagnosis, false_negatives=by_mined)
+    return diagnosis, patient
 
 
 def tokenization_of(config: DoctorConfig, model: OpenedModel | None) -> tuple[Tokenization, int]:
@@ -28,7 +58,8 @@ def tokenization_of(config: DoctorConfig, model: OpenedModel | None) -> tuple[To
         ConfigError: there is no such tokenizer, or the model reads fewer tokens.
     """
     if model is not None:
-        preprocessing = model.preprocessing.adapted(TransformConfig(size=0), config.max_length)
+        as_it_is = TransformConfig(size=0, normalisation="encoder")
+        preprocessing = model.preprocessing.adapted(as_it_is, config.max_length)
         return preprocessing.tokenization, preprocessing.max_length
     folder = minilm_folder() if config.tokenizer == "minilm" else config.tokenizer
     length = config.max_length or TextConfig().max_length
@@ -109,4 +140,5 @@ def _false_negatives(patient: Patient) -> FalseNegatives:
         patient.faults.keys[patient.coded][chosen],
         data.captions,
     )
+    batch = min(batch, draws.count)
     return FalseNegatives(batch, batch * (batch - 1), round(draws.expected(batch), 4))

@@ -70,7 +70,7 @@ def file_findings(patient: Patient) -> list[Finding]:
             "error",
             "fetch them again, or leave their rows out (--fix)",
             "pictures",
-            [Example(why, files=(patient.files[unit],)) for unit, why in bad],
+            [_unreadable(patient.files[unit], why) for unit, why in bad],
         )
     )
     kinds = {} if facts is None else facts.kinds
@@ -127,7 +127,7 @@ def same_findings(patient: Patient, contradiction: str) -> list[Finding]:
             "warning",
             "one id and one file for each (--fix)",
             "pictures",
-            _row_examples(patient, groups, several),
+            row_examples(patient, groups, several),
         ),
         *_near(patient),
         Finding(
@@ -138,7 +138,7 @@ def same_findings(patient: Patient, contradiction: str) -> list[Finding]:
             "error",
             "keep each in one split: figures on pictures that were trained on flatter (--fix keeps the test's)",
             "splits",
-            _row_examples(patient, groups, leaks, with_splits=True),
+            row_examples(patient, groups, leaks, with_splits=True),
         ),
         Finding(
             "caption_leaks",
@@ -282,6 +282,11 @@ def token_findings(
     return findings, check.unknown_share
 
 
+def _unreadable(file: str, why: str) -> Example:
+    """A file that cannot be read, and why, without its name again."""
+    return Example(why.removeprefix(f"image {file} "), files=(file,))
+
+
 def _near(patient: Patient) -> Iterator[Finding]:
     """Pictures that are nearly the same, in one split and in several."""
     nearly = patient.near_groups
@@ -303,17 +308,17 @@ def _near(patient: Patient) -> Iterator[Finding]:
         "warning",
         "look at them; keep one of each group",
         "pictures",
-        _row_examples(patient, shown, near, labels=groups.numbers),
+        row_examples(patient, shown, near, labels=groups.numbers),
     )
     yield Finding(
         "near_leaks",
-        "groups of nearly the same pictures are in more than one split, and no picture is itself",
+        "groups of nearly the same pictures are in more than one split, beside those that are the same",
         None if nearly is None else len(leaks),
         len(groups),
         "warning",
         "look at them; keep each group in one split",
         "splits",
-        _row_examples(patient, shown, leaks, with_splits=True, labels=groups.numbers),
+        row_examples(patient, shown, leaks, with_splits=True, labels=groups.numbers),
     )
 
 
@@ -348,7 +353,7 @@ def _captions(
     return Finding(key, what, len(places), len(found), weight, remedy, "captions", examples)
 
 
-def _row_examples(
+def row_examples(
     patient: Patient, groups: Groups, which: Integers, *, with_splits: bool = False, labels: Integers | None = None
 ) -> list[Example]:
     """The first of some groups of rows, each with its files.
@@ -366,8 +371,8 @@ def _row_examples(
         _, first = np.unique(shown, axis=-1, return_index=True)
         rows = members[np.sort(first)][:_ROWS_SHOWN]
         splits = sorted({patient.split_names[split] for split in patient.splits[members].tolist()})
-        ids = sorted(set(patient.table.image_ids[members].tolist()))
-        text = " and ".join(splits) if with_splits else f"ids {', '.join(map(str, ids[:_ROWS_SHOWN]))}"
+        ids, units = (len(np.unique(own[members])) for own in (patient.table.image_ids, patient.units))
+        text = " and ".join(splits) if with_splits else f"{ids} ids, {units} files"
         files = tuple(dict.fromkeys(patient.files[int(patient.units[row])] for row in rows))
         examples.append(Example(text, tuple(rows.tolist()), files))
     return examples
