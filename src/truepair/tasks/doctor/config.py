@@ -73,16 +73,20 @@ def open_source(data: DataConfig, say: Callable[[str], None]) -> Opened:
         DataError: a source cannot be read at all.
         ConfigError: none is named.
     """
-    data = _with_options(data, max_skipped=1.0)
-    try:
-        return Opened(open_sources(data), "")
-    except DataError as error:
+    refusals = []
+    ways: list[dict[str, Any]] = [{}, {"max_skipped": 1.0}, {"max_skipped": 1.0, "derive_ids": True}]
+    for options in ways:
         try:
-            table = open_sources(_with_options(data, derive_ids=True))
-        except DataError:
-            raise error from None
-        say(f"the stated ids contradict each other and are not used: {error}")
-        return Opened(table, str(error))
+            table = open_sources(_with_options(data, **options))
+            break
+        except DataError as error:
+            refusals.append(error)
+    else:
+        raise refusals[0]
+    contradiction = str(refusals[1]) if len(refusals) == 2 else ""
+    if contradiction:
+        say(f"the stated ids contradict each other and are not used: {contradiction}")
+    return Opened(table, contradiction)
 
 
 def _with_options(data: DataConfig, **options: Any) -> DataConfig:

@@ -97,9 +97,9 @@ def examine(
         sizes = {"width": quantiles(width), "height": quantiles(height), "aspect": quantiles(width / height, 2)}
     pictures = patient.groups.numbers[patient.caption_rows]
     words = np.array([len(text.split()) for text in patient.texts], np.int64)
-    scripts = Counter[str]()
-    for script, stated in zip(patient.faults.scripts.tolist(), patient.stated.tolist(), strict=True):
-        scripts[script] += stated
+    faults = patient.faults
+    spoken = np.bincount(faults.scripts, patient.stated, minlength=len(faults.script_names)).astype(int).tolist()
+    scripts = Counter({name: count for name, count in zip(faults.script_names, spoken, strict=True) if count})
     diagnosis = Diagnosis(
         table=table,
         sources=named_sources(config.data),

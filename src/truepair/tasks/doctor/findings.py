@@ -1,6 +1,5 @@
 """What is looked for in a table, and what to do about it."""
 
-from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import islice
 
@@ -175,11 +174,13 @@ def caption_findings(patient: Patient) -> list[Finding]:
     within = int((times - 1).sum())
     owners = np.bincount(cells[1], minlength=int(keys.max(initial=-1)) + 1)  # pictures of each text
     repeated = owners[keys] > 1
-    scripts = Counter(dict(zip(*np.unique(faults.scripts[coded], return_counts=True), strict=True)))
-    usual = {name for name, number in scripts.items() if number > _OTHER_SCRIPT * count and name != NO_SCRIPT}
-    other = ~np.isin(faults.scripts[coded], [*usual])
+    names = faults.script_names
+    scripts = np.bincount(faults.scripts[coded], minlength=len(names))
+    usual = [number for number, of in enumerate(scripts) if of > _OTHER_SCRIPT * count and names[number] != NO_SCRIPT]
+    usually = ", ".join(names[number] for number in usual) or "none"
+    other = ~np.isin(faults.scripts[coded], usual)
     frequent = np.argsort(-owners, kind="stable")[:SHOWN]
-    first = {int(key): int(text) for key, text in reversed(list(zip(keys.tolist(), coded.tolist(), strict=True)))}
+    first = {int(key): int(coded[np.flatnonzero(keys == key)[0]]) for key in frequent if owners[key] > 1}
     return [
         Finding(
             "captions_repeated",
@@ -189,7 +190,7 @@ def caption_findings(patient: Patient) -> list[Finding]:
             "note",
             "each is a false negative wherever two of its pictures meet; truepair treats them as matches",
             "captions",
-            [Example(f"{patient.texts[first[key]]} ({owners[key]:,} pictures)") for key in frequent if owners[key] > 1],
+            [Example(f"{patient.texts[text]} ({owners[key]:,} pictures)") for key, text in first.items()],
         ),
         Finding(
             "captions_repeated_within",
@@ -227,7 +228,7 @@ def caption_findings(patient: Patient) -> list[Finding]:
         _captions(
             patient,
             "captions_other_script",
-            f"captions are in another script than usual ({', '.join(sorted(usual)) or 'none'}), or have no letters",
+            f"captions are in another script than usual ({usually}), or have no letters",
             other,
             "note",
             "check that the tokenizer and the text encoder know it",

@@ -18,6 +18,8 @@ from truepair.tasks.doctor.texts import TextFaults, is_file_name
 
 Integers = NDArray[np.int64]
 
+_AT_ONCE = 65_536  # rows whose texts are read at once
+
 Counting = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
 """From a label to a context with a bar; it yields what to call with (done, all)."""
 
@@ -44,8 +46,7 @@ class Patient:
     @cached_property
     def splits(self) -> Integers:
         """Number of the split of each row [N]."""
-        numbers = {name: number for number, name in enumerate(self.split_names)}
-        return np.array([numbers[name] for name in self.table.values("split")], np.int64)
+        return self._texts[0]
 
     @cached_property
     def units(self) -> Integers:
@@ -121,29 +122,34 @@ class Patient:
     @cached_property
     def caption_rows(self) -> Integers:
         """Row of each stated caption [S]."""
-        counts = [len(captions) for captions in self._captions]
-        return np.repeat(np.arange(len(self.table)), counts)
-
-    @cached_property
-    def _captions(self) -> list[list[str]]:
-        return self.table.values("captions")
-
-    @cached_property
-    def _coded(self) -> tuple[Integers, list[str]]:
-        """Number of the text of each stated caption [S], and the distinct texts [T]."""
-        numbers: dict[str, int] = {}
-        coded = [numbers.setdefault(caption, len(numbers)) for captions in self._captions for caption in captions]
-        return np.asarray(coded, np.int64), list(numbers)
+        return self._texts[1]
 
     @property
     def coded(self) -> Integers:
         """Number of the text of each stated caption [S]."""
-        return self._coded[0]
+        return self._texts[2]
 
     @property
     def texts(self) -> list[str]:
         """The distinct texts, as they are written [T]."""
-        return self._coded[1]
+        return self._texts[3]
+
+    @cached_property
+    def _texts(self) -> tuple[Integers, Integers, Integers, list[str]]:
+        """Split of each row, row and text of each caption, distinct texts; read in parts, which saves memory."""
+        names = {name: number for number, name in enumerate(self.split_names)}
+        numbers: dict[str, int] = {}
+        splits, rows, coded = [], [], []
+        for start in range(0, len(self.table), _AT_ONCE):
+            part = self.table.select(np.arange(start, min(start + _AT_ONCE, len(self.table))))
+            captions = part.values("captions")
+            counts = np.array([len(own) for own in captions], np.int64)
+            splits.append(np.array([names[name] for name in part.values("split")], np.int64))
+            rows.append(np.repeat(np.arange(start, start + len(part)), counts))
+            of_part = [numbers.setdefault(caption, len(numbers)) for own in captions for caption in own]
+            coded.append(np.array(of_part, np.int64))
+        none = np.zeros(0, np.int64)
+        return *(np.concatenate([none, *parts]) for parts in (splits, rows, coded)), list(numbers)  # type: ignore[return-value]
 
     @cached_property
     def stated(self) -> Integers:

@@ -56,32 +56,34 @@ class TextFaults:
         generic: whether a text says nothing of its picture: a file name, a number, "untitled" [T].
         mojibake: whether its letters were read in a wrong encoding, or are HTML code [T].
         control: whether it holds control characters [T].
-        scripts: the script that most of its letters are of, as Unicode's names begin [T].
+        scripts: number of the script that most of its letters are of [T].
+        script_names: of the scripts, as Unicode's names of letters begin.
     """
 
     keys: NDArray[np.int64]
     generic: NDArray[np.bool_]
     mojibake: NDArray[np.bool_]
     control: NDArray[np.bool_]
-    scripts: NDArray[np.str_]
+    scripts: NDArray[np.int64]
+    script_names: list[str]
 
     @classmethod
     def of(cls, texts: Sequence[str], progress: Callable[[int, int], None] = lambda done, total: None) -> Self:
         """Look at texts."""
         keys = np.zeros(len(texts), np.int64)
         generic, mojibake, control = (np.zeros(len(texts), bool) for _ in range(3))
-        scripts = np.full(len(texts), "LATIN", dtype="<U16")
+        scripts, names = np.zeros(len(texts), np.int64), {"LATIN": 0}
         for place, text in enumerate(texts):
             keys[place] = caption_key(text)
             generic[place] = is_generic(text)
             mojibake[place] = is_mojibake(text)
             control[place] = not text.isprintable() and has_control(text)
             if not text.isascii() or not any(map(str.isalpha, text)):
-                scripts[place] = script_of(text)
+                scripts[place] = names.setdefault(script_of(text), len(names))
             if place % _AT_ONCE == 0:
                 progress(place, len(texts))
         progress(len(texts), len(texts))
-        return cls(keys, generic, mojibake, control, scripts)
+        return cls(keys, generic, mojibake, control, scripts, list(names))
 
 
 def is_generic(text: str) -> bool:
