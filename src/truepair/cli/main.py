@@ -14,6 +14,7 @@ COMMANDS = {
     "demo": ("truepair.cli.demo", "train a small model on the bundled pairs and show what it found"),
     "train": ("truepair.cli.train", "train a model on your pairs: truepair train RECIPE PAIRS [--any.field value]"),
     "pretrain": ("truepair.cli.train", "the same, as older scripts call it"),
+    "doctor": ("truepair.cli.doctor", "what is wrong with your pairs, before training: truepair doctor PAIRS"),
     "judge": ("truepair.cli.judge", "fit a judge of undeclared pairs on clean ones"),
     "mine": ("truepair.cli.mine", "find what may match in your pairs though nobody declared it: truepair mine PAIRS"),
     "review": ("truepair.cli.review", "say of what was mined whether it matches; a judge learns, with a certificate"),

@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 
+from rich import box
+from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
@@ -10,6 +12,7 @@ from truepair.evaluation.metrics import DirectionMetrics, RetrievalMetrics
 from truepair.evaluation.zero_shot import ZeroShotResult
 from truepair.tasks.audit import Audit
 from truepair.tasks.conversions import Conversions
+from truepair.tasks.doctor.diagnosis import Diagnosis
 from truepair.tasks.downstream import FigureTable
 from truepair.tasks.retrieval import RetrievalResult
 from truepair.tasks.zero_shot import CLASS_MEAN, TOP_1, TOP_5, figures_of
@@ -156,6 +159,33 @@ def figures_table(figures: FigureTable) -> Table:
     for row in figures.rows:
         table.add_row(*row)
     return table
+
+
+def doctor_table(diagnosis: Diagnosis) -> Group:
+    """What a source holds, and what is wrong with it, the worst first."""
+    splits = ", ".join(f"{name} {count:,}" for name, count in diagnosis.table.splits.items())
+    opened = "" if diagnosis.opened else "; pictures were not opened"
+    negatives = diagnosis.false_negatives
+    facts = [
+        f"{len(diagnosis.table):,} rows ({splits}), {diagnosis.pictures:,} pictures, "
+        f"{diagnosis.table.caption_count:,} captions{opened}",
+        f"a batch of {negatives.batch:,} holds {negatives.certain:,.4g} false negatives for certain, pairs of the same "
+        f"picture or text, among {negatives.cells:,}",
+    ]
+    if negatives.estimated is not None:
+        facts.append(f"and {negatives.estimated:,.4g} by the estimate of {negatives.by}")
+    table = Table(title="What was found", title_justify="left", box=box.SIMPLE, show_header=False, pad_edge=False)
+    table.add_column(justify="right", no_wrap=True)
+    table.add_column(overflow="fold")
+    for finding in diagnosis.found:
+        colour = _COLOURS[finding.weight]
+        of = f" [dim](of {finding.of:,})[/dim]" if finding.of else ""
+        what = f"{escape(finding.what)}{of}\n[dim]{escape(finding.remedy)}[/dim]"
+        table.add_row(f"[bold {colour}]{finding.count:,}[/bold {colour}]", what)
+    return Group(*map(escape, facts), table if diagnosis.found else "nothing is wrong with them")
+
+
+_COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
 
 
 def _title(result: RetrievalResult) -> str:

@@ -166,8 +166,22 @@ class Tokenization(Protocol):
         """The id that fills up shorter captions."""
         ...
 
+    @property
+    def unknown(self) -> int | None:
+        """The id that stands for words which the tokenizer does not know; None if it knows all."""
+        ...
+
+    @property
+    def special(self) -> frozenset[int]:
+        """The ids of tokens that stand for no word, such as those of start, end and padding."""
+        ...
+
     def __call__(self, captions: Sequence[str]) -> list[list[int]]:
         """The token ids of each caption, special tokens included, without padding."""
+        ...
+
+    def uncut(self, captions: Sequence[str]) -> list[list[int]]:
+        """The token ids of each caption, special tokens included, if it were not cut."""
         ...
 
     def lengths(self, captions: Sequence[str]) -> list[int]:
@@ -196,17 +210,43 @@ class OwnTokenization:
         """The id that fills up shorter captions."""
         return int(self.tokenizer.pad_token_id)
 
+    @property
+    def unknown(self) -> int | None:
+        """The id of unknown words."""
+        return unknown_token(self.tokenizer)
+
+    @property
+    def special(self) -> frozenset[int]:
+        """The ids of tokens that stand for no word."""
+        return wordless_tokens(self.tokenizer)
+
     def __call__(self, captions: Sequence[str]) -> list[list[int]]:
         """The token ids of each caption, see :func:`caption_tokens`."""
         return self._tokens(captions, self.max_length)
 
+    def uncut(self, captions: Sequence[str]) -> list[list[int]]:
+        """The token ids of each caption if it were not cut."""
+        return self._tokens(captions, sys.maxsize)
+
     def lengths(self, captions: Sequence[str]) -> list[int]:
         """How many tokens each caption has if it is not cut."""
-        return [len(tokens) for tokens in self._tokens(captions, sys.maxsize)]
+        return [len(tokens) for tokens in self.uncut(captions)]
 
     def _tokens(self, captions: Sequence[str], max_length: int) -> list[list[int]]:
         texts = [normalise_caption(caption) for caption in captions] if self.normalise else captions
         return caption_tokens(self.tokenizer, texts, max_length=max_length, add_sep=self.add_sep)
+
+
+def unknown_token(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The id that stands for unknown words alone; None without one, as for CLIP, which names its end token so."""
+    others = (tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id)
+    unknown: int | None = tokenizer.unk_token_id
+    return None if unknown in (*others, tokenizer.pad_token_id) else unknown
+
+
+def wordless_tokens(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """The ids of special tokens, but for that of unknown words."""
+    return frozenset(tokenizer.all_special_ids) - {unknown_token(tokenizer)}
 
 
 def padded(rows: Sequence[Sequence[int]], padding: int) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
+from truepair.data.caption_check import check_captions
 from truepair.data.preprocessing import OwnPreprocessing
 from truepair.data.table import PairTable
 from truepair.data.tasks.base import describe_skips
@@ -150,6 +151,16 @@ class DownstreamTask(ABC, Generic[_Table, _Answer, _Result]):
         """What is trained on."""
         return self.dataset(self._train, self._transform(train=True))
 
+    def lost_words(self) -> list[str]:
+        """What the tokenizer loses of the training texts, a line each."""
+        read = self.preprocessing
+        check = check_captions(read.tokenization, read.max_length, self.texts(self._train))
+        return check.lines(
+            length="model.max_length",
+            tokenizer="start from a model whose tokenizer knows them",
+            captions=self.texts_name,
+        )
+
     def train_states(self) -> States:
         """Where the states of its images and texts come from."""
         return self._states(self._train)
@@ -226,7 +237,8 @@ def finetune(task: DownstreamTask[Any, Any, _Result], run_folder: Path, say: Say
         TruepairError: anything that does not fit, in one line.
     """
     dataset = task.train_dataset()
-    say(f"{len(dataset):,} training {task.texts_name}")
+    for line in (f"{len(dataset):,} training {task.texts_name}", *task.lost_words()):
+        say(line)
     engine = TrainingLoop(
         FinetuneStep(task.model, task.train_states()),
         dataset,

@@ -8,6 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from truepair.data.caption_check import check_captions
 from truepair.data.pairs import PairBatch, PairDataset
 from truepair.data.preprocessing import OwnPreprocessing
 from truepair.data.sample_tasks.store import sample_nlvr2
@@ -286,6 +287,10 @@ def assign_texts(
     for line in tables.notes:
         say(line)
     say(f"text assignment on {len(table):,} pairs from {table.name}")
+    texts = [caption for captions in table.values("captions") for caption in captions]
+    check = check_captions(preprocessing.tokenization, preprocessing.max_length, texts)
+    for line in check.lines(length="model.max_length", tokenizer="start from a model whose tokenizer knows them"):
+        say(line)
     size = model.image_encoder.image_size
     resize_images(model, config.data.transform.size)
     own = OwnPreprocessing(

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from accelerate import PartialState
 
+from truepair.data.caption_check import check_captions
 from truepair.data.identity import concept_labels, match_keys
 from truepair.data.left_out import SKIPPED, LeftOut
 from truepair.data.pairs import PairCollator, PairDataset
@@ -34,6 +35,8 @@ from truepair.tasks.retrieval import ImageSource, RetrievalResult, RetrievalTask
 from truepair.tasks.zero_shot import TOP_1, GuardResult, ZeroShotTask, forgetting
 
 _LOOKED_AT = 20_000  # rows whose captions are counted
+
+_OTHER_TOKENIZER = "text.tokenizer train learns them from your captions, or start from a model of their language"
 
 HELD_OUT, UNSEEN = "retrieval.json", "retrieval_unseen.json"
 """Files of the figures: on the test split, and on groups that no run trains on."""
@@ -104,7 +107,7 @@ def pretrain(
     model.to(state.device)  # for the states of frozen encoders
     if isinstance(model, AlbefModel):
         model.config.itm_trained = trains_itm(recipe)
-    for line in untrained_losses(recipe):
+    for line in (*untrained_losses(recipe), *_lost_words(student.preprocessing, tables.train)):
         say(line)
     _cut_captions(student.preprocessing, tables.train, left_out)
     guard = None if recipe.zero_shot is None else _guard(recipe, student.preprocessing, left_out)
@@ -161,6 +164,13 @@ def _cut_captions(preprocessing: Preprocessing, train: PairTable, left_out: Left
     owners = np.repeat(looked_at.numbers, [len(row) for row in stated]).tolist()
     cut = {place: owners[place] for place in preprocessing.cut(captions)}
     left_out.cut(train.name, captions, cut, preprocessing.max_length)
+
+
+def _lost_words(preprocessing: Preprocessing, train: PairTable) -> list[str]:
+    """What the tokenizer loses of the training captions, a line each."""
+    captions = list(train.captions())
+    check = check_captions(preprocessing.tokenization, preprocessing.max_length, captions)
+    return check.lines(length="text.max_length", tokenizer=_OTHER_TOKENIZER, cut=False)  # those are listed
 
 
 class _Pictures:

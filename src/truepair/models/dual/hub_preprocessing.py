@@ -15,6 +15,7 @@ from torchvision.transforms import RandomResizedCrop
 from transformers import BaseImageProcessor, PreTrainedTokenizerBase
 
 from truepair.data.preprocessing import Preprocessing, own_length, own_pixels
+from truepair.data.tokens import unknown_token, wordless_tokens
 from truepair.data.transforms import (
     ASPECTS,
     ImageTransform,
@@ -150,6 +151,16 @@ class HubTokenization:
         """The id that fills up shorter captions; models are given a mask that hides it."""
         return int(self.tokenizer.pad_token_id or 0)
 
+    @property
+    def unknown(self) -> int | None:
+        """The id of unknown words."""
+        return unknown_token(self.tokenizer)
+
+    @property
+    def special(self) -> frozenset[int]:
+        """The ids of tokens that stand for no word."""
+        return wordless_tokens(self.tokenizer)
+
     def __call__(self, captions: Sequence[str]) -> list[list[int]]:
         """The token ids of each caption, cut to the longest that the model reads."""
         ids: list[list[int]] = self.tokenizer(
@@ -161,10 +172,14 @@ class HubTokenization:
         )["input_ids"]
         return ids
 
+    def uncut(self, captions: Sequence[str]) -> list[list[int]]:
+        """The token ids of each caption if it were neither cut nor padded."""
+        ids: list[list[int]] = self.tokenizer(list(captions), return_attention_mask=False, verbose=False)["input_ids"]
+        return ids
+
     def lengths(self, captions: Sequence[str]) -> list[int]:
         """How many tokens each caption has if it is neither cut nor padded."""
-        ids = self.tokenizer(list(captions), return_attention_mask=False, verbose=False)["input_ids"]
-        return [len(tokens) for tokens in ids]
+        return [len(tokens) for tokens in self.uncut(captions)]
 
 
 def pixel_size(processor: BaseImageProcessor) -> tuple[int, int]:

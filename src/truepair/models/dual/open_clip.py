@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from truepair.data.preprocessing import Preprocessing, own_length, own_pixels
+from truepair.data.tokens import unknown_token, wordless_tokens
 from truepair.data.transforms import ImageTransform, TransformConfig, build_transform
 from truepair.errors import ConfigError
 from truepair.models.dual.adapter import base_of, has_adapter, insert_like, is_adapter, load_adapter, save_adapter
@@ -327,17 +328,35 @@ class _OpenClipTokenization:
         """The id that fills up shorter captions."""
         return self.reading.fill
 
+    @property
+    def unknown(self) -> int | None:
+        """The id of unknown words; open_clip's own tokenizer reads bytes, and knows all."""
+        return None if hasattr(self.tokenizer, "encoder") else unknown_token(self.tokenizer.tokenizer)
+
+    @property
+    def special(self) -> frozenset[int]:
+        """The ids of tokens that stand for no word."""
+        if not hasattr(self.tokenizer, "encoder"):
+            return wordless_tokens(self.tokenizer.tokenizer)
+        return frozenset((self.tokenizer.sot_token_id, self.tokenizer.eot_token_id, self.reading.fill))
+
     def __call__(self, captions: Sequence[str]) -> list[list[int]]:
         """The token ids of each caption, with the padding that the model reads like other tokens."""
         ids = self.tokenizer(list(captions), context_length=self.max_length)  # [B, L]
         return [row[:length].tolist() for row, length in zip(ids, self.reading.lengths(ids).tolist(), strict=True)]
 
+    def uncut(self, captions: Sequence[str]) -> list[list[int]]:
+        """The token ids of each caption if it were neither cut nor padded."""
+        if hasattr(self.tokenizer, "encoder"):  # open_clip's own, which cuts rows
+            start, end = self.tokenizer.sot_token_id, self.tokenizer.eot_token_id
+            return [[start, *self.tokenizer.encode(caption), end] for caption in captions]
+        texts = [self.tokenizer.clean_fn(caption) for caption in captions]
+        ids: list[list[int]] = self.tokenizer.tokenizer(texts, verbose=False)["input_ids"]
+        return ids
+
     def lengths(self, captions: Sequence[str]) -> list[int]:
         """How many tokens each caption has if it is neither cut nor padded."""
-        if hasattr(self.tokenizer, "encoder"):  # open_clip's own, which cuts rows; a start and an end stand around them
-            return [len(self.tokenizer.encode(caption)) + 2 for caption in captions]
-        texts = [self.tokenizer.clean_fn(caption) for caption in captions]
-        return [len(tokens) for tokens in self.tokenizer.tokenizer(texts, verbose=False)["input_ids"]]
+        return [len(tokens) for tokens in self.uncut(captions)]
 
 
 def open_open_clip(name_or_folder: str | Path) -> tuple[OpenClipDualEncoder, OpenClipPreprocessing]:

@@ -1,0 +1,1 @@
+"""What is wrong with the pairs of a source: the checks behind ``truepair doctor``."""
