@@ -17,7 +17,7 @@ def test_captions_of_one_text_are_columns_of_their_own(tmp_path: Path) -> None:
     captions = {7: ["a dog", "a cat."], 9: ["A cat", "a bird"], 8: ["a fish", "a horse"]}
     images = []
     for number, texts in captions.items():
-        Image.new("RGB", (4, 4)).save(tmp_path / f"{number}.png")
+        Image.new("RGB", (4, 4), number).save(tmp_path / f"{number}.png")
         sentences = [{"raw": text, "sentid": 10 * number + place} for place, text in enumerate(texts)]
         entry = {"cocoid": number, "imgid": 0, "filename": f"{number}.png", "split": "test"}
         images.append({**entry, "sentences": sentences})

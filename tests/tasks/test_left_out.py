@@ -27,9 +27,9 @@ def pairs(tmp_path: Path) -> Path:
         Image.new("RGB", (16, 16), (number * 4, 255 - number * 4, number % 7 * 30)).save(tmp_path / f"{number}.png")
         lines.append(json.dumps({"image": f"{number}.png", "caption": f"thing {number}", "split": split}))
     for number in (3, 45, 52):
-        (tmp_path / f"{number}.png").write_bytes(b"no picture")
+        (tmp_path / f"{number}.png").write_bytes(b"no picture %d" % number)
     for number in (5, 55):
-        (tmp_path / f"{number}.png").write_bytes((tmp_path / "1.png").read_bytes()[:50])
+        (tmp_path / f"{number}.png").write_bytes((tmp_path / "1.png").read_bytes()[: 50 - number // 10])
     lines.insert(7, '{"image": "7.png", "caption": "", "split": "train"}')
     (tmp_path / "pairs.jsonl").write_text("\n".join(lines))
     return tmp_path / "pairs.jsonl"

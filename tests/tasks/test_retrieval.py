@@ -212,7 +212,7 @@ def test_one_gallery_serves_strict_and_lenient_scores(tmp_path: Path) -> None:
 
     lines = []
     for name, group, family in (("a", "dog", "animal"), ("b", "dog", "animal"), ("c", "cat", "animal")):
-        Image.new("RGB", (16, 16)).save(tmp_path / f"{name}.png")
+        Image.new("RGB", (16, 16), len(lines)).save(tmp_path / f"{name}.png")
         lines.append(f'{{"image": "{name}.png", "captions": ["{name}"], "group": "{group}", "family": "{family}"}}')
     (tmp_path / "pairs.jsonl").write_text("\n".join(lines))
     table = open_pairs(tmp_path / "pairs.jsonl")

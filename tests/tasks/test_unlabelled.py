@@ -133,7 +133,7 @@ def test_a_broken_picture_is_left_out_and_counted(
     assert len(found.paths) == 23 and not any(str(path).endswith(broken) for path in found.paths)
     assert len(read_mining(Path("runs/mined"))["left_out"]) == 1
     for path in tmp_path.glob("*.png"):
-        path.write_bytes(b"no picture")
+        path.write_bytes(path.name.encode())
     with pytest.raises(SystemExit):
         main(["mine", str(pairs), *encoders])
     assert "none of the 24 pictures of pairs (train) can be read" in said(capsys)

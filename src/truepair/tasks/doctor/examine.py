@@ -85,7 +85,7 @@ def examine(
         ConfigError: no source is named, or the tokenizer is not installed.
     """
     tokenization, length = tokenization_of(config, model)
-    opened = open_source(config.data, say)
+    opened = open_source(config.data if config.pictures else replace(config.data, identity="file"), say)
     patient = Patient(opened.table, config, count)
     findings = [*file_findings(patient), *same_findings(patient, opened.contradiction), *caption_findings(patient)]
     with count("tokens") as progress:
