@@ -319,3 +319,17 @@ def test_results_are_tables_that_people_read() -> None:
     judged = Nlvr2Result(3, {"model": Nlvr2Metrics(0.5, 0.25, 3, 1)}).table()
     assert judged.columns == ["judged by", "accuracy", "consistency"]
     assert judged.rows == [["model", "50.0%", "25.0%"]]
+
+
+def test_entries_that_cannot_be_used_are_listed_in_the_run(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe, run = nlvr2_recipe(tmp_path), tmp_path / "run"
+    statements = tmp_path / "nlvr2" / "train.json"
+    statements.write_text(statements.read_text() + '\n{"identifier": "train-0-0-9", "label": "True"}')
+    count = len(statements.read_text().splitlines())
+    finetune("nlvr2", recipe, run, checkpoint, "--loop.epochs", "1")
+    told = " ".join(capsys.readouterr().err.split())
+    assert f"left out: 1 row or part of a row of data.train; listed in {run / 'skipped.jsonl'}" in told
+    (entry,) = [json.loads(line) for line in (run / "skipped.jsonl").read_text().splitlines()]
+    assert (entry["what"], Path(entry["file"]).name, entry["row"]) == ("left out", "train.json", count)

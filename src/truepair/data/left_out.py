@@ -67,11 +67,20 @@ class LeftOut:
 
     def rows(self, table: PairTable) -> None:
         """What the source of a table holds that did not become part of a row."""
-        if table.skipped:
-            entries = [_of_source(where, why) for where, why in table.skipped]
-            said = [f"{where}: {why}" for where, why in table.skipped]
+        self.source(table.name, table.skipped)
+
+    def source(self, name: str, skipped: Sequence[tuple[str, str]]) -> None:
+        """What a reader left out of a source.
+
+        Args:
+            name: of the source.
+            skipped: (where, why) of each thing.
+        """
+        if skipped:
+            entries = [_of_source(where, why) for where, why in skipped]
+            said = [f"{where}: {why}" for where, why in skipped]
             rows = "1 row or part of a row" if len(entries) == 1 else f"{len(entries):,} rows or parts of rows"
-            self._tell("left out", f"{rows} of {table.name}", entries, said)
+            self._tell("left out", f"{rows} of {name}", entries, said)
 
     def pictures(self, table: PairTable, unreadable: Mapping[int, str], *, most: float | None = None) -> None:
         """Pictures that cannot be read, which the caller leaves out.

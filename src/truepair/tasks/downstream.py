@@ -1,5 +1,6 @@
 """What downstream tasks have in common: data, states of frozen encoders, answers, training and evaluation."""
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,9 +14,9 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
 from truepair.data.caption_check import check_captions
+from truepair.data.left_out import SKIPPED, LeftOut
 from truepair.data.preprocessing import OwnPreprocessing
 from truepair.data.table import PairTable
-from truepair.data.tasks.base import describe_skips
 from truepair.data.transforms import ImageTransform
 from truepair.engine.logs.progress import counting
 from truepair.engine.loop.config import LoopConfig
@@ -87,6 +88,12 @@ class FigureTable:
     rows: list[list[str]]
 
 
+def listing_in(folder: Path, say: Say) -> LeftOut:
+    """What is left out, listed in a folder by the first process."""
+    first = os.environ.get("RANK", "0") == "0"  # the loop opens the process group, with the recipe's own settings
+    return LeftOut(say, folder / SKIPPED if first else None)
+
+
 _Table = TypeVar("_Table", bound=TaskTable)
 _Answer = TypeVar("_Answer")
 _Result = TypeVar("_Result")
@@ -99,22 +106,20 @@ class DownstreamTask(ABC, Generic[_Table, _Answer, _Result]):
         recipe: with its data filled in.
         model: heads on a pre-trained checkpoint, or a trained model.
         preprocessing: tokenization and images.
-        say: prints a line.
+        left_out: takes what is left out of the files.
     """
 
     texts_name: ClassVar[str]
     """What the texts are, for people: "questions"."""
 
-    def __init__(self, recipe: TaskRecipe, model: DownstreamModel, preprocessing: OwnPreprocessing, say: Say) -> None:
+    def __init__(
+        self, recipe: TaskRecipe, model: DownstreamModel, preprocessing: OwnPreprocessing, left_out: LeftOut
+    ) -> None:
         self.recipe = recipe
         self.model = model
         self.preprocessing = preprocessing
-        self.say = say
-
-    def say_skipped(self, split: Split, skipped: Sequence[tuple[str, str]]) -> None:
-        """Say what was left out of the files of a split: places and reasons."""
-        for line in describe_skips(skipped):
-            self.say(f"data.{split}: {line}")
+        self.left_out = left_out
+        self.say = left_out.say
 
     @abstractmethod
     def read(self, split: Split) -> _Table:

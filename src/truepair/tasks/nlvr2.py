@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from truepair.data.caption_check import check_captions
+from truepair.data.left_out import LeftOut
 from truepair.data.pairs import PairBatch, PairDataset
 from truepair.data.preprocessing import OwnPreprocessing
 from truepair.data.sample_tasks.store import sample_nlvr2
@@ -36,7 +37,7 @@ from truepair.models.checkpoints.load import load_model
 from truepair.models.encoders.images import image_transform, resize_images
 from truepair.models.fusion.nlvr2 import Nlvr2Model
 from truepair.randomness import stable_hash
-from truepair.tasks.downstream import DownstreamTask, FigureTable, Split, finetune
+from truepair.tasks.downstream import DownstreamTask, FigureTable, Split, finetune, listing_in
 from truepair.tasks.start import StartConfig, States, load_start
 
 
@@ -144,7 +145,7 @@ def finetune_nlvr2(recipe: Nlvr2Recipe, run_folder: Path, say: Say) -> Nlvr2Resu
     Raises:
         TruepairError: anything in recipe, data or checkpoint that does not fit, in one line.
     """
-    task = Nlvr2Task.from_checkpoint(recipe, say)
+    task = Nlvr2Task.from_checkpoint(recipe, listing_in(run_folder, say))
     if recipe.assignment is not None:
         task.model = assign_texts(
             task.model, task.preprocessing, recipe.assignment, recipe.model, run_folder / "assignment", say
@@ -160,7 +161,7 @@ def evaluate_nlvr2(model_folder: Path, recipe: Nlvr2Recipe, folder: Path, say: S
     """
     recipe = replace(recipe, data=recipe.data.filled())
     model, preprocessing = load_model(Nlvr2Model, model_folder), OwnPreprocessing.load(model_folder)
-    return Nlvr2Task(recipe, model, preprocessing, say).evaluate(folder)
+    return Nlvr2Task(recipe, model, preprocessing, listing_in(folder, say)).evaluate(folder)
 
 
 class Nlvr2Task(DownstreamTask[Nlvr2Table, bool, Nlvr2Result]):
@@ -170,25 +171,27 @@ class Nlvr2Task(DownstreamTask[Nlvr2Table, bool, Nlvr2Result]):
         recipe: with its data filled in.
         model: heads on a pre-trained checkpoint, or a trained model.
         preprocessing: tokenization and images.
-        say: prints a line.
+        left_out: takes what is left out of the files.
     """
 
     texts_name = "statements"
     recipe: Nlvr2Recipe
     model: Nlvr2Model
 
-    def __init__(self, recipe: Nlvr2Recipe, model: Nlvr2Model, preprocessing: OwnPreprocessing, say: Say) -> None:
-        super().__init__(recipe, model, preprocessing, say)
+    def __init__(
+        self, recipe: Nlvr2Recipe, model: Nlvr2Model, preprocessing: OwnPreprocessing, left_out: LeftOut
+    ) -> None:
+        super().__init__(recipe, model, preprocessing, left_out)
         self._collate = Nlvr2Collator(preprocessing.collator().encode)
 
     @classmethod
-    def from_checkpoint(cls, recipe: Nlvr2Recipe, say: Say) -> "Nlvr2Task":
+    def from_checkpoint(cls, recipe: Nlvr2Recipe, left_out: LeftOut) -> "Nlvr2Task":
         """Build the task's model on the checkpoint that the recipe names."""
         recipe = replace(recipe, data=recipe.data.filled())
-        start = load_start(recipe.model, recipe.loop.seed, say)
+        start = load_start(recipe.model, recipe.loop.seed, left_out.say)
         assigns = recipe.assignment is not None
         model = Nlvr2Model.from_albef(start.albef, assignment_head=assigns, **recipe.model.options)
-        return cls(recipe, model, start.preprocessing, say)
+        return cls(recipe, model, start.preprocessing, left_out)
 
     def read(self, split: Split) -> Nlvr2Table:
         """The statements of a split; of those to learn from, and to choose the model by, the labelled ones.
@@ -197,7 +200,7 @@ class Nlvr2Task(DownstreamTask[Nlvr2Table, bool, Nlvr2Result]):
             DataError: none has a label.
         """
         table = open_nlvr2(getattr(self.recipe.data, split))
-        self.say_skipped(split, table.skipped)
+        self.left_out.source(f"data.{split}", table.skipped)
         if split == "test":
             return table
         labelled = table.labelled()

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from truepair.data.left_out import LeftOut
 from truepair.data.preprocessing import OwnPreprocessing
 from truepair.data.sample_tasks.store import ANSWERS, sample_vqa
 from truepair.data.tasks.vqa import AnswerVocabulary, VqaBatch, VqaCollator, VqaDataset, VqaSample
@@ -23,7 +24,7 @@ from truepair.models.fusion.answers import AnswerTrie
 from truepair.models.fusion.vqa import VqaModel
 from truepair.randomness import stable_hash
 from truepair.relations.text import normalise_answer
-from truepair.tasks.downstream import DownstreamTask, FigureTable, Split, finetune
+from truepair.tasks.downstream import DownstreamTask, FigureTable, Split, finetune, listing_in
 from truepair.tasks.start import StartConfig, load_start
 
 
@@ -138,7 +139,7 @@ def finetune_vqa(recipe: VqaRecipe, run_folder: Path, say: Say) -> VqaResult | N
     Raises:
         TruepairError: anything in recipe, data or checkpoint that does not fit, in one line.
     """
-    task = VqaTask.from_checkpoint(recipe, say)
+    task = VqaTask.from_checkpoint(recipe, listing_in(run_folder, say))
     say(f"{len(task.answers):,} answers to choose from")
     return finetune(task, run_folder, say)
 
@@ -151,7 +152,7 @@ def evaluate_vqa(model_folder: Path, recipe: VqaRecipe, folder: Path, say: Say) 
     """
     recipe = replace(recipe, data=recipe.data.filled())
     model, preprocessing = load_model(VqaModel, model_folder), OwnPreprocessing.load(model_folder)
-    return VqaTask(recipe, model, preprocessing, say).evaluate(folder)
+    return VqaTask(recipe, model, preprocessing, listing_in(folder, say)).evaluate(folder)
 
 
 class VqaTask(DownstreamTask[VqaTable, str, VqaResult]):
@@ -161,15 +162,15 @@ class VqaTask(DownstreamTask[VqaTable, str, VqaResult]):
         recipe: with its data filled in.
         model: heads on a pre-trained checkpoint, or a trained model.
         preprocessing: tokenization and images.
-        say: prints a line.
+        left_out: takes what is left out of the files.
     """
 
     texts_name = "questions"
     recipe: VqaRecipe
     model: VqaModel
 
-    def __init__(self, recipe: VqaRecipe, model: VqaModel, preprocessing: OwnPreprocessing, say: Say) -> None:
-        super().__init__(recipe, model, preprocessing, say)
+    def __init__(self, recipe: VqaRecipe, model: VqaModel, preprocessing: OwnPreprocessing, left_out: LeftOut) -> None:
+        super().__init__(recipe, model, preprocessing, left_out)
         self.answers = load_answer_list(recipe.data.answers)
         tokens = model.config.answer_tokens
         self._vocabulary = None if tokens is None else AnswerVocabulary(tokens)
@@ -182,17 +183,17 @@ class VqaTask(DownstreamTask[VqaTable, str, VqaResult]):
         self._features: Tensor | None = None  # of the answers [A, E]
 
     @classmethod
-    def from_checkpoint(cls, recipe: VqaRecipe, say: Say) -> "VqaTask":
+    def from_checkpoint(cls, recipe: VqaRecipe, left_out: LeftOut) -> "VqaTask":
         """Build the task's model on the checkpoint that the recipe names."""
         recipe = replace(recipe, data=recipe.data.filled())
-        start = load_start(recipe.model, recipe.loop.seed, say)
+        start = load_start(recipe.model, recipe.loop.seed, left_out.say)
         fields = dict(recipe.model.options)
         if recipe.list_vocabulary:
             collator = _collator(recipe, start.preprocessing, None)
             ids, mask = collator.encode_answers(load_answer_list(recipe.data.answers))
             padding = start.preprocessing.tokenizer.pad_token_id
             fields["answer_tokens"] = AnswerVocabulary.of_answers(ids, mask, padding).tokens
-        return cls(recipe, VqaModel.from_albef(start.albef, **fields), start.preprocessing, say)
+        return cls(recipe, VqaModel.from_albef(start.albef, **fields), start.preprocessing, left_out)
 
     def read(self, split: Split) -> VqaTable:
         """The questions of a split; of the first two, those with answers, and as many as the recipe wants.
@@ -203,7 +204,7 @@ class VqaTask(DownstreamTask[VqaTable, str, VqaResult]):
         data = self.recipe.data
         counts = {"train": data.train_questions, "validation": data.validation_questions, "test": 0}
         table = open_vqa(getattr(data, split))
-        self.say_skipped(split, table.skipped)
+        self.left_out.source(f"data.{split}", table.skipped)
         if split != "test":
             answered = table.answered()
             if not len(answered):

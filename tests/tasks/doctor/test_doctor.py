@@ -113,6 +113,16 @@ def test_ids_that_contradict_are_told_and_the_rest_is_examined(
     assert "the stated ids contradict each other" in capsys.readouterr().err
 
 
+def test_image_ids_of_several_pictures_are_counted(tmp_path: Path) -> None:
+    for number in range(5):
+        Image.new("RGB", (20, 20), (number * 50, 90, 0)).save(tmp_path / f"{number}.png")
+    ids = [1, 1, 2, 2, 3]
+    rows = [{"image": f"{number}.png", "caption": f"thing {number}", "image_id": ids[number]} for number in range(5)]
+    found = doctor(tmp_path, write_list(tmp_path, rows))
+    assert found["contradicting_ids"] == 2 and found["pictures"] == 3
+    assert found["examples"]["contradicting_ids"][0]["files"] == [str(tmp_path / name) for name in ("0.png", "1.png")]
+
+
 def test_pictures_that_lie_in_a_table_are_examined(tmp_path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq

@@ -111,14 +111,6 @@ def require_enough(skips: Skips, count: int, what: str) -> None:
         )
 
 
-def describe_skips(skipped: Sequence[tuple[str, str]]) -> list[str]:
-    """A line about what was left out of task files, with the first few; none where nothing was."""
-    if not skipped:
-        return []
-    named = "; ".join(f"{where} {why}" for where, why in skipped[:3])
-    return [f"left out: {len(skipped):,} entries or parts of them: {named}{'; ...' if len(skipped) > 3 else ''}"]
-
-
 def table_of_rows(rows: Sequence[NamedTuple], schema: pa.Schema) -> Dataset:
     """Rows as a table whose columns are the fields of a row, in their order."""
     columns = list(zip(*rows, strict=True)) or [()] * len(schema)

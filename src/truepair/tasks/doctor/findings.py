@@ -107,16 +107,19 @@ def same_findings(patient: Patient, contradiction: str) -> list[Finding]:
     texts = Groups(np.unique(patient.faults.keys[patient.coded], return_inverse=True)[1].astype(np.int64))
     spellings = np.flatnonzero(texts.distinct(patient.coded) > 1)
     shared = np.flatnonzero(texts.distinct(splits) > 1)
+    of_ids = Groups(_numbers(table.image_ids))
+    of_two = np.flatnonzero(of_ids.distinct(table.contents.shown[table.contents.number]) > 1)
+    refused = [Example(contradiction)] if contradiction else []
     return [
         Finding(
             "contradicting_ids",
             "stated ids stand for several pictures or captions",
-            int(bool(contradiction)),
+            len(of_two) + len(refused),
             0,
             "error",
-            "repair them, or set derive_ids",
+            "repair them, or set derive_ids: all rows of an id count as one picture",
             "pictures",
-            [Example(contradiction)] if contradiction else [],
+            [*refused, *row_examples(patient, of_ids, of_two)][:SHOWN],
         ),
         Finding(
             "same_picture_groups",
