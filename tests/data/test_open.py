@@ -377,3 +377,22 @@ def test_images_are_decoded_lazily(tmp_path):
 
     assert len(table) == 3
     assert table.image(2).size == (40, 30)
+
+
+def test_backslashes_of_a_list_made_on_windows_are_folders(tmp_path):
+    (tmp_path / "photos").mkdir()
+    for name in ("photos/a.png", "photos/b.png"):
+        put(tmp_path / name, picture())
+    (tmp_path / "pairs.csv").write_text("image,caption\nphotos\\a.png,a dog\nphotos\\b.png,a cat\n")
+    table = open_pairs(tmp_path / "pairs.csv", identity="file")
+    assert [cell["path"] for cell in table.values("image")] == [
+        str(tmp_path / "photos" / f"{name}.png") for name in "ab"
+    ]
+    (tmp_path / "out.csv").write_text("image,caption\n..\\..\\a.png,a dog\nphotos\\b.png,a cat\n")
+    with pytest.raises(DataError, match="leaves the image root"):
+        open_pairs(tmp_path / "out.csv")
+    put(tmp_path / "odd\\name.png", picture())
+    (tmp_path / "odd.csv").write_text("image,caption\nodd\\name.png,a dog\n")
+    assert [cell["path"] for cell in open_pairs(tmp_path / "odd.csv").values("image")] == [
+        str(tmp_path / "odd\\name.png")
+    ]

@@ -261,12 +261,14 @@ class ImagePaths:
         self.root, self._inside = "", os.sep
         given = [Path(config.image_root).expanduser()] if config.image_root is not None else roots
         candidates = [os.path.normpath(root.absolute()) for root in given]
-        for root in candidates:
-            self.root = root
-            self._inside = root.rstrip(os.sep) + os.sep
-            # `resolve` refuses a path outside the root before the file is looked for.
-            if not first or any(os.path.exists(self.resolve(path, where)) for path, where in first):  # noqa: PTH110
-                return
+        # A list made on Windows is read elsewhere, too; a backslash is part of a name only if such a file is there.
+        for self._backslashes in (False, True) if any("\\" in path for path, _ in first) else (False,):
+            for root in candidates:
+                self.root = root
+                self._inside = root.rstrip(os.sep) + os.sep
+                # `resolve` refuses a path outside the root before the file is looked for.
+                if not first or any(os.path.exists(self.resolve(path, where)) for path, where in first):  # noqa: PTH110
+                    return
         archives = [entry for root in candidates for entry in _archives(root)]
         packed = f"; or unpack {archives[0]}, if they are in it" if archives else ""
         raise DataError(
@@ -280,6 +282,8 @@ class ImagePaths:
         Raises:
             DataError: the path is a URL, cannot be a path at all, or leaves the root.
         """
+        if self._backslashes:
+            stated = stated.replace("\\", "/")
         if _is_plain(stated, self.config.strip_prefix):
             return f"{self._inside}{stated}"
         if stated.startswith(("http://", "https://")):
