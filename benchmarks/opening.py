@@ -13,19 +13,20 @@ grew, as its peak (memory-mapped pages, which the system takes back, included) a
   tables   what a training command does with the table before its first step: splits, known matches, `as_pairs`
   read     the file's bytes alone, for scale
 
-Microseconds of CPU time a row when this was written, on two cores that eight programs shared (before: the rows made one
-mapping at a time, JSON parsed twice or as a whole, a ``Path`` a row); peak and own memory at 1,000,000 rows in GB:
-The rows come from several runs, at different loads, of which CPU time is not free either; cold JSONL and ALBEF at
-1,000,000 are from quieter ones, and a later JSONL run took 14.8. Memory of ALBEF is from before pictures were compared
-part by part. TSV, Karpathy's layout and 10,000,000 rows are not measured.
+When this was written, on one of two cores, after rows that were made one mapping at a time, JSON parsed twice and a
+``Path`` a row (20.6 and 20.7 us a row at 100,000, pictures not looked for); the pictures are empty files, so that
+looking for them is part of it, and hashing is not:
 
-  layout  what    before, 100,000  100,000  1,000,000  peak  own
-  jsonl   cold               20.6     12.2       12.5  0.28  0.09
-  jsonl   warm               0.06     0.13       0.03  0.08  0.01
-  jsonl   tables              3.1      3.6        3.9  0.30  0.07
-  csv     cold               20.7     17.4       19.5  0.25  0.03  (cores at five times their load)
-  albef   cold               15.7     14.5       16.7  0.34  0.10
-  coco    cold                3.4      4.1        5.0  0.25  0.04  (a row is a caption)
+  layout  what      10,000 rows, us a row  1,000,000 rows, us a row  seconds  peak GB  own GB
+  jsonl   cold                       14.2                      15.5     15.6     0.69    0.14
+  jsonl   warm                        5.7                       3.3      3.3     0.57    0.11
+  jsonl   tables                     18.2                      17.2     17.2     0.57    0.20
+  csv     cold                       12.8                      16.5     16.6     0.55    0.15
+  csv     warm                        3.9                       3.6      3.6     0.57    0.11
+  csv     tables                     23.1                      26.3     26.3     0.57    0.21
+
+On busy cores, pictures not looked for: ALBEF's layout 16.7 us a row at a million, COCO's 5.0 a caption. 10,000,000 rows
+are not measured.
 """
 
 import argparse
@@ -133,6 +134,15 @@ LAYOUTS: dict[str, tuple[str, Callable[[Path, int], None]]] = {
 }
 
 
+def make_pictures(folder: Path, rows: int) -> None:
+    """Empty files for all rows, which opening looks for."""
+    for number in range(rows):
+        path = folder / image_of(number)
+        if not path.parent.is_dir():
+            path.parent.mkdir(parents=True)
+        path.touch()
+
+
 def memory(field: str) -> float:
     """A figure of this process in GB: "VmHWM" its peak, "RssAnon" what only it holds."""
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -183,9 +193,7 @@ def main() -> None:
             with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
                 file, cache = Path(folder, name), str(Path(folder, "cache"))
                 write(file, rows)
-                image = Path(folder, image_of(0))
-                image.parent.mkdir(parents=True)
-                image.touch()  # the root of the paths is found by it
+                make_pictures(Path(folder), rows)
                 for what, call in {"read": read, "cold": opened, "warm": opened, "tables": tables}.items():
                     with spawned.Pool(1) as pool:
                         pool.apply(time.time)  # imports
