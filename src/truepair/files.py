@@ -66,17 +66,18 @@ def write_json(
     Raises:
         TruepairError: of the kind ``error``: the disk is full, say.
     """
-    write_text(final, as_json(value, indent=1), error=error, advice=advice)
+    with writing_file(final, error=error, advice=advice) as file:
+        for part in json.JSONEncoder(indent=1, allow_nan=False).iterencode(finite(value)):  # never whole in memory
+            file.write(part.encode("utf-8"))
 
 
-def as_json(value: Any, *, indent: int | None = None) -> str:
-    """A value as JSON. JSON has no NaN and no infinity: a number that is not finite is null.
+def as_json(value: Any) -> str:
+    """A value as one line of JSON. JSON has no NaN and no infinity: a number that is not finite is null.
 
     Args:
         value: of the types that JSON knows.
-        indent: spaces a level; None for one line.
     """
-    return json.dumps(finite(value), indent=indent, allow_nan=False)
+    return json.dumps(finite(value), allow_nan=False)
 
 
 def finite(value: Any) -> Any:
@@ -84,9 +85,12 @@ def finite(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {key: finite(part) for key, part in value.items()}
+        parts = {key: finite(part) for key, part in value.items()}
+        same = isinstance(value, dict) and all(parts[key] is value[key] for key in parts)
+        return value if same else parts  # what needs no change is not held twice
     if isinstance(value, list | tuple):
-        return [finite(part) for part in value]
+        items = [finite(part) for part in value]
+        return value if all(new is old for new, old in zip(items, value, strict=True)) else items
     return value
 
 

@@ -135,7 +135,7 @@ class Diagnosis:
             "unknown_tokens": self.unknown_tokens,
             "false_negatives": asdict(self.false_negatives),
             "examples": {
-                finding.key: [asdict(example) for example in finding.examples]
+                finding.key: [vars(example) for example in finding.examples]
                 for finding in self.findings
                 if finding.examples
             },
