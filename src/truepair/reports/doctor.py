@@ -107,8 +107,12 @@ def _summary(diagnosis: Diagnosis) -> str:
     counts = {weight: sum(one.weight == weight for one in diagnosis.found) for weight in _WEIGHTS}
     if not any(counts.values()):
         return "Nothing is wrong with these pairs."
-    words = {"error": "spoil a run", "warning": "cost quality", "note": "are good to know"}
-    said = [f"{count} {words[weight]}" for weight, count in counts.items() if count]
+    words = {
+        "error": ("spoils a run", "spoil a run"),
+        "warning": ("costs quality", "cost quality"),
+        "note": ("is good to know", "are good to know"),
+    }
+    said = [f"{count} {words[weight][count > 1]}" for weight, count in counts.items() if count]
     return f"Of the things that were looked for, {', '.join(said)}."
 
 
