@@ -39,13 +39,13 @@ def reference(tokenization: OwnTokenization, captions: list[str]) -> tuple[int, 
 @given(st.lists(st.lists(st.sampled_from(WORDS), min_size=1, max_size=8), max_size=9))
 def test_counts_are_those_of_every_two_compared(texts: list[list[str]]) -> None:
     captions, tokenization = [" ".join(text) for text in texts], words()
-    check = check_captions(tokenization, LENGTH, captions)
+    check, _ = check_captions(tokenization, LENGTH, captions)
     assert (check.cut, check.unknown, check.equal, check.equal_uncut) == reference(tokenization, captions)
     assert check.captions == check.among == len(captions)
 
 
 def test_unknown_words_are_shares_of_words_not_of_signs() -> None:
-    found = check_captions(words(), LENGTH, ["🐶", "🐱", "a dog"])
+    found, _ = check_captions(words(), LENGTH, ["🐶", "🐱", "a dog"])
     assert found.unknown == 2 and found.unknown_share == 0.5  # two of four tokens; [CLS] and [SEP] are no words
     assert found.equal == found.equal_uncut == 2
 
@@ -54,7 +54,7 @@ def test_captions_that_differ_beyond_the_cut_are_told_with_the_remedy() -> None:
     """The case of users: 64 captions that are equal in their first tokens."""
     tokenization = OwnTokenization(load_tokenizer(minilm_folder()), 16)
     captions = ["a dog runs in the deep white snow of the long winter and then sees " + str(n) for n in range(64)]
-    lines = check_captions(tokenization, 16, captions).lines(length="text.max_length", tokenizer="take another")
+    lines = check_captions(tokenization, 16, captions)[0].lines(length="text.max_length", tokenizer="take another")
     assert lines == [
         "warning: 64 of 64 captions have more than 16 tokens, and lose their end; see text.max_length, or shorten them",
         "warning: 64 of 64 captions differ from another one, and are the same tokens to the model, which learns "
@@ -64,7 +64,9 @@ def test_captions_that_differ_beyond_the_cut_are_told_with_the_remedy() -> None:
 
 def test_captions_of_a_script_that_the_tokenizer_lacks_are_told() -> None:
     tokenization = OwnTokenization(load_tokenizer(minilm_folder()), 16)
-    lines = check_captions(tokenization, 16, ["🐶🐶", "🐱 🐱", "a dog"] * 2).lines(length="L", tokenizer="take another")
+    lines = check_captions(tokenization, 16, ["🐶🐶", "🐱 🐱", "a dog"] * 2)[0].lines(
+        length="L", tokenizer="take another"
+    )
     assert len(lines) == 1 and re.match(
         r"warning: 4 of 6 captions hold words that the tokenizer does not know, 60.0% of all tokens: .*; take another",
         lines[0],
@@ -74,19 +76,19 @@ def test_captions_of_a_script_that_the_tokenizer_lacks_are_told() -> None:
 def test_nothing_is_said_where_nothing_is_lost_and_little_is_no_warning() -> None:
     tokenization = words()
     assert (
-        check_captions(tokenization, LENGTH, ["a dog", "A dog", "a dog", "a cat"]).lines(length="L", tokenizer="T")
+        check_captions(tokenization, LENGTH, ["a dog", "A dog", "a dog", "a cat"])[0].lines(length="L", tokenizer="T")
         == []
     )
-    assert check_captions(tokenization, LENGTH, []).lines(length="L", tokenizer="T") == []
+    assert check_captions(tokenization, LENGTH, [])[0].lines(length="L", tokenizer="T") == []
     many = ["a dog"] * 99 + ["a dog runs in deep snow"]
-    assert check_captions(tokenization, LENGTH, many).lines(length="L", tokenizer="T", captions="questions") == [
+    assert check_captions(tokenization, LENGTH, many)[0].lines(length="L", tokenizer="T", captions="questions") == [
         "1 of 100 questions have more than 6 tokens, and lose their end; see L, or shorten them"
     ]
 
 
 def test_of_very_many_every_kth_is_looked_at_and_the_line_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("truepair.data.caption_check._LOOKED_AT", 10)
-    lines = check_captions(words(), LENGTH, ["a dog", "🐶"] * 25).lines(length="L", tokenizer="T")
+    lines = check_captions(words(), LENGTH, ["a dog", "🐶"] * 25)[0].lines(length="L", tokenizer="T")
     assert len(lines) == 1 and lines[0].startswith("warning: 5 of 10 captions looked at, of 50, hold words")
 
 

@@ -157,17 +157,25 @@ class CaptionCheck:
         return [f"{'warning: ' if much else ''}{count:,} {of_all} {what}" for count, much, what in told if count]
 
 
-def check_captions(tokenization: Tokenization, max_length: int, captions: Sequence[str]) -> CaptionCheck:
+def check_captions(
+    tokenization: Tokenization, max_length: int, captions: Sequence[str]
+) -> tuple[CaptionCheck, dict[int, bool]]:
     """Look at the captions of a training run; of very many at every k-th.
 
     Args:
         tokenization: of the model.
         max_length: most tokens that it reads.
         captions: all of them, repeated ones as often as they are stated.
+
+    Returns:
+        The figures; and place of each caption that was looked at -> whether it is cut.
     """
-    looked_at = captions[:: -(-len(captions) // _LOOKED_AT) or 1]
+    places = range(0, len(captions), -(-len(captions) // _LOOKED_AT) or 1)
     stated: dict[str, int] = {}
-    for caption in looked_at:
-        stated[caption] = stated.get(caption, 0) + 1
+    for place in places:
+        stated[captions[place]] = stated.get(captions[place], 0) + 1
     found = CaptionTokens.of(tokenization, max_length, list(stated))
-    return CaptionCheck.of(found, np.fromiter(stated.values(), np.int64, len(stated)), max_length, len(captions))
+    cut = dict(zip(stated, found.cut.tolist(), strict=True))
+    counts = np.fromiter(stated.values(), np.int64, len(stated))
+    check = CaptionCheck.of(found, counts, max_length, len(captions))
+    return check, {place: cut[captions[place]] for place in places}

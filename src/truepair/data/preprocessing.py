@@ -68,7 +68,7 @@ class Preprocessing(ABC):
 
     def cut(self, captions: Sequence[str]) -> list[int]:
         """Places of the captions that have more tokens than the model reads, and lose those at their end."""
-        lengths = self.tokenization.lengths(captions)
+        lengths = self.tokenization.lengths(captions) if captions else []
         return [place for place, length in enumerate(lengths) if length > self.max_length]
 
 

@@ -189,16 +189,19 @@ class _Calls:
         self.lock = threading.Lock()
 
     async def next(self, request: Request) -> Response:
+        """The next question of a person."""
         person = _person(request.query_params.get("person"))
         besides = [key for key in request.query_params.get("besides", "").split(",") if key]
         return await self._question(self.session.ask, person, besides)
 
     async def state(self, request: Request) -> Response:
+        """How the review stands, for a person."""
         person = _person(request.query_params.get("person"))
         state = await run_in_threadpool(self.session.state, person)
         return JSONResponse(finite({**state, "name": self.name}))
 
     async def answer(self, request: Request) -> Response:
+        """Keep an answer; it is on the disk before this returns."""
         said = await _object(request)
         person, key, answer = _person(said.get("person")), said.get("key"), said.get("answer")
         note, seconds = said.get("note", ""), said.get("seconds")
@@ -217,10 +220,12 @@ class _Calls:
         return JSONResponse({"kept": key})
 
     async def undo(self, request: Request) -> Response:
+        """Take the last answer of a person back, and ask it again."""
         said = await _object(request)
         return await self._question(self.session.undo, _person(said.get("person")))
 
     async def certify(self, request: Request) -> Response:
+        """Begin a certificate: its sample is asked next."""
         precision = (await _object(request)).get("precision")
         if isinstance(precision, bool) or not isinstance(precision, int | float) or not 0 < precision < 1:
             raise ConfigError("give a precision between 0 and 1")
@@ -228,6 +233,7 @@ class _Calls:
         return JSONResponse({"precision": precision})
 
     async def picture(self, request: Request) -> Response:
+        """A picture as a JPEG of one of the sizes of the page."""
         number = int(request.path_params["number"])
         wanted = request.query_params.get("size", str(SIDES[1]))
         if not wanted.isascii() or not wanted.isdigit() or int(wanted) not in SIDES:
@@ -238,12 +244,14 @@ class _Calls:
         return Response(data, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=86400"})
 
     async def export(self, request: Request) -> Response:
+        """All answers as a file."""
         kind = request.query_params.get("format", "jsonl")
         data = await run_in_threadpool(self._export, _suffix(kind))
         headers = {"Content-Disposition": f'attachment; filename="answers{_suffix(kind)}"'}
         return Response(data, media_type="application/octet-stream", headers=headers)
 
     async def take(self, request: Request) -> Response:
+        """Add the answers of a file."""
         suffix = _suffix(request.query_params.get("format", ""))
         data = await _body(request, IMPORT)
         await run_in_threadpool(self._import, suffix, data)

@@ -159,7 +159,7 @@ class DownstreamTask(ABC, Generic[_Table, _Answer, _Result]):
     def lost_words(self) -> list[str]:
         """What the tokenizer loses of the training texts, a line each."""
         read = self.preprocessing
-        check = check_captions(read.tokenization, read.max_length, self.texts(self._train))
+        check, _ = check_captions(read.tokenization, read.max_length, self.texts(self._train))
         return check.lines(
             length="model.max_length",
             tokenizer="start from a model whose tokenizer knows them",

@@ -291,7 +291,7 @@ def assign_texts(
         say(line)
     say(f"text assignment on {len(table):,} pairs from {table.name}")
     texts = [caption for captions in table.values("captions") for caption in captions]
-    check = check_captions(preprocessing.tokenization, preprocessing.max_length, texts)
+    check, _ = check_captions(preprocessing.tokenization, preprocessing.max_length, texts)
     for line in check.lines(length="model.max_length", tokenizer="start from a model whose tokenizer knows them"):
         say(line)
     size = model.image_encoder.image_size

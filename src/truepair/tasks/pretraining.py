@@ -34,8 +34,6 @@ from truepair.tasks.interpolation import InterpolationCurve, interpolate_run
 from truepair.tasks.retrieval import ImageSource, RetrievalResult, RetrievalTask, one_row_a_picture, readable_rows
 from truepair.tasks.zero_shot import TOP_1, GuardResult, ZeroShotTask, forgetting
 
-_LOOKED_AT = 20_000  # rows whose captions are counted
-
 _OTHER_TOKENIZER = "text.tokenizer train learns them from your captions, or start from a model of their language"
 
 HELD_OUT, UNSEEN = "retrieval.json", "retrieval_unseen.json"
@@ -107,9 +105,9 @@ def pretrain(
     model.to(state.device)  # for the states of frozen encoders
     if isinstance(model, AlbefModel):
         model.config.itm_trained = trains_itm(recipe)
-    for line in (*untrained_losses(recipe), *_lost_words(student.preprocessing, tables.train)):
+    for line in untrained_losses(recipe):
         say(line)
-    _cut_captions(student.preprocessing, tables.train, left_out)
+    _lost_words(student.preprocessing, tables.train, say, left_out)
     guard = None if recipe.zero_shot is None else _guard(recipe, student.preprocessing, left_out)
     between = recipe.model.interpolate
     start = None if between is None else weights_of(model)
@@ -155,22 +153,15 @@ def pretrain(
     return replace(outcome, retrieval=retrieval, unseen=_evaluate(loop.model, unseen, combination, run_folder / UNSEEN))
 
 
-def _cut_captions(preprocessing: Preprocessing, train: PairTable, left_out: LeftOut) -> None:
-    """Tell which captions are longer than the model reads; of a large table every k-th row is looked at."""
-    rows = range(0, len(train), -(-len(train) // _LOOKED_AT))
-    looked_at = train.select(rows)
-    stated = list(looked_at.values("captions"))
-    captions = [caption for row in stated for caption in row]
-    owners = np.repeat(looked_at.numbers, [len(row) for row in stated]).tolist()
-    cut = {place: owners[place] for place in preprocessing.cut(captions)}
-    left_out.cut(train.name, captions, cut, preprocessing.max_length)
-
-
-def _lost_words(preprocessing: Preprocessing, train: PairTable) -> list[str]:
-    """What the tokenizer loses of the training captions, a line each."""
+def _lost_words(preprocessing: Preprocessing, train: PairTable, say: Say, left_out: LeftOut) -> None:
+    """Tell what the tokenizer loses of the training captions; those that are cut are listed."""
     captions = list(train.captions())
-    check = check_captions(preprocessing.tokenization, preprocessing.max_length, captions)
-    return check.lines(length="text.max_length", tokenizer=_OTHER_TOKENIZER, cut=False)  # those are listed
+    owners = np.repeat(train.numbers, train.caption_counts)
+    check, looked_at = check_captions(preprocessing.tokenization, preprocessing.max_length, captions)
+    for line in check.lines(length="text.max_length", tokenizer=_OTHER_TOKENIZER, cut=False):
+        say(line)
+    cut = {number: int(owners[place]) for number, (place, is_cut) in enumerate(looked_at.items()) if is_cut}
+    left_out.cut(train.name, [captions[place] for place in looked_at], cut, preprocessing.max_length)
 
 
 class _Pictures:

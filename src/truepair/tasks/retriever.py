@@ -194,8 +194,7 @@ class Retriever:
 
     def cut_texts(self, texts: Sequence[str]) -> list[int]:
         """The places of texts that are longer than the model reads, so that their ends do not count."""
-        lengths = self.preprocessing.tokenization.lengths(texts) if texts else []
-        return [place for place, length in enumerate(lengths) if length > self.preprocessing.max_length]
+        return self.preprocessing.cut(texts)
 
     def search(
         self, query: str | Path | Image.Image | Vectors, vectors: NDArray[np.floating] | SearchIndex, k: int = 10
