@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from truepair import __version__
+from truepair.engine.distributed.launch import require_one_process
 from truepair.errors import TruepairError, message_of, nearest
 
 # Command: (module with ``run(words)``, help line). A module is imported only when its command is called; a command
@@ -33,6 +34,8 @@ COMMANDS = {
     ),
     "push": ("truepair.cli.push", "upload a trained model with its card: truepair push RUN NAME"),
 }
+
+_IN_SEVERAL_PROCESSES = ("train", "pretrain", "finetune")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -66,6 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _command(name: str) -> Callable[[list[str]], None]:
     if name not in COMMANDS:
         raise TruepairError(f"there is no command '{name}'{nearest(name, COMMANDS)}; see truepair --help")
+    if name not in _IN_SEVERAL_PROCESSES:
+        require_one_process(f"truepair {name}")
     run: Callable[[list[str]], None] = importlib.import_module(COMMANDS[name][0]).run
     return run
 

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ import yaml
 from truepair.cli.arguments import bundled_recipes, find_recipe, lay_recipe, read_fields, read_layers, to_yaml
 from truepair.cli.fields import RecipeClass
 from truepair.cli.options import CommandParser
+from truepair.engine.distributed.launch import is_first_process
 from truepair.errors import ConfigError, TruepairError
 
 if TYPE_CHECKING:
@@ -233,11 +233,6 @@ def section_of_run(model: str, name: str) -> list[tuple[str, dict[str, Any]]]:
         (str(layer), {key: value for key, value in values.items() if key == name})
         for layer, values in read_layers(file)
     ]
-
-
-def is_first_process() -> bool:
-    """Whether this is the only process of a run, or the first of several that torchrun or accelerate started."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 def say(line: str) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from truepair.cli.fields import RecipeClass
-from truepair.cli.run_folder import PRETRAIN, data_of_run, is_first_process, say
+from truepair.cli.run_folder import PRETRAIN, data_of_run, say
+from truepair.engine.distributed.launch import is_first_process
 from truepair.errors import ConfigError, nearest
 
 if TYPE_CHECKING:

@@ -5,7 +5,8 @@ import time
 from dataclasses import replace
 
 from truepair.cli.arguments import bundled_recipes
-from truepair.cli.run_folder import PRETRAIN, RecipeCommand, is_first_process, say
+from truepair.cli.run_folder import PRETRAIN, RecipeCommand, say
+from truepair.engine.distributed.launch import is_first_process
 from truepair.errors import ConfigError
 
 DESCRIPTION = """A RECIPE is a YAML file, or the name of a bundled recipe: {names}.

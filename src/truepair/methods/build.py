@@ -4,7 +4,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from accelerate import PartialState
 
 from truepair.data.identity import concept_labels
 from truepair.data.pairs import PairDataset
@@ -12,6 +11,7 @@ from truepair.data.preprocessing import OwnPreprocessing, Preprocessing
 from truepair.data.table import PairTable
 from truepair.data.transforms import normalisation
 from truepair.engine.distributed.accelerator import sharding_plugin
+from truepair.engine.distributed.processes import join_processes
 from truepair.errors import CheckpointError, ConfigError
 from truepair.evaluation.truth import ConversionCounter, Truth
 from truepair.judges.base import Judge, JudgeInputs
@@ -75,7 +75,7 @@ class StepBuilder:
         self.say = say
         sharding_plugin(recipe.loop)  # refuses in time what accelerate was told, before it changes how models are read
         # Processes meet here already: ledger and judge belong to a rank.
-        state = PartialState(cpu=recipe.loop.cpu)
+        state = join_processes(cpu=recipe.loop.cpu)
         self.device = state.device
         self.ranks = Ranks(state.process_index, state.num_processes)
 

@@ -1,14 +1,12 @@
 """What downstream tasks have in common: data, states of frozen encoders, answers, training and evaluation."""
 
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar, cast
 
-from accelerate import PartialState
 from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
@@ -18,6 +16,8 @@ from truepair.data.left_out import SKIPPED, LeftOut
 from truepair.data.preprocessing import OwnPreprocessing
 from truepair.data.table import PairTable
 from truepair.data.transforms import ImageTransform
+from truepair.engine.distributed.launch import is_first_process
+from truepair.engine.distributed.processes import first_process_first, join_processes, own_device
 from truepair.engine.logs.progress import counting
 from truepair.engine.loop.config import LoopConfig
 from truepair.engine.loop.loader import VisitedDataset
@@ -88,10 +88,22 @@ class FigureTable:
     rows: list[list[str]]
 
 
+_Recipe = TypeVar("_Recipe", bound=TaskRecipe)
+
+
 def listing_in(folder: Path, say: Say) -> LeftOut:
     """What is left out, listed in a folder by the first process."""
-    first = os.environ.get("RANK", "0") == "0"  # the loop opens the process group, with the recipe's own settings
-    return LeftOut(say, folder / SKIPPED if first else None)
+    return LeftOut(say, folder / SKIPPED if is_first_process() else None)
+
+
+def with_data(recipe: _Recipe) -> _Recipe:
+    """A recipe with its data filled in; processes meet here, and the first one writes the sample that is not there.
+
+    Raises:
+        TruepairError: there are no data, or the sample cannot be written.
+    """
+    with first_process_first(join_processes(cpu=recipe.loop.cpu)):
+        return cast(_Recipe, replace(cast(Any, recipe), data=recipe.data.filled()))
 
 
 _Table = TypeVar("_Table", bound=TaskTable)
@@ -189,7 +201,7 @@ class DownstreamTask(ABC, Generic[_Table, _Answer, _Result]):
     def evaluate(self, folder: Path) -> _Result:
         """Answer the test texts; files go to a folder."""
         table = self.read("test")
-        self.model.to(PartialState().device)  # a model just loaded is on the CPU
+        self.model.to(own_device())  # a model just loaded is on the CPU
         return self.report(self._answers(table, self._states(table)), table, folder)
 
     @cached_property

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from accelerate import PartialState
 from torch import Tensor
 
 from truepair.data.left_out import LeftOut
@@ -17,6 +16,7 @@ from truepair.data.pairs import PairDataset
 from truepair.data.table import PairTable
 from truepair.data.tokens import caption_tokens, tokenize_captions
 from truepair.data.transforms import TransformConfig
+from truepair.engine.distributed.processes import own_device
 from truepair.engine.logs.progress import counting
 from truepair.errors import ConfigError
 from truepair.methods.caches import cache_folder
@@ -126,7 +126,7 @@ def encode_gallery(
 def _frozen_images(table: PairTable, config: EncodingConfig, folder: Path) -> tuple[Tensor, dict[int, str]]:
     """Features of a table's pictures by the frozen image encoder, L2-normalised [N, F], and why some have none."""
     encoder = load_image_encoder(config.image_encoder or "efficientnet_lite0", image_size=config.image_size or None)
-    encoder.freeze().to(PartialState().device)
+    encoder.freeze().to(own_device())
     transform = TransformConfig(size=encoder.image_size, normalisation="encoder")
     dataset = PairDataset(table, image_transform(transform, encoder, train=False), captions="first")
     with counting("pictures") as show:
@@ -204,7 +204,7 @@ def _captions(
 ) -> tuple[Tensor, TokenStates | None]:
     """Sentence vectors of captions [M, D], and token states where the config asks for them."""
     encoder = load_sentence_encoder(config.text_encoder)
-    encoder.model.to(PartialState().device)
+    encoder.model.to(own_device())
     depth, width = int(encoder.model.config.num_hidden_layers), int(encoder.model.config.hidden_size)
     layers = aligned_layers(depth) if config.alignment else (depth,)
     longest = min(_LONGEST, encoder.longest)

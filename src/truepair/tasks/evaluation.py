@@ -4,13 +4,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from accelerate import PartialState
-
 from truepair.data.judgements import JudgedCaptions, judged_captions, on_first_rows, read_judgements
 from truepair.data.left_out import SKIPPED, LeftOut
 from truepair.data.source import SourceConfig
 from truepair.data.splits import DataConfig, open_chosen, part_of
 from truepair.data.table import PairTable
+from truepair.engine.distributed.processes import own_device
 from truepair.errors import ConfigError, DataError
 from truepair.evaluation.coco import CocoGallery, CocoReport, CocoTruths, load_coco_truths
 from truepair.evaluation.metrics import RetrievalProtocol
@@ -101,7 +100,7 @@ def evaluate_model(
     for line in notes:
         say(line)
     measured = _measured(table, data, config, say)
-    network = opened.model.to(PartialState().device)
+    network = opened.model.to(own_device())
     transform, collator = opened.preprocessing.images(), opened.preprocessing.collator()
     truths = load_coco_truths() if config.coco else None
 

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate import PartialState
 
 from truepair.data.left_out import SKIPPED, LeftOut
 from truepair.data.splits import build_tables
+from truepair.engine.distributed.processes import own_device
 from truepair.errors import ConfigError
 from truepair.evaluation.truth import Truth
 from truepair.judges.base import JudgeInputs
@@ -45,7 +45,7 @@ def frozen_inputs(recipe: PretrainRecipe, folder: Path, say: Say) -> JudgeInputs
     left_out.rows(table)
     student = build_student(recipe, table, lambda _: None)
     model, preprocessing = student.model, student.preprocessing
-    model.to(PartialState(cpu=recipe.loop.cpu).device)
+    model.to(own_device(cpu=recipe.loop.cpu))
     caches = StateCaches(recipe, student, left_out)
     table, images = caches.images(table)
     captions = table.captions()

@@ -37,7 +37,7 @@ from truepair.models.checkpoints.load import load_model
 from truepair.models.encoders.images import image_transform, resize_images
 from truepair.models.fusion.nlvr2 import Nlvr2Model
 from truepair.randomness import stable_hash
-from truepair.tasks.downstream import DownstreamTask, FigureTable, Split, finetune, listing_in
+from truepair.tasks.downstream import DownstreamTask, FigureTable, Split, finetune, listing_in, with_data
 from truepair.tasks.start import StartConfig, States, load_start
 
 
@@ -159,7 +159,7 @@ def evaluate_nlvr2(model_folder: Path, recipe: Nlvr2Recipe, folder: Path, say: S
     Raises:
         TruepairError: anything in recipe, data or model that does not fit, in one line.
     """
-    recipe = replace(recipe, data=recipe.data.filled())
+    recipe = with_data(recipe)
     model, preprocessing = load_model(Nlvr2Model, model_folder), OwnPreprocessing.load(model_folder)
     return Nlvr2Task(recipe, model, preprocessing, listing_in(folder, say)).evaluate(folder)
 
@@ -187,7 +187,7 @@ class Nlvr2Task(DownstreamTask[Nlvr2Table, bool, Nlvr2Result]):
     @classmethod
     def from_checkpoint(cls, recipe: Nlvr2Recipe, left_out: LeftOut) -> "Nlvr2Task":
         """Build the task's model on the checkpoint that the recipe names."""
-        recipe = replace(recipe, data=recipe.data.filled())
+        recipe = with_data(recipe)
         start = load_start(recipe.model, recipe.loop.seed, left_out.say)
         assigns = recipe.assignment is not None
         model = Nlvr2Model.from_albef(start.albef, assignment_head=assigns, **recipe.model.options)

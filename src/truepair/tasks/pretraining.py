@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from accelerate import PartialState
 
 from truepair.data.caption_check import check_captions
 from truepair.data.identity import concept_labels, match_keys
@@ -15,6 +14,7 @@ from truepair.data.pairs import PairCollator, PairDataset
 from truepair.data.preprocessing import Preprocessing
 from truepair.data.splits import build_tables
 from truepair.data.table import PairTable
+from truepair.engine.distributed.processes import first_process_first, join_processes
 from truepair.engine.loop.loop import RunResult, TrainingLoop, take_best
 from truepair.engine.loop.validation import percentages
 from truepair.errors import ConfigError
@@ -87,12 +87,12 @@ def pretrain(
     Raises:
         TruepairError: anything in data, recipe or run folder that does not fit, in one line.
     """
-    state = PartialState(cpu=recipe.loop.cpu)
+    state = join_processes(cpu=recipe.loop.cpu)
     queued = recipe.momentum is not None and recipe.momentum.queue_size > 0
     refusal = alone_in_its_batch(recipe.objectives, recipe.loop.batch_size * state.num_processes, queued=queued)
     if refusal is not None:
         raise ConfigError(refusal)
-    with state.main_process_first():
+    with first_process_first(state):
         heard = hear(recipe.relations, run_folder, say, first=state.is_main_process)
     recipe = replace(recipe, relations=heard.relations)
     left_out = LeftOut(say, run_folder / SKIPPED if state.is_main_process else None)

@@ -8,7 +8,6 @@ from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -17,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from truepair.data.images import BadImageError, load_image, to_rgb
 from truepair.data.tokens import padded
 from truepair.data.transforms import ImageTransform
+from truepair.engine.distributed.processes import own_device
 from truepair.errors import ConfigError, DataError
 from truepair.models.encoders.fingerprint import (
     caption_input_key,
@@ -90,7 +90,7 @@ class Retriever:
     """
 
     def __init__(self, opened: OpenedModel, *, device: torch.device | str | None = None) -> None:
-        place = PartialState().device if device is None else torch.device(device)
+        place = own_device() if device is None else torch.device(device)
         self.model = opened.model.to(place).eval()
         self.preprocessing = opened.preprocessing
         self._transform = opened.preprocessing.images()

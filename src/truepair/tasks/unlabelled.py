@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from numpy.typing import NDArray
 
 from truepair import __version__
 from truepair.data.left_out import SKIPPED, LeftOut
 from truepair.data.splits import DataConfig, build_tables
 from truepair.data.table import PairTable
+from truepair.engine.distributed.processes import own_device
 from truepair.engine.logs.progress import counting
 from truepair.errors import ConfigError, DataError
 from truepair.evaluation.truth import Truth
@@ -239,7 +239,7 @@ def _ask(candidates: Candidates, table: PairTable, config: UnlabelledConfig, say
     count = min(config.ask_most, len(candidates))
     for word in config.ask:
         stated = asked_judge(word, config.ask_prompt)
-        judge = open_asked(stated, table, PartialState().device)
+        judge = open_asked(stated, table, own_device())
         folder = cache_folder(config.encoding.cache_folder)
         with counting(judge.name) as show:
             candidates, new = with_judge(candidates, stated, judge, config.ask_most, folder, show)

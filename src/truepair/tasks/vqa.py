@@ -24,7 +24,7 @@ from truepair.models.fusion.answers import AnswerTrie
 from truepair.models.fusion.vqa import VqaModel
 from truepair.randomness import stable_hash
 from truepair.relations.text import normalise_answer
-from truepair.tasks.downstream import DownstreamTask, FigureTable, Split, finetune, listing_in
+from truepair.tasks.downstream import DownstreamTask, FigureTable, Split, finetune, listing_in, with_data
 from truepair.tasks.start import StartConfig, load_start
 
 
@@ -150,7 +150,7 @@ def evaluate_vqa(model_folder: Path, recipe: VqaRecipe, folder: Path, say: Say) 
     Raises:
         TruepairError: anything in recipe, data or model that does not fit, in one line.
     """
-    recipe = replace(recipe, data=recipe.data.filled())
+    recipe = with_data(recipe)
     model, preprocessing = load_model(VqaModel, model_folder), OwnPreprocessing.load(model_folder)
     return VqaTask(recipe, model, preprocessing, listing_in(folder, say)).evaluate(folder)
 
@@ -185,7 +185,7 @@ class VqaTask(DownstreamTask[VqaTable, str, VqaResult]):
     @classmethod
     def from_checkpoint(cls, recipe: VqaRecipe, left_out: LeftOut) -> "VqaTask":
         """Build the task's model on the checkpoint that the recipe names."""
-        recipe = replace(recipe, data=recipe.data.filled())
+        recipe = with_data(recipe)
         start = load_start(recipe.model, recipe.loop.seed, left_out.say)
         fields = dict(recipe.model.options)
         if recipe.list_vocabulary:

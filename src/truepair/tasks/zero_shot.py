@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -17,6 +16,7 @@ from truepair.data.labelled import LabelledConfig, LabelledImages, open_labelled
 from truepair.data.left_out import LeftOut
 from truepair.data.preprocessing import Preprocessing
 from truepair.data.transforms import ImageTransform
+from truepair.engine.distributed.processes import own_device
 from truepair.engine.logs.progress import counting
 from truepair.engine.loop.signals import ignore_stop_signals
 from truepair.errors import DataError
@@ -235,7 +235,7 @@ def evaluate_zero_shot(model_folder: str | Path, config: EvaluateZeroShotConfig,
         make_room(Path(config.output))
     opened = open_model(model_folder, say)
     left_out = list_beside(config.output, say)
-    result = ZeroShotTask(config, opened.preprocessing, left_out).evaluate(opened.model.to(PartialState().device))
+    result = ZeroShotTask(config, opened.preprocessing, left_out).evaluate(opened.model.to(own_device()))
     if config.output is not None:
         write_json(Path(config.output), result.as_dict())
     return result

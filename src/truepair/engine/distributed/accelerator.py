@@ -4,18 +4,15 @@ import contextlib
 import os
 import shutil
 from collections.abc import Iterator
-from datetime import timedelta
 from pathlib import Path
 
-import torch
-import torch.distributed as dist
-from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
+from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.utils import FullyShardedDataParallelPlugin
 from torch import nn
 from torch.distributed.fsdp import CPUOffloadPolicy
-from torch.distributed.rendezvous import rendezvous
 
+from truepair.engine.distributed.processes import join_processes
 from truepair.engine.distributed.sharding import repeated_layers, shard
 from truepair.engine.logs.log import require_trackers
 from truepair.engine.loop.config import LoopConfig
@@ -25,9 +22,6 @@ from truepair.errors import ConfigError
 
 # Layers of one kind share what is compiled. Kinds, training and evaluation, and lengths of texts are its variants.
 _MOST_VARIANTS = 64
-
-# Ranks wait this long for one that evaluates or writes a checkpoint.
-PATIENCE = timedelta(hours=2)
 
 _ASKED = "ACCELERATE_USE_FSDP"  # set by ``accelerate launch --use_fsdp``
 
@@ -41,7 +35,7 @@ def build_accelerator(config: LoopConfig, run_folder: Path) -> Accelerator:
     """
     sharding_plugin(config)
     require_trackers(config.trackers)
-    _meet_after_restart(config)
+    join_processes(cpu=config.cpu)
     # A head gets no gradient in the epochs before its loss starts.
     # Buffers (momentum queue, running statistics of frozen encoders) are the same on all ranks already.
     unused = DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)
@@ -52,7 +46,7 @@ def build_accelerator(config: LoopConfig, run_folder: Path) -> Accelerator:
                 cpu=config.cpu,
                 log_with=config.trackers or None,
                 project_dir=run_folder,
-                kwargs_handlers=[unused, InitProcessGroupKwargs(timeout=PATIENCE)],
+                kwargs_handlers=[unused],
             )
     except ValueError as error:
         raise ConfigError(f"loop.precision is '{config.precision}': {' '.join(str(error).split())[:200]}") from error
@@ -167,19 +161,3 @@ def _wrapping_nothing() -> Iterator[None]:
     finally:
         if asked is not None:
             os.environ[_ASKED] = asked
-
-
-def _meet_after_restart(config: LoopConfig) -> None:
-    """Give each attempt of torchrun keys of its own in the store where ranks meet.
-
-    torchrun may keep one store for all attempts (``--standalone`` does), and ranks that were started again would find
-    the addresses of those that died.
-    """
-    attempt = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
-    shared = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    if not attempt or not shared or dist.is_initialized():
-        return
-    store, rank, ranks = next(rendezvous("env://", timeout=PATIENCE))
-    backend = "nccl" if torch.cuda.is_available() and not config.cpu else "gloo"
-    own = dist.PrefixStore(f"attempt-{attempt}", store)  # type: ignore[attr-defined]
-    dist.init_process_group(backend, store=own, rank=rank, world_size=ranks, timeout=PATIENCE)
