@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import os
+import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from truepair.errors import DataError, TruepairError
 
 _ADVICE = "free some space, or choose another place"
 
-_WRITTEN = itertools.count()
+_WRITTEN = itertools.count(secrets.randbelow(1 << 40))  # processes of two machines may have the same number
 
 
 @contextmanager
