@@ -3,7 +3,7 @@
     mortal_command.py PLAN WORD ...
 
 PLAN is a JSON file: the deaths in their order, each [rank, "module:name" of a function, which call of it in the life of
-that process, whether after it]. One death more is recorded beside it each time, so that the next attempt takes the next.
+that process, whether after it]. Each is recorded beside it, so that the next attempt takes the next one.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""The real command under torchrun and accelerate: processes die of kill -9, all are started again, the result is equal."""
+"""The real command under torchrun and accelerate: a process dies, all are started again, the result is equal."""
 
 import json
 import os
@@ -12,6 +12,8 @@ import pytest
 from tests.cli.test_commands import MODEL
 from tests.engine.processes import free_port
 from tests.engine.tiny import remains
+from tests.tasks.task_sets import write_checkpoint
+from tests.tasks.test_downstream import vqa_recipe
 
 HERE = Path(__file__).parent
 
@@ -66,7 +68,7 @@ def environment() -> dict[str, str]:
 
 
 def run(launchers: Sequence[Sequence[str]], folder: Path, *words: str, deaths: Sequence[Death] = ()) -> list[str]:
-    """Call the command on a machine or on several; returns what it said, line by line, once all deaths have happened."""
+    """Call the command on a machine or on several; returns the lines it said, once all deaths have happened."""
     plan, marks = folder / "plan.json", folder / "plan.deaths"
     plan.write_text(json.dumps(deaths))
     said = [folder / f"machine-{number}.txt" for number in range(len(launchers))]
@@ -121,3 +123,17 @@ def test_ten_deaths_change_nothing(
 ) -> None:
     run(launchers(kind), tmp_path, "train", str(recipe), "--run-folder", "run", deaths=deaths)
     assert remains(tmp_path / "run") == whole
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(2 * LIMIT)
+def test_fine_tuning_is_brought_back_too(tmp_path: Path) -> None:
+    settings, start = vqa_recipe(tmp_path), write_checkpoint(tmp_path / "start")
+    words = ["finetune", "vqa", str(settings), "--model.checkpoint", str(start)]
+    words += ["--loop.epochs", "4", "--loop.batch_size", "4", "--loop.checkpoint_every", "2"]
+    run(launchers("standalone"), tmp_path, *words, "--run-folder", "whole")
+    lines = run(launchers("standalone"), tmp_path, *words, "--run-folder", "run", deaths=[(1, STEP, 5, True)])
+    assert resumed(lines) == ["step-00000004"]
+    assert remains(tmp_path / "run") == remains(tmp_path / "whole")
+    answers = "vqa_results.json"
+    assert (tmp_path / "run" / answers).read_bytes() == (tmp_path / "whole" / answers).read_bytes()

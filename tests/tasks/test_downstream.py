@@ -3,7 +3,7 @@
 import csv
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,11 @@ from truepair.cli.arguments import bundled_recipes, find_recipe, read_recipe
 from truepair.cli.main import main
 from truepair.cli.tasks import task_command, trained_tasks
 from truepair.engine.logs.log import read_log
+from truepair.engine.loop.config import LoopConfig
 from truepair.errors import ConfigError
 from truepair.evaluation.nlvr2 import Nlvr2Metrics
 from truepair.evaluation.vqa import VqaAccuracy
+from truepair.tasks.downstream import with_data
 from truepair.tasks.nlvr2 import Nlvr2Result
 from truepair.tasks.vqa import VqaResult
 
@@ -333,3 +335,36 @@ def test_entries_that_cannot_be_used_are_listed_in_the_run(
     assert f"left out: 1 row or part of a row of data.train; listed in {run / 'skipped.jsonl'}" in told
     (entry,) = [json.loads(line) for line in (run / "skipped.jsonl").read_text().splitlines()]
     assert (entry["what"], Path(entry["file"]).name, entry["row"]) == ("left out", "train.json", count)
+
+
+@dataclass(frozen=True)
+class OnceWritten:
+    """Data that are written where they are not there, which is recorded."""
+
+    folder: Path
+
+    def filled(self) -> "OnceWritten":
+        """Write."""
+        if not self.folder.exists():
+            with self.folder.with_suffix(".writers").open("a") as writers:
+                writers.write("x")
+            self.folder.mkdir()
+        return self
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A recipe of such data."""
+
+    data: OnceWritten
+    loop: LoopConfig = field(default_factory=lambda: LoopConfig(cpu=True))
+
+    def go(self) -> None:
+        """Open them, as fine-tuning does."""
+        with_data(self)  # type: ignore[type-var]
+
+
+def test_of_several_processes_the_first_writes_the_sample(tmp_path: Path) -> None:
+    recipe = Opened(OnceWritten(tmp_path / "sample"))
+    assert run_ranks([recipe] * 3) == [0, 0, 0]
+    assert (tmp_path / "sample.writers").read_text() == "x"
