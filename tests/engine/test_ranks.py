@@ -1,19 +1,15 @@
-"""Two ranks: one writer, equal steps, a stop that all agree on, and a rank that dies under torchrun or accelerate."""
+"""Two ranks: one writer, equal steps, and a stop that all agree on."""
 
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.engine.processes import Fault, free_port, run_in_process, run_ranks
+from tests.engine.processes import Fault, run_in_process, run_ranks
 from tests.engine.tiny import TinyRun, remains
 from truepair.engine.logs.log import read_log
 
-HERE = Path(__file__).parent
 HALF = {"batch_size": 2}  # of one rank: the same global batch as in the runs on one
 
 
@@ -59,25 +55,3 @@ def test_a_run_may_go_on_with_another_number_of_ranks(tmp_path: Path) -> None:
     assert run_in_process(one)[0] == 0
     steps = [record["step"] for record in read_log(tmp_path / "log.jsonl") if record["kind"] == "step"]
     assert steps == list(range(1, 16))
-
-
-LAUNCHERS = {
-    "torchrun": ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "3"],
-    # On a CPU, too, it starts several processes if "multi_gpu" asks for it.
-    "accelerate": ["accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--max_restarts", "3"],
-}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("launcher", LAUNCHERS)
-def test_a_launcher_brings_all_back_when_one_dies(whole: Path, tmp_path: Path, launcher: str) -> None:
-    port = [] if launcher == "torchrun" else ["--main_process_port", str(free_port())]
-    call = [sys.executable, "-m", *LAUNCHERS[launcher], *port, "--monitor_interval", "0.1"]
-    call += [str(HERE / "torchrun_tiny.py"), str(tmp_path), "11"]
-    path = os.pathsep.join([str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    done = subprocess.run(call, env=environment, capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr.count("going on from") == 1
-    assert "step-00000010" in done.stderr
-    assert remains(tmp_path) == remains(whole)

@@ -87,3 +87,7 @@ def _help() -> str:
 def _fail(line: str, status: int = 2) -> int:
     print(f"truepair: {line}", file=sys.stderr)
     return status
+
+
+if __name__ == "__main__":  # python -m truepair.cli.main, as launchers call a module
+    main()

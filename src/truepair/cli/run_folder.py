@@ -14,7 +14,7 @@ import yaml
 from truepair.cli.arguments import bundled_recipes, find_recipe, lay_recipe, read_fields, read_layers, to_yaml
 from truepair.cli.fields import RecipeClass
 from truepair.cli.options import CommandParser
-from truepair.engine.distributed.launch import is_first_process
+from truepair.engine.distributed.launch import is_first_process, telling_lost_processes
 from truepair.errors import ConfigError, TruepairError
 
 if TYPE_CHECKING:
@@ -72,13 +72,16 @@ class Opening(Generic[_Recipe]):
 
         Raises:
             ConfigError: the folder cannot be written, or holds a run of other settings.
+            TruepairError: another process of the run has ended.
         """
         if not is_first_process():
-            yield
+            with telling_lost_processes():
+                yield
             return
         before = keep_recipe(self.recipe, self.folder)
         try:
-            yield
+            with telling_lost_processes():
+                yield
         except TruepairError:
             if before is not None:
                 (self.folder / RECIPE).write_bytes(before)

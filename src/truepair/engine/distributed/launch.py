@@ -1,8 +1,12 @@
 """What torchrun or accelerate said to this process when they started it; read without importing torch."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from truepair.errors import ConfigError
+from truepair.errors import ConfigError, TruepairError
+
+_LOST = ("gloo/", "NCCL", "store->", "DistStoreError", "DistBackendError", "DistNetworkError")
 
 
 def is_first_process() -> bool:
@@ -30,3 +34,23 @@ def require_one_process(command: str) -> None:
             f"{command} computes in one process, and {count} were started; call it without torchrun or accelerate "
             "(or unset RANK and WORLD_SIZE, if nobody started others)"
         )
+
+
+@contextmanager
+def telling_lost_processes() -> Iterator[None]:
+    """Say in one line that another process of the run has ended, in place of what the library says of its connection.
+
+    Raises:
+        TruepairError: a process waited for another one that is gone.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        told = f"{type(error).__name__}: {error}"
+        if started_processes() == 1 or not any(sign in told for sign in _LOST):
+            raise
+        raise TruepairError(
+            f"process {os.environ['RANK']} of {started_processes()} lost the connection to another one, which has "
+            "ended: see what that one said; the same command goes on from the last checkpoint, and with "
+            "--max-restarts torchrun gives it by itself"
+        ) from error
