@@ -113,6 +113,12 @@ def test_help(words: list[str], text: str, recipe: Path, capsys: pytest.CaptureF
     assert text in capsys.readouterr().out
 
 
+def test_the_module_is_the_command(tmp_path: Path) -> None:
+    call = [sys.executable, "-m", "truepair.cli.main", "--version"]
+    done = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True, timeout=240)
+    assert done.stdout.startswith("truepair ")
+
+
 def test_two_ranks_train_one_model(recipe: Path, tmp_path: Path) -> None:
     script = tmp_path / "run.py"
     script.write_text("from truepair.cli.main import main\nmain()\n")
