@@ -2,7 +2,8 @@
 
     python scripts/attack.py                                   # all kinds, a try of each in turn, for 25 minutes
     python scripts/attack.py --kinds kill cache --minutes 5    # some kinds
-    python scripts/attack.py --kinds cache --only 7            # that one try again; --keep leaves its folder
+    python scripts/attack.py --kinds kill:3 cache:10           # so many tries of each
+    python scripts/attack.py --kinds cache --only 7            # that one try again; --keep --folder F leaves its files
     python scripts/attack.py --source ../other/src             # the commands of another checkout
     python scripts/attack.py --output attack.json --page attack.md
 
@@ -31,6 +32,7 @@ import fcntl
 import functools
 import hashlib
 import io
+import itertools
 import json
 import math
 import multiprocessing
@@ -81,7 +83,7 @@ TINY = {
 # --------------------------------------------------------------------------------------------------- outcomes
 
 
-class Fault(Exception):
+class Fault(Exception):  # noqa: N818 - the outcomes are named for what is counted
     """A try that ended as something else than survived."""
 
     outcome = "own fault"
@@ -229,9 +231,9 @@ class Call:
             if self.cold or self.program or Machine.cold:
                 program = self.program or (sys.executable, "-c", COMMAND)
                 os.execvpe(program[0], [*program, *self.words], os.environ)
-            sys.stdin = open(0, encoding="utf-8", closefd=False)
-            sys.stdout = open(1, "w", encoding="utf-8", closefd=False)
-            sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)
+            sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
+            sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+            sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
             status = _as_interpreter(self.words)
         except BaseException:
             traceback.print_exc()
@@ -849,7 +851,7 @@ def attack_restart(t: Try) -> None:
             t.folder,
             program=[sys.executable, "-m", *launch, str(script)],
             environment={"GLOO_SOCKET_IFNAME": "lo"},
-            patience=300,
+            patience=180,
             killed=(signal.SIGKILL,),
         )
 
@@ -1208,7 +1210,8 @@ def attack_terminal(t: Try) -> None:
     way = t.pick(["lost", "head", "full", "full output", "help", "closed", "lost"])
     t.what = way
     if way == "help":
-        return _head_of_help(t)
+        _head_of_help(t)
+        return
     reference = t.world.reference(recipe)
     call = t.world.train(recipe, t.run)
     if way == "lost":
@@ -2134,9 +2137,13 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=25.0, help="no try begins later (default: 25)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
-        "--kinds", nargs="+", default=list(KINDS), choices=list(KINDS), metavar="KIND", help=", ".join(KINDS)
+        "--kinds",
+        nargs="+",
+        default=[(one, None) for one in KINDS.values()],
+        type=_kind,
+        metavar="KIND[:TRIES]",
+        help=f"of {', '.join(KINDS)}; most tries of each (default: all kinds, as many as the time allows)",
     )
-    parser.add_argument("--tries", type=int, default=10**6, help="most tries of a kind")
     parser.add_argument("--only", type=int, help="the try of this number alone")
     parser.add_argument("--python", help="another interpreter, with what the commands need")
     parser.add_argument(
@@ -2150,11 +2157,19 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(words)
 
 
+def _kind(word: str) -> tuple[Kind, int | None]:
+    """A kind and the most tries of it."""
+    name, _, tries = word.partition(":")
+    if name not in KINDS or (tries and not tries.isdigit()):
+        raise argparse.ArgumentTypeError(f"{word}: no kind, or kind:tries, of {', '.join(KINDS)}")
+    return KINDS[name], int(tries) if tries else None
+
+
 def main() -> int:
     """Attack until the time is over, and print the table."""
     options = parse()
     if options.python is not None and Path(options.python).absolute() != Path(sys.executable).absolute():
-        words = [word for word in sys.argv[1:]]
+        words = sys.argv[1:]
         place = next(k for k, word in enumerate(words) if word.startswith("--python"))
         del words[place : place + (1 if "=" in words[place] else 2)]
         os.execv(options.python, [options.python, __file__, *words])
@@ -2172,27 +2187,14 @@ def main() -> int:
         started = time.monotonic()
         world = prepare(source, folder / "work", cold=options.cold)
         print(f"attacking {package()}", file=sys.stderr)
-        chosen = [KINDS[name] for name in options.kinds]
-        numbers = {
-            one.name: iter([options.only] if options.only is not None else range(options.tries)) for one in chosen
-        }
-        while numbers and time.monotonic() - started < 60 * options.minutes:
-            for one in chosen:
-                for _ in range(one.turns):
-                    if one.name not in numbers or time.monotonic() - started > 60 * options.minutes:
-                        break
-                    number = next(numbers[one.name], None)
-                    if number is None:
-                        del numbers[one.name]
-                        break
-                    outcome = attempt(
-                        one, number, options.seed, world, folder / "work" / "tries", report, keep=options.keep
-                    )
-                    last = report.tries[-1]
-                    line = printable(
-                        f"{one.name} {number}: {outcome}, {last['seconds']} s; {last['what']} {last['why']}"
-                    )
-                    print(line[:300], file=sys.stderr, flush=True)
+        rounds = [(one, _numbers(options.only, most)) for one, most in options.kinds]
+        for one, number in _in_turn(rounds):
+            if time.monotonic() - started > 60 * options.minutes:
+                break
+            outcome = attempt(one, number, options.seed, world, folder / "work" / "tries", report, keep=options.keep)
+            last = report.tries[-1]
+            line = f"{one.name} {number}: {outcome}, {last['seconds']} s; {last['what']} | {last['why']}"
+            print(printable(line)[:400], file=sys.stderr, flush=True)
         minutes = (time.monotonic() - started) / 60
     title = f"Seed {options.seed}, {minutes:.0f} minutes, {platform.python_version()} on {platform.system()}"
     print(report.table())
@@ -2203,6 +2205,21 @@ def main() -> int:
         facts = {"seed": options.seed, "minutes": round(minutes, 1), "counts": counts, "tries": report.tries}
         output["json"].write_text(json.dumps(facts, indent=1), encoding="utf-8")
     return 3 if any(found["own fault"] for found in report.counts.values()) else 0
+
+
+def _numbers(only: int | None, most: int | None) -> Iterator[int]:
+    """The numbers of the tries of a kind."""
+    return iter([only]) if only is not None else itertools.count() if most is None else iter(range(most))
+
+
+def _in_turn(rounds: list[tuple[Kind, Iterator[int]]]) -> Iterator[tuple[Kind, int]]:
+    """One try of each kind after the other, or as many as the kind takes in a turn, until all have had theirs."""
+    while rounds:
+        for one, numbers in rounds[:]:
+            turn = list(itertools.islice(numbers, one.turns))
+            if not turn:
+                rounds.remove((one, numbers))
+            yield from ((one, number) for number in turn)
 
 
 def package() -> str:
