@@ -1164,13 +1164,16 @@ def change_input(t: Try, way: str, data: Path, ledger: Path, judge: Path, clip: 
 
 
 def other_judge(t: Try) -> Path:
-    """A judge that was fitted on fewer pictures of each group."""
+    """A judge that was fitted on groups of anything, so that it says something else."""
     folder = t.world.folder / "other-judge"
     if not folder.exists():
         rows = [json.loads(line) for line in t.world.data.read_text().splitlines()]
-        fewer = t.world.data.with_name("fewer.jsonl")
-        fewer.write_text("\n".join(json.dumps(row) for row in rows if not row["image"].endswith("-0.png")))
-        recipe = t.world.recipe("frozen", data=fewer)
+        groups = [row["group"] for row in rows]
+        random.Random(0).shuffle(groups)
+        shuffled = t.world.data.with_name("shuffled.jsonl")
+        lines = [json.dumps(row | {"group": group}) for row, group in zip(rows, groups, strict=True)]
+        shuffled.write_text("\n".join(lines))
+        recipe = t.world.recipe("frozen", data=shuffled)
         expect_end(Call(["judge", str(recipe), "--run-folder", str(folder)], t.world.folder).run())
     return folder
 
