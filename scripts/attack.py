@@ -475,7 +475,8 @@ class World:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.references: dict[str, Path] = {}
-        self.durations: dict[str, float] = {}
+        self.durations: dict[Path, float] = {}
+        self.words: dict[Path, list[str]] = {}
         self.data = write_drawings(folder / "data")
 
     def recipe(self, name: str, data: Path | None = None, **changes: Any) -> Path:
@@ -523,8 +524,19 @@ class World:
             run = self.folder / "runs" / f"reference-{len(self.references)}"
             done = self.train(recipe, run, *more).run()
             expect_end(done)
-            self.references[key], self.durations[str(run)] = run, done.seconds
+            self.references[key] = run
+            self.words[run] = [str(recipe), *more]
         return self.references[key]
+
+    def duration(self, reference: Path) -> float:
+        """Seconds of such a run, now that the caches are filled."""
+        if reference not in self.durations:
+            again = self.folder / "again"
+            done = Call(["train", *self.words[reference], "--run-folder", str(again)], self.folder).run()
+            expect_end(done)
+            shutil.rmtree(again)
+            self.durations[reference] = done.seconds
+        return self.durations[reference]
 
     def half(self, recipe: Path, run: Path, *more: str) -> Path:
         """A copy of that run as a kill in its last epoch would have left it."""
@@ -809,23 +821,36 @@ def kind(name: str, promise: str, turns: int = 1) -> Callable[[Callable[[Try], N
 
 @kind("kill", "killed at any moment, the same command ends with the same weights and log, bit by bit", turns=3)
 def attack_kill(t: Try) -> None:
-    """Kill a run one to three times, by SIGKILL, SIGTERM or Ctrl-C, wherever it is."""
-    changes = t.pick([{}, {"loop__workers": 2}, {"loop__checkpoint_every": 2}, {"sampler__kind": "grit"}])
-    recipe = t.world.recipe("plain", **changes)
+    """Kill a run one to three times, by SIGKILL, SIGTERM or Ctrl-C: at its start, in a step, in a checkpoint, at its end."""
+    changes = t.pick([{}, {"loop__workers": 2}, {"loop__checkpoint_every": 1}, {"sampler__kind": "grit"}])
+    recipe = t.world.recipe("plain", loop__epochs=6, **changes)
     reference = t.world.reference(recipe)
-    duration = t.world.durations[str(reference)]
+    steps = len(_lines(reference / "log.jsonl"))
     for _ in range(t.rng.randint(1, 3)):
         number = t.rng.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-        moment = t.rng.uniform(0, duration)
-        t.what += f"{number.name} after {moment:.2f} of {duration:.2f} s, {changes}; "
         running = t.world.train(recipe, t.run, killed=(signal.SIGKILL, signal.SIGTERM)).start()
-        running.wait(moment)
+        if t.rng.random() < 0.25:
+            running.wait(t.rng.uniform(0, t.world.duration(reference)))
+        else:  # once so much is logged; a step takes some hundredths of a second, a checkpoint a tenth
+            line = t.rng.randrange(steps)
+            running.wait(60, until=lambda line=line: len(_lines(t.run / "log.jsonl")) > line)
+            time.sleep(t.rng.uniform(0, 0.2))
         running.send(number)
         done = running.ended()
+        t.what += f"{number.name} after {len(_lines(t.run / 'log.jsonl'))} of {steps} lines; "
         # A signal before Python's own handlers are there ends it at once, which the system shows as -15 or -2.
         fine = {0, -number, 128 + number, 130}
         require(done.status in fine, f"status {done.status} after {number.name}: {done.last[-160:]}")
+    t.what += f"{changes}"
     require_equal(t.run, reference, t.world.train(recipe, t.run).run())
+
+
+def _lines(log: Path) -> list[bytes]:
+    """The lines of a log; none where there is none yet."""
+    try:
+        return log.read_bytes().splitlines()
+    except OSError:
+        return []
 
 
 @kind("restart", "a rank dies under torchrun or accelerate: all start again, and end as if it had not")
@@ -1188,7 +1213,7 @@ def attack_two_runs(t: Try) -> None:
     other = () if t.number % 4 == 3 else ("--objectives.itm.weight", "0.25")
     first, second = t.world.reference(recipe), t.world.reference(recipe, *other)
     # Often before the first checkpoint, from which on the folder says whose it is.
-    moment = t.rng.uniform(0, t.rng.choice([0.4, 1.2])) * t.world.durations[str(first)]
+    moment = t.rng.uniform(0, t.rng.choice([0.4, 1.2])) * t.world.duration(first)
     t.what = f"after {moment:.2f} s, {other or 'the same settings'}"
     running = t.world.train(recipe, t.run).start()
     running.wait(moment)
@@ -1221,7 +1246,7 @@ def attack_terminal(t: Try) -> None:
     reference = t.world.reference(recipe)
     call = t.world.train(recipe, t.run)
     if way == "lost":
-        moment = t.rng.uniform(0, t.world.durations[str(reference)])
+        moment = t.rng.uniform(0, t.world.duration(reference))
         t.what = f"lost after {moment:.2f} s"
         # The terminal goes without a hang-up signal, as after `disown`: every write fails with EIO.
         ours, theirs = pty.openpty()
