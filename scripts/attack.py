@@ -821,7 +821,7 @@ def kind(name: str, promise: str, turns: int = 1) -> Callable[[Callable[[Try], N
 
 @kind("kill", "killed at any moment, the same command ends with the same weights and log, bit by bit", turns=3)
 def attack_kill(t: Try) -> None:
-    """Kill a run one to three times, by SIGKILL, SIGTERM or Ctrl-C: at its start, in a step, in a checkpoint, at its end."""
+    """Kill a run one to three times, by SIGKILL, SIGTERM or Ctrl-C: starting, in a step, in a checkpoint, ending."""
     changes = t.pick([{}, {"loop__workers": 2}, {"loop__checkpoint_every": 1}, {"sampler__kind": "grit"}])
     recipe = t.world.recipe("plain", loop__epochs=6, **changes)
     reference = t.world.reference(recipe)
