@@ -312,7 +312,7 @@ class Running:
         """Whether it ended within so many seconds; comes back earlier once ``until`` says so."""
         end = time.monotonic() + seconds
         while not self.poll() and time.monotonic() < end and not until():
-            time.sleep(0.02)
+            time.sleep(0.005)
         return self.status is not None
 
     def send(self, number: int) -> None:
@@ -834,7 +834,7 @@ def attack_kill(t: Try) -> None:
         else:  # once so much is logged; a step takes some hundredths of a second, a checkpoint a tenth
             line = t.rng.randrange(steps)
             running.wait(60, until=lambda line=line: len(_lines(t.run / "log.jsonl")) > line)
-            time.sleep(t.rng.uniform(0, 0.2))
+            time.sleep(t.rng.choice([0, t.rng.uniform(0, 0.1)]))
         running.send(number)
         done = running.ended()
         t.what += f"{number.name} after {len(_lines(t.run / 'log.jsonl'))} of {steps} lines; "
@@ -1212,11 +1212,13 @@ def attack_two_runs(t: Try) -> None:
     recipe = t.world.recipe("plain")
     other = () if t.number % 4 == 3 else ("--objectives.itm.weight", "0.25")
     first, second = t.world.reference(recipe), t.world.reference(recipe, *other)
-    # Often before the first checkpoint, from which on the folder says whose it is.
-    moment = t.rng.uniform(0, t.rng.choice([0.4, 1.2])) * t.world.duration(first)
-    t.what = f"after {moment:.2f} s, {other or 'the same settings'}"
     running = t.world.train(recipe, t.run).start()
-    running.wait(moment)
+    if t.number % 2:
+        running.wait(t.rng.uniform(0, 1.2) * t.world.duration(first))
+    else:  # before the first checkpoint, from which on the folder says whose it is
+        running.wait(60, until=(t.run / "recipe.yaml").exists)
+        time.sleep(t.rng.uniform(0, 0.2))
+    t.what = f"after {time.monotonic() - running.started:.2f} s, {other or 'the same settings'}"
     later = t.world.train(recipe, t.run, *other).start()
     done, beside = running.ended(), later.ended()
     fine = [one.status for one in (done, beside)]
