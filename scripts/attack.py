@@ -825,12 +825,12 @@ def attack_kill(t: Try) -> None:
     changes = t.pick([{}, {"loop__workers": 2}, {"loop__checkpoint_every": 1}, {"sampler__kind": "grit"}])
     recipe = t.world.recipe("plain", loop__epochs=6, **changes)
     reference = t.world.reference(recipe)
-    steps = len(_lines(reference / "log.jsonl"))
+    steps, duration = len(_lines(reference / "log.jsonl")), t.world.duration(reference)
     for _ in range(t.rng.randint(1, 3)):
         number = t.rng.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
         running = t.world.train(recipe, t.run, killed=(signal.SIGKILL, signal.SIGTERM)).start()
         if t.rng.random() < 0.25:
-            running.wait(t.rng.uniform(0, t.world.duration(reference)))
+            running.wait(t.rng.uniform(0, duration))
         else:  # once so much is logged; a step takes some hundredths of a second, a checkpoint a tenth
             line = t.rng.randrange(steps)
             running.wait(60, until=lambda line=line: len(_lines(t.run / "log.jsonl")) > line)
@@ -1212,9 +1212,10 @@ def attack_two_runs(t: Try) -> None:
     recipe = t.world.recipe("plain")
     other = () if t.number % 4 == 3 else ("--objectives.itm.weight", "0.25")
     first, second = t.world.reference(recipe), t.world.reference(recipe, *other)
+    moment = t.rng.uniform(0, 1.2) * t.world.duration(first)
     running = t.world.train(recipe, t.run).start()
     if t.number % 2:
-        running.wait(t.rng.uniform(0, 1.2) * t.world.duration(first))
+        running.wait(moment)
     else:  # before the first checkpoint, from which on the folder says whose it is
         running.wait(60, until=(t.run / "recipe.yaml").exists)
         time.sleep(t.rng.uniform(0, 0.2))
