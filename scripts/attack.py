@@ -1510,6 +1510,7 @@ def attack_memory(t: Try) -> None:
         t.what = f"a memory group of {megabytes} MB more"
         with memory_group(megabytes) as enter:
             done = dataclasses.replace(call, before=[enter]).run()
+    t.what += f": status {done.status}"
     if done.status not in (0, -signal.SIGKILL):
         require(done.status == 2 and "truepair: " in done.err, f"status {done.status}: {done.last[-160:]}")
     require_equal(t.run, reference, t.world.train(recipe, t.run).run())
