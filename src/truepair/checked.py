@@ -12,7 +12,7 @@ from typing import Any
 import xxhash
 from filelock import FileLock, Timeout
 
-from truepair.errors import DataError
+from truepair.errors import DataError, MadeAgain
 from truepair.files import clear_asides, discard, write_json, writing_file
 
 CHECKS = ("times", "bytes")
@@ -27,10 +27,6 @@ _READ = 4 << 20  # bytes at a time
 _ALWAYS_READ = 2 << 30  # bytes; larger files are read where they have been touched
 
 _PATIENCE = 5.0  # seconds that a lock is waited for in silence
-
-
-class MadeAgain(UserWarning):
-    """A cache is damaged or out of date, and is made again; commands print the text as one line."""
 
 
 def tell(line: str) -> None:

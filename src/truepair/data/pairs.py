@@ -198,7 +198,7 @@ class PairDataset(Dataset[PairSample]):
 
 def _probe_picture() -> bytes:
     """A JPEG with smooth and with sharp parts, of odd sides."""
-    rows, columns = np.mgrid[0:_PROBE_SIDES[0], 0:_PROBE_SIDES[1]]
+    rows, columns = np.mgrid[0 : _PROBE_SIDES[0], 0 : _PROBE_SIDES[1]]
     channels = [rows * 2 % 256, (rows * columns) // 64 % 256, (columns // 8 + rows // 8) % 2 * 255]
     stream = io.BytesIO()
     Image.fromarray(np.stack(channels, axis=2).astype(np.uint8)).save(stream, "JPEG", quality=90)

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from truepair.checked import MadeAgain, read_checked_json, write_checked_json
-from truepair.errors import CheckpointError, DataError
+from truepair.checked import read_checked_json, write_checked_json
+from truepair.errors import CheckpointError, DataError, MadeAgain
 from truepair.models.encoders import frozen
 from truepair.models.encoders.frozen import FrozenStates, StateBlock
 

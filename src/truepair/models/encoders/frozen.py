@@ -176,7 +176,9 @@ class FrozenStates:
                 return states
             changed = np.flatnonzero((stamps != inputs.stamps) & (inputs.stamps != 0))
             if 2 * len(changed) > rows:
-                tell(f"{len(changed):,} of {rows:,} {inputs.what} of {path} have changed: all states are computed again")
+                tell(
+                    f"{len(changed):,} of {rows:,} {inputs.what} of {path} have changed: all states are computed again"
+                )
                 build.run(compute, progress)
                 return cls.open(path, key)
             unread = [row for row in states.unreadable if row < first]

@@ -19,6 +19,7 @@ from truepair.models.encoders.fingerprint import combined_key, encoder_fingerpri
 from truepair.models.encoders.frozen import FrozenStates, Inputs, Progress, StateBlock
 from truepair.sampling.batches import Visit
 
+
 @dataclass(frozen=True)
 class ImageStates:
     """States of the images of a table, by its rows; rows of one image share their states.
@@ -156,13 +157,20 @@ def cache_image_states(
             key,
             len(ids),
             tuple(_encode(encoder, source.probe[None]).shape[1:]),
-            lambda start, states_of=states_of: states_of(np.arange(start, len(ids))),
+            partial(_rest, states_of, len(ids)),
             label="images",
             progress=progress,
             inputs=Inputs(stamps, states_of),
         )
         caches.append(cache)
     return ImageStates(tuple(caches), torch.from_numpy(image_rows))
+
+
+def _rest(
+    states_of: Callable[[NDArray[np.int64]], Iterator[StateBlock]], count: int, start: int
+) -> Iterator[StateBlock]:
+    """The states of all images from one on."""
+    return states_of(np.arange(start, count))
 
 
 class PooledEncoder(nn.Module):
