@@ -1,4 +1,4 @@
-"""What caches share: files that tell by a checksum when they are damaged, one maker at a time, and the line about it."""
+"""What caches share: files that tell by a checksum when they are damaged, one maker at a time, and a line on it."""
 
 import json
 import os

@@ -342,7 +342,7 @@ def _names(cells: pa.Table) -> NDArray[np.int64]:
         part = cells.slice(start, _LISTED)
         places = zip(part["path"].to_pylist(), part["offset"].to_pylist(), strict=True)
         found[start : start + _LISTED] = [
-            0 if path is None else _signed(xxhash.xxh3_64_intdigest(f"{os.path.basename(path)}#{at}".encode()))
+            0 if path is None else _signed(xxhash.xxh3_64_intdigest(f"{path.rpartition(os.sep)[2]}#{at}".encode()))
             for path, at in places
         ]
     return found

@@ -231,7 +231,7 @@ class FrozenStates:
             discard(aside)
         counts = {"have changed": changed, "could not be read before": back}
         said = " and ".join(f"{count:,} {what}" for what, count in counts.items() if count)
-        tell(f"of {len(self):,} {inputs.what} of {self.path}, {said}: their states are computed again")
+        tell(f"of {len(self):,} {inputs.what} of {self.path}, {said}: they are computed again")
         return type(self).open(self.path, self.key, unreadable)
 
     def _overwrite(self, file: Path, rows: Sequence[tuple[int, int]], states: Tensor) -> None:
