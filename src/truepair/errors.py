@@ -20,6 +20,10 @@ class CheckpointError(TruepairError):
     """A checkpoint that is missing, damaged, or belongs to another model."""
 
 
+class MadeAgain(UserWarning):
+    """A cache is damaged or out of date, and is made again; commands print the text as one line."""
+
+
 def message_of(error: TruepairError) -> str:
     """What an error says; torch wraps one that a loading process raised into that process's traceback."""
     text = str(error).strip()

@@ -4,10 +4,12 @@ import itertools
 import json
 import math
 import os
+import re
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -16,6 +18,8 @@ from truepair.errors import DataError, TruepairError
 _ADVICE = "free some space, or choose another place"
 
 _WRITTEN = itertools.count(secrets.randbelow(1 << 40))  # processes of two machines may have the same number
+
+_ASIDE = re.compile(r"\.((?P<process>\d+)-\d+\.partial|tmp)$")  # the latter of former versions
 
 
 @contextmanager
@@ -113,7 +117,7 @@ def writing_folder(
     """
     aside = _own_place(final) if shared else final.with_name(f".{final.name}.partial")
     with one_line_errors(final, error, advice):
-        shutil.rmtree(aside, ignore_errors=True)
+        discard(aside)
         try:
             aside.mkdir(parents=True)
             yield aside
@@ -124,7 +128,7 @@ def writing_folder(
             elif not final.is_dir():
                 _move_unless_there(aside, final)
         finally:
-            shutil.rmtree(aside, ignore_errors=True)
+            discard(aside)
 
 
 def move_folder(aside: Path, final: Path) -> None:
@@ -133,22 +137,49 @@ def move_folder(aside: Path, final: Path) -> None:
     Raises:
         OSError: the disk refuses.
     """
-    if final.exists():
+    if os.path.lexists(final):
         remove_folder(final)
     aside.rename(final)
     sync(final.parent)
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder; under its name it is whole until it is gone.
+    """Remove a folder, or whatever has its name; under its name it is whole until it is gone.
 
     Raises:
         OSError: the disk refuses.
     """
     aside = folder.with_name(f".{folder.name}.removed")
-    shutil.rmtree(aside, ignore_errors=True)
+    discard(aside)
     folder.rename(aside)
-    shutil.rmtree(aside, ignore_errors=True)
+    discard(aside)
+
+
+def discard(path: Path) -> None:
+    """Remove a file, a link, or a folder with all that is in it, whatever its permissions; what is not there is."""
+    if path.is_symlink() or not path.is_dir():
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+        return
+    for folder, _, _ in os.walk(path):
+        with suppress(OSError):  # of others
+            os.chmod(folder, stat.S_IRWXU)  # noqa: PTH101 - os.walk goes into a folder after this line
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def clear_asides(folder: Path, name: str) -> None:
+    """Remove what killed processes left in a folder while they wrote a file or folder aside.
+
+    What a process that still runs writes there stays; so only for files that one process writes at a time.
+
+    Args:
+        folder: where the files are.
+        name: of the file or folder that was to be written, as a pattern.
+    """
+    for aside in folder.glob(f".{name}.*"):
+        found = _ASIDE.search(aside.name)
+        if found is not None and not _is_another(int(found["process"] or 0)):
+            discard(aside)
 
 
 def sync(path: Path) -> None:
@@ -198,3 +229,18 @@ def _move_unless_there(aside: Path, final: Path) -> None:
         if not final.is_dir():  # else another process was first, with the same
             raise
     sync(final.parent)
+
+
+def _is_another(process: int) -> bool:
+    """Whether a number is that of another process that runs on this machine."""
+    if os.name != "posix":  # elsewhere the question would end it
+        return True
+    if not process or process == os.getpid():
+        return False
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # of another user
+        pass
+    return True

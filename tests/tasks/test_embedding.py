@@ -153,8 +153,17 @@ def stopped(model: Path, pairs: Path, output: Path, monkeypatch: pytest.MonkeyPa
 def test_a_stopped_call_goes_on(model: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(model, pairs, tmp_path / "whole.parquet")
     stopped(model, pairs, tmp_path / "v.parquet", monkeypatch)
-    monkeypatch.setattr(Retriever, "image_parts", None)  # no picture is read again
+    read: list[int] = []
+    image_parts = Retriever.image_parts
+
+    def counted(self: Retriever, images: Any, **options: Any) -> Any:
+        """The same, noted."""
+        read.append(len(images))
+        return image_parts(self, images, **options)
+
+    monkeypatch.setattr(Retriever, "image_parts", counted)
     said = run(model, pairs, tmp_path / "v.parquet")
+    assert len(read) == 1, "only the part with a picture that could not be read is made again: it may be there now"
     assert "going on with what an earlier call left: 4 parts are done" in said
     assert (tmp_path / "v.parquet").read_bytes() == (tmp_path / "whole.parquet").read_bytes()
     assert (tmp_path / "v.skipped.jsonl").read_bytes() == (tmp_path / "whole.skipped.jsonl").read_bytes()

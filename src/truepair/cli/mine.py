@@ -28,7 +28,7 @@ reads them at no cost per step; its rules say from where on a pair is a match (h
 
 _THRESHOLDS = ("high", "low")
 
-_ENCODING = ("model", "text_encoder", "image_encoder", "image_size")
+_ENCODING = ("model", "text_encoder", "image_encoder", "image_size", "cache_check")
 
 _ASKING: dict[str, dict[str, Any]] = {
     "ask": {"metavar": "KIND:NAME", "action": "append"},

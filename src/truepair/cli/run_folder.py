@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TextIO, TypeVar
 
 import yaml
 
@@ -15,7 +15,7 @@ from truepair.cli.arguments import bundled_recipes, find_recipe, lay_recipe, rea
 from truepair.cli.fields import RecipeClass
 from truepair.cli.options import CommandParser
 from truepair.engine.distributed.launch import is_first_process, telling_lost_processes
-from truepair.errors import ConfigError, TruepairError
+from truepair.errors import ConfigError, MadeAgain, TruepairError
 
 if TYPE_CHECKING:
     from truepair.data.splits import DataConfig
@@ -38,6 +38,7 @@ _FREE = (
     "data.test",
     "data.max_bad_fraction",
     "model.cache_folder",
+    "model.cache_check",
     "model.interpolate",
     "zero_shot.largest_fall",
     "zero_shot.batch_size",
@@ -240,10 +241,15 @@ def section_of_run(model: str, name: str) -> list[tuple[str, dict[str, Any]]]:
 
 def say(line: str) -> None:
     """Print a line for people, once, and as it is: a path is neither broken nor taken for markup."""
+    if is_first_process():
+        _print_line(line)
+
+
+def _print_line(line: str) -> None:
+    """Print a line for people from whichever process it is."""
     from rich.console import Console
 
-    if is_first_process():
-        Console(stderr=True).print(line, markup=False, highlight=False, soft_wrap=True)
+    Console(stderr=True).print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def quiet_libraries() -> None:
@@ -256,9 +262,28 @@ def quiet_libraries() -> None:
     transformers.utils.logging.set_verbosity_error()
     huggingface_hub.logging.set_verbosity_error()
     datasets.disable_progress_bars()
+    warnings.showwarning = _show_warning
     # Of torch, twice an epoch, where there are fewer cores than loop.workers; of peft, about a name in transformers.
     warnings.filterwarnings("ignore", message="This DataLoader will create")
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
+
+
+_show_usual_warning = warnings.showwarning
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Show what becomes of a cache as a line, in whichever process sees it first; other warnings as usual."""
+    if issubclass(category, MadeAgain):
+        _print_line(str(message))
+    else:
+        _show_usual_warning(message, category, filename, lineno, file, line)
 
 
 def _require_same_run(folder: Path, before: bytes, recipe: Any) -> None:

@@ -3,10 +3,11 @@
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import pyarrow as pa
@@ -16,8 +17,8 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from truepair.checked import read_checked, tell, write_checked
 from truepair.errors import ConfigError
-from truepair.files import writing_file
 
 IDENTITIES = ("bytes", "file", "id")
 """What makes two rows show one picture, each with all that stand behind it; see ``DataConfig.identity``."""
@@ -40,6 +41,7 @@ _FIELDS = {"bytes": pa.binary(), "path": pa.string(), "offset": pa.int64(), "siz
 _UNREAD = 0  # stands for a hash that is not known
 
 _REMEMBERED = ("size", "time", "sketch", "whole")
+"""What is kept of each stored picture, int64, one after the other."""
 
 
 @dataclass(frozen=True)
@@ -181,6 +183,42 @@ class Contents:
         return replace(self, whole=whole)
 
 
+def picture_stamps(
+    images: pa.ChunkedArray, rows: NDArray[np.int64], content: NDArray[np.int64], check: str
+) -> NDArray[np.int64]:
+    """A number of each of some pictures as it lies there now, int64 [R]; another number, another picture.
+
+    Folders are no part of it, so that it stays when a data set is moved.
+
+    Args:
+        images: image cells [N].
+        rows: which of them are asked about, each once, int64 [R].
+        content: what is known of their bytes, see ``Contents.content``, int64 [R].
+        check: by "times", of name, place in an archive, size and time of change, or of the bytes of a picture that the
+            table holds; by "bytes", of all bytes, which are read.
+
+    Returns:
+        Their numbers, 0 for a picture that is not there.
+    """
+    order = np.argsort(rows)
+    cells = _cells(images, rows[order])
+    _, there, size, time = _stat(cells)
+    if check == "bytes":
+        hashes = _hashed(cells, np.flatnonzero(there), size, whole=True)
+        told = np.zeros(len(rows), np.int64)
+        told[there] = hashes
+        stamps = np.where(told == _UNREAD, 0, _mixed(size, told))
+    else:
+        embedded = pc.is_valid(cells["bytes"]).to_numpy()
+        told = np.where(embedded, content[order], _names(cells))
+        unknown = np.flatnonzero(embedded & (told == _UNREAD))
+        told[unknown] = _hashed(cells, unknown, size, whole=False)
+        stamps = np.where(there, _mixed(size, time, told), 0)
+    found = np.empty_like(stamps)
+    found[order] = stamps
+    return found
+
+
 def check_identity(identity: str) -> None:
     """Raise a ``ConfigError`` unless it is one of ``IDENTITIES``."""
     if identity not in IDENTITIES:
@@ -297,6 +335,19 @@ def _of_places(cells: pa.Table) -> NDArray[np.int64]:
     return found
 
 
+def _names(cells: pa.Table) -> NDArray[np.int64]:
+    """A number of the file's name and the offset of each cell, int64 [P]; 0 without a path."""
+    found = np.zeros(len(cells), np.int64)
+    for start in range(0, len(cells), _LISTED):
+        part = cells.slice(start, _LISTED)
+        places = zip(part["path"].to_pylist(), part["offset"].to_pylist(), strict=True)
+        found[start : start + _LISTED] = [
+            0 if path is None else _signed(xxhash.xxh3_64_intdigest(f"{path.rpartition(os.sep)[2]}#{at}".encode()))
+            for path, at in places
+        ]
+    return found
+
+
 def _mixed(*numbers: NDArray[np.int64]) -> NDArray[np.int64]:
     """A hash of several numbers, int64 [M]; never 0."""
     mixed = np.zeros(len(numbers[0]), np.uint64)
@@ -382,22 +433,19 @@ def _recalled(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
     """Sketches and whole hashes that were kept [P], 0 for files that have changed; None if there are none."""
     try:
-        with pa.memory_map(str(memory)) as file:
-            table = pa.ipc.open_file(file).read_all()
-            kept: dict[str, Any] = {name: table[name].to_numpy().copy() for name in _REMEMBERED}
-    except (OSError, KeyError, pa.ArrowInvalid):  # absent, or cut off: read the pictures again
+        kept = np.frombuffer(read_checked(memory), np.int64).reshape(len(_REMEMBERED), -1).copy()  # [4, P]
+    except FileNotFoundError:
         return None
-    if len(kept["size"]) != len(size):
+    except (OSError, ValueError) as error:
+        tell(f"the hashes of pictures in {memory} are damaged ({error}), and are made again")
         return None
-    same = (kept["size"] == size) & (kept["time"] == time)
-    return kept["sketch"] * same, kept["whole"] * same
+    kept_size, kept_time, sketch, whole = kept
+    if len(kept_size) != len(size):
+        return None
+    same = (kept_size == size) & (kept_time == time)
+    return sketch * same, whole * same
 
 
 def _remember(memory: Path, size: NDArray[np.int64], time: NDArray[np.int64], found: Contents) -> None:
-    columns = dict(zip(_REMEMBERED, (size, time, found.sketch, found.whole), strict=True))
-    table = pa.table(columns)
-    try:
-        with writing_file(memory, error=None) as file, pa.ipc.new_file(file, table.schema) as writer:
-            writer.write_table(table)
-    except OSError:  # a cache that others own: the pictures are read again next time
-        return
+    with suppress(OSError):  # a cache that others own: the pictures are read again next time
+        write_checked(memory, np.stack([size, time, found.sketch, found.whole]).tobytes())

@@ -65,7 +65,8 @@ def open_pairs(source: str | Path | SourceConfig, *, identity: str = "bytes", **
     reader = READERS[_format(config)](config)
     stored = cached_rows(reader, config)
     images = stored.rows.select_columns(["image"]).with_format("arrow")[:].column("image")
-    contents = Contents.of_images(images, identity, stored.folder / "contents.arrow")
+    memory = None if config.cache_check == "bytes" else stored.folder / "contents.i64"
+    contents = Contents.of_images(images, identity, memory)
     table = PairTable(stored.rows, config.title, stored.skipped, split_origins=stored.split_origins, contents=contents)
     return table if config.split is None else table.split(config.split)
 

@@ -1,12 +1,16 @@
 """A dataset of image-text pairs, its batches, and what stands in for an unreadable image."""
 
+import io
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from typing import Any, NotRequired, Protocol, Self, TypedDict
 
 import datasets
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -26,6 +30,9 @@ _HELD_ROWS = 50_000
 
 _REMEMBERED = 65_536
 """Captions whose tokens are remembered."""
+
+_PROBE_SIDES = (307, 419)
+"""Height and width in pixels of the picture that tells transforms apart."""
 
 
 class PairSample(TypedDict):
@@ -114,6 +121,17 @@ class PairDataset(Dataset[PairSample]):
         rows = self._read([index for _, index in places])
         return [self._readable(epoch, index, row) for (epoch, index), row in zip(places, rows, strict=True)]
 
+    def without_substitutes(self) -> "PairDataset":
+        """The same dataset, which raises a ``BadImageError`` for a picture that cannot be read."""
+        strict = copy(self)
+        strict.substitutes = 0
+        return strict
+
+    def probe(self, epoch: int = 0) -> Tensor:
+        """What the transform makes in some epoch of a picture that is always the same, float32 [3, H, W]."""
+        assert self.transform is not None, "there is no transform to probe"
+        return self._pixels({"bytes": _probe_picture()}, (self.seed, epoch, 0, 0))
+
     def _place(self, visit: Visit | int) -> tuple[int, int]:
         epoch, index = visit if isinstance(visit, Visit) else (0, int(visit))
         count = len(self)
@@ -176,6 +194,15 @@ class PairDataset(Dataset[PairSample]):
         image = load_image(stored, min_side=self.transform.min_side, max_pixels=self.max_pixels)
         with isolated_rng(*keys, "augment"):
             return self.transform(image)  # [3, H, W]
+
+
+def _probe_picture() -> bytes:
+    """A JPEG with smooth and with sharp parts, of odd sides."""
+    rows, columns = np.mgrid[0 : _PROBE_SIDES[0], 0 : _PROBE_SIDES[1]]
+    channels = [rows * 2 % 256, (rows * columns) // 64 % 256, (columns // 8 + rows // 8) % 2 * 255]
+    stream = io.BytesIO()
+    Image.fromarray(np.stack(channels, axis=2).astype(np.uint8)).save(stream, "JPEG", quality=90)
+    return stream.getvalue()
 
 
 class TensorBatch:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from datasets import config as datasets_config
 
+from truepair.checked import CHECKS
 from truepair.errors import ConfigError
 
 _CHOICES = {
@@ -14,6 +15,7 @@ _CHOICES = {
     "key_split": ("first", "last"),
     "repeats": ("keep", "merge"),
     "on_bad": ("skip", "error"),
+    "cache_check": CHECKS,
 }
 
 
@@ -49,6 +51,8 @@ class SourceConfig:
         max_skipped: largest share of rows that may be left out.
         max_caption_length: characters of the longest caption that is taken.
         cache_dir: where the Arrow files go; by default ``truepair`` in the cache of the ``datasets`` library.
+        cache_check: whether the source has changed since it was read is told by "times", sizes and times of change of
+            its files, or by all their "bytes", which are then read each time.
     """
 
     source: str
@@ -73,6 +77,7 @@ class SourceConfig:
     max_skipped: float = 0.1
     max_caption_length: int = 10_000
     cache_dir: str | None = None
+    cache_check: str = "times"
 
     def __post_init__(self) -> None:
         for name, choices in _CHOICES.items():

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from truepair.data.columns import BLOCK, IMAGES, take_rows
-from truepair.data.contents import Contents
+from truepair.data.contents import Contents, picture_stamps
 from truepair.data.images import load_image
 from truepair.data.split_names import split_of_word
 from truepair.errors import DataError
@@ -194,6 +194,17 @@ class PairTable:
         """The file that the image of each of some rows is in; None for those that the table holds."""
         cells = self.rows.select_columns(["image"])[list(rows)]["image"] if len(rows) else []
         return [None if cell.get("bytes") is not None else cell.get("path") for cell in cells]
+
+    def picture_stamps(self, rows: NDArray[np.int64], check: str = "times") -> NDArray[np.int64]:
+        """A number of the picture of each of some rows as it lies there now, int64 [R]; 0 where it is not there.
+
+        Args:
+            rows: each once, int64 [R].
+            check: one of ``truepair.checked.CHECKS``; see :func:`truepair.data.contents.picture_stamps`.
+        """
+        contents = self.contents
+        content = contents.content[contents.number[rows]]
+        return picture_stamps(self._stored_column("image"), self._positions()[rows], content, check)
 
     def missing_files(self) -> list[str]:
         """Image files that rows name and that are not there, each once; images that lie in the table are."""

@@ -2,9 +2,12 @@
 
 import os
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
+from accelerate import PartialState
+from accelerate.utils import gather_object
 from torch import nn
 
 from truepair.data.left_out import LeftOut
@@ -85,7 +88,7 @@ class StateCaches:
         plain = PairDataset(table, self.preprocessing.images(), captions="first")
         augmented = PairDataset(table, self.preprocessing.images(train=True), captions="first")
         with counting(f"image states of {table.name}, {len(table):,} rows") as progress:
-            return cache_image_states(
+            states = cache_image_states(
                 self._image_encoder,
                 plain,
                 cache_folder(recipe.model.cache_folder),
@@ -95,7 +98,9 @@ class StateCaches:
                 workers=recipe.loop.workers if self.model.device.type != "cpu" else os.cpu_count() or 1,
                 progress=progress,
                 encoder_key=self._image_key,
+                check=recipe.model.cache_check,
             )
+        return _agreed(states)
 
     @cached_property
     def _sources(self) -> PairTable:
@@ -113,6 +118,17 @@ class StateCaches:
     @cached_property
     def _text_key(self) -> str:
         return encoder_fingerprint(self.model.text_tower)
+
+
+def _agreed(states: ImageStates) -> ImageStates:
+    """The states with what one process of a run cannot read unreadable for all: files come back while they look."""
+    if PartialState().num_processes == 1:
+        return states
+    views = []
+    for view in states.views:
+        told = gather_object(sorted(view.unreadable.items()))
+        views.append(replace(view, unreadable=dict(sorted(told))))
+    return replace(states, views=tuple(views))
 
 
 def text_states(

@@ -117,6 +117,8 @@ class ModelConfig:
         cache_captions: compute the frozen text encoder's states once per caption. MLM still runs it, on masked
             captions.
         cache_folder: where caches are kept; a folder of the user's cache when absent.
+        cache_check: whether a picture has changed since its states were computed is told by "times", name, size and
+            time of change of its file, or by all its "bytes", which are then read each time.
         interpolate: measure models between the start and the trained one, and save one of them if told to; absent for
             none.
     """
@@ -138,6 +140,7 @@ class ModelConfig:
     image_views: int = 1
     cache_captions: bool = False
     cache_folder: str | None = None
+    cache_check: Literal["times", "bytes"] = "times"
     interpolate: InterpolateConfig | None = None
 
     def __post_init__(self) -> None:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from truepair.errors import DataError
-from truepair.files import writing_file
+from truepair.files import clear_asides, writing_file
 from truepair.randomness import sample_keys, stable_hash
 from truepair.relations.pairs import PairSet
 from truepair.relations.standing import STANDING_FILE, Standing
@@ -60,6 +60,7 @@ class Ledger:
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.rank = rank
+        clear_asides(self.folder, f"verdicts-r{rank:05d}-*.parquet")
         self.rows_per_part = rows_per_part
         self._waiting: list[pa.RecordBatch] = []
         self._rows_waiting = 0

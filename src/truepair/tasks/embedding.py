@@ -1,6 +1,7 @@
 """Vectors of all pictures and captions of a source, on disk; a command that was killed goes on where it was."""
 
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
@@ -14,14 +15,16 @@ import faiss
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from datasets import Dataset
 from numpy.typing import NDArray
 
+from truepair.checked import checksum, read_checked_json, require_whole, write_checked_json
 from truepair.data.left_out import SKIPPED, LeftOut
 from truepair.data.open import open_pairs
 from truepair.data.source import SourceConfig
 from truepair.data.table import PairTable
 from truepair.errors import ConfigError, DataError
-from truepair.files import remove_folder, write_json, writing_file
+from truepair.files import discard, one_line_errors, remove_folder, writing_file
 from truepair.models.open import model_folder
 from truepair.tasks.retriever import EncodedPart, Retriever, Vectors
 from truepair.tasks.vectors import (
@@ -182,9 +185,9 @@ class SourceItems:
                 state.update(f"{path} {found.st_size} {found.st_mtime_ns}".encode("utf-8", "surrogateescape"))
         return state.hexdigest()
 
-    def pictures(self, start: int, stop: int) -> "_StoredPictures":
+    def pictures(self, start: int, stop: int) -> "StoredPictures":
         """The image cells of some pictures."""
-        return _StoredPictures(self.table, self.image_rows[start:stop])
+        return StoredPictures(self.table.rows.select_columns(["image"]), self.image_rows[start:stop])
 
     def columns(self, encoded: "Mapping[str, Parts]") -> tuple[pa.Table, NDArray[np.int64]]:
         """The rows of the vectors' file, and the number of the vector of each among all that were made.
@@ -255,11 +258,16 @@ class SourceItems:
         return cells
 
 
-class _StoredPictures(Sequence[dict[str, Any]]):
-    """The image cells of some rows, read when they are asked for."""
+class StoredPictures(Sequence[dict[str, Any]]):
+    """The image cells of some rows, read when they are asked for.
 
-    def __init__(self, table: PairTable, rows: NDArray[np.int64]) -> None:
-        self._images = table.rows.select_columns(["image"])
+    Args:
+        images: the column of all image cells.
+        rows: which of them, int64 [R].
+    """
+
+    def __init__(self, images: Dataset, rows: NDArray[np.int64]) -> None:
+        self._images = images
         self._rows = rows
 
     def __len__(self) -> int:
@@ -300,28 +308,45 @@ class Work:
 
     def __init__(self, folder: Path, origin: Origin, say: Say) -> None:
         self.folder = folder
+        self._say = say
         self._file = folder / "origin.json"
         before = self._before()
         difference = None if before is None else origin.difference(before)
         if difference is not None:
             say(f"an earlier call was stopped, but {difference}: the vectors are made anew")
-        if difference is not None or (before is None and folder.exists()):
+        if difference is not None or (before is None and os.path.lexists(folder)):
             remove_folder(folder)
         if before is not None and difference is None:
             say(f"going on with what an earlier call left: {len(list(folder.glob('*.npy'))):,} parts are done")
         else:
-            write_json(self._file, asdict(origin))
+            with one_line_errors(self._file, DataError, "free some space, or choose another place"):
+                write_checked_json(self._file, asdict(origin))
 
     def part(self, name: str, make: Callable[[], EncodedPart], dtype: str) -> tuple[NDArray[np.floating], list[Any]]:
-        """The vectors of a part and what could not be read; made if they are not there."""
-        vectors, unreadable = self.folder / f"{name}.npy", self.folder / f"{name}.json"
-        if not vectors.is_file():
+        """The vectors of a part and what could not be read; made if they are not there.
+
+        A part with pictures that could not be read is made again: they may be there now.
+        """
+        vectors, facts = self.folder / f"{name}.npy", self.folder / f"{name}.json"
+        try:
+            told = read_checked_json(facts)
+            require_whole(vectors, told["size"], told["vectors"])
+        except FileNotFoundError:
+            told = None
+        except (OSError, ValueError) as error:
+            self._say(f"part {name} of an earlier call is damaged ({error}), and is made again")
+            told = None
+        if told is None or told["unreadable"]:
             made = make()
-            write_json(unreadable, made.unreadable)  # the vectors last: they say that both are there
+            for place in (vectors, facts):
+                if place.is_dir():
+                    discard(place)
             with writing_file(vectors) as file:
                 np.save(file, made.vectors.astype(dtype))
-        array = np.load(vectors, mmap_mode="r", allow_pickle=False)
-        return array, json.loads(unreadable.read_text(encoding="utf-8"))
+            told = {"unreadable": made.unreadable, "size": vectors.stat().st_size, "vectors": checksum(vectors)}
+            with one_line_errors(facts, DataError, "free some space, or choose another place"):
+                write_checked_json(facts, told)  # last: it says that both are there
+        return np.load(vectors, mmap_mode="r", allow_pickle=False), told["unreadable"]
 
     def remove(self) -> None:
         """Remove the folder, when all is written."""
@@ -330,8 +355,11 @@ class Work:
     def _before(self) -> Origin | None:
         """What an earlier call made vectors of."""
         try:
-            return Origin(**json.loads(self._file.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
+            return Origin(**read_checked_json(self._file))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, TypeError) as error:
+            self._say(f"what an earlier call left in {self.folder} is damaged ({error}): the vectors are made anew")
             return None
 
 

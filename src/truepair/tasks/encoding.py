@@ -5,12 +5,15 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
+from truepair.checked import CHECKS
 from truepair.data.left_out import LeftOut
 from truepair.data.pairs import PairDataset
 from truepair.data.table import PairTable
@@ -25,13 +28,13 @@ from truepair.mining.signals.encoded import Encoded, TokenStates
 from truepair.mining.signals.spaces import Projection
 from truepair.mining.signals.words import WordStatistics, is_content
 from truepair.models.encoders.fingerprint import combined_key
-from truepair.models.encoders.frozen import FrozenStates, StateBlock
+from truepair.models.encoders.frozen import FrozenStates, Inputs, StateBlock
 from truepair.models.encoders.frozen_captions import cache_caption_states
 from truepair.models.encoders.frozen_images import PooledEncoder, cache_image_states
 from truepair.models.encoders.images import image_transform, load_image_encoder
 from truepair.models.encoders.minilm import sentence_vectors
 from truepair.models.encoders.sentences import LayerStates, SentenceEncoder, aligned_layers, load_sentence_encoder
-from truepair.tasks.embedding import SourceItems
+from truepair.tasks.embedding import StoredPictures
 from truepair.tasks.retriever import Retriever
 
 _WORD_STARTS = "\u0120\u2581"  # marks that byte-pair and unigram tokenizers put before a word
@@ -58,6 +61,8 @@ class EncodingConfig:
         alignment: keep the token states of several layers on disk, to align words with words: 3.8 KB a token of a
             small encoder.
         cache_folder: where states are kept; None for a folder of the user's cache.
+        cache_check: whether a picture has changed since its states were computed is told by "times", name, size and
+            time of change of its file, or by all its "bytes", which are then read each time.
     """
 
     model: str | None = None
@@ -67,8 +72,11 @@ class EncodingConfig:
     pictures: bool = True
     alignment: bool = True
     cache_folder: str | None = None
+    cache_check: Literal["times", "bytes"] = "times"
 
     def __post_init__(self) -> None:
+        if self.cache_check not in CHECKS:
+            raise ConfigError(f"cache_check is '{self.cache_check}'; give {' or '.join(CHECKS)}")
         if not self.pictures and (self.model is not None or self.image_encoder is not None):
             raise ConfigError("without pictures there is nothing for a model or an image encoder to read; drop them")
 
@@ -106,7 +114,7 @@ def encode_gallery(
     if config.pictures and (config.image_encoder is not None or dual is None):
         found.append(_frozen_images(shown, config, folder))
     if dual is not None:
-        found.append(_dual_images(dual, shown, folder))
+        found.append(_dual_images(dual, shown, folder, config.cache_check))
     unreadable = {row: why for _, reasons in found for row, why in reasons.items()}
     images = [features for features, _ in found]
     lost: tuple[int, ...] = ()
@@ -137,21 +145,21 @@ def _frozen_images(table: PairTable, config: EncodingConfig, folder: Path) -> tu
             preprocessing={"size": encoder.image_size, "normalisation": "encoder"},
             workers=os.cpu_count() or 1,
             progress=show,
+            check=config.cache_check,
         )
     return _normalised(states.views[0], states.image_rows), states.unreadable
 
 
-def _dual_images(model: Retriever, table: PairTable, folder: Path) -> tuple[Tensor, dict[int, str]]:
+def _dual_images(model: Retriever, table: PairTable, folder: Path, check: str) -> tuple[Tensor, dict[int, str]]:
     """Features of a table's pictures by a dual encoder, L2-normalised [N, E], and why some have none."""
-    items = SourceItems(table)
+    every = np.arange(len(table))
+    images = table.rows.select_columns(["image"])
 
-    def blocks(start: int) -> Iterator[StateBlock]:
-        """Batches of pictures from one on; what cannot be read is zero."""
-        parts = model.image_parts(
-            items.pictures(start, len(table)), batch_size=_IMAGES, workers=min(os.cpu_count() or 1, 4)
-        )
+    def blocks(rows: NDArray[np.int64]) -> Iterator[StateBlock]:
+        """Batches of some pictures; what cannot be read is zero."""
+        pictures = StoredPictures(images, rows)
         done = 0
-        for part in parts:
+        for part in model.image_parts(pictures, batch_size=_IMAGES, workers=min(os.cpu_count() or 1, 4)):
             reasons = [""] * (part.done - done)
             for place, why in part.unreadable:
                 reasons[place - done] = why
@@ -160,10 +168,17 @@ def _dual_images(model: Retriever, table: PairTable, folder: Path) -> tuple[Tens
             done = part.done
             yield StateBlock(states, reasons)
 
-    key = combined_key(model=model.fingerprint, pictures=items.key)
+    key = combined_key(model=model.fingerprint, ids=table.image_ids.tobytes(), check=check)
     with counting("pictures, by the model") as show:
         states = FrozenStates.open_or_compute(
-            folder, key, len(table), (model.embed_dim,), blocks, label="dual-images", progress=show
+            folder,
+            key,
+            len(table),
+            (model.embed_dim,),
+            lambda start: blocks(every[start:]),
+            label="dual-images",
+            progress=show,
+            inputs=Inputs(table.picture_stamps(every, check), blocks),
         )
     return _normalised(states, torch.arange(len(table))), states.unreadable
 

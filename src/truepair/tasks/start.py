@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +42,8 @@ class StartConfig:
         cache_images: compute the frozen image encoder's states once, of unaugmented images, and train on them.
         cache_texts: compute the frozen text encoder's states once per distinct text, and train on them.
         cache_folder: where caches are kept; a folder of the user's cache when absent.
+        cache_check: whether a picture has changed since its states were computed is told by "times", name, size and
+            time of change of its file, or by all its "bytes", which are then read each time.
     """
 
     checkpoint: str = ""
@@ -54,6 +56,7 @@ class StartConfig:
     cache_images: bool = False
     cache_texts: bool = False
     cache_folder: str | None = None
+    cache_check: Literal["times", "bytes"] = "times"
 
     def __post_init__(self) -> None:
         if self.cache_images and not self.freeze_image:
@@ -224,6 +227,7 @@ def _image_states(
             preprocessing=asdict(preprocessing.transform),
             workers=os.cpu_count() or 1 if model.device.type == "cpu" else 2,
             progress=progress,
+            check=config.cache_check,
         )
     for row, reason in states.unreadable.items():
         raise DataError(f"image {row} of {table.name} cannot be read: {reason}; repair or remove what asks for it")

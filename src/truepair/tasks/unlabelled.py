@@ -242,7 +242,8 @@ def _ask(candidates: Candidates, table: PairTable, config: UnlabelledConfig, say
         judge = open_asked(stated, table, own_device())
         folder = cache_folder(config.encoding.cache_folder)
         with counting(judge.name) as show:
-            candidates, new = with_judge(candidates, stated, judge, config.ask_most, folder, show)
+            check = config.encoding.cache_check
+            candidates, new = with_judge(candidates, stated, judge, table, config.ask_most, folder, show, check=check)
         rest = f"; the other {len(candidates) - count:,} have no such signal" if len(candidates) > count else ""
         known = f" and had been about {count - new:,} before" if count > new else ""
         say(f"{judge.name} was asked about {new:,} of the {count:,} strongest candidates{known}{rest}")

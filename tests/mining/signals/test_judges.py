@@ -76,7 +76,7 @@ def test_the_signal_is_the_log_odds_of_the_judge_of_the_strongest_cells(
     config = asked_judge(f"{kind}:{folder}")
     found = candidates_of(table)
     judge = open_asked(config, table, "cpu")
-    asked, new = with_judge(found, config, judge, 7, tmp_path / "cache", silent)
+    asked, new = with_judge(found, config, judge, table, 7, tmp_path / "cache", silent)
     assert new == 7 and asked.names == ("captions/best", signal_name(config))
     family = {"albef": "itm", "blip": "itm", "blip2": "itm"}.get(kind, kind)
     column = asked.signals[:, asked.columns(family)[0]]
@@ -107,28 +107,28 @@ def test_only_what_is_new_is_asked(table: PairTable, tmp_path: Path) -> None:
     config = asked_judge(f"blip:{save_blip(tmp_path / 'judge', table)}")
     found, cache = candidates_of(table), tmp_path / "cache"
     judge = Counted(open_asked(config, table, "cpu"))
-    first, new = with_judge(found, config, judge, 5, cache, silent)
+    first, new = with_judge(found, config, judge, table, 5, cache, silent)
     assert new == len(judge.asked) == 5
-    second, new = with_judge(found, config, judge, 9, cache, silent)
+    second, new = with_judge(found, config, judge, table, 9, cache, silent)
     assert new == 4 and len(judge.asked) == len(set(judge.asked)) == 9
-    again, new = with_judge(found, config, judge, 9, cache, silent)
+    again, new = with_judge(found, config, judge, table, 9, cache, silent)
     assert new == 0 and len(judge.asked) == 9
     np.testing.assert_array_equal(again.signals, second.signals)
     np.testing.assert_array_equal(first.signals[:5], second.signals[:5])
     other = asked_judge(f"blip2:{save_blip2(tmp_path / 'other', table)}")
-    _, new = with_judge(found, other, open_asked(other, table, "cpu"), 9, cache, silent)
+    _, new = with_judge(found, other, open_asked(other, table, "cpu"), table, 9, cache, silent)
     assert new == 9  # another judge, other verdicts
 
 
 def test_a_picture_that_was_replaced_is_asked_about_again(table: PairTable, tmp_path: Path) -> None:
     config = asked_judge(f"blip:{save_blip(tmp_path / 'judge', table)}")
     found, cache = candidates_of(table), tmp_path / "cache"
-    with_judge(found, config, open_asked(config, table, "cpu"), 100, cache, silent)
+    with_judge(found, config, open_asked(config, table, "cpu"), table, 100, cache, silent)
     picture = int(found.pictures[0])
     place = Path(str(found.paths[picture]))
     Image.new("RGB", (16, 16), "white").save(place)
     os.utime(place, ns=(1, 1))
-    _, new = with_judge(found, config, open_asked(config, table, "cpu"), 100, cache, silent)
+    _, new = with_judge(found, config, open_asked(config, table, "cpu"), table, 100, cache, silent)
     assert new == int((found.pictures == picture).sum())
 
 
@@ -139,10 +139,10 @@ def test_what_was_said_before_an_interruption_is_kept(
     config = asked_judge(f"blip:{save_blip(tmp_path / 'judge', table)}")
     found, cache = candidates_of(table), tmp_path / "cache"
     with pytest.raises(KeyboardInterrupt):
-        with_judge(found, config, Counted(open_asked(config, table, "cpu"), limit=6), 10, cache, silent)
+        with_judge(found, config, Counted(open_asked(config, table, "cpu"), limit=6), table, 10, cache, silent)
     shown: list[tuple[int, int]] = []
     judge = Counted(open_asked(config, table, "cpu"))
-    _, new = with_judge(found, config, judge, 10, cache, lambda done, total: shown.append((done, total)))
+    _, new = with_judge(found, config, judge, table, 10, cache, lambda done, total: shown.append((done, total)))
     assert new == len(judge.asked) == 4 and shown == [(0, 4), (2, 4), (4, 4)]
     rows = [row for row, _ in judge.asked]
     assert rows == sorted(rows)  # a picture's cells together

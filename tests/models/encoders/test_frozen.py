@@ -1,6 +1,5 @@
 """The store of frozen states: whole or absent, resumable, safe among processes."""
 
-import json
 import multiprocessing
 import pickle
 import time
@@ -11,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from truepair.errors import CheckpointError, DataError
+from truepair.checked import read_checked_json, write_checked_json
+from truepair.errors import CheckpointError, DataError, MadeAgain
 from truepair.models.encoders import frozen
 from truepair.models.encoders.frozen import FrozenStates, StateBlock
 
@@ -124,7 +124,7 @@ def test_damaged_cache_is_named_and_computed_again(damage: str, tmp_path: Path) 
     with pytest.raises(CheckpointError, match="damaged"):
         FrozenStates.open(path)
     again = Compute()
-    with pytest.warns(UserWarning, match=f"{path.name} is damaged.*computed again"):
+    with pytest.warns(MadeAgain, match=f"{path.name} is damaged.*computed again"):
         expect_truth(build(tmp_path, again))
     assert again.starts == [0]
 
@@ -146,8 +146,8 @@ def test_cache_of_something_else_is_refused(tmp_path: Path) -> None:
     path = build(tmp_path, Compute()).path
     with pytest.raises(CheckpointError, match="something else"):
         FrozenStates.open(path, "l" * 32)
-    manifest = json.loads((path / frozen.CACHE_MANIFEST).read_text())
-    (path / frozen.CACHE_MANIFEST).write_text(json.dumps({**manifest, "format": 0}))
+    manifest = read_checked_json(path / frozen.CACHE_MANIFEST)
+    write_checked_json(path / frozen.CACHE_MANIFEST, {**manifest, "format": 0})
     with pytest.raises(CheckpointError, match="another version"):
         FrozenStates.open(path)
 

@@ -4,13 +4,38 @@ from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value, config, load_dataset, load_from_disk
+import pyarrow as pa
+from datasets import (
+    ClassLabel,
+    Dataset,
+    DatasetDict,
+    DownloadMode,
+    Features,
+    Image,
+    Value,
+    config,
+    load_dataset,
+    load_from_disk,
+)
 from datasets.exceptions import DatasetsError
 
+from truepair.checked import tell
 from truepair.data.formats.record import STATED_FIELDS, Reader, Record, Skips, record_of_entry
 from truepair.data.source import SourceConfig
 from truepair.data.split_names import split_in_name, split_of_folder
 from truepair.errors import DataError
+
+# What the library raises on a name that is not there, without a network, and on damaged files of its own.
+_FAILURES = (
+    DatasetsError,
+    pa.ArrowException,
+    OSError,
+    ValueError,
+    RuntimeError,
+    TypeError,
+    LookupError,
+    AttributeError,
+)
 
 
 class HubReader(Reader):
@@ -87,19 +112,49 @@ class HubReader(Reader):
 
 
 def _load(source: SourceConfig) -> dict[str, Dataset]:
-    """Splits by name; rows that were saved without one have an empty one."""
+    """Splits by name; rows that were saved without one have an empty one.
+
+    The library maps the files of its cache without a look at them, and a damaged one could end the process. So what
+    they say of themselves is checked first; files that are damaged are made again from what was downloaded.
+
+    Raises:
+        DataError: there is no such data set, or it is damaged itself.
+    """
+    saved = any((source.path / name).is_file() for name in ("state.json", "dataset_dict.json"))
     try:
-        if any((source.path / name).is_file() for name in ("state.json", "dataset_dict.json")):
-            loaded = load_from_disk(str(source.path))
-        elif source.path.is_dir():
-            loaded = load_dataset(str(source.path))
-        else:
-            name, _, configuration = source.source.partition(":")
-            loaded = load_dataset(name, configuration or None)
-    except (DatasetsError, OSError, ValueError, RuntimeError) as error:
+        try:
+            return _sound(_opened(source, saved, DownloadMode.REUSE_DATASET_IF_EXISTS))
+        except _FAILURES as error:
+            if saved or isinstance(error, ConnectionError | DatasetsError):
+                raise
+            made = _sound(_opened(source, saved, DownloadMode.REUSE_CACHE_IF_EXISTS))
+            tell(f"{source.source} was damaged in the cache of the datasets library, and was made again")
+            return made
+    except _FAILURES as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(
             f"no file {source.source} here, and the datasets library cannot load it ({reason:.200}); check the name "
             "and the network, or give the path of a local copy"
         ) from None
+
+
+def _opened(source: SourceConfig, saved: bool, mode: DownloadMode) -> dict[str, Dataset]:
+    if saved:
+        loaded = load_from_disk(str(source.path))
+    elif source.path.is_dir():
+        loaded = load_dataset(str(source.path), download_mode=mode)
+    else:
+        name, _, configuration = source.source.partition(":")
+        loaded = load_dataset(name, configuration or None, download_mode=mode)
     return dict(loaded) if isinstance(loaded, DatasetDict) else {str(loaded.split or ""): loaded}
+
+
+def _sound(splits: dict[str, Dataset]) -> dict[str, Dataset]:
+    """The splits, when no file of theirs would lead Arrow astray.
+
+    Raises:
+        ValueError: one would.
+    """
+    for rows in splits.values():
+        rows.data.validate(full=True)
+    return splits

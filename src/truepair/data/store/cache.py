@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from datasets import Dataset
 from numpy.typing import NDArray
 
+from truepair.checked import checksum, one_maker, read_checked_json, require_whole, tell, write_checked_json
 from truepair.data.columns import BLOCK, IMAGES, take_rows
 from truepair.data.formats.record import Reader, Skips
 from truepair.data.images import describe
@@ -23,12 +24,14 @@ from truepair.data.source import SourceConfig
 from truepair.data.split_names import split_of_folder
 from truepair.data.store.rows import write_rows
 from truepair.errors import DataError
-from truepair.files import writing_file, writing_folder
+from truepair.files import clear_asides, writing_file, writing_folder
 
-# Raise it when the meaning of the rows changes, so that older files are not read.
-_VERSION = 3
+# Raise it when the meaning of the rows or of their files changes, so that older files are not read.
+_VERSION = 4
 
 _NOT_IN_KEY = ("source", "name", "split", "cache_dir")
+
+_ROWS, _FACTS = "rows.arrow", "facts.json"
 
 
 @dataclass(frozen=True)
@@ -51,38 +54,64 @@ class StoredRows:
 def cached_rows(reader: Reader, config: SourceConfig) -> StoredRows:
     """Memory-map the rows of a source; read the source first if that has not been done, or if its files have changed.
 
+    Rows that are damaged are named in a line and made again from the source: a file is mapped only after its checksum
+    was compared, for Arrow believes what a file says of itself. Of several processes that want the rows of one source,
+    one reads it, and the others wait.
+
     Raises:
         DataError: the source cannot be read, or the cache folder cannot be written.
     """
     readable = re.sub(r"[^A-Za-z0-9]+", "-", config.path.stem)[:40]
-    folder = config.cache_folder / f"{readable}-{_key(reader, config)}"
-    if not folder.is_dir():
-        _build(reader, config, folder)
-    rows = Dataset.from_file(str(folder / "rows.arrow"))
+    key = _key(reader, config)
+    folder = config.cache_folder / f"{readable}-{key}"
+    try:
+        return _opened(folder)
+    except (OSError, ValueError):  # made or named below, where no other process makes it at the same time
+        pass
+    with one_maker(folder, "give cache_dir"):
+        if os.path.lexists(folder):
+            try:
+                return _opened(folder)
+            except (OSError, ValueError) as error:
+                tell(f"the rows of {config.source} in {folder} are damaged ({error}), and are read again")
+        _build(reader, config, folder, key)
+        return _opened(folder)
+
+
+def _opened(folder: Path) -> StoredRows:
+    """Rows that are on disk.
+
+    Raises:
+        OSError: they are not there, or cannot be read.
+        ValueError: they are damaged.
+    """
+    facts = read_checked_json(folder / _FACTS)
+    was_read = require_whole(folder / _ROWS, facts["size"], facts["rows"])
+    rows = Dataset.from_file(str(folder / _ROWS))
+    if not was_read:
+        rows.data.table.validate(full=True)
     empty = [name for name in ("group", "family", "names") if rows.data.column(name).null_count == len(rows)]
-    facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
     skipped = [(where, why) for where, why in facts["skipped"]]
     return StoredRows(rows.remove_columns(empty), skipped, frozenset(facts["split_origins"]), folder)
 
 
-def _build(reader: Reader, config: SourceConfig, folder: Path) -> None:
-    """Write the files of a source; processes may do so at once, and the first to end wins: theirs are the same.
+def _build(reader: Reader, config: SourceConfig, folder: Path, key: str) -> None:
+    """Write the files of a source; the caller holds a lock.
 
     Raises:
-        DataError: the source cannot be read, or the folder cannot be written.
+        DataError: the source cannot be read or changes meanwhile, or the folder cannot be written.
     """
+    clear_asides(folder.parent, folder.name)
     try:
-        config.cache_folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(
-            f"the cache folder {config.cache_folder} cannot be written ({error.strerror}); give cache_dir"
-        ) from None
-    try:
-        with writing_folder(folder, shared=True, error=None) as aside:
-            skips, origins = write_rows(reader, config, aside / "rows.arrow")
-            finish_rows(aside / "rows.arrow", merge=config.repeats == "merge", skips=skips)
+        with writing_folder(folder, error=None) as aside:
+            rows = aside / _ROWS
+            skips, origins = write_rows(reader, config, rows)
+            finish_rows(rows, merge=config.repeats == "merge", skips=skips)
             facts = {"skipped": skips.entries, "split_origins": sorted(origins)}
-            (aside / "facts.json").write_text(json.dumps(facts), encoding="utf-8")
+            facts |= {"size": rows.stat().st_size, "rows": checksum(rows)}
+            write_checked_json(aside / _FACTS, facts)
+            if _key(reader, config) != key:
+                raise DataError(f"{config.source} changed while it was read; run the command again")
     except OSError as error:
         raise DataError(
             f"{config.source} cannot be read into {folder} ({error}); check both, or give cache_dir"
@@ -91,8 +120,11 @@ def _build(reader: Reader, config: SourceConfig, folder: Path) -> None:
 
 def _key(reader: Reader, config: SourceConfig) -> str:
     options = {name: value for name, value in asdict(config).items() if name not in _NOT_IN_KEY}
-    stats = [(str(file.absolute()), file.stat()) for file in reader.files]
-    files = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
+    stats = [(file, file.stat()) for file in reader.files]
+    by_bytes = config.cache_check == "bytes"
+    files = [
+        (str(file.absolute()), stat.st_size, checksum(file) if by_bytes else stat.st_mtime_ns) for file, stat in stats
+    ]
     # Which names speak of splits depends on where a source of files begins, and on how the user wrote that.
     of_files = reader.source_kind != "name" or config.path.is_dir()
     named = (os.path.abspath(reader.folder), split_of_folder(reader.folder)) if of_files else None  # noqa: PTH100

@@ -1,7 +1,7 @@
 """Judges as signals: an ITM head, a dual encoder or a vision-language model, asked about the strongest candidates."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,9 +9,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from truepair.checked import checksum, one_maker, read_checked_json, tell, write_checked_json
 from truepair.data.pairs import PairBatch
 from truepair.data.table import PairTable
-from truepair.errors import ConfigError, nearest
+from truepair.errors import ConfigError, DataError, nearest
+from truepair.files import discard, one_line_errors
 from truepair.judges.base import PROMPT, Judge, JudgeConfig, JudgeInputs, ledger_name
 from truepair.judges.calibration import DualCalibration
 from truepair.judges.dual import DualFeatures, DualJudge
@@ -31,6 +33,9 @@ ASKED = {"albef": "itm", "blip": "itm", "blip2": "itm", "dual": "dual", "vlm": "
 _CELLS = 256  # asked at once, ordered by picture
 _SECONDS = 20.0  # between two times that verdicts are brought to disk
 _FURTHEST = 15.0  # log-odds; a probability of 0 or 1 in float32 has none
+
+_SUMS = "checksums.json"
+_ADVICE = "repair its permissions, or choose another folder (cache_folder)"
 
 Show = Callable[[int, int], None]
 
@@ -73,50 +78,85 @@ def open_asked(config: JudgeConfig, table: PairTable, device: torch.device | str
 
 
 def with_judge(
-    candidates: Candidates, config: JudgeConfig, judge: Judge, most: int, folder: Path, show: Show
+    candidates: Candidates,
+    config: JudgeConfig,
+    judge: Judge,
+    table: PairTable,
+    most: int,
+    folder: Path,
+    show: Show,
+    *,
+    check: str = "times",
 ) -> tuple[Candidates, int]:
     """Candidates with one signal more: the log-odds that a judge gives the strongest of them, NaN for the others.
 
     What it says is kept on disk by its fingerprint, and brought there again and again while it is asked: another call,
-    and one after an interruption, asks only about what is new.
+    and one after an interruption, asks only about what is new. Of several processes that ask one judge, one does at a
+    time.
 
     Args:
         candidates: the strongest first.
         config: names the judge.
-        judge: opened on the table that the candidates were mined from.
+        judge: opened on that table.
+        table: that the candidates were mined from.
         most: how many of them it is asked about.
         folder: where verdicts are kept.
         show: called with (done, all).
+        check: by what a picture that has changed is told, one of ``truepair.checked.CHECKS``.
+
+    Raises:
+        DataError: the folder cannot be written.
 
     Returns:
         The candidates, and how many of the cells it had to be asked about.
     """
     count = min(most, len(candidates))
-    keys = _keys(candidates, count)
-    kept = Ledger(folder / f"verdicts-{judge.fingerprint}")
-    known = _known(kept.folder)
-    probabilities = np.array([known.get(key, np.nan) for key in keys], np.float32)
-    new = np.flatnonzero(np.isnan(probabilities))
-    new = new[np.argsort(candidates.pictures[new], kind="stable")]  # all of a picture together
-    written = time.monotonic()
-    with kept:
-        for first in range(0, len(new), _CELLS):
-            show(first, len(new))
-            part = new[first : first + _CELLS]
-            said = _score(judge, candidates, part)
-            probabilities[part] = said
-            pictures, captions = torch.tensor([keys[cell] for cell in part.tolist()]).T
-            kept.record(pictures, captions, torch.from_numpy(said), judge=ledger_name(judge))
-            if time.monotonic() - written > _SECONDS:
-                kept.flush()
-                written = time.monotonic()
-    show(len(new), len(new))
+    keys = _keys(candidates, count, table, check)
+    kept = folder / f"verdicts-{judge.fingerprint}"
+    with one_maker(kept, _ADVICE):
+        known = _known(kept)
+        probabilities = np.array([known.get(key, np.nan) for key in keys], np.float32)
+        new = np.flatnonzero(np.isnan(probabilities))
+        new = new[np.argsort(candidates.pictures[new], kind="stable")]  # all of a picture together
+        for cells, said in _answers(candidates, judge, new, keys, kept, show):
+            probabilities[cells] = said
     column = np.full((len(candidates), 1), np.nan, np.float32)
     with np.errstate(divide="ignore"):
         odds = np.log(probabilities.astype(np.float64)) - np.log1p(-probabilities.astype(np.float64))
     column[:count, 0] = odds.clip(-_FURTHEST, _FURTHEST)
     signals = np.concatenate([candidates.signals, column], axis=1)
     return replace(candidates, signals=signals, names=(*candidates.names, signal_name(config))), len(new)
+
+
+def _answers(
+    candidates: Candidates, judge: Judge, new: Integers, keys: Sequence[tuple[int, int]], folder: Path, show: Show
+) -> Iterator[tuple[Integers, Floats]]:
+    """Some cells after the other, and what a judge says of them; it is kept in a folder, whose files are checked."""
+    written = time.monotonic()
+    with one_line_errors(folder, DataError, _ADVICE):
+        ledger = Ledger(folder)
+    try:
+        for first in range(0, len(new), _CELLS):
+            show(first, len(new))
+            part = new[first : first + _CELLS]
+            said = _score(judge, candidates, part)
+            pictures, captions = torch.tensor([keys[cell] for cell in part.tolist()]).T
+            ledger.record(pictures, captions, torch.from_numpy(said), judge=ledger_name(judge))
+            yield part, said
+            if time.monotonic() - written > _SECONDS:
+                _keep(ledger)
+                written = time.monotonic()
+    finally:
+        _keep(ledger)
+    show(len(new), len(new))
+
+
+def _keep(ledger: Ledger) -> None:
+    """Bring verdicts to disk, and the checksums of all files of them."""
+    ledger.flush()
+    with one_line_errors(ledger.folder, DataError, _ADVICE):
+        parts = sorted(ledger.folder.glob("*.parquet"))
+        write_checked_json(ledger.folder / _SUMS, {part.name: checksum(part) for part in parts})
 
 
 def _score(judge: Judge, candidates: Candidates, cells: Integers) -> Floats:
@@ -149,32 +189,48 @@ def _batch(candidates: Candidates, pictures: Integers, texts: Sequence[str]) -> 
     )
 
 
-def _keys(candidates: Candidates, count: int) -> list[tuple[int, int]]:
+def _keys(candidates: Candidates, count: int, table: PairTable, check: str) -> list[tuple[int, int]]:
     """A key of the picture and of the caption of each of the first cells: another picture has another, be its id equal.
 
     A caption counts as it is written: a judge reads cases and punctuation.
     """
-    pictures, captions = candidates.pictures[:count].tolist(), candidates.captions[:count].tolist()
-    shown = {picture: _picture_key(candidates, picture) for picture in set(pictures)}
+    pictures, captions = candidates.pictures[:count], candidates.captions[:count].tolist()
+    asked = np.unique(pictures)
+    stamps = table.picture_stamps(candidates.rows[asked], check).tolist()
+    shown = {
+        picture: stable_hash("asked picture", int(candidates.image_ids[picture][0]), stamp)
+        for picture, stamp in zip(asked.tolist(), stamps, strict=True)
+    }
     said = {caption: stable_hash("asked caption", candidates.texts[caption]) for caption in set(captions)}
-    return [(shown[picture], said[caption]) for picture, caption in zip(pictures, captions, strict=True)]
-
-
-def _picture_key(candidates: Candidates, picture: int) -> int:
-    """Of its id, and of the size and the time of its file."""
-    first = int(candidates.image_ids[picture][0])
-    place = candidates.paths[picture]
-    if place is None:
-        return stable_hash("asked picture", first)
-    path = Path(place)
-    stat = (path if path.exists() else Path(place.rpartition("#")[0])).stat()
-    return stable_hash("asked picture", first, place, stat.st_size, stat.st_mtime_ns)
+    return [(shown[picture], said[caption]) for picture, caption in zip(pictures.tolist(), captions, strict=True)]
 
 
 def _known(folder: Path) -> dict[tuple[int, int], float]:
-    """Verdicts that are on disk, by the keys of picture and caption."""
+    """Verdicts that are on disk, by the keys of picture and caption; files that are damaged are removed."""
+    if not folder.is_dir():
+        discard(folder)
+        return {}
+    try:
+        sums = read_checked_json(folder / _SUMS)
+    except FileNotFoundError:
+        sums = {}
+    except (OSError, ValueError) as error:
+        tell(f"{folder / _SUMS} is damaged ({error}): the verdicts in its folder are asked for again")
+        sums = {}
+    for part in sorted(folder.glob("*.parquet")):
+        if not _is_whole(part, sums.get(part.name)):
+            tell(f"{part} is damaged: its verdicts are asked for again")
+            discard(part)
     if not any(folder.glob("*.parquet")):
         return {}
     table = read_verdicts(folder)
     pictures, captions, said = (table[name].to_pylist() for name in ("image_id", "caption_id", "probability"))
     return dict(zip(zip(pictures, captions, strict=True), said, strict=True))
+
+
+def _is_whole(part: Path, digest: str | None) -> bool:
+    """Whether a file has the checksum that was noted when it was written."""
+    try:
+        return digest is not None and checksum(part) == digest
+    except OSError:
+        return False

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +10,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
-from truepair.data.pairs import PairDataset, PairSample
+from truepair.data.images import BadImageError
+from truepair.data.pairs import PairDataset
 from truepair.errors import ConfigError
 from truepair.models.encoders.fingerprint import combined_key, encoder_fingerprint
-from truepair.models.encoders.frozen import FrozenStates, Progress, StateBlock
+from truepair.models.encoders.frozen import FrozenStates, Inputs, Progress, StateBlock
 from truepair.sampling.batches import Visit
-
-_PROBES = 8
 
 
 @dataclass(frozen=True)
@@ -78,8 +77,8 @@ class ImageStates:
 
     @property
     def unreadable(self) -> dict[int, str]:
-        """Rows of the table whose image could not be read, and why. Their states are of the row that stood in."""
-        reasons = self.views[0].unreadable
+        """Rows of the table whose image cannot be read, and why. Their states are of nothing."""
+        reasons = {row: why for view in reversed(self.views) for row, why in view.unreadable.items()}
         wanted = torch.tensor(sorted(reasons), dtype=torch.int64)
         found = torch.isin(self.image_rows, wanted).nonzero()[:, 0].tolist()
         return {row: reasons[int(self.image_rows[row])] for row in found}
@@ -107,12 +106,13 @@ def cache_image_states(
     workers: int = 0,
     progress: Progress | None = None,
     encoder_key: str | None = None,
+    check: str = "times",
 ) -> ImageStates:
     """Compute the states of every distinct image of a table once, or open those that are there.
 
-    The key of a cache is of the encoder, the ids of the distinct pictures in order, the pixels of a few images as the
-    dataset delivers them, and ``preprocessing``. Files that change under the same ids are noticed only if they are
-    among these few.
+    The key of a cache is of the encoder, the ids of the distinct pictures in order, what the dataset makes of a picture
+    that is always the same, and ``preprocessing``. Each picture is compared with what it was when its states were
+    computed: of those that have changed, or could not be read then, they are computed again, and a line says how many.
 
     Args:
         encoder: from images [B, 3, H, W] to states [B, N, W], as the image tower of a `DualEncoder`; it runs in
@@ -128,27 +128,49 @@ def cache_image_states(
             With 0 the main process does both.
         progress: called with (images done, images in all) after each batch of a view.
         encoder_key: the encoder's fingerprint, if it is known.
+        check: how pictures are compared, one of ``truepair.checked.CHECKS``; see ``PairTable.picture_stamps``.
 
     Raises:
         ConfigError: several views without ``augmented``, or one of another table.
-        DataError: unreadable images beyond what the dataset substitutes, or no room on the disk.
+        DataError: no room on the disk; or a picture cannot be read, of a dataset without substitutes.
     """
     if views > 1 and (augmented is None or len(augmented) != len(plain)):
         raise ConfigError(f"{views} views need the augmented dataset of the same table; give one, or set views to 1")
     ids, first, image_rows = _distinct(plain.table.picture_keys)
     encoder_key = encoder_key or encoder_fingerprint(encoder)
+    stamps = plain.table.picture_stamps(first, check)  # before any picture is read
     caches = []
     for view in range(views):
         dataset = plain if view == 0 or augmented is None else augmented
         source = _ViewSource(dataset, first, view, batch_size, workers)
         key = combined_key(
-            encoder=encoder_key, ids=ids.tobytes(), pixels=source.probe(), preprocessing=preprocessing, view=view
+            encoder=encoder_key,
+            ids=ids.tobytes(),
+            pixels=source.probe,
+            preprocessing=preprocessing,
+            view=view,
+            check=check,
         )
+        states_of = source.compute(encoder)
         cache = FrozenStates.open_or_compute(
-            folder, key, len(ids), source.shape(encoder), source.compute(encoder), label="images", progress=progress
+            folder,
+            key,
+            len(ids),
+            tuple(_encode(encoder, source.probe[None]).shape[1:]),
+            partial(_rest, states_of, len(ids)),
+            label="images",
+            progress=progress,
+            inputs=Inputs(stamps, states_of),
         )
         caches.append(cache)
     return ImageStates(tuple(caches), torch.from_numpy(image_rows))
+
+
+def _rest(
+    states_of: Callable[[NDArray[np.int64]], Iterator[StateBlock]], count: int, start: int
+) -> Iterator[StateBlock]:
+    """The states of all images from one on."""
+    return states_of(np.arange(start, count))
 
 
 class PooledEncoder(nn.Module):
@@ -183,39 +205,56 @@ class _ViewSource:
 
     def __init__(self, dataset: PairDataset, rows: NDArray[np.int64], view: int, batch_size: int, workers: int) -> None:
         self.dataset = dataset
+        self.view = view
         self.visits = [Visit(view, int(row)) for row in rows]
         self.batch_size = batch_size
         self.workers = workers
 
+    @cached_property
     def probe(self) -> Tensor:
-        """Pixels of a few images, from the first to the last [P, 3, H, W]."""
-        places = np.unique(np.linspace(0, len(self.visits) - 1, _PROBES).astype(int))
-        return _collate([self.dataset[self.visits[place]] for place in places])[0]
+        """What the dataset makes of a picture that is always the same [3, H, W]; another transform, other pixels."""
+        return self.dataset.probe(self.view)
 
-    def shape(self, encoder: nn.Module) -> tuple[int, ...]:
-        """Shape of one image's states, (N, W)."""
-        pixels, _ = _collate([self.dataset[self.visits[0]]])
-        return tuple(_encode(encoder, pixels).shape[1:])
-
-    def compute(self, encoder: nn.Module) -> Callable[[int], Iterator[StateBlock]]:
-        """What ``FrozenStates`` calls with the first row that is missing."""
+    def compute(self, encoder: nn.Module) -> Callable[[NDArray[np.int64]], Iterator[StateBlock]]:
+        """What computes the states of some of the images."""
         # Several processes with one thread each keep all cores busy; the threads of one process wait for each other.
         in_workers = next(encoder.parameters()).device.type == "cpu"
-        collate = partial(_encoded, encoder) if in_workers else _collate
+        blank = torch.zeros_like(self.probe)
+        collate = partial(_encoded, encoder, blank) if in_workers else partial(_collate, blank)
 
-        def blocks(start: int) -> Iterator[StateBlock]:
-            """The blocks from row ``start`` on."""
+        def blocks(images: NDArray[np.int64]) -> Iterator[StateBlock]:
+            """The blocks of some images, int64 [S]."""
             loader: DataLoader[Any] = DataLoader(
-                self.dataset,
-                sampler=self.visits[start:],
+                _Tries(self.dataset),
+                sampler=[self.visits[image] for image in images.tolist()],
                 batch_size=self.batch_size,
-                num_workers=self.workers,
+                num_workers=min(self.workers, -(-len(images) // self.batch_size)),
                 collate_fn=collate,
             )
             for states_or_pixels, reasons in loader:
                 yield StateBlock(states_or_pixels if in_workers else _encode(encoder, states_or_pixels), reasons)
 
         return blocks
+
+
+class _Tries(Dataset[Tensor | str]):
+    """The pixels of a dataset's pictures, or why one cannot be read: no other stands in for it.
+
+    Args:
+        dataset: one without substitutes raises instead.
+    """
+
+    def __init__(self, dataset: PairDataset) -> None:
+        self.dataset = dataset.without_substitutes()
+        self.strict = not dataset.substitutes
+
+    def __getitem__(self, visit: Visit) -> Tensor | str:
+        try:
+            return self.dataset[visit]["pixel_values"]
+        except BadImageError as error:
+            if self.strict:
+                raise
+            return str(error)
 
 
 @torch.inference_mode()
@@ -228,13 +267,15 @@ def _encode(encoder: nn.Module, pixels: Tensor) -> Tensor:
     return states
 
 
-def _encoded(encoder: nn.Module, samples: Sequence[PairSample]) -> tuple[Tensor, list[str]]:
-    pixels, reasons = _collate(samples)
+def _encoded(encoder: nn.Module, blank: Tensor, samples: Sequence[Tensor | str]) -> tuple[Tensor, list[str]]:
+    pixels, reasons = _collate(blank, samples)
     return _encode(encoder, pixels).half(), reasons
 
 
-def _collate(samples: Sequence[PairSample]) -> tuple[Tensor, list[str]]:
-    return torch.stack([sample["pixel_values"] for sample in samples]), [sample["reason"] for sample in samples]
+def _collate(blank: Tensor, samples: Sequence[Tensor | str]) -> tuple[Tensor, list[str]]:
+    """Pixels [B, 3, H, W], those of ``blank`` where there are none, and why there are none, or empty [B]."""
+    pixels = torch.stack([blank if isinstance(sample, str) else sample for sample in samples])
+    return pixels, [sample if isinstance(sample, str) else "" for sample in samples]
 
 
 def _distinct(image_ids: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
