@@ -92,7 +92,8 @@ class StateCaches:
                 augmented=augmented,
                 views=views,
                 preprocessing=self.preprocessing.image_settings(train=True),
-                workers=recipe.loop.workers if self.model.device.type != "cpu" else os.cpu_count() or 1,
+                workers=recipe.loop.workers,
+                timeout=recipe.loop.data_timeout,
                 progress=progress,
                 encoder_key=self._image_key,
             )

@@ -202,7 +202,8 @@ class DownstreamTask(ABC, Generic[_Table, _Answer, _Result]):
         return table, self._states(table)
 
     def _states(self, table: _Table) -> States:
-        return task_states(self.recipe.model, self.preprocessing, self.model, table.images, self.texts(table))
+        recipe = self.recipe
+        return task_states(recipe.model, self.preprocessing, self.model, table.images, self.texts(table), recipe.loop)
 
     def _transform(self, *, train: bool) -> ImageTransform | None:
         if self.recipe.model.cache_images:

@@ -58,6 +58,7 @@ class EncodingConfig:
         alignment: keep the token states of several layers on disk, to align words with words: 3.8 KB a token of a
             small encoder.
         cache_folder: where states are kept; None for a folder of the user's cache.
+        workers: processes that read pictures; None for as many as there are cores, 0 for none beside the command's own.
     """
 
     model: str | None = None
@@ -67,8 +68,11 @@ class EncodingConfig:
     pictures: bool = True
     alignment: bool = True
     cache_folder: str | None = None
+    workers: int | None = None
 
     def __post_init__(self) -> None:
+        if self.workers is not None and self.workers < 0:
+            raise ConfigError(f"workers is {self.workers}; give 0 or more")
         if not self.pictures and (self.model is not None or self.image_encoder is not None):
             raise ConfigError("without pictures there is nothing for a model or an image encoder to read; drop them")
 
@@ -106,7 +110,7 @@ def encode_gallery(
     if config.pictures and (config.image_encoder is not None or dual is None):
         found.append(_frozen_images(shown, config, folder))
     if dual is not None:
-        found.append(_dual_images(dual, shown, folder))
+        found.append(_dual_images(dual, shown, folder, min(_workers(config), 4)))
     unreadable = {row: why for _, reasons in found for row, why in reasons.items()}
     images = [features for features, _ in found]
     lost: tuple[int, ...] = ()
@@ -135,21 +139,24 @@ def _frozen_images(table: PairTable, config: EncodingConfig, folder: Path) -> tu
             dataset,
             folder,
             preprocessing={"size": encoder.image_size, "normalisation": "encoder"},
-            workers=os.cpu_count() or 1,
+            workers=_workers(config),
             progress=show,
         )
     return _normalised(states.views[0], states.image_rows), states.unreadable
 
 
-def _dual_images(model: Retriever, table: PairTable, folder: Path) -> tuple[Tensor, dict[int, str]]:
+def _workers(config: EncodingConfig) -> int:
+    """Processes that read pictures."""
+    return (os.cpu_count() or 1) if config.workers is None else config.workers
+
+
+def _dual_images(model: Retriever, table: PairTable, folder: Path, workers: int) -> tuple[Tensor, dict[int, str]]:
     """Features of a table's pictures by a dual encoder, L2-normalised [N, E], and why some have none."""
     items = SourceItems(table)
 
     def blocks(start: int) -> Iterator[StateBlock]:
         """Batches of pictures from one on; what cannot be read is zero."""
-        parts = model.image_parts(
-            items.pictures(start, len(table)), batch_size=_IMAGES, workers=min(os.cpu_count() or 1, 4)
-        )
+        parts = model.image_parts(items.pictures(start, len(table)), batch_size=_IMAGES, workers=workers)
         done = 0
         for part in parts:
             reasons = [""] * (part.done - done)

@@ -1,6 +1,5 @@
 """What fine-tuning starts from, and where the states of its batches come from."""
 
-import os
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
@@ -13,6 +12,7 @@ from truepair.data.preprocessing import OwnPreprocessing
 from truepair.data.table import PairTable
 from truepair.data.transforms import TransformConfig
 from truepair.engine.logs.progress import counting
+from truepair.engine.loop.config import LoopConfig
 from truepair.errors import ConfigError, DataError
 from truepair.methods.caches import cache_folder, text_states
 from truepair.methods.student import seed_weights
@@ -196,6 +196,7 @@ def task_states(
     model: DownstreamModel,
     images: PairTable,
     texts: Iterable[str],
+    loop: LoopConfig,
 ) -> States:
     """States of a task's images and texts, from caches where the recipe asks for them.
 
@@ -206,13 +207,13 @@ def task_states(
     return States(
         freeze_image=config.freeze_image,
         freeze_text=config.freeze_text,
-        images=_image_states(config, preprocessing, model, images) if config.cache_images else None,
+        images=_image_states(config, preprocessing, model, images, loop) if config.cache_images else None,
         texts=text_states(model.text_encoder, texts, encode, config.cache_folder) if config.cache_texts else None,
     )
 
 
 def _image_states(
-    config: StartConfig, preprocessing: OwnPreprocessing, model: DownstreamModel, table: PairTable
+    config: StartConfig, preprocessing: OwnPreprocessing, model: DownstreamModel, table: PairTable, loop: LoopConfig
 ) -> ImageStates:
     transform = image_transform(preprocessing.transform, model.image_encoder, train=False)
     dataset = PairDataset(table, transform, captions="first")
@@ -222,7 +223,8 @@ def _image_states(
             dataset,
             cache_folder(config.cache_folder),
             preprocessing=asdict(preprocessing.transform),
-            workers=os.cpu_count() or 1 if model.device.type == "cpu" else 2,
+            workers=loop.workers,
+            timeout=loop.data_timeout,
             progress=progress,
         )
     for row, reason in states.unreadable.items():

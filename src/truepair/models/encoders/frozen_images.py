@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
+from truepair.data.loading import DATA_TIMEOUT, read_batches
 from truepair.data.pairs import PairDataset, PairSample
 from truepair.errors import ConfigError
 from truepair.models.encoders.fingerprint import combined_key, encoder_fingerprint
@@ -105,6 +105,7 @@ def cache_image_states(
     preprocessing: Any = None,
     batch_size: int = 16,
     workers: int = 0,
+    timeout: float = DATA_TIMEOUT,
     progress: Progress | None = None,
     encoder_key: str | None = None,
 ) -> ImageStates:
@@ -124,14 +125,16 @@ def cache_image_states(
         views: V, how many views of each image to store; each takes as much time and disk as the first.
         preprocessing: what else the pixels depend on, of JSON types; the settings of the transform, say.
         batch_size: images encoded at once. 16 is fastest on a CPU at 128 px: more leave its caches.
-        workers: processes that read images, and encode them if the encoder is on the CPU: give the number of cores.
-            With 0 the main process does both.
+        workers: processes that read images, and encode them if the encoder is on the CPU: as many as there are cores
+            are fastest. With 0 the main process does both.
+        timeout: seconds that a batch of these processes is waited for; 0 for ever.
         progress: called with (images done, images in all) after each batch of a view.
         encoder_key: the encoder's fingerprint, if it is known.
 
     Raises:
         ConfigError: several views without ``augmented``, or one of another table.
-        DataError: unreadable images beyond what the dataset substitutes, or no room on the disk.
+        DataError: unreadable images beyond what the dataset substitutes, no room on the disk or in shared memory, or a
+            process that was killed or hangs.
     """
     if views > 1 and (augmented is None or len(augmented) != len(plain)):
         raise ConfigError(f"{views} views need the augmented dataset of the same table; give one, or set views to 1")
@@ -140,7 +143,7 @@ def cache_image_states(
     caches = []
     for view in range(views):
         dataset = plain if view == 0 or augmented is None else augmented
-        source = _ViewSource(dataset, first, view, batch_size, workers)
+        source = _ViewSource(dataset, first, view, batch_size, workers, timeout)
         key = combined_key(
             encoder=encoder_key, ids=ids.tobytes(), pixels=source.probe(), preprocessing=preprocessing, view=view
         )
@@ -179,13 +182,23 @@ class _ViewSource:
         view: the epoch to visit.
         batch_size: images of a batch.
         workers: reading processes.
+        timeout: seconds that a batch of theirs is waited for.
     """
 
-    def __init__(self, dataset: PairDataset, rows: NDArray[np.int64], view: int, batch_size: int, workers: int) -> None:
+    def __init__(
+        self,
+        dataset: PairDataset,
+        rows: NDArray[np.int64],
+        view: int,
+        batch_size: int,
+        workers: int,
+        timeout: float,
+    ) -> None:
         self.dataset = dataset
         self.visits = [Visit(view, int(row)) for row in rows]
         self.batch_size = batch_size
         self.workers = workers
+        self.timeout = timeout
 
     def probe(self) -> Tensor:
         """Pixels of a few images, from the first to the last [P, 3, H, W]."""
@@ -205,14 +218,15 @@ class _ViewSource:
 
         def blocks(start: int) -> Iterator[StateBlock]:
             """The blocks from row ``start`` on."""
-            loader: DataLoader[Any] = DataLoader(
+            batches = read_batches(
                 self.dataset,
+                collate,
+                workers=min(self.workers, -(-(len(self.visits) - start) // self.batch_size)),
+                timeout=self.timeout,
                 sampler=self.visits[start:],
                 batch_size=self.batch_size,
-                num_workers=self.workers,
-                collate_fn=collate,
             )
-            for states_or_pixels, reasons in loader:
+            for states_or_pixels, reasons in batches:
                 yield StateBlock(states_or_pixels if in_workers else _encode(encoder, states_or_pixels), reasons)
 
         return blocks
