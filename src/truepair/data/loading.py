@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
 
 from torch import Tensor
@@ -26,7 +27,7 @@ SMALL = 64 * 1024
 
 _AHEAD = 2  # batches that each process reads ahead, as torch has it
 
-_PATIENCE = 5.0  # seconds that a process has to end
+_PATIENCE = 2.0  # seconds that a process has to end
 
 _SHARED_MEMORY = Path("/dev/shm")
 
@@ -44,7 +45,8 @@ Poll = Callable[[float], None]
 class BatchReader(Generic[_Batch]):
     """Reads batches, in processes of their own where there are to be some; to be closed after use.
 
-    Torch alone would wait for ever for a process that hangs, and for a batch that found no room in shared memory.
+    Torch alone would wait for ever for a process that hangs, for one that was killed while it handed over a batch, and
+    for a batch that found no room in shared memory. So a thread waits for the processes, and the caller for the thread.
 
     Args:
         dataset: where samples come from.
@@ -63,11 +65,12 @@ class BatchReader(Generic[_Batch]):
             dataset,
             collate_fn=_Delivered(collate) if workers else collate,
             num_workers=workers,
-            timeout=timeout if workers else 0,
             worker_init_fn=ignore_stop_signals,
             **options,
         )
         self._batches: Any = None
+        self._asked: SimpleQueue[bool] = SimpleQueue()
+        self._answers: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
 
     @property
     def started(self) -> bool:
@@ -80,17 +83,17 @@ class BatchReader(Generic[_Batch]):
         Raises:
             DataError: the system does not let processes start.
         """
-        if self._batches is not None:
-            self._batches._timeout = self.timeout
+        first = not self.started
         try:
             with _signals_held():
                 self._batches = iter(self._loader)
         except OSError as error:
             raise DataError(
                 f"no {self.workers} loading processes can be started ({error.strerror or error}); give fewer "
-                "(loop.workers; 0 needs none)"
+                "(loop.workers or --workers; 0 needs none)"
             ) from error
-        self._batches._timeout = 1.0 if self.workers else 0
+        if first and self.workers:
+            threading.Thread(target=self._wait_for_processes, daemon=True).start()
 
     def next(self, poll: Poll | None = None) -> _Batch | None:
         """The next batch; None after the last.
@@ -98,29 +101,15 @@ class BatchReader(Generic[_Batch]):
         Raises:
             DataError: a process was killed, has no room for its batch, or needed too long for it.
         """
-        began = time.monotonic()
-        while True:
-            try:
-                batch: _Batch = next(self._batches)
-            except StopIteration:
-                return None
-            except TruepairError as error:
-                raise type(error)(message_of(error)) from error
-            except MemoryError as error:
-                raise DataError(f"memory ran out while a batch was read; {_REMEDY_OF_MEMORY}") from error
-            except RuntimeError as error:
-                if "timed out" not in str(error):
-                    self._raise_known(error)
-            else:
-                return batch
-            waited = time.monotonic() - began
-            if poll is not None:
-                poll(waited)
-            if 0 < self.timeout <= waited:
-                raise DataError(
-                    f"the loading processes have had no batch for {waited:,.0f} s: where the pictures lie does not "
-                    "answer, or is too slow; look there, or raise loop.data_timeout"
-                )
+        try:
+            batch: _Batch = self._awaited(poll) if self.workers else next(self._batches)
+        except StopIteration:
+            return None
+        except TruepairError as error:
+            raise type(error)(message_of(error)) from error
+        except MemoryError as error:
+            raise DataError(f"memory ran out while a batch was read; {_REMEDY_OF_MEMORY}") from error
+        return batch
 
     def close(self) -> None:
         """End the processes; one that hangs, or waits for this one, would keep the program from ending."""
@@ -128,6 +117,7 @@ class BatchReader(Generic[_Batch]):
         end = getattr(batches, "_shutdown_workers", None)
         if end is None:
             return
+        self._asked.put(False)
         processes = list(batches._workers)
 
         def kill() -> None:
@@ -144,8 +134,45 @@ class BatchReader(Generic[_Batch]):
             killer.cancel()
             kill()
 
+    def _wait_for_processes(self) -> None:
+        """What the thread does: fetch a batch when one is asked for; if it waits for ever, it ends with the program."""
+        while self._asked.get():
+            try:
+                self._answers.put((next(self._batches), None))
+            except BaseException as error:
+                self._answers.put((None, error))
+
+    def _awaited(self, poll: Poll | None) -> Any:
+        """The next batch of the processes.
+
+        Raises:
+            StopIteration: there is none.
+            DataError: see :meth:`next`.
+        """
+        began = time.monotonic()
+        self._asked.put(True)
+        while True:
+            try:
+                batch, error = self._answers.get(timeout=1.0)
+            except Empty:
+                self._require_alive()
+            else:
+                if error is None:
+                    return batch
+                if isinstance(error, RuntimeError):
+                    self._raise_known(error)
+                raise error
+            waited = time.monotonic() - began
+            if poll is not None:
+                poll(waited)
+            if 0 < self.timeout <= waited:
+                raise DataError(
+                    f"the loading processes have had no batch for {waited:,.0f} s: where the pictures lie does not "
+                    "answer, or is too slow; look there, or raise loop.data_timeout"
+                )
+
     def _raise_known(self, error: RuntimeError) -> None:
-        """Raise what a loader says of its processes as one line, and anything else as it is.
+        """Raise what torch says of its processes as one line.
 
         Raises:
             DataError: a process was killed, or files cannot be opened for want of handles.
@@ -155,14 +182,24 @@ class BatchReader(Generic[_Batch]):
                 "the loading processes need more open files than the system allows; raise the limit (ulimit -n 65536) "
                 "or lower loop.workers"
             ) from error
-        if "DataLoader worker" not in str(error):
-            raise error
-        ends = [-(process.exitcode or 0) for process in self._batches._workers]
-        if signal.SIGBUS in ends:
-            raise DataError(f"a loading process was killed: {no_room()}") from error
-        names = [signal.Signals(end).name for end in ends if end > 0]
-        how = f"was killed ({names[0]})" if names else "has ended"
-        raise DataError(f"a loading process {how}, most often for want of memory; {_REMEDY_OF_MEMORY}") from error
+        if "DataLoader worker" in str(error):
+            self._require_alive()
+            raise DataError(f"a loading process has ended of itself; {_REMEDY_OF_MEMORY}") from error
+
+    def _require_alive(self) -> None:
+        """Say which end a process has found.
+
+        Raises:
+            DataError: one was killed.
+        """
+        killed = [-process.exitcode for process in self._batches._workers if (process.exitcode or 0) < 0]
+        if signal.SIGBUS in killed:
+            raise DataError(f"a loading process was killed: {no_room()}")
+        if killed:
+            name = signal.Signals(killed[0]).name
+            raise DataError(
+                f"a loading process was killed ({name}), most often for want of memory; {_REMEDY_OF_MEMORY}"
+            )
 
 
 def read_batches(
@@ -213,14 +250,18 @@ def require_room(batch_bytes: int, batches: int, workers: int) -> None:
     if not workers or not _SHARED_MEMORY.is_dir():  # elsewhere it is no folder, and a process says what is missing
         return
     needed = batch_bytes * min(batches, _AHEAD * workers)
-    if needed > shutil.disk_usage(_SHARED_MEMORY).free:
-        raise DataError(f"{workers} loading processes hold up to {needed / 1e6:,.0f} MB of batches, and {no_room()}")
+    if needed > _free_room():
+        raise DataError(f"{workers} loading processes need {needed / 1e6:,.1f} MB for their batches: {no_room()}")
 
 
 def no_room() -> str:
     """What is said where shared memory is too small, with its remedy."""
-    free = f" ({shutil.disk_usage(_SHARED_MEMORY).free / 1e6:,.0f} MB free)" if _SHARED_MEMORY.is_dir() else ""
-    return f"{_SHARED_MEMORY}, the shared memory of processes,{free} has no room for them; {_REMEDY}"
+    free = f" ({_SHARED_MEMORY}, {_free_room() / 1e6:,.1f} MB free)" if _SHARED_MEMORY.is_dir() else ""
+    return f"shared memory{free} has too little room; {_REMEDY}"
+
+
+def _free_room() -> int:
+    return shutil.disk_usage(_SHARED_MEMORY).free
 
 
 def tensors_in(batch: Any) -> Iterator[Tensor]:
