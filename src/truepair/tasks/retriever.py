@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from truepair.data.images import BadImageError, load_image, to_rgb
+from truepair.data.images import BadImageError, to_rgb
 from truepair.data.loading import read_batches
 from truepair.data.tokens import padded
 from truepair.data.transforms import ImageTransform
@@ -268,7 +268,7 @@ class _LoadedPictures(Dataset[Tensor | str]):
             if isinstance(picture, Image.Image):
                 return self.transform(to_rgb(picture))
             stored = picture if isinstance(picture, Mapping) else {"path": str(picture)}
-            return self.transform(load_image(stored, min_side=self.transform.min_side))
+            return self.transform.read(stored)
         except BadImageError as error:
             return str(error)
 

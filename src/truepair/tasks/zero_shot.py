@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from truepair.data.images import BadImageError, load_image
+from truepair.data.images import BadImageError
 from truepair.data.labelled import LabelledConfig, LabelledImages, open_labelled, read_templates
 from truepair.data.left_out import LeftOut
 from truepair.data.loading import read_batches
@@ -187,7 +187,7 @@ class _Pictures(Dataset[tuple[int, Tensor | str]]):
     def __getitem__(self, index: int) -> tuple[int, Tensor | str]:
         row = int(self.rows[index])
         try:
-            return row, self.transform(load_image(self.stored[row]["image"], min_side=self.transform.min_side))
+            return row, self.transform.read(self.stored[row]["image"])
         except BadImageError as error:
             return row, str(error)
 
