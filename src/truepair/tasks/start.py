@@ -1,6 +1,6 @@
 """What fine-tuning starts from, and where the states of its batches come from."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
@@ -197,23 +197,38 @@ def task_states(
     images: PairTable,
     texts: Iterable[str],
     loop: LoopConfig,
+    unreadable: Container[int] = (),
 ) -> States:
     """States of a task's images and texts, from caches where the recipe asks for them.
 
+    Args:
+        config: asks for them.
+        preprocessing: tokenization and images.
+        model: the encoders.
+        images: of the task.
+        texts: of the task.
+        loop: says who reads the images.
+        unreadable: rows of images that no text is about.
+
     Raises:
-        DataError: an image cannot be read.
+        DataError: another image cannot be read.
     """
     encode = preprocessing.collator().encode
     return States(
         freeze_image=config.freeze_image,
         freeze_text=config.freeze_text,
-        images=_image_states(config, preprocessing, model, images, loop) if config.cache_images else None,
+        images=_image_states(config, preprocessing, model, images, loop, unreadable) if config.cache_images else None,
         texts=text_states(model.text_encoder, texts, encode, config.cache_folder) if config.cache_texts else None,
     )
 
 
 def _image_states(
-    config: StartConfig, preprocessing: OwnPreprocessing, model: DownstreamModel, table: PairTable, loop: LoopConfig
+    config: StartConfig,
+    preprocessing: OwnPreprocessing,
+    model: DownstreamModel,
+    table: PairTable,
+    loop: LoopConfig,
+    unreadable: Container[int],
 ) -> ImageStates:
     transform = image_transform(preprocessing.transform, model.image_encoder, train=False)
     dataset = PairDataset(table, transform, captions="first")
@@ -228,5 +243,7 @@ def _image_states(
             progress=progress,
         )
     for row, reason in states.unreadable.items():
+        if row in unreadable:
+            continue
         raise DataError(f"image {row} of {table.name} cannot be read: {reason}; repair or remove what asks for it")
     return states
