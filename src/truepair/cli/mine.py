@@ -28,7 +28,7 @@ reads them at no cost per step; its rules say from where on a pair is a match (h
 
 _THRESHOLDS = ("high", "low")
 
-_ENCODING = ("model", "text_encoder", "image_encoder", "image_size", "cache_check")
+_ENCODING = ("model", "text_encoder", "image_encoder", "image_size", "workers", "cache_check")
 
 _ASKING: dict[str, dict[str, Any]] = {
     "ask": {"metavar": "KIND:NAME", "action": "append"},
@@ -55,9 +55,15 @@ def run(words: list[str]) -> None:
         option(name, metavar="P", type=_probability, default=argparse.SUPPRESS, help=says)
     encoding = RecipeClass[object]("truepair.tasks.encoding", "EncodingConfig").section
     for name in _ENCODING:
-        kind = int if name == "image_size" else str
+        kind = int if name in ("image_size", "workers") else str
         says = f"{encoding.describe()[name]} (default: {encoding.fields[name].default or 'none'})"
-        option(name.replace("_", "-"), metavar="NAME", type=kind, default=argparse.SUPPRESS, help=says)
+        option(
+            name.replace("_", "-"),
+            metavar="N" if kind is int else "NAME",
+            type=kind,
+            default=argparse.SUPPRESS,
+            help=says,
+        )
     unlabelled = RecipeClass[object]("truepair.tasks.unlabelled", "UnlabelledConfig").section
     for name in ("top", "candidates"):
         option(name, metavar="N", type=int, default=argparse.SUPPRESS, help=unlabelled.describe()[name])

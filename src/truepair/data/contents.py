@@ -1,6 +1,7 @@
 """What lies behind the pictures of a table: which files are there, and which of them are the same."""
 
 import os
+import stat
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -318,6 +319,8 @@ def _facts(path: str) -> tuple[int, int, int, int, int]:
     try:
         found = os.stat(path)  # noqa: PTH116 - a source may have millions of rows
     except (OSError, ValueError):
+        return 0, 0, 0, 0, 0
+    if not stat.S_ISREG(found.st_mode):  # to open a pipe would wait for its writer
         return 0, 0, 0, 0, 0
     return found.st_dev & (2**62 - 1), found.st_ino & (2**62 - 1), found.st_size, found.st_mtime_ns, 1
 

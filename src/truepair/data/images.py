@@ -2,9 +2,12 @@
 
 import io
 import math
+import os
+import stat
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -15,7 +18,16 @@ from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 from truepair.errors import DataError
 
 DEFAULT_MAX_PIXELS = 89_478_485
-"""Largest width x height that is decoded: 256 MiB as 8-bit RGB, the limit at which Pillow itself starts to warn."""
+"""Largest width x height that is decoded: 256 MiB as 8-bit RGB, the limit at which Pillow itself starts to warn. What
+has more bytes a pixel may have fewer pixels, so that it decodes to no more bytes."""
+
+_STRIP = 256  # rows of pixels that are converted at once: a conversion takes several times the bytes of its image
+
+_OTHER_KINDS: tuple[tuple[Callable[[int], bool], str], ...] = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a pipe"),
+    (stat.S_ISSOCK, "a socket"),
+)
 
 # What Pillow may try. Its list of formats is longer; EPS, for one, starts an outside program.
 _WANTED = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
@@ -56,13 +68,14 @@ def load_image(
             is a part of that file.
         min_side: a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, as long as both sides keep this many pixels.
             None: full size.
-        max_pixels: largest width x height, read from the header before anything is decoded.
+        max_pixels: largest width x height, read from the header before anything is decoded; of images of more than
+            three bytes a pixel accordingly less.
 
     Raises:
         BadImageError: the image cannot be read.
     """
     where = describe(stored)
-    with open_stored(stored) as stream:
+    with memory_for(where), open_stored(stored, max_pixels) as stream:
         try:
             with Image.open(stream, formats=_FORMATS) as image:
                 _check_size(image, max_pixels, where)
@@ -79,24 +92,55 @@ def read_bytes(stored: Mapping[str, Any]) -> bytes:
     """The encoded bytes of an image cell, for those who copy or embed it.
 
     Raises:
-        BadImageError: the file is missing, unreadable or empty.
+        BadImageError: the file is missing, unreadable, empty, or too large.
     """
-    with open_stored(stored) as stream:
+    with memory_for(describe(stored)), open_stored(stored) as stream:
         return stream.read()
 
 
-def open_stored(stored: Mapping[str, Any]) -> BinaryIO:
+def open_stored(stored: Mapping[str, Any], max_pixels: int = DEFAULT_MAX_PIXELS) -> BinaryIO:
     """Open the encoded bytes of an image cell as a stream.
 
+    Args:
+        stored: the cell.
+        max_pixels: as of :func:`load_image`; an encoded image has no more bytes than so many pixels uncompressed.
+
     Raises:
-        BadImageError: the file is missing, unreadable or empty.
+        BadImageError: the file is missing, unreadable, empty, or too large.
     """
     data = stored.get("bytes")
     if data is None:
-        data = _read_file(stored)
+        data = _read_file(stored, max_pixels * 3 * 2)  # three colours of 16 bits
     if not data:
         raise BadImageError(f"{describe(stored)} is empty (0 bytes); fetch it again or leave it out")
     return io.BytesIO(data)
+
+
+@contextmanager
+def memory_for(where: str) -> Iterator[None]:
+    """Turn a want of memory for one image into a bad image.
+
+    Raises:
+        BadImageError: there is too little.
+    """
+    try:
+        yield
+    except MemoryError:
+        raise BadImageError(f"{where} needs more memory than there is; shrink it or leave it out") from None
+
+
+def what_else(path: str | Path) -> str:
+    """What stands under a path that is no file, such as "a pipe"; empty where it is one. It is not opened.
+
+    To open a pipe waits for its writer, who may never come, and a device may do anything.
+
+    Raises:
+        OSError: nothing is there, or it cannot be looked at.
+    """
+    mode = os.stat(path).st_mode  # noqa: PTH116 it is asked for each of millions
+    if stat.S_ISREG(mode):
+        return ""
+    return next((name for is_one, name in _OTHER_KINDS if is_one(mode)), "a device")
 
 
 def describe(stored: Mapping[str, Any]) -> str:
@@ -116,18 +160,21 @@ def to_rgb(image: Image.Image, where: str = "image") -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
         return _scaled_grey(image, where)
     if image.has_transparency_data:
-        layer = image.convert("RGBA")
-        white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, layer).convert("RGB")
+        return _in_strips(image, _over_white)
     return image.convert("RGB")
 
 
-def _read_file(stored: Mapping[str, Any]) -> bytes:
+def _read_file(stored: Mapping[str, Any], most: int) -> bytes:
     path = stored.get("path")
     if path is None:
         raise BadImageError("a row has neither image bytes nor an image path; rebuild the source")
     try:
+        if other := what_else(path):
+            raise BadImageError(f"image {path} cannot be read: it is {other}, not a file; replace it or leave it out")
         with Path(path).open("rb") as file:
+            size = stored.get("size") if stored.get("offset") is not None else os.fstat(file.fileno()).st_size
+            if size is not None and size > most:
+                raise BadImageError(f"{describe(stored)} has {size / 1e6:,.0f} MB; shrink it or leave it out")
             if stored.get("offset") is None:
                 return file.read()
             file.seek(stored["offset"])
@@ -145,6 +192,37 @@ def _check_size(image: Image.Image, max_pixels: int, where: str) -> None:
     if math.prod(image.size) > max_pixels:
         width, height = image.size
         raise BadImageError(f"{where} has {width} x {height} pixels; shrink it, or raise max_pixels ({max_pixels})")
+    depth = _bytes_a_pixel(image)
+    if math.prod(image.size) * depth > max_pixels * 3:
+        width, height = image.size
+        raise BadImageError(
+            f"{where} has {width} x {height} pixels of {depth} bytes; shrink it, save it as 8-bit RGB, or raise "
+            f"max_pixels ({max_pixels})"
+        )
+
+
+def _bytes_a_pixel(image: Image.Image) -> int:
+    """Bytes of a pixel as the file states it, before Pillow takes the lower half of 16 bits away."""
+    tiles = getattr(image, "tile", None)
+    wide = ";16" in f"{tiles[0].args if tiles else ''} {image.mode}"
+    return len(image.getbands()) * (4 if image.mode in ("I", "F") else 2 if wide else 1)
+
+
+def _in_strips(image: Image.Image, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """An image that is converted some rows at a time."""
+    width, height = image.size
+    whole = Image.new("RGB", image.size)
+    image.load()  # some formats read with the pixels what stands in ``info``, such as a transparent colour
+    for top in range(0, height, _STRIP):
+        bottom = min(top + _STRIP, height)
+        whole.paste(convert(image.crop((0, top, width, bottom))), (0, top))
+    return whole
+
+
+def _over_white(image: Image.Image) -> Image.Image:
+    layer = image.convert("RGBA")
+    white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
+    return Image.alpha_composite(white, layer).convert("RGB")
 
 
 def _upright(opened: Image.Image, decoded: Image.Image) -> Image.Image:
@@ -162,13 +240,14 @@ def _scaled_grey(image: Image.Image, where: str) -> Image.Image:
     values = np.asarray(image)  # [H, W]
     if not np.issubdtype(values.dtype, np.integer) or values.min() < 0 or values.max() > 0xFFFF:
         raise BadImageError(f"{where} has {image.mode} pixels beyond 16 bits; save it as 8-bit RGB")
-    return Image.fromarray(_eight_bits(values)).convert("RGB")
+    eight = _eight_bits(int(values.max(initial=0)))
+    return _in_strips(image, lambda strip: Image.fromarray(eight[np.asarray(strip)]).convert("RGB"))
 
 
-def _eight_bits(values: NDArray[np.integer]) -> NDArray[np.uint8]:
-    """Values of up to 16 bits in 8, by the bits that the largest of them needs."""
-    bits = next(bits for bits in _DEPTHS if values.max(initial=0) < 1 << bits)
-    return np.round(values * (255 / ((1 << bits) - 1))).astype(np.uint8)
+def _eight_bits(largest: int) -> NDArray[np.uint8]:
+    """What values of up to 16 bits are in 8, by the bits that the largest of them needs [its highest value + 1]."""
+    bits = next(bits for bits in _DEPTHS if largest < 1 << bits)
+    return np.round(np.arange(1 << bits) * (255 / ((1 << bits) - 1))).astype(np.uint8)
 
 
 def _whole_range(image: ImageFile.ImageFile, stream: BinaryIO) -> Image.Image:
@@ -176,15 +255,28 @@ def _whole_range(image: ImageFile.ImageFile, stream: BinaryIO) -> Image.Image:
     low = _LOW_BYTES.get(str(image.tile[0].args)) if image.format == "PNG" and image.tile else None
     if low is None:
         return image
-    high = np.asarray(image)  # [H, W, C]
-    if high[..., :3].max(initial=0) >= 1 << 6:  # more than 14 bits
+    most = max(int(band[1]) for band in image.getextrema()[:3])  # type: ignore[index]  # of a pair a colour
+    if most >= 1 << 6:  # more than 14 bits
         return image
     stream.seek(0)
     with Image.open(stream, formats=("PNG",)) as again:
         again.tile = [tile._replace(args=low) for tile in again.tile]
-        values = high.astype(np.uint16) << 8 | np.asarray(again)  # [H, W, C]
-    parts = [_eight_bits(values[..., :3]), *([high[..., 3:]] if high.shape[2] > 3 else [])]
-    return Image.fromarray(np.concatenate(parts, axis=2))
+        again.load()
+        strips = [(top, min(top + _STRIP, image.height)) for top in range(0, image.height, _STRIP)]
+        largest = max(int(_values(image, again, strip).max(initial=0)) for strip in strips)
+        eight, whole = _eight_bits(largest), Image.new(image.mode, image.size)
+        for top, bottom in strips:
+            colours = eight[_values(image, again, (top, bottom))]  # [S, W, 3]
+            alpha = np.asarray(image.crop((0, top, image.width, bottom)))[..., 3:]  # [S, W, 0 or 1]
+            whole.paste(Image.fromarray(np.concatenate([colours, alpha], axis=2)), (0, top))
+    return whole
+
+
+def _values(high: Image.Image, low: Image.Image, rows: tuple[int, int]) -> NDArray[np.uint16]:
+    """The 16-bit colours of some rows of an image, from its high and its low bytes [S, W, 3]."""
+    box = (0, rows[0], high.width, rows[1])
+    values: NDArray[np.uint16] = np.asarray(high.crop(box))[..., :3].astype(np.uint16) << 8
+    return values | np.asarray(low.crop(box))[..., :3]
 
 
 def _unreadable(error: Exception, where: str) -> str:

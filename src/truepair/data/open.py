@@ -17,6 +17,7 @@ from truepair.data.formats.record import Reader
 from truepair.data.formats.shards import is_pattern
 from truepair.data.formats.trees import ARCHIVES, Tree
 from truepair.data.formats.webdataset import WebDatasetReader
+from truepair.data.images import what_else
 from truepair.data.source import SourceConfig
 from truepair.data.store.cache import cached_rows
 from truepair.data.table import PairTable
@@ -93,9 +94,21 @@ def _format(config: SourceConfig) -> str:
         return "classes" if config.labels and detected == "folder" else detected
     if config.format not in READERS:
         raise ConfigError(f"unknown format '{config.format}'; give auto, {', '.join(READERS)}")
-    if READERS[config.format].source_kind == "path" and not config.path.exists():
-        raise DataError(f"no such file or folder: {config.source}; check the path")
+    if READERS[config.format].source_kind == "path":
+        if not config.path.exists():
+            raise DataError(f"no such file or folder: {config.source}; check the path")
+        _require_no_pipe(config)
     return config.format
+
+
+def _require_no_pipe(config: SourceConfig) -> None:
+    """Refuse what is neither file nor folder: a source is read several times, and a pipe waits for its writer.
+
+    Raises:
+        DataError: it is a pipe, a socket or a device.
+    """
+    if config.path.exists() and not config.path.is_dir() and (other := what_else(config.path)):
+        raise DataError(f"{config.source} is {other}, not a file; write what comes from it to a file, and give that")
 
 
 def _detect_format(config: SourceConfig) -> str:
@@ -105,6 +118,7 @@ def _detect_format(config: SourceConfig) -> str:
         return "sample"
     if path.is_dir():
         return Tree.of(path).format(config)
+    _require_no_pipe(config)
     suffix = path.suffix.lower()
     by_suffix = {ending: name for name, reader in READERS.items() for ending in reader.suffixes}
     if suffix in ARCHIVES and (path.is_file() or is_pattern(path)):

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from truepair.data.images import DEFAULT_MAX_PIXELS, BadImageError, load_image
+from truepair.data.images import DEFAULT_MAX_PIXELS, BadImageError
 from truepair.data.table import PairTable
 from truepair.data.tokens import Tokenization, padded
 from truepair.data.transforms import ImageTransform
@@ -191,9 +191,8 @@ class PairDataset(Dataset[PairSample]):
 
     def _pixels(self, stored: dict[str, Any], keys: tuple[int, ...]) -> Tensor:
         assert self.transform is not None
-        image = load_image(stored, min_side=self.transform.min_side, max_pixels=self.max_pixels)
         with isolated_rng(*keys, "augment"):
-            return self.transform(image)  # [3, H, W]
+            return self.transform.read(stored, self.max_pixels)  # [3, H, W]
 
 
 def _probe_picture() -> bytes:

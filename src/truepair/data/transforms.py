@@ -1,7 +1,7 @@
 """Images to tensors: sizes, normalisation and augmentation."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -11,6 +11,7 @@ from PIL import Image, ImageEnhance, ImageOps
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
+from truepair.data.images import DEFAULT_MAX_PIXELS, describe, load_image, memory_for
 from truepair.errors import ConfigError
 
 PixelStatistics = tuple[tuple[float, ...], tuple[float, ...]]
@@ -143,6 +144,15 @@ class ImageTransform:
         for step in self.steps:
             value = step(value)
         return cast(Tensor, value)
+
+    def read(self, stored: Mapping[str, Any], max_pixels: int = DEFAULT_MAX_PIXELS) -> Tensor:
+        """Read an image of a ``PairTable``, as :func:`load_image` does, and transform it into float32 [3, H, W].
+
+        Raises:
+            BadImageError: it cannot be read, or memory has no room for it.
+        """
+        with memory_for(describe(stored)):
+            return self(load_image(stored, min_side=self.min_side, max_pixels=max_pixels))
 
 
 class AlbefRandAugment:

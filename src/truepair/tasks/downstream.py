@@ -1,11 +1,11 @@
 """What downstream tasks have in common: data, states of frozen encoders, answers, training and evaluation."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar, cast
+from typing import Any, ClassVar, Generic, Literal, Protocol, Self, TypeVar, cast
 
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -14,7 +14,9 @@ from transformers import PreTrainedModel
 from truepair.data.caption_check import check_captions
 from truepair.data.left_out import SKIPPED, LeftOut
 from truepair.data.preprocessing import OwnPreprocessing
+from truepair.data.readable import unreadable_pictures
 from truepair.data.table import PairTable
+from truepair.data.tasks.base import MOST_SKIPPED
 from truepair.data.transforms import ImageTransform
 from truepair.engine.distributed.launch import is_first_process
 from truepair.engine.distributed.processes import first_process_first, join_processes, own_device
@@ -24,6 +26,7 @@ from truepair.engine.loop.loader import VisitedDataset
 from truepair.engine.loop.loop import TrainingLoop, take_best
 from truepair.engine.loop.optimizer import OptimizerConfig
 from truepair.engine.loop.step import StepInfo, StepOutput, TrainingBatch
+from truepair.errors import DataError
 from truepair.methods.student import Say
 from truepair.methods.towers import TowerStep
 from truepair.models.encoders.images import image_transform
@@ -68,6 +71,15 @@ class TaskTable(Protocol):
     @property
     def images(self) -> PairTable:
         """The images, each once."""
+        ...
+
+    @property
+    def unreadable(self) -> frozenset[int]:
+        """Rows of images that cannot be read; no text is about them."""
+        ...
+
+    def without(self, unreadable: Iterable[int]) -> Self:
+        """The texts about the images that are not in these rows."""
         ...
 
     def __len__(self) -> int: ...
@@ -200,21 +212,44 @@ class DownstreamTask(ABC, Generic[_Table, _Answer, _Result]):
 
     def evaluate(self, folder: Path) -> _Result:
         """Answer the test texts; files go to a folder."""
-        table = self.read("test")
+        table = self._readable("test")
         self.model.to(own_device())  # a model just loaded is on the CPU
         return self.report(self._answers(table, self._states(table)), table, folder)
 
     @cached_property
     def _train(self) -> _Table:
-        return self.read("train")
+        return self._readable("train")
 
     @cached_property
     def _validation(self) -> tuple[_Table, States]:
-        table = self.read("validation")
+        table = self._readable("validation")
         return table, self._states(table)
 
+    def _readable(self, split: Split) -> _Table:
+        """The texts of a split whose images can be read; so all epochs, and all models, have the same.
+
+        Raises:
+            DataError: most of them cannot.
+        """
+        table = self.read(split)
+        transform = image_transform(self.preprocessing.transform, self.model.image_encoder, train=False)
+        with counting(f"images of {table.images.name} that can be read") as progress:
+            unreadable = unreadable_pictures(table.images, min_side=transform.min_side, progress=progress)
+        if not unreadable:
+            return table
+        self.left_out.pictures(table.images, unreadable)
+        kept = table.without(unreadable)
+        lost = f"{len(table) - len(kept):,} of {len(table):,} {self.texts_name} are about images that cannot be read"
+        if len(kept) < (1 - MOST_SKIPPED) * len(table):
+            raise DataError(f"data.{split}: {lost}; repair them; the first: {next(iter(unreadable.values()))}")
+        self.say(f"data.{split}: left out: {lost}")
+        return kept
+
     def _states(self, table: _Table) -> States:
-        return task_states(self.recipe.model, self.preprocessing, self.model, table.images, self.texts(table))
+        recipe = self.recipe
+        return task_states(
+            recipe.model, self.preprocessing, self.model, table.images, self.texts(table), recipe.loop, table.unreadable
+        )
 
     def _transform(self, *, train: bool) -> ImageTransform | None:
         if self.recipe.model.cache_images:

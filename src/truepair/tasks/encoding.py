@@ -61,6 +61,7 @@ class EncodingConfig:
         alignment: keep the token states of several layers on disk, to align words with words: 3.8 KB a token of a
             small encoder.
         cache_folder: where states are kept; None for a folder of the user's cache.
+        workers: processes that read pictures; None for as many as there are cores, 0 for none beside the command's own.
         cache_check: whether a picture has changed since its states were computed is told by "times", name, size and
             time of change of its file, or by all its "bytes", which are then read each time.
     """
@@ -72,9 +73,12 @@ class EncodingConfig:
     pictures: bool = True
     alignment: bool = True
     cache_folder: str | None = None
+    workers: int | None = None
     cache_check: Literal["times", "bytes"] = "times"
 
     def __post_init__(self) -> None:
+        if self.workers is not None and self.workers < 0:
+            raise ConfigError(f"workers is {self.workers}; give 0 or more")
         if self.cache_check not in CHECKS:
             raise ConfigError(f"cache_check is '{self.cache_check}'; give {' or '.join(CHECKS)}")
         if not self.pictures and (self.model is not None or self.image_encoder is not None):
@@ -114,7 +118,7 @@ def encode_gallery(
     if config.pictures and (config.image_encoder is not None or dual is None):
         found.append(_frozen_images(shown, config, folder))
     if dual is not None:
-        found.append(_dual_images(dual, shown, folder, config.cache_check))
+        found.append(_dual_images(dual, shown, folder, min(_workers(config), 4), config.cache_check))
     unreadable = {row: why for _, reasons in found for row, why in reasons.items()}
     images = [features for features, _ in found]
     lost: tuple[int, ...] = ()
@@ -143,14 +147,21 @@ def _frozen_images(table: PairTable, config: EncodingConfig, folder: Path) -> tu
             dataset,
             folder,
             preprocessing={"size": encoder.image_size, "normalisation": "encoder"},
-            workers=os.cpu_count() or 1,
+            workers=_workers(config),
             progress=show,
             check=config.cache_check,
         )
     return _normalised(states.views[0], states.image_rows), states.unreadable
 
 
-def _dual_images(model: Retriever, table: PairTable, folder: Path, check: str) -> tuple[Tensor, dict[int, str]]:
+def _workers(config: EncodingConfig) -> int:
+    """Processes that read pictures."""
+    return (os.cpu_count() or 1) if config.workers is None else config.workers
+
+
+def _dual_images(
+    model: Retriever, table: PairTable, folder: Path, workers: int, check: str
+) -> tuple[Tensor, dict[int, str]]:
     """Features of a table's pictures by a dual encoder, L2-normalised [N, E], and why some have none."""
     every = np.arange(len(table))
     images = table.rows.select_columns(["image"])
@@ -159,7 +170,7 @@ def _dual_images(model: Retriever, table: PairTable, folder: Path, check: str) -
         """Batches of some pictures; what cannot be read is zero."""
         pictures = StoredPictures(images, rows)
         done = 0
-        for part in model.image_parts(pictures, batch_size=_IMAGES, workers=min(os.cpu_count() or 1, 4)):
+        for part in model.image_parts(pictures, batch_size=_IMAGES, workers=workers):
             reasons = [""] * (part.done - done)
             for place, why in part.unreadable:
                 reasons[place - done] = why

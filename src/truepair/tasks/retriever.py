@@ -11,9 +11,10 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from truepair.data.images import BadImageError, load_image, to_rgb
+from truepair.data.images import BadImageError, to_rgb
+from truepair.data.loading import read_batches
 from truepair.data.tokens import padded
 from truepair.data.transforms import ImageTransform
 from truepair.engine.distributed.processes import own_device
@@ -157,14 +158,14 @@ class Retriever:
             batch_size: pictures that are read at once.
             workers: processes that read and resize pictures.
         """
-        loader: DataLoader[Tensor | str] = DataLoader(
+        batches: Iterator[list[Tensor | str]] = read_batches(
             _LoadedPictures(images, self._transform),
-            batch_size,
-            num_workers=min(workers, -(-len(images) // batch_size)),
-            collate_fn=list,
+            list,
+            workers=min(workers, -(-len(images) // batch_size)),
+            batch_size=batch_size,
         )
         done = 0
-        for loaded in loader:
+        for loaded in batches:
             pixels = [picture for picture in loaded if isinstance(picture, Tensor)]
             unreadable = [(done + place, why) for place, why in enumerate(loaded) if isinstance(why, str)]
             done += len(loaded)
@@ -267,7 +268,7 @@ class _LoadedPictures(Dataset[Tensor | str]):
             if isinstance(picture, Image.Image):
                 return self.transform(to_rgb(picture))
             stored = picture if isinstance(picture, Mapping) else {"path": str(picture)}
-            return self.transform(load_image(stored, min_side=self.transform.min_side))
+            return self.transform.read(stored)
         except BadImageError as error:
             return str(error)
 

@@ -1,7 +1,6 @@
 """What fine-tuning starts from, and where the states of its batches come from."""
 
-import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, Protocol
 
@@ -13,6 +12,7 @@ from truepair.data.preprocessing import OwnPreprocessing
 from truepair.data.table import PairTable
 from truepair.data.transforms import TransformConfig
 from truepair.engine.logs.progress import counting
+from truepair.engine.loop.config import LoopConfig
 from truepair.errors import ConfigError, DataError
 from truepair.methods.caches import cache_folder, text_states
 from truepair.methods.student import seed_weights
@@ -199,23 +199,39 @@ def task_states(
     model: DownstreamModel,
     images: PairTable,
     texts: Iterable[str],
+    loop: LoopConfig,
+    unreadable: Container[int] = (),
 ) -> States:
     """States of a task's images and texts, from caches where the recipe asks for them.
 
+    Args:
+        config: asks for them.
+        preprocessing: tokenization and images.
+        model: the encoders.
+        images: of the task.
+        texts: of the task.
+        loop: says who reads the images.
+        unreadable: rows of images that no text is about.
+
     Raises:
-        DataError: an image cannot be read.
+        DataError: another image cannot be read.
     """
     encode = preprocessing.collator().encode
     return States(
         freeze_image=config.freeze_image,
         freeze_text=config.freeze_text,
-        images=_image_states(config, preprocessing, model, images) if config.cache_images else None,
+        images=_image_states(config, preprocessing, model, images, loop, unreadable) if config.cache_images else None,
         texts=text_states(model.text_encoder, texts, encode, config.cache_folder) if config.cache_texts else None,
     )
 
 
 def _image_states(
-    config: StartConfig, preprocessing: OwnPreprocessing, model: DownstreamModel, table: PairTable
+    config: StartConfig,
+    preprocessing: OwnPreprocessing,
+    model: DownstreamModel,
+    table: PairTable,
+    loop: LoopConfig,
+    unreadable: Container[int],
 ) -> ImageStates:
     transform = image_transform(preprocessing.transform, model.image_encoder, train=False)
     dataset = PairDataset(table, transform, captions="first")
@@ -225,10 +241,13 @@ def _image_states(
             dataset,
             cache_folder(config.cache_folder),
             preprocessing=asdict(preprocessing.transform),
-            workers=os.cpu_count() or 1 if model.device.type == "cpu" else 2,
+            workers=loop.workers,
+            timeout=loop.data_timeout,
             progress=progress,
             check=config.cache_check,
         )
     for row, reason in states.unreadable.items():
+        if row in unreadable:
+            continue
         raise DataError(f"image {row} of {table.name} cannot be read: {reason}; repair or remove what asks for it")
     return states

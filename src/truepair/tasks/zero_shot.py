@@ -9,16 +9,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from truepair.data.images import BadImageError, load_image
+from truepair.data.images import BadImageError
 from truepair.data.labelled import LabelledConfig, LabelledImages, open_labelled, read_templates
 from truepair.data.left_out import LeftOut
+from truepair.data.loading import read_batches
 from truepair.data.preprocessing import Preprocessing
 from truepair.data.transforms import ImageTransform
 from truepair.engine.distributed.processes import own_device
 from truepair.engine.logs.progress import counting
-from truepair.engine.loop.signals import ignore_stop_signals
 from truepair.errors import DataError
 from truepair.evaluation.zero_shot import ZeroShotResult, class_features, zero_shot_result
 from truepair.files import write_json
@@ -156,14 +156,12 @@ class ZeroShotTask:
 
     def _batches(self) -> "Iterator[_Batch]":
         rows = np.arange(len(self.images.labels)) if self._readable is None else self._readable
-        loader: DataLoader[Any] = DataLoader(
+        return read_batches(
             _Pictures(self.images, rows, self.preprocessing.images()),
+            _collate,
+            workers=self.config.workers,
             batch_size=self.config.batch_size,
-            collate_fn=_collate,
-            num_workers=self.config.workers,
-            worker_init_fn=ignore_stop_signals,
         )
-        yield from loader
 
 
 @dataclass(frozen=True)
@@ -189,7 +187,7 @@ class _Pictures(Dataset[tuple[int, Tensor | str]]):
     def __getitem__(self, index: int) -> tuple[int, Tensor | str]:
         row = int(self.rows[index])
         try:
-            return row, self.transform(load_image(self.stored[row]["image"], min_side=self.transform.min_side))
+            return row, self.transform.read(self.stored[row]["image"])
         except BadImageError as error:
             return row, str(error)
 

@@ -37,6 +37,8 @@ def _is_beside_its_images(file: Path) -> bool:
 
 def _lists_urls(file: Path) -> bool:
     """Whether a file has URLs, whether they were fetched, and no column that could hold an image."""
+    if not file.is_file():  # a pipe would be waited for
+        return False
     try:
         schema = pq.read_schema(file)
     except (pa.ArrowInvalid, OSError):

@@ -9,6 +9,7 @@ from truepair.data.formats.downloads import STATISTICS, is_list_of_downloads, no
 from truepair.data.formats.members import LARGEST_TEXT, Sample, caption_endings, fill, samples_of
 from truepair.data.formats.record import Reader, Record, Skips
 from truepair.data.formats.text import decoded
+from truepair.data.images import what_else
 from truepair.data.source import SourceConfig
 from truepair.data.split_names import split_of_place
 
@@ -51,6 +52,9 @@ class FolderReader(Reader):
         """Put the texts of a sample into its record; why not, or None."""
         if not sample.texts and not sample.others and sample.unread is None:
             return "there is no text file beside the image"
+        other = next((name for name in map(what_else, sample.texts.values()) if name), None)
+        if other is not None:
+            return f"its text is {other}, not a file"
         if any(file.stat().st_size > LARGEST_TEXT for file in sample.texts.values()):
             return f"its text is larger than {LARGEST_TEXT} bytes"
         texts = {ending: decoded(file.read_bytes(), self.config.encoding) for ending, file in sample.texts.items()}

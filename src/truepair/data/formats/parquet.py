@@ -1,10 +1,10 @@
 """Parquet files, with images embedded or as paths."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,6 +17,14 @@ from truepair.data.source import SourceConfig
 from truepair.errors import DataError
 
 _BATCH_ROWS = 256
+
+_FEW_ROWS = 8  # of an ordinary file, however many bytes it might turn out to have
+
+_BATCH_BYTES = 64 << 20  # of the rows that are decoded at once
+
+_LARGEST_ROW = 1 << 30  # bytes
+
+_PACKED = 100  # no texts and pictures have so many times the bytes that they are packed into
 
 
 class ParquetReader(Reader):
@@ -52,9 +60,9 @@ class ParquetReader(Reader):
             parquet = self._open(file)
             image_name, caption_name = self._columns(file, parquet.schema_arrow)
             wanted = [image_name, caption_name, *STATED_FIELDS, *self.extra]
-            rows = (row for batch in parquet.iter_batches(_BATCH_ROWS, columns=wanted) for row in batch.to_pylist())
+            rows = _rows(parquet, wanted)
             status: list[str] = []  # of downloads, where img2dataset wrote the file
-            for number, entry in enumerate(rows):
+            for number, entry in enumerate(_named(rows, file)):
                 if isinstance(entry.get("status"), str) and "url" in entry:
                     status.append(entry["status"])
                     if entry[image_name] is None and status[-1] != DONE:
@@ -111,3 +119,57 @@ class SampleReader(ParquetReader):
     def named_split(self, file: Path) -> str | None:
         """None: all rows state their splits."""
         return None
+
+
+def _rows(parquet: pq.ParquetFile, wanted: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """The rows of a file, some at a time: as many as have a bounded number of bytes.
+
+    A file of a few kilobytes may hold gigabytes: a long value that all rows share is stored once.
+    """
+    for group in range(parquet.num_row_groups):
+        count = _rows_at_once(parquet.metadata.row_group(group), wanted)
+        for batch in parquet.iter_batches(count, row_groups=[group], columns=wanted):
+            yield from batch.to_pylist()
+
+
+def _rows_at_once(group: pq.RowGroupMetaData, wanted: Sequence[str]) -> int:
+    """How many rows of a row group are decoded at once, as its metadata tell.
+
+    Raises:
+        DataError: not even one can be.
+    """
+    most = _BATCH_ROWS
+    for number in range(group.num_columns):
+        column = group.column(number)
+        if column.path_in_schema.partition(".")[0] not in wanted:
+            continue
+        a_row = column.total_uncompressed_size / max(group.num_rows, 1)  # bytes of a row, as they lie in the file
+        shared = 0  # bytes of a value that several rows may share
+        if column.has_dictionary_page:
+            own = column.total_compressed_size - max(column.data_page_offset - (column.dictionary_page_offset or 0), 0)
+            shared = max(column.total_uncompressed_size - own, 0)
+        values = -(-column.num_values // max(group.num_rows, 1))  # of a row, where it has a list of them
+        largest = max(int(2 * a_row), shared * values, 1)
+        packed = column.total_uncompressed_size > _PACKED * column.total_compressed_size
+        if packed and largest > _LARGEST_ROW:
+            raise DataError(
+                f"a row may have {largest / 1e6:,.0f} MB in column {column.path_in_schema}, packed into "
+                f"{column.total_compressed_size / 1e6:,.3f} MB; shorten its values"
+            )
+        most = min(most, max(_BATCH_BYTES // largest, 1 if packed else _FEW_ROWS))
+    return most
+
+
+def _named(rows: Iterator[dict[str, Any]], file: Path) -> Iterator[dict[str, Any]]:
+    """The rows; what is wrong with them is said of the file.
+
+    Raises:
+        DataError: they cannot be read.
+    """
+    try:
+        yield from rows
+    except DataError as error:
+        raise DataError(f"{file}: {error}") from None
+    except (pa.ArrowException, OSError, MemoryError) as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise DataError(f"{file} is not a readable Parquet file ({reason}); fetch it again") from None

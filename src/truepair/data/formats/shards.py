@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from truepair.data.images import what_else
 from truepair.errors import DataError
 
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
@@ -46,6 +47,9 @@ def expand(path: Path, suffix: str) -> list[Path]:
         found = [path] if path.is_file() else []
     if not found:
         raise DataError(f"no {suffix} file at {path}; check the path")
+    other = next((file for file in found if file.exists() and not file.is_file()), None)
+    if other is not None:  # to open a pipe would wait for its writer
+        raise DataError(f"{other} is {what_else(other)}, not a file; take it out of {path}")
     return found
 
 

@@ -152,6 +152,8 @@ def _captioned(images: Iterable[Path], files: Iterable[Path], endings: Iterable[
 
 def _names_files(metadata: Path) -> bool:
     """Whether a file called as the `datasets` library has it is the list of the images around it."""
+    if not metadata.is_file():  # a pipe would be waited for
+        return False
     try:
         if metadata.suffix == ".parquet":
             return "file_name" in pq.read_schema(metadata).names

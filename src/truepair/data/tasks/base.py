@@ -25,6 +25,9 @@ MOST_SKIPPED = 0.5
 """Largest share of the entries of a file that may be left out; of a file with more, something else is wrong."""
 
 
+_FIRST_PATHS = 16  # images of which one has to be there
+
+
 class StrictBatch(TensorBatch):
     """A batch in which no row stands in for another: an image that cannot be read is an error."""
 
@@ -207,12 +210,12 @@ class TaskImagePaths:
         """One row an image, each with an empty caption.
 
         Raises:
-            DataError: no images, the first of them is missing, or two images in different folders have one name.
+            DataError: no images, the first of them are missing, or two images in different folders have one name.
         """
         if not self._rows:
             raise DataError(f"{self.what} names no images; check the file")
         paths = list(self._rows)
-        if not Path(paths[0]).is_file():
+        if not any(Path(path).is_file() for path in paths[:_FIRST_PATHS]):
             raise DataError(f"image {paths[0]} of {self.what} is missing; check image_root and the pattern of names")
         if len(set(self._ids)) < len(self._ids):
             raise DataError(f"{self.what} has images of one name under several roots; give them one image_root")

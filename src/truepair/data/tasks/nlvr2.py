@@ -1,6 +1,6 @@
 """Statements about two images: files, tables, dataset and batches."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -85,14 +85,27 @@ class Nlvr2Table:
         statements: columns identifier, left and right (rows of ``images``), sentence, label (1 true, 0 false, -1
             unknown).
         skipped: place and reason of what was left out.
+        unreadable: rows of images that cannot be read; no statement is about them.
     """
 
     images: PairTable
     statements: datasets.Dataset
     skipped: tuple[tuple[str, str], ...] = ()
+    unreadable: frozenset[int] = frozenset()
 
     def __len__(self) -> int:
         return len(self.statements)
+
+    def without(self, unreadable: Iterable[int]) -> "Nlvr2Table":
+        """The statements about the other images.
+
+        Args:
+            unreadable: rows of images.
+        """
+        lost = frozenset(unreadable)
+        sides = zip(self.statements["left"], self.statements["right"], strict=True)
+        kept = [row for row, pictures in enumerate(sides) if lost.isdisjoint(pictures)]
+        return replace(self, statements=self.statements.select(kept), unreadable=lost)
 
     def labelled(self) -> "Nlvr2Table":
         """The statements of which it is known whether they are true."""

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -91,15 +91,27 @@ class VqaTable:
             question_type; answers are as people wrote them, types are empty where unknown.
         stated_ids: what the source calls questions whose ids are texts, by the numbers that stand for them.
         skipped: place and reason of what was left out.
+        unreadable: rows of images that cannot be read; no question is about them.
     """
 
     images: PairTable
     questions: Dataset
     stated_ids: Mapping[int, str] = field(default_factory=dict)
     skipped: tuple[tuple[str, str], ...] = ()
+    unreadable: frozenset[int] = frozenset()
 
     def __len__(self) -> int:
         return len(self.questions)
+
+    def without(self, unreadable: Iterable[int]) -> "VqaTable":
+        """The questions about the other images.
+
+        Args:
+            unreadable: rows of images.
+        """
+        lost = frozenset(unreadable)
+        kept = [row for row, image in enumerate(self.questions["image"]) if image not in lost]
+        return replace(self, questions=self.questions.select(kept), unreadable=lost)
 
     def answered(self) -> "VqaTable":
         """The questions whose answers are known."""

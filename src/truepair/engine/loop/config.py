@@ -16,7 +16,10 @@ class LoopConfig:
         batch_size: pairs of one batch on one rank; losses contrast the pairs of a batch.
         accumulate: batches whose gradients make one optimizer step. The last step of an epoch has what is left.
         seed: seed of everything random in the run.
-        workers: data loading processes; the run is the same for any number.
+        workers: data loading processes, which also read the pictures whose states are cached; 0 for none beside the
+            run's own. The run is the same for any number.
+        data_timeout: seconds that a batch of the loading processes is waited for before the run ends with a line that
+            says so; 0 for ever.
         precision: "no" (float32), "bf16" or "fp16".
         cpu: stay on the CPU even where a GPU is present.
         gradient_checkpointing: recompute activations in the backward pass; less memory, more time, same gradients.
@@ -45,6 +48,7 @@ class LoopConfig:
     accumulate: int = 1
     seed: int = 0
     workers: int = 2
+    data_timeout: float = 1800.0
     precision: str = "no"
     cpu: bool = False
     gradient_checkpointing: bool = False
@@ -76,6 +80,8 @@ class LoopConfig:
         for name in ("epochs", "batch_size", "accumulate", "log_every", "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"loop.{name} is {getattr(self, name)}; give 1 or more")
+        if not self.data_timeout >= 0:  # nor is it NaN
+            raise ConfigError(f"loop.data_timeout is {self.data_timeout}; give seconds, or 0 to wait for ever")
         if not 0 <= self.micro_batch < self.batch_size:
             raise ConfigError(
                 f"loop.micro_batch is {self.micro_batch}; give a part of loop.batch_size {self.batch_size}, or 0"

@@ -1,23 +1,20 @@
 """The batches of an epoch, read by worker processes, some at a time for one optimizer step."""
 
-import itertools
 import time
-from collections.abc import Callable, Generator, Iterator, Sized
+from collections.abc import Callable, Generator, Sized
 from dataclasses import replace
+from itertools import chain
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import Sampler
 
+from truepair.data.loading import DATA_TIMEOUT, SMALL, BatchReader, Poll, require_room, tensors_in
 from truepair.data.pairs import SubstitutionLog
-from truepair.engine.loop.signals import ignore_stop_signals
 from truepair.engine.loop.step import TrainingBatch
-from truepair.errors import DataError
 from truepair.sampling.batches import Visit, Visits
-
-_SMALL = 64 * 1024  # bytes
 
 
 class VisitedDataset(Sized, Protocol):
@@ -39,6 +36,8 @@ class GroupReader:
         workers: data loading processes.
         pin_memory: deliver batches in page-locked memory.
         substitutions: takes note of unreadable samples.
+        timeout: seconds that a batch is waited for; 0 for ever.
+        poll: called while a batch is waited for.
     """
 
     def __init__(
@@ -49,18 +48,22 @@ class GroupReader:
         workers: int,
         pin_memory: bool,
         substitutions: SubstitutionLog,
+        timeout: float = DATA_TIMEOUT,
+        poll: Poll | None = None,
     ) -> None:
         self._visits = _Visits()
-        self._loader: DataLoader[Any] = DataLoader(
-            dataset,  # type: ignore[arg-type]
+        self._dataset = dataset
+        self._collate = collate
+        self._poll = poll
+        self._reader: BatchReader[TrainingBatch] = BatchReader(
+            dataset,
+            _SmallAsArrays(collate) if workers else collate,
+            workers=workers,
+            timeout=timeout,
             batch_sampler=self._visits,
-            collate_fn=_SmallAsArrays(collate) if workers else collate,
-            num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=pin_memory,
-            worker_init_fn=ignore_stop_signals,
         )
-        self._batches: Iterator[TrainingBatch] | None = None
         self._substitutions = substitutions
 
     def groups(self, ahead: Visits, count: int, size: int) -> Generator[tuple[list[TrainingBatch], float], None, None]:
@@ -75,15 +78,15 @@ class GroupReader:
             size: batches of a group; the last may have fewer.
 
         Raises:
-            DataError: too many samples are unreadable, or a loading process was killed.
+            DataError: too many samples are unreadable; or a loading process was killed, hangs, or has no room.
         """
         asked = time.perf_counter()
         for start in range(0, count, size):
             wanted = min(size, count - start)
             group = self._take(wanted)
             if not group:
-                self._visits.ahead = ahead
-                self._batches = iter(self._loader)
+                self._visits.ahead = ahead if self._reader.started else self._with_room(ahead, count)
+                self._reader.start()
                 group = self._take(wanted)
             for batch in group:
                 self._substitutions.update(batch)
@@ -91,26 +94,30 @@ class GroupReader:
             asked = time.perf_counter()
 
     def close(self) -> None:
-        """End the worker processes; one that waits for its program would keep that from ending."""
-        end_processes = getattr(self._batches, "_shutdown_workers", None)
-        if end_processes is not None:
-            end_processes()
-        self._batches = None
+        """End the worker processes."""
+        self._reader.close()
 
     def _take(self, count: int) -> list[TrainingBatch]:
         """The next batches; none if there are none, or none were given yet."""
-        if self._batches is None:
-            return []
-        try:
-            group = list(itertools.islice(self._batches, count))
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
-                raise
-            raise DataError(
-                "a data loading process was killed, most often for want of memory; lower loop.workers or "
-                "loop.batch_size"
-            ) from error
-        return [_with_tensors(batch) for batch in group] if self._loader.num_workers else group
+        group = list[TrainingBatch]()
+        while self._reader.started and len(group) < count and (batch := self._reader.next(self._poll)) is not None:
+            group.append(_with_tensors(batch) if self._reader.workers else batch)
+        return group
+
+    def _with_room(self, ahead: Visits, count: int) -> Visits:
+        """The same batches, for which shared memory has room, as one sample tells.
+
+        Raises:
+            DataError: it has not.
+        """
+        first = next(ahead, None)
+        if first is None:
+            return ahead
+        if self._reader.workers:
+            sample = self._collate([self._dataset[first[0]]])
+            large = [size for size in (len(first) * tensor.nbytes for tensor in tensors_in(sample)) if size > SMALL]
+            require_room(sum(large), count, self._reader.workers)
+        return chain([first], ahead)
 
 
 class _SmallAsArrays:
@@ -126,7 +133,7 @@ class _SmallAsArrays:
     def __call__(self, samples: Any) -> TrainingBatch:
         """Make a batch of samples."""
         return _with_changed(
-            self.collate(samples), Tensor, lambda value: value.numpy() if value.nbytes <= _SMALL else value
+            self.collate(samples), Tensor, lambda value: value.numpy() if value.nbytes <= SMALL else value
         )
 
 

@@ -38,6 +38,10 @@ from truepair.sampling.ranks import Ranks
 
 _JUDGED_VISITS = 200  # after which the share of unreadable samples is judged
 
+_LONG_WAIT = 60.0  # seconds for a batch, after which the run says that it waits
+
+_COMMON_STEP = 10.0  # seconds that a stop leaves several processes to meet at the end of a step
+
 
 @dataclass(frozen=True)
 class RunResult:
@@ -132,7 +136,10 @@ class TrainingLoop:
             workers=loop.workers,
             pin_memory=self.accelerator.device.type == "cuda",
             substitutions=self.substitutions,
+            timeout=loop.data_timeout,
+            poll=self._wait,
         )
+        self._said_wait = False
 
         self.model: PreTrainedModel = step.model
         self.bare_step = step
@@ -246,6 +253,39 @@ class TrainingLoop:
         if stop:
             self.progress.say(f"stopped by a signal after step {self.done}; the same command goes on from there")
             raise RunStopped(self.signals.number or SIGTERM)
+
+    def _wait(self, seconds: float) -> None:
+        """Serve a signal while a batch is waited for, and say that it is.
+
+        A checkpoint is written by all processes together. Of several, one alone cannot ask for it here: it waits for
+        the end of the step a little longer, and leaves then with the last checkpoint.
+
+        Args:
+            seconds: waited so far.
+
+        Raises:
+            RunStopped: SIGTERM or SIGINT came.
+        """
+        if self.signals.number and self.accelerator.num_processes == 1:
+            if self.done:
+                self._save()
+            self._stop_if_asked(1.0)
+        if self.signals.seconds > _COMMON_STEP:
+            self.progress.say(
+                "stopped by a signal while it waited for data; the same command goes on from the last checkpoint"
+            )
+            raise RunStopped(self.signals.number)
+        if seconds >= _LONG_WAIT and not self._said_wait:
+            self._said_wait = True
+            limit = (
+                f"after {self.config.data_timeout:,.0f} s the run ends"
+                if self.config.data_timeout
+                else "no limit is set"
+            )
+            self.progress.say(
+                f"no batch of data for {seconds:.0f} s: reading is slow, or where the pictures lie does not answer "
+                f"({limit}, see loop.data_timeout)"
+            )
 
     def _log_step(self, result: StepResult, epoch: int) -> None:
         if not result.finite:

@@ -1,15 +1,16 @@
-"""SIGTERM and SIGINT: a request that the loop serves at the end of a step."""
+"""SIGTERM and SIGINT: a request that the loop serves at the end of a step, and while it waits for data."""
 
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any, Self, TypeVar
 
-_Answer = TypeVar("_Answer")
+from truepair.data.loading import STOP_SIGNALS
 
-CAUGHT = (signal.SIGTERM, signal.SIGINT)
+_Answer = TypeVar("_Answer")
 
 
 class RunStopped(SystemExit):
@@ -34,12 +35,13 @@ class StopSignals:
 
     def __init__(self) -> None:
         self.number = 0
+        self._came = 0.0
         self._interruptible = False
         self._former: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            self._former = {number: signal.signal(number, self._handle) for number in CAUGHT}
+            self._former = {number: signal.signal(number, self._handle) for number in STOP_SIGNALS}
         return self
 
     def __exit__(
@@ -60,19 +62,15 @@ class StopSignals:
         finally:
             self._interruptible = False
 
+    @property
+    def seconds(self) -> float:
+        """Since the signal came; 0 if none has."""
+        return time.monotonic() - self._came if self.number else 0.0
+
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.number:
             os._exit(128 + number)
         self.number = number
+        self._came = time.monotonic()
         if self._interruptible:
             raise _InterruptedError
-
-
-def ignore_stop_signals(worker: int) -> None:
-    """Let a loading process outlive a signal to the whole process group; it ends with the main process.
-
-    Args:
-        worker: number of the process; a DataLoader's ``worker_init_fn`` gets it.
-    """
-    for number in CAUGHT:
-        signal.signal(number, signal.SIG_IGN)

@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from truepair.data.images import BadImageError
+from truepair.data.loading import DATA_TIMEOUT, read_batches
 from truepair.data.pairs import PairDataset
 from truepair.errors import ConfigError
 from truepair.models.encoders.fingerprint import combined_key, encoder_fingerprint
@@ -104,6 +105,7 @@ def cache_image_states(
     preprocessing: Any = None,
     batch_size: int = 16,
     workers: int = 0,
+    timeout: float = DATA_TIMEOUT,
     progress: Progress | None = None,
     encoder_key: str | None = None,
     check: str = "times",
@@ -124,15 +126,17 @@ def cache_image_states(
         views: V, how many views of each image to store; each takes as much time and disk as the first.
         preprocessing: what else the pixels depend on, of JSON types; the settings of the transform, say.
         batch_size: images encoded at once. 16 is fastest on a CPU at 128 px: more leave its caches.
-        workers: processes that read images, and encode them if the encoder is on the CPU: give the number of cores.
-            With 0 the main process does both.
+        workers: processes that read images, and encode them if the encoder is on the CPU: as many as there are cores
+            are fastest. With 0 the main process does both.
+        timeout: seconds that a batch of these processes is waited for; 0 for ever.
         progress: called with (images done, images in all) after each batch of a view.
         encoder_key: the encoder's fingerprint, if it is known.
         check: how pictures are compared, one of ``truepair.checked.CHECKS``; see ``PairTable.picture_stamps``.
 
     Raises:
         ConfigError: several views without ``augmented``, or one of another table.
-        DataError: no room on the disk; or a picture cannot be read, of a dataset without substitutes.
+        DataError: no room on the disk or in shared memory; a picture cannot be read, of a dataset without substitutes;
+            or a process was killed or hangs.
     """
     if views > 1 and (augmented is None or len(augmented) != len(plain)):
         raise ConfigError(f"{views} views need the augmented dataset of the same table; give one, or set views to 1")
@@ -142,7 +146,7 @@ def cache_image_states(
     caches = []
     for view in range(views):
         dataset = plain if view == 0 or augmented is None else augmented
-        source = _ViewSource(dataset, first, view, batch_size, workers)
+        source = _ViewSource(dataset, first, view, batch_size, workers, timeout)
         key = combined_key(
             encoder=encoder_key,
             ids=ids.tobytes(),
@@ -201,14 +205,24 @@ class _ViewSource:
         view: the epoch to visit.
         batch_size: images of a batch.
         workers: reading processes.
+        timeout: seconds that a batch of theirs is waited for.
     """
 
-    def __init__(self, dataset: PairDataset, rows: NDArray[np.int64], view: int, batch_size: int, workers: int) -> None:
+    def __init__(
+        self,
+        dataset: PairDataset,
+        rows: NDArray[np.int64],
+        view: int,
+        batch_size: int,
+        workers: int,
+        timeout: float,
+    ) -> None:
         self.dataset = dataset
         self.view = view
         self.visits = [Visit(view, int(row)) for row in rows]
         self.batch_size = batch_size
         self.workers = workers
+        self.timeout = timeout
 
     @cached_property
     def probe(self) -> Tensor:
@@ -224,14 +238,15 @@ class _ViewSource:
 
         def blocks(images: NDArray[np.int64]) -> Iterator[StateBlock]:
             """The blocks of some images, int64 [S]."""
-            loader: DataLoader[Any] = DataLoader(
+            batches = read_batches(
                 _Tries(self.dataset),
+                collate,
+                workers=min(self.workers, -(-len(images) // self.batch_size)),
+                timeout=self.timeout,
                 sampler=[self.visits[image] for image in images.tolist()],
                 batch_size=self.batch_size,
-                num_workers=min(self.workers, -(-len(images) // self.batch_size)),
-                collate_fn=collate,
             )
-            for states_or_pixels, reasons in loader:
+            for states_or_pixels, reasons in batches:
                 yield StateBlock(states_or_pixels if in_workers else _encode(encoder, states_or_pixels), reasons)
 
         return blocks
