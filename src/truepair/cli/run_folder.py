@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import yaml
 
+from truepair import display
 from truepair.cli.arguments import bundled_recipes, find_recipe, lay_recipe, read_fields, read_layers, to_yaml
 from truepair.cli.fields import RecipeClass
 from truepair.cli.options import CommandParser
@@ -241,11 +242,9 @@ def is_first_process() -> bool:
 
 
 def say(line: str) -> None:
-    """Print a line for people, once, and as it is: a path is neither broken nor taken for markup."""
-    from rich.console import Console
-
+    """Print a line for people, once."""
     if is_first_process():
-        Console(stderr=True).print(line, markup=False, highlight=False, soft_wrap=True)
+        display.say(line)
 
 
 def quiet_libraries() -> None:

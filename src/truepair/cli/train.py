@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from truepair.cli.arguments import bundled_recipes
 from truepair.cli.run_folder import PRETRAIN, RecipeCommand, is_first_process, say
+from truepair.display import show
 from truepair.errors import ConfigError
 
 DESCRIPTION = """A RECIPE is a YAML file, or the name of a bundled recipe: {names}.
@@ -50,8 +51,6 @@ def run(words: list[str]) -> None:
             "--merge is for adapters, and this run trains none; set model.lora, or lay recipe lora under it"
         )
 
-    from rich.console import Console
-
     from truepair.cli.tables import precision_table, retrieval_table, zero_shot_tables
     from truepair.engine.logs.log import read_log
     from truepair.models.dual.lora import merge_adapter
@@ -73,10 +72,10 @@ def run(words: list[str]) -> None:
     for (detector, action), cells in rule_counts(read_log(opened.folder / "log.jsonl")).items():
         say(f"rule {detector}, {action}: {cells:,} pairs of batches, over all epochs")
     if outcome.retrieval is not None:
-        Console().print(retrieval_table(outcome.retrieval))
+        show(retrieval_table(outcome.retrieval))
     if outcome.zero_shot is not None:
         for table in zero_shot_tables(outcome.zero_shot.after, outcome.zero_shot.before):
-            Console().print(table)
+            show(table)
     called = shlex.join(["truepair", "train", *words])
     if (
         is_first_process()
@@ -88,5 +87,5 @@ def run(words: list[str]) -> None:
         report = report_run(outcome, opened.folder, command=called, title=opened.title)
         if report.audit.ties:
             say(report.audit.ties)
-        Console().print(precision_table(report.audit))
+        show(precision_table(report.audit))
         say(f"the page of what it found: {report.page}")
