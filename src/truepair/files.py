@@ -1,11 +1,14 @@
 """Files and folders that are there as a whole or not at all: written aside, brought to the disk, renamed."""
 
+import contextlib
+import hashlib
 import itertools
 import json
 import math
 import os
+import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -24,7 +27,7 @@ def writing_file(
     """Open a file to write, which takes its name when the block ends well; until then a former file stays.
 
     A reader never sees half of it, whether the process is killed or the machine loses its power. Folders that are
-    missing are made.
+    missing are made. A link stays, and what it leads to is written; a pipe or a device is written as it is.
 
     Args:
         final: where the file will be.
@@ -34,8 +37,13 @@ def writing_file(
     Raises:
         TruepairError: of the kind ``error``: the disk is full, say. What was written aside is removed.
     """
+    final = Path(os.path.realpath(final)) if final.is_symlink() else final
     aside = _own_place(final)
     with one_line_errors(final, error, advice):
+        if final.exists() and not final.is_file() and not final.is_dir():
+            with final.open("wb") as file:
+                yield file
+            return
         final.parent.mkdir(parents=True, exist_ok=True)
         try:
             with aside.open("wb") as file:
@@ -45,7 +53,8 @@ def writing_file(
             aside.replace(final)
             sync(final.parent)
         finally:
-            aside.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # what went wrong before is what is told
+                aside.unlink()
 
 
 def write_text(final: Path, text: str, *, error: type[TruepairError] | None = DataError, advice: str = _ADVICE) -> None:
@@ -113,6 +122,8 @@ def writing_folder(
     aside = _own_place(final) if shared else final.with_name(f".{final.name}.partial")
     with one_line_errors(final, error, advice):
         shutil.rmtree(aside, ignore_errors=True)
+        if not shared:
+            _bring_back(final)
         try:
             aside.mkdir(parents=True)
             yield aside
@@ -127,15 +138,91 @@ def writing_folder(
 
 
 def move_folder(aside: Path, final: Path) -> None:
-    """Give a folder that is complete its name; one that has the name is removed.
+    """Give a folder that is complete its name; one that has the name is removed once the new one stands.
 
     Raises:
-        OSError: the disk refuses.
+        OSError: the disk refuses; then the former folder stays.
     """
+    former = _former(final)
+    _bring_back(final)
+    for leftover in (former, _removed(final)):
+        shutil.rmtree(leftover, ignore_errors=True)
     if final.exists():
-        remove_folder(final)
-    aside.rename(final)
+        final.rename(former)
+    try:
+        aside.rename(final)
+    except OSError:
+        _bring_back(final)
+        raise
     sync(final.parent)
+    shutil.rmtree(former, ignore_errors=True)
+
+
+@contextmanager
+def writing_together(
+    folder: Path,
+    seal: str,
+    optional: Collection[str] = (),
+    *,
+    error: type[TruepairError] | None = DataError,
+    advice: str = _ADVICE,
+) -> Iterator[Path]:
+    """Make files of a folder that belong together, and that take their names when the block ends well.
+
+    What else lies in the folder stays. The list of the files' sums is there before any of them: a reader that asks
+    :func:`require_whole` never takes files of two calls.
+
+    Args:
+        folder: where the files will be.
+        seal: name of the list.
+        optional: files that not every call makes; one of an earlier call is removed then.
+        error: what a refusal of the disk is raised as; None for the OSError itself, where the caller has more to say.
+        advice: what the message tells to do.
+
+    Yields:
+        A folder to write them into.
+
+    Raises:
+        TruepairError: of the kind ``error``: the disk is full, say. What was written aside is removed.
+    """
+    aside = folder / f".{seal}.partial"
+    with one_line_errors(folder, error, advice):
+        shutil.rmtree(aside, ignore_errors=True)
+        try:
+            aside.mkdir(parents=True)
+            yield aside
+            sums = {path.name: _sum_of(path) for path in sorted(aside.iterdir())}
+            for name in sums:
+                sync(aside / name)
+            write_json(folder / seal, sums, error=None)
+            for name in sums:
+                (aside / name).replace(folder / name)
+            for name in set(optional) - sums.keys():
+                (folder / name).unlink(missing_ok=True)
+            sync(folder)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+def require_whole(folder: Path, seal: str, remedy: str, *, error: type[TruepairError] = DataError) -> None:
+    """Check that files which :func:`writing_together` made are of one call; those without a list are of older versions.
+
+    Args:
+        folder: theirs.
+        seal: name of the list.
+        remedy: what the message tells to do.
+        error: what is raised.
+
+    Raises:
+        TruepairError: of the kind ``error``: one is of another call, is gone, or was changed.
+    """
+    for name, stated in _sealed(folder / seal).items():
+        try:
+            same = _sum_of(folder / name) == stated
+        except OSError:
+            same = False
+        if not same:
+            raise error(f"{folder / name} is damaged, or of another call than the files beside it; {remedy}")
 
 
 def remove_folder(folder: Path) -> None:
@@ -144,7 +231,7 @@ def remove_folder(folder: Path) -> None:
     Raises:
         OSError: the disk refuses.
     """
-    aside = folder.with_name(f".{folder.name}.removed")
+    aside = _removed(folder)
     shutil.rmtree(aside, ignore_errors=True)
     folder.rename(aside)
     shutil.rmtree(aside, ignore_errors=True)
@@ -179,10 +266,51 @@ def one_line_errors(final: Path, error: type[TruepairError] | None, advice: str)
     """
     try:
         yield
-    except OSError as refusal:
-        if error is None:
+    except Exception as refusal:
+        reason = _reason(refusal)
+        if error is None or reason is None:
             raise
-        raise error(f"could not write {final}: {refusal.strerror or refusal}; {advice}") from refusal
+        raise error(f"could not write {final}: {reason}; {advice}") from refusal
+
+
+def _reason(refusal: Exception) -> str | None:
+    """What the system says; libraries in Rust put it into errors of their own. None for another kind of error."""
+    if isinstance(refusal, OSError):
+        return refusal.strerror or str(refusal)
+    found = re.search(r"\(os error (\d+)\)", str(refusal))
+    return None if found is None else os.strerror(int(found[1]))
+
+
+def _sum_of(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def _sealed(seal: Path) -> dict[str, str]:
+    """Names and sums; none where there is no list, and one that cannot be the sum of anything where it is damaged."""
+    try:
+        stated = json.loads(seal.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError):
+        stated = None
+    return stated if isinstance(stated, dict) else {seal.name: ""}
+
+
+def _removed(folder: Path) -> Path:
+    """Where a folder goes that is being removed."""
+    return folder.with_name(f".{folder.name}.removed")
+
+
+def _former(final: Path) -> Path:
+    """Where a folder waits for the one that takes its place."""
+    return final.with_name(f".{final.name}.former")
+
+
+def _bring_back(final: Path) -> None:
+    """Give a folder its name back whose successor never got it: its writer was killed."""
+    if not final.exists() and _former(final).is_dir():
+        _former(final).rename(final)
 
 
 def _own_place(final: Path) -> Path:

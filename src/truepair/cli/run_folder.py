@@ -1,6 +1,7 @@
 """What the commands that read a recipe have in common: how they open, what a run folder keeps, and how they speak."""
 
 import argparse
+import contextlib
 import json
 import os
 import warnings
@@ -17,6 +18,7 @@ from truepair.cli.arguments import bundled_recipes, find_recipe, lay_recipe, rea
 from truepair.cli.fields import RecipeClass
 from truepair.cli.options import CommandParser
 from truepair.errors import ConfigError, TruepairError
+from truepair.files import write_text, writing_file
 
 if TYPE_CHECKING:
     from truepair.data.splits import DataConfig
@@ -82,7 +84,8 @@ class Opening(Generic[_Recipe]):
             yield
         except TruepairError:
             if before is not None:
-                (self.folder / RECIPE).write_bytes(before)
+                with contextlib.suppress(OSError), writing_file(self.folder / RECIPE, error=None) as file:
+                    file.write(before)  # what was refused is what is told
             raise
 
 
@@ -182,8 +185,7 @@ def keep_recipe(recipe: Any, folder: Path) -> bytes | None:
         before = file.read_bytes() if file.is_file() else None
         if before is not None:
             _require_same_run(folder, before, recipe)
-        folder.mkdir(parents=True, exist_ok=True)
-        file.write_text(to_yaml(recipe), encoding="utf-8")
+        write_text(file, to_yaml(recipe), error=None)
     except OSError as error:
         raise ConfigError(f"the run folder {folder} cannot be used ({error.strerror}); give another one") from error
     return before

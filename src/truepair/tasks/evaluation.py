@@ -1,8 +1,11 @@
 """Evaluating any model on any pairs."""
 
+import errno
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from accelerate import PartialState
 
@@ -38,6 +41,7 @@ def coco_reports(result: RetrievalResult, table: PairTable, truths: CocoTruths) 
     }
 
 
+_TRIED = 1 << 16  # bytes; figures are fewer
 _WHOLE = "all"
 """What the figures name the split of data without splits."""
 
@@ -191,12 +195,16 @@ def list_beside(output: str | None, say: Callable[[str], None]) -> LeftOut:
 
 
 def make_room(file: Path) -> None:
-    """Make the folder of a file before the figures are there that would be lost without it."""
+    """Make the folder of a file, and see that it takes one, before there are figures that would be lost without it.
+
+    Raises:
+        ConfigError: it does not.
+    """
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        new = not file.exists()
-        file.open("a", encoding="utf-8").close()
-        if new:
-            file.unlink()  # an evaluation that fails leaves nothing
+        if file.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        with TemporaryFile(dir=file.parent) as tried:
+            tried.write(bytes(_TRIED))
     except OSError as error:
         raise ConfigError(f"output: {file} cannot be written ({error.strerror}); give another file") from error
