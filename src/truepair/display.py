@@ -82,7 +82,7 @@ def unfailing(stream: TextIO) -> TextIO:
         return stream
     stream.flush()
     return io.TextIOWrapper(
-        io.BufferedWriter(_Unfailing(raw)),
+        io.BufferedWriter(_Unfailing(raw, stream)),
         encoding=stream.encoding,
         errors="backslashreplace",
         line_buffering=True,
@@ -112,13 +112,15 @@ class _Unfailing(io.RawIOBase):
 
     Args:
         raw: the file.
+        owner: closes the file when nobody holds it any more, so it is held.
 
     Attributes:
         refusal: the first one.
     """
 
-    def __init__(self, raw: io.FileIO) -> None:
+    def __init__(self, raw: io.FileIO, owner: object) -> None:
         self._raw = raw
+        self._owner = owner
         self.refusal: OSError | None = None
 
     def writable(self) -> bool:
@@ -146,6 +148,8 @@ class _Unfailing(io.RawIOBase):
                     rest = rest[written:]
         except OSError as refusal:
             self.refusal = self.refusal or refusal
+        except ValueError:  # somebody has closed it
+            self.refusal = self.refusal or OSError(errno.EBADF, os.strerror(errno.EBADF))
         return count
 
 
