@@ -274,11 +274,13 @@ def one_line_errors(final: Path, error: type[TruepairError] | None, advice: str)
 
 
 def _reason(refusal: Exception) -> str | None:
-    """What the system says; libraries in Rust put it into errors of their own. None for another kind of error."""
-    if isinstance(refusal, OSError):
-        return refusal.strerror or str(refusal)
-    found = re.search(r"\(os error (\d+)\)", str(refusal))
-    return None if found is None else os.strerror(int(found[1]))
+    """What the system says; libraries of Rust and C++ put it into errors of their own. None for another kind of error."""
+    if isinstance(refusal, OSError) and refusal.strerror:
+        return refusal.strerror
+    found = re.search(r"\((?:os error|errno) (\d+)\)|\[errno (\d+)\]", str(refusal), re.IGNORECASE)
+    if found is not None:
+        return os.strerror(int(found[1] or found[2]))
+    return str(refusal) if isinstance(refusal, OSError) else None
 
 
 def _sum_of(file: Path) -> str:

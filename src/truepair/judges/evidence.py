@@ -268,11 +268,11 @@ class EvidenceModel:
         """Write it as JSON and safetensors, into a folder of :func:`truepair.files.writing_together`.
 
         Raises:
-            DataError: the disk refuses.
+            OSError: the disk refuses.
         """
-        with writing_file(folder / _TENSORS) as file:
+        with writing_file(folder / _TENSORS, error=None) as file:
             file.write(save({name: tensor.contiguous() for name, tensor in self._tensors().items()}))
-        write_json(folder / _SETTINGS, {"terms": self.terms, "encoders": self.encoders})
+        write_json(folder / _SETTINGS, {"terms": self.terms, "encoders": self.encoders}, error=None)
 
     @classmethod
     def load(cls, folder: Path) -> "EvidenceModel":

@@ -141,8 +141,11 @@ class Candidates:
     def save(self, folder: Path) -> None:
         """Write ``candidates.parquet``, with paths and captions for people, and the pictures and captions beside it.
 
+        Args:
+            folder: of :func:`truepair.files.writing_together`, with :data:`MINED_SEAL`.
+
         Raises:
-            DataError: the disk refuses.
+            OSError: the disk refuses.
         """
         paths, texts = pa.array(self.paths, pa.string()), pa.array(self.texts, pa.string())
         first = {name: getattr(self, name).values[getattr(self, name).starts[:-1]] for name in ("own", "owners")}
@@ -221,7 +224,7 @@ def require_own_ledger(folder: Path, candidates: Candidates) -> None:
 
 
 def _write(table: pa.Table, file: Path) -> None:
-    with writing_file(file) as opened:
+    with writing_file(file, error=None) as opened:
         pq.write_table(table, opened, compression="zstd")
 
 

@@ -96,9 +96,9 @@ class Refinement:
         """Write it beside the evidence model that makes the graphs.
 
         Raises:
-            DataError: the disk refuses.
+            OSError: the disk refuses.
         """
-        with writing_file(folder / _FILE) as file:
+        with writing_file(folder / _FILE, error=None) as file:
             file.write(save({name: tensor.contiguous() for name, tensor in self._tensors().items()}))
 
     @classmethod
