@@ -120,7 +120,7 @@ def writing_folder(
         TruepairError: of the kind ``error``: the disk is full, say. What was written aside is removed.
     """
     aside = _own_place(final) if shared else final.with_name(f".{final.name}.partial")
-    with one_line_errors(final, error, advice):
+    with one_line_errors(final, error, advice), _by_final_name(aside, final):
         shutil.rmtree(aside, ignore_errors=True)
         if not shared:
             _bring_back(final)
@@ -186,7 +186,7 @@ def writing_together(
         TruepairError: of the kind ``error``: the disk is full, say. What was written aside is removed.
     """
     aside = folder / f".{seal}.partial"
-    with one_line_errors(folder, error, advice):
+    with one_line_errors(folder, error, advice), _by_final_name(aside, folder):
         shutil.rmtree(aside, ignore_errors=True)
         try:
             aside.mkdir(parents=True)
@@ -273,14 +273,24 @@ def one_line_errors(final: Path, error: type[TruepairError] | None, advice: str)
         raise error(f"could not write {final}: {reason}; {advice}") from refusal
 
 
+@contextmanager
+def _by_final_name(aside: Path, final: Path) -> Iterator[None]:
+    """Let errors of what is written aside name what is to become of it."""
+    try:
+        yield
+    except TruepairError as error:
+        told = str(error).replace(str(aside), str(final))
+        if told == str(error):
+            raise
+        raise type(error)(told) from error
+
+
 def _reason(refusal: Exception) -> str | None:
-    """What the system says; libraries of Rust and C++ put it into errors of their own. None for another kind of error."""
-    if isinstance(refusal, OSError) and refusal.strerror:
-        return refusal.strerror
+    """What the system says; libraries of Rust and C++ put it into their own words. None for another kind of error."""
     found = re.search(r"\((?:os error|errno) (\d+)\)|\[errno (\d+)\]", str(refusal), re.IGNORECASE)
     if found is not None:
         return os.strerror(int(found[1] or found[2]))
-    return str(refusal) if isinstance(refusal, OSError) else None
+    return refusal.strerror or str(refusal) if isinstance(refusal, OSError) else None
 
 
 def _sum_of(file: Path) -> str:

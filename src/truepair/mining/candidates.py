@@ -208,6 +208,12 @@ class Candidates:
             raise DataError(f"{folder} holds no candidates ({error}); run truepair mine first") from error
 
 
+def has_answers(folder: Path) -> bool:
+    """Whether people have said anything of the pairs of a mined folder; one that was only looked at has none."""
+    file = folder / ANSWERS_FILE
+    return file.is_file() and file.stat().st_size > 0
+
+
 def require_own_ledger(folder: Path, candidates: Candidates) -> None:
     """Check that the ledger of a mined folder is of the same call as its candidates.
 
@@ -216,7 +222,7 @@ def require_own_ledger(folder: Path, candidates: Candidates) -> None:
     Raises:
         DataError: it is of another call, which was killed before its own ledger stood.
     """
-    if (folder / ANSWERS_FILE).is_file() or not (folder / "ledger").is_dir():
+    if has_answers(folder) or not (folder / "ledger").is_dir():
         return
     standing = Standing.load(folder / "ledger")
     if standing is not None and standing.candidates not in ("", candidates.fingerprint):

@@ -20,7 +20,7 @@ from truepair.evaluation.truth import Truth
 from truepair.files import writing_folder, writing_together
 from truepair.judges.base import PROMPT
 from truepair.methods.caches import cache_folder
-from truepair.mining.candidates import ANSWERS_FILE, CANDIDATES, MINED_SEAL, Candidates
+from truepair.mining.candidates import CANDIDATES, MINED_SEAL, Candidates, has_answers
 from truepair.mining.gallery import Gallery
 from truepair.mining.graph import FLOOR
 from truepair.mining.group_labels import (
@@ -250,8 +250,8 @@ def _require_same_pairs(folder: Path, candidates: Candidates) -> bool:
     Raises:
         ConfigError: about those of another source.
     """
-    if not (folder / ANSWERS_FILE).is_file() or not (folder / CANDIDATES).is_file():
-        return (folder / ANSWERS_FILE).is_file()
+    if not has_answers(folder) or not (folder / CANDIDATES).is_file():
+        return has_answers(folder)
     before = Candidates.load(folder)
     same = list(before.texts) == list(candidates.texts) and np.array_equal(
         before.image_ids.values, candidates.image_ids.values
