@@ -122,7 +122,7 @@ def test_a_flush_that_fails_keeps_the_first_error(tmp_path: Path, monkeypatch: p
     with pytest.raises(ValueError, match="the first"), Ledger(tmp_path) as ledger:
         write(ledger, [1], [0])
         raise ValueError("the first")
-    with pytest.raises(DataError, match="could not write .*: No space left on device"), Ledger(tmp_path) as ledger:
+    with pytest.raises(DataError, match=r"could not write .*: No space left on device"), Ledger(tmp_path) as ledger:
         write(ledger, [1], [0])
 
 
