@@ -151,7 +151,7 @@ def move_folder(aside: Path, final: Path) -> None:
         final.rename(former)
     try:
         aside.rename(final)
-    except OSError:
+    except BaseException:
         _bring_back(final)
         raise
     sync(final.parent)
