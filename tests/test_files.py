@@ -212,7 +212,11 @@ def test_what_libraries_make_of_a_refusal(tmp_path: Path) -> None:
     class RustError(Exception):
         pass
 
-    for words in ("Error while serializing: I/O error: No space (os error 28)", "Detail: [errno 28] whatever"):
+    for words in (
+        "Error while serializing: I/O error: No space (os error 28)",
+        "Detail: [errno 28] whatever",
+        "write error: 3 != 9 (No space left on device)",
+    ):
         with (
             pytest.raises(DataError, match=r"could not write .*/a: No space left on device; free"),
             writing_file(tmp_path / "a"),

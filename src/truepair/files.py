@@ -1,6 +1,7 @@
 """Files and folders that are there as a whole or not at all: written aside, brought to the disk, renamed."""
 
 import contextlib
+import errno
 import hashlib
 import itertools
 import json
@@ -16,6 +17,8 @@ from typing import Any, BinaryIO
 from truepair.errors import DataError, TruepairError
 
 _ADVICE = "free some space, or choose another place"
+
+_OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO)
 
 _WRITTEN = itertools.count()
 
@@ -290,6 +293,10 @@ def _reason(refusal: Exception) -> str | None:
     found = re.search(r"\((?:os error|errno) (\d+)\)|\[errno (\d+)\]", str(refusal), re.IGNORECASE)
     if found is not None:
         return os.strerror(int(found[1] or found[2]))
+    named = (os.strerror(number) for number in _OF_DISKS)
+    said = next((words for words in named if words in str(refusal)), None)
+    if said is not None:
+        return said
     return refusal.strerror or str(refusal) if isinstance(refusal, OSError) else None
 
 

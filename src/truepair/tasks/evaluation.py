@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryFile
+from typing import Any
 
 from accelerate import PartialState
 
@@ -17,7 +18,7 @@ from truepair.data.table import PairTable
 from truepair.errors import ConfigError, DataError
 from truepair.evaluation.coco import CocoGallery, CocoReport, CocoTruths, load_coco_truths
 from truepair.evaluation.metrics import RetrievalProtocol
-from truepair.files import write_json
+from truepair.files import as_json, write_json
 from truepair.models.open import open_model
 from truepair.tasks.retrieval import ImageSource, RetrievalResult, RetrievalTask, one_row_a_picture, readable_rows
 
@@ -137,7 +138,7 @@ def evaluate_model(
     if truths is not None:
         result = replace(result, coco=coco_reports(result, pictures, truths))
     if config.output is not None:
-        write_json(Path(config.output), result.as_dict())
+        write_figures(Path(config.output), result.as_dict(), say)
     return result
 
 
@@ -192,6 +193,19 @@ def list_beside(output: str | None, say: Callable[[str], None]) -> LeftOut:
     if output is None:
         return LeftOut(say, instead="--output FILE has them listed beside it")
     return LeftOut(say, Path(output).with_suffix(f".{SKIPPED}"))
+
+
+def write_figures(file: Path, figures: dict[str, Any], say: Callable[[str], None]) -> None:
+    """Write figures; where the disk refuses, they are said, since it may have taken hours to measure them.
+
+    Raises:
+        DataError: the disk refuses.
+    """
+    try:
+        write_json(file, figures)
+    except DataError:
+        say(as_json(figures))
+        raise
 
 
 def make_room(file: Path) -> None:
