@@ -67,7 +67,7 @@ def write_text(final: Path, text: str, *, error: type[TruepairError] | None = Da
         TruepairError: of the kind ``error``: the disk is full, say.
     """
     with writing_file(final, error=error, advice=advice) as file:
-        file.write(text.encode("utf-8"))
+        file.write(text.encode("utf-8", "backslashreplace"))  # half a character of a strange file name, say
 
 
 def write_json(

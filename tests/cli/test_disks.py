@@ -45,6 +45,11 @@ def good(squares: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             "loop": {"epochs": 1, "batch_size": 8, "workers": 0, "cpu": True},
         }
         Path("r.yaml").write_text(json.dumps(recipe))
+        frozen = {"freeze_image": True, "freeze_text": True, "cache_images": True, "cache_captions": True}
+        model = {"options": MODEL, **frozen, "cache_folder": str(folder / "states")}
+        objectives = {"itm": {"weight": 0.0}, "mlm": {"weight": 0.0}}
+        Path("j.yaml").write_text(json.dumps(recipe | {"model": model, "objectives": objectives}))
+        main(["judge", "j.yaml", "--run-folder", "judge"])
         main(["train", "r.yaml", "--run-folder", "run"])
         main(["embed", "clip", "pairs.csv", "--output", "vectors.parquet"])
         Path("more").mkdir()
@@ -97,6 +102,19 @@ COMMANDS = {
     "evaluate": ["evaluate", "clip", "--data", "pairs.csv", "--output", "DISK/new/figures.json"],
     "mine": ["mine", "pairs.csv", *MINE, "--run-folder", "DISK/new"],
     "mine again": ["mine", "more/pairs.csv", *MINE, "--run-folder", "DISK/mined"],
+    "mine --judge": [
+        "mine",
+        "j.yaml",
+        "--judge",
+        "judge",
+        "--low",
+        "0.1",
+        "--high",
+        "0.4",
+        "--run-folder",
+        "DISK/mined",
+    ],
+    "judge": ["judge", "j.yaml", "--run-folder", "DISK/judge"],
     "review": ["review", "DISK/mined", "--answers", "answers.csv"],
     "doctor --json": ["doctor", "pairs.csv", "--json", "DISK/found.json"],
     "doctor --page": ["doctor", "pairs.csv", "--page", "DISK/new/page.html"],
@@ -133,7 +151,9 @@ def test_a_refusal_is_one_line(command: str, disk: Path, capsys: pytest.CaptureF
 
 @pytest.mark.parametrize("disk", ["full"], indirect=True)
 @pytest.mark.parametrize("free", [8, 20, 48, 120])
-@pytest.mark.parametrize("command", ["train --report", "mine", "mine again", "review", "study", "export"])
+@pytest.mark.parametrize(
+    "command", ["train --report", "mine", "mine again", "mine --judge", "judge", "review", "study", "export"]
+)
 def test_a_disk_that_is_full_on_the_way(
     command: str, free: int, good: Path, disk: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
