@@ -137,6 +137,25 @@ def test_no_complaint_where_no_picture_is_broken(visit: Callable[..., Any], serv
     assert page.complaints == [] and page.outside == []
 
 
+@pytest.mark.parametrize("dialog", ["help", "naming"])
+def test_a_key_right_after_a_dialog_is_for_the_page(visit: Callable[..., Any], dialog: str) -> None:
+    page = visit()
+    # In one task, so that no frame comes between: the focus is in the closed dialog still.
+    target = page.evaluate(
+        """(id) => {
+            const dialog = document.getElementById(id);
+            dialog.showModal();
+            dialog.close();
+            const focused = document.activeElement;
+            focused.dispatchEvent(new KeyboardEvent("keydown", { key: " ", bubbles: true, cancelable: true }));
+            return focused.tagName;
+        }""",
+        dialog,
+    )
+    assert target in ("BUTTON", "INPUT")
+    page.wait_for_selector("#large[open]")
+
+
 def test_undo_shows_the_pair_again(visit: Callable[..., Any], server: Server) -> None:
     page = visit()
     first = page.text_content("#caption")
@@ -283,3 +302,11 @@ def test_every_control_has_a_name_and_every_question_is_spoken(visit: Callable[.
     assert unnamed == []
     press(page, "n")
     until(page, "() => document.getElementById('spoken').textContent.startsWith('No. Next caption: <script>')")
+    held: list[Any] = []
+    handed_in(page)
+    page.route("**/api/next?*", lambda route: held.append(route))
+    while page.is_visible("#asking"):  # until the questions that are here already are answered
+        page.keyboard.press("u")
+    assert held
+    page.unroute("**/api/next?*")  # what was held goes on
+    until(page, "() => document.getElementById('spoken').textContent.startsWith('Unsure. Next caption: ')")

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from truepair.sampling.known import KnownMatches, separate
+from truepair.sampling.known import KnownMatches, _Swaps, separate
 
 
 def match_by_hand(keys: NDArray[np.int64], pairs: NDArray[np.int64], a: int, b: int) -> bool:
@@ -103,6 +103,38 @@ def test_a_sample_with_more_matches_than_batches_is_counted() -> None:
     )
     assert sorted(order.tolist()) == list(range(12))
     assert left == 2  # five in three batches
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(2, 12), st.integers(2, 8), st.integers(1, 60), st.integers(0, 1000))
+def test_a_popular_caption_meets_itself_as_seldom_as_can_be(batches: int, size: int, rows: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    rows = min(rows, batches * size)
+    keys = np.full((batches * size, 1), -1)
+    keys[rng.permutation(len(keys))[:rows]] = 7
+    known = KnownMatches(keys)
+    _, left = separate(rng.permutation(len(keys)), np.arange(batches + 1) * size, known, rng)
+    assert left >= max(0, rows - batches)
+    if rows <= batches * size - batches:  # there is room to swap with
+        assert left <= max(0, rows - batches) + 1
+    assert known.crowded(batches).tolist() == ([rows] if rows > batches else [])
+
+
+@settings(max_examples=60, deadline=None)
+@given(matches(), st.integers(1, 6))
+def test_swaps_keep_count_of_what_each_batch_holds(case: tuple[NDArray[np.int64], ...], size: int) -> None:
+    keys, pairs, _ = case
+    rng = np.random.default_rng(0)
+    bounds = np.arange(len(keys) // size + 1) * size
+    swaps = _Swaps(rng.permutation(len(keys)), bounds, KnownMatches(keys, pairs), rng)
+    for place in range(int(bounds[-1])):
+        swaps.move(place)
+        for sample in range(len(keys)):
+            for batch in range(len(bounds) - 1):
+                inside = swaps.order[bounds[batch] : bounds[batch + 1]]
+                met = any(match_by_hand(keys, pairs, sample, int(other)) for other in inside)
+                assert swaps._meets(sample, batch) == met
+    assert swaps.order[swaps.place].tolist() == list(range(len(keys)))
 
 
 def test_a_clean_order_is_not_touched() -> None:

@@ -204,6 +204,10 @@ class EpochBatches:
     def skipped(self) -> None:
         """Take note of a batch that was not trained on."""
 
+    def warnings(self) -> list[str]:
+        """What of the data these batches cannot do right, a line each."""
+        return []
+
     def figures(self, epoch: int) -> dict[str, float]:
         """Figures of an epoch's batches that are known before it is trained: how many partners show the same.
 
@@ -298,6 +302,16 @@ class GritBatches(EpochBatches):
     def skipped(self) -> None:
         """The samples of this batch take random places in the next epoch."""
         self.sampler.skip()
+
+    def warnings(self) -> list[str]:
+        """Say in a line that some pictures or captions stand in more rows than an epoch has batches."""
+        crowded = np.empty(0, np.int64) if self.sampler.known is None else self.sampler.known.crowded(self.per_epoch)
+        if not len(crowded):
+            return []
+        return [
+            f"{len(crowded):,} picture(s) or caption(s) stand in more rows than the {self.per_epoch:,} batches of an "
+            f"epoch (the largest in {crowded.max():,}): some of their rows meet in a batch, where they count as matches"
+        ]
 
     def figures(self, epoch: int) -> dict[str, float]:
         """The rates of an epoch's batches, and how many samples share a batch with a known match of theirs."""

@@ -1,5 +1,8 @@
 """Known matches: kept out of each other's batch."""
 
+from collections import Counter
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -49,15 +52,30 @@ class KnownMatches:
 
     def partners(self, sample: int) -> Indices:
         """All samples that match one sample, without itself, int64 [P], ascending."""
-        found = [self._target[slice(*np.searchsorted(self._source, [sample, sample + 1]))]]
-        for column, order in zip(self.keys.T, self._by_key, strict=True):
-            key = column[sample]
+        found = [self.paired(sample)]
+        for column, key in enumerate(self.keys[sample] if len(self.keys) else ()):
             if key >= 0:
-                first = np.searchsorted(column, key, side="left", sorter=order)
-                last = np.searchsorted(column, key, side="right", sorter=order)
-                found.append(order[first:last])
+                found.append(self.holders(column, int(key)))
         together = np.unique(np.concatenate(found))
         return np.asarray(together[together != sample], np.int64)
+
+    def paired(self, sample: int) -> Indices:
+        """The partners of one sample among the further matches alone, int64 [P]."""
+        found = self._target[slice(*np.searchsorted(self._source, [sample, sample + 1]))]
+        return np.asarray(found, np.int64)
+
+    def holders(self, column: int, key: int) -> Indices:
+        """All samples with a key in a column, int64 [P]."""
+        order, keys = self._by_key[column], self.keys[:, column]
+        first = np.searchsorted(keys, key, side="left", sorter=order)
+        last = np.searchsorted(keys, key, side="right", sorter=order)
+        return order[first:last]
+
+    def crowded(self, batches: int) -> Indices:
+        """How many rows have each key that more rows have than there are batches, int64 [K]: some must meet."""
+        counts = [np.unique(column[column >= 0], return_counts=True)[1] for column in self.keys.T]
+        together = np.concatenate(counts) if counts else np.empty(0, np.int64)
+        return np.asarray(together[together > batches], np.int64)
 
     def clashes(self, samples: Indices, batch: Indices) -> Indices:
         """Find samples that match another of their batch.
@@ -121,7 +139,10 @@ def separate(order: Indices, bounds: Indices, known: KnownMatches, rng: np.rando
 
 
 class _Swaps:
-    """An order of samples in which two can change places."""
+    """An order of samples in which two can change places.
+
+    Thousands of rows may share a caption, so how many rows of a key each batch holds is counted once and kept.
+    """
 
     def __init__(
         self,
@@ -138,30 +159,61 @@ class _Swaps:
         self.batch[: bounds[-1]] = np.repeat(np.arange(len(bounds) - 1), np.diff(bounds))
         self.place = np.empty_like(order)  # [N]: place of each sample
         self.place[order] = np.arange(len(order))
+        self._rows: dict[tuple[int, int], Counter[int]] = {}  # of a column and key: rows in each batch
 
     def move(self, place: int) -> None:
         """Swap the sample at a place into a batch that holds no match of it, if one is found."""
         sample, home = int(self.order[place]), int(self.batch[place])
-        taken = self._batches_of_partners(sample)
-        if home not in taken:
+        if not self._meets(sample, home):
             return  # an earlier swap has solved it
-        for target in self._candidates(taken):
+        for target in self._candidates(sample):
             other_place = int(self.rng.integers(self.bounds[target], self.bounds[target + 1]))
             other = int(self.order[other_place])
-            partners = self.known.partners(other)
-            if home not in self.batch[self.place[partners[partners != sample]]]:
-                self.order[place], self.order[other_place] = other, sample
-                self.place[sample], self.place[other] = other_place, place
+            if not self._meets(other, home, besides=sample):
+                self._swap(place, other_place)
                 return
 
-    def _batches_of_partners(self, sample: int) -> Indices:
-        return np.unique(self.batch[self.place[self.known.partners(sample)]])
+    def _swap(self, first: int, second: int) -> None:
+        for here, there in ((first, second), (second, first)):
+            sample = int(self.order[here])
+            for _, rows in self._keys(sample):
+                rows[int(self.batch[there])] += 1
+                rows[int(self.batch[here])] -= 1
+                if not rows[int(self.batch[here])]:
+                    del rows[int(self.batch[here])]
+            self.place[sample] = there
+        self.order[first], self.order[second] = self.order[second], self.order[first]
 
-    def _candidates(self, taken: Indices) -> Indices:
-        """Random batches without a match of the sample, at most ``_TRIES``."""
+    def _keys(self, sample: int) -> Iterator[tuple[int, Counter[int]]]:
+        """The columns in which a sample has a key, and how many rows of that key each batch holds."""
+        for column, key in enumerate(self.known.keys[sample].tolist() if len(self.known.keys) else ()):
+            if key < 0:
+                continue
+            if (column, key) not in self._rows:
+                batches = self.batch[self.place[self.known.holders(column, key)]]
+                self._rows[column, key] = Counter(batches[batches >= 0].tolist())
+            yield column, self._rows[column, key]
+
+    def _meets(self, sample: int, batch: int, besides: int = -1) -> bool:
+        """Whether a match of a sample, other than itself and ``besides``, stands in a batch."""
+        for column, rows in self._keys(sample):
+            keys = self.known.keys[:, column]
+            own = {sample} if besides < 0 or keys[besides] != keys[sample] else {sample, besides}
+            if rows[batch] > sum(int(self.batch[self.place[each]]) == batch for each in own):
+                return True
+        partners = self.known.paired(sample)
+        return batch in self.batch[self.place[partners[partners != besides]]]
+
+    def _candidates(self, sample: int) -> Indices:
+        """Random batches without a match of a sample, at most ``_TRIES``; none if one of its keys is in every batch."""
         batches = len(self.bounds) - 1
+        held = [rows for _, rows in self._keys(sample)]
+        if any(len(rows) == batches for rows in held):
+            return np.empty(0, np.int64)
         drawn = self.rng.integers(batches, size=_TRIES)
-        free = drawn[~np.isin(drawn, taken)]
-        if len(free):
-            return free
+        free = [int(batch) for batch in drawn if not self._meets(sample, int(batch))]
+        if free:
+            return np.array(free)
+        taken = [batch for rows in held for batch in rows]
+        taken += self.batch[self.place[self.known.paired(sample)]].tolist()
         return self.rng.permutation(np.setdiff1d(np.arange(batches), taken))[:_TRIES]

@@ -184,7 +184,8 @@ class TrainingLoop:
             RunLog(self.run_folder, self.accelerator) as self.log,
             RunProgress(self.total_steps, joins=joins, enabled=self.accelerator.is_main_process) as self.progress,
         ):
-            lines = [*describe_scaling(self.sampler_config, self.batches), *self.validation.warnings()]
+            lines = [*describe_scaling(self.sampler_config, self.batches), *self.batches.warnings()]
+            lines += self.validation.warnings()
             for line in [*lines, *self.optimizer_step.config.warnings(self.total_steps)]:
                 self.progress.say(line)
             self._resume()

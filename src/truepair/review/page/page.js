@@ -14,6 +14,7 @@ let person = sessionStorage.getItem("person") || "";
 let review = ""; // name of the candidates
 let shown = null, ahead = [], since = 0, filling = false, sending = false, wait = 500;
 let acting = Promise.resolve(), undoing = 0; // what was asked for while an undo is under way comes after it, in order
+let untold = ""; // what was answered, until the next question is spoken with it
 const loaded = new Map(); // pictures that are here already
 
 history.replaceState(null, "", location.pathname); // the token stays out of the history
@@ -159,6 +160,7 @@ function show(question, before = "") {
   find("note").value = "";
   open("note-field", "take-note", false);
   tell("");
+  untold += before;
   if (!question) return;
   find("over").hidden = true;
   const picture = find("picture");
@@ -172,7 +174,8 @@ function show(question, before = "") {
   caption.scrollTop = 0;
   find("why").textContent = WHY[question.why] || "";
   fillContext();
-  find("spoken").textContent = `${before}Next caption: ${question.text}`;
+  find("spoken").textContent = `${untold}Next caption: ${question.text}`;
+  untold = "";
   since = performance.now();
 }
 
@@ -273,10 +276,12 @@ find("import").addEventListener("change", async (event) => {
 });
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || event.repeat || document.querySelector("dialog[open]")) return;
-  if (event.target.matches("input, select, textarea")) return;
+  // What was focused in a dialog keeps the focus until the frame after it closed: keys are for the page already then.
+  const focused = event.target.checkVisibility() ? event.target : document.body;
+  if (focused.matches("input, select, textarea")) return;
   const key = event.key.toLowerCase();
   const acts = { z: undo, backspace: undo, c: compare, t: note, "?": taps["open-help"] };
-  if (key === " " && !event.target.closest("button, a")) acts[" "] = enlarge;
+  if (key === " " && !focused.closest("button, a")) acts[" "] = enlarge;
   const act = key in KEYS ? () => answer(KEYS[key]) : acts[key];
   if (!act) return;
   event.preventDefault();
