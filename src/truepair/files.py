@@ -1,5 +1,8 @@
 """Files and folders that are there as a whole or not at all: written aside, brought to the disk, renamed."""
 
+import contextlib
+import errno
+import hashlib
 import itertools
 import json
 import math
@@ -8,7 +11,7 @@ import re
 import secrets
 import shutil
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -16,6 +19,8 @@ from typing import Any, BinaryIO
 from truepair.errors import DataError, TruepairError
 
 _ADVICE = "free some space, or choose another place"
+
+_OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO)
 
 _WRITTEN = itertools.count(secrets.randbelow(1 << 40))  # processes of two machines may have the same number
 
@@ -29,7 +34,7 @@ def writing_file(
     """Open a file to write, which takes its name when the block ends well; until then a former file stays.
 
     A reader never sees half of it, whether the process is killed or the machine loses its power. Folders that are
-    missing are made.
+    missing are made. A link stays, and what it leads to is written; a pipe or a device is written as it is.
 
     Args:
         final: where the file will be.
@@ -39,8 +44,13 @@ def writing_file(
     Raises:
         TruepairError: of the kind ``error``: the disk is full, say. What was written aside is removed.
     """
+    final = Path(os.path.realpath(final)) if final.is_symlink() else final
     aside = _own_place(final)
     with one_line_errors(final, error, advice):
+        if final.exists() and not final.is_file() and not final.is_dir():
+            with final.open("wb") as file:
+                yield file
+            return
         final.parent.mkdir(parents=True, exist_ok=True)
         try:
             with aside.open("wb") as file:
@@ -50,7 +60,8 @@ def writing_file(
             aside.replace(final)
             sync(final.parent)
         finally:
-            aside.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # what went wrong before is what is told
+                aside.unlink()
 
 
 def write_text(final: Path, text: str, *, error: type[TruepairError] | None = DataError, advice: str = _ADVICE) -> None:
@@ -60,7 +71,7 @@ def write_text(final: Path, text: str, *, error: type[TruepairError] | None = Da
         TruepairError: of the kind ``error``: the disk is full, say.
     """
     with writing_file(final, error=error, advice=advice) as file:
-        file.write(text.encode("utf-8"))
+        file.write(text.encode("utf-8", "backslashreplace"))  # half a character of a strange file name, say
 
 
 def write_json(
@@ -116,8 +127,10 @@ def writing_folder(
         TruepairError: of the kind ``error``: the disk is full, say. What was written aside is removed.
     """
     aside = _own_place(final) if shared else final.with_name(f".{final.name}.partial")
-    with one_line_errors(final, error, advice):
+    with one_line_errors(final, error, advice), _by_final_name(aside, final):
         discard(aside)
+        if not shared:
+            _bring_back(final)
         try:
             aside.mkdir(parents=True)
             yield aside
@@ -132,15 +145,91 @@ def writing_folder(
 
 
 def move_folder(aside: Path, final: Path) -> None:
-    """Give a folder that is complete its name; one that has the name is removed.
+    """Give a folder that is complete its name; one that has the name is removed once the new one stands.
 
     Raises:
-        OSError: the disk refuses.
+        OSError: the disk refuses; then the former folder stays.
     """
+    former = _former(final)
+    _bring_back(final)
+    for leftover in (former, _removed(final)):
+        discard(leftover)
     if os.path.lexists(final):
-        remove_folder(final)
-    aside.rename(final)
+        final.rename(former)
+    try:
+        aside.rename(final)
+    except BaseException:
+        _bring_back(final)
+        raise
     sync(final.parent)
+    discard(former)
+
+
+@contextmanager
+def writing_together(
+    folder: Path,
+    seal: str,
+    optional: Collection[str] = (),
+    *,
+    error: type[TruepairError] | None = DataError,
+    advice: str = _ADVICE,
+) -> Iterator[Path]:
+    """Make files of a folder that belong together, and that take their names when the block ends well.
+
+    What else lies in the folder stays. The list of the files' sums is there before any of them: a reader that asks
+    :func:`require_whole` never takes files of two calls.
+
+    Args:
+        folder: where the files will be.
+        seal: name of the list.
+        optional: files that not every call makes; one of an earlier call is removed then.
+        error: what a refusal of the disk is raised as; None for the OSError itself, where the caller has more to say.
+        advice: what the message tells to do.
+
+    Yields:
+        A folder to write them into.
+
+    Raises:
+        TruepairError: of the kind ``error``: the disk is full, say. What was written aside is removed.
+    """
+    aside = folder / f".{seal}.partial"
+    with one_line_errors(folder, error, advice), _by_final_name(aside, folder):
+        discard(aside)
+        try:
+            aside.mkdir(parents=True)
+            yield aside
+            sums = {path.name: _sum_of(path) for path in sorted(aside.iterdir())}
+            for name in sums:
+                sync(aside / name)
+            write_json(folder / seal, sums, error=None)
+            for name in sums:
+                (aside / name).replace(folder / name)
+            for name in set(optional) - sums.keys():
+                (folder / name).unlink(missing_ok=True)
+            sync(folder)
+        finally:
+            discard(aside)
+
+
+def require_whole(folder: Path, seal: str, remedy: str, *, error: type[TruepairError] = DataError) -> None:
+    """Check that files which :func:`writing_together` made are of one call; those without a list are of older versions.
+
+    Args:
+        folder: theirs.
+        seal: name of the list.
+        remedy: what the message tells to do.
+        error: what is raised.
+
+    Raises:
+        TruepairError: of the kind ``error``: one is of another call, is gone, or was changed.
+    """
+    for name, stated in _sealed(folder / seal).items():
+        try:
+            same = _sum_of(folder / name) == stated
+        except OSError:
+            same = False
+        if not same:
+            raise error(f"{folder / name} is damaged, or of another call than the files beside it; {remedy}")
 
 
 def remove_folder(folder: Path) -> None:
@@ -149,7 +238,7 @@ def remove_folder(folder: Path) -> None:
     Raises:
         OSError: the disk refuses.
     """
-    aside = folder.with_name(f".{folder.name}.removed")
+    aside = _removed(folder)
     discard(aside)
     folder.rename(aside)
     discard(aside)
@@ -211,10 +300,67 @@ def one_line_errors(final: Path, error: type[TruepairError] | None, advice: str)
     """
     try:
         yield
-    except OSError as refusal:
-        if error is None:
+    except Exception as refusal:
+        reason = _reason(refusal)
+        if error is None or reason is None:
             raise
-        raise error(f"could not write {final}: {refusal.strerror or refusal}; {advice}") from refusal
+        raise error(f"could not write {final}: {reason}; {advice}") from refusal
+
+
+@contextmanager
+def _by_final_name(aside: Path, final: Path) -> Iterator[None]:
+    """Let errors of what is written aside name what is to become of it."""
+    try:
+        yield
+    except TruepairError as error:
+        told = str(error).replace(str(aside), str(final))
+        if told == str(error):
+            raise
+        raise type(error)(told) from error
+
+
+def _reason(refusal: Exception) -> str | None:
+    """What the system says; libraries of Rust and C++ put it into their own words. None for another kind of error."""
+    found = re.search(r"\((?:os error|errno) (\d+)\)|\[errno (\d+)\]", str(refusal), re.IGNORECASE)
+    if found is not None:
+        return os.strerror(int(found[1] or found[2]))
+    named = (os.strerror(number) for number in _OF_DISKS)
+    said = next((words for words in named if words in str(refusal)), None)
+    if said is not None:
+        return said
+    return refusal.strerror or str(refusal) if isinstance(refusal, OSError) else None
+
+
+def _sum_of(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def _sealed(seal: Path) -> dict[str, str]:
+    """Names and sums; none where there is no list, and one that cannot be the sum of anything where it is damaged."""
+    try:
+        stated = json.loads(seal.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError):
+        stated = None
+    return stated if isinstance(stated, dict) else {seal.name: ""}
+
+
+def _removed(folder: Path) -> Path:
+    """Where a folder goes that is being removed."""
+    return folder.with_name(f".{folder.name}.removed")
+
+
+def _former(final: Path) -> Path:
+    """Where a folder waits for the one that takes its place."""
+    return final.with_name(f".{final.name}.former")
+
+
+def _bring_back(final: Path) -> None:
+    """Give a folder its name back whose successor never got it: its writer was killed."""
+    if not os.path.lexists(final) and os.path.lexists(_former(final)):
+        _former(final).rename(final)
 
 
 def _own_place(final: Path) -> Path:

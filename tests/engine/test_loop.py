@@ -13,14 +13,15 @@ from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 from accelerate.utils import LoggerType
 from safetensors.torch import load_file
 
-from tests.engine.tiny import COUNT, RANDOM, TinyModel, TinyRun, accuracy
+from tests.engine.tiny import COUNT, RANDOM, TinyModel, TinyRun, TinyStep, accuracy
 from truepair.engine.logs.log import read_log
 from truepair.engine.loop.average import WeightAverage
 from truepair.engine.loop.config import LoopConfig
 from truepair.engine.loop.loop import take_best
 from truepair.engine.loop.step import StepInfo, StepOutput
 from truepair.engine.loop.update import OptimizerStep, StepResult
-from truepair.errors import ConfigError
+from truepair.engine.state.checkpoint import CheckpointStore
+from truepair.errors import CheckpointError, ConfigError, DataError
 from truepair.sampling.batches import SamplerConfig, build_batches, describe_scaling
 from truepair.sampling.grouped import GroupedBatchSampler, GroupedConfig
 from truepair.sampling.known import KnownMatches
@@ -280,6 +281,42 @@ def test_trackers_get_every_record(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert {"step/loss", "epoch/batches", "validation/accuracy", "timing/pairs_per_second"} <= names
     assert [step for values, step in Tracker.logged if "step/loss" in values] == [1, 2, 3, 4, 5]
     assert Tracker.logged[-1] == ({}, None)
+
+
+def test_a_tracker_that_fails_does_not_stop_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    monkeypatch.setattr("accelerate.tracking.get_available_trackers", lambda: [LoggerType.TRACKIO])
+    monkeypatch.setitem(LOGGER_TYPE_TO_CLASS, "trackio", Tracker)
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Tracker, "log", full)
+    monkeypatch.setattr(Tracker, "finish", full)
+    TinyRun(tmp_path, loop={"epochs": 1, "trackers": ["trackio"]}).go()
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.count("a tracker refuses figures (OSError(28, 'No space left on device')); all of them are in") == 1
+    assert len([record for record in read_log(next(tmp_path.rglob("log.jsonl"))) if record["kind"] == "step"]) == 5
+
+
+def test_what_ended_a_run_is_told_not_what_goes_wrong_when_it_is_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise DataError("the second")
+
+    monkeypatch.setattr(TinyStep, "close", full)
+    with pytest.raises(DataError, match="the second"):
+        TinyRun(tmp_path / "whole", loop={"epochs": 1}).go()
+
+    def first(*_: Any, **__: Any) -> None:
+        raise CheckpointError("the first")
+
+    monkeypatch.setattr(CheckpointStore, "save", first)
+    with pytest.raises(CheckpointError, match="the first"):
+        TinyRun(tmp_path / "struck", loop={"epochs": 1}).go()
 
 
 @pytest.mark.parametrize(

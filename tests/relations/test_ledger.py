@@ -114,6 +114,18 @@ def test_going_back_to_a_checkpoint_removes_later_verdicts(tmp_path: Path) -> No
         resumed.load_state_dict(state)
 
 
+def test_a_flush_that_fails_keeps_the_first_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pyarrow.parquet.write_table", full)
+    with pytest.raises(ValueError, match="the first"), Ledger(tmp_path) as ledger:
+        write(ledger, [1], [0])
+        raise ValueError("the first")
+    with pytest.raises(DataError, match=r"could not write .*: No space left on device"), Ledger(tmp_path) as ledger:
+        write(ledger, [1], [0])
+
+
 def test_a_crash_while_writing_leaves_no_half_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ledger = Ledger(tmp_path)
     write(ledger, [1], [0])

@@ -1,12 +1,16 @@
 """`truepair judge`, `mine`, and a run that reads the ledger, from end to end on made-up squares."""
 
+import dataclasses
 import json
 from pathlib import Path
 
 import pytest
 
 from truepair.cli.main import main
+from truepair.data.table import PairTable
 from truepair.engine.logs.log import read_log
+from truepair.judges.evidence import EvidenceModel, EvidenceTables
+from truepair.judges.evidence_fit import EvidenceConfig, fit_evidence
 from truepair.relations.ledger import read_ledger
 
 MODEL = {
@@ -70,6 +74,55 @@ def test_a_run_reads_what_was_mined(
     assert f"{count} of {count} verdicts are about training pairs: {sure:,} to relabel" in said
     epochs = [record for record in read_log(Path("runs/recorded/log.jsonl")) if record["kind"] == "epoch"]
     assert epochs[0]["relations/recorded/relabel"] > 0
+
+
+def test_files_of_two_judges_are_refused_and_a_former_ledger_stays(
+    squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    recipe = str(recipe_of(squares, tmp_path))
+    mine = ["mine", recipe, "--judge", "runs/judge", "--high", "0.4", "--low", "0.1"]
+    main(["judge", recipe])
+    main(mine)
+    former = read_ledger("runs/mined/ledger")
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr("pyarrow.parquet.write_table", full)
+        main(mine)
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("truepair: could not write runs/mined/ledger/verdicts-r00000-000000.parquet: No space left")
+    assert read_ledger("runs/mined/ledger") == former
+
+    replace = Path.replace
+
+    def killed(self: Path, target: Path) -> Path:
+        if Path(target) == Path("runs/judge/refinement.safetensors"):
+            raise KeyboardInterrupt
+        return replace(self, target)
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(Path, "replace", killed)
+        patch.setattr("truepair.tasks.mining.fit_evidence", lambda tables, table, config: other_judge(tables, table))
+        main(["judge", recipe])
+    for words in (mine, ["train", recipe, "--run-folder", "runs/x", *ECM]):
+        with pytest.raises(SystemExit):
+            main(words)
+        last = " ".join(capsys.readouterr().err.split())
+        assert "is damaged, or of another call than the files beside it; fit the judge again" in last
+    assert read_ledger("runs/mined/ledger") == former
+    main(["judge", recipe])
+    main(mine)
+
+
+ECM = ["--ecm.judge.kind", "evidence", "--ecm.judge.checkpoint", "runs/judge"]
+
+
+def other_judge(tables: EvidenceTables, table: PairTable) -> EvidenceModel:
+    found = fit_evidence(tables, table, EvidenceConfig())
+    return dataclasses.replace(found, weights=found.weights + 1)
 
 
 def test_mistakes_are_one_line(

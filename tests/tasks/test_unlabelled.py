@@ -3,6 +3,7 @@
 import json
 import shutil
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +47,46 @@ def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def said(capsys: pytest.CaptureFixture[str]) -> str:
     return " ".join(capsys.readouterr().err.split())
+
+
+def test_what_a_killed_call_left_is_not_mixed_with_what_was_there(
+    squares: Path,
+    tmp_path: Path,
+    encoders: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pairs = write_list(squares, tmp_path / "pairs.csv")
+    main(["mine", str(pairs), *encoders, "--candidates", "100"])
+    former = read_ledger("runs/mined/ledger")
+    replace, rename = Path.replace, Path.rename
+
+    def killed_at(name: str) -> Callable[[Path, Path], Path]:
+        def killed(self: Path, target: Path) -> Path:
+            if Path(target) == Path("runs/mined", name) and ".partial" in str(self):
+                raise KeyboardInterrupt
+            return (rename if self.is_dir() else replace)(self, target)
+
+        return killed
+
+    for change, name, message in (
+        ("replace", "candidates.parquet", "candidates.parquet is damaged, or of another call than the files beside it"),
+        ("rename", "ledger", "ledger is of another call than the candidates beside it; run truepair mine again"),
+    ):
+        with monkeypatch.context() as patch, pytest.raises(SystemExit):
+            patch.setattr(Path, change, killed_at(name))
+            main(["mine", str(pairs), *encoders, "--candidates", "50"])
+        for words in (
+            ["review", "runs/mined", "--answers", "none.csv"],
+            ["export", "runs/mined", "out", "--format", "pairs"],
+        ):
+            with pytest.raises(SystemExit):
+                main(words)
+            assert message in said(capsys)
+    assert read_ledger("runs/mined/ledger") == former
+    main(["mine", str(pairs), *encoders, "--candidates", "50"])
+    assert len(read_ledger("runs/mined/ledger")) < len(former)
+    main(["export", "runs/mined", "out", "--format", "pairs"])
 
 
 def test_a_list_is_mined_without_labels_again_and_again(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from truepair.cli.arguments import find_recipe, read_fields
 from truepair.cli.options import CommandParser
 from truepair.cli.run_folder import PRETRAIN, keep_recipe, quiet_libraries, say
+from truepair.display import show
 
 if TYPE_CHECKING:
     from truepair.methods.recipe import PretrainRecipe
@@ -61,8 +62,6 @@ def run(words: list[str]) -> None:
     plain = _on_data(read("demo"), source, call.full)
     started = time.perf_counter()
 
-    from rich.console import Console
-
     from truepair.cli.tables import comparison_table, conversion_table, precision_table
     from truepair.data.splits import build_tables
     from truepair.reports.run import ReportedRun, report_runs
@@ -97,13 +96,12 @@ def run(words: list[str]) -> None:
         keep_recipe(recipe, place)
         runs[name] = ReportedRun(pretrain(recipe, place, say), place)
     report = report_runs(runs, folder, command=shlex.join(["truepair", "demo", *words]), title="truepair demo")
-    tables = Console()
     figures = comparison_table({name: run.outcome.retrieval for name, run in runs.items()})
     if figures is not None:
-        tables.print(figures)
-    tables.print(precision_table(report.audit))
+        show(figures)
+    show(precision_table(report.audit))
     if any(len(found) for found in report.conversions.values()):
-        tables.print(conversion_table(report.conversions))
+        show(conversion_table(report.conversions))
     for name, run in runs.items():
         done = run.outcome.run
         say(f"{name}: {done.steps} steps in {done.seconds:.0f} s, {done.pairs_per_second:.0f} pairs/s")

@@ -9,6 +9,7 @@ from truepair.cli.arguments import read_fields
 from truepair.cli.fields import RecipeClass
 from truepair.cli.options import CommandParser
 from truepair.cli.run_folder import quiet_libraries, say
+from truepair.display import show
 from truepair.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -50,8 +51,6 @@ def run(words: list[str]) -> None:
     config = read_fields(DOCTOR, [], stated, command="truepair doctor")
     quiet_libraries()
 
-    from rich.console import Console
-
     from truepair.cli.tables import doctor_table
     from truepair.engine.logs.progress import counting
     from truepair.files import write_json
@@ -62,7 +61,7 @@ def run(words: list[str]) -> None:
 
     clean = None if call.fix is None else require_new_list(call.fix, named_sources(config.data))
     diagnosis, patient = diagnose(config, say, counting)
-    Console().print(doctor_table(diagnosis))
+    show(doctor_table(diagnosis))
     if call.json is not None:
         write_json(Path(call.json), diagnosis.as_dict())
         say(f"all that was found: {call.json}")

@@ -7,6 +7,7 @@ from truepair.cli.arguments import find_recipe, read_fields
 from truepair.cli.options import CommandParser
 from truepair.cli.run_folder import RECIPE, quiet_libraries, recipe_of_run, section_of_run
 from truepair.cli.tasks import TASKS, task_command
+from truepair.display import show
 from truepair.errors import ConfigError
 
 HELP = """usage: truepair evaluate [TASK] MODEL [RECIPE ...] [--any.field value ...]
@@ -53,14 +54,12 @@ def run(words: list[str]) -> None:
     under = section_of_run(rest[0], "evaluation") if of_run else []
     settings = read_fields(command.evaluation, paths, call.stated, command=prog, under=under)
 
-    from rich.console import Console
-
     quiet_libraries()
     actions = command.load()
     result = actions.evaluate(rest[0], settings)
 
     for table in actions.tables(result):
-        Console().print(table)
+        show(table)
 
 
 def _recipes(task: str, model: str, names: Sequence[str]) -> list[Path]:

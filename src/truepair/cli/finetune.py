@@ -6,6 +6,7 @@ import time
 from truepair.cli.arguments import bundled_recipes
 from truepair.cli.run_folder import RecipeCommand, say
 from truepair.cli.tasks import Called, task_command, trained_tasks
+from truepair.display import show
 from truepair.errors import ConfigError
 
 HELP = """usage: truepair finetune TASK RECIPE [RECIPE ...] --model.checkpoint FOLDER [--any.field value ...]
@@ -42,8 +43,6 @@ def run(words: list[str]) -> None:
     opened = reader.open(rest)
     called = Called(shlex.join(["truepair", "finetune", *words]), opened.title) if opened.options.report else None
 
-    from rich.console import Console
-
     actions = command.load()
     assert actions.finetune is not None
     started = time.perf_counter()
@@ -53,4 +52,4 @@ def run(words: list[str]) -> None:
     say(f"done in {time.perf_counter() - started:.0f} s; model in {opened.folder / 'model'}")
     if result is not None:
         for table in actions.tables(result):
-            Console().print(table)
+            show(table)

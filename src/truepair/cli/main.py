@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from truepair import __version__
+from truepair.display import unfailing_streams, visible
 from truepair.engine.distributed.launch import require_one_process
 from truepair.errors import TruepairError, message_of, nearest
 
@@ -51,7 +52,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # speed on idle cores, spinning for long half of it on busy ones.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    with unfailing_streams():
+        _run(list(sys.argv[1:] if arguments is None else arguments))
+
+
+def _run(words: list[str]) -> None:
     if not words or words[0] in ("-h", "--help"):
         print(_help())
         return
@@ -85,7 +90,7 @@ def _help() -> str:
 
 
 def _fail(line: str, status: int = 2) -> int:
-    print(f"truepair: {line}", file=sys.stderr)
+    print(f"truepair: {visible(line)}", file=sys.stderr)
     return status
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from truepair.cli.arguments import read_fields
 from truepair.cli.options import CommandParser
 from truepair.cli.run_folder import PRETRAIN, RECIPE, say
+from truepair.display import visible
 from truepair.errors import ConfigError
 
 DESCRIPTION = """Uploads the model of RUN to the hub as NAME (owner/name), with its card: weights, config, tokenizer,
@@ -30,8 +31,6 @@ def run(words: list[str]) -> None:
     if call.name is None:
         raise ConfigError("give the run and a name: truepair push RUN owner/name")
 
-    from rich.console import Console
-
     from truepair.tasks.push import push, require_name, uploads
 
     require_name(call.name)
@@ -46,7 +45,7 @@ def run(words: list[str]) -> None:
     if call.dry_run:
         if (folder / CARD).is_file():
             card = (folder / CARD).read_text(encoding="utf-8")
-            Console().print(card, markup=False, highlight=False, soft_wrap=True)
+            print(visible(card, keep="\n\t"))
         say("nothing was uploaded: this was a dry run")
         return
     say(f"uploaded: {push(files, call.name, private=call.private, update=call.update)}")

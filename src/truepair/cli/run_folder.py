@@ -1,6 +1,7 @@
 """What the commands that read a recipe have in common: how they open, what a run folder keeps, and how they speak."""
 
 import argparse
+import contextlib
 import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,11 +12,13 @@ from typing import TYPE_CHECKING, Any, Generic, TextIO, TypeVar
 
 import yaml
 
+from truepair import display
 from truepair.cli.arguments import bundled_recipes, find_recipe, lay_recipe, read_fields, read_layers, to_yaml
 from truepair.cli.fields import RecipeClass
 from truepair.cli.options import CommandParser
 from truepair.engine.distributed.launch import is_first_process, telling_lost_processes
 from truepair.errors import ConfigError, MadeAgain, TruepairError
+from truepair.files import write_text, writing_file
 
 if TYPE_CHECKING:
     from truepair.data.splits import DataConfig
@@ -85,7 +88,8 @@ class Opening(Generic[_Recipe]):
                 yield
         except TruepairError:
             if before is not None:
-                (self.folder / RECIPE).write_bytes(before)
+                with contextlib.suppress(OSError), writing_file(self.folder / RECIPE, error=None) as file:
+                    file.write(before)  # what was refused is what is told
             raise
 
 
@@ -185,8 +189,7 @@ def keep_recipe(recipe: Any, folder: Path) -> bytes | None:
         before = file.read_bytes() if file.is_file() else None
         if before is not None:
             _require_same_run(folder, before, recipe)
-        folder.mkdir(parents=True, exist_ok=True)
-        file.write_text(to_yaml(recipe), encoding="utf-8")
+        write_text(file, to_yaml(recipe), error=None)
     except OSError as error:
         raise ConfigError(f"the run folder {folder} cannot be used ({error.strerror}); give another one") from error
     return before
@@ -240,16 +243,9 @@ def section_of_run(model: str, name: str) -> list[tuple[str, dict[str, Any]]]:
 
 
 def say(line: str) -> None:
-    """Print a line for people, once, and as it is: a path is neither broken nor taken for markup."""
+    """Print a line for people, once."""
     if is_first_process():
-        _print_line(line)
-
-
-def _print_line(line: str) -> None:
-    """Print a line for people from whichever process it is."""
-    from rich.console import Console
-
-    Console(stderr=True).print(line, markup=False, highlight=False, soft_wrap=True)
+        display.say(line)
 
 
 def quiet_libraries() -> None:
@@ -281,7 +277,7 @@ def _show_warning(
 ) -> None:
     """Show what becomes of a cache as a line, in whichever process sees it first; other warnings as usual."""
     if issubclass(category, MadeAgain):
-        _print_line(str(message))
+        display.say(str(message))
     else:
         _show_usual_warning(message, category, filename, lineno, file, line)
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from truepair.cli.options import CommandParser
 from truepair.cli.run_folder import quiet_libraries, say
+from truepair.display import show
 from truepair.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -41,14 +42,12 @@ def run(words: list[str]) -> None:
             'give the model, the vectors and a query: truepair search MODEL vectors.parquet "a dog in snow"'
         )
 
-    from rich.console import Console
-
     from truepair.tasks.search import search_vectors
 
     quiet_libraries()
     result = search_vectors(call.model, call.vectors, call.queries, say, k=call.k, what=call.what)
     for answer in result.answers:
-        Console().print(_table(answer, result))
+        show(_table(answer, result))
     if call.page is not None:
         from truepair.reports.search import write_search_page
 
@@ -59,12 +58,11 @@ def run(words: list[str]) -> None:
 def _table(answer: "Answer", result: "Search") -> "Table":
     """The hits of a query for the terminal."""
     from rich.table import Table
-    from rich.text import Text
 
     from truepair.tasks.vectors import shown_path
 
-    title = Text(f"{answer.query}: the best of {result.among:,} {result.kind}s", style="bold")
-    table = Table(title=title, title_justify="left")
+    title = f"{answer.query}: the best of {result.among:,} {result.kind}s"
+    table = Table(title=title, title_style="bold", title_justify="left")
     table.add_column("rank", justify="right", no_wrap=True)
     table.add_column("score", justify="right", no_wrap=True)
     table.add_column("path", overflow="fold", ratio=2)
@@ -74,7 +72,7 @@ def _table(answer: "Answer", result: "Search") -> "Table":
         more = f" (and {len(captions) - _SHOWN} more)" if len(captions) > _SHOWN else ""
         path = shown_path(found.about)
         texts = "; ".join(captions[:_SHOWN]) + more
-        table.add_row(str(rank), f"{found.score:.3f}", Text(_short(path)), Text(texts))
+        table.add_row(str(rank), f"{found.score:.3f}", _short(path), texts)
     return table
 
 

@@ -1,6 +1,7 @@
 """``truepair study STUDY.yaml``: runs a grid of methods, data and seeds, and reports what they found."""
 
 import argparse
+import contextlib
 import os
 import shlex
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from truepair.cli.arguments import find_recipe, laid_over, lay_recipe, nested, read_layers
 from truepair.cli.options import CommandParser
 from truepair.cli.run_folder import quiet_libraries, say
-from truepair.errors import ConfigError
+from truepair.errors import ConfigError, TruepairError
 from truepair.tasks.study.config import StudyConfig
 
 if TYPE_CHECKING:
@@ -65,28 +66,37 @@ def run(words: list[str]) -> None:
     detectors = file.parent / study.detectors if study.detectors else None
     if detectors is not None and read_detectors(detectors) is None:
         raise ConfigError(f"{file}: detectors: there is no file {detectors}")
+
+    def gather() -> None:
+        """Results and page of what is done."""
+        done = [one for one in every if one.arm is not None and state_of(one) == "done"]
+        if not done:
+            return
+        gather_results(file.stem, done, folder)
+        left_out = left_out_of(done)
+        for line in left_out:
+            say(line)
+        command = shlex.join(["truepair", "study", *words])
+        page = report_study(
+            folder,
+            title=study.title,
+            reference=study.reference,
+            ceiling=study.ceiling,
+            command=command,
+            arms=list(study.arms),
+            questions=study.questions,
+            detectors=detectors,
+            left_out=left_out,
+        )
+        say(f"{len(done)} cells; the page of what they found: {page}")
+
     try:
         run_study(chosen, call.workers, say, redo=call.redo)
-    finally:
-        done = [one for one in every if one.arm is not None and state_of(one) == "done"]
-        if done:
-            gather_results(file.stem, done, folder)
-            left_out = left_out_of(done)
-            for line in left_out:
-                say(line)
-            command = shlex.join(["truepair", "study", *words])
-            page = report_study(
-                folder,
-                title=study.title,
-                reference=study.reference,
-                ceiling=study.ceiling,
-                command=command,
-                arms=list(study.arms),
-                questions=study.questions,
-                detectors=detectors,
-                left_out=left_out,
-            )
-            say(f"{len(done)} cells; the page of what they found: {page}")
+    except BaseException:
+        with contextlib.suppress(TruepairError):  # what ended the study is what is told
+            gather()
+        raise
+    gather()
 
 
 def _read_study(file: Path) -> StudyConfig:

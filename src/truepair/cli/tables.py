@@ -4,9 +4,10 @@ from collections.abc import Mapping
 
 from rich import box
 from rich.console import Group
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
+from truepair.display import visible
 from truepair.evaluation.coco import CocoReport
 from truepair.evaluation.metrics import DirectionMetrics, RetrievalMetrics
 from truepair.evaluation.zero_shot import ZeroShotResult
@@ -33,7 +34,7 @@ def retrieval_table(result: RetrievalResult) -> Table:
     for name in FIGURES:
         table.add_column(name, justify="right", no_wrap=True)
     for way, metrics in result.ways.items():
-        table.add_row(f"[bold]{way}[/bold]")
+        table.add_row(Text(way, "bold"))
         for query, direction, naive in _directions(metrics):
             protocols = ((USUAL, naive),) if metrics.protocols_agree else ((ANY_MATCH, direction), (USUAL, naive))
             for protocol, one in protocols:
@@ -59,12 +60,12 @@ def comparison_table(arms: Mapping[str, RetrievalResult | None]) -> Table | None
     table.add_column("query")
     # The last heading in two lines leaves 26 of 80 columns for the names of the runs.
     agree = all(metrics.protocols_agree for result in results.values() for metrics in result.ways.values())
-    for name in FIGURES if agree else (*FIGURES, "usual\nR@1"):
+    for name in FIGURES if agree else (*FIGURES, Text("usual\nR@1")):
         table.add_column(name, justify="right", no_wrap=True)
     ways = dict.fromkeys(way for result in results.values() for way in result.ways)
     for way in ways:
         measured = {name: result.ways[way] for name, result in results.items() if way in result.ways}
-        table.add_row(f"[bold]{way}[/bold]")
+        table.add_row(Text(way, "bold"))
         for query, rows in _by_query(measured).items():
             for name, direction, naive in rows:
                 usual = [] if agree else [f"{naive.recall_at_1.value:.1%}"]
@@ -179,10 +180,10 @@ def doctor_table(diagnosis: Diagnosis) -> Group:
     table.add_column(overflow="fold")
     for finding in diagnosis.found:
         colour = _COLOURS[finding.weight]
-        of = f" [dim](of {finding.of:,})[/dim]" if finding.of else ""
-        what = f"{escape(finding.what)}{of}\n[dim]{escape(finding.remedy)}[/dim]"
-        table.add_row(f"[bold {colour}]{finding.count:,}[/bold {colour}]", what)
-    return Group(*map(escape, facts), table if diagnosis.found else "nothing is wrong with them")
+        what = Text(visible(finding.what))
+        what.append(f" (of {finding.of:,})" if finding.of else "", "dim").append(f"\n{visible(finding.remedy)}", "dim")
+        table.add_row(Text(f"{finding.count:,}", f"bold {colour}"), what)
+    return Group(*facts, table if diagnosis.found else "nothing is wrong with them")
 
 
 _COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
@@ -193,7 +194,7 @@ def _title(result: RetrievalResult) -> str:
     captions = f"{result.own_captions:,} captions"
     if result.captions != result.own_captions:
         captions += f", {result.captions:,} distinct texts"
-    return escape(f"Retrieval on {result.source}, {result.split}: {result.images:,} pictures, {captions}")
+    return f"Retrieval on {result.source}, {result.split}: {result.images:,} pictures, {captions}"
 
 
 def _figures(direction: DirectionMetrics) -> list[str]:

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from truepair.cli.arguments import bundled_recipes
 from truepair.cli.run_folder import PRETRAIN, RecipeCommand, say
+from truepair.display import show
 from truepair.engine.distributed.launch import is_first_process
 from truepair.errors import ConfigError
 
@@ -51,8 +52,6 @@ def run(words: list[str]) -> None:
             "--merge is for adapters, and this run trains none; set model.lora, or lay recipe lora under it"
         )
 
-    from rich.console import Console
-
     from truepair.cli.tables import precision_table, retrieval_table, zero_shot_tables
     from truepair.engine.logs.log import read_log
     from truepair.models.dual.lora import merge_adapter
@@ -74,10 +73,10 @@ def run(words: list[str]) -> None:
     for (detector, action), cells in rule_counts(read_log(opened.folder / "log.jsonl")).items():
         say(f"rule {detector}, {action}: {cells:,} pairs of batches, over all epochs")
     if outcome.retrieval is not None:
-        Console().print(retrieval_table(outcome.retrieval))
+        show(retrieval_table(outcome.retrieval))
     if outcome.zero_shot is not None:
         for table in zero_shot_tables(outcome.zero_shot.after, outcome.zero_shot.before):
-            Console().print(table)
+            show(table)
     called = shlex.join(["truepair", "train", *words])
     if (
         is_first_process()
@@ -89,5 +88,5 @@ def run(words: list[str]) -> None:
         report = report_run(outcome, opened.folder, command=called, title=opened.title)
         if report.audit.ties:
             say(report.audit.ties)
-        Console().print(precision_table(report.audit))
+        show(precision_table(report.audit))
         say(f"the page of what it found: {report.page}")

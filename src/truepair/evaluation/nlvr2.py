@@ -1,11 +1,13 @@
 """NLVR2: accuracy over statements, and consistency over sentences."""
 
 import csv
+import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from truepair.errors import DataError
+from truepair.files import write_text
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,11 @@ def nlvr2_metrics(
 
 
 def write_nlvr2_results(predictions: Mapping[str, bool], path: str | Path) -> None:
-    """Write judgements as the official scorer takes them: CSV lines of identifier and True or False, in order."""
-    with Path(path).open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows(sorted(predictions.items()))
+    """Write judgements as the official scorer takes them: CSV lines of identifier and True or False, in order.
+
+    Raises:
+        DataError: the disk refuses.
+    """
+    lines = io.StringIO()
+    csv.writer(lines, lineterminator="\n").writerows(sorted(predictions.items()))
+    write_text(Path(path), lines.getvalue())

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from truepair.errors import DataError
+from truepair.files import write_text
 from truepair.relations.text import normalise_answer
 
 _ENOUGH = 3
@@ -88,13 +89,16 @@ def write_vqa_results(
         predictions: answer by question id.
         path: the file.
         stated_ids: what the source calls questions whose ids are texts, by the numbers that stand for them.
+
+    Raises:
+        DataError: the disk refuses.
     """
     names = stated_ids or {}
     entries = [
         {"question_id": names.get(question, question), "answer": predictions[question]}
         for question in sorted(predictions)
     ]
-    Path(path).write_text(json.dumps(entries), encoding="utf-8")
+    write_text(Path(path), json.dumps(entries))
 
 
 def _means(scores: Mapping[int, float], types: Mapping[int, str]) -> dict[str, float]:

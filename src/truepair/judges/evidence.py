@@ -9,11 +9,12 @@ from typing import Self
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from truepair.data.pairs import PairBatch
 from truepair.errors import CheckpointError, ConfigError, DataError
+from truepair.files import require_whole, write_json, writing_file
 from truepair.judges.base import JudgeConfig, JudgeInputs
 from truepair.models.encoders.fingerprint import caption_input_key, combined_key, encoder_fingerprint, image_input_key
 from truepair.models.encoders.frozen_captions import CaptionStates
@@ -37,6 +38,9 @@ _BATCH = 256
 _DENSE = 64  # a cosine out of a matrix product costs so much less than one out of gathered rows
 _SETTINGS = "evidence.json"
 _TENSORS = "evidence.safetensors"
+JUDGE_SEAL = "judge.sha256.json"
+"""Sums of the files of a judge, which belong together."""
+
 _LOGISTIC = ("centre", "spread", "weights")
 
 
@@ -261,19 +265,23 @@ class EvidenceModel:
         return EvidenceModel(spaces, self.terms, centre, spread, weights, self.encoders)
 
     def save(self, folder: Path) -> None:
-        """Write it as JSON and safetensors."""
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file({name: tensor.contiguous() for name, tensor in self._tensors().items()}, folder / _TENSORS)
-        settings = {"terms": self.terms, "encoders": self.encoders}
-        (folder / _SETTINGS).write_text(json.dumps(settings, indent=1), encoding="utf-8")
+        """Write it as JSON and safetensors, into a folder of :func:`truepair.files.writing_together`.
+
+        Raises:
+            OSError: the disk refuses.
+        """
+        with writing_file(folder / _TENSORS, error=None) as file:
+            file.write(save({name: tensor.contiguous() for name, tensor in self._tensors().items()}))
+        write_json(folder / _SETTINGS, {"terms": self.terms, "encoders": self.encoders}, error=None)
 
     @classmethod
     def load(cls, folder: Path) -> "EvidenceModel":
         """Read what :meth:`save` wrote.
 
         Raises:
-            CheckpointError: it is missing or damaged.
+            CheckpointError: it is missing or damaged, or of another call than the refinement beside it.
         """
+        require_whole(folder, JUDGE_SEAL, "fit the judge again with truepair judge", error=CheckpointError)
         try:
             settings = json.loads((folder / _SETTINGS).read_text(encoding="utf-8"))
             tensors = load_file(folder / _TENSORS)

@@ -23,6 +23,7 @@ from pathlib import Path
 
 from truepair.engine.state.checkpoint import has_begun
 from truepair.errors import ConfigError
+from truepair.files import writing_folder
 from truepair.methods.rules import RelationsConfig
 from truepair.methods.student import Say
 from truepair.relations.actions import Keep, Relabel, Smooth
@@ -184,8 +185,11 @@ def _standing(ledger: Path) -> Standing | None:
 
 
 def _copy(ledger: Path, copy: Path) -> None:
-    """Copy the verdicts, then what they stand on: a copy that has that is whole."""
-    copy.mkdir(parents=True)
-    for file in ledger.glob("verdicts-*.parquet"):
-        shutil.copy2(file, copy)
-    shutil.copy2(ledger / STANDING_FILE, copy)
+    """Copy the verdicts and what they stand on.
+
+    Raises:
+        DataError: the disk refuses.
+    """
+    with writing_folder(copy) as aside:
+        for file in [*ledger.glob("verdicts-*.parquet"), ledger / STANDING_FILE]:
+            shutil.copy2(file, aside)

@@ -12,14 +12,23 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from truepair.errors import DataError
-from truepair.files import writing_file
+from truepair.files import require_whole, writing_file
 from truepair.mining.gallery import Gallery, Integers, Lists
 from truepair.models.encoders.fingerprint import combined_key
 from truepair.relations.ledger import Ledger
+from truepair.relations.standing import Standing
 
 Floats = NDArray[np.float32]
 
 CANDIDATES, PICTURES, CAPTIONS = "candidates.parquet", "pictures.parquet", "captions.parquet"
+
+MINED_SEAL = "mined.sha256.json"
+"""Sums of the files of a mined folder, which belong together."""
+
+ANSWERS_FILE = "answers.jsonl"
+"""What people said of a mined folder's pairs."""
+
+_AGAIN = "run truepair mine again"
 
 
 @dataclass(frozen=True)
@@ -130,7 +139,14 @@ class Candidates:
         return len(cell)
 
     def save(self, folder: Path) -> None:
-        """Write ``candidates.parquet``, with paths and captions for people, and the pictures and captions beside it."""
+        """Write ``candidates.parquet``, with paths and captions for people, and the pictures and captions beside it.
+
+        Args:
+            folder: of :func:`truepair.files.writing_together`, with :data:`MINED_SEAL`.
+
+        Raises:
+            OSError: the disk refuses.
+        """
         paths, texts = pa.array(self.paths, pa.string()), pa.array(self.texts, pa.string())
         first = {name: getattr(self, name).values[getattr(self, name).starts[:-1]] for name in ("own", "owners")}
         ids, caption_ids = (lists.values[lists.starts[:-1]] for lists in (self.image_ids, self.caption_ids))
@@ -165,8 +181,9 @@ class Candidates:
         """Read what :meth:`save` wrote.
 
         Raises:
-            DataError: a file is missing or damaged.
+            DataError: a file is missing or damaged, or of another call than those beside it.
         """
+        require_whole(folder, MINED_SEAL, _AGAIN)
         try:
             cells, pictures, captions = (pq.read_table(folder / name) for name in (CANDIDATES, PICTURES, CAPTIONS))
             names = tuple(name for name in cells.column_names if "/" in name)
@@ -191,8 +208,29 @@ class Candidates:
             raise DataError(f"{folder} holds no candidates ({error}); run truepair mine first") from error
 
 
+def has_answers(folder: Path) -> bool:
+    """Whether people have said anything of the pairs of a mined folder; one that was only looked at has none."""
+    file = folder / ANSWERS_FILE
+    return file.is_file() and file.stat().st_size > 0
+
+
+def require_own_ledger(folder: Path, candidates: Candidates) -> None:
+    """Check that the ledger of a mined folder is of the same call as its candidates.
+
+    One that people have answered for is not: it stays when the folder is mined again.
+
+    Raises:
+        DataError: it is of another call, which was killed before its own ledger stood.
+    """
+    if has_answers(folder) or not (folder / "ledger").is_dir():
+        return
+    standing = Standing.load(folder / "ledger")
+    if standing is not None and standing.candidates not in ("", candidates.fingerprint):
+        raise DataError(f"{folder / 'ledger'} is of another call than the candidates beside it; {_AGAIN}")
+
+
 def _write(table: pa.Table, file: Path) -> None:
-    with writing_file(file) as opened:
+    with writing_file(file, error=None) as opened:
         pq.write_table(table, opened, compression="zstd")
 
 

@@ -133,7 +133,11 @@ def by_labels(
 
 
 def save_labels(candidates: Candidates, labels: GroupLabels, folder: Path) -> None:
-    """Write ``labels.parquet``: what the column says of which candidates."""
+    """Write ``labels.parquet``: what the column says of which candidates.
+
+    Raises:
+        OSError: the disk refuses.
+    """
     pictures, captions = candidates.pictures[labels.cells], candidates.captions[labels.cells]
     columns = {
         "image": pa.array(candidates.paths, pa.string()).take(pa.array(pictures)),
@@ -143,5 +147,5 @@ def save_labels(candidates: Candidates, labels: GroupLabels, folder: Path) -> No
         "match": labels.matches,
         "column": pa.repeat(labels.column, len(pictures)),
     }
-    with writing_file(folder / LABELS) as opened:
+    with writing_file(folder / LABELS, error=None) as opened:
         pq.write_table(pa.table(columns), opened, compression="zstd")

@@ -105,13 +105,17 @@ def read_mining(folder: Path) -> dict[str, Any]:
 
 
 def write_mining(folder: Path, data: DataConfig, facts: dict[str, Any]) -> None:
-    """Write what was mined, with sources by paths that hold anywhere."""
+    """Write what was mined, with sources by paths that hold anywhere.
+
+    Raises:
+        OSError: the disk refuses.
+    """
     settings = asdict(data)
     for name in _SOURCES:
         settings[name] = None if settings[name] is None else [_absolute(source) for source in settings[name]]
     named = [source if isinstance(source, str) else source["source"] for source in settings["sources"] or ()]
     named += [source if isinstance(source, str) else source["source"] for source in settings["train"] or ()]
-    write_json(folder / MINING, {"sources": named, "folder": str(Path.cwd()), "data": settings, **facts})
+    write_json(folder / MINING, {"sources": named, "folder": str(Path.cwd()), "data": settings, **facts}, error=None)
 
 
 def _absolute(source: str | dict[str, Any]) -> str | dict[str, Any]:

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from truepair.data.table import PairTable
 from truepair.errors import CheckpointError, ConfigError, DataError
 from truepair.evaluation.truth import Truth
+from truepair.files import writing_file
 from truepair.judges.calibration import fit_logistic
 from truepair.judges.evidence import EvidenceModel, EvidenceTables, with_products
 from truepair.judges.evidence_fit import EvidenceConfig
@@ -92,9 +93,13 @@ class Refinement:
         return graph
 
     def save(self, folder: Path) -> None:
-        """Write it beside the evidence model that makes the graphs."""
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file({name: tensor.contiguous() for name, tensor in self._tensors().items()}, folder / _FILE)
+        """Write it beside the evidence model that makes the graphs.
+
+        Raises:
+            OSError: the disk refuses.
+        """
+        with writing_file(folder / _FILE, error=None) as file:
+            file.write(save({name: tensor.contiguous() for name, tensor in self._tensors().items()}))
 
     @classmethod
     def load(cls, folder: Path) -> "Refinement":

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from truepair.errors import DataError
-from truepair.files import clear_asides, writing_file
+from truepair.files import clear_asides, one_line_errors, writing_file
 from truepair.randomness import sample_keys, stable_hash
 from truepair.relations.pairs import PairSet
 from truepair.relations.standing import STANDING_FILE, Standing
@@ -58,7 +58,8 @@ class Ledger:
 
     def __init__(self, folder: str | Path, *, rank: int = 0, rows_per_part: int = 200_000) -> None:
         self.folder = Path(folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
+        with one_line_errors(self.folder, DataError, "choose another place"):
+            self.folder.mkdir(parents=True, exist_ok=True)
         self.rank = rank
         clear_asides(self.folder, f"verdicts-r{rank:05d}-*.parquet")
         self.rows_per_part = rows_per_part
@@ -111,7 +112,11 @@ class Ledger:
             self.flush()
 
     def flush(self) -> None:
-        """Bring all verdicts to disk."""
+        """Bring all verdicts to disk.
+
+        Raises:
+            DataError: the disk refuses; they wait on.
+        """
         if not self._waiting:
             return
         _write_aside(pa.Table.from_batches(self._waiting, SCHEMA), self._part(self._next_part))
@@ -162,7 +167,12 @@ class Ledger:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.flush()
+        """Flush; what ended the block early is what is told, not what else goes wrong."""
+        try:
+            self.flush()
+        except DataError:
+            if error is None:
+                raise
 
     def _part(self, number: int) -> Path:
         return self.folder / f"verdicts-r{self.rank:05d}-{number:06d}.parquet"

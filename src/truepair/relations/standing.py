@@ -65,12 +65,14 @@ class Standing:
         answers: how many pairs people judged (yes, no) to fit it; 0 for none.
         labels: pairs whose groups were known, which fitted it; 0 for none.
         certificate: the stated precision; None where none is stated.
+        candidates: fingerprint of the mined candidates that the verdicts are on; empty where they may be on others.
     """
 
     judge: str
     answers: int = 0
     labels: int = 0
     certificate: Certificate | None = None
+    candidates: str = ""
 
     @property
     def judged(self) -> bool:

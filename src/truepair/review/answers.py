@@ -12,8 +12,8 @@ from filelock import FileLock, Timeout
 
 from truepair.errors import ConfigError, DataError
 from truepair.files import one_line_errors, sync
+from truepair.mining.candidates import ANSWERS_FILE
 
-ANSWERS_FILE = "answers.jsonl"
 KINDS = ("yes", "no", "unsure", "skip", "same_picture")
 """What a person may answer to "is this caption true of this picture?"."""
 

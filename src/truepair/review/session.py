@@ -14,7 +14,7 @@ import numpy as np
 from truepair.errors import ConfigError, DataError
 from truepair.judges.answered import AnsweredConfig, AnsweredFit, AnsweredJudge, Standardised, fit_answered
 from truepair.mining.asking import next_round
-from truepair.mining.candidates import Candidates, Floats
+from truepair.mining.candidates import Candidates, Floats, require_own_ledger
 from truepair.mining.certification import plan_certificate
 from truepair.randomness import stable_hash
 from truepair.relations.standing import Standing
@@ -151,6 +151,7 @@ class ReviewSession:
         self.precision = precision
         self.seed = seed
         self.candidates = Candidates.load(folder)
+        require_own_ledger(folder, self.candidates)
         self._say = say
         self._config = config
         self._cells = Cells(self.candidates)

@@ -1,8 +1,12 @@
 """Evaluating any model on any pairs."""
 
+import errno
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Any
 
 from truepair.data.judgements import JudgedCaptions, judged_captions, on_first_rows, read_judgements
 from truepair.data.left_out import SKIPPED, LeftOut
@@ -13,7 +17,7 @@ from truepair.engine.distributed.processes import own_device
 from truepair.errors import ConfigError, DataError
 from truepair.evaluation.coco import CocoGallery, CocoReport, CocoTruths, load_coco_truths
 from truepair.evaluation.metrics import RetrievalProtocol
-from truepair.files import write_json
+from truepair.files import as_json, write_json
 from truepair.models.open import open_model
 from truepair.tasks.retrieval import ImageSource, RetrievalResult, RetrievalTask, one_row_a_picture, readable_rows
 
@@ -37,6 +41,7 @@ def coco_reports(result: RetrievalResult, table: PairTable, truths: CocoTruths) 
     }
 
 
+_TRIED = 1 << 16  # bytes; figures are fewer
 _WHOLE = "all"
 """What the figures name the split of data without splits."""
 
@@ -132,7 +137,7 @@ def evaluate_model(
     if truths is not None:
         result = replace(result, coco=coco_reports(result, pictures, truths))
     if config.output is not None:
-        write_json(Path(config.output), result.as_dict())
+        write_figures(Path(config.output), result.as_dict(), say)
     return result
 
 
@@ -189,13 +194,30 @@ def list_beside(output: str | None, say: Callable[[str], None]) -> LeftOut:
     return LeftOut(say, Path(output).with_suffix(f".{SKIPPED}"))
 
 
+def write_figures(file: Path, figures: dict[str, Any], say: Callable[[str], None]) -> None:
+    """Write figures; where the disk refuses, they are said, since it may have taken hours to measure them.
+
+    Raises:
+        DataError: the disk refuses.
+    """
+    try:
+        write_json(file, figures)
+    except DataError:
+        say(as_json(figures))
+        raise
+
+
 def make_room(file: Path) -> None:
-    """Make the folder of a file before the figures are there that would be lost without it."""
+    """Make the folder of a file, and see that it takes one, before there are figures that would be lost without it.
+
+    Raises:
+        ConfigError: it does not.
+    """
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        new = not file.exists()
-        file.open("a", encoding="utf-8").close()
-        if new:
-            file.unlink()  # an evaluation that fails leaves nothing
+        if file.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        with TemporaryFile(dir=file.parent) as tried:
+            tried.write(bytes(_TRIED))
     except OSError as error:
         raise ConfigError(f"output: {file} cannot be written ({error.strerror}); give another file") from error

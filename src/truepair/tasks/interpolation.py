@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from truepair.engine.state.snapshot import save_anew
 from truepair.errors import ConfigError
 from truepair.files import write_json
 from truepair.methods.recipe import InterpolateConfig
@@ -86,7 +87,7 @@ def interpolate_run(
     if config.alpha is None and not config.choose:
         say(f"models between start and trained one: see {folder / INTERPOLATION}; the trained one is saved")
     else:
-        model.save_pretrained(folder / "model")
+        save_anew(folder / "model", model.save_pretrained)
         say(f"the saved model is {1 - saved:.0%} start and {saved:.0%} trained, {reason}")
     curve = InterpolationCurve(points, saved)
     write_json(folder / INTERPOLATION, curve.as_dict())

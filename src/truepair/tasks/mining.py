@@ -10,8 +10,9 @@ from truepair.data.splits import build_tables
 from truepair.engine.distributed.processes import own_device
 from truepair.errors import ConfigError
 from truepair.evaluation.truth import Truth
+from truepair.files import writing_folder, writing_together
 from truepair.judges.base import JudgeInputs
-from truepair.judges.evidence import EvidenceModel, EvidenceTables
+from truepair.judges.evidence import JUDGE_SEAL, EvidenceModel, EvidenceTables
 from truepair.judges.evidence_fit import EvidenceConfig, fit_evidence
 from truepair.methods.caches import StateCaches
 from truepair.methods.recipe import PretrainRecipe
@@ -65,8 +66,8 @@ def mine(
 ) -> PairSet:
     """Record the probable false negatives among a recipe's training pairs.
 
-    The ledger, ``ledger/`` in the run folder, is written anew: all pairs with a probability of at least ``low``. Each
-    row counts with its first caption.
+    The ledger, ``ledger/`` in the run folder, holds all pairs with a probability of at least ``low``. It takes the
+    place of a former one when it is whole. Each row counts with its first caption.
 
     Args:
         recipe: names the pairs, and the frozen encoders that the judge knows.
@@ -81,6 +82,7 @@ def mine(
     Raises:
         CheckpointError: the judge is missing, or was fitted on other encoders.
         ConfigError: the recipe caches no frozen features.
+        DataError: the disk refuses; a former ledger stays.
     """
     config = config or MiningConfig()
     model, refinement = EvidenceModel.load(judge), Refinement.load(judge)
@@ -89,24 +91,23 @@ def mine(
     tables = EvidenceTables.of_run(inputs)
     mined = mine_pairs(model, refinement, tables, declared, config)
     caption_ids = torch.tensor([ids[0] for ids in inputs.table.rows["caption_ids"]])
-    ledger = Ledger(run_folder / "ledger")
-    ledger.clear()  # of what an earlier call found
-    ledger.record(
-        declared.image_ids[mined.rows],
-        caption_ids[mined.columns],
-        mined.values,
-        judge=f"mined:{mining_fingerprint(model, refinement, tables)[:12]}",
-        time=np.datetime64("now", "ms"),
-    )
-    ledger.flush()
+    folder = run_folder / "ledger"
+    with writing_folder(folder) as aside, Ledger(aside) as ledger:
+        ledger.record(
+            declared.image_ids[mined.rows],
+            caption_ids[mined.columns],
+            mined.values,
+            judge=f"mined:{mining_fingerprint(model, refinement, tables)[:12]}",
+            time=np.datetime64("now", "ms"),
+        )
     sure = mined.values >= config.high
     say(
         f"{int(sure.sum()):,} undeclared pairs of {inputs.table.name} match with a probability of at least "
-        f"{config.high:g}, {int((~sure).sum()):,} more of at least {config.low:g}: {ledger.folder}"
+        f"{config.high:g}, {int((~sure).sum()):,} more of at least {config.low:g}: {folder}"
     )
     say(
         "a run reads them by the rule {detector: recorded, "
-        f"ledger: {ledger.folder}, zone: match, low: {config.low:g}, high: {config.high:g}, action: relabel}}"
+        f"ledger: {folder}, zone: match, low: {config.low:g}, high: {config.high:g}, action: relabel}}"
     )
     truth = Truth.from_table(inputs.table)
     if truth is not None:
@@ -141,7 +142,8 @@ def fit_judge(recipe: PretrainRecipe, folder: Path, say: Say, config: EvidenceCo
     table, tables = inputs.table, EvidenceTables.of_run(inputs)
     judge = fit_evidence(tables, table, config)
     refinement = fit_refinement(judge, tables, table, evidence=config)
-    judge.save(folder)
-    refinement.save(folder)
+    with writing_together(folder, JUDGE_SEAL) as aside:
+        judge.save(aside)
+        refinement.save(aside)
     say(f"a judge was fitted on {len(table):,} clean pairs from {table.name}: {folder}")
     return judge

@@ -1,8 +1,9 @@
 """Mines any pairs without a label: candidates by neighbour search, signals, and the order of the shipped prior."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,9 +17,10 @@ from truepair.engine.distributed.processes import own_device
 from truepair.engine.logs.progress import counting
 from truepair.errors import ConfigError, DataError
 from truepair.evaluation.truth import Truth
+from truepair.files import writing_folder, writing_together
 from truepair.judges.base import PROMPT
 from truepair.methods.caches import cache_folder
-from truepair.mining.candidates import CANDIDATES, Candidates
+from truepair.mining.candidates import CANDIDATES, MINED_SEAL, Candidates, has_answers
 from truepair.mining.gallery import Gallery
 from truepair.mining.graph import FLOOR
 from truepair.mining.group_labels import (
@@ -45,9 +47,6 @@ from truepair.relations.ledger import Ledger
 from truepair.relations.standing import Standing
 from truepair.relations.text import caption_key
 from truepair.tasks.encoding import EncodingConfig, encode_gallery
-
-ANSWERS = "answers.jsonl"
-"""What people said of a mined folder's pairs."""
 
 _CHEAP = ("captions", "hubness", "pictures", "learned_pictures", "across")
 """Families that are computed for all proposals, before the strongest are kept."""
@@ -152,12 +151,6 @@ def mine_unlabelled(data: DataConfig, config: UnlabelledConfig, folder: Path, sa
     if groups is not None and config.group is not None:
         labels = label_candidates(candidates, groups, config.group)
         candidates, labels, standing = _learn(candidates, labels, standing, say)
-    folder.mkdir(parents=True, exist_ok=True)
-    candidates.save(folder)
-    if labels is None:
-        (folder / LABELS).unlink(missing_ok=True)  # of an earlier call
-    else:
-        save_labels(candidates, labels, folder)
     facts = {
         "version": __version__,
         "rows": len(tables.train),
@@ -177,8 +170,8 @@ def mine_unlabelled(data: DataConfig, config: UnlabelledConfig, folder: Path, sa
         "prior": asdict(PRIOR) | {"fingerprint": PRIOR.fingerprint},
         "fingerprint": candidates.fingerprint,
     }
-    write_mining(folder, data, facts)
     _tell(candidates, encoded, say)
+    _write(candidates, labels, data, facts, folder)
     if answered:
         say(f"{folder} holds answers of people, which stay, and so does its ledger: truepair review {folder} goes on")
     else:
@@ -258,8 +251,8 @@ def _require_same_pairs(folder: Path, candidates: Candidates) -> bool:
     Raises:
         ConfigError: about those of another source.
     """
-    if not (folder / ANSWERS).is_file() or not (folder / CANDIDATES).is_file():
-        return (folder / ANSWERS).is_file()
+    if not has_answers(folder) or not (folder / CANDIDATES).is_file():
+        return has_answers(folder)
     before = Candidates.load(folder)
     same = list(before.texts) == list(candidates.texts) and np.array_equal(
         before.image_ids.values, candidates.image_ids.values
@@ -283,14 +276,24 @@ def _learn(
     return candidates, labels, Standing(judge=f"grouped:{fit.judge.fingerprint[:12]}", labels=count)
 
 
+def _write(
+    candidates: Candidates, labels: GroupLabels | None, data: DataConfig, facts: dict[str, Any], folder: Path
+) -> None:
+    """Write what was mined, in place of that of an earlier call."""
+    with writing_together(folder, MINED_SEAL, optional=[LABELS]) as aside:
+        candidates.save(aside)
+        write_mining(aside, data, facts)
+        if labels is not None:
+            save_labels(candidates, labels, aside)
+
+
 def _record(candidates: Candidates, ledger_folder: Path, standing: Standing) -> None:
-    """Write the scores, in place of those of an earlier call."""
-    ledger = Ledger(ledger_folder)
-    ledger.clear()
+    """Write the scores; those of an earlier call stay until these stand."""
     probabilities = 1 / (1 + np.exp(-candidates.prior))
-    candidates.record(ledger, probabilities.astype(np.float32), judge=standing.judge)
-    ledger.flush()
-    standing.save(ledger_folder)
+    with writing_folder(ledger_folder) as aside:
+        with Ledger(aside) as ledger:
+            candidates.record(ledger, probabilities.astype(np.float32), judge=standing.judge)
+        replace(standing, candidates=candidates.fingerprint).save(aside)
 
 
 def _tell(candidates: Candidates, encoded: Encoded, say: Say) -> None:

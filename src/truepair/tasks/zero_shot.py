@@ -25,7 +25,7 @@ from truepair.files import write_json
 from truepair.methods.student import Say
 from truepair.models.dual.base import DualEncoder
 from truepair.models.open import open_model
-from truepair.tasks.evaluation import list_beside, make_room
+from truepair.tasks.evaluation import list_beside, make_room, write_figures
 
 ZERO_SHOT = "zero_shot.json"
 """File of a run's figures of zero-shot classification, before training and of the model that is left."""
@@ -235,7 +235,7 @@ def evaluate_zero_shot(model_folder: str | Path, config: EvaluateZeroShotConfig,
     left_out = list_beside(config.output, say)
     result = ZeroShotTask(config, opened.preprocessing, left_out).evaluate(opened.model.to(own_device()))
     if config.output is not None:
-        write_json(Path(config.output), result.as_dict())
+        write_figures(Path(config.output), result.as_dict(), say)
     return result
 
 

@@ -4,12 +4,14 @@ import contextlib
 import importlib.util
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from accelerate import Accelerator
 
+from truepair.display import say
 from truepair.errors import CheckpointError, ConfigError
 from truepair.files import as_json, one_line_errors, write_text
 
@@ -25,14 +27,18 @@ class JsonlLog:
     Args:
         path: the file, created with its folder when missing.
         enabled: write at all; on for one rank of a run.
+
+    Raises:
+        CheckpointError: the folder cannot be written.
     """
 
     def __init__(self, path: Path, *, enabled: bool = True) -> None:
         self.path = path
         self.enabled = enabled
         if enabled:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = path.open("a", encoding="utf-8")
+            with one_line_errors(path, CheckpointError, _ADVICE):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                self._file = path.open("a", encoding="utf-8")
 
     def __enter__(self) -> Self:
         return self
@@ -112,6 +118,7 @@ class RunLog:
         main = accelerator.is_main_process
         self._log = JsonlLog(folder / "log.jsonl", enabled=main)
         self._timing = JsonlLog(folder / "timing.jsonl", enabled=main)
+        self._refused = False
 
     def __enter__(self) -> Self:
         if self.accelerator.log_with:
@@ -124,7 +131,7 @@ class RunLog:
         self._log.close()
         self._timing.close()
         for tracker in self.accelerator.trackers:
-            tracker.finish()
+            self._show(tracker.finish)
 
     def write(self, kind: str, step: int, **values: Any) -> None:
         """Write a record that depends on nothing but the run.
@@ -160,7 +167,17 @@ class RunLog:
 
     def _track(self, kind: str, step: int, values: dict[str, Any]) -> None:
         if self.accelerator.trackers:
-            self.accelerator.log({f"{kind}/{name}": value for name, value in values.items()}, step=step)
+            figures = {f"{kind}/{name}": value for name, value in values.items()}
+            self._show(lambda: self.accelerator.log(figures, step=step))
+
+    def _show(self, figures: Callable[[], object]) -> None:
+        """Give trackers figures. They may raise anything; a run does not end by that, since the log has the figures."""
+        try:
+            figures()
+        except Exception as error:
+            if not self._refused:
+                say(f"a tracker refuses figures ({error!r}); all of them are in {self._log.path}")
+            self._refused = True
 
 
 def require_trackers(names: list[str]) -> None:

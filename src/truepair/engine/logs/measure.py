@@ -5,10 +5,14 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
+
+from truepair.errors import CheckpointError
+from truepair.files import write_text, writing_file
 
 
 class Stopwatch:
@@ -89,14 +93,22 @@ def profiled(folder: Path, step: int) -> Iterator[None]:
     Args:
         folder: where the files go.
         step: the step, counted from 1.
+
+    Raises:
+        CheckpointError: the disk refuses.
     """
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * torch.cuda.is_available()
     with profile(activities=activities, record_shapes=True) as profiler:
         yield
-    profiler.export_chrome_trace(str(folder / f"profile-{step}.json"))
+    with (
+        writing_file(folder / f"profile-{step}.json", error=CheckpointError) as file,
+        TemporaryDirectory(dir=folder) as place,  # the profiler opens the file that it writes
+    ):
+        profiler.export_chrome_trace(f"{place}/trace.json")
+        file.write(Path(place, "trace.json").read_bytes())
     order = "self_cuda_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
     table = profiler.key_averages().table(sort_by=order, row_limit=30, max_name_column_width=60)
-    (folder / f"profile-{step}.txt").write_text(table, encoding="utf-8")
+    write_text(folder / f"profile-{step}.txt", table, error=CheckpointError)
 
 
 class EpochCounts:

@@ -7,24 +7,25 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from truepair.display import console, visible
 
 
 @contextmanager
 def counting(label: str) -> Iterator[Callable[[int, int], None]]:
     """Show how many of how many are done; yields what to call with (done, all)."""
-    console = Console(stderr=True)
+    screen = console(errors=True)
     with Progress(
-        TextColumn(label),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=None),
         MofNCompleteColumn(),
         TimeRemainingColumn(elapsed_when_finished=True),
-        console=console,
+        console=screen,
         transient=True,
-        disable=not console.is_terminal,  # in a file it would leave empty lines
+        disable=not screen.is_terminal,  # in a file it would leave empty lines
     ) as bar:
-        task = bar.add_task(label, total=None)
+        task = bar.add_task(visible(label), total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
@@ -61,12 +62,12 @@ class RunProgress:
         self._first = clock()
         self._since: tuple[int, int, float] | None = None  # next join, step and time from which on speed is measured
         self._bar = Progress(
-            TextColumn("epoch {task.fields[epoch]}"),
+            TextColumn("epoch {task.fields[epoch]}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[speed]:.0f} pairs/s"),
-            TextColumn("{task.fields[left]}", style="progress.remaining"),
-            console=Console(stderr=True),
+            TextColumn("{task.fields[speed]:.0f} pairs/s", markup=False),
+            TextColumn("{task.fields[left]}", style="progress.remaining", markup=False),
+            console=console(errors=True),
             disable=not enabled,
         )
         self._enabled = enabled
@@ -104,4 +105,4 @@ class RunProgress:
     def say(self, line: str) -> None:
         """Print a line above the bar."""
         if self._enabled:
-            self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
+            self._bar.console.print(line, highlight=False, soft_wrap=True)

@@ -3,7 +3,7 @@
 import contextlib
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from signal import SIGTERM
@@ -28,8 +28,8 @@ from truepair.engine.loop.step import StepInfo, TrainingBatch, TrainingStep
 from truepair.engine.loop.update import BadBatches, OptimizerStep, StepResult
 from truepair.engine.loop.validation import Compare, Evaluator, Validation, percentages
 from truepair.engine.state.checkpoint import ADVICE, CheckpointSchedule, CheckpointStore, require_same_plan
-from truepair.engine.state.snapshot import Saved, Snapshot, load_average, load_weights
-from truepair.errors import CheckpointError
+from truepair.engine.state.snapshot import Saved, Snapshot, load_average, load_weights, save_anew
+from truepair.errors import CheckpointError, TruepairError
 from truepair.files import writing_folder
 from truepair.randomness import seed_generators
 from truepair.sampling.batches import SamplerConfig, build_batches, describe_scaling
@@ -185,7 +185,7 @@ class TrainingLoop:
         """
         joins = {epoch * self.steps_per_epoch: name for epoch, name in self.bare_step.joins().items()}
         with (
-            contextlib.closing(self.bare_step),
+            _closed_at_the_end(self.bare_step),
             contextlib.closing(self.reader),
             StopSignals() as self.signals,
             RunLog(self.run_folder, self.accelerator) as self.log,
@@ -427,4 +427,16 @@ def take_best(model: PreTrainedModel, run: RunResult) -> None:
     if run.best_folder is not None:
         load_weights(model, run.best_folder)
         load_average(model, run.best_folder)
-        model.save_pretrained(run.model_folder)
+        save_anew(run.model_folder, model.save_pretrained)
+
+
+@contextlib.contextmanager
+def _closed_at_the_end(step: TrainingStep) -> Iterator[None]:
+    """Close a step; what ended the run before is what is told, not what goes wrong at that."""
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(TruepairError):
+            step.close()
+        raise
+    step.close()

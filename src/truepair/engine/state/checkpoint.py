@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from truepair.errors import CheckpointError, ConfigError, TruepairError
+from truepair.errors import CheckpointError, ConfigError
 from truepair.files import move_folder, one_line_errors, remove_folder, sync
 
 MANIFEST = "manifest.json"
@@ -70,7 +70,7 @@ class CheckpointStore:
                     _seal(aside)
                     move_folder(aside, final)
                     self._remove_damaged(step)
-            except (OSError, TruepairError):
+            except Exception:
                 shutil.rmtree(aside, ignore_errors=True)
                 raise
         self.prune()

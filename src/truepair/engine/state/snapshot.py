@@ -1,7 +1,8 @@
 """What a checkpoint holds, beside the model: all that a run needs to go on as if it had never stopped."""
 
 import pickle
-from collections.abc import Iterator, Mapping
+import shutil
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,7 +16,9 @@ from transformers import PreTrainedModel
 from truepair.engine.distributed.sharding import gathered, is_sharded, load_whole, spread_like
 from truepair.engine.loop.average import WeightAverage
 from truepair.engine.loop.step import TrainingStep
+from truepair.engine.state.checkpoint import ADVICE
 from truepair.errors import CheckpointError
+from truepair.files import writing_folder
 from truepair.sampling.batches import EpochBatches
 
 SAMPLER_FILE = "sampler.safetensors"
@@ -208,3 +211,18 @@ def _spread(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str
         if number < len(parameters)
     }
     return state | {"state": own}
+
+
+def save_anew(folder: Path, save: Callable[[Path], object]) -> None:
+    """Save a model in place of the one in a folder, whose other files stay.
+
+    Args:
+        folder: of a model.
+        save: writes the files of the new one into a folder.
+
+    Raises:
+        CheckpointError: the disk refuses; then the former model stays.
+    """
+    with writing_folder(folder, error=CheckpointError, advice=ADVICE) as aside:
+        shutil.copytree(folder, aside, dirs_exist_ok=True)
+        save(aside)

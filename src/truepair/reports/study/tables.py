@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from truepair.files import write_text
 from truepair.reports.data import FactGroup
 from truepair.reports.study.data import TextTable
 from truepair.reports.study.view import StudyView
@@ -92,10 +93,13 @@ def write_markdown(
 
     Returns:
         ``path``.
+
+    Raises:
+        DataError: the disk refuses.
     """
     known = [f"- {name}: {value}" for group in facts for name, value in group.facts.items()]
     parts = [f"# {title}", "", summary, "", *known, "", *(markdown(table) for table in tables)]
-    path.write_text("\n".join(parts).rstrip() + "\n", encoding="utf-8")
+    write_text(path, "\n".join(parts).rstrip() + "\n")
     return path
 
 

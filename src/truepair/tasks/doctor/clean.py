@@ -260,7 +260,8 @@ class _PicturePaths:
     def _common(self) -> Path:
         """The folder that holds all pictures which are not below the list's."""
         if self._link.is_symlink():  # of a list that was written here before
-            self._link.unlink()
+            with one_line_errors(self._link, DataError, "choose a folder above the pictures"):
+                self._link.unlink()
         places = self._patient.table.places.to_pylist()
         folders = {os.path.dirname(os.path.realpath(one.rstrip("#"))) for one in places if one and one.endswith("#")}  # noqa: PTH120
         outside = [folder for folder in folders if not Path(folder).is_relative_to(self._folder)]
@@ -268,7 +269,6 @@ class _PicturePaths:
 
     def _write(self, data: bytes) -> str:
         if not self._written.is_dir():
-            self._written.mkdir(parents=True)
             self._notes.append(f"pictures that lie in no file of their own were written into {self._written}")
         with Image.open(io.BytesIO(data)) as opened:
             ending = (opened.format or "img").lower()

@@ -1,7 +1,6 @@
 """The files that other programs train on: rows of known matches, negatives that are none removed, ids to keep apart."""
 
 import csv
-import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -18,8 +17,8 @@ from PIL import Image
 from truepair.data.images import read_bytes
 from truepair.data.open import open_pairs
 from truepair.errors import ConfigError, DataError
-from truepair.files import writing_folder
-from truepair.mining.candidates import CANDIDATES, Candidates
+from truepair.files import write_json, writing_folder
+from truepair.mining.candidates import CANDIDATES, Candidates, require_own_ledger
 from truepair.mining.gallery import Gallery, Integers, Lists
 from truepair.mining.pictures import MinedPictures, read_mining
 from truepair.relations.ledger import read_ledger
@@ -113,6 +112,7 @@ def open_verdicts(folder: Path, data: str | None, say: Say) -> VerdictSource:
         if not mined:
             raise ConfigError(f"{folder} is no mined folder; give the source of its pairs: --data pairs.csv")
         mining, candidates = read_mining(folder), Candidates.load(folder)
+        require_own_ledger(folder, candidates)
         paths = [None if path is None else str(Path(mining["folder"], path)) for path in candidates.paths]
         return VerdictSource(ledger, replace(candidates, paths=paths), MinedPictures(candidates, mining).stored)
     table = open_pairs(data)
@@ -125,6 +125,7 @@ def open_verdicts(folder: Path, data: str | None, say: Say) -> VerdictSource:
         candidates = Candidates.of_gallery(gallery, nothing, nothing, np.empty((0, 0), np.float32), (), none)
     else:
         candidates = Candidates.load(folder)
+        require_own_ledger(folder, candidates)
     rows = {image: row for row, image in enumerate(table.image_ids.tolist())}
 
     def stored(number: int) -> Mapping[str, Any]:
@@ -173,7 +174,7 @@ def export_verdicts(source: VerdictSource, kind: str, folder: Path, config: Expo
         count = KINDS[kind](export)
         certificate = None if standard.certificate is None else asdict(standard.certificate)
         record = {"format": kind, "of": str(source.ledger), "rows": count, "certificate": certificate, "said": lines}
-        (aside / RECORD).write_text(json.dumps(record, indent=1), encoding="utf-8")
+        write_json(aside / RECORD, record)
     return count
 
 

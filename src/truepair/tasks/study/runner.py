@@ -20,8 +20,9 @@ from torch import Tensor
 
 from truepair.data.left_out import SKIPPED
 from truepair.data.table import PairTable
-from truepair.errors import ConfigError, TruepairError
-from truepair.files import write_json
+from truepair.display import unfailing
+from truepair.errors import ConfigError, DataError, TruepairError
+from truepair.files import one_line_errors, write_json, write_text
 from truepair.methods.recipe import PretrainRecipe
 from truepair.methods.student import Say, build_student
 from truepair.mining.mine import MiningConfig
@@ -136,10 +137,13 @@ def do_run(run: StudyRun) -> None:
     goes_on = run.command == "pretrain" and asked.exists() and asked.read_text(encoding="utf-8") == run.fingerprint
     if run.folder.exists() and not goes_on:
         shutil.rmtree(run.folder)  # half a judge, or half a run of another definition
-    run.folder.mkdir(parents=True, exist_ok=True)
-    asked.write_text(run.fingerprint, encoding="utf-8")
+    write_text(asked, run.fingerprint)
     started = time.perf_counter()
-    with (run.folder / "said.txt").open("w", encoding="utf-8") as said:
+    file = run.folder / "said.txt"
+    with one_line_errors(file, DataError, "free some space"):
+        opened = file.open("w", encoding="utf-8")
+    with opened:
+        said = unfailing(opened)
         found = _COMMANDS[run.command](run, lambda line: print(line, file=said, flush=True))
     result = {"fingerprint": run.fingerprint, "seconds": time.perf_counter() - started, **found}
     write_json(run.folder / RESULT, result)
