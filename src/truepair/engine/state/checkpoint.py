@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 import time
 from collections.abc import Callable
@@ -14,6 +15,8 @@ from truepair.files import move_folder, one_line_errors, remove_folder, sync
 MANIFEST = "manifest.json"
 
 STATE = "state.json"
+
+_NAME = re.compile(r"step-(\d{8,})")  # a copy that a user made has another: step-00000012-old, say
 
 ADVICE = "free some space and run the same command again, earlier checkpoints are untouched"
 
@@ -108,7 +111,7 @@ class CheckpointStore:
         return self.folder / f"step-{step:08d}"
 
     def _folders(self) -> list[Path]:
-        return sorted(self.folder.glob("step-*"))
+        return checkpoints_in(self.folder)
 
     def _remove_damaged(self, step: int) -> None:
         """Remove checkpoints of later steps: the run went back behind them because they are damaged.
@@ -122,7 +125,8 @@ class CheckpointStore:
     def _clear_leftovers(self) -> None:
         """Remove what a process that was killed left half-written or half-removed."""
         for leftover in self.folder.glob(".step-*"):
-            shutil.rmtree(leftover, ignore_errors=True)
+            if _NAME.fullmatch(leftover.stem.removeprefix(".")) and leftover.suffix in (".partial", ".removed"):
+                shutil.rmtree(leftover, ignore_errors=True)
 
 
 class CheckpointSchedule:
@@ -193,7 +197,12 @@ def require_same_plan(run_folder: Path, then: dict[str, Any], now: dict[str, Any
 
 def has_begun(run_folder: Path) -> bool:
     """Whether a run has left something to go on from: a checkpoint, or its finished model."""
-    return (run_folder / "model").exists() or any((run_folder / "checkpoints").glob("step-*"))
+    return (run_folder / "model").exists() or bool(checkpoints_in(run_folder / "checkpoints"))
+
+
+def checkpoints_in(folder: Path) -> list[Path]:
+    """The checkpoints that lie in a folder, the oldest first; what has another name is not the run's."""
+    return sorted((path for path in folder.glob("step-*") if _NAME.fullmatch(path.name) and path.is_dir()), key=_step_of)
 
 
 def _step_of(folder: Path) -> int:
