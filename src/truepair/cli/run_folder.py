@@ -5,7 +5,7 @@ import json
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -68,21 +68,34 @@ class Opening(Generic[_Recipe]):
 
     @contextmanager
     def recorded(self) -> Iterator[None]:
-        """Keep the recipe in the run folder; if it is refused there, the one before is put back.
+        """Hold the run folder, and keep the recipe in it; if it is refused there, the one before is put back.
 
         Raises:
-            ConfigError: the folder cannot be written, or holds a run of other settings.
+            ConfigError: the folder cannot be written, is held by another run, or holds a run of other settings.
         """
         if not is_first_process():
             yield
             return
-        before = keep_recipe(self.recipe, self.folder)
-        try:
+        with self.held():
+            before = keep_recipe(self.recipe, self.folder)
+            try:
+                yield
+            except TruepairError:
+                if before is not None:
+                    (self.folder / RECIPE).write_bytes(before)
+                raise
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the run folder: no other run writes into it meanwhile. Of several processes the first holds it.
+
+        Raises:
+            ConfigError: it cannot be written, or is held by another run.
+        """
+        from truepair.engine.state.lock import holding
+
+        with holding(self.folder, say) if is_first_process() else nullcontext():
             yield
-        except TruepairError:
-            if before is not None:
-                (self.folder / RECIPE).write_bytes(before)
-            raise
 
 
 class RecipeCommand(Generic[_Recipe]):

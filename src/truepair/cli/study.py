@@ -50,6 +50,7 @@ def run(words: list[str]) -> None:
     folder = Path(call.folder or Path("runs") / file.stem)
     study = _read_study(file)
 
+    from truepair.engine.state.lock import holding
     from truepair.reports.study import read_detectors, report_study
     from truepair.tasks.study.cells import runs_of, runs_of_arms
     from truepair.tasks.study.results import gather_results
@@ -65,28 +66,29 @@ def run(words: list[str]) -> None:
     detectors = file.parent / study.detectors if study.detectors else None
     if detectors is not None and read_detectors(detectors) is None:
         raise ConfigError(f"{file}: detectors: there is no file {detectors}")
-    try:
-        run_study(chosen, call.workers, say, redo=call.redo)
-    finally:
-        done = [one for one in every if one.arm is not None and state_of(one) == "done"]
-        if done:
-            gather_results(file.stem, done, folder)
-            left_out = left_out_of(done)
-            for line in left_out:
-                say(line)
-            command = shlex.join(["truepair", "study", *words])
-            page = report_study(
-                folder,
-                title=study.title,
-                reference=study.reference,
-                ceiling=study.ceiling,
-                command=command,
-                arms=list(study.arms),
-                questions=study.questions,
-                detectors=detectors,
-                left_out=left_out,
-            )
-            say(f"{len(done)} cells; the page of what they found: {page}")
+    with holding(folder, say):  # two would do the same runs, and gather each other's halves
+        try:
+            run_study(chosen, call.workers, say, redo=call.redo)
+        finally:
+            done = [one for one in every if one.arm is not None and state_of(one) == "done"]
+            if done:
+                gather_results(file.stem, done, folder)
+                left_out = left_out_of(done)
+                for line in left_out:
+                    say(line)
+                command = shlex.join(["truepair", "study", *words])
+                page = report_study(
+                    folder,
+                    title=study.title,
+                    reference=study.reference,
+                    ceiling=study.ceiling,
+                    command=command,
+                    arms=list(study.arms),
+                    questions=study.questions,
+                    detectors=detectors,
+                    left_out=left_out,
+                )
+                say(f"{len(done)} cells; the page of what they found: {page}")
 
 
 def _read_study(file: Path) -> StudyConfig:

@@ -28,6 +28,7 @@ from truepair.engine.loop.step import StepInfo, TrainingBatch, TrainingStep
 from truepair.engine.loop.update import BadBatches, OptimizerStep, StepResult
 from truepair.engine.loop.validation import Compare, Evaluator, Validation, percentages
 from truepair.engine.state.checkpoint import ADVICE, CheckpointSchedule, CheckpointStore, require_same_plan
+from truepair.engine.state.lock import require_held
 from truepair.engine.state.snapshot import Saved, Snapshot, load_average, load_weights
 from truepair.errors import CheckpointError
 from truepair.files import writing_folder
@@ -292,6 +293,7 @@ class TrainingLoop:
         """Write a checkpoint of the last step, unless there is one."""
         if self.schedule.step == self.done or not self.config.save:
             return
+        require_held(self.run_folder)
         self.log.sync()
         state = {
             "run": self._plan(),

@@ -202,7 +202,9 @@ def has_begun(run_folder: Path) -> bool:
 
 def checkpoints_in(folder: Path) -> list[Path]:
     """The checkpoints that lie in a folder, the oldest first; what has another name is not the run's."""
-    return sorted((path for path in folder.glob("step-*") if _NAME.fullmatch(path.name) and path.is_dir()), key=_step_of)
+    return sorted(
+        (path for path in folder.glob("step-*") if _NAME.fullmatch(path.name) and path.is_dir()), key=_step_of
+    )
 
 
 def _step_of(folder: Path) -> int:
