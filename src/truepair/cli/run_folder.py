@@ -1,6 +1,7 @@
 """What the commands that read a recipe have in common: how they open, what a run folder keeps, and how they speak."""
 
 import argparse
+import hashlib
 import json
 import os
 import warnings
@@ -16,6 +17,7 @@ from truepair.cli.arguments import bundled_recipes, find_recipe, lay_recipe, rea
 from truepair.cli.fields import RecipeClass
 from truepair.cli.options import CommandParser
 from truepair.errors import ConfigError, TruepairError
+from truepair.files import writing_file
 
 if TYPE_CHECKING:
     from truepair.data.splits import DataConfig
@@ -27,27 +29,7 @@ PRETRAIN: "RecipeClass[PretrainRecipe]" = RecipeClass("truepair.methods.recipe",
 
 RECIPE = "recipe.yaml"
 
-# How long, how fast, where and how closely watched: a run may go on with other values.
-_FREE = (
-    "loop.",
-    "optimizer.",
-    "evaluation.",
-    "data.sources",
-    "data.train",
-    "data.validation",
-    "data.test",
-    "data.max_bad_fraction",
-    "model.cache_folder",
-    "model.interpolate",
-    "zero_shot.largest_fall",
-    "zero_shot.batch_size",
-    "zero_shot.workers",
-)
-
-_FREE_IN_PARTS = tuple(f"assignment.{name}" for name in _FREE)
-
-# ... but a finished run has no more use for these, and its result is that of the old ones.
-_SETTLED = ("optimizer.", "assignment.optimizer.")
+_SUM = b"# sha256 of what follows: "  # how a recipe begins that a run has kept
 
 
 @dataclass(frozen=True)
@@ -194,8 +176,9 @@ def keep_recipe(recipe: Any, folder: Path) -> bytes | None:
         before = file.read_bytes() if file.is_file() else None
         if before is not None:
             _require_same_run(folder, before, recipe)
-        folder.mkdir(parents=True, exist_ok=True)
-        file.write_text(to_yaml(recipe), encoding="utf-8")
+        text = to_yaml(recipe).encode()
+        with writing_file(file, error=None) as opened:
+            opened.write(_SUM + hashlib.sha256(text).hexdigest().encode() + b"\n" + text)
     except OSError as error:
         raise ConfigError(f"the run folder {folder} cannot be used ({error.strerror}); give another one") from error
     return before
@@ -277,31 +260,38 @@ def quiet_libraries() -> None:
 
 
 def _require_same_run(folder: Path, before: bytes, recipe: Any) -> None:
-    """Compare what both recipes state; fields that only one has are of another version."""
-    from truepair.engine.state.checkpoint import has_begun
+    """Compare what both recipes state; fields that only one has are of another version.
+
+    Of a file that is not as the run wrote it the checkpoints say more, and the run itself compares when it goes on.
+    """
+    from truepair.engine.state.checkpoint import has_begun, notes_identity
+    from truepair.engine.state.identity import require_same_settings
+    from truepair.methods.settings import settings_of
 
     if not has_begun(folder):
         return
-    finished = (folder / "model").exists()
-    then, now = (dict(_leaves(yaml.safe_load(text))) for text in (before, to_yaml(recipe)))
-    for name in (name for name in now if name in then):
-        free = _is_among(name, (*_FREE, *_FREE_IN_PARTS)) and not (finished and _is_among(name, _SETTLED))
-        if then[name] != now[name] and not free:
-            raise ConfigError(
-                f"{folder} holds a run with {name} {then[name]}, now it is {now[name]}; give another --run-folder, or "
-                "the old setting"
-            )
+    stated = _as_written(before)
+    if stated is None and not notes_identity(folder):
+        raise ConfigError(
+            f"{folder / RECIPE} is damaged, and no checkpoint says which settings its run has; restore it, or give "
+            "another --run-folder"
+        )
+    if stated is None:
+        say(f"{folder / RECIPE} is not as the run wrote it, and is written anew; its checkpoints say what it was")
+        return
+    (then, settled_then), (now, settled) = settings_of(stated), settings_of(recipe)
+    require_same_settings(folder, then, now)
+    if (folder / "model").exists():
+        require_same_settings(folder, settled_then, settled)
 
 
-def _is_among(name: str, fields: Sequence[str]) -> bool:
-    """Whether a dotted name is one of some fields, or lies in one of those that end in a point: groups of fields."""
-    return any(name.startswith(field) if field.endswith(".") else name == field for field in fields)
-
-
-def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted names and values; a list is one value."""
-    if isinstance(value, Mapping) and value:
-        for key, part in value.items():
-            yield from _leaves(part, f"{name}.{key}" if name else str(key))
-    else:
-        yield name, value
+def _as_written(kept: bytes) -> Mapping[str, Any] | None:
+    """What a kept recipe states; None if it is not as the run wrote it, or no recipe."""
+    first, _, rest = kept.partition(b"\n")
+    if first.startswith(_SUM) and first.removeprefix(_SUM).decode(errors="replace") != hashlib.sha256(rest).hexdigest():
+        return None
+    try:
+        stated = yaml.safe_load(kept)
+    except (yaml.YAMLError, ValueError):
+        return None
+    return stated if isinstance(stated, Mapping) else None

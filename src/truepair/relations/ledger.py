@@ -4,6 +4,7 @@ A verdict says with which probability an image and a caption match, who says so,
 not its business: that is decided by zones and rules when the ledger is read.
 """
 
+import hashlib
 import re
 from collections.abc import Sequence
 from functools import lru_cache
@@ -280,6 +281,14 @@ class VerdictIndex:
 
     def __len__(self) -> int:
         return len(self.probabilities)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of all verdicts: who says of which pair with which probability; 32 hexadecimal digits."""
+        state = hashlib.blake2b("\0".join(self.names).encode(), digest_size=16)
+        for column in (self.image_ids, self.caption_ids, self.probabilities, self.judges):
+            state.update(np.ascontiguousarray(column).data)
+        return state.hexdigest()
 
     def of_pictures(self, image_ids: np.ndarray, keys: np.ndarray) -> "VerdictIndex":
         """The same verdicts, each on the picture that its image id stands for: one on a copy holds for all copies.

@@ -94,6 +94,11 @@ class Nlvr2Table:
     def __len__(self) -> int:
         return len(self.statements)
 
+    @property
+    def rows(self) -> datasets.Dataset:
+        """The statements."""
+        return self.statements
+
     def labelled(self) -> "Nlvr2Table":
         """The statements of which it is known whether they are true."""
         known = [row for row, label in enumerate(self.statements["label"]) if label >= 0]

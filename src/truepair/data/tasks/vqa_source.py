@@ -101,6 +101,11 @@ class VqaTable:
     def __len__(self) -> int:
         return len(self.questions)
 
+    @property
+    def rows(self) -> Dataset:
+        """The questions."""
+        return self.questions
+
     def answered(self) -> "VqaTable":
         """The questions whose answers are known."""
         known = [row for row, answers in enumerate(self.questions["answers"]) if answers]

@@ -28,6 +28,7 @@ from truepair.engine.loop.step import StepInfo, TrainingBatch, TrainingStep
 from truepair.engine.loop.update import BadBatches, OptimizerStep, StepResult
 from truepair.engine.loop.validation import Compare, Evaluator, Validation, percentages
 from truepair.engine.state.checkpoint import ADVICE, CheckpointSchedule, CheckpointStore, require_same_plan
+from truepair.engine.state.identity import Identity
 from truepair.engine.state.lock import require_held
 from truepair.engine.state.snapshot import Saved, Snapshot, load_average, load_weights
 from truepair.errors import CheckpointError
@@ -103,8 +104,10 @@ class TrainingLoop:
         evaluator: Evaluator | None = None,
         describe_figures: Callable[[Mapping[str, float]], str] = percentages,
         compare_figures: Compare | None = None,
+        identity: Identity | None = None,
     ) -> None:
         self.config = loop
+        self.identity = identity
         self.run_folder = run_folder
         self.dataset = dataset
         self.collate = collate
@@ -297,6 +300,7 @@ class TrainingLoop:
         self.log.sync()
         state = {
             "run": self._plan(),
+            **({} if self.identity is None else {"identity": self.identity.state()}),
             "substitutions": self.substitutions.state(),
             "skipped": self.bad_batches.skipped,
             "average_updates": self.average.updates if self.average else 0,
@@ -346,6 +350,7 @@ class TrainingLoop:
         folder, state = found or (None, {"step": -1})
         if folder is not None:
             require_same_plan(self.run_folder, state["run"], self._plan())
+            self._require_same(state)
             self.snapshot.read(folder, state)
             self.substitutions.load_state(state["substitutions"])
             self.bad_batches.skipped = state["skipped"]
@@ -364,6 +369,17 @@ class TrainingLoop:
         epoch = self.done // self.steps_per_epoch - 1  # the last whole one; -1 before the first step
         if self.done % self.steps_per_epoch == 0 and self.validation.due(epoch):
             self._evaluate(epoch)
+
+    def _require_same(self, state: dict[str, Any]) -> None:
+        """Refuse to go on with what the run did not begin with.
+
+        Raises:
+            ConfigError: settings or contents differ.
+        """
+        if self.identity is not None:
+            finished, accept = state["step"] == self.total_steps, self.config.accept_changes
+            then = state.get("identity")
+            self.identity.require_same(self.run_folder, then, self.progress.say, finished=finished, accept=accept)
 
     def _plan(self) -> dict[str, Any]:
         """What must not change between a run and its resumption."""

@@ -200,6 +200,16 @@ def has_begun(run_folder: Path) -> bool:
     return (run_folder / "model").exists() or bool(checkpoints_in(run_folder / "checkpoints"))
 
 
+def notes_identity(run_folder: Path) -> bool:
+    """Whether a checkpoint of a run says what the run is of; those of older versions do not."""
+    for folder in reversed(checkpoints_in(run_folder / "checkpoints")):
+        try:
+            return "identity" in json.loads((folder / STATE).read_text(encoding="utf-8"))
+        except (OSError, ValueError):  # a damaged one, which the run passes over
+            continue
+    return False
+
+
 def checkpoints_in(folder: Path) -> list[Path]:
     """The checkpoints that lie in a folder, the oldest first; what has another name is not the run's."""
     return sorted(
