@@ -95,7 +95,7 @@ class StepBuilder:
         encoder = self._encoder(self.model, self.caches, self.image_cache)
         truth = Truth.from_table(self.table)
         # Every rank knows the verdicts on all pairs; one writes them.
-        ledger = Ledger(self.run_folder / "ledger") if relations.ledger and ranks.rank == 0 else None
+        ledger = Ledger(self.run_folder / "ledger", say=self.say) if relations.ledger and ranks.rank == 0 else None
         rules = self._rules()
         counts_matches = truth is not None and (recipe.ecm is not None or relations.finds)
         step = PretrainStep(

@@ -21,8 +21,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from truepair.engine.state.checkpoint import has_begun
-from truepair.errors import ConfigError
+from truepair.engine.state.checkpoint import MANIFEST, find_damage, has_begun, seal
+from truepair.errors import ConfigError, DataError
 from truepair.methods.rules import RelationsConfig
 from truepair.methods.student import Say
 from truepair.relations.actions import Keep, Relabel, Smooth
@@ -104,6 +104,8 @@ def hear(relations: RelationsConfig, run_folder: Path, say: Say, *, first: bool 
             )
         if not begun and now is not None:
             _require_judged(relations, ledger, now)
+        if begun and first:
+            _mend(Path(ledger), copy, say)
         if not begun and first:
             shutil.rmtree(copy, ignore_errors=True)
             if now is not None:
@@ -189,3 +191,30 @@ def _copy(ledger: Path, copy: Path) -> None:
     for file in ledger.glob("verdicts-*.parquet"):
         shutil.copy2(file, copy)
     shutil.copy2(ledger / STANDING_FILE, copy)
+    seal(copy)
+
+
+def _mend(ledger: Path, copy: Path, say: Say) -> None:
+    """Copy a ledger anew if the run's copy is damaged, and the ledger is still what it was.
+
+    Raises:
+        DataError: it is damaged, and the ledger is another one by now.
+    """
+    if not (copy / MANIFEST).is_file():  # of an older version, or there is no copy
+        return
+    damage = find_damage(copy)
+    if damage is None:
+        return
+    aside = copy.with_name(f".{copy.name}.partial")
+    shutil.rmtree(aside, ignore_errors=True)
+    if (ledger / STANDING_FILE).is_file():
+        _copy(ledger, aside)
+    if not aside.is_dir() or (aside / MANIFEST).read_bytes() != (copy / MANIFEST).read_bytes():
+        shutil.rmtree(aside, ignore_errors=True)
+        raise DataError(
+            f"{copy}, the run's copy of {ledger}, is damaged ({damage}), and {ledger} has changed since; restore one "
+            "of both, or give another --run-folder"
+        )
+    shutil.rmtree(copy)
+    aside.rename(copy)
+    say(f"{copy}, the run's copy of {ledger}, was damaged ({damage}), and has been copied anew")

@@ -306,8 +306,17 @@ class TrainingLoop:
             "average_updates": self.average.updates if self.average else 0,
             "hardest": self.hardest.state(),
         }
-        self.store.save(self.done, self.snapshot.write, state)
+        self.store.save(self.done, self._write_checkpoint, state)
         self.schedule.note(self.done)
+
+    def _write_checkpoint(self, folder: Path) -> None:
+        """Write this rank's files of a checkpoint.
+
+        Raises:
+            OSError: the disk is full, say.
+        """
+        self.snapshot.write(folder)
+        self.log.copy_to(folder)
 
     def _evaluate(self, epoch: int) -> None:
         """Evaluate on the first process; the others wait, and all learn of a signal that came meanwhile."""
@@ -360,8 +369,8 @@ class TrainingLoop:
             self.progress.say(f"going on from {folder}")
         else:
             self.bare_step.begin()
-        self.log.rewind(state["step"])
-        self.bad_batches.rewind(state["step"])
+        self.log.rewind(state["step"], self.progress.say, folder)
+        self.bad_batches.rewind(state["step"], self.progress.say)
         self.validation.restore(self.log.validations())
         for record in self.log.steps():  # what was remarked before is not remarked again
             self.bare_step.remark(record["step"], self.total_steps, record)

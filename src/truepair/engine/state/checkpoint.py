@@ -70,7 +70,7 @@ class CheckpointStore:
                 self.meet()
                 if self.main:
                     (aside / STATE).write_text(json.dumps({"step": step, **state}, indent=1), encoding="utf-8")
-                    _seal(aside)
+                    seal(aside)
                     move_folder(aside, final)
                     self._remove_damaged(step)
             except (OSError, TruepairError):
@@ -164,6 +164,18 @@ class CheckpointSchedule:
 
 def find_fault(folder: Path) -> str | None:
     """Return what is wrong with a checkpoint folder, or None when every file matches the manifest."""
+    damage = find_damage(folder)
+    if damage is not None:
+        return damage
+    try:
+        json.loads((folder / STATE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return f"{STATE} cannot be read"
+    return None
+
+
+def find_damage(folder: Path) -> str | None:
+    """Return which file of a folder does not match its manifest, or None."""
     try:
         manifest: dict[str, str] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -174,10 +186,6 @@ def find_fault(folder: Path) -> str | None:
             return f"{name} is missing"
         if _sha256(path) != digest:
             return f"{name} does not match its hash"
-    try:
-        json.loads((folder / STATE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return f"{STATE} cannot be read"
     return None
 
 
@@ -221,7 +229,7 @@ def _step_of(folder: Path) -> int:
     return int(folder.name.removeprefix("step-"))
 
 
-def _seal(folder: Path) -> None:
+def seal(folder: Path) -> None:
     """Sync every file to disk, then write the manifest of their hashes."""
     manifest = {}
     for path in sorted(folder.rglob("*")):
