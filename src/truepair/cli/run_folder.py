@@ -273,8 +273,8 @@ def _require_same_run(folder: Path, before: bytes, recipe: Any) -> None:
     stated = _as_written(before)
     if stated is None and not notes_identity(folder):
         raise ConfigError(
-            f"{folder / RECIPE} is damaged, and no checkpoint says which settings its run has; restore it, or give "
-            "another --run-folder"
+            f"{folder / RECIPE} is not as the run wrote it, and no checkpoint says which settings it had; restore it, "
+            "or give another --run-folder"
         )
     if stated is None:
         say(f"{folder / RECIPE} is not as the run wrote it, and is written anew; its checkpoints say what it was")
