@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from truepair.engine.state.checkpoint import MANIFEST, find_damage, has_begun, seal
+from truepair.engine.state.checkpoint import MANIFEST, find_damage, has_begun, seal, sums_of
 from truepair.errors import ConfigError, DataError
 from truepair.methods.rules import RelationsConfig
 from truepair.methods.student import Say
@@ -90,6 +90,8 @@ def hear(relations: RelationsConfig, run_folder: Path, say: Say, *, first: bool 
     """
     begun = has_begun(run_folder)
     for ledger, copy in _copies(relations, run_folder).items():
+        if begun and first:
+            _mend(Path(ledger), copy, say)
         now, then = _standing(Path(ledger)), _standing(copy)
         if begun and then is None and now is not None:
             raise ConfigError(
@@ -104,8 +106,6 @@ def hear(relations: RelationsConfig, run_folder: Path, say: Say, *, first: bool 
             )
         if not begun and now is not None:
             _require_judged(relations, ledger, now)
-        if begun and first:
-            _mend(Path(ledger), copy, say)
         if not begun and first:
             shutil.rmtree(copy, ignore_errors=True)
             if now is not None:
@@ -209,7 +209,11 @@ def _mend(ledger: Path, copy: Path, say: Say) -> None:
     shutil.rmtree(aside, ignore_errors=True)
     if (ledger / STANDING_FILE).is_file():
         _copy(ledger, aside)
-    if not aside.is_dir() or (aside / MANIFEST).read_bytes() != (copy / MANIFEST).read_bytes():
+    same = aside.is_dir() and (
+        (aside / MANIFEST).read_bytes() == (copy / MANIFEST).read_bytes()
+        or sums_of(aside) == sums_of(copy)  # the manifest alone is damaged
+    )
+    if not same:
         shutil.rmtree(aside, ignore_errors=True)
         raise DataError(
             f"{copy}, the run's copy of {ledger}, is damaged ({damage}), and {ledger} has changed since; restore one "

@@ -231,15 +231,19 @@ def _step_of(folder: Path) -> int:
 
 def seal(folder: Path) -> None:
     """Sync every file to disk, then write the manifest of their hashes."""
-    manifest = {}
-    for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            sync(path)
-            manifest[str(path.relative_to(folder))] = _sha256(path)
+    manifest = sums_of(folder)
+    for name in manifest:
+        sync(folder / name)
     target = folder / MANIFEST
     target.write_text(json.dumps(manifest, indent=1), encoding="utf-8")
     sync(target)
     sync(folder)
+
+
+def sums_of(folder: Path) -> dict[str, str]:
+    """The SHA-256 of every file of a folder but its manifest."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST)
+    return {str(path.relative_to(folder)): _sha256(path) for path in files}
 
 
 def _sha256(path: Path) -> str:
