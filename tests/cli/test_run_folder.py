@@ -51,9 +51,24 @@ def test_a_folder_without_a_run_takes_any_recipe(tmp_path: Path) -> None:
 
 def test_fields_of_another_version_do_not_count(tmp_path: Path) -> None:
     folder = begun(tmp_path, finished=True)
-    text = (folder / RECIPE).read_text(encoding="utf-8")
+    _, text = (folder / RECIPE).read_text(encoding="utf-8").split("\n", 1)  # older ones begin without a sum
     (folder / RECIPE).write_text(text.replace("  group_seed: 0\n", "  gone_since: 4\n"), encoding="utf-8")
     keep_recipe(changed("data", group_seed=1), folder)
+
+
+@pytest.mark.parametrize("text", ["", "# nothing", "[1, 2]", "data: {", "\x00", None])
+def test_a_recipe_that_is_not_as_it_was_written_is_no_guard(
+    tmp_path: Path, text: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = begun(tmp_path, finished=False)
+    whole = (folder / RECIPE).read_text()
+    (folder / RECIPE).write_text(whole.replace("group_seed: 0", "group_seed: 1") if text is None else text)
+    with pytest.raises(ConfigError, match=r"recipe\.yaml is not as the run wrote it, and no checkpoint says which"):
+        keep_recipe(FIRST, folder)
+    (folder / "checkpoints/step-00000003/state.json").write_text('{"identity": {}}')
+    keep_recipe(FIRST, folder)
+    assert "is not as the run wrote it, and is written anew; its checkpoints say what it was" in capsys.readouterr().err
+    assert (folder / RECIPE).read_text() == whole
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ MOMENTS = {
     "the optimizer": ("truepair.engine.state.snapshot:save_optimizer", 2),
     "the sampler": ("truepair.sampling.grouped:GroupedBatchSampler.state_dict", 2),
     "the average": ("truepair.engine.state.snapshot:save_file", 4),
-    "the manifest": ("truepair.engine.state.checkpoint:_seal", 2),
+    "the manifest": ("truepair.engine.state.checkpoint:seal", 2),
     "the log": ("truepair.engine.logs.log:JsonlLog.write", 9),
     "the plan": ("truepair.sampling.plan:PlanFolder.write", 1),
     "the final model": ("truepair.engine.loop.loop:writing_folder", 1),

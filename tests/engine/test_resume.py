@@ -16,7 +16,7 @@ POINTS = {
     "after the update": Fault("truepair.engine.loop.average:WeightAverage.update", 8),
     "between a step and its log": Fault("truepair.engine.logs.log:RunLog.write", 9),
     "in a checkpoint, after the model": Fault("truepair.engine.state.snapshot:save_optimizer", 2),
-    "in a checkpoint, before the manifest": Fault("truepair.engine.state.checkpoint:_seal", 3),
+    "in a checkpoint, before the manifest": Fault("truepair.engine.state.checkpoint:seal", 3),
     "in a checkpoint, before the rename": Fault("truepair.engine.state.checkpoint:move_folder", 3),
     "in a checkpoint, after the rename": Fault("truepair.engine.state.checkpoint:move_folder", 3, after=True),
     "between checkpoint and clearing up": Fault("truepair.engine.state.checkpoint:remove_folder", 1),

@@ -57,7 +57,7 @@ def test_loading_processes_outlive_a_signal_to_the_group(whole: dict[str, bytes]
 
 def test_a_signal_while_a_checkpoint_is_written_waits_for_it(whole: dict[str, bytes], tmp_path: Path) -> None:
     run = TinyRun(tmp_path)
-    assert run_in_process(run, Fault("truepair.engine.state.checkpoint:_seal", 3, kind=signal.SIGTERM))[0] == 143
+    assert run_in_process(run, Fault("truepair.engine.state.checkpoint:seal", 3, kind=signal.SIGTERM))[0] == 143
     assert steps_on_disk(tmp_path)[-1] == 7
     assert run_in_process(run)[0] == 0
     assert remains(tmp_path) == whole

@@ -109,9 +109,30 @@ def test_going_back_to_a_checkpoint_removes_later_verdicts(tmp_path: Path) -> No
     write(resumed, [4], [0])
     resumed.flush()
     assert read_ledger(tmp_path)["image_id"].to_pylist() == [1, 4, 50]
-    next(iter(tmp_path.glob("verdicts-r00000-000000*"))).unlink()
-    with pytest.raises(DataError, match="lacks part 0"):
+
+
+@pytest.mark.parametrize("fault", ["gone", "emptied", "a bit"])
+def test_a_part_that_is_gone_or_damaged_is_said_and_the_others_stay(tmp_path: Path, fault: str) -> None:
+    said: list[str] = []
+    ledger = Ledger(tmp_path, rows_per_part=1)
+    for image in (1, 2, 3):
+        write(ledger, [image], [0])
+    state = ledger.state_dict()
+    part = tmp_path / "verdicts-r00000-000001.parquet"
+    if fault == "gone":
+        part.unlink()
+    else:
+        whole = bytearray(part.read_bytes())
+        whole[60] ^= 4
+        part.write_bytes(whole if fault == "a bit" else b"")
+    for _ in range(2):  # the second time there is nothing to say
+        resumed = Ledger(tmp_path, say=said.append)
         resumed.load_state_dict(state)
+        assert read_ledger(tmp_path)["image_id"].to_pylist() == [1, 3]
+        state = resumed.state_dict()
+    became = "is gone" if fault == "gone" else "is damaged, and is damaged-verdicts-r00000-000001.parquet now"
+    assert said == [f"{part} {became}; the run goes on without its verdicts"]
+    assert (tmp_path / "damaged-verdicts-r00000-000001.parquet").exists() == (fault != "gone")
 
 
 def test_a_flush_that_fails_keeps_the_first_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

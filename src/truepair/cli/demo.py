@@ -1,5 +1,6 @@
 """``truepair demo``: trains a small model without and with false-negative management, and shows what it found."""
 
+import argparse
 import shlex
 import time
 from dataclasses import replace
@@ -53,13 +54,22 @@ def run(words: list[str]) -> None:
         parser.print_help()
         return
     call = parser.read(words)
+    plain = _on_data(_read(call, "demo"), call.data, call.full)
+
+    from truepair.engine.state.lock import holding
+
+    with holding(Path(call.run_folder), say):
+        _run(call, plain, command=shlex.join(["truepair", "demo", *words]))
+
+
+def _read(call: argparse.Namespace, *names: str) -> "PretrainRecipe":
+    """Bundled recipes under the fields of the command line."""
+    return read_fields(PRETRAIN, [find_recipe(name) for name in names], call.stated, command="truepair demo")
+
+
+def _run(call: argparse.Namespace, plain: "PretrainRecipe", command: str) -> None:
+    """Fit a judge, mine, train and report, all in one folder."""
     source, judge, folder = call.data, call.judge, Path(call.run_folder)
-
-    def read(*names: str) -> "PretrainRecipe":
-        """Bundled recipes under the fields of the command line."""
-        return read_fields(PRETRAIN, [find_recipe(name) for name in names], call.stated, command="truepair demo")
-
-    plain = _on_data(read("demo"), source, call.full)
     started = time.perf_counter()
 
     from truepair.cli.tables import comparison_table, conversion_table, precision_table
@@ -75,19 +85,19 @@ def run(words: list[str]) -> None:
         plain = replace(plain, data=replace(plain.data, test_share=TESTED))
     arms = {PLAIN: plain}
     if judge is None and source is None and not call.full:
-        clean = read("demo", "clean")
+        clean = _read(call, "demo", "clean")
         fit_judge(replace(clean, data=replace(clean.data, group_share=CLEAN)), folder / "judge", say)
         judge = str(folder / "judge")
     mined = folder / "mined"
     if judge is not None:
         mine(plain, Path(judge), mined, say)
-        arms[MANAGED] = _managed(plain, read("demo", "mined"), mined / "ledger")
+        arms[MANAGED] = _managed(plain, _read(call, "demo", "mined"), mined / "ledger")
     elif source is not None:
         mine_unlabelled(plain.data, UnlabelledConfig(), mined, say)
         say(
             f"nobody has judged any of these pairs: suspects get shares of the target; truepair review {mined} asks you"
         )
-        managed = _managed(plain, read("demo", "mined"), mined / "ledger")
+        managed = _managed(plain, _read(call, "demo", "mined"), mined / "ledger")
         arms[MANAGED] = replace(managed, relations=replace(managed.relations, unjudged=True))
     runs = {}
     for name, recipe in arms.items():
@@ -95,7 +105,7 @@ def run(words: list[str]) -> None:
         place = folder / name.replace(" ", "-")
         keep_recipe(recipe, place)
         runs[name] = ReportedRun(pretrain(recipe, place, say), place)
-    report = report_runs(runs, folder, command=shlex.join(["truepair", "demo", *words]), title="truepair demo")
+    report = report_runs(runs, folder, command=command, title="truepair demo")
     figures = comparison_table({name: run.outcome.retrieval for name, run in runs.items()})
     if figures is not None:
         show(figures)

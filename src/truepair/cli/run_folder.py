@@ -2,10 +2,11 @@
 
 import argparse
 import contextlib
+import hashlib
 import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TextIO, TypeVar
@@ -18,7 +19,7 @@ from truepair.cli.fields import RecipeClass
 from truepair.cli.options import CommandParser
 from truepair.engine.distributed.launch import is_first_process, telling_lost_processes
 from truepair.errors import ConfigError, MadeAgain, TruepairError
-from truepair.files import write_text, writing_file
+from truepair.files import writing_file
 
 if TYPE_CHECKING:
     from truepair.data.splits import DataConfig
@@ -30,28 +31,7 @@ PRETRAIN: "RecipeClass[PretrainRecipe]" = RecipeClass("truepair.methods.recipe",
 
 RECIPE = "recipe.yaml"
 
-# How long, how fast, where and how closely watched: a run may go on with other values.
-_FREE = (
-    "loop.",
-    "optimizer.",
-    "evaluation.",
-    "data.sources",
-    "data.train",
-    "data.validation",
-    "data.test",
-    "data.max_bad_fraction",
-    "model.cache_folder",
-    "model.cache_check",
-    "model.interpolate",
-    "zero_shot.largest_fall",
-    "zero_shot.batch_size",
-    "zero_shot.workers",
-)
-
-_FREE_IN_PARTS = tuple(f"assignment.{name}" for name in _FREE)
-
-# ... but a finished run has no more use for these, and its result is that of the old ones.
-_SETTLED = ("optimizer.", "assignment.optimizer.")
+_SUM = b"# sha256 of what follows: "  # how a recipe begins that a run has kept
 
 
 @dataclass(frozen=True)
@@ -72,25 +52,38 @@ class Opening(Generic[_Recipe]):
 
     @contextmanager
     def recorded(self) -> Iterator[None]:
-        """Keep the recipe in the run folder; if it is refused there, the one before is put back.
+        """Hold the run folder, and keep the recipe in it; if it is refused there, the one before is put back.
 
         Raises:
-            ConfigError: the folder cannot be written, or holds a run of other settings.
+            ConfigError: the folder cannot be written, is held by another run, or holds a run of other settings.
             TruepairError: another process of the run has ended.
         """
         if not is_first_process():
             with telling_lost_processes():
                 yield
             return
-        before = keep_recipe(self.recipe, self.folder)
-        try:
-            with telling_lost_processes():
-                yield
-        except TruepairError:
-            if before is not None:
-                with contextlib.suppress(OSError), writing_file(self.folder / RECIPE, error=None) as file:
-                    file.write(before)  # what was refused is what is told
-            raise
+        with self.held():
+            before = keep_recipe(self.recipe, self.folder)
+            try:
+                with telling_lost_processes():
+                    yield
+            except TruepairError:
+                if before is not None:
+                    with contextlib.suppress(OSError), writing_file(self.folder / RECIPE, error=None) as file:
+                        file.write(before)  # what was refused is what is told
+                raise
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the run folder: no other run writes into it meanwhile. Of several processes the first holds it.
+
+        Raises:
+            ConfigError: it cannot be written, or is held by another run.
+        """
+        from truepair.engine.state.lock import holding
+
+        with holding(self.folder, say) if is_first_process() else nullcontext():
+            yield
 
 
 class RecipeCommand(Generic[_Recipe]):
@@ -189,7 +182,9 @@ def keep_recipe(recipe: Any, folder: Path) -> bytes | None:
         before = file.read_bytes() if file.is_file() else None
         if before is not None:
             _require_same_run(folder, before, recipe)
-        write_text(file, to_yaml(recipe), error=None)
+        text = to_yaml(recipe).encode()
+        with writing_file(file, error=None) as opened:
+            opened.write(_SUM + hashlib.sha256(text).hexdigest().encode() + b"\n" + text)
     except OSError as error:
         raise ConfigError(f"the run folder {folder} cannot be used ({error.strerror}); give another one") from error
     return before
@@ -283,31 +278,38 @@ def _show_warning(
 
 
 def _require_same_run(folder: Path, before: bytes, recipe: Any) -> None:
-    """Compare what both recipes state; fields that only one has are of another version."""
-    from truepair.engine.state.checkpoint import has_begun
+    """Compare what both recipes state; fields that only one has are of another version.
+
+    Of a file that is not as the run wrote it the checkpoints say more, and the run itself compares when it goes on.
+    """
+    from truepair.engine.state.checkpoint import has_begun, notes_identity
+    from truepair.engine.state.identity import require_same_settings
+    from truepair.methods.settings import settings_of
 
     if not has_begun(folder):
         return
-    finished = (folder / "model").exists()
-    then, now = (dict(_leaves(yaml.safe_load(text))) for text in (before, to_yaml(recipe)))
-    for name in (name for name in now if name in then):
-        free = _is_among(name, (*_FREE, *_FREE_IN_PARTS)) and not (finished and _is_among(name, _SETTLED))
-        if then[name] != now[name] and not free:
-            raise ConfigError(
-                f"{folder} holds a run with {name} {then[name]}, now it is {now[name]}; give another --run-folder, or "
-                "the old setting"
-            )
+    stated = _as_written(before)
+    if stated is None and not notes_identity(folder):
+        raise ConfigError(
+            f"{folder / RECIPE} is not as the run wrote it, and no checkpoint says which settings it had; restore it, "
+            "or give another --run-folder"
+        )
+    if stated is None:
+        say(f"{folder / RECIPE} is not as the run wrote it, and is written anew; its checkpoints say what it was")
+        return
+    (then, settled_then), (now, settled) = settings_of(stated), settings_of(recipe)
+    require_same_settings(folder, then, now)
+    if (folder / "model").exists():
+        require_same_settings(folder, settled_then, settled)
 
 
-def _is_among(name: str, fields: Sequence[str]) -> bool:
-    """Whether a dotted name is one of some fields, or lies in one of those that end in a point: groups of fields."""
-    return any(name.startswith(field) if field.endswith(".") else name == field for field in fields)
-
-
-def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted names and values; a list is one value."""
-    if isinstance(value, Mapping) and value:
-        for key, part in value.items():
-            yield from _leaves(part, f"{name}.{key}" if name else str(key))
-    else:
-        yield name, value
+def _as_written(kept: bytes) -> Mapping[str, Any] | None:
+    """What a kept recipe states; None if it is not as the run wrote it, or no recipe."""
+    first, _, rest = kept.partition(b"\n")
+    if first.startswith(_SUM) and first.removeprefix(_SUM).decode(errors="replace") != hashlib.sha256(rest).hexdigest():
+        return None
+    try:
+        stated = yaml.safe_load(kept)
+    except (yaml.YAMLError, ValueError):
+        return None
+    return stated if isinstance(stated, Mapping) else None

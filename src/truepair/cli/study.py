@@ -51,6 +51,7 @@ def run(words: list[str]) -> None:
     folder = Path(call.folder or Path("runs") / file.stem)
     study = _read_study(file)
 
+    from truepair.engine.state.lock import holding
     from truepair.reports.study import read_detectors, report_study
     from truepair.tasks.study.cells import runs_of, runs_of_arms
     from truepair.tasks.study.results import gather_results
@@ -90,13 +91,14 @@ def run(words: list[str]) -> None:
         )
         say(f"{len(done)} cells; the page of what they found: {page}")
 
-    try:
-        run_study(chosen, call.workers, say, redo=call.redo)
-    except BaseException:
-        with contextlib.suppress(TruepairError):  # what ended the study is what is told
-            gather()
-        raise
-    gather()
+    with holding(folder, say):  # two would do the same runs, and gather each other's halves
+        try:
+            run_study(chosen, call.workers, say, redo=call.redo)
+        except BaseException:
+            with contextlib.suppress(TruepairError):  # what ended the study is what is told
+                gather()
+            raise
+        gather()
 
 
 def _read_study(file: Path) -> StudyConfig:

@@ -3,12 +3,16 @@
 import shlex
 import time
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from truepair.cli.arguments import bundled_recipes
-from truepair.cli.run_folder import PRETRAIN, RecipeCommand, say
+from truepair.cli.run_folder import PRETRAIN, Opening, RecipeCommand, say
 from truepair.display import show
 from truepair.engine.distributed.launch import is_first_process
 from truepair.errors import ConfigError
+
+if TYPE_CHECKING:
+    from truepair.methods.recipe import PretrainRecipe
 
 DESCRIPTION = """A RECIPE is a YAML file, or the name of a bundled recipe: {names}.
 Of several, each is laid over the ones before: 'truepair train mafa sample' trains MAFA on the bundled sample.
@@ -52,6 +56,12 @@ def run(words: list[str]) -> None:
             "--merge is for adapters, and this run trains none; set model.lora, or lay recipe lora under it"
         )
 
+    with opened.held():
+        _train(opened, called=shlex.join(["truepair", "train", *words]))
+
+
+def _train(opened: "Opening[PretrainRecipe]", called: str) -> None:
+    """Train, and write what is asked for beside the model."""
     from truepair.cli.tables import precision_table, retrieval_table, zero_shot_tables
     from truepair.engine.logs.log import read_log
     from truepair.models.dual.lora import merge_adapter
@@ -77,7 +87,6 @@ def run(words: list[str]) -> None:
     if outcome.zero_shot is not None:
         for table in zero_shot_tables(outcome.zero_shot.after, outcome.zero_shot.before):
             show(table)
-    called = shlex.join(["truepair", "train", *words])
     if (
         is_first_process()
         and done.model_folder.is_dir()

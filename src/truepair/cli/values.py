@@ -97,12 +97,20 @@ def _check_group(values: Mapping[str, Any], known: Mapping[str, Field], where: s
         if field is None:
             leaf = _first_leaf(name, value)
             raise ConfigError(f"{where}: there is no field {leaf}{nearest(leaf, known)}")
-        if field.sections and isinstance(value, Mapping) and not field.free:
+        if _is_group(field) and not isinstance(value, Mapping):  # jsonargparse passes over some of these
+            if value is not None or not field.nullable:
+                raise ConfigError(f"{where}: {name}: {value} is no group of fields; state its fields, or leave it out")
+        elif field.sections and isinstance(value, Mapping) and not field.free:
             _check_group(value, known, where, f"{name}.")
         elif field.items and isinstance(value, list):
             for number, item in enumerate(value, start=1):
                 if isinstance(item, Mapping):
                     _check_item(item, field.items, f"{where}: item {number} of {name}")
+
+
+def _is_group(field: Field) -> bool:
+    """Whether a value of a field can be nothing but a group of fields, or None where that is allowed."""
+    return bool(field.sections) and not (field.text or field.items or field.free or field.choices)
 
 
 def _check_item(item: Mapping[str, Any], sections: Sequence[Section], where: str) -> None:

@@ -19,6 +19,9 @@ _WORDS = {
     "evaluation": "test",
 }
 
+USUAL = frozenset(_WORDS.values())
+"""Splits that data have as a rule; others are there because somebody made them."""
+
 _WORD = rf"(?<![a-z])({'|'.join(_WORDS)})(?![a-z])"
 
 _ONLY = re.compile(rf"{_WORD}(\d{{4}})?")  # "train", "val2014"

@@ -11,10 +11,10 @@ from truepair.data.groups import few_of_each, followed_groups, rows_of_groups
 from truepair.data.identity import contradictions, held_out, shared_pictures
 from truepair.data.open import open_pairs, source_config
 from truepair.data.source import SourceConfig
-from truepair.data.split_names import split_of_word
+from truepair.data.split_names import USUAL, split_of_word
 from truepair.data.table import PairTable
 from truepair.data.transforms import TransformConfig
-from truepair.errors import ConfigError, DataError
+from truepair.errors import ConfigError, DataError, nearest
 
 ROLES = {"train": "train", "validation": "val", "test": "test"}
 """Fields of ``DataConfig`` that name sources of one kind, and the split of their rows."""
@@ -101,6 +101,8 @@ class DataConfig:
         for name in ("validation_share", "test_share"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ConfigError(f"data.{name} is {getattr(self, name)}; give a number from 0 to below 1")
+        if not 0.0 <= self.max_bad_fraction <= 1.0:
+            raise ConfigError(f"data.max_bad_fraction is {self.max_bad_fraction}; give a share from 0 to 1")
         for name in ("sources", *ROLES):
             if isinstance(getattr(self, name), str | SourceConfig):
                 raise ConfigError(f"data.{name} is no list; give [{getattr(self, name)!r}]")
@@ -192,7 +194,7 @@ def build_tables(config: DataConfig) -> Tables:
     origin = origins.format(fields=", ".join(f"data.{role}" for role in given))
     words = {role: given.get(role, getattr(config, f"{role}_split")) for role in ROLES}
     train = _train(table, words["train"], given.values(), origin)
-    validation, test = part_of(table, words["validation"]), part_of(table, words["test"])
+    validation, test = (part_of(table, words[role], f"data.{role}_split") for role in ("validation", "test"))
     parts = {"train": train, "validation": validation, "test": test, "unseen": unseen}
     missing = list[tuple[str, str]]()
     for name, part in parts.items():
@@ -315,9 +317,25 @@ def _train(table: PairTable, split: str, given: Iterable[str], origin: str) -> P
     return train
 
 
-def part_of(table: PairTable, split: str) -> PairTable | None:
-    """A split, or several, if it is asked for and there."""
-    return table.split(split) if _words(split) and table.splits.keys() >= _words(split) else None
+def part_of(table: PairTable, split: str, field: str = "validation_split") -> PairTable | None:
+    """A split, or several, if it is asked for and there.
+
+    Args:
+        table: all rows.
+        split: its name, or several as "val+test"; empty for none.
+        field: what names it, for messages.
+
+    Raises:
+        DataError: it is none of the table's, and none of the usual names, which may be missing.
+    """
+    there = table.splits
+    unknown = min((word for word in _words(split) if word not in there and word not in USUAL), default=None)
+    if unknown is not None:
+        raise DataError(
+            f"{field}: {table.name} has no split '{unknown}'{nearest(unknown, there)}; it has {_counts(there)}: give "
+            "one of these, or '' for none"
+        )
+    return table.split(split) if _words(split) and there.keys() >= _words(split) else None
 
 
 def _with_pictures(

@@ -30,7 +30,7 @@ from truepair.methods.srcl import SrclWeights
 from truepair.methods.step import PretrainStep
 from truepair.methods.student import Say, require_same_tokenizer
 from truepair.models.dual.base import DualEncoder, FusionModel
-from truepair.models.encoders.fingerprint import caption_input_key, image_input_key
+from truepair.models.encoders.fingerprint import caption_input_key, image_input_key, weights_fingerprint
 from truepair.models.encoders.frozen_images import ImageStates
 from truepair.models.encoders.images import resize_images
 from truepair.models.fusion.albef import AlbefModel
@@ -52,6 +52,9 @@ class StepBuilder:
         image_cache: States of their images, where the recipe asks for a cache.
         run_folder: Where the ledger goes.
         say: Prints a line.
+
+    Attributes:
+        contents: What the step reads beside the pairs, in words -> a fingerprint of it.
     """
 
     def __init__(
@@ -73,6 +76,7 @@ class StepBuilder:
         self.image_cache = image_cache
         self.run_folder = run_folder
         self.say = say
+        self.contents: dict[str, str] = {}
         sharding_plugin(recipe.loop)  # refuses in time what accelerate was told, before it changes how models are read
         # Processes meet here already: ledger and judge belong to a rank.
         state = join_processes(cpu=recipe.loop.cpu)
@@ -91,7 +95,7 @@ class StepBuilder:
         encoder = self._encoder(self.model, self.caches, self.image_cache)
         truth = Truth.from_table(self.table)
         # Every rank knows the verdicts on all pairs; one writes them.
-        ledger = Ledger(self.run_folder / "ledger") if relations.ledger and ranks.rank == 0 else None
+        ledger = Ledger(self.run_folder / "ledger", say=self.say) if relations.ledger and ranks.rank == 0 else None
         rules = self._rules()
         counts_matches = truth is not None and (recipe.ecm is not None or relations.finds)
         step = PretrainStep(
@@ -159,6 +163,7 @@ class StepBuilder:
             pooled=self.recipe.model.pool_images,
         )
         judge = open_judge(config.judge, inputs, self.device)
+        self.contents[f"the judge {config.judge.checkpoint}"] = judge.fingerprint
         self._check_coverage(judge, config)
         lows = [rule.detector.low for rule in rules.rules if isinstance(rule.detector, Judged)]
         return Ecm(
@@ -196,6 +201,7 @@ class StepBuilder:
         if checkpoint == ENCODERS:
             return FrozenMeans()
         frozen = open_model(checkpoint, self.say)
+        self.contents[f"the model {checkpoint}"] = weights_fingerprint(frozen.model)
         if isinstance(self.preprocessing, OwnPreprocessing) and isinstance(frozen.preprocessing, OwnPreprocessing):
             frozen = self._on_own_batches(checkpoint, frozen.model, frozen.preprocessing)
         elif not _read_alike(frozen.preprocessing, self.preprocessing):

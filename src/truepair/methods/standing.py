@@ -21,8 +21,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from truepair.engine.state.checkpoint import has_begun
-from truepair.errors import ConfigError
+from truepair.engine.state.checkpoint import MANIFEST, find_damage, has_begun, seal, sums_of
+from truepair.errors import ConfigError, DataError
 from truepair.files import writing_folder
 from truepair.methods.rules import RelationsConfig
 from truepair.methods.student import Say
@@ -91,6 +91,8 @@ def hear(relations: RelationsConfig, run_folder: Path, say: Say, *, first: bool 
     """
     begun = has_begun(run_folder)
     for ledger, copy in _copies(relations, run_folder).items():
+        if begun and first:
+            _mend(Path(ledger), copy, say)
         now, then = _standing(Path(ledger)), _standing(copy)
         if begun and then is None and now is not None:
             raise ConfigError(
@@ -185,7 +187,7 @@ def _standing(ledger: Path) -> Standing | None:
 
 
 def _copy(ledger: Path, copy: Path) -> None:
-    """Copy the verdicts and what they stand on.
+    """Copy the verdicts and what they stand on, with their sums.
 
     Raises:
         DataError: the disk refuses.
@@ -193,3 +195,34 @@ def _copy(ledger: Path, copy: Path) -> None:
     with writing_folder(copy) as aside:
         for file in [*ledger.glob("verdicts-*.parquet"), ledger / STANDING_FILE]:
             shutil.copy2(file, aside)
+        seal(aside)
+
+
+def _mend(ledger: Path, copy: Path, say: Say) -> None:
+    """Copy a ledger anew if the run's copy is damaged, and the ledger is still what it was.
+
+    Raises:
+        DataError: it is damaged, and the ledger is another one by now.
+    """
+    if not (copy / MANIFEST).is_file():  # of an older version, or there is no copy
+        return
+    damage = find_damage(copy)
+    if damage is None:
+        return
+    aside = copy.with_name(f".{copy.name}.partial")
+    shutil.rmtree(aside, ignore_errors=True)
+    if (ledger / STANDING_FILE).is_file():
+        _copy(ledger, aside)
+    same = aside.is_dir() and (
+        (aside / MANIFEST).read_bytes() == (copy / MANIFEST).read_bytes()
+        or sums_of(aside) == sums_of(copy)  # the manifest alone is damaged
+    )
+    if not same:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise DataError(
+            f"{copy}, the run's copy of {ledger}, is damaged ({damage}), and {ledger} has changed since; restore one "
+            "of both, or give another --run-folder"
+        )
+    shutil.rmtree(copy)
+    aside.rename(copy)
+    say(f"{copy}, the run's copy of {ledger}, was damaged ({damage}), and has been copied anew")

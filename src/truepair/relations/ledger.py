@@ -4,12 +4,14 @@ A verdict says with which probability an image and a caption match, who says so,
 not its business: that is decided by zones and rules when the ledger is read.
 """
 
+import hashlib
 import re
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -54,15 +56,25 @@ class Ledger:
         folder: Where the part files are; parts that are there already stay.
         rank: Rank of this process.
         rows_per_part: A part is written once so many verdicts wait.
+        say: Prints a line, where a part that a saved point knows is gone or damaged.
     """
 
-    def __init__(self, folder: str | Path, *, rank: int = 0, rows_per_part: int = 200_000) -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        rank: int = 0,
+        rows_per_part: int = 200_000,
+        say: Callable[[str], object] = warnings.warn,
+    ) -> None:
         self.folder = Path(folder)
         with one_line_errors(self.folder, DataError, "choose another place"):
             self.folder.mkdir(parents=True, exist_ok=True)
         self.rank = rank
         clear_asides(self.folder, f"verdicts-r{rank:05d}-*.parquet")
         self.rows_per_part = rows_per_part
+        self.say = say
+        self._sums: dict[int, str] = {}  # of the parts, as far as they were asked for
         self._waiting: list[pa.RecordBatch] = []
         self._rows_waiting = 0
         self._next_part = max((number for _, number in self._own_parts()), default=-1) + 1
@@ -123,24 +135,28 @@ class Ledger:
         self._waiting, self._rows_waiting = [], 0
         self._next_part += 1
 
-    def state_dict(self) -> dict[str, int]:
-        """Flush, and say how many parts there are: enough to come back to this point."""
+    def state_dict(self) -> dict[str, Any]:
+        """Flush, and say how many parts there are, with the SHA-256 of each: enough to come back to this point."""
         self.flush()
-        return {"parts": self._next_part}
+        for number in range(self._next_part):
+            if number not in self._sums:
+                self._sums[number] = _sha256(self._part(number))
+        return {"parts": self._next_part, "sums": [self._sums[number] for number in range(self._next_part)]}
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go back to a saved point: what models said in this rank's later parts is removed, what people said stays.
 
-        A run that crashed wrote those parts, and will write them again.
+        A run that crashed wrote those parts, and will write them again. In the place of a part that is gone or damaged
+        comes an empty one, and a line says so: nothing is computed of what a run itself has noted.
 
         Raises:
-            DataError: If parts that the saved point knows are gone.
+            DataError: A part cannot be read, and the saved point is of an older version, which has no sums.
         """
         kept = state["parts"]
+        self._sums = dict(enumerate(state.get("sums", ())))
+        for number in range(kept):
+            self._mend(number)
         own = {number: path for path, number in self._own_parts()}
-        missing = [number for number in range(kept) if number not in own]
-        if missing:
-            raise DataError(f"The ledger {self.folder} lacks part {missing[0]} of rank {self.rank}; restore it.")
         later = [_read(path) for number, path in own.items() if number >= kept]
         people = pa.concat_tables([SCHEMA.empty_table(), *later])
         people = people.filter(pc.starts_with(people["judge"], PERSON))
@@ -155,6 +171,21 @@ class Ledger:
                 path.unlink()
         self._waiting, self._rows_waiting = [], 0
         self._next_part = kept + (len(people) > 0)
+        self._sums = {number: found for number, found in self._sums.items() if number < kept}
+
+    def _mend(self, number: int) -> None:
+        """Put an empty part where one is gone or damaged; what is left of it keeps another name."""
+        part = self._part(number)
+        aside = part.with_name(f"damaged-{part.name}")
+        if not part.is_file():
+            self.say(f"{part} is gone; the run goes on without its verdicts")
+        elif self._sums.get(number, now := _sha256(part)) != now:
+            part.replace(aside)
+            self.say(f"{part} is damaged, and is {aside.name} now; the run goes on without its verdicts")
+        else:
+            return
+        _write_aside(SCHEMA.empty_table(), part)
+        self._sums[number] = _sha256(part)
 
     def clear(self) -> None:
         """Begin anew: go back to the point before the first part; what is said of verdicts that are gone goes, too."""
@@ -291,6 +322,14 @@ class VerdictIndex:
 
     def __len__(self) -> int:
         return len(self.probabilities)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of all verdicts: who says of which pair with which probability; 32 hexadecimal digits."""
+        state = hashlib.blake2b("\0".join(self.names).encode(), digest_size=16)
+        for column in (self.image_ids, self.caption_ids, self.probabilities, self.judges):
+            state.update(np.ascontiguousarray(column).data)
+        return state.hexdigest()
 
     def of_pictures(self, image_ids: np.ndarray, keys: np.ndarray) -> "VerdictIndex":
         """The same verdicts, each on the picture that its image id stands for: one on a copy holds for all copies.
@@ -490,6 +529,11 @@ def _milliseconds(table: pa.Table) -> np.ndarray:
     times = pc.fill_null(pc.cast(table["time"], pa.int64()), 0)
     milliseconds: np.ndarray = times.to_numpy()
     return milliseconds
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _write_aside(table: pa.Table, target: Path) -> None:

@@ -7,11 +7,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, Protocol, Self, TypeVar, cast
 
+from datasets import Dataset
 from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
 from truepair.data.caption_check import check_captions
+from truepair.data.fingerprint import rows_fingerprint, table_fingerprints
 from truepair.data.left_out import SKIPPED, LeftOut
 from truepair.data.preprocessing import OwnPreprocessing
 from truepair.data.readable import unreadable_pictures
@@ -26,9 +28,12 @@ from truepair.engine.loop.loader import VisitedDataset
 from truepair.engine.loop.loop import TrainingLoop, take_best
 from truepair.engine.loop.optimizer import OptimizerConfig
 from truepair.engine.loop.step import StepInfo, StepOutput, TrainingBatch
+from truepair.engine.state.identity import Identity
 from truepair.errors import DataError
+from truepair.methods.settings import settings_of
 from truepair.methods.student import Say
 from truepair.methods.towers import TowerStep
+from truepair.models.encoders.fingerprint import caption_input_key, weights_fingerprint
 from truepair.models.encoders.images import image_transform
 from truepair.models.fusion.downstream import DownstreamModel
 from truepair.tasks.start import StartConfig, States, task_states
@@ -71,6 +76,11 @@ class TaskTable(Protocol):
     @property
     def images(self) -> PairTable:
         """The images, each once."""
+        ...
+
+    @property
+    def rows(self) -> Dataset:
+        """The texts, with what is known of them."""
         ...
 
     @property
@@ -194,6 +204,16 @@ class DownstreamTask(ABC, Generic[_Table, _Answer, _Result]):
         """Where the states of its images and texts come from."""
         return self._states(self._train)
 
+    def contents(self) -> dict[str, str]:
+        """What training reads, in words -> a fingerprint of it; called before the model is trained."""
+        pictures = table_fingerprints(self._train.images)["pictures"]
+        return {
+            f"the training {self.texts_name}": rows_fingerprint(self._train.rows),
+            "pictures of the training data": pictures,
+            f"the model {self.recipe.model.checkpoint}": weights_fingerprint(self.model),
+            "the tokenizer": caption_input_key(self.preprocessing),
+        }
+
     @property
     def validates(self) -> bool:
         """Whether there are validation data."""
@@ -271,7 +291,7 @@ class DownstreamTask(ABC, Generic[_Table, _Answer, _Result]):
         return found
 
 
-def finetune(task: DownstreamTask[Any, Any, _Result], run_folder: Path, say: Say) -> _Result | None:
+def finetune(task: DownstreamTask[Any, Any, _Result], recipe: TaskRecipe, run_folder: Path, say: Say) -> _Result | None:
     """Train a task's model to the end of the run, or go on where it was stopped; then answer the test texts.
 
     The model that is left, in memory and in ``run_folder/model``, is the best on the validation data where
@@ -279,6 +299,7 @@ def finetune(task: DownstreamTask[Any, Any, _Result], run_folder: Path, say: Say
 
     Args:
         task: what is trained.
+        recipe: as the user gave it.
         run_folder: where checkpoints, logs, the model and the answers go.
         say: prints a line.
 
@@ -300,6 +321,7 @@ def finetune(task: DownstreamTask[Any, Any, _Result], run_folder: Path, say: Say
         optimizer=task.recipe.optimizer,
         run_folder=run_folder,
         evaluator=task.figures if task.validates else None,
+        identity=Identity(*settings_of(recipe), task.contents()),
     )
     run = engine.run()
     if not engine.accelerator.is_main_process:

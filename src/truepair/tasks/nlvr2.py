@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from truepair.data.caption_check import check_captions
+from truepair.data.fingerprint import table_fingerprints
 from truepair.data.left_out import LeftOut
 from truepair.data.pairs import PairBatch, PairDataset
 from truepair.data.preprocessing import OwnPreprocessing
@@ -27,13 +28,16 @@ from truepair.data.transforms import ImageTransform
 from truepair.engine.loop.config import LoopConfig
 from truepair.engine.loop.loop import TrainingLoop
 from truepair.engine.loop.step import StepInfo, StepOutput
+from truepair.engine.state.identity import Identity
 from truepair.errors import ConfigError, DataError
 from truepair.evaluation.nlvr2 import Nlvr2Metrics, nlvr2_metrics, write_nlvr2_results
 from truepair.evaluation.vqa import TextBaseline
 from truepair.files import write_json
+from truepair.methods.settings import settings_of
 from truepair.methods.student import Say
 from truepair.methods.towers import TowerOptimizerConfig, TowerStep
 from truepair.models.checkpoints.load import load_model
+from truepair.models.encoders.fingerprint import caption_input_key, weights_fingerprint
 from truepair.models.encoders.images import image_transform, resize_images
 from truepair.models.fusion.nlvr2 import Nlvr2Model
 from truepair.randomness import stable_hash
@@ -150,7 +154,7 @@ def finetune_nlvr2(recipe: Nlvr2Recipe, run_folder: Path, say: Say) -> Nlvr2Resu
         task.model = assign_texts(
             task.model, task.preprocessing, recipe.assignment, recipe.model, run_folder / "assignment", say
         )
-    return finetune(task, run_folder, say)
+    return finetune(task, recipe, run_folder, say)
 
 
 def evaluate_nlvr2(model_folder: Path, recipe: Nlvr2Recipe, folder: Path, say: Say) -> Nlvr2Result:
@@ -303,6 +307,8 @@ def assign_texts(
         preprocessing.normalise,
         config.data.transform,
     )
+    contents = {f"{name} of the assignment's pairs": key for name, key in table_fingerprints(table).items()}
+    contents |= {f"the model {start.checkpoint}": weights_fingerprint(model), "the tokenizer": caption_input_key(own)}
     transform = image_transform(own.transform, model.image_encoder, train=True)
     captions = "first" if config.data.captions == "pairs" else config.data.captions
     states = States(freeze_image=start.freeze_image, freeze_text=start.freeze_text)
@@ -315,6 +321,7 @@ def assign_texts(
         optimizer=config.optimizer,
         run_folder=run_folder,
         max_bad_fraction=config.data.max_bad_fraction,
+        identity=Identity(*settings_of(config), contents),
     )
     engine.run()
     trained = cast(Nlvr2Model, engine.model)

@@ -8,27 +8,33 @@ from pathlib import Path
 import numpy as np
 
 from truepair.data.caption_check import check_captions
+from truepair.data.fingerprint import table_fingerprints
 from truepair.data.identity import concept_labels, match_keys
 from truepair.data.left_out import SKIPPED, LeftOut
 from truepair.data.pairs import PairCollator, PairDataset
 from truepair.data.preprocessing import Preprocessing
-from truepair.data.splits import build_tables
+from truepair.data.splits import Tables, build_tables
 from truepair.data.table import PairTable
 from truepair.engine.distributed.processes import first_process_first, join_processes
 from truepair.engine.loop.loop import RunResult, TrainingLoop, take_best
 from truepair.engine.loop.validation import percentages
+from truepair.engine.state.identity import Identity
 from truepair.errors import ConfigError
 from truepair.evaluation.reranking import Combination
 from truepair.files import write_json
 from truepair.methods.build import StepBuilder
 from truepair.methods.caches import StateCaches
 from truepair.methods.recipe import MODELS_OWN, PretrainRecipe, trains_itm, untrained_losses
-from truepair.methods.standing import hear
+from truepair.methods.settings import settings_of
+from truepair.methods.standing import Heard, hear
 from truepair.methods.step import alone_in_its_batch
 from truepair.methods.student import BuildStudent, Say, build_student
 from truepair.models.dual.base import DualEncoder
 from truepair.models.dual.interpolation import weights_of
+from truepair.models.encoders.fingerprint import caption_input_key, combined_key, weights_fingerprint
 from truepair.models.fusion.albef import AlbefModel
+from truepair.models.open import OpenedModel
+from truepair.relations.detectors import Recorded
 from truepair.relations.standing import Standing
 from truepair.tasks.interpolation import InterpolationCurve, interpolate_run
 from truepair.tasks.retrieval import ImageSource, RetrievalResult, RetrievalTask, one_row_a_picture, readable_rows
@@ -87,6 +93,7 @@ def pretrain(
     Raises:
         TruepairError: anything in data, recipe or run folder that does not fit, in one line.
     """
+    settings = settings_of(recipe)
     state = join_processes(cpu=recipe.loop.cpu)
     queued = recipe.momentum is not None and recipe.momentum.queue_size > 0
     refusal = alone_in_its_batch(recipe.objectives, recipe.loop.batch_size * state.num_processes, queued=queued)
@@ -102,6 +109,7 @@ def pretrain(
     left_out.rows(tables.train)
     student = build(recipe, tables.train, say)
     model, collator = student.model, student.preprocessing.collator()
+    contents = _contents(recipe, tables, student, heard)
     model.to(state.device)  # for the states of frozen encoders
     if isinstance(model, AlbefModel):
         model.config.itm_trained = trains_itm(recipe)
@@ -116,7 +124,8 @@ def pretrain(
     pictures = _Pictures(recipe, student.preprocessing, collator, caches)
     train_images = pictures.of(tables.train, recipe.model.image_views)
     validation, test, unseen = (pictures.task(table) for table in (tables.validation, tables.test, tables.unseen))
-    step = StepBuilder(recipe, student, caches, train_images.table, train_images.cache, run_folder, say).build()
+    builder = StepBuilder(recipe, student, caches, train_images.table, train_images.cache, run_folder, say)
+    step = builder.build()
     loop = TrainingLoop(
         step,
         _dataset(recipe, train_images, student.preprocessing),
@@ -133,6 +142,7 @@ def pretrain(
         evaluator=partial(_figures, validation, guard) if validation is not None or guard is not None else None,
         describe_figures=_recalls,
         compare_figures=_comparison(recipe),
+        identity=Identity(*settings, contents | builder.contents),
     )
     run = loop.run()
     outcome = PretrainOutcome(
@@ -151,6 +161,23 @@ def pretrain(
     combination = None if validation is None else validation.choose_combination(loop.model)
     retrieval = _evaluate(loop.model, test, combination, run_folder / HELD_OUT)
     return replace(outcome, retrieval=retrieval, unseen=_evaluate(loop.model, unseen, combination, run_folder / UNSEEN))
+
+
+def _contents(recipe: PretrainRecipe, tables: Tables, student: OpenedModel, heard: Heard) -> dict[str, str]:
+    """What a run reads, in words -> a fingerprint of it; that of its step comes to these."""
+    found = {f"{name} of the training pairs": key for name, key in table_fingerprints(tables.train).items()}
+    if tables.validation is not None and recipe.loop.best_figure:
+        chosen_by = table_fingerprints(tables.validation)
+        found |= {f"{name} of the validation pairs": key for name, key in chosen_by.items()}
+    start = recipe.model.checkpoint or recipe.model.image_checkpoint or recipe.model.text_checkpoint
+    if start is not None:
+        found[f"the model {start}"] = weights_fingerprint(student.model)
+    found["the tokenizer"] = caption_input_key(student.preprocessing)
+    found["the preprocessing of pictures"] = combined_key(**student.preprocessing.image_settings(train=True))
+    for detector in recipe.relations.detectors:
+        if isinstance(detector, Recorded):
+            found[f"the ledger {heard.names.get(detector.ledger, detector.ledger)}"] = detector.verdicts.fingerprint
+    return found
 
 
 def _lost_words(preprocessing: Preprocessing, train: PairTable, say: Say, left_out: LeftOut) -> None:

@@ -20,6 +20,7 @@ from truepair.files import write_json
 from truepair.methods.student import Say
 from truepair.methods.towers import TowerOptimizerConfig
 from truepair.models.checkpoints.load import load_model
+from truepair.models.encoders.fingerprint import combined_key
 from truepair.models.fusion.answers import AnswerTrie
 from truepair.models.fusion.vqa import VqaModel
 from truepair.randomness import stable_hash
@@ -141,7 +142,7 @@ def finetune_vqa(recipe: VqaRecipe, run_folder: Path, say: Say) -> VqaResult | N
     """
     task = VqaTask.from_checkpoint(recipe, listing_in(run_folder, say))
     say(f"{len(task.answers):,} answers to choose from")
-    return finetune(task, run_folder, say)
+    return finetune(task, recipe, run_folder, say)
 
 
 def evaluate_vqa(model_folder: Path, recipe: VqaRecipe, folder: Path, say: Say) -> VqaResult:
@@ -233,6 +234,10 @@ class VqaTask(DownstreamTask[VqaTable, str, VqaResult]):
     def _place(self, token: int) -> int:
         """Number of a token in the decoder's vocabulary."""
         return token if self._vocabulary is None else self._vocabulary.tokens.index(token)
+
+    def contents(self) -> dict[str, str]:
+        """What training reads, the list of answers among it; see `DownstreamTask.contents`."""
+        return super().contents() | {"the list of answers": combined_key(answers=list(self.answers))}
 
     def prepare(self) -> None:
         """Compute the features of the answer list, where similarity has a say."""

@@ -96,6 +96,11 @@ class Nlvr2Table:
     def __len__(self) -> int:
         return len(self.statements)
 
+    @property
+    def rows(self) -> datasets.Dataset:
+        """The statements."""
+        return self.statements
+
     def without(self, unreadable: Iterable[int]) -> "Nlvr2Table":
         """The statements about the other images.
 

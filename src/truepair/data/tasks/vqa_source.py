@@ -103,6 +103,11 @@ class VqaTable:
     def __len__(self) -> int:
         return len(self.questions)
 
+    @property
+    def rows(self) -> Dataset:
+        """The questions."""
+        return self.questions
+
     def without(self, unreadable: Iterable[int]) -> "VqaTable":
         """The questions about the other images.
 

@@ -4,6 +4,8 @@ import contextlib
 import importlib.util
 import json
 import os
+import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -14,6 +16,8 @@ from accelerate import Accelerator
 from truepair.display import say
 from truepair.errors import CheckpointError, ConfigError
 from truepair.files import as_json, one_line_errors, write_text
+
+Say = Callable[[str], object]
 
 _ADVICE = "free some space and run the same command again"
 
@@ -60,18 +64,27 @@ class JsonlLog:
             self._file.write(as_json({"kind": kind, "step": step, **values}) + "\n")
             self._file.flush()
 
-    def rewind(self, step: int) -> None:
+    def rewind(self, step: int, say: Say = warnings.warn, kept: Path | None = None) -> None:
         """Forget every record of a step later than ``step``, and a half-written last line.
+
+        Args:
+            step: the last one that stays.
+            say: prints a line, where the file is damaged.
+            kept: a copy of the file as it was after that step, which counts where the file does not begin like it.
 
         Raises:
             CheckpointError: the disk is full, say.
         """
         if not self.enabled:
             return
-        kept = [record for record in read_log(self.path) if record["step"] <= step]
+        text = self.path.read_bytes()
+        if kept is not None and kept.is_file() and not text.startswith(begin := kept.read_bytes()):
+            say(f"{self.path} is not as the run wrote it; it is restored from {kept}, up to step {step}")
+            text = begin
+        records = [record for record in _records(text, self.path, say) if record["step"] <= step]
         self._file.close()
         with one_line_errors(self.path, CheckpointError, _ADVICE):
-            write_text(self.path, "".join(as_json(record) + "\n" for record in kept), error=None)
+            write_text(self.path, "".join(as_json(record) + "\n" for record in records), error=None)
             self._file = self.path.open("a", encoding="utf-8")
 
     def sync(self) -> None:
@@ -91,14 +104,29 @@ class JsonlLog:
                 self._file.close()
 
 
-def read_log(path: Path) -> list[dict[str, Any]]:
-    """Read the records of a log; a last line cut short by a crash is left out."""
-    if not path.exists():
-        return []
+def read_log(path: Path, say: Say = warnings.warn) -> list[dict[str, Any]]:
+    """Read the records of a log; a last line cut short by a crash is left out.
+
+    Args:
+        path: the file; one that is not there has no records.
+        say: prints a line, where other lines cannot be read and are left out.
+    """
+    return _records(path.read_bytes(), path, say) if path.exists() else []
+
+
+def _records(text: bytes, path: Path, say: Say) -> list[dict[str, Any]]:
+    """The records of a log's text."""
     records = []
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        if line.endswith("\n"):
-            records.append(json.loads(line))
+    lines = text.split(b"\n")[:-1]
+    for line in lines:
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(record, dict) and isinstance(record.get("step"), int) and isinstance(record.get("kind"), str):
+            records.append(record)
+    if len(records) < len(lines):
+        say(f"{path}: {len(lines) - len(records):,} of {len(lines):,} lines cannot be read, and are left out")
     return records
 
 
@@ -147,10 +175,25 @@ class RunLog:
         self._timing.write("step", step, **values)
         self._track("timing", step, values)
 
-    def rewind(self, step: int) -> None:
-        """Forget what was written after a step."""
-        self._log.rewind(step)
-        self._timing.rewind(step)
+    def rewind(self, step: int, say: Say, checkpoint: Path | None) -> None:
+        """Forget what was written after a step.
+
+        Args:
+            step: the last one that stays.
+            say: prints a line, where a file is damaged.
+            checkpoint: of that step, with a copy of the log; None for none.
+        """
+        self._log.rewind(step, say, None if checkpoint is None else checkpoint / self._log.path.name)
+        self._timing.rewind(step, say)
+
+    def copy_to(self, checkpoint: Path) -> None:
+        """Copy the log into a checkpoint, whose validation figures and remarks a run that goes on needs.
+
+        Raises:
+            OSError: the disk is full, say.
+        """
+        if self._log.enabled:
+            shutil.copyfile(self._log.path, checkpoint / self._log.path.name)
 
     def sync(self) -> None:
         """Bring what was written to the disk, before a checkpoint that relies on it."""

@@ -40,6 +40,8 @@ class LoopConfig:
         best_figure: validation figure whose highest value keeps its checkpoint on disk as well; empty for none.
         evaluate_every: epochs between two evaluations on the validation pairs; 0 for never.
         trackers: where the log goes beside its file: tensorboard, wandb, trackio.
+        accept_changes: go on with a run though the pairs, pictures, ledgers or models that it reads are not those it
+            began with; a line says which.
         profile: step whose profile is written to the run folder, counted from 1; 0 for none.
     """
 
@@ -66,6 +68,7 @@ class LoopConfig:
     best_figure: str = ""
     evaluate_every: int = 1
     trackers: list[str] = field(default_factory=list)
+    accept_changes: bool = False
     profile: int = 0
 
     def __post_init__(self) -> None:

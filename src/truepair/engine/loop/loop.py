@@ -28,6 +28,8 @@ from truepair.engine.loop.step import StepInfo, TrainingBatch, TrainingStep
 from truepair.engine.loop.update import BadBatches, OptimizerStep, StepResult
 from truepair.engine.loop.validation import Compare, Evaluator, Validation, percentages
 from truepair.engine.state.checkpoint import ADVICE, CheckpointSchedule, CheckpointStore, require_same_plan
+from truepair.engine.state.identity import Identity
+from truepair.engine.state.lock import require_held
 from truepair.engine.state.snapshot import Saved, Snapshot, load_average, load_weights, save_anew
 from truepair.errors import CheckpointError, TruepairError
 from truepair.files import writing_folder
@@ -106,8 +108,10 @@ class TrainingLoop:
         evaluator: Evaluator | None = None,
         describe_figures: Callable[[Mapping[str, float]], str] = percentages,
         compare_figures: Compare | None = None,
+        identity: Identity | None = None,
     ) -> None:
         self.config = loop
+        self.identity = identity
         self.run_folder = run_folder
         self.dataset = dataset
         self.collate = collate
@@ -333,16 +337,27 @@ class TrainingLoop:
         """Write a checkpoint of the last step, unless there is one."""
         if self.schedule.step == self.done or not self.config.save:
             return
+        require_held(self.run_folder)
         self.log.sync()
         state = {
             "run": self._plan(),
+            **({} if self.identity is None else {"identity": self.identity.state()}),
             "substitutions": self.substitutions.state(),
             "skipped": self.bad_batches.skipped,
             "average_updates": self.average.updates if self.average else 0,
             "hardest": self.hardest.state(),
         }
-        self.store.save(self.done, self.snapshot.write, state)
+        self.store.save(self.done, self._write_checkpoint, state)
         self.schedule.note(self.done)
+
+    def _write_checkpoint(self, folder: Path) -> None:
+        """Write this rank's files of a checkpoint.
+
+        Raises:
+            OSError: the disk is full, say.
+        """
+        self.snapshot.write(folder)
+        self.log.copy_to(folder)
 
     def _evaluate(self, epoch: int) -> None:
         """Evaluate on the first process; the others wait, and all learn of a signal that came meanwhile."""
@@ -385,6 +400,7 @@ class TrainingLoop:
         folder, state = found or (None, {"step": -1})
         if folder is not None:
             require_same_plan(self.run_folder, state["run"], self._plan())
+            self._require_same(state)
             self.snapshot.read(folder, state)
             self.substitutions.load_state(state["substitutions"])
             self.bad_batches.skipped = state["skipped"]
@@ -394,8 +410,8 @@ class TrainingLoop:
             self.progress.say(f"going on from {folder}")
         else:
             self.bare_step.begin()
-        self.log.rewind(state["step"])
-        self.bad_batches.rewind(state["step"])
+        self.log.rewind(state["step"], self.progress.say, folder)
+        self.bad_batches.rewind(state["step"], self.progress.say)
         self.validation.restore(self.log.validations())
         for record in self.log.steps():  # what was remarked before is not remarked again
             self.bare_step.remark(record["step"], self.total_steps, record)
@@ -403,6 +419,17 @@ class TrainingLoop:
         epoch = self.done // self.steps_per_epoch - 1  # the last whole one; -1 before the first step
         if self.done % self.steps_per_epoch == 0 and self.validation.due(epoch):
             self._evaluate(epoch)
+
+    def _require_same(self, state: dict[str, Any]) -> None:
+        """Refuse to go on with what the run did not begin with.
+
+        Raises:
+            ConfigError: settings or contents differ.
+        """
+        if self.identity is not None:
+            finished, accept = state["step"] == self.total_steps, self.config.accept_changes
+            then = state.get("identity")
+            self.identity.require_same(self.run_folder, then, self.progress.say, finished=finished, accept=accept)
 
     def _plan(self) -> dict[str, Any]:
         """What must not change between a run and its resumption."""

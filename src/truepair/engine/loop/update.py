@@ -213,11 +213,11 @@ class BadBatches:
             )
         return f"{line}, and is left out, number {self.skipped} of at most {self.cap}; its pairs are in {self.path}"
 
-    def rewind(self, step: int) -> None:
-        """Forget what was written after a step, which a resumed run does again."""
+    def rewind(self, step: int, say: Callable[[str], object]) -> None:
+        """Forget what was written after a step, which a resumed run does again; damage of the file is said."""
         if self.path.exists():
             with JsonlLog(self.path) as log:
-                log.rewind(step)
+                log.rewind(step, say)
 
 
 def _ids(batch: TrainingBatch) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 import time
 from collections.abc import Callable
@@ -14,6 +15,8 @@ from truepair.files import move_folder, one_line_errors, remove_folder, sync
 MANIFEST = "manifest.json"
 
 STATE = "state.json"
+
+_NAME = re.compile(r"step-(\d{8,})")  # a copy that a user made has another: step-00000012-old, say
 
 ADVICE = "free some space and run the same command again, earlier checkpoints are untouched"
 
@@ -67,7 +70,7 @@ class CheckpointStore:
                 self.meet()
                 if self.main:
                     (aside / STATE).write_text(json.dumps({"step": step, **state}, indent=1), encoding="utf-8")
-                    _seal(aside)
+                    seal(aside)
                     move_folder(aside, final)
                     self._remove_damaged(step)
             except Exception:
@@ -108,7 +111,7 @@ class CheckpointStore:
         return self.folder / f"step-{step:08d}"
 
     def _folders(self) -> list[Path]:
-        return sorted(self.folder.glob("step-*"))
+        return checkpoints_in(self.folder)
 
     def _remove_damaged(self, step: int) -> None:
         """Remove checkpoints of later steps: the run went back behind them because they are damaged.
@@ -122,7 +125,8 @@ class CheckpointStore:
     def _clear_leftovers(self) -> None:
         """Remove what a process that was killed left half-written or half-removed."""
         for leftover in self.folder.glob(".step-*"):
-            shutil.rmtree(leftover, ignore_errors=True)
+            if _NAME.fullmatch(leftover.stem.removeprefix(".")) and leftover.suffix in (".partial", ".removed"):
+                shutil.rmtree(leftover, ignore_errors=True)
 
 
 class CheckpointSchedule:
@@ -160,6 +164,18 @@ class CheckpointSchedule:
 
 def find_fault(folder: Path) -> str | None:
     """Return what is wrong with a checkpoint folder, or None when every file matches the manifest."""
+    damage = find_damage(folder)
+    if damage is not None:
+        return damage
+    try:
+        json.loads((folder / STATE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return f"{STATE} cannot be read"
+    return None
+
+
+def find_damage(folder: Path) -> str | None:
+    """Return which file of a folder does not match its manifest, or None."""
     try:
         manifest: dict[str, str] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -170,10 +186,6 @@ def find_fault(folder: Path) -> str | None:
             return f"{name} is missing"
         if _sha256(path) != digest:
             return f"{name} does not match its hash"
-    try:
-        json.loads((folder / STATE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return f"{STATE} cannot be read"
     return None
 
 
@@ -193,24 +205,45 @@ def require_same_plan(run_folder: Path, then: dict[str, Any], now: dict[str, Any
 
 def has_begun(run_folder: Path) -> bool:
     """Whether a run has left something to go on from: a checkpoint, or its finished model."""
-    return (run_folder / "model").exists() or any((run_folder / "checkpoints").glob("step-*"))
+    return (run_folder / "model").exists() or bool(checkpoints_in(run_folder / "checkpoints"))
+
+
+def notes_identity(run_folder: Path) -> bool:
+    """Whether a checkpoint of a run says what the run is of; those of older versions do not."""
+    for folder in reversed(checkpoints_in(run_folder / "checkpoints")):
+        try:
+            return "identity" in json.loads((folder / STATE).read_text(encoding="utf-8"))
+        except (OSError, ValueError):  # a damaged one, which the run passes over
+            continue
+    return False
+
+
+def checkpoints_in(folder: Path) -> list[Path]:
+    """The checkpoints that lie in a folder, the oldest first; what has another name is not the run's."""
+    return sorted(
+        (path for path in folder.glob("step-*") if _NAME.fullmatch(path.name) and path.is_dir()), key=_step_of
+    )
 
 
 def _step_of(folder: Path) -> int:
     return int(folder.name.removeprefix("step-"))
 
 
-def _seal(folder: Path) -> None:
+def seal(folder: Path) -> None:
     """Sync every file to disk, then write the manifest of their hashes."""
-    manifest = {}
-    for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            sync(path)
-            manifest[str(path.relative_to(folder))] = _sha256(path)
+    manifest = sums_of(folder)
+    for name in manifest:
+        sync(folder / name)
     target = folder / MANIFEST
     target.write_text(json.dumps(manifest, indent=1), encoding="utf-8")
     sync(target)
     sync(folder)
+
+
+def sums_of(folder: Path) -> dict[str, str]:
+    """The SHA-256 of every file of a folder but its manifest."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST)
+    return {str(path.relative_to(folder)): _sha256(path) for path in files}
 
 
 def _sha256(path: Path) -> str:
