@@ -12,6 +12,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
 from truepair.errors import ConfigError
+from truepair.settings import Natural, Share, check_settings
 
 PixelStatistics = tuple[tuple[float, ...], tuple[float, ...]]
 """Mean and standard deviation of each channel, for pixels in 0..1."""
@@ -53,12 +54,12 @@ class TransformConfig:
         evaluation_resize: "squash" scales both sides to ``size``; "crop" scales the shorter side and takes the centre.
     """
 
-    size: int = 256
+    size: Natural = 256
     normalisation: str = "clip"
     interpolation: str = "bicubic"
     crop_scale: tuple[float, float] = (0.2, 1.0)
-    flip: float = 0.5
-    rand_augment_ops: int = 2
+    flip: Share = 0.5
+    rand_augment_ops: Natural = 2
     rand_augment_level: int = 7
     evaluation_resize: str = "squash"
 
@@ -69,8 +70,7 @@ class TransformConfig:
         smallest, largest = self.crop_scale
         if not 0 < smallest <= largest <= 1:
             raise ConfigError(f"crop_scale is {self.crop_scale}; give two rising shares between 0 and 1")
-        if self.size < 0 or not 0 <= self.flip <= 1:
-            raise ConfigError(f"size is {self.size} and flip {self.flip}; size is not negative, flip between 0 and 1")
+        check_settings(self, "transform")
 
 
 def build_transform(

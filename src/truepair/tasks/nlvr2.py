@@ -37,6 +37,7 @@ from truepair.models.checkpoints.load import load_model
 from truepair.models.encoders.images import image_transform, resize_images
 from truepair.models.fusion.nlvr2 import Nlvr2Model
 from truepair.randomness import stable_hash
+from truepair.settings import Positive
 from truepair.tasks.downstream import DownstreamTask, FigureTable, Split, finetune, listing_in
 from truepair.tasks.start import StartConfig, States, load_start
 
@@ -109,7 +110,7 @@ class Nlvr2Recipe:
     data: Nlvr2DataConfig = field(default_factory=Nlvr2DataConfig)
     model: StartConfig = field(default_factory=StartConfig)
     assignment: AssignmentConfig | None = None
-    batch_size: int = 64
+    batch_size: Positive = 64
     optimizer: TowerOptimizerConfig = field(default_factory=TowerOptimizerConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
 

@@ -24,6 +24,7 @@ from truepair.models.fusion.answers import AnswerTrie
 from truepair.models.fusion.vqa import VqaModel
 from truepair.randomness import stable_hash
 from truepair.relations.text import normalise_answer
+from truepair.settings import Positive, Weight
 from truepair.tasks.downstream import DownstreamTask, FigureTable, Split, finetune, listing_in
 from truepair.tasks.start import StartConfig, load_start
 
@@ -93,12 +94,12 @@ class VqaRecipe:
 
     data: VqaDataConfig = field(default_factory=VqaDataConfig)
     model: StartConfig = field(default_factory=StartConfig)
-    max_answer_length: int = 12
+    max_answer_length: Positive = 12
     list_vocabulary: bool = True
-    candidates: int = 128
+    candidates: Positive = 128
     generate: bool = False
-    similarity_weight: float = 0.0
-    batch_size: int = 64
+    similarity_weight: Weight = 0.0
+    batch_size: Positive = 64
     optimizer: TowerOptimizerConfig = field(default_factory=TowerOptimizerConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
 
