@@ -23,7 +23,7 @@ class CheckpointError(TruepairError):
     """A checkpoint that is missing, damaged, or belongs to another model."""
 
 
-def message_of(error: TruepairError) -> str:
+def message_of(error: Exception) -> str:
     """What an error says; torch wraps one that a loading process raised into that process's traceback."""
     text = str(error).strip()
     if not text.startswith("Caught ") or "Traceback" not in text:

@@ -20,7 +20,7 @@ from truepair.errors import ConfigError, nearest, shortened
 
 _Recipe = TypeVar("_Recipe")
 
-_MOST_BYTES = 1 << 20  # of a recipe; the longest that is bundled has a few thousand
+_MOST_BYTES = 1 << 18  # of a recipe, which takes seconds to read; the longest that is bundled has a few thousand
 
 _MOST_VALUES = 20_000  # of a recipe, with what its aliases stand for written out
 
@@ -212,8 +212,8 @@ def from_yaml(text: str) -> Any:
     """
     if len(text) > _MOST_BYTES:
         raise ConfigError(f"it has more than {_MOST_BYTES:,} characters; settings need no more")
-    loader = yaml.SafeLoader(text)
     try:
+        loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
         if node is None:
             return None
@@ -225,8 +225,6 @@ def from_yaml(text: str) -> Any:
         raise ConfigError("it is nested too deeply; write fewer brackets") from None
     except Exception as error:  # of its own kind, and what int, float and datetime raise at values that look like one
         raise ConfigError(shortened(error)) from error
-    finally:
-        loader.dispose()
 
 
 def _count(node: yaml.Node, counts: dict[int, int]) -> int:

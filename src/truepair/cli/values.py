@@ -218,7 +218,9 @@ def _is_a(value: Any, hint: Any) -> bool:
     parser = ArgumentParser(exit_on_error=False, default_env=False)
     parser.add_argument("--value", type=hint)
     try:
-        parser.parse_object({"value": copy.deepcopy(value)})
+        parser.instantiate(parser.parse_object({"value": copy.deepcopy(value)}))
+    except ConfigError:  # of the type, but what the class itself refuses
+        return True
     except Exception:  # it raises many kinds
         return False
     return True
