@@ -3,7 +3,6 @@
 import difflib
 from collections.abc import Iterable
 
-
 _LONGEST = 100  # characters of a mistyped name that are compared
 
 

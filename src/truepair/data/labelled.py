@@ -64,7 +64,7 @@ class LabelledConfig:
             raise ConfigError(
                 "zero-shot classification has no data; name a folder of classes, a file with labels or a data set"
             )
-        check_settings(self, "zero_shot")
+        check_settings(self)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from truepair.engine.distributed.gathering import gather
-from truepair.errors import ConfigError
 from truepair.methods.contrast import Contrast
 from truepair.methods.encode import BatchEncoder, EncodedBatch
 from truepair.methods.srcl import of_rows

@@ -5,7 +5,6 @@ from typing import Protocol
 
 from torch import Tensor
 
-from truepair.errors import ConfigError
 from truepair.settings import Positive, Share, check_settings
 
 

@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 from functools import cached_property
 from importlib.resources import files
+from itertools import islice
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -52,7 +53,7 @@ class ParquetReader(Reader):
             parquet = self._open(file)
             image_name, caption_name = self._columns(file, parquet.schema_arrow)
             wanted = [image_name, caption_name, *STATED_FIELDS, *self.extra]
-            rows = (row for batch in parquet.iter_batches(_BATCH_ROWS, columns=wanted) for row in batch.to_pylist())
+            rows = (row for batch in parquet.iter_batches(_BATCH_ROWS, columns=wanted) for row in _rows(batch))
             status: list[str] = []  # of downloads, where img2dataset wrote the file
             for number, entry in enumerate(rows):
                 if isinstance(entry.get("status"), str) and "url" in entry:
@@ -88,6 +89,27 @@ class ParquetReader(Reader):
         except (pa.ArrowInvalid, OSError) as error:
             reason = str(error).partition("\n")[0]
             raise DataError(f"{file} is not a readable Parquet file ({reason}); fetch it again") from None
+
+
+def _rows(batch: pa.RecordBatch) -> list[dict[str, Any]]:
+    """The rows of a batch; bytes of texts that are not UTF-8 become lone surrogates, found when texts are checked."""
+    try:
+        rows: list[dict[str, Any]] = batch.to_pylist()
+        return rows
+    except UnicodeDecodeError:
+        columns = {name: _values(batch.column(name)) for name in batch.schema.names}
+        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def _values(column: pa.Array) -> list[Any]:
+    kind = column.type
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        stored = column.cast(pa.large_binary() if pa.types.is_large_string(kind) else pa.binary()).to_pylist()
+        return [None if text is None else text.decode("utf-8", "surrogateescape") for text in stored]
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        items, lengths = iter(_values(column.flatten())), column.value_lengths().to_pylist()
+        return [None if length is None else list(islice(items, length)) for length in lengths]
+    return list(column.to_pylist())
 
 
 class SampleReader(ParquetReader):
