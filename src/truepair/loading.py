@@ -1,4 +1,4 @@
-"""What reading a foreign or damaged folder of a model or a tokenizer may raise, in one line. Nothing in it is ever run."""
+"""What reading a foreign or damaged model or tokenizer may raise, in one line. No code beside it is ever run."""
 
 from pickle import UnpicklingError
 

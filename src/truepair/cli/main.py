@@ -1,5 +1,6 @@
 """``truepair COMMAND``: finds the command's module and turns a user's mistake into one line."""
 
+import errno
 import importlib
 import os
 import shlex
@@ -66,6 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except TruepairError as error:
         sys.exit(_fail(message_of(error)))
     except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+            sys.exit(_fail(f"{shortened(error.filename)} is too long for the name of a file; correct it"))
         sys.exit(_fail(_unforeseen(error, words), status=1))
     except KeyboardInterrupt:
         sys.exit(_fail("stopped; run the same command again to go on from the last checkpoint", status=130))

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
 from truepair.errors import ConfigError
-from truepair.settings import Natural, Share, check_settings
+from truepair.settings import Natural, Share, Within, check_settings
 
 PixelStatistics = tuple[tuple[float, ...], tuple[float, ...]]
 """Mean and standard deviation of each channel, for pixels in 0..1."""
@@ -29,6 +29,10 @@ ASPECTS = (3 / 4, 4 / 3)
 """Least and largest width over height of a random crop."""
 
 _GREY = (128, 128, 128)
+
+Operations = Annotated[int, Within(0, 20)]
+
+Level = Annotated[int, Within(0, 10)]
 
 _MAX_LEVEL = 10
 
@@ -59,8 +63,8 @@ class TransformConfig:
     interpolation: str = "bicubic"
     crop_scale: tuple[float, float] = (0.2, 1.0)
     flip: Share = 0.5
-    rand_augment_ops: Natural = 2
-    rand_augment_level: int = 7
+    rand_augment_ops: Operations = 2
+    rand_augment_level: Level = 7
     evaluation_resize: str = "squash"
 
     def __post_init__(self) -> None:

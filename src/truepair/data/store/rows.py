@@ -166,8 +166,9 @@ class _RowMaker:
             return None
         for name in ("split", "group", "family"):
             text = getattr(record, name)
-            if text is not None and not _is_unicode(text):
-                self.skips.row(record.where, f"its {name} is not UTF-8")
+            if text is not None and (not _is_unicode(text) or len(text) > self.config.max_caption_length):
+                long = f"has {len(text)} characters, more than max_caption_length"
+                self.skips.row(record.where, f"its {name} {long if _is_unicode(text) else 'is not UTF-8'}")
                 return None
         return {
             "image": image,
