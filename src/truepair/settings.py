@@ -33,7 +33,7 @@ class Within:
 
     def holds(self, value: float) -> bool:
         """Whether a number lies within."""
-        if value < self.low or (self.above and value == self.low):
+        if not value >= self.low or (self.above and value == self.low):  # what is not a number is nowhere
             return False
         return self.high is None or value < self.high or (value == self.high and not self.below)
 
@@ -90,7 +90,7 @@ def _check(value: Any, hint: Any, name: str) -> None:
         if isinstance(value, float) and not math.isfinite(value):
             raise ConfigError(f"{name} is {value}; give a finite number")
         if isinstance(value, int) and abs(value) >= _INTEGERS:
-            raise ConfigError(f"{name} is a number of {len(f'{abs(value):x}') * 4} bits; give one of 64 or fewer")
+            raise ConfigError(f"{name} is a number of {len(f'{abs(value):x}') * 4} bits; give one of 63 or fewer")
         wrong = next((bounds for bounds in _bounds(hint) if not bounds.holds(value)), None)
         if wrong is not None:
             raise ConfigError(f"{name} is {value}; give {wrong.words}")

@@ -24,7 +24,7 @@ from truepair.models.fusion.answers import AnswerTrie
 from truepair.models.fusion.vqa import VqaModel
 from truepair.randomness import stable_hash
 from truepair.relations.text import normalise_answer
-from truepair.settings import Positive, Weight
+from truepair.settings import Natural, Positive, Weight
 from truepair.tasks.downstream import DownstreamTask, FigureTable, Split, finetune, listing_in
 from truepair.tasks.start import StartConfig, load_start
 
@@ -49,8 +49,8 @@ class VqaDataConfig:
     validation: list[VqaSource] = field(default_factory=list)
     test: list[VqaSource] = field(default_factory=list)
     answers: str = ""
-    train_questions: int = 0
-    validation_questions: int = 0
+    train_questions: Natural = 0
+    validation_questions: Natural = 0
 
     def filled(self) -> "VqaDataConfig":
         """The same with the files of the sample in place of what is not stated.

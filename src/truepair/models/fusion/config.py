@@ -9,6 +9,7 @@ from transformers import PretrainedConfig
 
 from truepair.errors import ConfigError, nearest
 from truepair.models.encoders.base import require_known_fields
+from truepair.settings import Within
 
 _VIT_BASE: dict[str, Any] = {
     "model_type": "vit",
@@ -64,6 +65,18 @@ SIZES: Mapping[str, Mapping[str, Any]] = {
     # ALBEF, GRIT-VLP and MAFA: ViT-B/16 at 256 px, BERT-base as 6 text and 6 fusion layers.
     "base": {"image_encoder": _VIT_BASE},
 }
+
+
+_BOUNDS: Mapping[tuple[str, ...], Within] = {
+    (
+        "vocab_size", "hidden_size", "num_attention_heads", "intermediate_size", "text_layers", "fusion_layers",
+        "max_position_embeddings", "type_vocab_size", "embed_dim", "projection_hidden_size",
+    ): Within(1),
+    (
+        "hidden_dropout_prob", "attention_probs_dropout_prob", "projection_dropout", "projection_input_dropout",
+    ): Within(0, 1, below=True),
+    ("layer_norm_eps", "initializer_range"): Within(0),
+}  # fmt: skip
 
 
 class AlbefConfig(PretrainedConfig):
@@ -137,12 +150,15 @@ class AlbefConfig(PretrainedConfig):
         ):
             if value not in choices:
                 raise ConfigError(f"{name} is {value!r}; it must be one of {', '.join(choices)}.")
+        for names, bounds in _BOUNDS.items():
+            for name in names:
+                value = getattr(self, name)
+                if value is not None and not bounds.holds(value):
+                    raise ConfigError(f"{name} is {value}; give {bounds.words}")
         if self.hidden_size % self.num_attention_heads:
             raise ConfigError(
                 f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}."
             )
-        if self.text_layers < 1 or self.fusion_layers < 1:
-            raise ConfigError("text_layers and fusion_layers must each be at least 1.")
         if self.projection == "linear" and (self.projection_input_dropout or self.projection_dropout is not None):
             raise ConfigError('projection_dropout and projection_input_dropout are for projection "mlp": set it.')
         if self.itm_product and not self.contrastive_head:
