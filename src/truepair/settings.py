@@ -8,9 +8,10 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from types import NoneType, UnionType
+from typing import Annotated, Any, ClassVar, Union, get_args, get_origin, get_type_hints
 
-from truepair.errors import ConfigError
+from truepair.errors import ConfigError, shortened
 
 _INTEGERS = 2**63
 
@@ -68,6 +69,39 @@ def check_settings(settings: Any, section: str = "") -> None:
     """
     for name, hint in _hints(type(settings)).items():
         _check(getattr(settings, name), hint, f"{section}.{name}" if section else name)
+
+
+def check_types(values: Mapping[str, Any], kind: type, where: str) -> None:
+    """Check values for the fields of a class that no parser has read, such as those of a config file.
+
+    Args:
+        values: by field.
+        kind: the class, whose own fields have simple types: int, ``float | None``, ``dict[str, Any]``.
+        where: what they are of, for messages.
+
+    Raises:
+        ConfigError: a value is of another type.
+    """
+    for name, hint in kind.__annotations__.items():
+        kinds = tuple(_kinds(hint))
+        if name not in values or ClassVar in kinds:
+            continue
+        value = values[name]
+        fits = isinstance(value, kinds) if not isinstance(value, bool) else bool in kinds
+        if not fits and not (float in kinds and type(value) is int):
+            wanted = " or ".join(part.__name__ for part in kinds if part is not NoneType)
+            raise ConfigError(f"{name} of {where} is {shortened(repr(value))}; give a value of type {wanted}")
+
+
+def _kinds(hint: Any) -> Iterator[Any]:
+    """The plain classes that a simple type stands for."""
+    if get_origin(hint) in (UnionType, Union):
+        for part in get_args(hint):
+            yield from _kinds(part)
+    elif get_origin(hint) is Annotated:
+        yield from _kinds(get_args(hint)[0])
+    else:
+        yield get_origin(hint) or hint
 
 
 @cache

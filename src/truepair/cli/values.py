@@ -100,7 +100,7 @@ def _check_group(values: Mapping[str, Any], known: Mapping[str, Field], where: s
         if field is None:
             leaf = _first_leaf(name, value)
             raise ConfigError(f"{where}: there is no field {shortened(leaf)}{nearest(leaf, known)}")
-        if value is None and not (field.nullable or field.free):
+        if value is None and not (field.nullable or field.type == "Any"):
             raise ConfigError(f"{where}: {name} is null; give {_wanted(field)}, or leave it out")
         if field.sections and isinstance(value, Mapping) and not field.free:
             _check_group(value, known, where, f"{name}.")

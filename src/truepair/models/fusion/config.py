@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
 from transformers import PretrainedConfig
+from transformers.activations import ACT2FN
 
 from truepair.errors import ConfigError, nearest
 from truepair.models.encoders.base import require_known_fields
-from truepair.settings import Within
+from truepair.settings import Within, check_types
 
 _VIT_BASE: dict[str, Any] = {
     "model_type": "vit",
@@ -150,11 +151,17 @@ class AlbefConfig(PretrainedConfig):
         ):
             if value not in choices:
                 raise ConfigError(f"{name} is {value!r}; it must be one of {', '.join(choices)}.")
+        for kind in self._own_classes():
+            check_types({name: getattr(self, name) for name in kind.__annotations__}, kind, "the model")
         for names, bounds in _BOUNDS.items():
             for name in names:
                 value = getattr(self, name)
                 if value is not None and not bounds.holds(value):
                     raise ConfigError(f"{name} is {value}; give {bounds.words}")
+        if self.hidden_act not in ACT2FN:
+            raise ConfigError(f"hidden_act is {self.hidden_act!r}{nearest(self.hidden_act, ACT2FN)}; give one as gelu")
+        if self.pad_token_id is not None and not 0 <= self.pad_token_id < self.vocab_size:
+            raise ConfigError(f"pad_token_id is {self.pad_token_id}; give one of the {self.vocab_size} tokens")
         if self.hidden_size % self.num_attention_heads:
             raise ConfigError(
                 f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}."
@@ -172,6 +179,11 @@ class AlbefConfig(PretrainedConfig):
             raise ConfigError("temperatures must keep 0 < temperature_min <= temperature_init <= temperature_max.")
 
     @classmethod
+    def _own_classes(cls) -> list[type]:
+        """This class and those below it that state fields of a model, the lowest first."""
+        return [kind for kind in reversed(cls.__mro__) if issubclass(kind, AlbefConfig)]
+
+    @classmethod
     def of_size(cls, size: str, **overrides: Any) -> Self:
         """The config of a named size, with some fields replaced.
 
@@ -184,7 +196,8 @@ class AlbefConfig(PretrainedConfig):
         """
         if size not in SIZES:
             raise ConfigError(f"there is no model size '{size}'{nearest(size, SIZES)}; give {', '.join(SIZES)}")
-        require_known_fields(overrides, (field.name for field in dataclasses.fields(cls)), "the model")
+        own = [name for kind in cls._own_classes() for name in kind.__annotations__ if name != "model_type"]
+        require_known_fields(overrides, own, "the model")
         return cls(**{**copy.deepcopy(dict(SIZES[size])), **overrides})
 
     @classmethod
