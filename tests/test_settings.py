@@ -120,7 +120,7 @@ def test_every_number_of_every_command_has_bounds(command: str) -> None:
 )
 def test_a_recipe_with_a_wrong_number_is_refused_in_one_line(values: dict[str, Any], message: str | None) -> None:
     if message is None:  # where names are checked, before anything is imported
-        with pytest.raises(ConfigError, match=r"^r\.yaml: loop\.seed is null; give a value of type int, or leave it out$"):
+        with pytest.raises(ConfigError, match=r"^r\.yaml: loop\.seed is null; give a value of type int, or leave"):
             check_names(values, PRETRAIN.section, "r.yaml")
         return
     with pytest.raises(ConfigError) as error:
