@@ -70,7 +70,9 @@ def test_a_number_out_of_bounds_is_named(settings: Outer, message: str) -> None:
 
 
 def test_good_settings_pass() -> None:
-    check_settings(Outer(inner=Inner(shares=[0.0, 1.0], limit=1), many=[Inner()], free={"a": True, "b": None, "c": "x"}))
+    check_settings(
+        Outer(inner=Inner(shares=[0.0, 1.0], limit=1), many=[Inner()], free={"a": True, "b": None, "c": "x"})
+    )
 
 
 SETTINGS = {

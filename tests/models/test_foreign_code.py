@@ -7,17 +7,18 @@ import os
 import pickle
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import AutoImageProcessor, AutoTokenizer
 
 import truepair
 from truepair.data.tokens import load_tokenizer
 from truepair.errors import TruepairError
-from truepair.judges.base import JudgeConfig
-from truepair.judges.itm import Blip2Judge
 from truepair.models.checkpoints.bert import albef_from_bert
+from truepair.models.checkpoints.load import load_part
 from truepair.models.encoders.images import load_image_encoder
 from truepair.models.encoders.sentences import load_sentence_encoder
 from truepair.models.open import open_model
@@ -61,16 +62,14 @@ def foreign(folder: Path, kind: str) -> Path:
     return folder
 
 
-def blip2(folder: str) -> Any:
-    return Blip2Judge.load(JudgeConfig(checkpoint=folder, kind="blip2"))
-
-
 LOADERS: dict[str, Callable[[str], Any]] = {
     "model.image_checkpoint": load_image_encoder,
     "model.text_checkpoint": albef_from_bert,
     "text.tokenizer": load_tokenizer,
     "sentence encoder": load_sentence_encoder,
     "model.checkpoint": open_model,
+    "a judge's image processor": partial(load_part, AutoImageProcessor),
+    "a judge's tokenizer": partial(load_part, AutoTokenizer),
 }
 
 
@@ -89,7 +88,11 @@ def test_nothing_beside_a_model_is_run(
         assert "trust_remote_code=True" not in str(error)
         assert "weights_only" not in str(error)
     else:
-        assert loader == "text.tokenizer"  # of a kind that transformers knows itself
+        assert loader in (
+            "text.tokenizer",
+            "a judge's tokenizer",
+            "a judge's image processor",
+        )  # of a kind that transformers knows itself
 
     assert not (folder / "RUN").exists()
     assert sys.stdin.read() == "y\ny\ny\n"
@@ -98,7 +101,7 @@ def test_nothing_beside_a_model_is_run(
 
 @pytest.mark.parametrize(("loader", "kind"), [("model.image_checkpoint", "vit"), ("model.text_checkpoint", "bert")])
 def test_weights_that_are_a_program_are_named(loader: str, kind: str, tmp_path: Path) -> None:
-    with pytest.raises(TruepairError, match=r"its weights are a pickle that may run code, which is never opened; give a"):
+    with pytest.raises(TruepairError, match=r"its weights are a pickle that may run code, which is never opened"):
         LOADERS[loader](str(foreign(tmp_path / "model", kind)))
 
 
