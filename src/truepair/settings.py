@@ -7,7 +7,6 @@ import dataclasses
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
 from types import NoneType, UnionType
 from typing import Annotated, Any, ClassVar, Union, get_args, get_origin, get_type_hints
 
@@ -83,29 +82,39 @@ def check_types(values: Mapping[str, Any], kind: type, where: str) -> None:
         ConfigError: a value is of another type.
     """
     for name, hint in kind.__annotations__.items():
-        kinds = tuple(_kinds(hint))
-        if name not in values or ClassVar in kinds:
-            continue
-        value = values[name]
-        fits = isinstance(value, kinds) if not isinstance(value, bool) else bool in kinds
-        if not fits and not (float in kinds and type(value) is int):
-            wanted = " or ".join(part.__name__ for part in kinds if part is not NoneType)
-            raise ConfigError(f"{name} of {where} is {shortened(repr(value))}; give a value of type {wanted}")
+        if name in values and get_origin(hint) is not ClassVar and not is_of(values[name], hint):
+            value = shortened(repr(values[name]))
+            raise ConfigError(f"{name} of {where} is {value}; give a value of type {_named(hint)}")
 
 
-def _kinds(hint: Any) -> Iterator[Any]:
-    """The plain classes that a simple type stands for."""
+def is_of(value: Any, hint: Any) -> bool:
+    """Whether a value is of a type: a class, a union, one with bounds, a list or a dict of such. An int is a float."""
+    kind, parts = get_origin(hint) or hint, get_args(hint)
+    if kind in (UnionType, Union):
+        return any(is_of(value, part) for part in parts)
+    if kind is Annotated:
+        return is_of(value, parts[0])
+    if kind is Any:
+        return True
+    if isinstance(value, bool) or kind is bool:
+        return isinstance(value, bool) and kind is bool
+    if not isinstance(value, (int, float) if kind is float else kind):
+        return False
+    if kind is list and parts:
+        return all(is_of(item, parts[0]) for item in value)
+    return kind is not dict or not parts or all(is_of(key, parts[0]) and is_of(value[key], parts[1]) for key in value)
+
+
+def _named(hint: Any) -> str:
+    """A type in words: ``int | None`` as "int"."""
     if get_origin(hint) in (UnionType, Union):
-        for part in get_args(hint):
-            yield from _kinds(part)
-    elif get_origin(hint) is Annotated:
-        yield from _kinds(get_args(hint)[0])
-    else:
-        yield get_origin(hint) or hint
+        return " or ".join(_named(part) for part in get_args(hint) if part is not NoneType)
+    if get_origin(hint) is Annotated:
+        return _named(get_args(hint)[0])
+    return hint.__name__ if get_origin(hint) is None else str(hint)
 
 
-@cache
-def _hints(kind: Any) -> dict[str, Any]:
+def _hints(kind: type) -> dict[str, Any]:
     """Fields and their types, with bounds."""
     hints = get_type_hints(kind, include_extras=True)
     return {entry.name: hints[entry.name] for entry in dataclasses.fields(kind)}
