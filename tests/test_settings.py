@@ -13,7 +13,7 @@ from truepair.cli.run_folder import PRETRAIN
 from truepair.cli.tasks import TASKS
 from truepair.cli.values import check_names, make
 from truepair.errors import ConfigError
-from truepair.settings import Natural, Positive, Share, Weight, Within, check_settings
+from truepair.settings import Natural, Positive, Share, Weight, Within, check_settings, check_types, is_of
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,31 @@ def test_good_settings_pass() -> None:
     check_settings(
         Outer(inner=Inner(shares=[0.0, 1.0], limit=1), many=[Inner()], free={"a": True, "b": None, "c": "x"})
     )
+
+
+@pytest.mark.parametrize(
+    ("hint", "fits", "others"),
+    [
+        (int, [0, -1], [True, 1.0, "1", None, [1]]),
+        (float, [0, 1.5], [True, "1", None]),
+        (bool, [True], [1, "yes", None]),
+        (Share | None, [0.5, 1, None], [True, "x", [0.5]]),
+        (list[Natural], [[], [1, 2]], [["x"], [None], [True], {"a": 1}, "ab"]),
+        (dict[str, Any], [{}, {"a": [1]}], [{1: 2}, [], "a"]),
+        (dict[str, dict[str, int]], [{"a": {"b": 1}}], [{"a": 1}, {"a": {"b": "c"}}]),
+    ],
+    ids=str,
+)
+def test_types(hint: Any, fits: list[Any], others: list[Any]) -> None:
+    assert all(is_of(value, hint) for value in fits)
+    assert not any(is_of(value, hint) for value in others)
+
+
+def test_a_value_of_another_type_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"^limit of the model is 'x'; give a value of type int$"):
+        check_types({"limit": "x"}, Inner, "the model")
+    with pytest.raises(ConfigError, match=r"^shares is \['x'\]; give a value of type list of float$"):
+        check_types({"shares": ["x"]}, Inner, "")
 
 
 SETTINGS = {

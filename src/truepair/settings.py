@@ -76,15 +76,15 @@ def check_types(values: Mapping[str, Any], kind: type, where: str) -> None:
     Args:
         values: by field.
         kind: the class, whose own fields have simple types: int, ``float | None``, ``dict[str, Any]``.
-        where: what they are of, for messages.
+        where: what they are of, for messages; empty where those say it otherwise.
 
     Raises:
         ConfigError: a value is of another type.
     """
     for name, hint in kind.__annotations__.items():
         if name in values and get_origin(hint) is not ClassVar and not is_of(values[name], hint):
-            value = shortened(repr(values[name]))
-            raise ConfigError(f"{name} of {where} is {value}; give a value of type {_named(hint)}")
+            value = f"{name}{f' of {where}' if where else ''} is {shortened(repr(values[name]))}"
+            raise ConfigError(f"{value}; give a value of type {_named(hint)}")
 
 
 def is_of(value: Any, hint: Any) -> bool:
@@ -106,12 +106,12 @@ def is_of(value: Any, hint: Any) -> bool:
 
 
 def _named(hint: Any) -> str:
-    """A type in words: ``int | None`` as "int"."""
+    """A type in words: ``list[int] | None`` as "list of int"."""
     if get_origin(hint) in (UnionType, Union):
         return " or ".join(_named(part) for part in get_args(hint) if part is not NoneType)
     if get_origin(hint) is Annotated:
         return _named(get_args(hint)[0])
-    return hint.__name__ if get_origin(hint) is None else str(hint)
+    return f"list of {_named(get_args(hint)[0])}" if get_origin(hint) is list else (get_origin(hint) or hint).__name__
 
 
 def _hints(kind: type) -> dict[str, Any]:

@@ -172,7 +172,7 @@ def _made(kind: Any, values: Any, where: str) -> Any:
         if wanted in (list, dict, str) and not isinstance(value, wanted):
             raise ConfigError(f"{where}: {name} must be a {wanted.__name__}, not a {type(value).__name__}")
     try:
-        check_types(values, kind, "it")
+        check_types(values, kind, "")
         made = kind(**values)
         check_settings(made)
         return made
