@@ -3,6 +3,8 @@
 import difflib
 from collections.abc import Iterable
 
+_LONGEST = 100  # characters of a mistyped name that are compared
+
 
 class TruepairError(Exception):
     """Base of the errors raised on purpose; the command line prints them as one line, without a traceback."""
@@ -24,7 +26,7 @@ class MadeAgain(UserWarning):
     """A cache is damaged or out of date, and is made again; commands print the text as one line."""
 
 
-def message_of(error: TruepairError) -> str:
+def message_of(error: Exception) -> str:
     """What an error says; torch wraps one that a loading process raised into that process's traceback."""
     text = str(error).strip()
     if not text.startswith("Caught ") or "Traceback" not in text:
@@ -32,7 +34,13 @@ def message_of(error: TruepairError) -> str:
     return text.splitlines()[-1].partition(": ")[2] or text
 
 
+def shortened(value: object, most: int = 200) -> str:
+    """A value as text of one line for a message, cut if it is long."""
+    line = " ".join(str(value)[: 4 * most].split())
+    return line if len(line) <= most else f"{line[:most]}..."
+
+
 def nearest(word: str, words: Iterable[str]) -> str:
     """Return " (did you mean 'x'?)" for the nearest known word, or nothing."""
-    found = difflib.get_close_matches(word, list(words), n=1, cutoff=0.5)
+    found = difflib.get_close_matches(word[:_LONGEST], list(words), n=1, cutoff=0.5)
     return f" (did you mean '{found[0]}'?)" if found else ""

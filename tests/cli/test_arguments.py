@@ -116,3 +116,76 @@ def test_a_recipe_that_lies_under_itself(tmp_path: Path) -> None:
 def test_an_option_that_is_no_yaml_is_one_line(tmp_path: Path, word: str) -> None:
     with pytest.raises(ConfigError, match=r"^--names: "):
         read("", ["--names", word], tmp_path)
+
+
+BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{chr(98 + level)}: &{chr(98 + level)} [{', '.join(['*' + chr(97 + level)] * 9)}]\n" for level in range(20)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("names: &a [*a]", "line 1 holds itself by an alias; write out what is meant"),
+        ("inner: &a {extra: *a}", "line 1 holds itself by an alias"),
+        (BOMB, "line 5 holds more than 20,000 values, aliases written out; give fewer"),
+        ("names: [" + "u, " * 150_000 + "]", "it has more than 262,144 characters; settings need no more"),
+        ("names: " + "[" * 3000, "it is nested too deeply; write fewer brackets"),
+        ("rate: 1\nrate: 2", "the key rate stands twice, again in line 2; leave one"),
+        ("inner: {depth: 1, depth: 2}", "the key depth stands twice, again in line 1; leave one"),
+        ("1: 2", "the key 1 in line 1 is no text; put it in quotes, if it is a name"),
+        ("inner:\n  true: 1", "the key true in line 2 is no text"),
+        ("? [a]\n: 1", "the key in line 1 is no text"),
+        ("rate:\t1\n\tnames: [u]", "cannot start any token"),
+        ("rate: 2020-13-45", "month must be in 1..12"),
+        ("rate: !!int many", "invalid literal for int()"),
+        ("rate: " + "9" * 5000, "Exceeds the limit (4300 digits)"),
+        ("rate: !!python/object/apply:os.system [id]", "could not determine a constructor for the tag"),
+        ("rate: \x00", "special characters are not allowed"),
+        ("rate: *nowhere", "found undefined alias 'nowhere'"),
+        ("---\nrate: 1\n---\nrate: 2", "but found another document"),
+        ("rate: null", "rate is null; give a value of type float, or leave it out"),
+        ("inner:", "inner is null; give a value of type group of fields, or leave it out"),
+        ("inner: 5", "inner: 5 is no group of fields"),
+        ("rate: 1" + "0" * 100, "rate is a number of 333 bits; give one of 63 or fewer"),
+        ("rate: 1" + "0" * 4000, "... is no float"),
+        ("inner: {depth: .nan}", "inner.depth: nan is no int"),
+        ("rate: .nan", "rate is nan; give a finite number"),
+        ("rate: -.inf", "rate is -inf; give a finite number"),
+        (f"rate: {'x' * 50_000}", f"rate: {'x' * 200}... is no float"),
+        ("base: [1]", "base is [1]; give the name of a recipe, or a list of names"),
+        ("base: {a: b}", "base is {'a': 'b'}; give the name of a recipe, or a list of names"),
+    ],
+)
+def test_settings_that_are_none_are_one_short_line(text: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as error:
+        read(text, [], tmp_path)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 1000
+
+
+def test_bytes_that_are_no_text_are_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_bytes(b"rate: \xff\xfe\x00")
+    with pytest.raises(ConfigError, match=r"recipe.yaml is not valid YAML: 'utf-8' codec can't decode byte 0xff"):
+        read_recipe(Recipe, [path], [], command="test")
+
+
+@pytest.mark.parametrize("word", ["[" * 3000, "9" * 5000, "&a [*a]", "{1: 2}", "*a", "nan", "-1e400", "null", ""])
+def test_words_that_are_no_value_are_one_line(word: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^[^\n]{1,1000}$"):
+        read("{}", ["--inner.depth", word], tmp_path)
+
+
+def test_an_alias_stands_for_what_it_names(tmp_path: Path) -> None:
+    recipe = read("inner: &inner {depth: 5}\nrarely: {<<: *inner, span: [0.5, 0.6]}", [], tmp_path)
+    assert recipe == Recipe(inner=Inner(depth=5), rarely=Inner(depth=5, span=(0.5, 0.6)))
+
+
+def test_recipes_under_recipes_are_counted(tmp_path: Path) -> None:
+    (tmp_path / "0.yaml").write_text("rate: 2.0")
+    for level in range(1, 30):
+        (tmp_path / f"{level}.yaml").write_text(f"base: [{level - 1}.yaml, {level - 1}.yaml]")
+    with pytest.raises(ConfigError, match=r"29\.yaml has more than 100 recipes under it; name fewer in 'base'"):
+        read_recipe(Recipe, [tmp_path / "29.yaml"], [], command="test")

@@ -246,7 +246,7 @@ def test_the_options_of_a_command_and_the_fields_of_its_recipe(capsys: pytest.Ca
     assert done.value.code == 0
     for line in ("--data PAIRS", "--loop.epochs EPOCHS", "--srcl.alpha.shape SHAPE", "an item of data.sources"):
         assert line in said
-    assert "passes over the training pairs. (int, default: 30)" in " ".join(said.split())
+    assert "passes over the training pairs. (int, 1 or more, default: 30)" in " ".join(said.split())
 
 
 def test_help_on_one_field(capsys: pytest.CaptureFixture[str]) -> None:
@@ -261,9 +261,11 @@ def test_help_on_one_field(capsys: pytest.CaptureFixture[str]) -> None:
     sources = said("--data.sources.help")
     assert sources.startswith("--data.sources: files, folders or hub names, concatenated")
     assert 'an item of data.sources: SourceConfig source: "sample" (bundled)' in sources
-    assert "max_skipped: largest share of rows that may be left out. (float, default: 0.1)" in sources
+    assert "rows that may be left out. (float, a number from 0 to 1, default: 0.1)" in sources
     assert "the fields of loop: LoopConfig epochs:" in said("--loop.help")
-    assert said("--loop.epochs.help").startswith("--loop.epochs: passes over the training pairs. (int, default: 30)")
+    assert said("--loop.epochs.help").startswith(
+        "--loop.epochs: passes over the training pairs. (int, 1 or more, default: 30)"
+    )
     with pytest.raises(ConfigError, match=r"no field loop\.epoch to help on \(did you mean 'loop\.epochs'\?\)"):
         parser.read(["--loop.epoch.help"])
 

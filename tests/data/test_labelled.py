@@ -152,5 +152,5 @@ def test_what_cannot_be_classified_is_refused(tmp_path: Path) -> None:
     put_jsonl(tmp_path / "two.jsonl", [{"image": "one/bus/a.png", "label": ["bus", "car"]}])
     with pytest.raises(DataError, match=r"row 0 of .* has the labels bus, car; give each image one class"):
         open_labelled(LabelledConfig(data=SourceConfig(source=str(tmp_path / "two.jsonl"))), SILENT)
-    with pytest.raises(ConfigError, match=r"batch_size of the labelled images is 0; give 1 or more"):
+    with pytest.raises(ConfigError, match=r"^batch_size is 0; give 1 or more"):
         LabelledConfig(data="somewhere", batch_size=0)

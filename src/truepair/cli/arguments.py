@@ -5,6 +5,7 @@ All names are checked before the dataclass is imported, which takes seconds.
 
 import contextlib
 import dataclasses
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -15,9 +16,15 @@ import yaml
 from truepair.cli.fields import Field, RecipeClass
 from truepair.cli.options import CommandParser, Stated
 from truepair.cli.values import check_names, listed, make
-from truepair.errors import ConfigError, nearest
+from truepair.errors import ConfigError, nearest, shortened
 
 _Recipe = TypeVar("_Recipe")
+
+_MOST_BYTES = 1 << 18  # of a recipe, which takes seconds to read; the longest that is bundled has a few thousand
+
+_MOST_VALUES = 20_000  # of a recipe, with what its aliases stand for written out
+
+_MOST_LAYERS = 100  # recipes that lie under one
 
 _FOLDER = Path(str(files("truepair") / "recipes"))
 
@@ -105,13 +112,23 @@ def read_layers(path: Path, above: tuple[Path, ...] = ()) -> Iterator[tuple[Path
     Raises:
         ConfigError: a file cannot be read, or lies under itself.
     """
+    count = itertools.count()
+    for layer in _layers(path, above):
+        if next(count) >= _MOST_LAYERS:
+            raise ConfigError(f"{path} has more than {_MOST_LAYERS} recipes under it; name fewer in 'base'")
+        yield layer
+
+
+def _layers(path: Path, above: tuple[Path, ...]) -> Iterator[tuple[Path, dict[str, Any]]]:
     if path in above:
         raise ConfigError(f"{path} lies under itself: its 'base' leads back to it; drop it there")
     values = _read_yaml(path)
-    bases = values.pop("base", [])
+    bases = values.pop("base", None) or []
     for name in [bases] if isinstance(bases, str) else bases:
+        if not isinstance(bases, list | str) or not isinstance(name, str):
+            raise ConfigError(f"{path}: base is {shortened(bases)}; give the name of a recipe, or a list of names")
         beside = path.parent / name
-        yield from read_layers(beside if beside.is_file() else find_recipe(str(name)), (*above, path))
+        yield from _layers(beside if beside.is_file() else find_recipe(name), (*above, path))
     yield path, values
 
 
@@ -184,14 +201,87 @@ def find_recipe(name: str, task: str = "") -> Path:
     raise ConfigError(f"there is no recipe {name}{nearest(path.stem, names)}; give a file or one of {', '.join(names)}")
 
 
+def from_yaml(text: str) -> Any:
+    """Read YAML of some length, in which each key is a text and stands once.
+
+    An alias stands for what it names, so that a few lines can mean more than any memory holds: what is meant is counted
+    before it is made.
+
+    Raises:
+        ConfigError: it is no YAML, or none of the kind.
+    """
+    if len(text) > _MOST_BYTES:
+        raise ConfigError(f"it has more than {_MOST_BYTES:,} characters; settings need no more")
+    try:
+        loader = yaml.SafeLoader(text)
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _count(node, {})
+        return loader.construct_document(node)
+    except ConfigError:
+        raise
+    except RecursionError:
+        raise ConfigError("it is nested too deeply; write fewer brackets") from None
+    except Exception as error:  # of its own kind, and what int, float and datetime raise at values that look like one
+        raise ConfigError(shortened(error)) from error
+
+
+def _count(node: yaml.Node, counts: dict[int, int]) -> int:
+    """How many values a node of YAML means, with its aliases written out.
+
+    Args:
+        node: the node.
+        counts: identity of each node -> its own count; 0 while it is being counted.
+
+    Raises:
+        ConfigError: too many, a node that holds itself, a key that is no text or that stands twice.
+    """
+    line = node.start_mark.line + 1
+    if id(node) in counts:
+        if not counts[id(node)]:
+            raise ConfigError(f"line {line} holds itself by an alias; write out what is meant")
+        return counts[id(node)]
+    counts[id(node)] = 0
+    total = 1
+    if isinstance(node, yaml.MappingNode):
+        _check_keys(node)
+        total += sum(_count(value, counts) for _, value in node.value)
+    elif isinstance(node, yaml.SequenceNode):
+        total += sum(_count(value, counts) for value in node.value)
+    if total > _MOST_VALUES:
+        raise ConfigError(f"line {line} holds more than {_MOST_VALUES:,} values, aliases written out; give fewer")
+    counts[id(node)] = total
+    return total
+
+
+def _check_keys(node: yaml.MappingNode) -> None:
+    """Refuse keys that are no text, and keys that stand twice: YAML would silently take the last."""
+    seen = set[str]()
+    for key, _ in node.value:
+        if key.tag == "tag:yaml.org,2002:merge":
+            continue
+        line = key.start_mark.line + 1
+        if not isinstance(key, yaml.ScalarNode) or key.tag != "tag:yaml.org,2002:str":
+            name = f" {shortened(key.value)}" if isinstance(key, yaml.ScalarNode) else ""
+            raise ConfigError(f"the key{name} in line {line} is no text; put it in quotes, if it is a name")
+        if key.value in seen:
+            raise ConfigError(f"the key {shortened(key.value)} stands twice, again in line {line}; leave one")
+        seen.add(key.value)
+
+
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            text = file.read(_MOST_BYTES + 1).decode("utf-8")
     except OSError as error:
         raise ConfigError(f"cannot read the recipe {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"{path} is not valid YAML: {reason}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    try:
+        values = from_yaml(text)
+    except ConfigError as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from error
     if values is None:
         return {}
     if not isinstance(values, dict):
@@ -214,10 +304,9 @@ def _read_word(name: str, word: str, field: Field | None) -> Any:
         with contextlib.suppress(ValueError):
             return float(word)
     try:
-        return yaml.safe_load(word)
-    except yaml.YAMLError as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"--{name}: {reason}") from error
+        return from_yaml(word)
+    except ConfigError as error:
+        raise ConfigError(f"--{name}: {error}") from error
 
 
 def _plain(value: Any) -> Any:

@@ -6,6 +6,7 @@ the real types afterwards.
 """
 
 import ast
+import copy
 import importlib
 import importlib.util
 from collections.abc import Iterator, Mapping
@@ -13,6 +14,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
+
+from truepair.settings import Within
 
 _Recipe = TypeVar("_Recipe")
 
@@ -51,9 +54,10 @@ class Field:
     """A field of a dataclass.
 
     Attributes:
-        type: as the source writes it.
+        type: as the source writes it, without bounds.
         default: as the source writes it; None where a value must be given, empty where the value is a section whose
             fields have defaults of their own.
+        bounds: which numbers it may be, in words; empty for any.
         text: the value may be text.
         nullable: the value may be None.
         free: the value may hold any keys.
@@ -64,6 +68,7 @@ class Field:
 
     type: str
     default: str | None = None
+    bounds: str = ""
     text: bool = False
     nullable: bool = False
     free: bool = False
@@ -150,8 +155,9 @@ def _field(module: str, annotation: ast.expr, value: ast.expr | None) -> Field |
     alternatives = list(_alternatives(module, annotation))
     names = {_name(node) for _, node in alternatives}
     return Field(
-        type=_type_text(annotation),
+        type=_Unbounded(module).text(annotation),
         default=default,
+        bounds=", ".join(dict.fromkeys(bounds.words for bounds in _bounds(module, annotation))),
         text="str" in names,
         nullable=any(isinstance(node, ast.Constant) and node.value is None for _, node in alternatives),
         free=bool(names & {"dict", "Mapping", "Any"}),
@@ -300,7 +306,41 @@ def _name(node: ast.AST) -> str:
     return node.id if isinstance(node, ast.Name) else ""
 
 
-def _type_text(annotation: ast.expr) -> str:
+class _Unbounded(ast.NodeTransformer):
+    """Writes the types of a module with the bare type in place of one with bounds: ``int`` for ``Natural``."""
+
+    def __init__(self, module: str) -> None:
+        self.module = module
+
+    def text(self, annotation: ast.expr) -> str:
+        """An annotation as text."""
+        if isinstance(annotation, ast.Constant) and isinstance(annotation.value, str):
+            annotation = ast.parse(annotation.value, mode="eval").body
+        return ast.unparse(self.visit(copy.deepcopy(annotation)))
+
+    def visit_Name(self, node: ast.Name) -> ast.expr:
+        """The type that a name stands for, if it has bounds; else the name."""
+        bounded = _bounded(self.module, node)
+        return node if bounded is None else bounded[0]
+
+
+def _bounded(module: str, node: ast.expr) -> tuple[ast.expr, Within] | None:
+    """The bare type and the bounds that a name of a type stands for; None for one without bounds."""
+    found = _resolved(module, node)
+    if found is None or not isinstance(found[1], ast.Subscript) or _name(found[1]) != "Annotated":
+        return None
+    kind, mark = cast(ast.Tuple, found[1].slice).elts
+    if not isinstance(mark, ast.Call) or _name(mark.func) != Within.__name__:
+        return None
+    options = {word.arg: ast.literal_eval(word.value) for word in mark.keywords if word.arg is not None}
+    return kind, Within(*map(ast.literal_eval, mark.args), **options)
+
+
+def _bounds(module: str, annotation: ast.expr) -> Iterator[Within]:
+    """The bounds of all types that an annotation names."""
     if isinstance(annotation, ast.Constant) and isinstance(annotation.value, str):
-        return annotation.value
-    return ast.unparse(annotation)
+        annotation = ast.parse(annotation.value, mode="eval").body
+    for node in ast.walk(annotation):
+        bounded = _bounded(module, node) if isinstance(node, ast.Name) else None
+        if bounded is not None:
+            yield bounded[1]

@@ -1,14 +1,20 @@
 """``truepair COMMAND``: finds the command's module and turns a user's mistake into one line."""
 
+import errno
 import importlib
 import os
+import shlex
 import sys
+import time
+import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from truepair import __version__
 from truepair.display import unfailing_streams, visible
 from truepair.engine.distributed.launch import require_one_process
-from truepair.errors import TruepairError, message_of, nearest
+from truepair.errors import DataError, TruepairError, message_of, nearest, shortened
+from truepair.files import write_text
 
 # Command: (module with ``run(words)``, help line). A module is imported only when its command is called; a command
 # imports what computes only when its words are read. That is why this is a table, and no parser of sub-commands.
@@ -46,7 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments: its words; those of the process when absent.
 
     Raises:
-        SystemExit: with status 2 and one line on a user's mistake.
+        SystemExit: with status 2 and one line on a user's mistake; with status 1 and one line on what nobody foresaw,
+            whose traceback is in a file.
     """
     # Threads that wait for each other spin for some microseconds, then sleep. Sleeping at once costs a third of the
     # speed on idle cores, spinning for long half of it on busy ones.
@@ -67,6 +74,10 @@ def _run(words: list[str]) -> None:
         _command(words[0])(words[1:])
     except TruepairError as error:
         sys.exit(_fail(message_of(error)))
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+            sys.exit(_fail(f"{shortened(error.filename)} is too long for the name of a file; correct it"))
+        sys.exit(_fail(_unforeseen(error, words), status=1))
     except KeyboardInterrupt:
         sys.exit(_fail("stopped; run the same command again to go on from the last checkpoint", status=130))
 
@@ -78,6 +89,27 @@ def _command(name: str) -> Callable[[list[str]], None]:
         require_one_process(f"truepair {name}")
     run: Callable[[list[str]], None] = importlib.import_module(COMMANDS[name][0]).run
     return run
+
+
+def _unforeseen(error: Exception, words: Sequence[str]) -> str:
+    """What is said of an error that nobody raised on purpose: its own words, and the file with its traceback.
+
+    With TRUEPAIR_DEBUG in the environment, the traceback is printed instead.
+    """
+    what = f"{type(error).__name__}: {shortened(message_of(error))}".removesuffix(": ")
+    text = "".join(traceback.format_exception(error))
+    if os.environ.get("TRUEPAIR_DEBUG"):
+        print(text, file=sys.stderr)
+        return f"an error that truepair did not foresee: {what}"
+    name = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.txt"
+    try:
+        file = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "truepair" / "errors" / name
+        write_text(file, f"truepair {__version__}, Python {sys.version}\ntruepair {shlex.join(words)}\n\n{text}")
+    except (DataError, RuntimeError) as refusal:  # nowhere to write, or no home
+        where = f"its traceback could not be kept ({refusal}); TRUEPAIR_DEBUG=1 prints it"
+    else:
+        where = f"its traceback is in {file}; TRUEPAIR_DEBUG=1 prints it"
+    return f"an error that truepair did not foresee: {what}; {where}"
 
 
 def _help() -> str:

@@ -138,7 +138,7 @@ class CommandParser(argparse.ArgumentParser):
 
     def _add_field(self, group: "argparse._ActionsContainer", name: str, field: Field, says: str) -> None:
         default = "must be given" if field.default is None else f"default: {field.default}" if field.default else ""
-        about = ", ".join(filter(None, [field.type, default]))
+        about = ", ".join(filter(None, [field.type, field.bounds, default]))
         self.known[name] = group.add_argument(
             f"--{name}",
             dest="stated",
@@ -170,7 +170,7 @@ def _lines_of(section: Section) -> str:
     lines = []
     for name, field in section.fields.items():
         default = "must be given" if field.default is None else f"default: {field.default}" if field.default else ""
-        about = ", ".join(filter(None, [field.type, default]))
+        about = ", ".join(filter(None, [field.type, field.bounds, default]))
         line = f"{name}: {says.get(name, '')} ({about})"
         lines.append(textwrap.fill(line, _WIDTH, initial_indent="  ", subsequent_indent="      "))
     return "\n".join(lines)

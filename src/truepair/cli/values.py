@@ -15,7 +15,8 @@ from typing import Any, TypeVar
 from jsonargparse import ArgumentParser
 
 from truepair.cli.fields import Field, RecipeClass, Section
-from truepair.errors import ConfigError, nearest
+from truepair.errors import ConfigError, nearest, shortened
+from truepair.settings import check_settings
 
 _Recipe = TypeVar("_Recipe")
 
@@ -68,11 +69,13 @@ def make(
         ConfigError: a value is of the wrong type, or the class itself refuses it.
     """
     try:
-        return _made(kind, values)
+        made = _made(kind, values)
+        check_settings(made)
+        return made
     except ConfigError:
         raise
     except Exception as error:  # jsonargparse raises many kinds; each is a mistake in the recipe or the command
-        fault = next(_faults(values, kind.section), _Fault("", " ".join(str(error).split())))
+        fault = next(_faults(values, kind.section), _Fault("", shortened(error)))
         where = stated_by(fault.field) if fault.field else ""
         raise ConfigError((f"{where}: " if where else "") + fault.reason) from error
 
@@ -96,11 +99,12 @@ def _check_group(values: Mapping[str, Any], known: Mapping[str, Field], where: s
         field = known.get(name)
         if field is None:
             leaf = _first_leaf(name, value)
-            raise ConfigError(f"{where}: there is no field {leaf}{nearest(leaf, known)}")
-        if _is_group(field) and not isinstance(value, Mapping):  # jsonargparse passes over some of these
-            if value is not None or not field.nullable:
-                raise ConfigError(f"{where}: {name}: {value} is no group of fields; state its fields, or leave it out")
-        elif field.sections and isinstance(value, Mapping) and not field.free:
+            raise ConfigError(f"{where}: there is no field {shortened(leaf)}{nearest(leaf, known)}")
+        if value is None and not (field.nullable or field.type == "Any"):
+            raise ConfigError(f"{where}: {name} is null; give {_wanted(field)}, or leave it out")
+        if _is_group(field) and not isinstance(value, Mapping | None):  # jsonargparse passes over some of these
+            raise ConfigError(f"{where}: {name}: {value} is no group of fields; state its fields, or leave it out")
+        if field.sections and isinstance(value, Mapping) and not field.free:
             _check_group(value, known, where, f"{name}.")
         elif field.items and isinstance(value, list):
             for number, item in enumerate(value, start=1):
@@ -185,10 +189,8 @@ def _faults(values: Mapping[str, Any], section: Section, prefix: str = "") -> It
                     for fault in _faults_in(item, field.items, f"item {number} of {prefix}{name}: "):
                         yield _Fault(f"{prefix}{name}", fault.reason)
         elif not _is_a(value, hints[name]):
-            kind = "group of fields" if field.sections else field.type.replace(" | None", "")
-            kind = kind.replace("list[dict[str, Any]]", "list of groups of fields")
-            wanted = f"none of {', '.join(map(repr, field.choices))}" if field.choices else f"no {kind}"
-            yield _Fault(f"{prefix}{name}", f"{prefix}{name}: {value} is {wanted}")
+            wanted = f"none of {', '.join(map(repr, field.choices))}" if field.choices else f"no {_kind(field)}"
+            yield _Fault(f"{prefix}{name}", f"{prefix}{name}: {shortened(value)} is {wanted}")
     for name, field in section.fields.items():
         if field.default is None and name not in values:
             yield _Fault(prefix.removesuffix("."), f"{prefix}{name} is missing; give it")
@@ -198,6 +200,17 @@ def _faults(values: Mapping[str, Any], section: Section, prefix: str = "") -> It
         yield _Fault("", f"{prefix if prefix.endswith(': ') else ''}{error}")
     except Exception:  # one of the above
         return
+
+
+def _wanted(field: Field) -> str:
+    """What a value of a field may be, in words."""
+    return f"one of {', '.join(map(repr, field.choices))}" if field.choices else f"a value of type {_kind(field)}"
+
+
+def _kind(field: Field) -> str:
+    """The type of a field, in words."""
+    kind = "group of fields" if field.sections else field.type.replace(" | None", "")
+    return kind.replace("list[dict[str, Any]]", "list of groups of fields")
 
 
 def _faults_in(values: Mapping[str, Any], sections: Sequence[Section], prefix: str) -> Iterator[_Fault]:
@@ -212,7 +225,9 @@ def _is_a(value: Any, hint: Any) -> bool:
     parser = ArgumentParser(exit_on_error=False, default_env=False)
     parser.add_argument("--value", type=hint)
     try:
-        parser.parse_object({"value": copy.deepcopy(value)})
+        parser.instantiate(parser.parse_object({"value": copy.deepcopy(value)}))
+    except ConfigError:  # of the type, but what the class itself refuses
+        return True
     except Exception:  # it raises many kinds
         return False
     return True

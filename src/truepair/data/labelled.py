@@ -15,6 +15,7 @@ from truepair.data.source import SourceConfig
 from truepair.data.table import PairTable
 from truepair.errors import ConfigError, DataError, nearest
 from truepair.randomness import stable_hash
+from truepair.settings import Natural, Positive, check_settings
 
 TEMPLATES: dict[str, tuple[str, ...]] = {
     "photo": ("a photo of a {}.",),
@@ -54,18 +55,16 @@ class LabelledConfig:
     split: str = ""
     classes: str | None = None
     templates: str = "photo"
-    images_per_class: int = 0
-    batch_size: int = 64
-    workers: int = 2
+    images_per_class: Natural = 0
+    batch_size: Positive = 64
+    workers: Natural = 2
 
     def __post_init__(self) -> None:
         if not self.data:
             raise ConfigError(
                 "zero-shot classification has no data; name a folder of classes, a file with labels or a data set"
             )
-        for name, least in (("images_per_class", 0), ("batch_size", 1), ("workers", 0)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name} of the labelled images is {getattr(self, name)}; give {least} or more")
+        check_settings(self)
 
 
 @dataclass(frozen=True)

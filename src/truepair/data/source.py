@@ -9,6 +9,7 @@ from datasets import config as datasets_config
 
 from truepair.checked import CHECKS
 from truepair.errors import ConfigError
+from truepair.settings import Positive, Share, check_settings
 
 _CHOICES = {
     "caption_lines": ("several", "one", None),
@@ -74,8 +75,8 @@ class SourceConfig:
     repeats: str = "keep"
     labels: bool = False
     on_bad: str = "skip"
-    max_skipped: float = 0.1
-    max_caption_length: int = 10_000
+    max_skipped: Share = 0.1
+    max_caption_length: Positive = 10_000
     cache_dir: str | None = None
     cache_check: str = "times"
 
@@ -89,8 +90,7 @@ class SourceConfig:
             raise ConfigError(f"there is no encoding '{self.encoding}'; give one such as utf-16 or latin-1") from None
         if self.delimiter is not None and len(self.delimiter) != 1 and self.delimiter not in ("\\t", "tab"):
             raise ConfigError(f"delimiter is '{self.delimiter}'; give one character, or tab")
-        if not 0 <= self.max_skipped <= 1:
-            raise ConfigError(f"max_skipped is {self.max_skipped}; give a share between 0 and 1")
+        check_settings(self)
 
     @cached_property  # formats ask for it row by row
     def path(self) -> Path:

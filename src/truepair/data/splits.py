@@ -15,6 +15,7 @@ from truepair.data.split_names import USUAL, split_of_word
 from truepair.data.table import PairTable
 from truepair.data.transforms import TransformConfig
 from truepair.errors import ConfigError, DataError, nearest
+from truepair.settings import Natural, PartShare, Share, SomeShare, check_settings
 
 ROLES = {"train": "train", "validation": "val", "test": "test"}
 """Fields of ``DataConfig`` that name sources of one kind, and the split of their rows."""
@@ -69,40 +70,29 @@ class DataConfig:
     train: list[str | SourceConfig] | None = None
     validation: list[str | SourceConfig] | None = None
     test: list[str | SourceConfig] | None = None
-    validation_share: float = 0.0
-    test_share: float = 0.0
+    validation_share: PartShare = 0.0
+    test_share: PartShare = 0.0
     train_split: str = "train"
     validation_split: str = "val"
     test_split: str = "test"
     captions: str = "draw"
-    min_group_size: int = 0
-    max_group_size: int = 0
-    groups: int = 0
+    min_group_size: Natural = 0
+    max_group_size: Natural = 0
+    groups: Natural = 0
     group_seed: int = 0
     other_groups: bool = False
-    group_share: float = 1.0
-    drawings: int = 0
-    unseen_share: float = 0.0
+    group_share: SomeShare = 1.0
+    drawings: Natural = 0
+    unseen_share: PartShare = 0.0
     identity: str = "bytes"
     transform: TransformConfig = field(default_factory=TransformConfig)
-    max_bad_fraction: float = 0.05
+    max_bad_fraction: Share = 0.05
 
     def __post_init__(self) -> None:
         if self.captions not in ("draw", "first", "pairs"):
             raise ConfigError(f"data.captions is '{self.captions}'; give draw, first or pairs")
         check_identity(self.identity)
-        if not 0.0 < self.group_share <= 1.0:
-            raise ConfigError(f"data.group_share is {self.group_share}; give a number above 0, up to 1")
-        if not 0.0 <= self.unseen_share < 1.0:
-            raise ConfigError(f"data.unseen_share is {self.unseen_share}; give a number from 0 to below 1")
-        for name in ("min_group_size", "max_group_size", "groups", "drawings"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"data.{name} is {getattr(self, name)}; give 0 or more")
-        for name in ("validation_share", "test_share"):
-            if not 0.0 <= getattr(self, name) < 1.0:
-                raise ConfigError(f"data.{name} is {getattr(self, name)}; give a number from 0 to below 1")
-        if not 0.0 <= self.max_bad_fraction <= 1.0:
-            raise ConfigError(f"data.max_bad_fraction is {self.max_bad_fraction}; give a share from 0 to 1")
+        check_settings(self, "data")
         for name in ("sources", *ROLES):
             if isinstance(getattr(self, name), str | SourceConfig):
                 raise ConfigError(f"data.{name} is no list; give [{getattr(self, name)!r}]")

@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from truepair.errors import ConfigError, DataError
+from truepair.loading import LOADING_ERRORS, why_not_loaded
 from truepair.relations.text import normalise_caption
 
 _SPECIAL = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
@@ -46,8 +47,8 @@ def load_tokenizer(name_or_folder: str | Path) -> PreTrainedTokenizerBase:
         )
     try:
         return AutoTokenizer.from_pretrained(name, trust_remote_code=False, local_files_only=fetched)
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().partition("\n")[0]
+    except LOADING_ERRORS as error:
+        reason = why_not_loaded(error)
         raise ConfigError(
             f"no tokenizer at '{name_or_folder}': give a folder written by save_pretrained or a hub name ({reason})"
         ) from None

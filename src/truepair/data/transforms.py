@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from torchvision.transforms import InterpolationMode, v2
 
 from truepair.data.images import DEFAULT_MAX_PIXELS, describe, load_image, memory_for
 from truepair.errors import ConfigError
+from truepair.settings import Natural, Share, Within, check_settings
 
 PixelStatistics = tuple[tuple[float, ...], tuple[float, ...]]
 """Mean and standard deviation of each channel, for pixels in 0..1."""
@@ -29,6 +30,10 @@ ASPECTS = (3 / 4, 4 / 3)
 """Least and largest width over height of a random crop."""
 
 _GREY = (128, 128, 128)
+
+Operations = Annotated[int, Within(0, 20)]
+
+Level = Annotated[int, Within(0, 10)]
 
 _MAX_LEVEL = 10
 
@@ -54,13 +59,13 @@ class TransformConfig:
         evaluation_resize: "squash" scales both sides to ``size``; "crop" scales the shorter side and takes the centre.
     """
 
-    size: int = 256
+    size: Natural = 256
     normalisation: str = "clip"
     interpolation: str = "bicubic"
     crop_scale: tuple[float, float] = (0.2, 1.0)
-    flip: float = 0.5
-    rand_augment_ops: int = 2
-    rand_augment_level: int = 7
+    flip: Share = 0.5
+    rand_augment_ops: Operations = 2
+    rand_augment_level: Level = 7
     evaluation_resize: str = "squash"
 
     def __post_init__(self) -> None:
@@ -70,8 +75,7 @@ class TransformConfig:
         smallest, largest = self.crop_scale
         if not 0 < smallest <= largest <= 1:
             raise ConfigError(f"crop_scale is {self.crop_scale}; give two rising shares between 0 and 1")
-        if self.size < 0 or not 0 <= self.flip <= 1:
-            raise ConfigError(f"size is {self.size} and flip {self.flip}; size is not negative, flip between 0 and 1")
+        check_settings(self, "transform")
 
 
 def build_transform(

@@ -22,6 +22,7 @@ from truepair.errors import DataError
 from truepair.evaluation.bootstrap import drawn_rows, percentile_interval
 from truepair.evaluation.scores import CaptionScores, ScoreSource, as_source
 from truepair.evaluation.truth import MatchLists, QuerySet, Truth
+from truepair.settings import Natural, Positive
 
 RECALL_DEPTHS = (1, 5, 10)
 
@@ -40,8 +41,8 @@ class RetrievalProtocol:
         leave_out_families: strict scores; captions of the same family but another group are neither right nor wrong.
     """
 
-    rerank: int = 16
-    batch_size: int = 64
+    rerank: Natural = 16
+    batch_size: Positive = 64
     leave_out_families: bool = False
 
 

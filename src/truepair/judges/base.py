@@ -16,6 +16,7 @@ from truepair.errors import ConfigError
 from truepair.models.dual.base import DualEncoder
 from truepair.models.encoders.frozen_captions import CaptionStates
 from truepair.models.encoders.frozen_images import ImageStates
+from truepair.settings import Natural, Positive, Share, check_settings
 
 _VIEWS = ("plain", "batch")
 
@@ -85,11 +86,11 @@ class JudgeConfig:
     kind: str = "albef"
     view: str = "plain"
     memory: bool | None = None
-    memory_limit: int | None = 50_000_000
+    memory_limit: Natural | None = 50_000_000
     calibration: str | None = None
     prompt: str = PROMPT
-    pairs_at_once: int = 1024
-    least_coverage: float = 0.2
+    pairs_at_once: Positive = 1024
+    least_coverage: Share = 0.2
 
     def __post_init__(self) -> None:
         if self.view not in _VIEWS:
@@ -98,10 +99,7 @@ class JudgeConfig:
             raise ConfigError(f"ecm.judge.view is batch, which kind '{self.kind}' cannot read; set it to plain")
         if "{caption}" not in self.prompt:
             raise ConfigError(f"ecm.judge.prompt is {self.prompt!r}; put {{caption}} where the caption goes")
-        if self.pairs_at_once < 1:
-            raise ConfigError(f"ecm.judge.pairs_at_once is {self.pairs_at_once}; give at least 1")
-        if not 0.0 <= self.least_coverage <= 1.0:
-            raise ConfigError(f"ecm.judge.least_coverage is {self.least_coverage}; give a share from 0 to 1")
+        check_settings(self, "ecm.judge")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,7 +172,7 @@ class PairReader(ABC):
         pairs_at_once: pairs that are read together.
     """
 
-    pairs_at_once: int
+    pairs_at_once: Positive
 
     @property
     @abstractmethod

@@ -282,7 +282,7 @@ def open_vlm(config: JudgeConfig, run: JudgeInputs, device: torch.device | str) 
     """
     where = config.checkpoint
     name = f"vlm {where}"
-    found = load_part(AutoConfig, where, trust_remote_code=False)
+    found = load_part(AutoConfig, where)
     if type(found) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         raise CheckpointError(
             f"{where} is a model of kind '{found.model_type}', which answers no questions about pictures; give an "
@@ -290,14 +290,14 @@ def open_vlm(config: JudgeConfig, run: JudgeInputs, device: torch.device | str) 
         )
     if found.is_encoder_decoder or found.get_text_config().is_encoder_decoder:
         raise CheckpointError(f"{where} reads its question with an encoder, which this judge cannot; give a decoder")
-    processor = load_part(AutoProcessor, where, what="processor", trust_remote_code=False)
+    processor = load_part(AutoProcessor, where, what="processor")
     if getattr(processor, "image_processor", None) is None or getattr(processor, "tokenizer", None) is None:
         raise CheckpointError(
             f"no processor of pictures and words could be loaded from {where}; save the processor that the model was "
             "trained with beside it"
         )
     dtype = torch.bfloat16 if torch.device(device).type == "cuda" else torch.float32
-    model = load_hub_model(AutoModelForImageTextToText, where, trust_remote_code=False, weights_only=True, dtype=dtype)
+    model = load_hub_model(AutoModelForImageTextToText, where, weights_only=True, dtype=dtype)
     inputs = {
         "images": processor.image_processor.to_dict(),
         "words": processor.tokenizer.get_vocab(),

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from truepair.engine.distributed.gathering import gather
-from truepair.errors import ConfigError
 from truepair.methods.contrast import Contrast
 from truepair.methods.encode import BatchEncoder, EncodedBatch
 from truepair.methods.srcl import of_rows
@@ -18,6 +17,7 @@ from truepair.objectives.momentum import FeatureQueue
 from truepair.objectives.srcl import Regulation
 from truepair.relations.batch import BatchRelations
 from truepair.relations.pairs import SIDES, PairSet, Side
+from truepair.settings import Natural, PartShare, Share, Weight, check_settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,16 +33,13 @@ class MomentumConfig:
         ramp_epochs: Epochs over which the weight rises from 0.
     """
 
-    decay: float = 0.995
-    queue_size: int = 65_536
-    distillation: float = 0.4
-    ramp_epochs: float = 1.0
+    decay: PartShare = 0.995
+    queue_size: Natural = 65_536
+    distillation: Share = 0.4
+    ramp_epochs: Weight = 1.0
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.decay < 1.0:
-            raise ConfigError(f"momentum.decay is {self.decay}; give a number from 0 to below 1")
-        if not 0.0 <= self.distillation <= 1.0 or self.queue_size < 0 or self.ramp_epochs < 0:
-            raise ConfigError("momentum.distillation lies between 0 and 1; queue_size and ramp_epochs are not negative")
+        check_settings(self, "momentum")
 
 
 class MomentumFeatures(NamedTuple):

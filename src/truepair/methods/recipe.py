@@ -16,6 +16,7 @@ from truepair.methods.step import ItmConfig, MlmConfig, ObjectivesConfig
 from truepair.methods.towers import TowerOptimizerConfig
 from truepair.models.dual.lora import LoraSettings
 from truepair.sampling.batches import SamplerConfig
+from truepair.settings import Natural, Positive, Share, check_settings
 
 MODELS_OWN = "model"
 """The tokenizer of a recipe that leaves the tokenization to the model that training starts from."""
@@ -36,13 +37,14 @@ class TextConfig:
     """
 
     tokenizer: str = "train"
-    vocab_size: int = 8192
-    max_length: int = 25
+    vocab_size: Positive = 8192
+    max_length: Natural = 25
     add_sep: bool = False
     normalise: bool = True
 
     def __post_init__(self) -> None:
-        if self.max_length < 0 or (not self.max_length and self.tokenizer != MODELS_OWN):
+        check_settings(self, "text")
+        if not self.max_length and self.tokenizer != MODELS_OWN:
             raise ConfigError(f"text.max_length is {self.max_length}; give the most tokens of a caption")
 
 
@@ -60,16 +62,12 @@ class InterpolateConfig:
             [t2i_r@1, zero_shot_top1]; empty for not choosing.
     """
 
-    alphas: list[float] = field(default_factory=lambda: [0.0, 0.25, 0.5, 0.75, 1.0])
-    alpha: float | None = None
+    alphas: list[Share] = field(default_factory=lambda: [0.0, 0.25, 0.5, 0.75, 1.0])
+    alpha: Share | None = None
     choose: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        for alpha in (*self.alphas, *([] if self.alpha is None else [self.alpha])):
-            if not 0.0 <= alpha <= 1.0:
-                raise ConfigError(
-                    f"model.interpolate has the share {alpha}; give numbers from 0 (start) to 1 (trained)"
-                )
+        check_settings(self, "model.interpolate")
         if self.alpha is not None and self.choose:
             raise ConfigError("model.interpolate.alpha and choose both say which model is saved; give one")
         if self.choose and not self.alphas:
@@ -84,12 +82,10 @@ class ZeroShotConfig(LabelledConfig):
         largest_fall: a line is said when top-1 falls by more than this share of the images; 0.02 for two points.
     """
 
-    largest_fall: float = 0.02
+    largest_fall: Share = 0.02
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0.0 <= self.largest_fall <= 1.0:
-            raise ConfigError(f"zero_shot.largest_fall is {self.largest_fall}; give a share from 0 to 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,14 +126,14 @@ class ModelConfig:
     text_checkpoint: str | None = None
     freeze_image: bool = False
     freeze_text: bool = False
-    freeze_image_blocks: int = 0
-    freeze_text_blocks: int = 0
+    freeze_image_blocks: Natural = 0
+    freeze_text_blocks: Natural = 0
     train_only: Literal["all", "norms"] = "all"
     lora: LoraSettings | None = None
     cache_images: bool = False
     cache_sources: bool = False
     pool_images: bool = False
-    image_views: int = 1
+    image_views: Positive = 1
     cache_captions: bool = False
     cache_folder: str | None = None
     cache_check: Literal["times", "bytes"] = "times"

@@ -27,6 +27,7 @@ from truepair.relations.detectors import (
 from truepair.relations.ledger import Ledger, VerdictIndex
 from truepair.relations.pairs import PairSet
 from truepair.relations.rules import Rule, apply_rules
+from truepair.settings import Weight, check_settings
 
 ENCODERS = "encoders"
 """As ``guide_model``: the means of the run's own frozen states."""
@@ -63,13 +64,12 @@ class RelationsConfig:
     symmetric: bool = True
     guide_model: str | None = None
     weights: RegulationConfig = field(default_factory=RegulationConfig)
-    extra_rows: float = 1.0
+    extra_rows: Weight = 1.0
     ledger: bool = True
     unjudged: bool = False
 
     def __post_init__(self) -> None:
-        if self.extra_rows < 0:
-            raise ConfigError(f"relations.extra_rows is {self.extra_rows}; give 0 or more")
+        check_settings(self, "relations")
         # Written out, so that a rule says the same with a default stated or left out: run folders are compared by it.
         object.__setattr__(self, "rules", [rule.stated() for rule in self.built])
         guided = [detector for detector in self.detectors if {"guide", "weights"} & {*detector.needs}]

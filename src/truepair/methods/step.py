@@ -49,6 +49,7 @@ from truepair.relations.detectors import Signal
 from truepair.relations.ledger import Ledger
 from truepair.relations.pairs import PairSet, same_pair
 from truepair.sampling.ranks import Ranks
+from truepair.settings import Natural, Share, SomeShare, Weight, check_settings
 
 _MLM_ROWS = 7  # stream of the draw that chooses the rows of MLM; the masker uses the first three
 
@@ -72,18 +73,15 @@ class ItcConfig:
 
     loss: Literal["softmax", "sigmoid"] = "softmax"
     bias_init: float = -10.0
-    weight: float = 1.0
-    smoothing: float = 0.0
-    smoothing_start_epoch: int = 0
+    weight: Weight = 1.0
+    smoothing: Share = 0.0
+    smoothing_start_epoch: Natural = 0
     key_gradient: bool = True
-    consistency: float = 0.0
-    chance_steps: int = 200
+    consistency: Weight = 0.0
+    chance_steps: Natural = 200
 
     def __post_init__(self) -> None:
-        if self.chance_steps < 0:
-            raise ConfigError(f"objectives.itc.chance_steps is {self.chance_steps}; give 0 or more")
-        if not 0.0 <= self.smoothing <= 1.0:
-            raise ConfigError(f"objectives.itc.smoothing is {self.smoothing}; give a number from 0 to 1")
+        check_settings(self, "objectives.itc")
         if self.loss not in ("softmax", "sigmoid"):
             raise ConfigError(f"objectives.itc.loss is {self.loss!r}; give 'softmax' or 'sigmoid'")
         if self.loss == "sigmoid" and self.consistency:
@@ -106,12 +104,13 @@ class ItmConfig:
             ITC (``start_epoch``).
     """
 
-    weight: float = 1.0
-    start_epoch: int = 0
+    weight: Weight = 1.0
+    start_epoch: Natural = 0
     sampling: Sampling = "top1"
-    hard_fraction: float | Schedule = 1.0
+    hard_fraction: Share | Schedule = 1.0
 
     def __post_init__(self) -> None:
+        check_settings(self, "objectives.itm")
         ends = self.hard_fraction
         for value in (ends.start, ends.end) if isinstance(ends, Schedule) else (ends,):
             if not 0.0 <= value <= 1.0:
@@ -138,14 +137,13 @@ class MlmConfig:
         masking: Which tokens are hidden.
     """
 
-    weight: float = 1.0
-    start_epoch: int = 0
-    row_share: float = 1.0
+    weight: Weight = 1.0
+    start_epoch: Natural = 0
+    row_share: SomeShare = 1.0
     masking: MaskingConfig = field(default_factory=MaskingConfig)
 
     def __post_init__(self) -> None:
-        if not 0.0 < self.row_share <= 1.0:
-            raise ConfigError(f"objectives.mlm.row_share is {self.row_share}; give a number above 0, up to 1")
+        check_settings(self, "objectives.mlm")
 
     def due(self, epoch: int) -> bool:
         """Whether it is trained in an epoch."""
@@ -682,7 +680,7 @@ class MaskedRows:
     ids: Tensor  # [R, L]
     mask: Tensor  # [R, L]
     labels: Tensor  # [R, L]
-    weight: float
+    weight: Weight
 
     @classmethod
     def of(cls, encoded: EncodedBatch, masker: TokenMasker, matches: PairSet, config: MlmConfig, seed: int) -> Self:

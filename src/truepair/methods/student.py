@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from truepair.data.preprocessing import OwnPreprocessing
 from truepair.data.table import PairTable, hash_ids
 from truepair.data.tokens import load_tokenizer, train_wordpiece
-from truepair.errors import CheckpointError, ConfigError
+from truepair.errors import CheckpointError, ConfigError, TruepairError, shortened
 from truepair.methods.recipe import MODELS_OWN, ModelConfig, PretrainRecipe, TextConfig
 from truepair.models.checkpoints.bert import albef_from_bert
 from truepair.models.dual.base import DualEncoder
@@ -187,9 +187,20 @@ def seed_weights(seed: int) -> None:
     torch.manual_seed(stable_hash(seed, "initial weights"))
 
 
+def _built(config: AlbefConfig) -> AlbefModel:
+    try:
+        return AlbefModel(config)
+    except TruepairError:
+        raise
+    except Exception as error:  # transformers checks few values of its image encoders before it computes with them
+        raise ConfigError(f"model.options: no model can be made of them: {shortened(error)}") from error
+
+
 def _pretrained(config: ModelConfig, tokenizer: PreTrainedTokenizerBase, say: Say) -> AlbefModel:
     """A model of a recipe's sizes, with the encoders that it names."""
     options = dict(config.options)
+    if "vocab_size" in options:
+        raise ConfigError("model.options.vocab_size is that of the tokenizer; set text.vocab_size, or drop it")
     if config.image_checkpoint is not None:
         encoder = load_image_encoder(config.image_checkpoint)
         options["image_encoder"] = encoder.config
@@ -198,7 +209,7 @@ def _pretrained(config: ModelConfig, tokenizer: PreTrainedTokenizerBase, say: Sa
         model, report = albef_from_bert(source, **options)
         say(str(report))
     else:
-        model = AlbefModel(AlbefConfig.of_size(config.size, vocab_size=len(tokenizer), **options))
+        model = _built(AlbefConfig.of_size(config.size, vocab_size=len(tokenizer), **options))
     if config.image_checkpoint is not None:
         model.image_encoder.load_state_dict(encoder.state_dict())
     return model

@@ -11,6 +11,7 @@ from truepair.errors import ConfigError
 from truepair.models.dual.base import DualEncoder
 from truepair.models.dual.blocks import TowerBlocks
 from truepair.models.fusion.downstream import DownstreamModel
+from truepair.settings import Rate
 
 IMAGE, TEXT = "image", "text"
 
@@ -25,8 +26,8 @@ class TowerOptimizerConfig(OptimizerConfig):
             temperature and bias, and what reads image and text together, always have ``learning_rate``.
     """
 
-    image_learning_rate: float | None = None
-    text_learning_rate: float | None = None
+    image_learning_rate: Rate | None = None
+    text_learning_rate: Rate | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()

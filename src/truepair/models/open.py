@@ -122,9 +122,9 @@ class _Settings:
     """The config file of a checkpoint, read like a model."""
 
     @staticmethod
-    def from_pretrained(name: str, **options: str) -> dict[str, Any]:
-        """Read it; without `PretrainedConfig`, which warns of kinds that it does not know."""
-        file = cached_file(name, "config.json", **options)
+    def from_pretrained(name: str, *, trust_remote_code: bool, **revision: str) -> dict[str, Any]:
+        """Read it; without `PretrainedConfig`, which warns of kinds that it does not know, and runs what it names."""
+        file = cached_file(name, "config.json", **revision)
         settings: dict[str, Any] = json.loads(Path(file).read_text(encoding="utf-8"))
         return settings
 

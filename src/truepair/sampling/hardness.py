@@ -5,7 +5,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from truepair.errors import ConfigError
+from truepair.settings import Positive, Share, check_settings
 
 
 class Hardness(Protocol):
@@ -35,17 +35,12 @@ class HardnessConfig:
         over_epochs: Epochs from the first grouped one until ``final_quantile`` is reached.
     """
 
-    quantile: float = 1.0
-    final_quantile: float | None = None
-    over_epochs: int = 10
+    quantile: Share = 1.0
+    final_quantile: Share | None = None
+    over_epochs: Positive = 10
 
     def __post_init__(self) -> None:
-        for name in ("quantile", "final_quantile"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value <= 1:
-                raise ConfigError(f"hardness.{name} is {value}; give a number from 0 (easiest) to 1 (hardest)")
-        if self.over_epochs < 1:
-            raise ConfigError(f"hardness.over_epochs is {self.over_epochs}; give 1 or more")
+        check_settings(self, "sampler.hardness")
 
 
 class HardnessSchedule:

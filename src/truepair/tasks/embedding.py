@@ -26,6 +26,7 @@ from truepair.data.table import PairTable
 from truepair.errors import ConfigError, DataError
 from truepair.files import discard, one_line_errors, remove_folder, writing_file
 from truepair.models.open import model_folder
+from truepair.settings import Natural, Positive, check_settings
 from truepair.tasks.retriever import EncodedPart, Retriever, Vectors
 from truepair.tasks.vectors import (
     CAPTION,
@@ -69,19 +70,15 @@ class EmbedConfig:
     output: str
     what: Literal["images", "captions", "both"] = "both"
     dtype: Literal["float32", "float16"] = "float32"
-    shards: int = 1
+    shards: Positive = 1
     faiss: str | None = None
-    batch_size: int = 64
-    workers: int = 2
-    save_every: int = 1024
+    batch_size: Positive = 64
+    workers: Natural = 2
+    save_every: Positive = 1024
     overwrite: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "save_every"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; give 1 or more")
-        if self.workers < 0:
-            raise ConfigError(f"workers is {self.workers}; give 0 or more")
+        check_settings(self)
 
 
 def embed(model: str | Path, config: EmbedConfig, say: Say, count: Counting) -> None:

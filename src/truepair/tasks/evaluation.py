@@ -19,6 +19,7 @@ from truepair.evaluation.coco import CocoGallery, CocoReport, CocoTruths, load_c
 from truepair.evaluation.metrics import RetrievalProtocol
 from truepair.files import as_json, write_json
 from truepair.models.open import open_model
+from truepair.settings import Natural, Share
 from truepair.tasks.retrieval import ImageSource, RetrievalResult, RetrievalTask, one_row_a_picture, readable_rows
 
 
@@ -70,11 +71,11 @@ class EvaluateConfig:
     data: str | SourceConfig | None = None
     split: str | None = None
     validation_split: str | None = None
-    min_group_size: int | None = None
+    min_group_size: Natural | None = None
     identity: str | None = None
     judgements: str | None = None
     coco: bool = False
-    max_bad_fraction: float | None = None
+    max_bad_fraction: Share | None = None
     evaluation: RetrievalProtocol = field(default_factory=RetrievalProtocol)
     output: str | None = None
 

@@ -41,6 +41,7 @@ from truepair.models.encoders.fingerprint import caption_input_key, weights_fing
 from truepair.models.encoders.images import image_transform, resize_images
 from truepair.models.fusion.nlvr2 import Nlvr2Model
 from truepair.randomness import stable_hash
+from truepair.settings import Positive
 from truepair.tasks.downstream import DownstreamTask, FigureTable, Split, finetune, listing_in, with_data
 from truepair.tasks.start import StartConfig, States, load_start
 
@@ -113,7 +114,7 @@ class Nlvr2Recipe:
     data: Nlvr2DataConfig = field(default_factory=Nlvr2DataConfig)
     model: StartConfig = field(default_factory=StartConfig)
     assignment: AssignmentConfig | None = None
-    batch_size: int = 64
+    batch_size: Positive = 64
     optimizer: TowerOptimizerConfig = field(default_factory=TowerOptimizerConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
 

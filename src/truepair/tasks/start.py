@@ -22,6 +22,7 @@ from truepair.models.encoders.images import image_transform, resize_images
 from truepair.models.fusion.albef import AlbefModel
 from truepair.models.fusion.downstream import DownstreamModel
 from truepair.models.open import open_own
+from truepair.settings import Positive
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +50,7 @@ class StartConfig:
     checkpoint: str = ""
     fresh: bool = False
     options: dict[str, Any] = field(default_factory=dict)
-    max_length: int | None = None
+    max_length: Positive | None = None
     transform: TransformConfig | None = None
     freeze_image: bool = False
     freeze_text: bool = False

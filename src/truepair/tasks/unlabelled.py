@@ -46,6 +46,7 @@ from truepair.mining.signals.judges import asked_judge, open_asked, with_judge
 from truepair.relations.ledger import Ledger
 from truepair.relations.standing import Standing
 from truepair.relations.text import caption_key
+from truepair.settings import Positive, check_settings
 from truepair.tasks.encoding import EncodingConfig, encode_gallery
 
 _CHEAP = ("captions", "hubness", "pictures", "learned_pictures", "across")
@@ -80,17 +81,15 @@ class UnlabelledConfig:
     """
 
     encoding: EncodingConfig = field(default_factory=EncodingConfig)
-    candidates: int | None = None
-    top: int = 500
+    candidates: Positive | None = None
+    top: Positive = 500
     ask: tuple[str, ...] = ()
-    ask_most: int = 10_000
+    ask_most: Positive = 10_000
     ask_prompt: str = PROMPT
     group: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("candidates", "top", "ask_most"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; give 1 or more")
+        check_settings(self)
         for number, word in enumerate(self.ask):
             asked_judge(word, self.ask_prompt)
             if word in self.ask[:number]:

@@ -25,6 +25,7 @@ from truepair.models.fusion.answers import AnswerTrie
 from truepair.models.fusion.vqa import VqaModel
 from truepair.randomness import stable_hash
 from truepair.relations.text import normalise_answer
+from truepair.settings import Natural, Positive, Weight
 from truepair.tasks.downstream import DownstreamTask, FigureTable, Split, finetune, listing_in, with_data
 from truepair.tasks.start import StartConfig, load_start
 
@@ -49,8 +50,8 @@ class VqaDataConfig:
     validation: list[VqaSource] = field(default_factory=list)
     test: list[VqaSource] = field(default_factory=list)
     answers: str = ""
-    train_questions: int = 0
-    validation_questions: int = 0
+    train_questions: Natural = 0
+    validation_questions: Natural = 0
 
     def filled(self) -> "VqaDataConfig":
         """The same with the files of the sample in place of what is not stated.
@@ -94,12 +95,12 @@ class VqaRecipe:
 
     data: VqaDataConfig = field(default_factory=VqaDataConfig)
     model: StartConfig = field(default_factory=StartConfig)
-    max_answer_length: int = 12
+    max_answer_length: Positive = 12
     list_vocabulary: bool = True
-    candidates: int = 128
+    candidates: Positive = 128
     generate: bool = False
-    similarity_weight: float = 0.0
-    batch_size: int = 64
+    similarity_weight: Weight = 0.0
+    batch_size: Positive = 64
     optimizer: TowerOptimizerConfig = field(default_factory=TowerOptimizerConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
 

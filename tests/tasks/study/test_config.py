@@ -41,6 +41,9 @@ def test_a_study_is_read() -> None:
         ({"questions": {"maffa": {}}}, r"questions: there is no 'maffa'.*'mafa'"),
         ({"seeds": []}, r"a study needs data, data_seeds and seeds"),
         ({"title": 3}, r"title must be a str, not a int"),
+        ({"seeds": ["x"]}, r"seeds is \['x'\]; give a value of type list of int"),
+        ({"data_seeds": [-1]}, r"data_seeds is -1; give 0 or more"),
+        ({"fields": {"loop.seed": float("nan")}}, r"fields.loop.seed is nan; give a finite number"),
     ],
 )
 def test_mistakes_are_one_line(change: dict[str, Any], line: str) -> None:

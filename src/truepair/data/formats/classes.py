@@ -1,11 +1,11 @@
 """A folder of classes, each a folder of images."""
 
-import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 from truepair.data.formats.record import IMAGE_SUFFIXES, Reader, Record, Skips
+from truepair.data.formats.shards import LEADS_NOWHERE, files_below
 from truepair.data.source import SourceConfig
 from truepair.data.split_names import split_in_name
 
@@ -20,8 +20,8 @@ class ClassFolderReader(Reader):
     def __init__(self, config: SourceConfig) -> None:
         super().__init__(config)
         self.roots = [config.path]
-        found = (Path(folder, name) for folder, _, names in os.walk(config.path, followlinks=True) for name in names)
-        self.files = sorted(file for file in found if not file.name.startswith("."))
+        files, self.dead = files_below(config.path)
+        self.files = [file for file in files if not file.name.startswith(".")]
 
     def named_split(self, file: Path) -> None:
         """No split: a class may be called anything; where all first folders are splits, the rows state theirs."""
@@ -40,6 +40,8 @@ class ClassFolderReader(Reader):
                 continue
             name = path.as_posix()
             yield Record(name, name, [rest[0]], image_path=name, split=splits[path.parts[0]] if by_split else None)
+        for link in self.dead:
+            skips.row(link.relative_to(self.config.path).as_posix(), LEADS_NOWHERE)
         others = Counter(path.suffix.lower() for path in inside if path.suffix.lower() not in IMAGE_SUFFIXES)
         for suffix, count in sorted(others.items()):
             skips.note(str(self.config.path), f"{count} files *{suffix} are no images")

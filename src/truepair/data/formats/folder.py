@@ -1,6 +1,5 @@
 """A folder of images, each with a text file of captions beside it."""
 
-import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 from truepair.data.formats.downloads import STATISTICS, is_list_of_downloads, note_failed
 from truepair.data.formats.members import LARGEST_TEXT, Sample, caption_endings, fill, samples_of
 from truepair.data.formats.record import Reader, Record, Skips
+from truepair.data.formats.shards import LEADS_NOWHERE, files_below
 from truepair.data.formats.text import decoded
 from truepair.data.images import what_else
 from truepair.data.source import SourceConfig
@@ -20,13 +20,13 @@ class FolderReader(Reader):
     """Reads ``a.jpg`` with the captions in ``a.txt`` or a file like it, one a line by default; in sub-folders, too.
 
     The files are those that tars hold: see ``WebDatasetReader``. Files come in order of their path. A folder named for
-    a split sets the split. What img2dataset fetched as files is such a folder.
+    a split sets the split; links are followed. What img2dataset fetched as files is such a folder.
     """
 
     def __init__(self, config: SourceConfig) -> None:
         super().__init__(config)
         self.roots = [config.path]
-        self.files = sorted(Path(folder, name) for folder, _, names in os.walk(config.path) for name in names)
+        self.files, self.dead = files_below(config.path)
 
     def named_split(self, file: Path) -> str | None:
         """Split that the name of a folder that a picture is in speaks of; pictures may be called anything."""
@@ -46,6 +46,8 @@ class FolderReader(Reader):
                 yield record
             else:
                 skips.row(path, why)
+        for link in self.dead:
+            skips.row(link.relative_to(folder).as_posix(), LEADS_NOWHERE)
         self._note_others(samples.alone, samples.unused, len(self.files) - len(shown), skips)
 
     def _fill(self, record: Record, sample: Sample[Path]) -> str | None:

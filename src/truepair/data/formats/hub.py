@@ -18,6 +18,7 @@ from datasets import (
     load_from_disk,
 )
 from datasets.exceptions import DatasetsError
+from huggingface_hub.constants import HF_HUB_CACHE
 
 from truepair.checked import tell
 from truepair.data.formats.record import STATED_FIELDS, Reader, Record, Skips, record_of_entry
@@ -53,9 +54,7 @@ class HubReader(Reader):
         self._splits = _load(source)
         caches = [file["filename"] for rows in self._splits.values() for file in rows.cache_files]
         self.files = [Path(name) for name in caches]
-        self.roots = (
-            [source.path] if source.path.is_dir() else [Path(config.HF_DATASETS_CACHE), Path(config.HF_HUB_CACHE)]
-        )
+        self.roots = [source.path] if source.path.is_dir() else [Path(config.HF_DATASETS_CACHE), Path(HF_HUB_CACHE)]
 
     @cached_property
     def extra(self) -> tuple[str, ...]:

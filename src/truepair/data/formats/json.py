@@ -190,6 +190,7 @@ class CocoReader(Reader):
             where = f"{path.name} image {number}"
             if not isinstance(name, str) or image_id is None:
                 raise DataError(f"{where} has no file_name or no id; repair it")
+            _require_id(image_id, where, "id")
             own = by_image.pop(image_id, [])  # caption and id in turn
             ids = own[1::2]
             yield Record(
@@ -338,6 +339,16 @@ def _karpathy_record(entry: dict[str, Any], where: str) -> Record:
     )
 
 
+def _require_id(value: Any, where: str, name: str) -> None:
+    """Refuse what images and annotations cannot be joined by.
+
+    Raises:
+        DataError: it is neither a number nor a text.
+    """
+    if not isinstance(value, int | float | str):
+        raise DataError(f"{where} has an {name} that is neither a number nor a text but {value!r:.80}; repair it")
+
+
 def _coco_lists(path: Path, encoding: str | None) -> tuple[list[tuple[Any, Any]], dict[Any, list[Any]]]:
     """Name and id of each image, and by image id the captions and their ids in turn; all else is dropped on the way."""
     images, by_image = list[tuple[Any, Any]](), dict[Any, list[Any]]()
@@ -349,5 +360,6 @@ def _coco_lists(path: Path, encoding: str | None) -> tuple[list[tuple[Any, Any]]
         number += 1
         if "caption" not in entry or "image_id" not in entry:
             raise DataError(f"{path.name} annotation {number} has no caption or no image_id; give a captions file")
+        _require_id(entry["image_id"], f"{path.name} annotation {number}", "image_id")
         by_image.setdefault(entry["image_id"], []).extend((entry["caption"], entry.get("id")))
     return images, by_image

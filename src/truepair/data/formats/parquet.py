@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from importlib.resources import files
+from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -98,6 +99,27 @@ class ParquetReader(Reader):
             raise DataError(f"{file} is not a readable Parquet file ({reason}); fetch it again") from None
 
 
+def _rows_of(batch: pa.RecordBatch) -> list[dict[str, Any]]:
+    """The rows of a batch; bytes of texts that are not UTF-8 become lone surrogates, found when texts are checked."""
+    try:
+        rows: list[dict[str, Any]] = batch.to_pylist()
+        return rows
+    except UnicodeDecodeError:
+        columns = {name: _values(batch.column(name)) for name in batch.schema.names}
+        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def _values(column: pa.Array) -> list[Any]:
+    kind = column.type
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        stored = column.cast(pa.large_binary() if pa.types.is_large_string(kind) else pa.binary()).to_pylist()
+        return [None if text is None else text.decode("utf-8", "surrogateescape") for text in stored]
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        items, lengths = iter(_values(column.flatten())), column.value_lengths().to_pylist()
+        return [None if length is None else list(islice(items, length)) for length in lengths]
+    return list(column.to_pylist())
+
+
 class SampleReader(ParquetReader):
     """Reads the pairs bundled with the package.
 
@@ -129,7 +151,7 @@ def _rows(parquet: pq.ParquetFile, wanted: Sequence[str]) -> Iterator[dict[str, 
     for group in range(parquet.num_row_groups):
         count = _rows_at_once(parquet.metadata.row_group(group), wanted)
         for batch in parquet.iter_batches(count, row_groups=[group], columns=wanted):
-            yield from batch.to_pylist()
+            yield from _rows_of(batch)
 
 
 def _rows_at_once(group: pq.RowGroupMetaData, wanted: Sequence[str]) -> int:

@@ -280,18 +280,21 @@ def state_fields(record: Record, entry: Mapping[str, Any]) -> None:
     Raises:
         DataError: ``caption_ids`` or ``names`` is not a list.
     """
+    stated = {name: entry[name] for name in STATED_FIELDS if name in entry and not _is_missing(entry[name])}
     for name in ("caption_ids", "names"):
-        if entry.get(name) is not None and not isinstance(entry[name], list):
-            raise DataError(f"{record.where}: {name} is not a list but {entry[name]!r:.80}; repair the source")
-    record.image_id = entry.get("image_id")
-    record.caption_ids = entry.get("caption_ids")
-    if entry.get("caption_id") is not None:
-        record.caption_ids = [entry["caption_id"]]
-    record.names = entry.get("names")
-    if entry.get("split") is not None:
-        record.split = split_of_word(as_text(entry["split"]))
-    record.group = None if entry.get("group") is None else as_text(entry["group"])
-    record.family = None if entry.get("family") is None else as_text(entry["family"])
+        if name in stated and not isinstance(stated[name], list):
+            raise DataError(f"{record.where}: {name} is not a list but {stated[name]!r:.80}; repair the source")
+    record.image_id = stated.get("image_id")
+    record.caption_ids = [stated["caption_id"]] if "caption_id" in stated else stated.get("caption_ids")
+    record.names = stated.get("names")
+    record.split = split_of_word(as_text(stated["split"])) if "split" in stated else None
+    record.group = as_text(stated["group"]) if "group" in stated else None
+    record.family = as_text(stated["family"]) if "family" in stated else None
+
+
+def _is_missing(value: Any) -> bool:
+    """Whether a cell states nothing; tables of numbers write NaN for that."""
+    return value is None or (isinstance(value, float) and value != value)  # what NaN alone does
 
 
 def extra_fields(entry: Mapping[str, Any], image_name: str, caption_name: str) -> list[str]:
@@ -330,7 +333,8 @@ def _image(value: Any) -> tuple[str | None, dict[str, Any] | None]:
     if isinstance(value, bytes):
         return None, {"bytes": value}
     if isinstance(value, Mapping):
-        if value.get("bytes") is not None:
-            return None, {"bytes": value["bytes"], "path": value.get("path")}
-        return value.get("path") or None, None
+        path = value.get("path") if isinstance(value.get("path"), str) else None
+        if isinstance(value.get("bytes"), bytes):
+            return None, {"bytes": value["bytes"], "path": path}
+        return path or None, None
     return None, None

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from truepair.data.images import what_else
@@ -14,10 +14,43 @@ _PATTERN = re.compile(r"[*?\[]")
 
 _MOST_FILES = 1_000_000
 
+LEADS_NOWHERE = "it is a link that leads nowhere"
+
 
 def is_pattern(path: Path) -> bool:
     """Whether a path stands for several files by pattern."""
     return bool(_RANGE.search(str(path)) or _PATTERN.search(str(path)))
+
+
+def files_below(folder: Path) -> tuple[list[Path], list[Path]]:
+    """All files below a folder, sorted; and the links among them that lead nowhere.
+
+    Raises:
+        DataError: a folder cannot be looked into.
+    """
+    files, dead = list[Path](), list[Path]()
+    for file in walk(folder):
+        (dead if file.is_symlink() and not file.exists() else files).append(file)
+    return sorted(files), sorted(dead)
+
+
+def walk(folder: Path) -> Iterator[Path]:
+    """Yield the files below a folder. Links are followed, wherever they lead, but not round in a circle.
+
+    Raises:
+        DataError: a folder cannot be looked into.
+    """
+    above = {str(folder): {os.path.realpath(folder)}}  # real names of each folder and of those that it was reached by
+    for place, folders, names in os.walk(folder, onerror=_refuse, followlinks=True):
+        way = above.pop(place)
+        reached = {name: os.path.realpath(Path(place, name)) for name in folders}
+        folders[:] = [name for name in folders if reached[name] not in way]
+        above |= {str(Path(place, name)): way | {reached[name]} for name in folders}
+        yield from (Path(place, name) for name in names)
+
+
+def _refuse(error: OSError) -> None:
+    raise DataError(f"the folder {error.filename} cannot be looked into ({error.strerror}); correct its permissions")
 
 
 def expand(path: Path, suffix: str) -> list[Path]:
@@ -34,12 +67,11 @@ def expand(path: Path, suffix: str) -> list[Path]:
     if _RANGE.search(str(path)):
         return _range(path)
     if path.is_dir():
-        found = sorted(
-            Path(folder, name)
-            for folder, _, names in os.walk(path)
-            for name in names
-            if name.lower().endswith(suffix) and not name.startswith(".")
-        )
+        files, dead = files_below(path)
+        found = [file for file in files if file.name.lower().endswith(suffix) and not file.name.startswith(".")]
+        lost = [link for link in dead if link.name.lower().endswith(suffix)]
+        if lost:
+            raise DataError(f"{lost[0]} is a link that leads nowhere; correct or remove it")
     elif not path.is_file() and _PATTERN.search(str(path)):
         pattern = path.relative_to(path.anchor) if path.anchor else path
         found = sorted(Path(path.anchor or ".").glob(str(pattern)))

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from truepair.data.formats.downloads import STATISTICS, without_lists
 from truepair.data.formats.members import UNREAD_IMAGES, caption_endings
 from truepair.data.formats.record import IMAGE_SUFFIXES, Skips
+from truepair.data.formats.shards import walk
 from truepair.data.source import SourceConfig
 from truepair.errors import DataError
 
@@ -45,8 +46,7 @@ class Tree:
     @classmethod
     def of(cls, path: Path) -> "Tree":
         """Look at a folder."""
-        found = (Path(folder, name) for folder, _, names in os.walk(path) for name in names if name[0] != ".")
-        return cls(path, list(islice(found, _MOST_FILES)))
+        return cls(path, list(islice((file for file in walk(path) if file.name[0] != "."), _MOST_FILES)))
 
     def ending(self, *suffixes: str) -> list[Path]:
         """The files with one of some endings."""

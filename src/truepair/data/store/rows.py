@@ -1,7 +1,7 @@
 """Rows of a table on their way to disk, and the paths of their images."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from itertools import chain, islice
 from pathlib import Path
@@ -64,6 +64,9 @@ def write_rows(reader: Reader, config: SourceConfig, target: Path) -> tuple[Skip
 def _write_rows(reader: Reader, config: SourceConfig, target: Path) -> tuple[Skips, set[str]]:
     skips = Skips(strict=config.on_bad == "error")
     origins: set[str] = set()
+    for name in reader.extra:
+        if not _is_unicode(name):
+            raise DataError(f"{config.source}: the column {name!a:.80} has a name that is not UTF-8; give encoding")
     schema = pa.schema([*_COLUMNS, *(pa.field(name, pa.string()) for name in reader.extra)])
     count = 0
     with pa.OSFile(str(target), "wb") as file, pa.ipc.new_stream(file, schema) as writer:
@@ -161,6 +164,12 @@ class _RowMaker:
         captions = self._captions(record)
         if not captions:
             return None
+        for name in ("split", "group", "family"):
+            text = getattr(record, name)
+            if text is not None and (not _is_unicode(text) or len(text) > self.config.max_caption_length):
+                long = f"has {len(text)} characters, more than max_caption_length"
+                self.skips.row(record.where, f"its {name} {long if _is_unicode(text) else 'is not UTF-8'}")
+                return None
         return {
             "image": image,
             "image_id": image_id,
@@ -168,9 +177,19 @@ class _RowMaker:
             "caption_ids": self._caption_ids(record, image_id, captions),
             "group": record.group,
             "family": record.family,
-            "names": None if record.names is None else [name for name in record.names if isinstance(name, str)],
-            **record.extra,
+            "names": None if record.names is None else list(self._texts(record, record.names, "names")),
+            **{name: text for name, text in record.extra.items() if list(self._texts(record, [text], name))},
         }
+
+    def _texts(self, record: Record, values: Iterable[Any], name: str) -> Iterator[str]:
+        """The values that are text, of a column that a row can do without."""
+        for value in values:
+            if not isinstance(value, str):
+                self.skips.part(f"{record.where}, {name}", f"it is not text but {value!r:.40}")
+            elif not _is_unicode(value):
+                self.skips.part(f"{record.where}, {name}", "it is not UTF-8")
+            else:
+                yield value
 
     def _image(self, record: Record) -> dict[str, Any] | None:
         if record.image is not None:

@@ -24,6 +24,7 @@ from truepair.data.tasks.base import (
 )
 from truepair.errors import ConfigError, DataError
 from truepair.randomness import stable_hash
+from truepair.settings import Rate, check_settings
 
 _COCO_PATTERN = "{subtype}/COCO_{subtype}_{id:012d}.jpg"
 
@@ -68,11 +69,10 @@ class VqaSource:
     image_root: str
     image_pattern: str = _COCO_PATTERN
     allow_outside_root: bool = False
-    answer_weight: float = 1.0
+    answer_weight: Rate = 1.0
 
     def __post_init__(self) -> None:
-        if self.answer_weight <= 0:
-            raise ConfigError(f"answer_weight is {self.answer_weight}; give a positive number")
+        check_settings(self)
         try:
             self.image_pattern.format(subtype="x", id=1)
         except (KeyError, ValueError, IndexError):

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from truepair.errors import ConfigError
+from truepair.settings import Natural, PartShare, Positive, Weight, check_settings
 
 TRACKERS = ("tensorboard", "wandb", "trackio")
 
@@ -45,47 +46,41 @@ class LoopConfig:
         profile: step whose profile is written to the run folder, counted from 1; 0 for none.
     """
 
-    epochs: int = 30
-    batch_size: int = 128
-    accumulate: int = 1
-    seed: int = 0
-    workers: int = 2
-    data_timeout: float = 1800.0
+    epochs: Positive = 30
+    batch_size: Positive = 128
+    accumulate: Positive = 1
+    seed: Natural = 0
+    workers: Natural = 2
+    data_timeout: Weight = 1800.0
     precision: str = "no"
     cpu: bool = False
     gradient_checkpointing: bool = False
-    micro_batch: int = 0
+    micro_batch: Natural = 0
     shard: bool = False
     compile: bool = False
-    average_decay: float = 0.0
+    average_decay: PartShare = 0.0
     on_non_finite: str = "abort"
-    max_skipped: int = 20
-    log_every: int = 20
-    checkpoint_every: int = 0
-    checkpoint_minutes: float = 0.0
+    max_skipped: Natural = 20
+    log_every: Positive = 20
+    checkpoint_every: Natural = 0
+    checkpoint_minutes: Weight = 0.0
     save: bool = True
-    keep_checkpoints: int = 2
+    keep_checkpoints: Positive = 2
     best_figure: str = ""
-    evaluate_every: int = 1
+    evaluate_every: Natural = 1
     trackers: list[str] = field(default_factory=list)
     accept_changes: bool = False
-    profile: int = 0
+    profile: Natural = 0
 
     def __post_init__(self) -> None:
+        check_settings(self, "loop")
         if self.precision not in ("no", "bf16", "fp16"):
             raise ConfigError(f"loop.precision is '{self.precision}'; give no, bf16 or fp16")
         if self.on_non_finite not in ("abort", "skip"):
             raise ConfigError(f"loop.on_non_finite is '{self.on_non_finite}'; give abort or skip")
-        if not 0 <= self.average_decay < 1:
-            raise ConfigError(f"loop.average_decay is {self.average_decay}; give a number from 0 to below 1")
         if self.best_figure and not self.save:
             raise ConfigError("loop.best_figure chooses among checkpoints; set loop.save, or leave best_figure out")
-        for name in ("epochs", "batch_size", "accumulate", "log_every", "keep_checkpoints"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"loop.{name} is {getattr(self, name)}; give 1 or more")
-        if not self.data_timeout >= 0:  # nor is it NaN
-            raise ConfigError(f"loop.data_timeout is {self.data_timeout}; give seconds, or 0 to wait for ever")
-        if not 0 <= self.micro_batch < self.batch_size:
+        if self.micro_batch >= self.batch_size:
             raise ConfigError(
                 f"loop.micro_batch is {self.micro_batch}; give a part of loop.batch_size {self.batch_size}, or 0"
             )

@@ -8,6 +8,7 @@ from torch import nn
 
 from truepair.engine.loop.step import TrainingStep
 from truepair.errors import ConfigError
+from truepair.settings import Natural, PartShare, Rate, SomeShare, Weight, check_settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,28 +32,19 @@ class OptimizerConfig:
         clip_norm: largest gradient norm, 0 for no clipping.
     """
 
-    learning_rate: float = 1e-4
-    final_learning_rate: float = 0.1
-    decay_start: float = 0.0
-    layer_decay: float = 1.0
-    weight_decay: float = 0.02
-    betas: tuple[float, float] = (0.9, 0.999)
-    warmup_steps: int = 2000
-    warmup_share: float | None = None
-    warmup_start: float = 0.1
-    clip_norm: float = 0.0
+    learning_rate: Rate = 1e-4
+    final_learning_rate: Weight = 0.1
+    decay_start: PartShare = 0.0
+    layer_decay: SomeShare = 1.0
+    weight_decay: Weight = 0.02
+    betas: tuple[PartShare, PartShare] = (0.9, 0.999)
+    warmup_steps: Natural = 2000
+    warmup_share: PartShare | None = None
+    warmup_start: Weight = 0.1
+    clip_norm: Weight = 0.0
 
     def __post_init__(self) -> None:
-        if self.learning_rate <= 0:
-            raise ConfigError(f"optimizer.learning_rate is {self.learning_rate}; give a positive number")
-        if self.warmup_steps < 0:
-            raise ConfigError(f"optimizer.warmup_steps is {self.warmup_steps}; give 0 or more")
-        if self.warmup_share is not None and not 0.0 <= self.warmup_share < 1.0:
-            raise ConfigError(f"optimizer.warmup_share is {self.warmup_share}; give a share of the run, 0 to below 1")
-        if not 0.0 < self.layer_decay <= 1.0:
-            raise ConfigError(f"optimizer.layer_decay is {self.layer_decay}; give a number above 0, at most 1")
-        if not 0.0 <= self.decay_start < 1.0:
-            raise ConfigError(f"optimizer.decay_start is {self.decay_start}; give a share of the run from 0 to below 1")
+        check_settings(self, "optimizer")
 
     def peak(self, part: str) -> float:
         """Peak learning rate of a part of the model, as ``TrainingStep.part_of`` names it; here one for all parts.

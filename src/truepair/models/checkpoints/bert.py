@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoConfig, BertForMaskedLM
 
 from truepair.errors import CheckpointError
+from truepair.loading import LOADING_ERRORS, why_not_loaded
 from truepair.models.fusion.albef import AlbefModel
 from truepair.models.fusion.config import AlbefConfig
 
@@ -181,8 +181,8 @@ def _our_names(config: AlbefConfig, bert_layers: int) -> list[tuple[str, str]]:
 def _bert_config(source: str | Path) -> Any:
     try:
         config = AutoConfig.from_pretrained(str(source), trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{source} is not a readable checkpoint: {_first_line(error)}") from error
+    except LOADING_ERRORS as error:
+        raise CheckpointError(f"{source} is not a readable checkpoint: {why_not_loaded(error)}") from error
     if config.model_type != "bert":
         raise CheckpointError(f"{source} is a {config.model_type} model; text and fusion layers need a BERT.")
     return config
@@ -191,15 +191,13 @@ def _bert_config(source: str | Path) -> Any:
 def _bert_weights(source: str | Path) -> dict[str, Tensor]:
     config = _bert_config(source)
     try:
-        bert, info = BertForMaskedLM.from_pretrained(str(source), config=config, output_loading_info=True)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise CheckpointError(f"{source} cannot be loaded as a BERT: {_first_line(error)}") from error
+        bert, info = BertForMaskedLM.from_pretrained(
+            str(source), config=config, output_loading_info=True, trust_remote_code=False
+        )
+    except LOADING_ERRORS as error:
+        raise CheckpointError(f"{source} cannot be loaded as a BERT: {why_not_loaded(error)}") from error
     missing = set(info["missing_keys"])
     return {name.removeprefix("bert."): tensor for name, tensor in bert.state_dict().items() if name not in missing}
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _part(name: str) -> str:

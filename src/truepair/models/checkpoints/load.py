@@ -3,35 +3,18 @@
 from collections.abc import Set
 from dataclasses import replace
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, TypeVar
 
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from transformers import BaseImageProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
 from truepair.data.preprocessing import OwnPreprocessing
 from truepair.data.transforms import ImageTransform
 from truepair.errors import CheckpointError
+from truepair.loading import LOADING_ERRORS, why_not_loaded
 from truepair.models.encoders.fingerprint import combined_key
 from truepair.models.fusion.albef import AlbefModel
 
 Model = TypeVar("Model", bound=PreTrainedModel)
-
-# What reading a foreign or damaged folder may raise.
-_LOADING_ERRORS = (
-    AttributeError,
-    EOFError,
-    ImportError,
-    KeyError,
-    OSError,
-    RuntimeError,
-    TypeError,
-    UnpicklingError,
-    ValueError,
-    SafetensorError,
-    StrictDataclassError,
-)
 
 
 def load_albef(name_or_folder: str | Path) -> AlbefModel:
@@ -62,10 +45,9 @@ def load_model(kind: type[Model], name_or_folder: str | Path) -> Model:
         CheckpointError: there is none, it is damaged, or it is of another kind.
     """
     try:
-        model, loading = kind.from_pretrained(name_or_folder, output_loading_info=True)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise CheckpointError(f"no model could be loaded from {name_or_folder}: {reason}") from error
+        model, loading = kind.from_pretrained(name_or_folder, output_loading_info=True, trust_remote_code=False)
+    except LOADING_ERRORS as error:
+        raise CheckpointError(f"no model could be loaded from {name_or_folder}: {why_not_loaded(error)}") from error
     if loading["missing_keys"]:
         first = sorted(loading["missing_keys"])[0]
         raise CheckpointError(f"{name_or_folder} lacks weights of the model ({first}, ...); give a whole model")
@@ -74,7 +56,7 @@ def load_model(kind: type[Model], name_or_folder: str | Path) -> Model:
 
 
 def load_part(kind: Any, name_or_folder: str, *, what: str = "model", **options: Any) -> Any:
-    """``kind.from_pretrained``, with errors of one line.
+    """``kind.from_pretrained``, with errors of one line; code beside the weights is never run.
 
     Args:
         kind: a class of transformers, such as `AutoTokenizer`.
@@ -91,8 +73,9 @@ def load_part(kind: Any, name_or_folder: str, *, what: str = "model", **options:
             f"{name} is a file, and a folder of a model is needed here; make one: truepair convert {name} FOLDER"
         )
     try:
-        return kind.from_pretrained(name, **revision, **options)
-    except _LOADING_ERRORS as error:
+        return kind.from_pretrained(name, trust_remote_code=False, **revision, **options)
+    except LOADING_ERRORS as error:
+        reason = why_not_loaded(error)
         if "trust_remote_code" in str(error):
             raise CheckpointError(
                 f"{name_or_folder} needs code of its own for its {what}, and such code is never run; give a checkpoint "
@@ -100,7 +83,6 @@ def load_part(kind: Any, name_or_folder: str, *, what: str = "model", **options:
             ) from error
         if not Path(name).exists() and what == "model":
             raise CheckpointError(f"no model in {name_or_folder}, neither a folder nor a hub name in reach") from error
-        reason = " ".join(str(error).split())[:200]
         advice = "give another" if what == "model" else f"save the {what} that the model was trained with beside it"
         if isinstance(error, ImportError):
             advice = "install that"

@@ -262,8 +262,8 @@ def encode_texts(captions):
 
 _HUB = """from transformers import AutoImageProcessor
 
-tokenizer = AutoTokenizer.from_pretrained(".")
-processor = AutoImageProcessor.from_pretrained(".")
+tokenizer = AutoTokenizer.from_pretrained(".", trust_remote_code=False)
+processor = AutoImageProcessor.from_pretrained(".", trust_remote_code=False)
 
 
 def pixels(picture):
@@ -277,7 +277,7 @@ def tokens(captions):
 
 _OWN = """import re
 
-tokenizer = AutoTokenizer.from_pretrained(".")
+tokenizer = AutoTokenizer.from_pretrained(".", trust_remote_code=False)
 mean, std = np.array({mean}), np.array({std})
 
 

@@ -93,12 +93,10 @@ class HubDualEncoder(DualEncoder):
         if adapted:
             options.pop("use_safetensors", None)  # of the adapter, which is never read from anything else
         whole = base_of(name) if adapted else name
-        config = load_part(AutoConfig, whole, trust_remote_code=False)
+        config = load_part(AutoConfig, whole)
         if config.model_type not in _KINDS:
             raise ConfigError(f"{whole}: {_no_dual_encoder(config.model_type)}")
-        model = load_hub_model(
-            AutoModel, whole, may_lack=_MAY_LACK, trust_remote_code=False, dtype=torch.float32, **options
-        )
+        model = load_hub_model(AutoModel, whole, may_lack=_MAY_LACK, dtype=torch.float32, **options)
         if adapted:
             load_adapter(model, name)
         return cls(model)
@@ -247,8 +245,8 @@ def open_hub_preprocessing(model: HubDualEncoder, name: str) -> HubPreprocessing
     config = model.model.config
     # A composed model's old processors do not say what they are; its image tower does.
     of_images = config.vision_config if config.model_type == _COMPOSED else config
-    processor = load_part(AutoImageProcessor, name, what="image processor", config=of_images, trust_remote_code=False)
-    tokenizer = load_part(AutoTokenizer, name, what="tokenizer", trust_remote_code=False)
+    processor = load_part(AutoImageProcessor, name, what="image processor", config=of_images)
+    tokenizer = load_part(AutoTokenizer, name, what="tokenizer")
     if len(tokenizer) <= len(tokenizer.all_special_tokens):  # what transformers makes up where there is none
         raise CheckpointError(f"{name} has no tokenizer; save the one that the model was trained with beside it")
     if len(tokenizer) > config.text_config.vocab_size:

@@ -15,6 +15,7 @@ from truepair.models.dual.blocks import TowerBlocks
 from truepair.models.dual.hub import HubDualEncoder, open_hub_preprocessing
 from truepair.models.dual.open_clip import open_open_clip
 from truepair.models.dual.open_clip_source import is_open_clip
+from truepair.settings import PartShare, Positive, check_settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,17 +32,14 @@ class LoraSettings:
         projections: train the projections into the common space as well, whole; they are saved with the adapter.
     """
 
-    rank: int = 16
-    alpha: int = 32
-    dropout: float = 0.0
+    rank: Positive = 16
+    alpha: Positive = 32
+    dropout: PartShare = 0.0
     targets: list[str] | None = None
     projections: bool = False
 
     def __post_init__(self) -> None:
-        if self.rank < 1 or self.alpha <= 0:
-            raise ConfigError(f"model.lora.rank is {self.rank} and alpha {self.alpha}; give 1 or more")
-        if not 0.0 <= self.dropout < 1.0:
-            raise ConfigError(f"model.lora.dropout is {self.dropout}; give a share from 0 to below 1")
+        check_settings(self, "model.lora")
 
 
 def add_lora(model: DualEncoder, settings: LoraSettings) -> None:

@@ -7,6 +7,7 @@ from typing import Any, Self, TypeVar
 from torch import Tensor, nn
 
 from truepair.errors import ConfigError, nearest
+from truepair.settings import check_types
 
 C = TypeVar("C")
 
@@ -88,11 +89,12 @@ def parse_config(config_class: type[C], config: Mapping[str, Any]) -> C:
         config: its fields by name, and ``model_type``.
 
     Raises:
-        ConfigError: a field that does not exist.
+        ConfigError: a field that does not exist, or a value that it cannot have.
     """
     fields = {name: value for name, value in config.items() if name != "model_type"}
     known = [field.name for field in dataclasses.fields(config_class)]  # type: ignore[arg-type]
     require_known_fields(fields, known, f"image encoder '{config['model_type']}'")
+    check_types(fields, config_class, f"image encoder '{config['model_type']}'")
     return config_class(**fields)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from truepair.errors import ConfigError
 from truepair.models.encoders.base import ImageEncoder, parse_config
+from truepair.settings import PartShare, Positive, check_settings
 
 _STRIDE = 8
 
@@ -28,14 +29,15 @@ class ConvStemConfig:
         dropout: dropout within the blocks.
     """
 
-    image_size: int = 64
-    hidden_size: int = 128
-    num_hidden_layers: int = 2
-    num_attention_heads: int = 4
-    intermediate_size: int | None = None
-    dropout: float = 0.0
+    image_size: Positive = 64
+    hidden_size: Positive = 128
+    num_hidden_layers: Positive = 2
+    num_attention_heads: Positive = 4
+    intermediate_size: Positive | None = None
+    dropout: PartShare = 0.0
 
     def __post_init__(self) -> None:
+        check_settings(self, "conv_stem")
         if self.image_size < _STRIDE or self.image_size % _STRIDE:
             raise ConfigError(f"image_size of conv_stem is {self.image_size}; give a multiple of {_STRIDE}")
         if self.hidden_size % 32 or self.hidden_size % self.num_attention_heads:

@@ -4,11 +4,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
 from transformers import AutoImageProcessor, AutoModel, PreTrainedModel
 
 from truepair.data.transforms import ImageTransform, TransformConfig, build_transform
 from truepair.errors import CheckpointError, ConfigError, nearest
+from truepair.loading import LOADING_ERRORS, why_not_loaded
 from truepair.models.encoders.base import ImageEncoder
 from truepair.models.encoders.conv_stem import ConvStem
 from truepair.models.encoders.efficientnet import EfficientNetLite0
@@ -61,8 +61,8 @@ def load_image_encoder(name_or_folder: str | Path, *, image_size: int | None = N
         return EfficientNetLite0.from_config({"model_type": "efficientnet_lite0", **size})
     try:
         model, info = AutoModel.from_pretrained(name_or_folder, output_loading_info=True, trust_remote_code=False)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:300]
+    except LOADING_ERRORS as error:
+        reason = why_not_loaded(error)
         raise CheckpointError(f"no image encoder could be loaded from '{name_or_folder}': {reason}") from None
     missing = [key for key in sorted(info["missing_keys"]) if not _is_pooling(key)]
     if missing:
@@ -110,7 +110,7 @@ def _pixel_statistics(name_or_folder: str | Path) -> dict[str, tuple[float, floa
     """Mean and deviation as the checkpoint's image processor states them; nothing, where it has no processor."""
     try:
         processor = AutoImageProcessor.from_pretrained(name_or_folder, trust_remote_code=False)
-    except (OSError, ValueError):
+    except LOADING_ERRORS:
         return {}
     mean, std = getattr(processor, "image_mean", None), getattr(processor, "image_std", None)
     return {} if mean is None or std is None else {"pixel_mean": tuple(mean), "pixel_std": tuple(std)}

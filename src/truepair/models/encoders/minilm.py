@@ -63,9 +63,9 @@ def load_minilm() -> MiniLM:
         ConfigError: the package is not installed.
     """
     folder = minilm_folder()
-    model = BertModel.from_pretrained(folder, local_files_only=True)
+    model = BertModel.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     model.pooler = None  # the file has one, which sentence vectors do not use
-    return MiniLM(model.eval(), AutoTokenizer.from_pretrained(folder, local_files_only=True))
+    return MiniLM(model.eval(), AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False))
 
 
 def minilm_folder() -> Path:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from truepair.errors import CheckpointError
+from truepair.loading import LOADING_ERRORS, why_not_loaded
 from truepair.models.encoders.minilm import load_minilm
 
 
@@ -46,8 +47,8 @@ def load_sentence_encoder(name_or_folder: str) -> SentenceEncoder:
     try:
         model = AutoModel.from_pretrained(name_or_folder, trust_remote_code=False)
         tokenizer = AutoTokenizer.from_pretrained(name_or_folder, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:300]
+    except LOADING_ERRORS as error:
+        reason = why_not_loaded(error)
         raise CheckpointError(f"no text encoder could be loaded from '{name_or_folder}': {reason}") from None
     return SentenceEncoder(model.eval(), tokenizer)
 

@@ -261,8 +261,8 @@ def open_blip_folder(name_or_folder: str) -> tuple[BlipFusionModel, BlipPreproce
         CheckpointError: one of the three is missing or damaged, or they do not fit together.
     """
     model = load_hub_model(BlipForImageTextRetrieval, name_or_folder, dtype=torch.float32)
-    processor = load_part(AutoImageProcessor, name_or_folder, what="image processor", trust_remote_code=False)
-    tokenizer = load_part(AutoTokenizer, name_or_folder, what="tokenizer", trust_remote_code=False)
+    processor = load_part(AutoImageProcessor, name_or_folder, what="image processor")
+    tokenizer = load_part(AutoTokenizer, name_or_folder, what="tokenizer")
     if len(tokenizer) > model.config.text_config.vocab_size:
         raise CheckpointError(
             f"{name_or_folder} has a tokenizer of {len(tokenizer)} entries and a model of "

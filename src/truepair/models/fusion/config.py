@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
 from transformers import PretrainedConfig
+from transformers.activations import ACT2FN
 
 from truepair.errors import ConfigError, nearest
 from truepair.models.encoders.base import require_known_fields
+from truepair.settings import Within, check_types
 
 _VIT_BASE: dict[str, Any] = {
     "model_type": "vit",
@@ -64,6 +66,18 @@ SIZES: Mapping[str, Mapping[str, Any]] = {
     # ALBEF, GRIT-VLP and MAFA: ViT-B/16 at 256 px, BERT-base as 6 text and 6 fusion layers.
     "base": {"image_encoder": _VIT_BASE},
 }
+
+
+_BOUNDS: Mapping[tuple[str, ...], Within] = {
+    (
+        "vocab_size", "hidden_size", "num_attention_heads", "intermediate_size", "text_layers", "fusion_layers",
+        "max_position_embeddings", "type_vocab_size", "embed_dim", "projection_hidden_size",
+    ): Within(1),
+    (
+        "hidden_dropout_prob", "attention_probs_dropout_prob", "projection_dropout", "projection_input_dropout",
+    ): Within(0, 1, below=True),
+    ("layer_norm_eps", "initializer_range"): Within(0),
+}  # fmt: skip
 
 
 class AlbefConfig(PretrainedConfig):
@@ -137,12 +151,21 @@ class AlbefConfig(PretrainedConfig):
         ):
             if value not in choices:
                 raise ConfigError(f"{name} is {value!r}; it must be one of {', '.join(choices)}.")
+        for kind in self._own_classes():
+            check_types({name: getattr(self, name) for name in kind.__annotations__}, kind, "the model")
+        for names, bounds in _BOUNDS.items():
+            for name in names:
+                value = getattr(self, name)
+                if value is not None and not bounds.holds(value):
+                    raise ConfigError(f"{name} is {value}; give {bounds.words}")
+        if self.hidden_act not in ACT2FN:
+            raise ConfigError(f"hidden_act is {self.hidden_act!r}{nearest(self.hidden_act, ACT2FN)}; give one as gelu")
+        if self.pad_token_id is not None and not 0 <= self.pad_token_id < self.vocab_size:
+            raise ConfigError(f"pad_token_id is {self.pad_token_id}; give one of the {self.vocab_size} tokens")
         if self.hidden_size % self.num_attention_heads:
             raise ConfigError(
                 f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}."
             )
-        if self.text_layers < 1 or self.fusion_layers < 1:
-            raise ConfigError("text_layers and fusion_layers must each be at least 1.")
         if self.projection == "linear" and (self.projection_input_dropout or self.projection_dropout is not None):
             raise ConfigError('projection_dropout and projection_input_dropout are for projection "mlp": set it.')
         if self.itm_product and not self.contrastive_head:
@@ -154,6 +177,11 @@ class AlbefConfig(PretrainedConfig):
             )
         if not 0 < self.temperature_min <= self.temperature_init <= self.temperature_max:
             raise ConfigError("temperatures must keep 0 < temperature_min <= temperature_init <= temperature_max.")
+
+    @classmethod
+    def _own_classes(cls) -> list[type]:
+        """This class and those below it that state fields of a model, the lowest first."""
+        return [kind for kind in reversed(cls.__mro__) if issubclass(kind, AlbefConfig)]
 
     @classmethod
     def of_size(cls, size: str, **overrides: Any) -> Self:
@@ -168,7 +196,8 @@ class AlbefConfig(PretrainedConfig):
         """
         if size not in SIZES:
             raise ConfigError(f"there is no model size '{size}'{nearest(size, SIZES)}; give {', '.join(SIZES)}")
-        require_known_fields(overrides, (field.name for field in dataclasses.fields(cls)), "the model")
+        own = [name for kind in cls._own_classes() for name in kind.__annotations__ if name != "model_type"]
+        require_known_fields(overrides, own, "the model")
         return cls(**{**copy.deepcopy(dict(SIZES[size])), **overrides})
 
     @classmethod

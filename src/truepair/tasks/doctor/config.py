@@ -8,6 +8,7 @@ from truepair.data.open import source_config
 from truepair.data.splits import ROLES, DataConfig, open_sources
 from truepair.data.table import PairTable
 from truepair.errors import ConfigError, DataError
+from truepair.settings import Natural, Positive, SomeShare, check_settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,20 +36,16 @@ class DoctorConfig:
     pictures: bool = True
     model: str | None = None
     tokenizer: str = "minilm"
-    max_length: int = 0
+    max_length: Natural = 0
     batch: int = 256
-    near: float = 0.97
+    near: SomeShare = 0.97
     mined: str | None = None
-    workers: int | None = None
+    workers: Positive | None = None
 
     def __post_init__(self) -> None:
-        for name, least in (("max_length", 0), ("batch", 2)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name} is {getattr(self, name)}; give {least} or more")
-        if self.workers is not None and self.workers < 1:
-            raise ConfigError(f"workers is {self.workers}; give 1 or more")
-        if not 0 < self.near <= 1:
-            raise ConfigError(f"near is {self.near}; give a cosine above 0, up to 1")
+        check_settings(self)
+        if self.batch < 2:
+            raise ConfigError(f"batch is {self.batch}; give 2 or more")
         if self.model is not None and not self.pictures:
             raise ConfigError("without pictures there is nothing for a model to compare; drop one of both")
 

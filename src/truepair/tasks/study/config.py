@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal, Self, get_origin
 
 from truepair.errors import ConfigError, nearest
+from truepair.settings import Natural, Positive, Share, check_settings, check_types
 
 StudyQuestion = Literal["batches", "density", "srcl", "mafa", "naive"]
 
@@ -63,7 +64,7 @@ class ArmConfig(LayerConfig):
     """
 
     data: list[str] = field(default_factory=list)
-    seeds: int | None = None
+    seeds: Positive | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,8 +82,8 @@ class PrepareConfig(LayerConfig):
     command: str
     per_seed: bool = False
     judge: str | None = None
-    low: float = 0.1
-    high: float = 0.5
+    low: Share = 0.1
+    high: Share = 0.5
 
     def __post_init__(self) -> None:
         if self.command not in PREPARE_COMMANDS:
@@ -119,8 +120,8 @@ class StudyConfig:
     ceiling: str = ""
     fields: dict[str, Any] = field(default_factory=dict)
     data: dict[str, dict[str, Any]] = field(default_factory=lambda: {"all": {}})
-    data_seeds: list[int] = field(default_factory=lambda: [0])
-    seeds: list[int] = field(default_factory=lambda: [0])
+    data_seeds: list[Natural] = field(default_factory=lambda: [0])
+    seeds: list[Natural] = field(default_factory=lambda: [0])
     prepare: dict[str, PrepareConfig] = field(default_factory=dict)
     questions: dict[str, QuestionArms] = field(default_factory=dict)
     detectors: str = ""
@@ -171,7 +172,10 @@ def _made(kind: Any, values: Any, where: str) -> Any:
         if wanted in (list, dict, str) and not isinstance(value, wanted):
             raise ConfigError(f"{where}: {name} must be a {wanted.__name__}, not a {type(value).__name__}")
     try:
-        return kind(**values)
+        check_types(values, kind, "")
+        made = kind(**values)
+        check_settings(made)
+        return made
     except TypeError as error:  # a field without default
         raise ConfigError(f"{where}: {str(error).partition('() ')[2] or error}") from error
     except ConfigError as error:
