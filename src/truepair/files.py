@@ -250,9 +250,10 @@ def discard(path: Path) -> None:
         with suppress(OSError):
             path.unlink(missing_ok=True)
         return
-    for folder, _, _ in os.walk(path):
-        with suppress(OSError):  # of others
-            os.chmod(folder, stat.S_IRWXU)  # noqa: PTH101 - os.walk goes into a folder after this line
+    _open_up(path)
+    for folder, names, _ in os.walk(path):
+        for name in names:
+            _open_up(Path(folder, name))
     shutil.rmtree(path, ignore_errors=True)
 
 
@@ -375,6 +376,13 @@ def _move_unless_there(aside: Path, final: Path) -> None:
         if not final.is_dir():  # else another process was first, with the same
             raise
     sync(final.parent)
+
+
+def _open_up(folder: Path) -> None:
+    """Let this user into a folder of theirs; one that a link leads to is none."""
+    if not folder.is_symlink():
+        with suppress(OSError):  # of others
+            folder.chmod(stat.S_IRWXU)
 
 
 def _is_another(process: int) -> bool:

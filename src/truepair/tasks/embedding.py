@@ -312,7 +312,8 @@ class Work:
         if difference is not None:
             say(f"an earlier call was stopped, but {difference}: the vectors are made anew")
         if difference is not None or (before is None and os.path.lexists(folder)):
-            remove_folder(folder)
+            with one_line_errors(folder, DataError, "remove it"):
+                remove_folder(folder)
         if before is not None and difference is None:
             say(f"going on with what an earlier call left: {len(list(folder.glob('*.npy'))):,} parts are done")
         else:

@@ -133,7 +133,8 @@ def _load(source: SourceConfig) -> dict[str, Dataset]:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(
             f"no file {source.source} here, and the datasets library cannot load it ({reason:.200}); check the name "
-            "and the network, or give the path of a local copy"
+            "and the network, or give the path of a local copy; if it could be loaded before, delete what "
+            f"{config.HF_DATASETS_CACHE} holds of it"
         ) from None
 
 
