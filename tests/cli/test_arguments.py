@@ -154,6 +154,7 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
         ("rate: -.inf", "rate is -inf; give a finite number"),
         (f"rate: {'x' * 50_000}", f"rate: {'x' * 200}... is no float"),
         ("base: [1]", "base is [1]; give the name of a recipe, or a list of names"),
+        ("base: 5", "base is 5; give the name of a recipe, or a list of names"),
         ("base: {a: b}", "base is {'a': 'b'}; give the name of a recipe, or a list of names"),
     ],
 )

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from truepair.cli.main import main
+
 PROGRAM = (
     "import truepair.cli.doctor as doctor\n"
     "def run(words):\n"
@@ -17,14 +19,14 @@ PROGRAM = (
 )
 
 
-def truepair(*words: str, program: str = PROGRAM, **variables: str) -> "subprocess.CompletedProcess[str]":
+def truepair(*words: str, **variables: str) -> "subprocess.CompletedProcess[str]":
     environment = {**os.environ, **variables}
-    call = [sys.executable, "-c", program, *words]
-    return subprocess.run(call, capture_output=True, text=True, env=environment, timeout=120)
+    call = [sys.executable, "-c", PROGRAM, *words]
+    return subprocess.run(call, capture_output=True, text=True, env=environment, timeout=400)
 
 
 def test_the_traceback_is_in_a_file_and_the_line_says_where(tmp_path: Path) -> None:
-    done = truepair("doctor", "my pairs.csv", XDG_CACHE_HOME=str(tmp_path))
+    done = truepair("doctor", "my pairs.csv", "caf\udce9", XDG_CACHE_HOME=str(tmp_path))
     (file,) = (tmp_path / "truepair" / "errors").iterdir()
     assert done.returncode == 1
     assert done.stdout == ""
@@ -34,7 +36,7 @@ def test_the_traceback_is_in_a_file_and_the_line_says_where(tmp_path: Path) -> N
     )
     kept = file.read_text()
     assert kept.startswith("truepair 0.")
-    assert "\ntruepair doctor 'my pairs.csv'\n" in kept
+    assert "\ntruepair doctor 'my pairs.csv' 'caf\\udce9'\n" in kept
     assert "Traceback (most recent call last)" in kept
     assert kept.endswith("ZeroDivisionError: first\nsecond\n")
 
@@ -65,10 +67,19 @@ def test_whoever_looks_for_the_error_sees_the_traceback(tmp_path: Path) -> None:
         (["doctor", "sample", "--near", ".nan"], "truepair: near is nan; give a finite number"),
     ],
 )
-def test_what_was_foreseen_is_no_such_error(words: list[str], message: str, tmp_path: Path) -> None:
-    plain = "from truepair.cli.main import main; main()"
-    done = truepair(*words, program=plain, XDG_CACHE_HOME=str(tmp_path), HOME=str(tmp_path))
-    assert done.returncode == 2
-    assert message in done.stderr.splitlines()[-1]
-    assert "Traceback" not in done.stderr
+def test_what_was_foreseen_is_no_such_error(
+    words: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.raises(SystemExit) as stopped:
+        main(words)
+    assert stopped.value.code == 2
+    said = capsys.readouterr().err
+    assert message in said.splitlines()[-1]
+    assert "Traceback" not in said
     assert not (tmp_path / "truepair" / "errors").exists()

@@ -82,7 +82,7 @@ def test_a_warm_up_is_a_share_of_the_run() -> None:
         for step in range(0, total + 1, total // 20):
             assert learning_rate_at(step, total, config) == learning_rate_at(step, total, by_steps)
     assert config.warnings(1) == [] and OptimizerConfig(warmup_share=0.0).warmup(100) == 0
-    with pytest.raises(ConfigError, match=r"^optimizer.warmup_share is 1.0; give a share of the run, 0 to below 1$"):
+    with pytest.raises(ConfigError, match=r"^optimizer.warmup_share is 1.0; give a number from 0 to below 1$"):
         OptimizerConfig(warmup_share=1.0)
 
 
@@ -108,7 +108,7 @@ def test_layers_below_others_are_slower() -> None:
     }
     assert peak[id(model.first[0].weight)] == peak[id(model.first[0].bias)] == 1e-5 / 4
     assert peak[id(model.first[1].weight)] == 1e-5 and peak[id(model.head.weight)] == 1e-4
-    with pytest.raises(ConfigError, match=r"^optimizer.layer_decay is 1.5; give a number above 0, at most 1$"):
+    with pytest.raises(ConfigError, match=r"^optimizer.layer_decay is 1.5; give a number above 0, up to 1$"):
         OptimizerConfig(layer_decay=1.5)
 
 

@@ -212,7 +212,7 @@ def test_what_cannot_be_is_refused(skilled: Path, squares: Path, kinds: Path, tm
         InterpolateConfig(alphas=[1.5])
     with pytest.raises(ConfigError, match=r"alpha and choose both say which model is saved; give one"):
         InterpolateConfig(alpha=0.5, choose=["t2i_r@1"])
-    with pytest.raises(ConfigError, match=r"zero_shot\.largest_fall is 2; give a share from 0 to 1"):
+    with pytest.raises(ConfigError, match=r"zero_shot\.largest_fall is 2; give a number from 0 to 1"):
         ZeroShotConfig(data="somewhere", largest_fall=2)
 
 

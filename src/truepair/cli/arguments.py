@@ -123,10 +123,11 @@ def _layers(path: Path, above: tuple[Path, ...]) -> Iterator[tuple[Path, dict[st
     if path in above:
         raise ConfigError(f"{path} lies under itself: its 'base' leads back to it; drop it there")
     values = _read_yaml(path)
-    bases = values.pop("base", None) or []
-    for name in [bases] if isinstance(bases, str) else bases:
-        if not isinstance(bases, list | str) or not isinstance(name, str):
-            raise ConfigError(f"{path}: base is {shortened(bases)}; give the name of a recipe, or a list of names")
+    stated = values.pop("base", [])
+    bases = [stated] if isinstance(stated, str) else stated
+    if not isinstance(bases, list) or not all(isinstance(name, str) for name in bases):
+        raise ConfigError(f"{path}: base is {shortened(stated)}; give the name of a recipe, or a list of names")
+    for name in bases:
         beside = path.parent / name
         yield from _layers(beside if beside.is_file() else find_recipe(name), (*above, path))
     yield path, values

@@ -104,7 +104,8 @@ def _unforeseen(error: Exception, words: Sequence[str]) -> str:
     name = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.txt"
     try:
         file = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "truepair" / "errors" / name
-        write_text(file, f"truepair {__version__}, Python {sys.version}\ntruepair {shlex.join(words)}\n\n{text}")
+        whole = f"truepair {__version__}, Python {sys.version}\ntruepair {shlex.join(words)}\n\n{text}"
+        write_text(file, whole.encode("utf-8", "backslashreplace").decode("utf-8"))  # a name may be no text
     except (DataError, RuntimeError) as refusal:  # nowhere to write, or no home
         where = f"its traceback could not be kept ({refusal}); TRUEPAIR_DEBUG=1 prints it"
     else:

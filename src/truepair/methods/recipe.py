@@ -85,6 +85,7 @@ class ZeroShotConfig(LabelledConfig):
     largest_fall: Share = 0.02
 
     def __post_init__(self) -> None:
+        check_settings(self, "zero_shot")
         super().__post_init__()
 
 
