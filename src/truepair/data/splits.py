@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Self
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from truepair.data.open import open_pairs, source_config
 from truepair.data.source import SourceConfig
 from truepair.data.split_names import split_of_word
 from truepair.data.table import PairTable
+from truepair.data.tokens import Tokenization, tells_case
 from truepair.data.transforms import TransformConfig
 from truepair.errors import ConfigError, DataError
 
@@ -137,6 +139,14 @@ class Tables:
     origin: str = ""
     notes: tuple[str, ...] = ()
     lacking: str = ""
+
+    def read_by(self, tokenization: Tokenization) -> Self:
+        """The same pairs for a model: captions that differ in case alone are different if its tokenizer tells case."""
+        cased = tells_case(tokenization)
+        validation, test, unseen = (
+            None if table is None else table.read_by_case(cased) for table in (self.validation, self.test, self.unseen)
+        )
+        return replace(self, train=self.train.read_by_case(cased), validation=validation, test=test, unseen=unseen)
 
     def describe(self) -> list[str]:
         """What is trained on, validated on and tested on, and who says so: lines for people, before a training run."""

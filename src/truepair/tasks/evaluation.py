@@ -11,6 +11,7 @@ from truepair.data.left_out import SKIPPED, LeftOut
 from truepair.data.source import SourceConfig
 from truepair.data.splits import DataConfig, open_chosen, part_of
 from truepair.data.table import PairTable
+from truepair.data.tokens import tells_case
 from truepair.errors import ConfigError, DataError
 from truepair.evaluation.coco import CocoGallery, CocoReport, CocoTruths, load_coco_truths
 from truepair.evaluation.metrics import RetrievalProtocol
@@ -97,6 +98,7 @@ def evaluate_model(
     data = _asked_data(model, config, run)
     left_out = list_beside(config.output, say)
     table, notes = open_chosen(data)
+    table = table.read_by_case(tells_case(opened.preprocessing.tokenization))
     left_out.rows(table)
     for line in notes:
         say(line)

@@ -101,6 +101,7 @@ def pretrain(
         say(line)
     left_out.rows(tables.train)
     student = build(recipe, tables.train, say)
+    tables = tables.read_by(student.preprocessing.tokenization)
     model, collator = student.model, student.preprocessing.collator()
     model.to(state.device)  # for the states of frozen encoders
     if isinstance(model, AlbefModel):

@@ -17,7 +17,6 @@ from truepair.data.formats.record import CAPTION_NAMES, IMAGE_NAMES
 from truepair.data.images import read_bytes
 from truepair.errors import ConfigError, DataError
 from truepair.files import one_line_errors, writing_file
-from truepair.relations.text import caption_key
 from truepair.tasks.doctor.patient import Patient
 from truepair.tasks.doctor.pictures import digest_of
 from truepair.tasks.doctor.texts import has_control, is_mojibake, mended
@@ -174,7 +173,7 @@ class _Cleaner:
             generic, text = self._patient.generic[place + offset], stated
             if is_mojibake(stated) or has_control(stated):
                 text = mended(stated)
-            cell = (int(self._patient.groups.numbers[row]), caption_key(text))
+            cell = (int(self._patient.groups.numbers[row]), self._patient.table.caption_key(text))
             if generic or not text:
                 self._change(row, entry, "caption left out: it says nothing", caption=stated)
             elif cell in self._seen:

@@ -160,7 +160,7 @@ class Patient:
     def faults(self) -> TextFaults:
         """What is wrong with each text."""
         with self._count("captions") as progress:
-            return TextFaults.of(self.texts, progress)
+            return TextFaults.of(self.texts, self.table.cased, progress)
 
     @cached_property
     def generic(self) -> NDArray[np.bool_]:
