@@ -21,7 +21,7 @@ _NAMED = 5  # things that are said one by one
 
 _SHOWN = 60  # characters of a caption
 
-_PLACE = re.compile(r"(?P<file>.+) (?:line|row|entry|image) (?P<row>\d+)(?:, (?P<part>.+))?")
+_PLACE = re.compile(r"(?P<file>.+) (?:line|row|entry|image|annotation) (?P<row>\d+)(?:, (?P<part>.+))?")
 """A place as readers name it: ``pairs.jsonl line 12, caption 2``."""
 
 

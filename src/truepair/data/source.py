@@ -16,6 +16,8 @@ _CHOICES = {
     "on_bad": ("skip", "error"),
 }
 
+_MOST_SKIPPED = 0.05  # of the rows, where nobody says otherwise
+
 
 @dataclass(frozen=True, kw_only=True)
 class SourceConfig:
@@ -46,7 +48,8 @@ class SourceConfig:
         repeats: rows that share an image id: "keep" leaves them, "merge" makes one row of them, with all captions.
         labels: the text of an image is the name of its class: a column ``label``, or the folder that the image lies in.
         on_bad: a row whose captions cannot be used is left out and listed ("skip"), or is an error ("error").
-        max_skipped: largest share of rows that may be left out.
+        max_skipped: largest share of rows that may be left out; by default ``data.max_bad_fraction``, or 0.05 where
+            there is none. Unless it is 0, one row always may.
         max_caption_length: characters of the longest caption that is taken.
         cache_dir: where the Arrow files go; by default ``truepair`` in the cache of the ``datasets`` library.
     """
@@ -70,7 +73,7 @@ class SourceConfig:
     repeats: str = "keep"
     labels: bool = False
     on_bad: str = "skip"
-    max_skipped: float = 0.1
+    max_skipped: float | None = None
     max_caption_length: int = 10_000
     cache_dir: str | None = None
 
@@ -84,8 +87,13 @@ class SourceConfig:
             raise ConfigError(f"there is no encoding '{self.encoding}'; give one such as utf-16 or latin-1") from None
         if self.delimiter is not None and len(self.delimiter) != 1 and self.delimiter not in ("\\t", "tab"):
             raise ConfigError(f"delimiter is '{self.delimiter}'; give one character, or tab")
-        if not 0 <= self.max_skipped <= 1:
+        if not 0 <= self.most_skipped <= 1:
             raise ConfigError(f"max_skipped is {self.max_skipped}; give a share between 0 and 1")
+
+    @property
+    def most_skipped(self) -> float:
+        """Largest share of rows that may be left out."""
+        return _MOST_SKIPPED if self.max_skipped is None else self.max_skipped
 
     @cached_property  # formats ask for it row by row
     def path(self) -> Path:

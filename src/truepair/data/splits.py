@@ -64,7 +64,8 @@ class DataConfig:
         identity: which rows show one picture, in all splits: those of one image id ("id"), or also those of one file,
             whatever its path ("file"), or also those whose files are equal byte by byte ("bytes").
         transform: image size and augmentation.
-        max_bad_fraction: largest share of unreadable images that a run puts up with, in each split.
+        max_bad_fraction: largest share of unreadable images that a run puts up with, in each split; and of rows of a
+            source that cannot be used, unless the source states ``max_skipped``.
     """
 
     sources: list[str | SourceConfig] | None = None
@@ -266,11 +267,16 @@ def _sources(config: DataConfig) -> list[tuple[str, SourceConfig]]:
     Those to train on come first; what they are called, and so their ids, does not hang on the others.
     """
     found = [
-        [(role, source_config(source)) for role in roles for source in getattr(config, role) or ()]
+        [(role, _limited(source_config(source), config)) for role in roles for source in getattr(config, role) or ()]
         for roles in (("sources", "train"), ("validation", "test"))
     ]
     trained = _distinct(found[0], ())
     return [*trained, *_distinct(found[1], [source.title for _, source in trained])]
+
+
+def _limited(source: SourceConfig, config: DataConfig) -> SourceConfig:
+    """A source with the limit of bad rows that is the recipe's for bad pictures, unless it states its own."""
+    return source if source.max_skipped is not None else replace(source, max_skipped=config.max_bad_fraction)
 
 
 def _distinct(found: Sequence[tuple[str, SourceConfig]], taken: Sequence[str]) -> list[tuple[str, SourceConfig]]:

@@ -91,6 +91,7 @@ def _build(reader: Reader, config: SourceConfig, folder: Path) -> None:
 
 def _key(reader: Reader, config: SourceConfig) -> str:
     options = {name: value for name, value in asdict(config).items() if name not in _NOT_IN_KEY}
+    options["max_skipped"] = config.most_skipped
     stats = [(str(file.absolute()), file.stat()) for file in reader.files]
     files = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
     # Which names speak of splits depends on where a source of files begins, and on how the user wrote that.
