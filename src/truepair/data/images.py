@@ -3,6 +3,7 @@
 import io
 import math
 import struct
+import sys
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,7 +31,15 @@ _DEPTHS = (8, 10, 12, 14, 16)
 """Bits that cameras and scanners use of 16; the smallest that holds all values of an image is taken to be white."""
 
 # Of colours with 16 bits, Pillow keeps the high bytes; read in the other order, the low ones.
-_LOW_BYTES = {"RGB;16B": "RGB;16L", "RGBA;16B": "RGBA;16L"}
+_OTHER_ORDER = {"16L": "16B", "16B": "16L", "16N": "16B" if sys.byteorder == "little" else "16L"}
+
+_TOP_BITS = 1 << 6  # of a high byte: a value that has one uses more than 14 bits
+
+_PLANAR, _PHOTOMETRIC, _BITS = 284, 262, 258  # tags of TIFF
+
+_TIFF_HEADS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+_UNCLEAR = (1.0, 16.0)  # a largest float between these is neither of pictures from 0 to 1 nor of such from 0 to 255
 
 # What Pillow and its decoders raise on damaged input, found by feeding them damaged images.
 _DECODER_ERRORS = (
@@ -49,7 +58,7 @@ def load_image(
     """Decode an image of a ``PairTable`` to 8-bit RGB.
 
     Rotated as its EXIF says; transparent parts over white; the first frame of an animation; 16 bits scaled by those of
-    them that are used, not clipped; CMYK, palette, grey and the like converted.
+    them that are used, not clipped; floats from 0 to 1, or as integers; CMYK, palette, grey and the like converted.
 
     Args:
         stored: the ``image`` cell of a row: ``bytes``, or ``path`` of a file, with ``offset`` and ``size`` if the image
@@ -68,9 +77,9 @@ def load_image(
                 _check_size(image, max_pixels, where)
                 if min_side is not None:
                     image.draft(None, (min_side, min_side))
-                return _upright(image, to_rgb(_whole_range(image, stream), where))
+                return _upright(image, to_rgb(_whole_range(image, stream, where), where))
         except (UnidentifiedImageError, Image.DecompressionBombError) as error:
-            raise BadImageError(_unreadable(error, where)) from None
+            raise BadImageError(_unreadable(error, where, stream)) from None
         except _DECODER_ERRORS as error:
             raise BadImageError(f"{where} is damaged ({_one_line(error)}); fetch it again or leave it out") from None
 
@@ -111,7 +120,7 @@ def to_rgb(image: Image.Image, where: str = "image") -> Image.Image:
     """Convert any Pillow image to 8-bit RGB: 16-bit grey is scaled by the bits in use, transparency goes over white.
 
     Raises:
-        BadImageError: floating-point pixels, or integers beyond 16 bits: nothing says which value is white.
+        BadImageError: numbers below 0 or beyond 16 bits, or floats that nothing says the white of.
     """
     if image.mode.startswith("I") or image.mode == "F":
         return _scaled_grey(image, where)
@@ -160,36 +169,77 @@ def _upright(opened: Image.Image, decoded: Image.Image) -> Image.Image:
 
 def _scaled_grey(image: Image.Image, where: str) -> Image.Image:
     values = np.asarray(image)  # [H, W]
-    if not np.issubdtype(values.dtype, np.integer) or values.min() < 0 or values.max() > 0xFFFF:
-        raise BadImageError(f"{where} has {image.mode} pixels beyond 16 bits; save it as 8-bit RGB")
+    least, most = float(values.min()), float(values.max())
+    if not 0 <= least <= most <= 0xFFFF:  # not a number is neither
+        raise BadImageError(f"{where} has {image.mode} pixels below 0 or beyond 16 bits; save it as 8-bit RGB")
+    if np.issubdtype(values.dtype, np.floating):
+        if _UNCLEAR[0] < most < _UNCLEAR[1]:
+            raise BadImageError(
+                f"{where} has floats of up to {most:.3g}, and nothing says which is white; save it as 8-bit RGB"
+            )
+        if most <= 1:
+            values = values * 255
     return Image.fromarray(_eight_bits(values)).convert("RGB")
 
 
-def _eight_bits(values: NDArray[np.integer]) -> NDArray[np.uint8]:
+def _eight_bits(values: NDArray[Any]) -> NDArray[np.uint8]:
     """Values of up to 16 bits in 8, by the bits that the largest of them needs."""
     bits = next(bits for bits in _DEPTHS if values.max(initial=0) < 1 << bits)
     return np.round(values * (255 / ((1 << bits) - 1))).astype(np.uint8)
 
 
-def _whole_range(image: ImageFile.ImageFile, stream: BinaryIO) -> Image.Image:
-    """The same image; if it is a PNG of 16-bit colours that uses fewer bits, scaled by those that it uses."""
-    low = _LOW_BYTES.get(str(image.tile[0].args)) if image.format == "PNG" and image.tile else None
-    if low is None:
+def _whole_range(image: ImageFile.ImageFile, stream: BinaryIO, where: str) -> Image.Image:
+    """The same image; if it is a PNG or TIFF of 16 bits, in 8, scaled by those that it uses.
+
+    Raises:
+        BadImageError: it uses fewer than 15 in a way that Pillow cannot read in full.
+    """
+    tags: Any = getattr(image, "tag_v2", {})
+    if image.mode.startswith("I;16") and tags.get(_PHOTOMETRIC) == 0:  # white is zero
+        return Image.fromarray(255 - _eight_bits(np.asarray(image)))
+    if image.format not in ("PNG", "TIFF") or image.mode not in ("RGB", "RGBA", "CMYK") or not image.tile:
         return image
-    high = np.asarray(image)  # [H, W, C]
-    if high[..., :3].max(initial=0) >= 1 << 6:  # more than 14 bits
+    tiles = image.tile
+    kind, _, order = _raw_mode(tiles[0]).partition(";")
+    apart = tags.get(_PLANAR) == 2 and 16 in tags.get(_BITS, ())  # first all red values, then all green ones
+    if apart and not order:  # Pillow would take bytes for values
+        order = "16L" if tags.prefix == b"II" else "16B"
+        tiles = image.tile = [_with_raw_mode(tile, f"{_raw_mode(tile)};{order}") for tile in tiles]
+    if order not in _OTHER_ORDER:
         return image
+    high = np.asarray(image).astype(np.uint16)  # [H, W, C]
+    colours = 4 if image.mode == "CMYK" else 3
+    if high[..., :colours].max(initial=0) >= _TOP_BITS:
+        return image
+    if kind == "RGBa" or (apart and order == "16N"):
+        raise BadImageError(f"{where} is a dark TIFF of 16 bits, of which fewer may be in use; save it as 8-bit RGB")
+    modes = ["RGBA" if kind == "LA" else _raw_mode(tile).replace(order, _OTHER_ORDER[order]) for tile in tiles]
     stream.seek(0)
-    with Image.open(stream, formats=("PNG",)) as again:
-        again.tile = [tile._replace(args=low) for tile in again.tile]
-        values = high.astype(np.uint16) << 8 | np.asarray(again)  # [H, W, C]
-    parts = [_eight_bits(values[..., :3]), *([high[..., 3:]] if high.shape[2] > 3 else [])]
-    return Image.fromarray(np.concatenate(parts, axis=2))
+    with Image.open(stream, formats=(image.format,)) as again:
+        again.tile = [_with_raw_mode(tile, mode) for tile, mode in zip(tiles, modes, strict=True)]
+        low = np.asarray(again).astype(np.uint16)
+    if kind == "LA":  # both bytes of grey and of alpha at once
+        high, low = low[..., [0, 0, 0, 2]], low[..., [1, 1, 1, 3]]
+    values = high << 8 | low
+    pixels = np.concatenate([_eight_bits(values[..., :colours]), _eight_bits(values[..., colours:])], axis=2)
+    return Image.frombytes(image.mode, image.size, pixels.tobytes())
 
 
-def _unreadable(error: Exception, where: str) -> str:
+def _raw_mode(tile: Any) -> str:
+    """How the pixels of a part of a file lie in it, in Pillow's words."""
+    return tile.args if isinstance(tile.args, str) else str(tile.args[0])
+
+
+def _with_raw_mode(tile: Any, mode: str) -> Any:
+    return tile._replace(args=mode if isinstance(tile.args, str) else (mode, *tile.args[1:]))
+
+
+def _unreadable(error: Exception, where: str, stream: BinaryIO) -> str:
     if isinstance(error, Image.DecompressionBombError):
         return f"{where} is too large to decode safely ({_one_line(error)}); shrink it"
+    stream.seek(0)
+    if stream.read(4) in _TIFF_HEADS:
+        return f"{where} is a TIFF of a kind that is not read, or damaged; save it as 8-bit RGB, or leave it out"
     return f"{where} is not an image of a known format ({', '.join(_FORMATS)}); replace it or leave it out"
 
 
