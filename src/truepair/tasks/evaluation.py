@@ -17,7 +17,7 @@ from truepair.evaluation.coco import CocoGallery, CocoReport, CocoTruths, load_c
 from truepair.evaluation.metrics import RetrievalProtocol
 from truepair.files import write_json
 from truepair.models.open import open_model
-from truepair.tasks.retrieval import ImageSource, RetrievalResult, RetrievalTask, one_row_a_picture, readable_rows
+from truepair.tasks.retrieval import EncodedPictures, ImageSource, RetrievalResult, RetrievalTask, encode_pictures
 
 
 def coco_reports(result: RetrievalResult, table: PairTable, truths: CocoTruths) -> dict[str, CocoReport]:
@@ -107,21 +107,29 @@ def evaluate_model(
     transform, collator = opened.preprocessing.images(), opened.preprocessing.collator()
     truths = load_coco_truths() if config.coco else None
 
-    def readable(table: PairTable) -> PairTable:
-        """The pictures of a split that can be read, each once."""
-        return one_row_a_picture(readable_rows(table, transform, left_out, data.max_bad_fraction), left_out)
+    def encoded(table: PairTable) -> EncodedPictures:
+        """The pictures of a split."""
+        size = config.evaluation.batch_size
+        return encode_pictures(network, table, transform, size, left_out, data.max_bad_fraction)
 
-    def task(table: PairTable, judged: JudgedCaptions | None = None, unreadable: int = 0) -> RetrievalTask:
+    def task(pictures: EncodedPictures, judged: JudgedCaptions | None = None) -> RetrievalTask:
         """Retrieval on the pictures of a split."""
-        images = ImageSource(table, collator, transform=transform, batch_size=config.evaluation.batch_size)
-        source = data.named("+".join(table.splits))
-        return RetrievalTask(collator, images, config.evaluation, judged, source=source, unreadable=unreadable)
+        return RetrievalTask(
+            collator,
+            ImageSource(pictures.table, transform=transform),
+            config.evaluation,
+            judged,
+            source=data.named("+".join(pictures.table.splits)),
+            unreadable=pictures.unreadable,
+            encoded=pictures.images,
+        )
 
     combination = None
     validation = part_of(table, data.validation_split)
     if validation is not None and config.evaluation.rerank and network.itm_trained:
-        combination = task(readable(validation)).choose_combination(network)
-    pictures = readable(measured)
+        combination = task(encoded(validation)).choose_combination(network)
+    found = encoded(measured)
+    pictures = found.table
     captions = [caption for of_picture in pictures.values("captions") for caption in of_picture]
     cut = dict.fromkeys(opened.preprocessing.cut(captions))
     left_out.cut(pictures.name, captions, cut, opened.preprocessing.max_length)
@@ -130,8 +138,7 @@ def evaluate_model(
         if config.judgements is None
         else judged_captions(pictures, on_first_rows(read_judgements(config.judgements), measured))
     )
-    unreadable = int(measured.pictures.max()) + 1 - len(pictures)
-    result = task(pictures, judged, unreadable).evaluate(network, combination)
+    result = task(found, judged).evaluate(network, combination)
     if truths is not None:
         result = replace(result, coco=coco_reports(result, pictures, truths))
     if config.output is not None:

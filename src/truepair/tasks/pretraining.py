@@ -180,7 +180,7 @@ class _Pictures:
         """Pictures of a split, or their states."""
         table, cache = self.caches.images(table, views)
         size = self.recipe.evaluation.batch_size
-        return ImageSource(table, self.collator, transform=self.preprocessing.images(), cache=cache, batch_size=size)
+        return ImageSource(table, transform=self.preprocessing.images(), cache=cache, batch_size=size)
 
     def task(self, table: PairTable | None) -> RetrievalTask | None:
         """Retrieval on the pictures of a split that can be read."""
