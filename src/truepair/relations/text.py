@@ -131,6 +131,9 @@ def caption_key(text: str, cased: bool = False) -> int:
     return int.from_bytes(digest, "big") >> 1
 
 
+UNSTATED = ""
+"""Stands among people's answers to a question for one that the data do not state: it agrees with no other."""
+
 _MARKS = ';/[]"{}()=+\\_-><@`,?!'
 
 _COMMA_IN_NUMBER = re.compile(r"\d,\d")

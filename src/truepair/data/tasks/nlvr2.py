@@ -32,7 +32,7 @@ from truepair.sampling.batches import Visit
 
 _LABELS = {"true": 1, "1": 1, "1.0": 1, "false": 0, "0": 0, "0.0": 0}
 
-_SENTENCE = ("sentence", "caption", "statement", "hypothesis", "text")
+_SENTENCE = ("sentence", "caption", "statement", "hypothesis", "text", "sent")
 
 _IDENTIFIER = ("identifier", "id", "uid")
 
@@ -329,6 +329,8 @@ def _stated_images(entry: Mapping[str, Any]) -> tuple[str, str] | None:
         if sides is None:
             return None
         stated = [entry[name] for name in sides]
+    if isinstance(entry.get("identifier"), str) and all(isinstance(p, str) and "." not in p for p in stated):
+        return None  # LXMERT's names of features, not files
     if not isinstance(stated, list) or len(stated) != 2 or not all(isinstance(p, str) and p.strip() for p in stated):
         raise ValueError(f"has no two images but {stated!r:.60}; repair or delete it")
     return stated[0], stated[1]

@@ -24,6 +24,7 @@ from truepair.data.tasks.base import (
 )
 from truepair.errors import ConfigError, DataError
 from truepair.randomness import stable_hash
+from truepair.relations.text import UNSTATED
 
 _COCO_PATTERN = "{subtype}/COCO_{subtype}_{id:012d}.jpg"
 
@@ -32,6 +33,10 @@ _PLAIN_PATTERN = "{id}.jpg"  # of images that lists and GQA name by their id alo
 _IMAGE = ("image", "image_path", "img_path", "img", "file_name", "filename", "path")
 
 _IMAGE_ID = ("image_id", "imageId", "img_id")
+
+_QUESTION = ("question", "sent")
+
+_PEOPLE = 10  # whose answers VQA v2 has of each question
 
 _QUESTION_ID = ("question_id", "questionId", "qid", "id")
 
@@ -54,7 +59,8 @@ class VqaSource:
 
     Attributes:
         questions: JSON file: the official questions (``v2_OpenEnded_mscoco_train2014_questions.json``); a list, or JSON
-            Lines, of objects with image, question and answer, as the ALBEF line has them; or GQA's object of them.
+            Lines, of objects with image, question and answer, as the ALBEF line has them, or with ``img_id``, ``sent``
+            and ``label``, as LXMERT has them; or GQA's object of them.
         annotations: JSON file of the official answers; absent where they are unknown, or stand in ``questions``.
         image_root: folder of the images.
         image_pattern: path of an image within it, of ``{subtype}`` (data_subtype of the file) and ``{id}``, where
@@ -88,7 +94,8 @@ class VqaTable:
     Attributes:
         images: one row a distinct image.
         questions: columns question_id, image (row of ``images``), question, answers, weight, answer_type and
-            question_type; answers are as people wrote them, types are empty where unknown.
+            question_type; answers are as people wrote them, ``UNSTATED`` where the source leaves them out, types are
+            empty where unknown.
         stated_ids: what the source calls questions whose ids are texts, by the numbers that stand for them.
         skipped: place and reason of what was left out.
     """
@@ -319,7 +326,7 @@ def _listed_image(entry: Any, source: VqaSource) -> str:
 
 
 def _listed_question(entry: Mapping[str, Any]) -> str:
-    question = entry.get("question")
+    question = first_of(entry, _QUESTION)
     if not isinstance(question, str) or not question.strip():
         raise ValueError(f"has no question but {question!r:.40}; repair it")
     return question
@@ -332,6 +339,8 @@ def _listed_answers(entry: Mapping[str, Any], where: str, skips: Skips) -> list[
         ValueError: it states some, and none means anything.
     """
     stated = first_of(entry, ("answer", "answers"))
+    if stated is None and isinstance(entry.get("label"), dict):
+        return _scored_answers(entry["label"])
     if stated is None or stated == []:
         return []
     found, reasons = [], []
@@ -345,6 +354,28 @@ def _listed_answers(entry: Mapping[str, Any], where: str, skips: Skips) -> list[
     for reason in reasons:
         skips.part(where, reason)
     return found
+
+
+def _scored_answers(scores: Mapping[str, Any]) -> list[str]:
+    """Ten people's answers with the scores that LXMERT states: of each as many as its accuracy stands for.
+
+    One, two or three of ten give an answer a score of 0.3, 0.6 and 0.9; four and more give it 1. Answers that the file
+    leaves out, since they are rare, are ``UNSTATED``.
+
+    Raises:
+        ValueError: a score is none, or an answer is empty.
+    """
+    counts: dict[str, int] = {}
+    for answer, score in scores.items():
+        if isinstance(score, bool) or not isinstance(score, int | float) or not 0 <= score <= 1:
+            raise ValueError(f"score of the answer '{answer:.40}' is {score!r:.40}; it must be from 0 to 1")
+        counts[_answer(answer)] = 4 if score > 0.95 else round(score / 0.3)
+    sure = [answer for answer, count in counts.items() if count == 4]
+    left = _PEOPLE - sum(counts.values())
+    for number in range(left if sure else 0):
+        counts[sure[number % len(sure)]] += 1
+    found = [answer for answer, count in counts.items() for _ in range(count)]
+    return [*found, *[UNSTATED] * (_PEOPLE - len(found))] if found else []
 
 
 def _answer(stated: Any) -> str:
