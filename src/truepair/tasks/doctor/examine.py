@@ -85,7 +85,8 @@ def examine(
         ConfigError: no source is named, or the tokenizer is not installed.
     """
     tokenization, length = tokenization_of(config, model)
-    opened = open_source(config.data if config.pictures else replace(config.data, identity="file"), say)
+    identity = "bytes" if config.pictures else "file"
+    opened = open_source(replace(config.data, identity=identity), say)
     patient = Patient(opened.table.read_by_case(tells_case(tokenization)), config, count)
     findings = [*file_findings(patient), *same_findings(patient, opened.contradiction), *caption_findings(patient)]
     with count("tokens") as progress:
