@@ -148,6 +148,25 @@ def test_lxmerts_questions(root: Path) -> None:
     assert "names no image" in table.skipped[1][1]
 
 
+def test_missing_images_are_looked_for_at_once(root: Path) -> None:
+    asked = [{"image": "1.jpg", "question": f"x{n}?", "answer": "y"} for n in range(5)]
+    gone = {"image": "gone.jpg", "question": "x?", "answer": "y"}
+    table = questions(root, put_json(root.parent / "q.json", [*asked, gone]))
+    assert len(table) == 5 and table.skipped == (("q.json entry 6", f"its image {root / 'gone.jpg'} is missing"),)
+    more = [*asked, gone, {**gone, "image": "lost.jpg"}]
+    with pytest.raises(DataError, match=r"2 of 3 images of m\.json are missing, over the limit of 5%, .*gone\.jpg"):
+        questions(root, put_json(root.parent / "m.json", more))
+    stated = [*ALBEF, {**ALBEF[0], "images": [PAIR[0], "gone.png"]}]
+    found = statements(root, put_json(root.parent / "s.json", stated))
+    assert len(found) == 3 and found.skipped == (("s.json entry 4", f"its image {root / 'gone.png'} is missing"),)
+
+
+def test_a_list_within_an_object_is_read(root: Path) -> None:
+    asked = {"image_id": "1", "question": "x?", "answers": ["y"] * 10, "question_id": 5}
+    assert len(questions(root, put_json(root.parent / "textvqa.json", {"dataset_type": "val", "data": [asked]}))) == 1
+    assert len(statements(root, put_json(root.parent / "own.json", {"data": ALBEF}))) == 3
+
+
 def test_lxmerts_statements(root: Path) -> None:
     put(root / "dev" / "dev-0-0-img0.png", noise(1))
     put(root / "dev" / "dev-0-0-img1.png", noise(2))

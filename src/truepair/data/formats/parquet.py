@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -52,7 +52,7 @@ class ParquetReader(Reader):
             parquet = self._open(file)
             image_name, caption_name = self._columns(file, parquet.schema_arrow)
             wanted = [image_name, caption_name, *STATED_FIELDS, *self.extra]
-            rows = (row for batch in parquet.iter_batches(_BATCH_ROWS, columns=wanted) for row in batch.to_pylist())
+            rows = _rows(parquet, file, wanted)
             status: list[str] = []  # of downloads, where img2dataset wrote the file
             for number, entry in enumerate(rows):
                 if isinstance(entry.get("status"), str) and "url" in entry:
@@ -88,6 +88,24 @@ class ParquetReader(Reader):
         except (pa.ArrowInvalid, OSError) as error:
             reason = str(error).partition("\n")[0]
             raise DataError(f"{file} is not a readable Parquet file ({reason}); fetch it again") from None
+
+
+def _rows(parquet: pq.ParquetFile, file: Path, columns: list[str]) -> Iterator[dict[str, Any]]:
+    """The rows of a file.
+
+    Raises:
+        DataError: it is damaged.
+    """
+    batches = parquet.iter_batches(_BATCH_ROWS, columns=columns)
+    while True:
+        try:
+            batch = next(batches, None)
+        except (pa.ArrowException, OSError) as error:
+            reason = " ".join(str(error).split())
+            raise DataError(f"{file} is damaged ({reason:.120}); fetch it again") from None
+        if batch is None:
+            return
+        yield from batch.to_pylist()
 
 
 class SampleReader(ParquetReader):

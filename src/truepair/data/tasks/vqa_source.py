@@ -14,6 +14,7 @@ from truepair.data.formats.json import list_in, load_json
 from truepair.data.formats.record import Skips
 from truepair.data.table import PairTable
 from truepair.data.tasks.base import (
+    MissingImageError,
     TaskImagePaths,
     existing,
     first_of,
@@ -21,6 +22,7 @@ from truepair.data.tasks.base import (
     read_entries,
     require_enough,
     table_of_rows,
+    unwrapped,
 )
 from truepair.errors import ConfigError, DataError
 from truepair.randomness import stable_hash
@@ -117,12 +119,12 @@ class VqaTable:
 def open_vqa(sources: Sequence[VqaSource]) -> VqaTable:
     """Open questions; several sources, such as train, val and Visual Genome, become one table.
 
-    An entry of a list or of GQA that cannot be used is left out and listed. The official files are refused where one
-    does not fit the other.
+    An entry whose image is missing is left out and listed, and so is one of a list or of GQA that cannot be used. The
+    official files are refused where one does not fit the other.
 
     Raises:
         DataError: a file or most of it cannot be read as questions or answers, they do not fit each other, an image
-            path leaves its root, or images are missing.
+            path leaves its root, or more than a few images are missing.
     """
     images = TaskImagePaths(
         " and ".join(Path(source.questions).name for source in sources) or "an empty list of sources"
@@ -133,6 +135,7 @@ def open_vqa(sources: Sequence[VqaSource]) -> VqaTable:
     for source in sources:
         skips = Skips()
         own = list(_questions(source, images, ids, skips))
+        images.require_enough()
         require_enough(skips, len(own), Path(source.questions).name)
         rows += own
         skipped += skips.entries
@@ -212,6 +215,7 @@ def _questions(source: VqaSource, images: TaskImagePaths, ids: _Ids, skips: Skip
         load_json(path)  # says what is wrong with it
     if isinstance(content, dict) and isinstance(content.get("question"), str):
         content, part = [content], "line"  # the only one of JSON Lines
+    content = unwrapped(content)
     if isinstance(content, list):
         listed = [(f"{path.name} {part} {number}", entry) for number, entry in enumerate(content, 1)]
     elif _is_gqa(content):
@@ -220,7 +224,7 @@ def _questions(source: VqaSource, images: TaskImagePaths, ids: _Ids, skips: Skip
             for name, entry in content.items()
         ]
     else:
-        return _official(content, source, path, images, ids)
+        return _official(content, source, path, images, ids, skips)
     if source.annotations is not None:
         raise DataError(f"{path} is a list with answers of its own; leave annotations out")
     return _listed(listed, source, images, ids, skips)
@@ -233,7 +237,9 @@ def _is_gqa(content: Any) -> bool:
     return any(isinstance(entry, dict) and "question" in entry for entry in content.values())
 
 
-def _official(content: Any, source: VqaSource, path: Path, images: TaskImagePaths, ids: _Ids) -> Iterator[_Question]:
+def _official(
+    content: Any, source: VqaSource, path: Path, images: TaskImagePaths, ids: _Ids, skips: Skips
+) -> Iterator[_Question]:
     """Questions in the layout of VQA v2."""
     answers = _annotations(source, ids)
     subtype = content.get("data_subtype", "") if isinstance(content, dict) else ""
@@ -247,9 +253,14 @@ def _official(content: Any, source: VqaSource, path: Path, images: TaskImagePath
         own = {} if answers is None else answers.pop(question_id, None)
         if own is None:
             raise DataError(f"{where} (id {question_id}) has no annotation; are the two files of one split?")
+        try:
+            image = images.add(root, _path_of(source, image_id, subtype), outside=source.allow_outside_root)
+        except MissingImageError as error:
+            skips.row(where, str(error))
+            continue
         yield _Question(
             question_id,
-            images.add(root, _path_of(source, image_id, subtype), outside=source.allow_outside_root),
+            image,
             _text(entry, "question", where),
             own.get("answers", []),
             source.answer_weight,
@@ -291,6 +302,7 @@ def _listed(
             path, question = _listed_image(entry, source), _listed_question(entry)
             answers = _listed_answers(entry, where, skips)
             question_id = ids.number(first_of(entry, _QUESTION_ID))
+            image = images.add(root, path, outside=source.allow_outside_root)
         except ValueError as error:
             skips.row(where, str(error))
             continue
@@ -298,7 +310,7 @@ def _listed(
         kind = types.get("structural", "") if isinstance(types, dict) else entry.get("question_type", "")
         yield _Question(
             question_id,
-            images.add(root, path, outside=source.allow_outside_root),
+            image,
             question,
             answers,
             source.answer_weight,
