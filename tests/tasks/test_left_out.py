@@ -111,6 +111,23 @@ def test_evaluate_leaves_out_the_same_pictures_for_every_model(
     assert before["ways"] == after["ways"] and after["unreadable"] == 0
 
 
+def test_a_line_that_is_no_json_ends_nothing(
+    pairs: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pairs.write_text(pairs.read_text() + '\n{"image": "59.png", "capt')
+    call = ["evaluate", str(trained), "--data", str(pairs), "--output", str(tmp_path / "figures.json")]
+    main([*call, "--max_bad_fraction", "0.3"])
+    told = " ".join(capsys.readouterr().err.split())
+    assert "left out: 2 rows or parts of rows of pairs; listed in" in told
+    assert "left out: pairs.jsonl line 62: it is not JSON (Unterminated string" in told
+    assert ("left out", "pairs.jsonl", 62) in listed(tmp_path / "figures.skipped.jsonl")
+    with pytest.raises(SystemExit):
+        main([*call, "--max_bad_fraction", "0"])
+    assert (
+        "2 of 62 rows of" in (told := " ".join(capsys.readouterr().err.split())) and "over max_skipped (0.0%)" in told
+    )
+
+
 def test_evaluate_decodes_each_picture_once(
     pairs: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
