@@ -74,3 +74,13 @@ def test_a_folder_named_like_a_split_is_one_though_it_is_the_only_one(tmp_path):
     assert table.splits == {"test": 1}
     assert table.rows["captions"][:] == [["one", "two"]]  # a column "txt" is what a text file in a tar is
     assert open_pairs(tmp_path / "set", caption_lines="one").rows["captions"][:] == [["one\ntwo"]]
+
+
+def test_a_damaged_file_is_named(tmp_path):
+    file = write(tmp_path / "x.parquet", {"image": [encoded(picture())] * 4, "caption": ["a", "b", "c", "d"]})
+    damaged = bytearray(file.read_bytes())
+    damaged[4:40] = b"\xff" * 36  # the header of the first page
+    file.write_bytes(damaged)
+
+    with pytest.raises(DataError, match=r"x\.parquet is not a readable Parquet file \(.*\); fetch it again"):
+        open_pairs(file)
