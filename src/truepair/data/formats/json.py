@@ -388,7 +388,7 @@ def _coco_lists(path: Path, encoding: str | None, skips: Skips) -> tuple[list[tu
         by_image.setdefault(entry["image_id"], []).extend((entry["caption"], entry.get("id")))
     if first and not by_image:
         raise DataError(
-            f"{first} has no caption, or no image_id that is a number or a text, nor has any other; give a captions file"
+            f"{first} has no caption, or no image_id that is a number or a text, nor has another; give a captions file"
         )
     return images, by_image
 
