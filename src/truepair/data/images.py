@@ -275,8 +275,8 @@ def _whole_range(image: ImageFile.ImageFile, stream: BinaryIO) -> Image.Image:
 def _values(high: Image.Image, low: Image.Image, rows: tuple[int, int]) -> NDArray[np.uint16]:
     """The 16-bit colours of some rows of an image, from its high and its low bytes [S, W, 3]."""
     box = (0, rows[0], high.width, rows[1])
-    values: NDArray[np.uint16] = np.asarray(high.crop(box))[..., :3].astype(np.uint16) << 8
-    return values | np.asarray(low.crop(box))[..., :3]
+    upper, lower = (np.asarray(part.crop(box))[..., :3].astype(np.uint16) for part in (high, low))
+    return np.bitwise_or(np.left_shift(upper, 8), lower, dtype=np.uint16)
 
 
 def _unreadable(error: Exception, where: str) -> str:
