@@ -30,7 +30,7 @@ def own_shared_memory() -> bool:
 
 def command(squares: Path, run: Path, *more: str) -> list[str]:
     pairs = str(squares / "pairs.jsonl")
-    return [*PROGRAM, "train", "scratch", pairs, *WORDS, "--loop.epochs", "100000", "--run-folder", str(run), *more]
+    return [*PROGRAM, "train", "scratch", pairs, *WORDS, "--loop.epochs", "5000", "--run-folder", str(run), *more]
 
 
 def begun(words: list[str], run: Path) -> subprocess.Popen[str]:
