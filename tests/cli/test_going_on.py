@@ -233,3 +233,13 @@ def test_a_second_run_in_the_folder_is_refused_before_it_writes(
     main(WORDS)
     assert f"run was in use by process {first.pid} on " in capsys.readouterr().err
     assert not (stopped / LOCK).exists()
+
+
+@pytest.mark.parametrize("stated", ["data: []", "data: 3", "data: null", "loop: ''", "data: {transform: []}"])
+def test_a_group_of_fields_that_is_none_is_refused(
+    stopped: Path, stated: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("mined.yaml").write_text(stated)
+    line = refusal(capsys)
+    assert line.startswith("truepair: mined.yaml: ")
+    assert line.endswith(" is no group of fields; state its fields, or leave it out")
