@@ -251,8 +251,8 @@ def test_captions_are_counted_where_they_are_more_than_rows(folder: Path) -> Non
 def test_a_split_that_does_not_exist_is_refused(folder: Path, field: str) -> None:
     for word in ("vall", "val+vall"):
         with pytest.raises(DataError, match=rf"data\.{field}: .* has no split 'vall' \(did you mean 'val'\?\); it has"):
-            build_tables(DataConfig(sources=["all.csv"], **{field: word}))
-    build_tables(DataConfig(sources=["all.csv"], **{field: "restval"}))  # a usual one may be missing
+            build_tables(DataConfig(sources=["train.csv", "val.csv"], **{field: word}))
+    build_tables(DataConfig(sources=["train.csv", "val.csv"], **{field: "restval"}))  # a usual one may be missing
 
 
 @pytest.mark.parametrize("share", [float("nan"), float("inf"), -0.1, 7.0])
