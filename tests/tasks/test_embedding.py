@@ -96,14 +96,14 @@ def test_one_picture_in_several_rows_is_read_once(
     model: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[str] = []
-    from truepair.tasks import retriever
+    from truepair.data import transforms
 
     def load(stored: Any, **options: Any) -> Any:
         read.append(stored["path"])
         return original(stored, **options)
 
-    original = retriever.load_image
-    monkeypatch.setattr(retriever, "load_image", load)
+    original = transforms.load_image
+    monkeypatch.setattr(transforms, "load_image", load)
     run(model, pairs, tmp_path / "v.parquet", what="images")
     assert len(read) == len(set(read)) == 15
 
@@ -274,7 +274,7 @@ def test_pictures_inside_the_source_are_found_again(model: Path, tmp_path: Path)
 def test_mistakes_are_named(model: Path, pairs: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"v.txt ends in neither .parquet nor .npy"):
         run(model, pairs, tmp_path / "v.txt")
-    with pytest.raises(ConfigError, match="shards is 0; give 1 to 99999"):
+    with pytest.raises(ConfigError, match="shards is 0; give a number from 1 to 99999"):
         run(model, pairs, tmp_path / "v.parquet", shards=0)
     for picture in (tmp_path / "pictures").iterdir():
         picture.write_text("no picture")

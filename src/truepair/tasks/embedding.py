@@ -9,7 +9,7 @@ from functools import cached_property
 from hashlib import blake2b
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import faiss
 import numpy as np
@@ -27,7 +27,7 @@ from truepair.data.table import PairTable
 from truepair.errors import ConfigError, DataError
 from truepair.files import discard, one_line_errors, remove_folder, writing_file
 from truepair.models.open import model_folder
-from truepair.settings import Natural, Positive, check_settings
+from truepair.settings import Natural, Positive, Within, check_settings
 from truepair.tasks.retriever import EncodedPart, Retriever, Vectors
 from truepair.tasks.vectors import (
     CAPTION,
@@ -47,6 +47,9 @@ Counting = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
 """From a label to a context with a bar; it yields what to call with (done, all)."""
 
 _ROWS_AT_ONCE = 16_384
+
+
+FileCount = Annotated[int, Within(1, 99_999)]  # which five digits of a file's name can tell
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +76,7 @@ class EmbedConfig:
     what: Literal["images", "captions", "both"] = "both"
     identity: str = "bytes"
     dtype: Literal["float32", "float16"] = "float32"
-    shards: Positive = 1
+    shards: FileCount = 1
     faiss: str | None = None
     batch_size: Positive = 64
     workers: Natural = 2
