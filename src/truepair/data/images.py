@@ -39,6 +39,8 @@ _FORMATS = tuple(name for name in _WANTED if name in Image.OPEN)
 
 _ORIENTATION = 0x0112
 
+_SIDEWAYS = (5, 6, 7, 8)  # orientations that swap height and width
+
 _DEPTHS = (8, 10, 12, 14, 16)
 """Bits that cameras and scanners use of 16; the smallest that holds all values of an image is taken to be white."""
 
@@ -83,14 +85,69 @@ def load_image(
     Raises:
         BadImageError: the image cannot be read.
     """
+    with opened_image(stored, max_pixels) as opened:
+        if min_side is not None:
+            opened.reduce(min_side, min_side)
+        return opened.decoded()
+
+
+class OpenedImage:
+    """An image of which the header is read, and no pixel is decoded yet.
+
+    Attributes:
+        header: as Pillow opened it.
+        where: names it in messages.
+    """
+
+    def __init__(self, header: ImageFile.ImageFile, stream: BinaryIO, where: str) -> None:
+        self.header = header
+        self.where = where
+        self._stream = stream
+
+    @property
+    def orientation(self) -> int:
+        """1 to 8, as its EXIF says; 1 is upright."""
+        orientation: int = self.header.getexif().get(_ORIENTATION, 1)
+        return orientation
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of what would be decoded now, turned as its EXIF says."""
+        width, height = self.header.size
+        return (width, height) if self.orientation in _SIDEWAYS else (height, width)
+
+    @property
+    def encoded(self) -> bytes:
+        """All bytes of the file."""
+        self._stream.seek(0)
+        return self._stream.read()
+
+    def reduce(self, height: int, width: int) -> None:
+        """Have a JPEG decoded at 1/2, 1/4 or 1/8 of its size, if its stored sides keep so many pixels; others stay."""
+        self.header.draft(None, (width, height))
+
+    def decoded(self) -> Image.Image:
+        """Decode it to 8-bit RGB, upright; once."""
+        return _upright(self.header, to_rgb(_whole_range(self.header, self._stream, self.where), self.where))
+
+
+@contextmanager
+def opened_image(stored: Mapping[str, Any], max_pixels: int = DEFAULT_MAX_PIXELS) -> Iterator[OpenedImage]:
+    """Open an image cell; what goes wrong while it is open, decoding it too, is a bad image.
+
+    Args:
+        stored: as of :func:`load_image`, like the next.
+        max_pixels: largest width x height.
+
+    Raises:
+        BadImageError: the image cannot be read.
+    """
     where = describe(stored)
     with memory_for(where), open_stored(stored, max_pixels) as stream:
         try:
             with Image.open(stream, formats=_FORMATS) as image:
                 _check_size(image, max_pixels, where)
-                if min_side is not None:
-                    image.draft(None, (min_side, min_side))
-                return _upright(image, to_rgb(_whole_range(image, stream, where), where))
+                yield OpenedImage(image, stream, where)
         except (UnidentifiedImageError, Image.DecompressionBombError) as error:
             raise BadImageError(_unreadable(error, where, stream)) from None
         except _DECODER_ERRORS as error:

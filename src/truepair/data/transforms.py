@@ -3,15 +3,17 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any, cast
 
-import numpy as np
 import torch
-from PIL import Image, ImageEnhance, ImageOps
+from PIL import Image
 from torch import Tensor
-from torchvision.transforms import InterpolationMode, v2
+from torchvision.transforms import InterpolationMode, RandomResizedCrop, v2
 
 from truepair.data.images import DEFAULT_MAX_PIXELS, describe, load_image, memory_for
+from truepair.data.pixels import Part, as_image, as_pixels, load_part
+from truepair.data.rand_augment import AlbefRandAugment
 from truepair.errors import ConfigError
 from truepair.settings import Natural, Share, Within, check_settings
 
@@ -24,24 +26,19 @@ NORMALISATIONS: dict[str, PixelStatistics] = {
     "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
 }
 
-_INTERPOLATIONS = {name: InterpolationMode(name) for name in ("bicubic", "bilinear", "lanczos", "nearest")}
+_INTERPOLATIONS = {
+    "bicubic": InterpolationMode.BICUBIC,
+    "bilinear": InterpolationMode.BILINEAR,
+    "lanczos": InterpolationMode.LANCZOS,
+    "nearest": InterpolationMode.NEAREST_EXACT,  # which Pillow means
+}
 
 ASPECTS = (3 / 4, 4 / 3)
 """Least and largest width over height of a random crop."""
 
-_GREY = (128, 128, 128)
-
 Operations = Annotated[int, Within(0, 20)]
 
 Level = Annotated[int, Within(0, 10)]
-
-_MAX_LEVEL = 10
-
-_MAX_TRANSLATION = 10  # pixels
-
-_MAX_SHEAR = 0.3  # tangent of the angle
-
-_MAX_ROTATION = 30.0  # degrees
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,12 +96,12 @@ def build_transform(
     Raises:
         ConfigError: "encoder" normalisation without the encoder's statistics.
     """
-    mean, std = normalisation(config, encoder_statistics)
-    sides = (config.size, config.size) if size is None else size
+    last = _Normalise(*normalisation(config, encoder_statistics))
     if not train:
-        return ImageTransform(*_evaluation_steps(config), _Normalise(mean, std), min_side=config.size)
-    steps = [_crop(config, sides), *augmentation(config)]
-    return ImageTransform(*steps, _Normalise(mean, std), min_side=min_side(max(sides), config))
+        return PixelTransform(partial(_whole, config.size), *_evaluation_steps(config), last, min_side=config.size)
+    sides = (config.size, config.size) if size is None else size
+    resize, draw = _Resize(sides, config.interpolation), partial(_drawn, config.crop_scale, sides)
+    return PixelTransform(draw, resize, *augmentation(config), last, min_side=min_side(max(sides), config))
 
 
 def min_side(side: int, config: TransformConfig) -> int:
@@ -144,10 +141,7 @@ class ImageTransform:
 
     def __call__(self, image: Image.Image) -> Tensor:
         """Transform an image into float32 [3, H, W]."""
-        value: Any = image
-        for step in self.steps:
-            value = step(value)
-        return cast(Tensor, value)
+        return self._stepped(image)
 
     def read(self, stored: Mapping[str, Any], max_pixels: int = DEFAULT_MAX_PIXELS) -> Tensor:
         """Read an image of a ``PairTable``, as :func:`load_image` does, and transform it into float32 [3, H, W].
@@ -158,66 +152,93 @@ class ImageTransform:
         with memory_for(describe(stored)):
             return self(load_image(stored, min_side=self.min_side, max_pixels=max_pixels))
 
+    def _stepped(self, value: Any) -> Tensor:
+        for step in self.steps:
+            value = step(value)
+        return cast(Tensor, value)
 
-class AlbefRandAugment:
-    """Apply ``ops`` of ten operations to an image, each with probability one half (Cubuk et al. 2020; Li et al. 2021).
 
-    The ten: identity, auto-contrast, equalise, brightness, sharpness, shear and translation along x and y, rotation.
-    Hue, saturation, solarise and posterise are left out, for "a red bus" must stay red. Draws come from torch's global
-    CPU generator.
+class PixelTransform(ImageTransform):
+    """A transform that first chooses the part of an image that it needs, and then works on its uint8 tensor.
+
+    Pixels are within 2 of 255 of those that Pillow makes of the same part, decoded at the same size, if no step
+    stretches the difference: auto-contrast and equalise do.
 
     Args:
-        ops: operations drawn with replacement per image; 0 leaves images as they are.
-        level: strength from 0 to 10.
-
-    Raises:
-        ConfigError: if ``ops`` is negative or ``level`` is outside 0 to 10.
+        choose: the part to keep of an image of some height and width, before it is decoded.
+        steps: as of `ImageTransform`; the first is given uint8 [3, h, w].
+        min_side: as of `ImageTransform`; for those who decode images without transforming them.
     """
 
-    def __init__(self, ops: int = 2, level: int = 7) -> None:
-        if ops < 0 or not 0 <= level <= _MAX_LEVEL:
-            raise ConfigError(
-                f"rand_augment has {ops} operations at level {level}; give 0 or more, and a level of 0 to 10"
-            )
-        self.ops = ops
-        self.strength = level / _MAX_LEVEL
+    def __init__(
+        self, choose: Callable[[int, int], Part], *steps: Callable[[Any], Any], min_side: int | None = None
+    ) -> None:
+        super().__init__(*steps, min_side=min_side)
+        self.choose = choose
 
-    def __call__(self, image: Image.Image) -> Image.Image:
-        """Augment an 8-bit RGB image; its size stays."""
-        for _ in range(self.ops):
-            choice = int(torch.randint(len(_OPERATIONS), ()))
-            applied, positive = torch.rand(2).lt(0.5).tolist()
-            if applied:
-                image = _OPERATIONS[choice](image, self.strength if positive else -self.strength)
-        return image
+    def __call__(self, image: Image.Image) -> Tensor:
+        """Transform an image into float32 [3, H, W]."""
+        return self._stepped(self.choose(image.height, image.width).of(as_pixels(image)))
+
+    def read(self, stored: Mapping[str, Any], max_pixels: int = DEFAULT_MAX_PIXELS) -> Tensor:
+        """Read the part of an image that is needed, see :func:`load_part`, and make it float32 [3, H, W].
+
+        Raises:
+            BadImageError: it cannot be read, or memory has no room for it.
+        """
+        with memory_for(describe(stored)):
+            return self._stepped(load_part(stored, self.choose, max_pixels))
 
 
 class _Normalise:
-    """8-bit RGB image to normalised float32 [3, H, W]; in one pass, where v2's three steps take four times as long."""
+    """From uint8 [3, H, W] to normalised float32; in one pass, where v2's two steps take several times as long."""
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         self.scale = (1 / (255 * torch.tensor(std)))[:, None, None]  # [3, 1, 1]
         self.shift = (-torch.tensor(mean) / torch.tensor(std))[:, None, None]  # [3, 1, 1]
 
-    def __call__(self, image: Image.Image) -> Tensor:
-        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)  # [3, H, W]
+    def __call__(self, pixels: Tensor) -> Tensor:
         return pixels.to(torch.float32, memory_format=torch.contiguous_format).mul_(self.scale).add_(self.shift)
 
 
-def _crop(config: TransformConfig, size: tuple[int, int]) -> Callable[[Image.Image], Image.Image]:
-    """The first step of training: a random part of the image, or all of it, at a size (height, width)."""
-    resample = _INTERPOLATIONS[config.interpolation]
-    step: Callable[[Image.Image], Image.Image]
-    if config.crop_scale == (1.0, 1.0):
-        step = v2.Resize(size, interpolation=resample)
-    else:
-        step = v2.RandomResizedCrop(size, scale=config.crop_scale, ratio=ASPECTS, interpolation=resample)
-    return step
+class _Resize:
+    """From uint8 [3, h, w] to [3, H, W], as Pillow resizes.
+
+    Args:
+        size: height and width, or the length of the shorter side.
+        interpolation: one of ``_INTERPOLATIONS``.
+    """
+
+    def __init__(self, size: tuple[int, int] | int, interpolation: str) -> None:
+        self.size = [size] if isinstance(size, int) else list(size)
+        self.interpolation = interpolation
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        mode = _INTERPOLATIONS[self.interpolation]
+        if mode is InterpolationMode.LANCZOS:  # which v2 has for images of Pillow alone
+            resized = as_pixels(v2.functional.resize(as_image(pixels), self.size, mode))
+        else:
+            resized = cast(Tensor, v2.functional.resize(pixels, self.size, mode, antialias=True))
+        return resized.contiguous()
 
 
-def augmentation(config: TransformConfig) -> list[Callable[[Image.Image], Image.Image]]:
-    """What training does to an image after cropping: flip and RandAugment; its size stays."""
-    steps: list[Callable[[Image.Image], Image.Image]] = []
+def _whole(side: int, height: int, width: int) -> Part:
+    """All of an image, of which each side must keep so many pixels."""
+    return Part(0, 0, height, width, (side, side))
+
+
+def _drawn(scale: tuple[float, float], least: tuple[int, int], height: int, width: int) -> Part:
+    """What training keeps: a random part with a share of the area from a range, or all of it."""
+    if scale == (1.0, 1.0):
+        return Part(0, 0, height, width, least)
+    shape = torch.empty((1, height, width), device="meta")
+    top, left, rows, columns = RandomResizedCrop.get_params(shape, list(scale), list(ASPECTS))
+    return Part(top, left, rows, columns, least)
+
+
+def augmentation(config: TransformConfig) -> list[Callable[[Tensor], Tensor]]:
+    """What training does to an image, uint8 [3, H, W], after cropping: flip and RandAugment; its size stays."""
+    steps: list[Callable[[Tensor], Tensor]] = []
     if config.flip:
         steps.append(v2.RandomHorizontalFlip(config.flip))
     if config.rand_augment_ops:
@@ -225,80 +246,13 @@ def augmentation(config: TransformConfig) -> list[Callable[[Image.Image], Image.
     return steps
 
 
-def _evaluation_steps(config: TransformConfig) -> list[Callable[[Image.Image], Image.Image]]:
-    resample = _INTERPOLATIONS[config.interpolation]
+def _evaluation_steps(config: TransformConfig) -> list[Callable[[Tensor], Tensor]]:
     if config.evaluation_resize == "squash":
-        return [v2.Resize((config.size, config.size), interpolation=resample)]
-    return [v2.Resize(config.size, interpolation=resample), v2.CenterCrop(config.size)]
+        return [_Resize((config.size, config.size), config.interpolation)]
+    return [_Resize(config.size, config.interpolation), v2.CenterCrop(config.size)]
 
 
 def _check_choice(name: str, value: str, choices: object) -> None:
     names = list(choices)  # type: ignore[call-overload]
     if value not in names:
         raise ConfigError(f"{name} is '{value}'; give one of {', '.join(names)}")
-
-
-def _identity(image: Image.Image, strength: float) -> Image.Image:
-    return image
-
-
-def _auto_contrast(image: Image.Image, strength: float) -> Image.Image:
-    return ImageOps.autocontrast(image)
-
-
-def _equalise(image: Image.Image, strength: float) -> Image.Image:
-    return ImageOps.equalize(image)
-
-
-def _brightness(image: Image.Image, strength: float) -> Image.Image:
-    return ImageEnhance.Brightness(image).enhance(_enhancement(strength))
-
-
-def _sharpness(image: Image.Image, strength: float) -> Image.Image:
-    return ImageEnhance.Sharpness(image).enhance(_enhancement(strength))
-
-
-def _shear_x(image: Image.Image, strength: float) -> Image.Image:
-    return _affine(image, (1.0, strength * _MAX_SHEAR, 0.0, 0.0, 1.0, 0.0))
-
-
-def _shear_y(image: Image.Image, strength: float) -> Image.Image:
-    return _affine(image, (1.0, 0.0, 0.0, strength * _MAX_SHEAR, 1.0, 0.0))
-
-
-def _translate_x(image: Image.Image, strength: float) -> Image.Image:
-    return _affine(image, (1.0, 0.0, strength * _MAX_TRANSLATION, 0.0, 1.0, 0.0))
-
-
-def _translate_y(image: Image.Image, strength: float) -> Image.Image:
-    return _affine(image, (1.0, 0.0, 0.0, 0.0, 1.0, strength * _MAX_TRANSLATION))
-
-
-def _rotate(image: Image.Image, strength: float) -> Image.Image:
-    return image.rotate(strength * _MAX_ROTATION, Image.Resampling.BILINEAR, fillcolor=_GREY)
-
-
-def _enhancement(strength: float) -> float:
-    """Factor of an enhancement, which has no sign: 0.1 at level 0, 1.9 at level 10."""
-    return 1.8 * abs(strength) + 0.1
-
-
-def _affine(image: Image.Image, matrix: tuple[float, ...]) -> Image.Image:
-    """Map output (x, y) to input (ax + by + c, dx + ey + f)."""
-    return image.transform(
-        image.size, Image.Transform.AFFINE, matrix, resample=Image.Resampling.BILINEAR, fillcolor=_GREY
-    )
-
-
-_OPERATIONS: tuple[Callable[[Image.Image, float], Image.Image], ...] = (
-    _identity,
-    _auto_contrast,
-    _equalise,
-    _brightness,
-    _sharpness,
-    _shear_x,
-    _shear_y,
-    _translate_x,
-    _translate_y,
-    _rotate,
-)

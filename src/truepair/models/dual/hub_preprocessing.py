@@ -14,6 +14,7 @@ from torch import Tensor
 from torchvision.transforms import RandomResizedCrop
 from transformers import BaseImageProcessor, PreTrainedTokenizerBase
 
+from truepair.data.pixels import as_image, as_pixels
 from truepair.data.preprocessing import Preprocessing, own_length, own_pixels
 from truepair.data.tokens import unknown_token, wordless_tokens
 from truepair.data.transforms import (
@@ -126,7 +127,9 @@ class HubPreprocessing(Preprocessing):
         """Augmentation before the processor: a crop keeps about the image's own shape, and is not distorted."""
         return ImageTransform(
             partial(_crop, self.transform.crop_scale),
+            as_pixels,
             *augmentation(self.transform),
+            as_image,
             partial(_processed, self.processor),
             min_side=min_side(self.transform.size, self.transform),
         )

@@ -1,0 +1,134 @@
+"""Parts of images as uint8 tensors, decoded by the fastest decoder there is, and no larger than they are needed."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+import PIL
+import torch
+from PIL import Image, features
+from torch import Tensor
+
+from truepair.data.images import DEFAULT_MAX_PIXELS, OpenedImage, opened_image
+
+_REDUCTIONS = (8, 4, 2)
+"""A JPEG can be decoded at one part in so many of its size, for less than the whole costs."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of an image, in pixels of the whole upright one.
+
+    Attributes:
+        top: its first row.
+        left: its first column.
+        height: rows.
+        width: columns.
+        least: height and width that it must keep if the image is decoded at reduced size.
+    """
+
+    top: int
+    left: int
+    height: int
+    width: int
+    least: tuple[int, int]
+
+    def of(self, pixels: Tensor) -> Tensor:
+        """The part of a whole image [3, H, W], as a view."""
+        return pixels[:, self.top : self.top + self.height, self.left : self.left + self.width]
+
+
+def load_part(
+    stored: Mapping[str, Any], choose: Callable[[int, int], Part], max_pixels: int = DEFAULT_MAX_PIXELS
+) -> Tensor:
+    """Decode a part of an image of a ``PairTable`` to 8-bit RGB; all else is as of ``load_image``.
+
+    Upright JPEGs of 8-bit RGB that are needed at full size are decoded by torchcodec where it is installed. One of
+    which the part has pixels to spare is decoded by Pillow at 1/2, 1/4 or 1/8 of its size, and so is all else.
+
+    Args:
+        stored: the ``image`` cell of a row.
+        choose: what to keep of an image of some height and width.
+        max_pixels: largest width x height.
+
+    Returns:
+        uint8 [3, height, width]; of a reduced image so much less, to the next whole pixel outwards.
+
+    Raises:
+        BadImageError: the image cannot be read.
+    """
+    with opened_image(stored, max_pixels) as opened:
+        height, width = opened.size
+        part = choose(height, width)
+        _reduce(opened, part)
+        if opened.size == (height, width):
+            pixels = _decoded_fast(opened)
+            if pixels is not None:
+                return part.of(pixels)
+        image = opened.decoded()
+        return as_pixels(image.crop(_box(part, (height, width), (image.height, image.width))))
+
+
+def as_pixels(image: Image.Image) -> Tensor:
+    """An 8-bit RGB image as uint8 [3, H, W]."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+def as_image(pixels: Tensor) -> Image.Image:
+    """The 8-bit RGB image of uint8 [3, H, W]."""
+    return Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
+
+
+@cache
+def decoder_name() -> str:
+    """What decodes plain JPEGs here, with its version: pixels may depend on it."""
+    if _torchcodec() is not None:
+        return f"torchcodec {version('torchcodec')}"
+    return f"Pillow {PIL.__version__} with libjpeg {features.version('libjpeg_turbo') or features.version('jpg')}"
+
+
+@cache
+def _torchcodec() -> Callable[[bytes], Tensor] | None:
+    """The JPEG decoder of torchcodec, where one is installed; its older versions have none."""
+    try:
+        version("torchcodec")
+    except PackageNotFoundError:
+        return None
+    from torchcodec import decoders  # loads its libraries, which nothing else needs
+
+    return getattr(decoders, "decode_jpeg", None)
+
+
+def _reduce(opened: OpenedImage, part: Part) -> None:
+    """Have a JPEG decoded at the least size at which the part keeps what it must."""
+    for reduction in _REDUCTIONS:
+        if part.height // reduction >= part.least[0] and part.width // reduction >= part.least[1]:
+            width, height = opened.header.size  # as stored: not turned
+            return opened.reduce(height // reduction, width // reduction)
+    return None
+
+
+def _decoded_fast(opened: OpenedImage) -> Tensor | None:
+    """An image [3, H, W] as torchcodec decodes it; None for one that is Pillow's to decode, or to find bad."""
+    decode = _torchcodec()
+    header = opened.header
+    if decode is None or header.format != "JPEG" or header.mode != "RGB" or opened.orientation != 1:
+        return None
+    try:
+        return decode(opened.encoded)
+    except RuntimeError:
+        return None
+
+
+def _box(part: Part, whole: tuple[int, int], decoded: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom of a part of the whole in an image as it was decoded (heights and widths)."""
+    (top, bottom), (left, right) = (
+        (start * has // had, -(-(start + length) * has // had))
+        for start, length, has, had in zip(
+            (part.top, part.left), (part.height, part.width), decoded, whole, strict=True
+        )
+    )
+    return left, top, right, bottom
