@@ -91,7 +91,7 @@ def decoder_name() -> str:
 
 
 @cache
-def _torchcodec() -> Callable[[bytes], Tensor] | None:
+def _torchcodec() -> Callable[[Tensor], Tensor] | None:
     """The JPEG decoder of torchcodec, where one is installed; its older versions have none."""
     try:
         version("torchcodec")
@@ -118,7 +118,8 @@ def _decoded_fast(opened: OpenedImage) -> Tensor | None:
     if decode is None or header.format != "JPEG" or header.mode != "RGB" or opened.orientation != 1:
         return None
     try:
-        return decode(opened.encoded)
+        # A bytearray, for it may be written to: that bytes may not is a warning, and to silence it takes longer.
+        return decode(torch.frombuffer(bytearray(opened.encoded), dtype=torch.uint8))
     except RuntimeError:
         return None
 

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from truepair.data.caption_check import check_captions
 from truepair.data.fingerprint import rows_fingerprint, table_fingerprints
 from truepair.data.left_out import SKIPPED, LeftOut
+from truepair.data.pixels import decoder_name
 from truepair.data.preprocessing import OwnPreprocessing
 from truepair.data.readable import unreadable_pictures
 from truepair.data.table import PairTable
@@ -212,6 +213,7 @@ class DownstreamTask(ABC, Generic[_Table, _Answer, _Result]):
             "pictures of the training data": pictures,
             f"the model {self.recipe.model.checkpoint}": weights_fingerprint(self.model),
             "the tokenizer": caption_input_key(self.preprocessing),
+            "the decoder of pictures": decoder_name(),
         }
 
     @property

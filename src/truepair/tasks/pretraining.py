@@ -12,6 +12,7 @@ from truepair.data.fingerprint import table_fingerprints
 from truepair.data.identity import concept_labels, match_keys
 from truepair.data.left_out import SKIPPED, LeftOut
 from truepair.data.pairs import PairCollator, PairDataset
+from truepair.data.pixels import decoder_name
 from truepair.data.preprocessing import Preprocessing
 from truepair.data.splits import Tables, build_tables
 from truepair.data.table import PairTable
@@ -116,6 +117,7 @@ def pretrain(
         model.config.itm_trained = trains_itm(recipe)
     for line in untrained_losses(recipe):
         say(line)
+    say(f"pictures are decoded by {decoder_name()}")
     _lost_words(student.preprocessing, tables.train, say, left_out)
     guard = None if recipe.zero_shot is None else _guard(recipe, student.preprocessing, left_out)
     between = recipe.model.interpolate
@@ -175,6 +177,7 @@ def _contents(recipe: PretrainRecipe, tables: Tables, student: OpenedModel, hear
         found[f"the model {start}"] = weights_fingerprint(student.model)
     found["the tokenizer"] = caption_input_key(student.preprocessing)
     found["the preprocessing of pictures"] = combined_key(**student.preprocessing.image_settings(train=True))
+    found["the decoder of pictures"] = decoder_name()
     for detector in recipe.relations.detectors:
         if isinstance(detector, Recorded):
             found[f"the ledger {heard.names.get(detector.ledger, detector.ledger)}"] = detector.verdicts.fingerprint
