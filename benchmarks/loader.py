@@ -1,12 +1,15 @@
-"""Images per second of one core, with full augmentation: PairDataset next to plain Pillow and torchvision.
+"""Images per second of one core: PairDataset next to plain Pillow, and to the loaders of open_clip and webdataset.
 
     python benchmarks/loader.py                                        # the bundled sample at 64 pixels
     python benchmarks/loader.py --data dataset_flickr8k.json --size 192
+    python benchmarks/loader.py --data dataset_flickr8k.json --size 192 --peers
 
-Both sides decode the same encoded images, crop, flip, apply RandAugment (2, 7) and normalise to float32. Ours also
-looks up the row, draws a caption, keys all randomness by sample, and may decode a JPEG at reduced scale. The two take
-turns in one process, and are timed in seconds of CPU time, because a machine may be busy otherwise. One JSON line a
-round, and one for the median and range of the ratio.
+All sides decode the same encoded images, crop, flip, apply RandAugment (2, 7) and normalise to float32; with --peers
+(optional extra `peers`), they only crop, from 0.9 of the area, as open_clip does, and its transform is a side, alone and
+in a pipeline of webdataset, whose shard is on disk. Ours also looks up the row, draws a caption, keys all randomness by
+sample, may decode a JPEG at reduced scale, and uses torchcodec where it is installed. The sides take turns in one
+process, and are timed in seconds of CPU time, because a machine may be busy otherwise. One JSON line a round, and one
+for the median and range of the ratio of ours to each.
 """
 
 import argparse
@@ -15,33 +18,23 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from PIL import Image
-from torchvision.transforms import InterpolationMode, v2
+from pillow_path import pillow_transform
 
 from truepair.data import PairDataset, TransformConfig, build_transform, open_pairs
 from truepair.data.images import read_bytes
 from truepair.data.pairs import PairSample
-from truepair.data.transforms import NORMALISATIONS, AlbefRandAugment
+from truepair.data.pixels import decoder_name
+from truepair.data.transforms import NORMALISATIONS
 from truepair.sampling.batches import Visit
 
 BATCH = 50
-
-
-def plain_transform(config: TransformConfig) -> v2.Compose:
-    mean, std = NORMALISATIONS[config.normalisation]
-    return v2.Compose(
-        [
-            v2.RandomResizedCrop(config.size, scale=config.crop_scale, interpolation=InterpolationMode.BICUBIC),
-            v2.RandomHorizontalFlip(config.flip),
-            AlbefRandAugment(config.rand_augment_ops, config.rand_augment_level),
-            v2.ToImage(),
-            v2.ToDtype(torch.float32, scale=True),
-            v2.Normalize(mean, std),
-        ]
-    )
 
 
 def images_per_second(read: Callable[[range], object], count: int) -> float:
@@ -51,21 +44,51 @@ def images_per_second(read: Callable[[range], object], count: int) -> float:
     return count / (time.process_time() - start)
 
 
+def peers(config: TransformConfig, encoded: list[bytes], folder: Path) -> dict[str, Callable[[range], object]]:
+    """How open_clip reads rows, and webdataset from a shard that is written here; both with open_clip's transform."""
+    import webdataset
+    from open_clip.transform import image_transform
+
+    mean, std = NORMALISATIONS[config.normalisation]
+    transform = image_transform(config.size, is_train=True, mean=mean, std=std)
+    shard = folder / "pictures-000000.tar"
+    with webdataset.TarWriter(str(shard)) as writer:
+        for row, data in enumerate(encoded):
+            writer.write({"__key__": f"{row:06}", "jpg": data, "txt": "a caption"})
+    stream = webdataset.DataPipeline(
+        webdataset.SimpleShardList(str(shard)),
+        webdataset.tarfile_to_samples(),
+        webdataset.decode("pilrgb"),
+        webdataset.rename(image="jpg", text="txt"),
+        webdataset.map_dict(image=transform),
+        webdataset.to_tuple("image", "text"),
+    ).repeat()
+    samples = iter(stream)
+    return {
+        "open_clip": lambda rows: [transform(Image.open(io.BytesIO(encoded[row]))) for row in rows],
+        "webdataset": lambda rows: [next(samples) for _ in rows],
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", default="sample", help="anything open_pairs takes")
     parser.add_argument("--size", type=int, default=64, help="side of the image tensor in pixels")
     parser.add_argument("--images", type=int, default=400, help="images of one turn")
     parser.add_argument("--rounds", type=int, default=9, help="turns of each side")
+    parser.add_argument("--smallest-crop", type=float, default=0.2, help="least share of the area that a crop keeps")
+    parser.add_argument("--peers", action="store_true", help="only crop, from 0.9, next to open_clip and webdataset")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
 
     table = open_pairs(arguments.data)
     count = min(arguments.images, len(table))
-    config = TransformConfig(size=arguments.size)
+    config = TransformConfig(size=arguments.size, crop_scale=(arguments.smallest_crop, 1.0))
+    if arguments.peers:
+        config = replace(config, crop_scale=(0.9, 1.0), flip=0.0, rand_augment_ops=0)
     dataset = PairDataset(table, build_transform(config, train=True))
-    plain = plain_transform(config)
-    # Both read files from the page cache; the plain side gets them as bytes, which is in its favour.
+    plain = pillow_transform(config)
+    # All read files from the page cache; the other sides get them as bytes, which is in their favour.
     encoded = [read_bytes(table.rows[index]["image"]) for index in range(count)]
 
     def read_plain(rows: range) -> list[torch.Tensor]:
@@ -74,17 +97,24 @@ def main() -> None:
     def read_ours(rows: range, epoch: int = 0) -> list[PairSample]:
         return dataset.__getitems__([Visit(epoch, row) for row in rows])
 
-    images_per_second(read_ours, count)
-    images_per_second(read_plain, count)
-    ratios = []
-    for number in range(arguments.rounds):
-        ours = images_per_second(partial(read_ours, epoch=number), count)
-        theirs = images_per_second(read_plain, count)
-        ratios.append(ours / theirs)
-        print(json.dumps({"round": number, "ours": round(ours), "plain": round(theirs), "ratio": round(ratios[-1], 3)}))
-    low, median, high = min(ratios), statistics.median(ratios), max(ratios)
-    summary = {"data": table.name, "size": arguments.size, "images": count, "rounds": arguments.rounds}
-    print(json.dumps({**summary, "median_ratio": round(median, 3), "range": [round(low, 3), round(high, 3)]}))
+    with TemporaryDirectory() as folder:
+        others: dict[str, Callable[[range], object]] = {"plain": read_plain}
+        if arguments.peers:
+            others |= peers(config, encoded, Path(folder))
+        for read in (read_ours, *others.values()):
+            images_per_second(read, count)
+        ratios: dict[str, list[float]] = {name: [] for name in others}
+        for number in range(arguments.rounds):
+            speeds = {"ours": images_per_second(partial(read_ours, epoch=number), count)}
+            speeds |= {name: images_per_second(read, count) for name, read in others.items()}
+            for name in others:
+                ratios[name].append(speeds["ours"] / speeds[name])
+            print(json.dumps({"round": number} | {name: round(speed) for name, speed in speeds.items()}))
+    summary = {"data": table.name, "size": arguments.size, "crop": config.crop_scale[0], "images": count}
+    print(json.dumps({**summary, "decoder": decoder_name(), "rounds": arguments.rounds}))
+    for name, found in ratios.items():
+        line = {"median": round(statistics.median(found), 3), "range": [round(min(found), 3), round(max(found), 3)]}
+        print(json.dumps({"ours to": name, **line}))
 
 
 if __name__ == "__main__":

@@ -145,6 +145,18 @@ def test_other_inputs_are_refused_by_name_unless_they_are_accepted(
     assert (stopped / "model").exists()
 
 
+def test_another_decoder_is_refused_by_name_unless_it_is_accepted(
+    stopped: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("truepair.tasks.pretraining.decoder_name", lambda: "another 1.0")
+    assert "the decoder of pictures: not what the run in run began with" in refusal(capsys)
+    main([*WORDS, "--loop.accept_changes", "true"])
+    printed = capsys.readouterr().err
+    assert "pictures are decoded by another 1.0" in printed
+    assert "the decoder of pictures: not what the run in run began with; it goes on with what is there now" in printed
+    assert (stopped / "model").exists()
+
+
 def test_other_settings_are_refused_though_the_recipe_is_gone(
     stopped: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -5,10 +5,10 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+from benchmarks.pillow_path import OPERATIONS, PillowRandAugment
 from PIL import Image, ImageFilter
 from torch import Tensor
 
-from benchmarks.pillow_path import OPERATIONS, PillowRandAugment
 from tests.data.makers import noise
 from truepair.data import rand_augment as augment
 from truepair.data.pixels import as_image, as_pixels

@@ -26,12 +26,9 @@ NORMALISATIONS: dict[str, PixelStatistics] = {
     "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
 }
 
-_INTERPOLATIONS = {
-    "bicubic": InterpolationMode.BICUBIC,
-    "bilinear": InterpolationMode.BILINEAR,
-    "lanczos": InterpolationMode.LANCZOS,
-    "nearest": InterpolationMode.NEAREST_EXACT,  # which Pillow means
-}
+_INTERPOLATIONS = {name: InterpolationMode(name) for name in ("bicubic", "bilinear", "lanczos", "nearest")}
+
+_OF_TENSORS = ("bicubic", "bilinear")  # what v2 does to tensors as Pillow does it; the others are Pillow's own
 
 ASPECTS = (3 / 4, 4 / 3)
 """Least and largest width over height of a random crop."""
@@ -161,8 +158,9 @@ class ImageTransform:
 class PixelTransform(ImageTransform):
     """A transform that first chooses the part of an image that it needs, and then works on its uint8 tensor.
 
-    Pixels are within 2 of 255 of those that Pillow makes of the same part, decoded at the same size, if no step
-    stretches the difference: auto-contrast and equalise do.
+    Resized pixels are within 2 of 255 of those that Pillow makes of the same part, decoded at the same size; of
+    photographs, 2 in 100,000 values are not, by up to 9: beside the hardest edges, where Pillow may resize rows and
+    columns in the other order, and cuts between what overshoots. Operations of RandAugment are within 1 of Pillow's.
 
     Args:
         choose: the part to keep of an image of some height and width, before it is decoded.
@@ -215,10 +213,10 @@ class _Resize:
 
     def __call__(self, pixels: Tensor) -> Tensor:
         mode = _INTERPOLATIONS[self.interpolation]
-        if mode is InterpolationMode.LANCZOS:  # which v2 has for images of Pillow alone
-            resized = as_pixels(v2.functional.resize(as_image(pixels), self.size, mode))
-        else:
+        if self.interpolation in _OF_TENSORS:
             resized = cast(Tensor, v2.functional.resize(pixels, self.size, mode, antialias=True))
+        else:
+            resized = as_pixels(v2.functional.resize(as_image(pixels), self.size, mode))
         return resized.contiguous()
 
 
