@@ -137,7 +137,7 @@ def test_evaluate_decodes_each_picture_once(
         read.append(Path(stored["path"]).name)
         return load_image(stored, **options)  # type: ignore[arg-type]
 
-    for module in ("truepair.tasks.retrieval", "truepair.data.readable", "truepair.data.pairs"):
+    for module in ("truepair.data.transforms", "truepair.data.readable"):
         monkeypatch.setattr(f"{module}.load_image", load)
     main(["evaluate", str(trained), "--data", str(pairs), "--max_bad_fraction", "0.3", "--validation_split", ""])
     assert sorted(read) == [f"{number}.png" for number in range(50, 60)]
@@ -148,7 +148,7 @@ def test_evaluate_finds_missing_pictures_before_it_reads_any(
 ) -> None:
     for number in (56, 57):
         (pairs.parent / f"{number}.png").unlink()
-    monkeypatch.setattr("truepair.tasks.retrieval.load_image", None)
+    monkeypatch.setattr("truepair.data.transforms.load_image", None)
     with pytest.raises(SystemExit):
         main(["evaluate", str(trained), "--data", str(pairs), "--validation_split", ""])
     told = " ".join(capsys.readouterr().err.split())

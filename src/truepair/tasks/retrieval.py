@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from truepair.data.images import BadImageError, load_image
+from truepair.data.images import BadImageError
 from truepair.data.judgements import JudgedCaptions
 from truepair.data.left_out import LeftOut
 from truepair.data.pairs import PairCollator
@@ -150,7 +150,7 @@ class ImageSource:
 def _read(stored: Mapping[str, Any], transform: ImageTransform) -> Tensor | BadImageError:
     """The pixels of a picture [3, H, W], or why it cannot be read."""
     try:
-        return transform(load_image(stored, min_side=transform.min_side))
+        return transform.read(stored)
     except BadImageError as error:
         return error
 
