@@ -11,6 +11,8 @@ from tests.methods.test_chance import WORDS
 from truepair.cli.main import main
 from truepair.data.images import BadImageError, load_image
 from truepair.data.table import PairTable
+from truepair.models.dual.base import DualEncoder
+from truepair.tasks.retrieval import RetrievalTask
 
 UNREADABLE = {"train": [3, 5], "val": [45], "test": [52, 55]}
 """Numbers of the pictures of each split that cannot be read."""
@@ -212,3 +214,24 @@ def test_a_missing_picture_is_listed(pairs: Path, tmp_path: Path, capsys: pytest
     main([*words, "--run-folder", str(tmp_path / "run")])
     assert "20.png" in capsys.readouterr().err
     assert "20.png" in {name for _, name, _ in listed(tmp_path / "run/skipped.jsonl")}
+
+
+def test_a_picture_that_breaks_within_a_run_is_left_out_from_then_on(
+    pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    measure = RetrievalTask.figures
+
+    def figures(self: RetrievalTask, model: DualEncoder) -> dict[str, float]:
+        found = measure(self, model)
+        for number in (44, 51):  # of validation and test
+            (pairs.parent / f"{number}.png").write_bytes(b"")
+        return found
+
+    monkeypatch.setattr(RetrievalTask, "figures", figures)
+    run = tmp_path / "run"
+    words = [*WORDS, *LIMIT, "--data.validation_split", "val", "--loop.epochs", "2", "--run-folder", str(run)]
+    main(["train", "scratch", str(pairs), *words])
+    assert "44.png" in " ".join(capsys.readouterr().err.split())
+    assert {("left out", "44.png", 44), ("left out", "51.png", 51)} <= set(listed(run / "skipped.jsonl"))
+    figures_of_test = json.loads((run / "retrieval.json").read_text())
+    assert (figures_of_test["images"], figures_of_test["unreadable"]) == (7, 3)

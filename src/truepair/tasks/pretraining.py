@@ -225,6 +225,7 @@ class _Pictures:
             cache=self.caches.captions,
             source=self.recipe.data.named("+".join(table.splits)),
             unreadable=int(table.pictures.max()) + 1 - len(images.table),
+            lost=partial(left_out.pictures, most=self.recipe.data.max_bad_fraction),
         )
 
 
