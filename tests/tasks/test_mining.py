@@ -56,6 +56,8 @@ def test_a_run_reads_what_was_mined(
     monkeypatch.chdir(tmp_path)
     recipe = str(recipe_of(squares, tmp_path))
     main(["judge", recipe])
+    kept = {path.parent.name.split("-")[0]: path.stat().st_size for path in Path("states").glob("*/states.f16")}
+    assert kept == {"images": 36 * 32 * 2, "captions": 24 * 32 * 2}  # the mean of each alone
     for _ in range(2):  # the second call replaces what the first found
         main(["mine", recipe, "--judge", "runs/judge", "--high", "0.4", "--low", "0.1"])
     said = " ".join(capsys.readouterr().err.split())

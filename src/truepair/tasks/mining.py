@@ -25,7 +25,7 @@ from truepair.relations.pairs import PairSet
 
 
 def frozen_inputs(recipe: PretrainRecipe, folder: Path, say: Say) -> JudgeInputs:
-    """What a run of the recipe would give its judge, without the run.
+    """What a run of the recipe would give its judge, without the run; of frozen states, their means are kept alone.
 
     Args:
         recipe: names the pairs and the frozen encoders.
@@ -47,7 +47,7 @@ def frozen_inputs(recipe: PretrainRecipe, folder: Path, say: Say) -> JudgeInputs
     student = build_student(recipe, table, lambda _: None)
     model, preprocessing = student.model, student.preprocessing
     model.to(own_device(cpu=recipe.loop.cpu))
-    caches = StateCaches(recipe, student, left_out)
+    caches = StateCaches(recipe, student, left_out, means=True)
     table, images = caches.images(table)
     captions = table.captions()
     texts = caches.captions(captions)
@@ -57,7 +57,7 @@ def frozen_inputs(recipe: PretrainRecipe, folder: Path, say: Say) -> JudgeInputs
         model=model,
         image_cache=images,
         caption_cache=texts,
-        pooled=recipe.model.pool_images,
+        pooled=True,
     )
 
 
