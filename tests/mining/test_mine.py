@@ -70,10 +70,13 @@ def test_neighbour_search_proposes_what_all_pairs_would(judge: tuple[EvidenceMod
     table, tables = made_up(70, seed=4)
     declared = Declared.of_table(table)
     exact = mine_pairs(*judge, tables, declared)
-    searched = mine_pairs(*judge, tables, declared, MiningConfig(exact_rows=10))
+    lines: list[str] = []
+    searched = mine_pairs(*judge, tables, declared, MiningConfig(exact_rows=10), lines.append)
+    assert len(lines) == 1 and lines[0].startswith("of 350 rows, those that neighbour search proposed are scored: ")
     cells = [set(zip(found.rows.tolist(), found.columns.tolist(), strict=True)) for found in (exact, searched)]
     assert len(cells[0] & cells[1]) > 0.8 * len(cells[0])
-    graph = searched_graph(judge[0], judge[0].spaces.project(tables), declared, 16)
+    graph, recall = searched_graph(judge[0], judge[0].spaces.project(tables), declared, 16)
+    assert recall >= 0.95
     full = judge[0].log_odds(judge[0].spaces.project(tables), torch.arange(350), torch.arange(350))
     torch.testing.assert_close(graph.log_odds, full[graph.rows, graph.columns], atol=2e-3, rtol=1e-3)
 

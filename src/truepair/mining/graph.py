@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Self
 
-import faiss
 import numpy as np
 import torch
 from scipy.sparse import csr_array
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from truepair.data.table import PairTable
 from truepair.judges.evidence import EvidenceModel
+from truepair.mining.neighbours import nearest
 from truepair.relations.text import caption_key
 
 FLOOR = -9.0  # log-odds of a pair that is no candidate
@@ -156,7 +156,7 @@ def graph_of(log_odds: Callable[[Tensor], Tensor], declared: Declared, neighbour
     size = len(declared)
     parts = []
     for rows in torch.arange(size).split(_ROWS_SCORED):
-        scores = log_odds(rows).clone()  # [R, N]
+        scores = log_odds(rows)  # [R, N]
         known = declared.known(rows[:, None], torch.arange(size))
         ranking = scores.masked_fill(known, torch.inf)
         ranking[torch.arange(len(rows)), rows] = -torch.inf
@@ -179,29 +179,33 @@ def exact_graph(model: EvidenceModel, spaces: dict[str, Tensor], declared: Decla
     return graph_of(lambda rows: model.log_odds(spaces, rows), declared, neighbours)
 
 
-def searched_graph(model: EvidenceModel, spaces: dict[str, Tensor], declared: Declared, neighbours: int) -> PairGraph:
-    """Candidates by neighbour search among images and captions [N, width]; the proposed pairs alone are scored.
+def searched_graph(
+    model: EvidenceModel, spaces: dict[str, Tensor], declared: Declared, neighbours: int
+) -> tuple[PairGraph, float]:
+    """Candidates by neighbour search among images and captions; the proposed pairs alone are scored.
 
-    An inverted file over the learned metrics of images and captions proposes: memory O(N (width + neighbours)), time
-    about O(N^1.5).
+    The learned metrics of images and captions propose, each as much: memory O(N (width + neighbours)).
+
+    Args:
+        model: scores pairs.
+        spaces: features of the table in the model's spaces, by name [N, width].
+        declared: what the table declares about its N pairs.
+        neighbours: how many are proposed for each row.
+
+    Returns:
+        The candidates, and the share of the true nearest that the search found.
     """
     size = len(declared)
-    vectors = torch.cat([spaces["image"], spaces["text"]], dim=1).numpy().astype(np.float32)  # [N, A + B]
-    cells = max(round(size**0.5), 1)
-    quantizer = faiss.IndexFlatIP(vectors.shape[1])
-    index = faiss.IndexIVFFlat(quantizer, vectors.shape[1], cells, faiss.METRIC_INNER_PRODUCT)
-    index.cp.min_points_per_centroid = 1  # no warning on small tables
-    index.train(vectors)
-    index.add(vectors)
-    index.nprobe = min(_PROBED, cells)
-    found = torch.from_numpy(index.search(vectors, min(neighbours + 1, size))[1])  # [N, neighbours + 1], -1 for none
+    vectors = torch.cat([spaces["image"], spaces["text"]], dim=1)  # [N, A + B]
+    near = nearest(vectors, vectors, neighbours + 1, exact=0)
+    found = near.places  # [N, neighbours + 1], -1 for none
     rows = torch.arange(size)[:, None].expand_as(found)
     proposed = (found >= 0) & (found != rows)
     first, last = torch.minimum(rows, found)[proposed], torch.maximum(rows, found)[proposed]
     keys = (first * size + last).unique()  # many are proposed from both ends
     rows, columns = keys // size, keys % size
     scores = model.edge_log_odds(spaces, rows, columns)
-    return PairGraph.of_proposals(size, rows, columns, scores, declared.known(rows, columns))
+    return PairGraph.of_proposals(size, rows, columns, scores, declared.known(rows, columns)), near.recall
 
 
 def with_known(graph: PairGraph) -> PairGraph:

@@ -89,7 +89,7 @@ def mine(
     inputs = frozen_inputs(recipe, run_folder, say)
     declared = Declared.of_table(inputs.table)
     tables = EvidenceTables.of_run(inputs)
-    mined = mine_pairs(model, refinement, tables, declared, config)
+    mined = mine_pairs(model, refinement, tables, declared, config, say)
     caption_ids = torch.tensor([ids[0] for ids in inputs.table.rows["caption_ids"]])
     folder = run_folder / "ledger"
     with writing_folder(folder) as aside, Ledger(aside) as ledger:
