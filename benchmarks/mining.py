@@ -3,14 +3,14 @@
     python benchmarks/mining.py --rows 12000
     python benchmarks/mining.py --rows 30000 --turns 1
 
-Made-up features of EfficientNet-Lite0's and MiniLM's widths, in groups of 20 rows. For each stage the seconds of CPU time
-of both shapes (they take turns in one process), their ratio, the greatest difference of their results, and of some the
-bytes a row at the peak, beyond what was there before (Linux alone).
+Made-up features of EfficientNet-Lite0's and MiniLM's widths, in groups of 20 rows. For each stage: seconds of CPU time
+of both shapes, which take turns in one process, and their ratio; bytes a row at the peak of each, results included,
+beyond what was there before (Linux alone); and the greatest difference of their results.
 
 * `projection`: features to the spaces that are compared; before, all rows at once.
 * `grid`: all pairs of 256 rows with all others; before, the same cosines once for each direction.
 * `edges`: proposed pairs, one by one; before, each end gathered twice, 65,536 pairs at a time.
-* `search`: which pairs are proposed; before, 16 cells of an inverted file whatever the number of rows. The recall of both.
+* `search`: which pairs are proposed; before, 16 cells of an inverted file whatever the number of rows. Recall of both.
 * `agreement`: what partners say; before, two products of sparse matrices.
 * `refinement`: three rounds of it; before, the inputs of all edges at once.
 
@@ -44,6 +44,9 @@ from truepair.judges.evidence import (
 from truepair.mining.graph import FLOOR, Declared, PairGraph, agreement_of, searched_graph, with_known
 from truepair.mining.neighbours import nearest
 from truepair.mining.refinement import Refinement
+
+_LIBC = ctypes.CDLL(None)
+_MMAP_THRESHOLD = -3  # of glibc's mallopt
 
 NEIGHBOURS = 64
 GROUP = 20  # rows that show the same
@@ -194,7 +197,7 @@ def memory(field: str) -> int:
 def costs(work: Callable[[], Tensor]) -> tuple[Tensor, float, int]:
     """A result, seconds of CPU time, and bytes at the peak beyond what was there before."""
     gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)  # what was freed is given back, so that it counts when it is taken again
+    _LIBC.malloc_trim(0)  # what was freed is given back, so that it counts when it is taken again
     Path("/proc/self/clear_refs").write_text("5")  # the peak is counted anew
     there, start = memory("VmRSS"), time.process_time()
     found = work()
@@ -230,6 +233,7 @@ def main() -> None:
     warnings.filterwarnings("ignore", message="Sparse (CSR tensor|invariant checks)")
     torch.set_num_threads(1)
     faiss.omp_set_num_threads(1)
+    _LIBC.mallopt(_MMAP_THRESHOLD, 4 << 20)  # larger tensors go back to the system when they are freed
     generator = torch.Generator().manual_seed(0)
     tables = features(args.rows, generator)
     model = model_of(tables, generator)
