@@ -119,9 +119,9 @@ def test_files_of_two_judges_are_refused_and_a_former_ledger_stays(
         patch.setattr(Path, "replace", killed)
         patch.setattr("truepair.tasks.mining.fit_evidence", lambda tables, table, config: other_judge(tables, table))
         main(["judge", recipe])
-    for words in (mine, ["train", recipe, "--run-folder", "runs/x", *ECM]):
+    for call in (words, ["train", recipe, "--run-folder", "runs/x", *ECM]):
         with pytest.raises(SystemExit):
-            main(words)
+            main(call)
         last = " ".join(capsys.readouterr().err.split())
         assert "is damaged, or of another call than the files beside it; fit the judge again" in last
     assert read_ledger("runs/mined/ledger") == former
