@@ -41,7 +41,7 @@ def test_all_pairs_by_products_of_matrices_are_those_one_by_one(dual: bool, monk
     rows, columns = torch.arange(5, 20), torch.arange(60)
     monkeypatch.setattr(evidence, "_COLUMNS", 7)
     monkeypatch.setattr(evidence, "_EDGES", 11)
-    grid, some = model.log_odds(spaces, rows), columns[3::2]
+    grid, some = model.log_odds(spaces, rows, columns), columns[3::2]
     for i, row in enumerate(rows):
         here = row.expand(60)
         there = model.score(spaces, here, columns).logit() + model.score(spaces, columns, here).logit()
@@ -61,7 +61,9 @@ def test_a_term_alone_counts_in_both_directions(term: str) -> None:
     cosines = one @ other.T  # [N, N]
     there = 3.0 * (cosines - 1) / 2 - 1.0 * (cosines**2 - 1) / 2 + 0.5
     expected = (there + there.T) / 2
-    torch.testing.assert_close(model.log_odds(spaces, torch.arange(200)), expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        model.log_odds(spaces, torch.arange(200), torch.arange(200)), expected, atol=1e-4, rtol=1e-4
+    )
 
 
 def test_projections_are_those_of_all_rows_at_once(
@@ -134,7 +136,12 @@ def test_neighbour_search_proposes_what_all_pairs_would(judge: tuple[EvidenceMod
     torch.testing.assert_close(graph.log_odds, full[graph.rows, graph.columns], atol=2e-3, rtol=1e-3)
 
 
-def test_candidates_are_the_best_of_each_row_and_known_pairs_first(judge: tuple[EvidenceModel, Refinement]) -> None:
+@pytest.mark.parametrize("tile", [(1024, 4096), (7, 13), (30, 8), (1, 1)])
+def test_candidates_are_the_best_of_each_row_and_known_pairs_first(
+    judge: tuple[EvidenceModel, Refinement], tile: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("truepair.mining.graph._TILE_ROWS", tile[0])
+    monkeypatch.setattr("truepair.mining.graph._TILE_COLUMNS", tile[1])
     table, tables = made_up(20, seed=5)
     declared = Declared.of_table(table)
     model, spaces = judge[0], judge[0].spaces.project(tables)
@@ -146,6 +153,9 @@ def test_candidates_are_the_best_of_each_row_and_known_pairs_first(judge: tuple[
         others = [column for column in range(100) if column != row]
         others.sort(key=lambda column: (captions[column] != captions[row], -float(full[row, column])))
         assert all((row, column) in edges for column in others[:6])
+    expected = {(row, column) for row, column in edges if (column, row) in edges}
+    assert edges == expected and len(edges) == len(graph) <= 2 * 6 * 100
+    torch.testing.assert_close(graph.log_odds, full[graph.rows, graph.columns], atol=1e-4, rtol=1e-4)
     assert graph.known.tolist() == [captions[i] == captions[j] for i, j in zip(graph.rows, graph.columns, strict=True)]
 
 

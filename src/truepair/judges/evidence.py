@@ -281,13 +281,13 @@ class EvidenceModel:
             parts.append(form.values([(at_left[one] * at_right[other]).sum(dim=1) for one, other in form.cosines]))
         return torch.cat(parts)
 
-    def log_odds(self, spaces: dict[str, Tensor], rows: Tensor, columns: Tensor | None = None) -> Tensor:
+    def log_odds(self, spaces: dict[str, Tensor], rows: Tensor, columns: Tensor) -> Tensor:
         """Log-odds that pairs show the same, by products of matrices: the mean of both directions.
 
         Args:
             spaces: from ``EvidenceSpaces.project``.
             rows: some pairs [R].
-            columns: others [M]; None for all.
+            columns: others [M].
 
         Returns:
             float32 [R, M].
@@ -295,10 +295,9 @@ class EvidenceModel:
         form = self._both_ways
         used = {space for cosine in form.cosines for space in cosine}
         left = {name: spaces[name][rows] for name in used}
-        right = {name: spaces[name] if columns is None else spaces[name][columns] for name in used}
-        size = len(spaces["image"]) if columns is None else len(columns)
-        found = torch.empty(len(rows), size, device=spaces["image"].device)
-        for start in range(0, size, _COLUMNS):
+        right = {name: spaces[name][columns] for name in used}
+        found = torch.empty(len(rows), len(columns), device=self.weights.device)
+        for start in range(0, len(columns), _COLUMNS):
             part = slice(start, start + _COLUMNS)
             found[:, part] = form.values([left[one] @ right[other][part].T for one, other in form.cosines])
         return found

@@ -19,7 +19,7 @@ _KNOWN = 8.0  # log-odds of a declared pair
 _MOST_FRIENDS = 50.0  # more common partners than this tell nothing new
 _DOUBT = 0.5  # of a partner, so that rows without any have an average
 _ROWS = 512  # rows of a product of sparse matrices held at once
-_ROWS_SCORED = 256  # rows scored at once
+_TILE_ROWS, _TILE_COLUMNS = 1024, 4096  # of the pairs scored at once
 _PROBED = 16  # cells of the index searched for each row
 
 
@@ -144,26 +144,63 @@ class Declared:
         return same_image | (self.caption_keys[rows] == self.caption_keys[columns])
 
 
-def graph_of(log_odds: Callable[[Tensor], Tensor], declared: Declared, neighbours: int) -> PairGraph:
-    """The best candidates of each row, out of all pairs.
+class _Best:
+    """The best cells of each of N rows among those offered so far.
 
     Args:
-        log_odds: of rows [R] with all rows, [R, N]; the same for (i, j) and (j, i).
+        size: N.
+        count: cells of a row.
+    """
+
+    def __init__(self, size: int, count: int) -> None:
+        self.count = count
+        self.columns = torch.full((size, count), -1)  # -1 where less was offered
+        self.scores = torch.zeros(size, count)
+        self.ranks = torch.full((size, count), -torch.inf)
+
+    def offer(self, rows: slice, start: int, scores: Tensor, ranks: Tensor) -> None:
+        """Take the best of some cells.
+
+        Args:
+            rows: R rows.
+            start: the first of M columns.
+            scores: of the cells [R, M].
+            ranks: by which they are chosen, the highest first; -inf for never [R, M].
+        """
+        ranks, place = torch.cat([self.ranks[rows], ranks], dim=1).topk(self.count, dim=1)
+        new, old, there = place >= self.count, place.clamp(max=self.count - 1), (place - self.count).clamp(min=0)
+        self.scores[rows] = torch.where(new, scores.gather(1, there), self.scores[rows].gather(1, old))
+        self.columns[rows] = torch.where(new, there + start, self.columns[rows].gather(1, old))
+        self.ranks[rows] = ranks
+
+
+def graph_of(log_odds: Callable[[Tensor, Tensor], Tensor], declared: Declared, neighbours: int) -> PairGraph:
+    """The best candidates of each row, out of all pairs; each pair is scored once, for both of its directions.
+
+    Args:
+        log_odds: of rows [R] with columns [M], [R, M]; the same for (i, j) and (j, i).
         declared: what is known of the N rows; known pairs come first.
         neighbours: how many of each row.
     """
     size = len(declared)
-    parts = []
-    for rows in torch.arange(size).split(_ROWS_SCORED):
-        scores = log_odds(rows)  # [R, N]
-        known = declared.known(rows[:, None], torch.arange(size))
-        ranking = scores.masked_fill(known, torch.inf)
-        ranking[torch.arange(len(rows)), rows] = -torch.inf
-        best = ranking.topk(min(neighbours, size - 1), dim=1).indices  # [R, neighbours]
-        of_row = rows[:, None].expand_as(best).flatten()
-        parts.append((of_row, best.flatten(), scores.gather(1, best).flatten(), known.gather(1, best).flatten()))
-    rows, columns, scores, known = (torch.cat(column) for column in zip(*parts, strict=True))
-    return PairGraph.of_proposals(size, rows, columns, scores, known)
+    best = _Best(size, min(neighbours, size - 1))
+    for top in range(0, size, _TILE_ROWS):
+        rows = torch.arange(top, min(top + _TILE_ROWS, size))
+        below = top + len(rows)  # rows from here on have not asked yet
+        for left in range(top, size, _TILE_COLUMNS):
+            columns = torch.arange(left, min(left + _TILE_COLUMNS, size))
+            scores = log_odds(rows, columns)  # [R, M]
+            ranks = scores.masked_fill(declared.known(rows[:, None], columns), torch.inf)
+            ranks.masked_fill_(rows[:, None] == columns, -torch.inf)
+            best.offer(slice(top, below), left, scores, ranks)
+            first = max(below, left)  # the columns among the rows were offered to them
+            if first < left + len(columns):
+                others = slice(first, left + len(columns))
+                best.offer(others, top, scores[:, first - left :].T, ranks[:, first - left :].T)
+    there = best.columns >= 0
+    rows = torch.arange(size)[:, None].expand_as(there)[there]
+    columns = best.columns[there]
+    return PairGraph.of_proposals(size, rows, columns, best.scores[there], declared.known(rows, columns))
 
 
 def exact_graph(model: EvidenceModel, spaces: dict[str, Tensor], declared: Declared, neighbours: int) -> PairGraph:
@@ -175,7 +212,7 @@ def exact_graph(model: EvidenceModel, spaces: dict[str, Tensor], declared: Decla
         declared: What the table declares about its N pairs.
         neighbours: Most candidates of a pair.
     """
-    return graph_of(lambda rows: model.log_odds(spaces, rows), declared, neighbours)
+    return graph_of(lambda rows, columns: model.log_odds(spaces, rows, columns), declared, neighbours)
 
 
 def searched_graph(

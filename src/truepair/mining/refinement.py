@@ -161,7 +161,7 @@ def fit_refinement(
         raise DataError(f"{table.name} does not state the group of each row; fit a refinement on clean data that does")
     log_odds = cross_fitted(model, tables, list(table.rows["group"]), evidence or EvidenceConfig(), config)
     declared = Declared.of_table(table)
-    graph = graph_of(lambda rows: log_odds[rows], declared, config.neighbours)
+    graph = graph_of(lambda rows, columns: log_odds[rows[:, None], columns], declared, config.neighbours)
 
     def matches(rows: Tensor, columns: Tensor) -> Tensor:
         """The known truth of cells."""
