@@ -1,14 +1,14 @@
 """What the stages of mining a table cost, and what they cost in the shapes that they had before. Prints JSON lines.
 
     python benchmarks/mining.py --rows 12000
-    python benchmarks/mining.py --rows 30000 --turns 1
+    python benchmarks/mining.py --rows 30000 --turns 1 --stages search edges agreement refinement
 
 Made-up features of EfficientNet-Lite0's and MiniLM's widths, in groups of 20 rows. For each stage: seconds of CPU time
 of both shapes, which take turns in one process, and their ratio; bytes a row at the peak of each, results included,
 beyond what was there before (Linux alone); and the greatest difference of their results.
 
 * `projection`: features to the spaces that are compared; before, all rows at once.
-* `grid`: all pairs of 256 rows with all others; before, the same cosines once for each direction.
+* `exact`: the candidates out of all pairs; before, each cosine four times, for each direction from both ends of a pair.
 * `edges`: proposed pairs, one by one; before, each end gathered twice, 65,536 pairs at a time.
 * `search`: which pairs are proposed; before, 16 cells of an inverted file whatever the number of rows. Recall of both.
 * `agreement`: what partners say; before, two products of sparse matrices.
@@ -25,6 +25,7 @@ import json
 import time
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import faiss
@@ -41,7 +42,7 @@ from truepair.judges.evidence import (
     terms_of,
     with_products,
 )
-from truepair.mining.graph import FLOOR, Declared, PairGraph, agreement_of, searched_graph, with_known
+from truepair.mining.graph import FLOOR, Declared, PairGraph, agreement_of, exact_graph, searched_graph, with_known
 from truepair.mining.neighbours import nearest
 from truepair.mining.refinement import Refinement
 
@@ -124,6 +125,27 @@ def edges_before(model: EvidenceModel, spaces: dict[str, Tensor], rows: Tensor, 
     return torch.cat([(direction(one, other) + direction(other, one)) / 2 for one, other in parts])
 
 
+def exact_before(model: EvidenceModel, spaces: dict[str, Tensor], declared: Declared) -> Tensor:
+    """The best candidates of each row out of all, 256 rows at a time: the strongest of each row [N]."""
+    every = torch.arange(len(declared))
+    parts = []
+    for rows in every.split(BLOCK):
+        scores = grid_before(model, spaces, rows, every).clone()
+        known = declared.known(rows[:, None], every)
+        ranking = scores.masked_fill(known, torch.inf)
+        ranking[torch.arange(len(rows)), rows] = -torch.inf
+        best = ranking.topk(NEIGHBOURS, dim=1).indices
+        of_row = rows[:, None].expand_as(best).flatten()
+        parts.append((of_row, best.flatten(), scores.gather(1, best).flatten(), known.gather(1, best).flatten()))
+    rows, columns, scores, known = (torch.cat(column) for column in zip(*parts, strict=True))
+    return strongest_of(PairGraph.of_proposals(len(declared), rows, columns, scores, known))
+
+
+def strongest_of(graph: PairGraph) -> Tensor:
+    """The highest log-odds of each row [N]."""
+    return torch.full((graph.size,), -torch.inf).scatter_reduce(0, graph.rows, graph.log_odds, "amax")
+
+
 def search_before(vectors: Tensor, count: int) -> Tensor:
     """Nearest by 16 cells of an inverted file [N, count]."""
     cells = round(len(vectors) ** 0.5)
@@ -204,31 +226,46 @@ def costs(work: Callable[[], Tensor]) -> tuple[Tensor, float, int]:
     return found, time.process_time() - start, memory("VmHWM") - there
 
 
-def compare(
-    stage: str, rows: int, turns: int, before: Callable[[], Tensor], after: Callable[[], Tensor], **more: object
-) -> None:
-    """Let both shapes take turns, and print the least of their costs."""
-    seconds: list[tuple[float, float]] = []
-    peaks: list[tuple[int, int]] = []
-    for _ in range(turns):
-        old, old_seconds, old_peak = costs(before)
-        new, new_seconds, new_peak = costs(after)
-        difference = float((old - new).abs().max()) if old.is_floating_point() else None
-        seconds.append((old_seconds, new_seconds))
-        peaks.append((old_peak, new_peak))
-        del old, new
-    one, other = (min(side) for side in zip(*seconds, strict=True))
-    line = {"stage": stage, "rows": rows, "before_s": round(one, 3), "now_s": round(other, 3)}
-    line["ratio"] = round(one / other, 2)
-    line["bytes_a_row"] = [round(max(side) / rows) for side in zip(*peaks, strict=True)]
-    line |= {} if difference is None else {"difference": float(f"{difference:.1g}")}
-    print(json.dumps({**line, **more}), flush=True)
+@dataclass(frozen=True)
+class Comparison:
+    """Lets both shapes of a stage take turns, and prints the least of their costs.
+
+    Attributes:
+        rows: of the table.
+        turns: of both shapes.
+        stages: those that are wanted; none for all.
+    """
+
+    rows: int
+    turns: int
+    stages: list[str]
+
+    def __call__(self, stage: str, before: Callable[[], Tensor], after: Callable[[], Tensor], **more: object) -> None:
+        """Compare a stage."""
+        if self.stages and stage not in self.stages:
+            return
+        seconds: list[tuple[float, float]] = []
+        peaks: list[tuple[int, int]] = []
+        for _ in range(self.turns):
+            old, old_seconds, old_peak = costs(before)
+            new, new_seconds, new_peak = costs(after)
+            difference = float((old - new).abs().max()) if old.is_floating_point() else None
+            seconds.append((old_seconds, new_seconds))
+            peaks.append((old_peak, new_peak))
+            del old, new
+        one, other = (min(side) for side in zip(*seconds, strict=True))
+        line: dict[str, object] = {"stage": stage, "rows": self.rows, "seconds": [round(one, 3), round(other, 3)]}
+        line["ratio"] = round(one / other, 2)
+        line["bytes_a_row"] = [round(min(side) / self.rows) for side in zip(*peaks, strict=True)]
+        line |= {} if difference is None else {"difference": float(f"{difference:.1g}")}
+        print(json.dumps({**line, **more}), flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=12_000)
     parser.add_argument("--turns", type=int, default=2, help="of both shapes")
+    parser.add_argument("--stages", nargs="*", default=[], help="those wanted; none for all")
     args = parser.parse_args()
     warnings.filterwarnings("ignore", message="Sparse (CSR tensor|invariant checks)")
     torch.set_num_threads(1)
@@ -237,50 +274,47 @@ def main() -> None:
     generator = torch.Generator().manual_seed(0)
     tables = features(args.rows, generator)
     model = model_of(tables, generator)
+    compare = Comparison(args.rows, args.turns, args.stages)
     compare(
         "projection",
-        args.rows,
-        args.turns,
         lambda: torch.cat([part[:BLOCK].flatten() for part in projection_before(model.spaces, tables).values()]),
         lambda: torch.cat([part[:BLOCK].flatten() for part in model.spaces.project(tables).values()]),
     )
     spaces = model.spaces.project(tables)
-    some, every = torch.arange(BLOCK), torch.arange(args.rows)
+    every = torch.arange(args.rows)
+    declared = Declared(every, every)
     compare(
-        "grid",
-        args.rows,
-        args.turns,
-        lambda: grid_before(model, spaces, some, every),
-        lambda: model.log_odds(spaces, some),
+        "exact",
+        lambda: exact_before(model, spaces, declared),
+        lambda: strongest_of(exact_graph(model, spaces, declared, NEIGHBOURS)),
     )
     vectors = torch.cat([spaces["image"], spaces["text"]], dim=1)
     right = nearest(vectors[:1000], vectors, NEIGHBOURS + 1, exact=args.rows).places
     shares = []
-    for found in (search_before(vectors, NEIGHBOURS + 1), nearest(vectors, vectors, NEIGHBOURS + 1, exact=0).places):
-        hits = sum(len(set(one) & set(other)) for one, other in zip(found.tolist(), right.tolist(), strict=False))
-        shares.append(round(hits / right.numel(), 3))
+    if not args.stages or "search" in args.stages:
+        for found in (
+            search_before(vectors, NEIGHBOURS + 1),
+            nearest(vectors, vectors, NEIGHBOURS + 1, exact=0).places,
+        ):
+            hits = sum(len(set(one) & set(other)) for one, other in zip(found.tolist(), right.tolist(), strict=False))
+            shares.append(round(hits / right.numel(), 3))
     compare(
         "search",
-        args.rows,
-        1,
         lambda: search_before(vectors, NEIGHBOURS + 1),
         lambda: nearest(vectors, vectors, NEIGHBOURS + 1, exact=0).places,
         recall=shares,
     )
-    declared = Declared(every, every)
     graph, _ = searched_graph(model, spaces, declared, NEIGHBOURS)
     first = graph.rows < graph.columns
     rows, columns = graph.rows[first], graph.columns[first]
     compare(
         "edges",
-        args.rows,
-        args.turns,
         lambda: edges_before(model, spaces, rows, columns),
         lambda: model.edge_log_odds(spaces, rows, columns),
     )
     kept = graph.strongest(NEIGHBOURS, FLOOR)
     kept.reverse  # noqa: B018 - made once, for both
-    compare("agreement", args.rows, args.turns, lambda: agreement_before(kept), lambda: agreement_of(kept))
+    compare("agreement", lambda: agreement_before(kept), lambda: agreement_of(kept))
     evidence = with_products(agreement_of(kept))
     weights = torch.zeros(3, 21)
     weights[:, 0], weights[:, 20] = 2.0, -3.0
@@ -289,8 +323,6 @@ def main() -> None:
     del evidence
     compare(
         "refinement",
-        args.rows,
-        args.turns,
         lambda: refined_before(refinement, graph).log_odds,
         lambda: refinement.refine(graph).log_odds,
         edges=len(kept),
