@@ -79,7 +79,7 @@ def cache_caption_states(
         progress: called with (states done, states in all).
         encoder_key: the encoder's fingerprint, if it is known.
         whole: an encoder whose states the encoder's are the mean of, and its fingerprint: where its states are kept
-            already, they are opened instead, and nothing is computed.
+            already, those are opened.
 
     Raises:
         DataError: no captions, or no room on the disk.

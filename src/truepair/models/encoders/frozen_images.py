@@ -135,7 +135,7 @@ def cache_image_states(
         progress: called with (images done, images in all) after each batch of a view.
         encoder_key: the encoder's fingerprint, if it is known.
         whole: an encoder whose states the encoder's are the mean of, and its fingerprint: where its states are kept
-            already, they are opened instead, and nothing is computed.
+            already, those are opened.
         check: how pictures are compared, one of ``truepair.checked.CHECKS``; see ``PairTable.picture_stamps``.
 
     Raises:
