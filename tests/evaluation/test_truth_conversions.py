@@ -85,6 +85,14 @@ def test_hidden_pairs_of_a_table_are_the_hidden_matches_of_all_its_rows(data: st
     assert torch.equal(found.mask(), truth.hidden_matches(batch))
 
 
+def test_captions_that_a_truth_does_not_know_hide_nothing() -> None:
+    truth = Truth.from_names([["a dog"], ["a dog on grass"], ["a cat"]], groups=["dog", "dog", "cat"])
+    batch = batch_of(torch.tensor([1, 0, 2, 0]), ["a dog", "unheard of", "a cat", "a dog on grass"])
+    hidden = truth.hidden_matches(replace(batch, image_id=torch.arange(4)))
+    expected = {(0, 3), (1, 0), (1, 3), (3, 0)}  # rows 1 and 0 of the truth show dogs
+    assert {(int(i), int(j)) for i, j in hidden.nonzero()} == expected
+
+
 @settings(max_examples=50, deadline=None)
 @given(data=st.data())
 def test_words_of_a_pair_are_those_of_its_relations(data: st.DataObject) -> None:

@@ -309,11 +309,13 @@ class Truth:
 
     def hidden_matches(self, batch: TruthBatch) -> Tensor:
         """The false negatives of a batch: true pairs that share neither image id nor caption text, bool [B, B]."""
-        shape = (len(batch), len(batch))
-        rows = batch.source_index[:, None].expand(shape)
-        keys = batch.caption_key[None, :].expand(shape)
-        true = self.matches(rows.flatten(), keys.flatten()).view(shape)
-        return true & ~same_pair(batch.image_id, batch.caption_key)
+        hidden = ~same_pair(batch.image_id, batch.caption_key)  # [B, B]
+        numbers = self._numbers_of(batch.caption_key.cpu())  # [B], each looked up once
+        known = (numbers >= 0).nonzero()[:, 0]  # [K]
+        cells = batch.source_index.cpu()[:, None] * self.captions + numbers[known]  # [B, K]
+        true = torch.zeros(hidden.shape, dtype=torch.bool)
+        true[:, known] = _among(cells.flatten(), self._true_cells).view(cells.shape)
+        return hidden & true.to(hidden.device)
 
     def hidden_pairs(self, image_ids: Tensor, caption_keys: Tensor) -> PairSet:
         """The false negatives of a whole table, each row with one caption; no N x N matrix is made.
