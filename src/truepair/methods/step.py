@@ -250,6 +250,8 @@ class PretrainStep(TowerStep):
         Raises:
             ConfigError: The batch is of one pair, over all ranks, and a loss compares pairs.
         """
+        if info.rewards:
+            return StepOutput({"loss": self._reward_loss(batch, info)})
         pixels = self.ecm is not None and self.ecm.config.judge.view == "batch"
         encoded = EncodedBatch.of(batch, self.encoder, info, pixels=pixels)
         self._require_others(encoded.size)
@@ -277,6 +279,18 @@ class PretrainStep(TowerStep):
             encoded.image_features[encoded.own].detach(),
             encoded.text_features[encoded.own].detach(),
         )
+
+    def reward_loss(self, epoch: int) -> str:
+        """The MLM loss, once it is trained (FALCON): the losses that compare pairs fall most on the easiest batches."""
+        return "the MLM loss" if self.objectives.mlm.due(epoch) else ""
+
+    def _reward_loss(self, batch: PairBatch, info: StepInfo) -> Tensor:
+        """MLM of this rank's own pairs with the words that the step hides, a scalar."""
+        assert self.masker is not None, "MLM has a weight, so there is one"
+        encoded = EncodedBatch.of(batch, self.encoder, info)
+        nothing = PairSet.empty(encoded.size, encoded.size, device=encoded.device)
+        masked = MaskedRows.of(encoded, self.masker, nothing, self.objectives.mlm, self.seed)
+        return self._read(encoded, None, masked, None)["mlm"]
 
     @property
     def bias(self) -> Tensor | None:
@@ -357,8 +371,16 @@ class PretrainStep(TowerStep):
         if self.objectives.mlm.due(encoded.info.epoch):
             assert self.masker is not None, "MLM has a weight, so there is one"
             masked = MaskedRows.of(encoded, self.masker, matches, self.objectives.mlm, self.seed)
-        if pairs is None and masked is None:
-            return {}
+        return {} if pairs is None and masked is None else self._read(encoded, pairs, masked, momentum)
+
+    def _read(
+        self,
+        encoded: EncodedBatch,
+        pairs: MatchingPairs | None,
+        masked: "MaskedRows | None",
+        momentum: Momentum | None,
+    ) -> dict[str, Tensor]:
+        """What the fusion encoder reads, part by part of this rank's images."""
         losses: dict[str, Tensor] = {}
         parts = self.encoder.parts
         slices = parts.slices(len(encoded.local))
