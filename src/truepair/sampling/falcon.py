@@ -171,9 +171,10 @@ def reinforce_loss(policy: Beta, draws: Draws, advantage: float, config: FalconC
     Returns:
         A scalar.
     """
-    likelihood = policy.log_prob(draws.quantile)  # [n]
-    weight = (likelihood - draws.likelihood).detach().exp().clamp(max=config.largest_weight)
-    return -advantage * (weight * likelihood).mean() - config.entropy * policy.entropy().mean()
+    likelihood: Tensor = policy.log_prob(draws.quantile)  # [n]
+    weight = (likelihood - draws.likelihood).detach().exp().clamp(max=config.largest_weight)  # [n]
+    entropy: Tensor = policy.entropy().mean()
+    return -advantage * (weight * likelihood).mean() - config.entropy * entropy
 
 
 class Reward:

@@ -325,6 +325,8 @@ class TrainingLoop:
         values["gradient_norm"] = result.gradient_norm
         if self.hardest.count:
             values["hardest_similarity"] = result.hardest_similarity
+        if result.rewards is not None:
+            values["hardness_reward"] = sum(result.rewards) / len(result.rewards)
         self._write("step", epoch, **values)
         self.log.write_timing(self.done, self.watch.lap())
         remark = self.bare_step.remark(self.done, self.total_steps, values)
