@@ -143,7 +143,7 @@ def test_the_entropy_widens_it() -> None:
     for alpha, beta in zip(policy.concentration1.detach(), policy.concentration0.detach(), strict=True):
         logs = Beta(alpha, beta).log_prob(grid)
         entropies.append(float(-(logs.exp() * logs).mean()))  # by the mid-point rule
-    assert float(loss) == pytest.approx(-0.3 * sum(entropies) / 6, abs=1e-4)
+    assert loss.item() == pytest.approx(-0.3 * sum(entropies) / 6, abs=1e-4)
 
 
 @pytest.mark.parametrize("scale", [None, 2.5])

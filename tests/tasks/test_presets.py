@@ -71,6 +71,13 @@ def test_grit(squares: Path, tmp_path: Path) -> None:
     assert 0 <= epochs[-1]["random_false_negative_rate"] < 1
 
 
+def test_falcon(squares: Path, tmp_path: Path) -> None:
+    train(["falcon"], squares, tmp_path)
+    assert 0 < records(tmp_path / "falcon", "epoch")[-1]["hardness_quantile"] < 1
+    steps = records(tmp_path / "falcon", "step")
+    assert ["hardness_reward" in step for step in steps] == [bool(step["epoch"]) for step in steps]
+
+
 @pytest.mark.parametrize("preset", ["mafa", "mafa_official"])
 def test_mafa(preset: str, judge: Path, squares: Path, tmp_path: Path) -> None:
     options = ["--ecm.judge.checkpoint", str(judge), "--text.tokenizer", str(judge)]

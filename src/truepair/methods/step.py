@@ -250,7 +250,7 @@ class PretrainStep(TowerStep):
         Raises:
             ConfigError: The batch is of one pair, over all ranks, and a loss compares pairs.
         """
-        if info.rewards:
+        if info.measures:
             return StepOutput({"loss": self._reward_loss(batch, info)})
         pixels = self.ecm is not None and self.ecm.config.judge.view == "batch"
         encoded = EncodedBatch.of(batch, self.encoder, info, pixels=pixels)

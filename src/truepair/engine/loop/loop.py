@@ -234,11 +234,11 @@ class TrainingLoop:
         """One optimizer step; the global generator is seeded by the step, so that dropout repeats after a resume."""
         seed_generators(self.config.seed, self.done, self.accelerator.process_index, "step")
         logged = self.config.logs(self.done + 1, self.steps_per_epoch)
-        info = StepInfo(epoch, self.done, self.total_steps, self.steps_per_epoch, logged)
         rewarded = self.batches.rewarded(self.done) and bool(self.bare_step.reward_loss(epoch))
+        info = StepInfo(epoch, self.done, self.total_steps, self.steps_per_epoch, logged, rewarded)
         profiles = self.config.profile == self.done + 1 and self.accelerator.is_main_process
         with profiled(self.run_folder, self.done + 1) if profiles else contextlib.nullcontext():
-            result = self.optimizer_step.take(group, info, self._requests, rewarded=rewarded)
+            result = self.optimizer_step.take(group, info, self._requests)
         self.done += 1
         if not result.finite:
             losses = [output.losses for output in result.outputs]

@@ -18,7 +18,8 @@ class StepInfo(NamedTuple):
         total_steps: Optimizer steps of the whole run.
         steps_per_epoch: Optimizer steps of an epoch.
         logged: Whether figures of this step go to the log, so that costly ones are worth computing.
-        rewards: Whether the step is only to measure what the sampler learns from; see ``TrainingStep.reward_loss``.
+        rewarded: Whether the sampler learns from this step; see ``TrainingStep.reward_loss``.
+        measures: Whether this is no step, but only measures for that.
     """
 
     epoch: int
@@ -26,7 +27,8 @@ class StepInfo(NamedTuple):
     total_steps: int
     steps_per_epoch: int
     logged: bool = False
-    rewards: bool = False
+    rewarded: bool = False
+    measures: bool = False
 
     @property
     def progress(self) -> float:
@@ -140,7 +142,7 @@ class TrainingStep(nn.Module):
     def reward_loss(self, epoch: int) -> str:
         """Name the loss whose fall over a step tells the sampler how good its batch was; empty where there is none.
 
-        :meth:`forward` is then called without gradient before and after the update, with ``info.rewards`` set, and
+        :meth:`forward` is then called without gradient before and after the update, with ``info.measures`` set, and
         returns that loss of the batch as ``loss`` and does nothing else.
 
         Args:

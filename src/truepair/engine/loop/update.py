@@ -91,12 +91,7 @@ class OptimizerStep:
         self.sharded = is_sharded(step)
 
     def take(
-        self,
-        batches: Sequence[TrainingBatch],
-        info: StepInfo,
-        requests: Callable[[], dict[str, float]],
-        *,
-        rewarded: bool = False,
+        self, batches: Sequence[TrainingBatch], info: StepInfo, requests: Callable[[], dict[str, float]]
     ) -> StepResult:
         """Take one step on some batches, unless a loss or gradient is not finite on any rank.
 
@@ -104,7 +99,6 @@ class OptimizerStep:
             batches: this rank's batches; their losses are averaged.
             info: where the run stands.
             requests: returns numbers to be summed over all ranks on the way; called as late as can be.
-            rewarded: whether the fall of the sampler's loss is measured.
         """
         set_learning_rate(self.optimizer, learning_rate_at(info.step, info.total_steps, self.config))
         outputs = [self._differentiate(batch, info, len(batches), last=batch is batches[-1]) for batch in batches]
@@ -120,7 +114,7 @@ class OptimizerStep:
         finite = not summed.pop("bad")
         rewards = None
         if finite:
-            before = self._sampler_losses(batches, info) if rewarded else None
+            before = self._sampler_losses(batches, info) if info.rewarded else None
             self.optimizer.step()
             if math.isfinite(norm):  # else the scaler has left it out; of a fused optimizer, accelerate cannot tell
                 self.bare_step.after_update(info)
@@ -135,7 +129,7 @@ class OptimizerStep:
     @torch.no_grad()
     def _sampler_losses(self, batches: Sequence[TrainingBatch], info: StepInfo) -> list[float]:
         """What the sampler learns from, of each batch with the present weights and without dropout; mean over ranks."""
-        info = info._replace(rewards=True)
+        info = info._replace(measures=True)
         device, ranks = self.accelerator.device, self.accelerator.num_processes
         self.step.eval()
         with self.accelerator.autocast():
