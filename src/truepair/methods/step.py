@@ -23,6 +23,7 @@ from truepair.methods.contrast import Contrast
 from truepair.methods.ecm import Ecm
 from truepair.methods.encode import BatchEncoder, EncodedBatch, full_precision
 from truepair.methods.frozen import FrozenModel
+from truepair.methods.held_out import HeldOut
 from truepair.methods.momentum import MomentumFeatures, MomentumModel
 from truepair.methods.rules import RuleSet
 from truepair.methods.srcl import SrclWeights, of_rows, weight_figures
@@ -189,6 +190,7 @@ class PretrainStep(TowerStep):
         truth: What is known about undeclared pairs, for figures only.
         conversions: Counts how many of the new matches are right, where the truth is known.
         chance: Says that ITC has not left chance; None for not looking.
+        held_out: Pairs that a learned hardness is rewarded by where there is no MLM.
         seed: Seed of the run.
 
     Raises:
@@ -213,6 +215,7 @@ class PretrainStep(TowerStep):
         truth: Truth | None = None,
         conversions: ConversionCounter | None = None,
         chance: ChanceWatch | None = None,
+        held_out: HeldOut | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__(model)
@@ -236,6 +239,7 @@ class PretrainStep(TowerStep):
         self.truth = truth
         self.conversions = conversions
         self.chance = chance
+        self.held_out = held_out
         self.seed = seed
         self.counts = EpochCounts()
         self.micro_batch = encoder.parts.size
@@ -281,11 +285,22 @@ class PretrainStep(TowerStep):
         )
 
     def reward_loss(self, epoch: int) -> str:
-        """The MLM loss, once it is trained (FALCON): the losses that compare pairs fall most on the easiest batches."""
+        """The MLM loss, once it is trained (FALCON), or ITC of held-out pairs.
+
+        A loss of the batch that compares its pairs would reward how easy they are to tell apart.
+        """
+        if self.held_out is not None:
+            return "ITC of the held-out pairs"
         return "the MLM loss" if self.objectives.mlm.due(epoch) else ""
 
     def _reward_loss(self, batch: PairBatch, info: StepInfo) -> Tensor:
-        """MLM of this rank's own pairs with the words that the step hides, a scalar."""
+        """ITC of the held-out pairs; or MLM of this rank's own pairs with the words that the step hides; a scalar."""
+        if self.held_out is not None:
+            local = self.held_out.batch.to(batch.input_ids.device)
+            encoded = EncodedBatch.of(local, self.held_out.encoder, info)
+            contrast = Contrast(encoded.temperature, self.bias)
+            nothing_found = BatchRelations(encoded.size, device=encoded.device)
+            return _itc_in_batch(encoded, nothing_found, 0.0, True, contrast, None)
         assert self.masker is not None, "MLM has a weight, so there is one"
         encoded = EncodedBatch.of(batch, self.encoder, info)
         nothing = PairSet.empty(encoded.size, encoded.size, device=encoded.device)

@@ -43,6 +43,7 @@ class FalconConfig:
         largest_weight: Quantiles are drawn an epoch before they are rewarded; each counts by how much likelier the
             scheduler has made it since, at most this much.
         every: Training steps from one reward to the next; what they cost is told in docs/sampling.md.
+        held_out: Validation pairs whose ITC loss is the reward of runs without MLM.
     """
 
     points: Positive = 16
@@ -57,6 +58,7 @@ class FalconConfig:
     entropy: Weight = 0.01
     largest_weight: Rate = 2.0
     every: Positive = 1
+    held_out: Positive = 128
 
     def __post_init__(self) -> None:
         check_settings(self, "sampler.hardness.learned")
