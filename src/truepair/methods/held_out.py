@@ -33,12 +33,12 @@ class HeldOut:
             encoder: Of the student, with the states of the images and captions of the data set where they are cached.
             dataset: The pairs that are held out.
             collate: Makes a batch of them.
-            count: How many, over all ranks.
+            count: How many at most, over all ranks.
             seed: Of the run.
             ranks: This process among all.
 
         Raises:
-            ConfigError: There are fewer.
+            ConfigError: There are not two.
         """
         order = np.random.default_rng(stable_hash(seed, "held out")).permutation(len(dataset))
         chosen: list[PairSample] = []
@@ -52,10 +52,15 @@ class HeldOut:
                 pictures.add(sample["image_id"])
             if len(chosen) == count:
                 break
-        if len(chosen) < count or count % ranks.count:
+        share = len(chosen) // ranks.count
+        if share * ranks.count < 2:
             raise ConfigError(
-                f"sampler.hardness.learned.held_out is {count}, of {len(chosen)} validation pairs without a picture or "
-                f"caption in common; give no more, and a multiple of the {ranks.count} process(es)"
+                "sampler.hardness.learned without MLM learns from validation pairs, and there are not two for the "
+                f"{ranks.count} process(es) without a picture or caption in common; give a larger data.validation_split"
             )
-        share = count // ranks.count
         return cls(encoder, collate(chosen[ranks.rank * share : (ranks.rank + 1) * share]))
+
+    @property
+    def count(self) -> int:
+        """Pairs of all ranks."""
+        return len(self.batch) * Ranks.current().count

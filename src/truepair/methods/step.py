@@ -290,7 +290,7 @@ class PretrainStep(TowerStep):
         A loss of the batch that compares its pairs would reward how easy they are to tell apart.
         """
         if self.held_out is not None:
-            return "ITC of the held-out pairs"
+            return f"ITC of {self.held_out.count} held-out pairs"
         return "the MLM loss" if self.objectives.mlm.due(epoch) else ""
 
     def _reward_loss(self, batch: PairBatch, info: StepInfo) -> Tensor:

@@ -43,7 +43,7 @@ class FalconConfig:
         largest_weight: Quantiles are drawn an epoch before they are rewarded; each counts by how much likelier the
             scheduler has made it since, at most this much.
         every: Training steps from one reward to the next; what they cost is told in docs/sampling.md.
-        held_out: Validation pairs whose ITC loss is the reward of runs without MLM.
+        held_out: Validation pairs, at most, by whose ITC loss runs without MLM are rewarded.
     """
 
     points: Positive = 16
