@@ -99,7 +99,7 @@ def model_detectors(folder: Path, photos: Encoded, pairs: PairSet) -> dict[str, 
     model, collator = trained.model.eval(), trained.preprocessing.collator()
     transform, gallery = trained.preprocessing.images(), photos.gallery
     table = gallery.table.select(gallery.rows)
-    images = encode_images(model, ImageSource(table, collator, transform=transform).batches())
+    images = encode_images(model, ImageSource(table, transform=transform).batches())
     judge = GalleryMatcher(model, images, encode_captions(model, list(gallery.texts), collator.encode))
     found = {"image to caption, ITC": (images.features[pairs.rows] * judge.captions.features[pairs.columns]).sum(dim=1)}
     if model.itm_trained:

@@ -199,7 +199,7 @@ class TestPhotos:
         table, states = caches.images(table)
         collator = first.preprocessing.collator()
         judged = judged_captions(table, read_judgements(options.judgements))
-        images = ImageSource(table, collator, cache=states)
+        images = ImageSource(table, cache=states)
         self.task = RetrievalTask(collator, images, recipe.evaluation, judged, cache=caches.captions)
 
     def measure(self, opened: OpenedModel) -> dict[str, list[float]]:

@@ -44,7 +44,7 @@ def rankings_of(run: Path) -> tuple[dict[str, Ranking], Truth]:
     test, states = caches.images(one_row_a_picture(test, print))
     task = RetrievalTask(
         collator,
-        ImageSource(test, collator, cache=states),
+        ImageSource(test, cache=states),
         recipe.evaluation,
         cache=caches.captions,
     )

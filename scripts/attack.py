@@ -18,6 +18,8 @@ processes of their own, drawn from the seed, the kind and its number alone. It e
   skipped    this system lets nobody try it (no right to mount, say); the reason is counted
   own fault  the attack itself failed; the exit status is then 3
 
+Figures: experiments/results/attack.
+
 To spare each try ten seconds of imports, this program imports the commands once and forks; `--cold` starts a Python
 for each. What needs several processes (torchrun) or what dies before its imports is started cold in any case. File
 systems are mounted in a mount namespace of this program's own, and are gone with it.

@@ -5,6 +5,7 @@ holds what was not shown. Names of files and captions are other people's text: t
 control character in them is seen, not obeyed.
 """
 
+import contextlib
 import errno
 import io
 import os
@@ -80,7 +81,8 @@ def unfailing(stream: TextIO) -> TextIO:
     raw = getattr(buffer, "raw", buffer)  # Python leaves the buffer out where it is told to
     if not isinstance(raw, io.FileIO):
         return stream
-    stream.flush()
+    with contextlib.suppress(OSError, ValueError):  # what is left in it of before
+        stream.flush()
     return io.TextIOWrapper(
         io.BufferedWriter(_Unfailing(raw, stream)),
         encoding=stream.encoding,

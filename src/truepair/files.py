@@ -301,6 +301,8 @@ def one_line_errors(final: Path, error: type[TruepairError] | None, advice: str)
     """
     try:
         yield
+    except TruepairError:  # told already
+        raise
     except Exception as refusal:
         reason = _reason(refusal)
         if error is None or reason is None:

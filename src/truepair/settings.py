@@ -82,14 +82,16 @@ def check_types(values: Mapping[str, Any], kind: type, where: str) -> None:
         ConfigError: a value is of another type.
     """
     for name, hint in kind.__annotations__.items():
-        if name in values and get_origin(hint) is not ClassVar and not is_of(values[name], hint):
+        outer: Any = get_origin(hint)
+        if name in values and outer is not ClassVar and not is_of(values[name], hint):
             value = f"{name}{f' of {where}' if where else ''} is {shortened(repr(values[name]))}"
             raise ConfigError(f"{value}; give a value of type {_named(hint)}")
 
 
 def is_of(value: Any, hint: Any) -> bool:
     """Whether a value is of a type: a class, a union, one with bounds, a list or a dict of such. An int is a float."""
-    kind, parts = get_origin(hint) or hint, get_args(hint)
+    kind: Any = get_origin(hint) or hint
+    parts = get_args(hint)
     if kind in (UnionType, Union):
         return any(is_of(value, part) for part in parts)
     if kind is Annotated:
@@ -98,7 +100,9 @@ def is_of(value: Any, hint: Any) -> bool:
         return True
     if isinstance(value, bool) or kind is bool:
         return isinstance(value, bool) and kind is bool
-    if not isinstance(value, (int, float) if kind is float else kind):
+    if kind is float:
+        return isinstance(value, int | float)
+    if not isinstance(value, kind):
         return False
     if kind is list and parts:
         return all(is_of(item, parts[0]) for item in value)

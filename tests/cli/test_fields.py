@@ -261,7 +261,7 @@ def test_help_on_one_field(capsys: pytest.CaptureFixture[str]) -> None:
     sources = said("--data.sources.help")
     assert sources.startswith("--data.sources: files, folders or hub names, concatenated")
     assert 'an item of data.sources: SourceConfig source: "sample" (bundled)' in sources
-    assert "rows that may be left out. (float, a number from 0 to 1, default: 0.1)" in sources
+    assert "max_skipped: largest share of rows that may be left out; by default" in sources
     assert "the fields of loop: LoopConfig epochs:" in said("--loop.help")
     assert said("--loop.epochs.help").startswith(
         "--loop.epochs: passes over the training pairs. (int, 1 or more, default: 30)"

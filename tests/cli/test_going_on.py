@@ -5,7 +5,6 @@ import json
 import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -214,25 +213,33 @@ def test_a_damaged_folder_ends_in_one_line_or_in_the_same_run(
         assert ended(stopped) == made[1]
 
 
-def test_a_second_run_in_the_folder_is_refused_before_it_writes(stopped: Path) -> None:
-    command = [sys.executable, "-c", "from truepair.cli.main import main; main()", *WORDS, "--loop.epochs", "9999"]
+def test_a_second_run_in_the_folder_is_refused_before_it_writes(
+    stopped: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     shutil.rmtree(stopped)
-    first = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    try:
+    endless = ["--loop.epochs", "9999", "--loop.checkpoint_every", "99999", "--loop.evaluate_every", "0"]
+    code = "from truepair.cli.main import main; main()"
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen([sys.executable, "-c", code, *WORDS, *endless], **quiet) as first:
         while not (stopped / "recipe.yaml").exists():
             assert first.poll() is None
             time.sleep(0.05)
         recipe = (stopped / "recipe.yaml").read_bytes()
-        other = [*command, "--loop.seed", "7"]
-        second = subprocess.run(other, capture_output=True, text=True, check=False)
-        assert second.returncode == 2
-        assert f"truepair: run is in use by process {first.pid} on " in second.stderr
-        assert (stopped / "recipe.yaml").read_bytes() == recipe
-    finally:
-        first.send_signal(signal.SIGKILL)
-        first.wait()
+        line = refusal(capsys, "--loop.seed", "7")
+        first.kill()
+    assert line.startswith(f"truepair: run is in use by process {first.pid} on ") and "\n" not in line
+    assert (stopped / "recipe.yaml").read_bytes() == recipe
     assert (stopped / LOCK).exists()
-    third = subprocess.run([*command, "--loop.epochs", "1"], capture_output=True, text=True, check=False)
-    assert third.returncode == 0, third.stderr
-    assert f"run was in use by process {first.pid} on " in third.stderr
+    main(WORDS)
+    assert f"run was in use by process {first.pid} on " in capsys.readouterr().err
     assert not (stopped / LOCK).exists()
+
+
+@pytest.mark.parametrize("stated", ["data: []", "data: 3", "data: null", "loop: ''", "data: {transform: []}"])
+def test_a_group_of_fields_that_is_none_is_refused(
+    stopped: Path, stated: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("mined.yaml").write_text(stated)
+    line = refusal(capsys)
+    assert line.startswith("truepair: mined.yaml: ")
+    assert line.endswith(" is no group of fields; state its fields, or leave it out")

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from tests.data.makers import encoded, mean_colour, noise, picture, put, put_jsonl
+from tests.data.makers import encoded, mean_colour, noise, picture, put, put_jsonl, tiff
 from truepair.data import BadImageError, ImageTransform, PairDataset, load_image, open_pairs
 from truepair.errors import DataError
 
@@ -57,7 +57,14 @@ class TestUnreadable:
             (encoded(noise(0), "WEBP")[:-100], "is damaged|is not an image"),
             (encoded(noise(0), "GIF")[:-500], "is damaged"),
             (encoded(noise(0))[:20], "is damaged|is not an image"),
-            (encoded(Image.new("F", (4, 4), 0.5), "TIFF"), "has F pixels beyond 16 bits"),
+            (encoded(Image.new("F", (4, 4), -0.5), "TIFF"), "has F pixels below 0 or beyond 16 bits"),
+            (encoded(Image.new("F", (4, 4), float("nan")), "TIFF"), "has F pixels below 0 or beyond 16 bits"),
+            (
+                encoded(Image.new("F", (4, 4), 1.5), "TIFF"),
+                r"has floats of up to 1\.5, and nothing says which is white",
+            ),
+            (encoded(Image.new("I", (4, 4), 1 << 20), "TIFF"), "has I pixels below 0 or beyond 16 bits"),
+            (tiff(np.zeros((4, 4, 3), np.float32), photometric=2), "is a TIFF of a kind that is not read"),
         ],
     )
     def test_each_is_a_typed_error(self, tmp_path, content, message):
@@ -122,6 +129,52 @@ class TestModes:
 
         expected = [[(255, 0, 0), (0, 127, 0)], [(0, 0, 255), (255, 255, 255)]]
         assert [[image.getpixel((x, y)) for x in range(2)] for y in range(2)] == expected
+
+    @pytest.mark.parametrize("white", [1023, 4095, 65535])
+    @pytest.mark.parametrize("kind", ["rgb", "rgba", "planar", "cmyk", "grey", "inverted"])
+    @pytest.mark.parametrize(("order", "deflate"), [("<", False), (">", False), ("<", True)])
+    def test_sixteen_bit_tiffs_are_scaled_by_those_in_use(self, tmp_path, white, kind, order, deflate):
+        shades = np.array([[0.0, 0.25], [0.5, 1.0]])
+        planes = {"rgb": 3, "rgba": 4, "planar": 3, "cmyk": 4}.get(kind)
+        values = shades if planes is None else np.stack([shades, shades.T, shades[::-1], shades][:planes], axis=2)
+        right = values.copy()
+        if kind == "rgba":
+            values[..., 3], right = 1.0, right[..., :3]
+        elif kind == "cmyk":
+            values[..., 3], right = 0.0, 1 - right[..., :3]
+        elif kind == "inverted":
+            right = 1 - right
+        stored = np.round(values * white).astype(np.uint16)
+        photometric = {"cmyk": 5, "grey": 1, "inverted": 0}.get(kind, 2)
+        content = tiff(stored, photometric=photometric, order=order, planar=kind == "planar", deflate=deflate)
+        if (kind == "planar" and deflate and white < 65535) or (kind == "inverted" and order == ">"):
+            with pytest.raises(BadImageError, match=r"is a (dark TIFF of 16 bits|TIFF of a kind that is not read)"):
+                opened(tmp_path, content, "odd.tif")
+            return
+
+        pixels = np.array(opened(tmp_path, content, "odd.tif"), float) / 255
+
+        assert np.abs(pixels - (right if right.ndim == 3 else right[..., None])).max() < 0.005
+
+    @pytest.mark.parametrize("white", [4095, 65535])
+    @pytest.mark.parametrize("opaque", [4095, 65535])
+    def test_sixteen_bit_grey_with_alpha(self, tmp_path, white, opaque):
+        shades = np.array([[0, white // 4, white]])
+        stored = np.stack([shades, np.full_like(shades, opaque)], axis=2).astype(">u2")
+
+        image = opened(tmp_path, png(3, 1, 16, 4, b"\0" + stored.tobytes()))
+
+        seen = np.array(image, float)[0, :, 0] / 255
+        over_white = [0, 0.25, 1] if opaque >= white else [0.9375, 0.953, 1]  # an alpha of 12 bits is nearly none
+        assert np.abs(seen - over_white).max() < 0.005
+
+    @pytest.mark.parametrize("white", [1.0, 255.0, 4095.0, 65535.0])
+    def test_floats_from_nothing_to_one_or_as_integers(self, tmp_path, white):
+        stored = np.array([[0.0, 0.25, 1.0]], np.float32) * white
+
+        image = opened(tmp_path, tiff(stored.astype(np.float32), photometric=1), "odd.tif")
+
+        assert [image.getpixel((x, 0))[0] for x in range(3)] == [0, 64, 255]
 
     def test_thirtytwo_bits_within_sixteen(self, tmp_path):
         image = opened(tmp_path, encoded(Image.new("I", (4, 4), 65535), "TIFF"))

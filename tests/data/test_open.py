@@ -231,7 +231,7 @@ class TestCaptions:
     def test_too_many_unusable_rows_are_an_error(self, folder):
         entries = [{"image": "a.png", "caption": c} for c in ("x", "", "")]
 
-        with pytest.raises(DataError, match=r"2 of 3 rows .* over max_skipped; .* the first: pairs\.jsonl line 2: its"):
+        with pytest.raises(DataError, match=r"2 of 3 rows .* over max_skipped .* the first: pairs\.jsonl line 2: its"):
             open_pairs(lines(folder, *entries))
 
     def test_repeated_captions_of_one_image_have_ids_of_their_own(self, folder):
@@ -342,7 +342,7 @@ class TestCache:
 
     def test_a_failed_reading_leaves_nothing_behind(self, folder, own_cache):
         with pytest.raises(DataError):
-            open_pairs(put(folder / "x.jsonl", '{"image": "a.png", "caption": "x"}\n{'))
+            open_pairs(put(folder / "x.jsonl", '{"image": "a.png", "caption": "x"}\n{\n{'))
 
         assert made(own_cache) == []
 

@@ -245,3 +245,17 @@ def test_captions_are_counted_where_they_are_more_than_rows(folder: Path) -> Non
         .startswith("pairs of five: 1 (of 3 captions) train (splits: ")
     )
     assert len(build_tables(DataConfig(sources=["five.jsonl"], captions="pairs")).train) == 3
+
+
+@pytest.mark.parametrize("field", ["validation_split", "test_split"])
+def test_a_split_that_does_not_exist_is_refused(folder: Path, field: str) -> None:
+    for word in ("vall", "val+vall"):
+        with pytest.raises(DataError, match=rf"data\.{field}: .* has no split 'vall' \(did you mean 'val'\?\); it has"):
+            build_tables(DataConfig(sources=["train.csv", "val.csv"], **{field: word}))
+    build_tables(DataConfig(sources=["train.csv", "val.csv"], **{field: "restval"}))  # a usual one may be missing
+
+
+@pytest.mark.parametrize("share", [float("nan"), float("inf"), -0.1, 7.0])
+def test_a_share_that_is_none_is_refused(share: float) -> None:
+    with pytest.raises(ConfigError, match=r"data\.max_bad_fraction is .*; give a (finite number|number from 0 to 1)"):
+        DataConfig(max_bad_fraction=share)

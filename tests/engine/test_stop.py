@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT: a checkpoint at the end of the step, an exit status, and the same run afterwards."""
+"""SIGTERM, SIGINT and SIGHUP: a checkpoint at the end of the step, an exit status, and the same run afterwards."""
 
 import os
 import signal
@@ -27,7 +27,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return remains(run.folder)
 
 
-@pytest.mark.parametrize(("kind", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("kind", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
 @pytest.mark.parametrize("call", [7, 10, 15])
 def test_a_signal_saves_the_step_and_ends(
     kind: signal.Signals, status: int, call: int, whole: dict[str, bytes], tmp_path: Path
@@ -109,3 +109,13 @@ def test_what_is_interruptible_stops_before_it_starts() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         assert signals.number == signal.SIGTERM
         assert signals.interruptibly(lambda: 3) is None
+
+
+def test_what_nohup_ignores_stays_ignored() -> None:
+    former = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopSignals() as signals:
+            signal.raise_signal(signal.SIGHUP)
+            assert signals.number == 0
+    finally:
+        signal.signal(signal.SIGHUP, former)

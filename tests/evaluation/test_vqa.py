@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from truepair.errors import DataError
 from truepair.evaluation.vqa import answer_accuracy, vqa_accuracy, write_vqa_results
+from truepair.relations.text import UNSTATED
 
 
 @given(st.lists(st.sampled_from(["yes", "no", "maybe"]), min_size=10, max_size=10))
@@ -22,6 +23,19 @@ def test_is_the_mean_over_all_groups_of_nine(answers):
 def test_known_values(agreeing, expected):
     answers = ["net"] * agreeing + ["mesh"] * (10 - agreeing)
     assert answer_accuracy("a Net.", answers) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("answers", "expected"),
+    [(["net"], 1), (["web"], 0), (["net", "net"], 1), (["net", "web"], 0.5), (["net", "net", "web"], 2 / 3)],
+)
+def test_of_few_answers_all_others_are_enough(answers, expected):
+    assert answer_accuracy("net", answers) == pytest.approx(expected)
+
+
+def test_what_is_not_stated_agrees_with_nothing():
+    assert answer_accuracy("net", ["net", "net", *[UNSTATED] * 8]) == pytest.approx(0.6)
+    assert answer_accuracy("the", ["net", *[UNSTATED] * 9]) == 0
 
 
 def test_types_are_averaged_apart():

@@ -8,6 +8,7 @@ import torch
 
 from tests.tasks.test_mining import recipe_of
 from truepair.cli.arguments import read_recipe
+from truepair.data import loading
 from truepair.data.left_out import LeftOut
 from truepair.data.splits import build_tables
 from truepair.errors import DataError
@@ -90,3 +91,23 @@ def test_without_a_cache_there_are_no_states(squares: Path, tmp_path: Path) -> N
     table = build_tables(recipe.data).train
     run = caches_of(recipe, [])
     assert run.images(table) == (table, None) and run.captions(["a red square"]) is None
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_loading_processes_are_those_of_the_run(
+    workers: int, squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    class Reader(loading.BatchReader[object]):
+        """Notes how many processes read."""
+
+        def __init__(self, *arguments: object, workers: int, **options: object) -> None:
+            asked.append(workers)
+            super().__init__(*arguments, workers=workers, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(loading, "BatchReader", Reader)
+    recipe = recipe_with(squares, tmp_path)
+    recipe = replace(recipe, loop=replace(recipe.loop, workers=workers))
+    _, states = caches_of(recipe, []).images(build_tables(recipe.data).train)
+    assert states is not None and asked == [workers]

@@ -27,7 +27,7 @@ PASSING = {"checkpoint": 2, "yaml": 4, "kill": 1}
 # of it are made, and how one of them has to end.
 WRONG = {
     "kill": ("truepair.engine.state.snapshot.load_optimizer", "lambda *_, **__: None", 2, "lost: other weights"),
-    "checkpoint": ("truepair.engine.state.checkpoint.find_fault", "lambda _: None", 2, "traceback: "),
+    "checkpoint": ("truepair.engine.state.checkpoint.find_fault", "lambda _: None", 2, "lost: not taken up again"),
 }
 
 SABOTAGE = """

@@ -19,6 +19,7 @@ from PIL import Image
 
 from tests.models.folders import save_albef, save_clip
 from truepair import Retriever
+from truepair.cli.main import main
 from truepair.data.source import SourceConfig
 from truepair.errors import ConfigError, DataError
 from truepair.tasks.embedding import EmbedConfig, embed
@@ -95,16 +96,46 @@ def test_one_picture_in_several_rows_is_read_once(
     model: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[str] = []
-    from truepair.tasks import retriever
+    from truepair.data import transforms
 
     def load(stored: Any, **options: Any) -> Any:
         read.append(stored["path"])
         return original(stored, **options)
 
-    original = retriever.load_image
-    monkeypatch.setattr(retriever, "load_image", load)
+    original = transforms.load_image
+    monkeypatch.setattr(transforms, "load_image", load)
     run(model, pairs, tmp_path / "v.parquet", what="images")
     assert len(read) == len(set(read)) == 15
+
+
+def test_copies_and_links_of_a_picture_have_one_vector_and_are_found_once(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(3):
+        Image.new("RGB", (20, 16), (number * 90, 90, 255 - number * 90)).save(tmp_path / f"{number}.png")
+    (tmp_path / "copy.png").write_bytes((tmp_path / "1.png").read_bytes())
+    (tmp_path / "link.png").symlink_to(tmp_path / "1.png")
+    names = ["0.png", "1.png", "copy.png", "link.png", "2.png", "./1.png"]
+    (tmp_path / "pairs.csv").write_text("image,caption\n" + "".join(f"{name},says {name}\n" for name in names))
+    command = ["embed", str(model), str(tmp_path / "pairs.csv"), "--workers", "0"]
+    main([*command, "--output", str(tmp_path / "v.parquet")])
+    said = " ".join(capsys.readouterr().err.split())
+    assert "1 picture stands under several ids or in several files" in said
+    assert "6 rows are 3 pictures; each counts once, with all its captions" in said
+    rows = pq.read_table(tmp_path / "v.parquet").to_pylist()
+    assert [row["captions"] for row in rows[:3]] == [
+        ["says 0.png"],
+        ["says 1.png", "says copy.png", "says link.png", "says ./1.png"],
+        ["says 2.png"],
+    ]
+    owners = {row["captions"][0]: row["image_id"] for row in rows[3:]}
+    assert len(owners) == 6 and {owners[f"says {name}"] for name in ("copy.png", "link.png")} == {rows[1]["image_id"]}
+    main(["search", str(model), str(tmp_path / "v.parquet"), str(tmp_path / "copy.png")])
+    assert capsys.readouterr().out.count("says 1.png") == 1
+    for identity, pictures in (("file", 4), ("id", 6)):
+        output = tmp_path / f"{identity}.parquet"
+        main([*command, "--output", str(output), "--identity", identity, "--what", "images"])
+        assert pq.read_metadata(output).num_rows == pictures
 
 
 @pytest.mark.parametrize("what", ["images", "captions", "both"])
@@ -243,10 +274,10 @@ def test_pictures_inside_the_source_are_found_again(model: Path, tmp_path: Path)
 def test_mistakes_are_named(model: Path, pairs: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"v.txt ends in neither .parquet nor .npy"):
         run(model, pairs, tmp_path / "v.txt")
-    with pytest.raises(ConfigError, match="shards is 0; give 1 to 99999"):
+    with pytest.raises(ConfigError, match="shards is 0; give a number from 1 to 99999"):
         run(model, pairs, tmp_path / "v.parquet", shards=0)
     for picture in (tmp_path / "pictures").iterdir():
-        picture.write_text("no picture")
+        picture.write_text(f"no picture {picture.name}")
     with pytest.raises(
         DataError, match=r"none of the first 5 pictures can be read; the first: image .*0.png is not an"
     ):

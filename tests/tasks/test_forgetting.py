@@ -208,7 +208,7 @@ def test_what_cannot_be_is_refused(skilled: Path, squares: Path, kinds: Path, tm
         ModelConfig(checkpoint="clip", interpolate=InterpolateConfig(), lora=LoraSettings())
     with pytest.raises(ConfigError, match=r"set loop\.save, or drop them"):
         recipe_for(skilled, pairs, None, rate=1e-4, between=chosen, save=False)
-    with pytest.raises(ConfigError, match=r"has the share 1\.5; give numbers from 0 \(start\) to 1 \(trained\)"):
+    with pytest.raises(ConfigError, match=r"model\.interpolate\.alphas is 1\.5; give a number from 0 to 1"):
         InterpolateConfig(alphas=[1.5])
     with pytest.raises(ConfigError, match=r"alpha and choose both say which model is saved; give one"):
         InterpolateConfig(alpha=0.5, choose=["t2i_r@1"])

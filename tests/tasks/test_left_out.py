@@ -9,7 +9,7 @@ from PIL import Image
 
 from tests.methods.test_chance import WORDS
 from truepair.cli.main import main
-from truepair.data.images import BadImageError
+from truepair.data.images import BadImageError, load_image
 from truepair.data.table import PairTable
 
 UNREADABLE = {"train": [3, 5], "val": [45], "test": [52, 55]}
@@ -109,6 +109,50 @@ def test_evaluate_leaves_out_the_same_pictures_for_every_model(
     main([*call, "--output", str(tmp_path / "again.json")])
     before, after = (json.loads((tmp_path / name).read_text()) for name in ("figures.json", "again.json"))
     assert before["ways"] == after["ways"] and after["unreadable"] == 0
+
+
+def test_a_line_that_is_no_json_ends_nothing(
+    pairs: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pairs.write_text(pairs.read_text() + '\n{"image": "59.png", "capt')
+    call = ["evaluate", str(trained), "--data", str(pairs), "--output", str(tmp_path / "figures.json")]
+    main([*call, "--max_bad_fraction", "0.3"])
+    told = " ".join(capsys.readouterr().err.split())
+    assert "left out: 2 rows or parts of rows of pairs; listed in" in told
+    assert "left out: pairs.jsonl line 62: it is not JSON (Unterminated string" in told
+    assert ("left out", "pairs.jsonl", 62) in listed(tmp_path / "figures.skipped.jsonl")
+    with pytest.raises(SystemExit):
+        main([*call, "--max_bad_fraction", "0"])
+    assert (
+        "2 of 62 rows of" in (told := " ".join(capsys.readouterr().err.split())) and "over max_skipped (0.0%)" in told
+    )
+
+
+def test_evaluate_decodes_each_picture_once(
+    pairs: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+
+    def load(stored: dict[str, str], **options: object) -> Image.Image:
+        read.append(Path(stored["path"]).name)
+        return load_image(stored, **options)  # type: ignore[arg-type]
+
+    for module in ("truepair.data.transforms", "truepair.data.readable"):
+        monkeypatch.setattr(f"{module}.load_image", load)
+    main(["evaluate", str(trained), "--data", str(pairs), "--max_bad_fraction", "0.3", "--validation_split", ""])
+    assert sorted(read) == [f"{number}.png" for number in range(50, 60)]
+
+
+def test_evaluate_finds_missing_pictures_before_it_reads_any(
+    pairs: Path, trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in (56, 57):
+        (pairs.parent / f"{number}.png").unlink()
+    monkeypatch.setattr("truepair.data.transforms.load_image", None)
+    with pytest.raises(SystemExit):
+        main(["evaluate", str(trained), "--data", str(pairs), "--validation_split", ""])
+    told = " ".join(capsys.readouterr().err.split())
+    assert "2 of 10 pictures of pairs (test) cannot be read, over the limit of 5.0%" in told and "56.png" in told
 
 
 def test_evaluate_says_where_a_list_would_be_and_minds_its_limit(

@@ -182,7 +182,7 @@ def test_an_unreadable_test_picture_is_an_error(
     from truepair.data.open import open_pairs
 
     table = open_pairs(tmp_path / "pairs.jsonl", split="test")
-    images = ImageSource(table, outcome.collator, transform=outcome.test.images.transform)
+    images = ImageSource(table, transform=outcome.test.images.transform)
     with pytest.raises(DataError, match=r"red-small-3\.png"):
         list(images.batches())
 
@@ -218,7 +218,7 @@ def test_one_gallery_serves_strict_and_lenient_scores(tmp_path: Path) -> None:
     table = open_pairs(tmp_path / "pairs.jsonl")
     near = {(0, 2), (1, 2), (2, 0), (2, 1)}
     for strict in (False, True):
-        images = ImageSource(table, None, transform=lambda picture: picture)  # type: ignore[arg-type]
+        images = ImageSource(table, transform=lambda picture: picture)  # type: ignore[arg-type]
         task = RetrievalTask(None, images, RetrievalProtocol(leave_out_families=strict))  # type: ignore[arg-type]
         assert set(map(tuple, task.known.ignored.tolist())) == near
         assert set(map(tuple, task.truth.ignored.tolist())) == (near if strict else set())

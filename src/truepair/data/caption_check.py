@@ -7,7 +7,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from truepair.data.tokens import Tokenization
+from truepair.data.tokens import Tokenization, tells_case
 from truepair.relations.text import caption_key
 
 _AT_ONCE = 16_384  # captions tokenized at once
@@ -49,10 +49,12 @@ class CaptionTokens:
         Args:
             tokenization: of the model.
             max_length: most tokens that it reads.
-            texts: T distinct texts. Two that differ in case or punctuation alone count as one, see ``caption_key``.
+            texts: T distinct texts. Two that differ in punctuation alone count as one, see ``caption_key``, and so do
+                two that differ in case where the tokenizer does not tell it apart.
             progress: called with (done, all).
         """
         count, unknown_id, special = len(texts), tokenization.unknown, tokenization.special
+        cased = tells_case(tokenization)
         cut, tokens, unknown = np.zeros(count, bool), np.zeros(count, np.int64), np.zeros(count, np.int64)
         read, keys = np.zeros(count, np.int64), np.zeros(count, np.int64)
         for start in range(0, count, _AT_ONCE):
@@ -66,7 +68,7 @@ class CaptionTokens:
                 tokens[place] = sum(token not in special for token in own)
                 unknown[place] = 0 if unknown_id is None else own.count(unknown_id)
                 read[place] = hash(tuple(own))  # 64 bits, the same in every process: the ids are integers
-                keys[place] = caption_key(text)
+                keys[place] = caption_key(text, cased)
             progress(min(start + _AT_ONCE, count), count)
         _, sharing = np.unique(read, return_inverse=True)
         meant = np.unique(np.stack([sharing, keys]), axis=1)[0]  # one entry for each text that is read so

@@ -5,6 +5,7 @@ import math
 import os
 import stat
 import struct
+import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -42,7 +43,15 @@ _DEPTHS = (8, 10, 12, 14, 16)
 """Bits that cameras and scanners use of 16; the smallest that holds all values of an image is taken to be white."""
 
 # Of colours with 16 bits, Pillow keeps the high bytes; read in the other order, the low ones.
-_LOW_BYTES = {"RGB;16B": "RGB;16L", "RGBA;16B": "RGBA;16L"}
+_OTHER_ORDER = {"16L": "16B", "16B": "16L", "16N": "16B" if sys.byteorder == "little" else "16L"}
+
+_TOP_BITS = 1 << 6  # of a high byte: a value that has one uses more than 14 bits
+
+_PLANAR, _PHOTOMETRIC, _BITS = 284, 262, 258  # tags of TIFF
+
+_TIFF_HEADS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+_UNCLEAR = (1.0, 16.0)  # a largest float between these is neither of pictures from 0 to 1 nor of such from 0 to 255
 
 # What Pillow and its decoders raise on damaged input, found by feeding them damaged images.
 _DECODER_ERRORS = (
@@ -61,7 +70,7 @@ def load_image(
     """Decode an image of a ``PairTable`` to 8-bit RGB.
 
     Rotated as its EXIF says; transparent parts over white; the first frame of an animation; 16 bits scaled by those of
-    them that are used, not clipped; CMYK, palette, grey and the like converted.
+    them that are used, not clipped; floats from 0 to 1, or as integers; CMYK, palette, grey and the like converted.
 
     Args:
         stored: the ``image`` cell of a row: ``bytes``, or ``path`` of a file, with ``offset`` and ``size`` if the image
@@ -81,9 +90,9 @@ def load_image(
                 _check_size(image, max_pixels, where)
                 if min_side is not None:
                     image.draft(None, (min_side, min_side))
-                return _upright(image, to_rgb(_whole_range(image, stream), where))
+                return _upright(image, to_rgb(_whole_range(image, stream, where), where))
         except (UnidentifiedImageError, Image.DecompressionBombError) as error:
-            raise BadImageError(_unreadable(error, where)) from None
+            raise BadImageError(_unreadable(error, where, stream)) from None
         except _DECODER_ERRORS as error:
             raise BadImageError(f"{where} is damaged ({_one_line(error)}); fetch it again or leave it out") from None
 
@@ -155,7 +164,7 @@ def to_rgb(image: Image.Image, where: str = "image") -> Image.Image:
     """Convert any Pillow image to 8-bit RGB: 16-bit grey is scaled by the bits in use, transparency goes over white.
 
     Raises:
-        BadImageError: floating-point pixels, or integers beyond 16 bits: nothing says which value is white.
+        BadImageError: numbers below 0 or beyond 16 bits, or floats that nothing says the white of.
     """
     if image.mode.startswith("I") or image.mode == "F":
         return _scaled_grey(image, where)
@@ -238,50 +247,96 @@ def _upright(opened: Image.Image, decoded: Image.Image) -> Image.Image:
 
 def _scaled_grey(image: Image.Image, where: str) -> Image.Image:
     values = np.asarray(image)  # [H, W]
-    if not np.issubdtype(values.dtype, np.integer) or values.min() < 0 or values.max() > 0xFFFF:
-        raise BadImageError(f"{where} has {image.mode} pixels beyond 16 bits; save it as 8-bit RGB")
-    eight = _eight_bits(int(values.max(initial=0)))
-    return _in_strips(image, lambda strip: Image.fromarray(eight[np.asarray(strip)]).convert("RGB"))
+    extremes = float(values.min()), float(values.max())
+    if not 0 <= extremes[0] <= extremes[1] <= 0xFFFF:  # not a number is neither
+        raise BadImageError(f"{where} has {image.mode} pixels below 0 or beyond 16 bits; save it as 8-bit RGB")
+    white, largest = 1, extremes[1]
+    if np.issubdtype(values.dtype, np.floating):
+        if _UNCLEAR[0] < largest < _UNCLEAR[1]:
+            raise BadImageError(
+                f"{where} has floats of up to {largest:.3g}, and nothing says which is white; save it as 8-bit RGB"
+            )
+        white = 255 if largest <= 1 else 1
+    return _in_strips(
+        image, lambda strip: Image.fromarray(_eight_bits(np.asarray(strip) * white, largest * white)).convert("RGB")
+    )
 
 
-def _eight_bits(largest: int) -> NDArray[np.uint8]:
-    """What values of up to 16 bits are in 8, by the bits that the largest of them needs [its highest value + 1]."""
+def _eight_bits(values: NDArray[Any], largest: float) -> NDArray[np.uint8]:
+    """Values of up to 16 bits in 8, by the bits that the largest of their image needs."""
     bits = next(bits for bits in _DEPTHS if largest < 1 << bits)
-    return np.round(np.arange(1 << bits) * (255 / ((1 << bits) - 1))).astype(np.uint8)
+    return np.round(values * (255 / ((1 << bits) - 1))).astype(np.uint8)
 
 
-def _whole_range(image: ImageFile.ImageFile, stream: BinaryIO) -> Image.Image:
-    """The same image; if it is a PNG of 16-bit colours that uses fewer bits, scaled by those that it uses."""
-    low = _LOW_BYTES.get(str(image.tile[0].args)) if image.format == "PNG" and image.tile else None
-    if low is None:
+def _whole_range(image: ImageFile.ImageFile, stream: BinaryIO, where: str) -> Image.Image:
+    """The same image; if it is a PNG or TIFF of 16 bits, in 8, scaled by those that it uses.
+
+    Raises:
+        BadImageError: it uses fewer than 15 in a way that Pillow cannot read in full.
+    """
+    tags: Any = getattr(image, "tag_v2", {})
+    if image.mode.startswith("I;16") and tags.get(_PHOTOMETRIC) == 0:  # white is zero
+        largest_value = int(np.asarray(image).max())
+        return _in_strips(image, lambda strip: Image.fromarray(255 - _eight_bits(np.asarray(strip), largest_value)))
+    if image.format not in ("PNG", "TIFF") or image.mode not in ("RGB", "RGBA", "CMYK") or not image.tile:
         return image
-    most = max(int(band[1]) for band in image.getextrema()[:3])  # type: ignore[index]  # of a pair a colour
-    if most >= 1 << 6:  # more than 14 bits
+    tiles = image.tile
+    kind, _, order = _raw_mode(tiles[0]).partition(";")
+    apart = tags.get(_PLANAR) == 2 and 16 in tags.get(_BITS, ())  # first all red values, then all green ones
+    if apart and not order:  # Pillow would take bytes for values
+        order = "16L" if tags.prefix == b"II" else "16B"
+        tiles = image.tile = [_with_raw_mode(tile, f"{_raw_mode(tile)};{order}") for tile in tiles]
+    if order not in _OTHER_ORDER:
         return image
+    image.load()
+    colours = 4 if image.mode == "CMYK" else 3
+    if max(int(band[1]) for band in image.getextrema()[:colours]) >= _TOP_BITS:  # type: ignore[index]  # a pair a band
+        return image
+    if kind == "RGBa" or (apart and order == "16N"):
+        raise BadImageError(f"{where} is a dark TIFF of 16 bits, of which fewer may be in use; save it as 8-bit RGB")
+    modes = ["RGBA" if kind == "LA" else _raw_mode(tile).replace(order, _OTHER_ORDER[order]) for tile in tiles]
     stream.seek(0)
-    with Image.open(stream, formats=("PNG",)) as again:
-        again.tile = [tile._replace(args=low) for tile in again.tile]
+    with Image.open(stream, formats=(image.format,)) as again:
+        again.tile = [_with_raw_mode(tile, mode) for tile, mode in zip(tiles, modes, strict=True)]
         again.load()
         strips = [(top, min(top + _STRIP, image.height)) for top in range(0, image.height, _STRIP)]
-        largest = max(int(_values(image, again, strip).max(initial=0)) for strip in strips)
-        eight, whole = _eight_bits(largest), Image.new(image.mode, image.size)
-        for top, bottom in strips:
-            colours = eight[_values(image, again, (top, bottom))]  # [S, W, 3]
-            alpha = np.asarray(image.crop((0, top, image.width, bottom)))[..., 3:]  # [S, W, 0 or 1]
-            whole.paste(Image.fromarray(np.concatenate([colours, alpha], axis=2)), (0, top))
+        tops = [_values(image, again, strip, kind).max(axis=(0, 1)) for strip in strips]  # [C] each
+        largest = np.max(tops, axis=0)  # [C]
+        most, clear = int(largest[:colours].max()), int(largest[colours:].max(initial=0))
+        whole = Image.new(image.mode, image.size)
+        for strip in strips:
+            values = _values(image, again, strip, kind)
+            parts = [_eight_bits(values[..., :colours], most), _eight_bits(values[..., colours:], clear)]
+            pixels = np.concatenate(parts, axis=2)
+            whole.paste(Image.frombytes(image.mode, (image.width, len(pixels)), pixels.tobytes()), (0, strip[0]))
     return whole
 
 
-def _values(high: Image.Image, low: Image.Image, rows: tuple[int, int]) -> NDArray[np.uint16]:
-    """The 16-bit colours of some rows of an image, from its high and its low bytes [S, W, 3]."""
+def _values(high: Image.Image, low: Image.Image, rows: tuple[int, int], kind: str) -> NDArray[np.uint16]:
+    """The 16-bit values of some rows of an image, from its high and its low bytes [S, W, C]."""
     box = (0, rows[0], high.width, rows[1])
-    values: NDArray[np.uint16] = np.asarray(high.crop(box))[..., :3].astype(np.uint16) << 8
-    return values | np.asarray(low.crop(box))[..., :3]
+    upper, lower = (np.asarray(half.crop(box)).astype(np.uint16) for half in (high, low))
+    if kind == "LA":  # both bytes of grey and of alpha at once
+        upper, lower = lower[..., [0, 0, 0, 2]], lower[..., [1, 1, 1, 3]]
+    both: NDArray[np.uint16] = np.bitwise_or(upper << 8, lower, dtype=np.uint16)
+    return both
 
 
-def _unreadable(error: Exception, where: str) -> str:
+def _raw_mode(tile: Any) -> str:
+    """How the pixels of a part of a file lie in it, in Pillow's words."""
+    return tile.args if isinstance(tile.args, str) else str(tile.args[0])
+
+
+def _with_raw_mode(tile: Any, mode: str) -> Any:
+    return tile._replace(args=mode if isinstance(tile.args, str) else (mode, *tile.args[1:]))
+
+
+def _unreadable(error: Exception, where: str, stream: BinaryIO) -> str:
     if isinstance(error, Image.DecompressionBombError):
         return f"{where} is too large to decode safely ({_one_line(error)}); shrink it"
+    stream.seek(0)
+    if stream.read(4) in _TIFF_HEADS:
+        return f"{where} is a TIFF of a kind that is not read, or damaged; save it as 8-bit RGB, or leave it out"
     return f"{where} is not an image of a known format ({', '.join(_FORMATS)}); replace it or leave it out"
 
 

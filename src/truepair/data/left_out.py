@@ -21,7 +21,7 @@ _NAMED = 5  # things that are said one by one
 
 _SHOWN = 60  # characters of a caption
 
-_PLACE = re.compile(r"(?P<file>.+) (?:line|row|entry|image) (?P<row>\d+)(?:, (?P<part>.+))?")
+_PLACE = re.compile(r"(?P<file>.+) (?:line|row|entry|image|annotation) (?P<row>\d+)(?:, (?P<part>.+))?")
 """A place as readers name it: ``pairs.jsonl line 12, caption 2``."""
 
 
@@ -93,8 +93,27 @@ class LeftOut:
         Raises:
             DataError: there are more, or none is left.
         """
+        summary = self.require_enough(table, unreadable, most)
+        if summary:
+            entries = _of_pictures("left out", table, unreadable)
+            self._tell("left out", summary, entries, list(dict.fromkeys(unreadable.values())))
+
+    def require_enough(self, table: PairTable, unreadable: Mapping[int, str], most: float | None) -> str:
+        """Refuse to go on with too many pictures that cannot be read.
+
+        Args:
+            table: the rows.
+            unreadable: row -> why.
+            most: as for :meth:`pictures`.
+
+        Returns:
+            How many there are, in words; empty for none.
+
+        Raises:
+            DataError: there are more, or none is left.
+        """
         if not unreadable:
-            return
+            return ""
         places = table.pictures
         count, total = len(set(places[list(unreadable)].tolist())), int(places.max()) + 1
         name, first = f"{table.name} ({'+'.join(table.splits)})", next(iter(unreadable.values()))
@@ -108,8 +127,7 @@ class LeftOut:
                 "repair them, or raise "
                 "data.max_bad_fraction (of truepair evaluate: max_bad_fraction)"
             )
-        entries = _of_pictures("left out", table, unreadable)
-        self._tell("left out", summary, entries, list(dict.fromkeys(unreadable.values())))
+        return summary
 
     def of_page(self, pictures: Sequence[tuple[PairTable, int, str]]) -> None:
         """Pictures that a page leaves out: (table, row, why) of each; those that are listed already are not again."""

@@ -20,7 +20,8 @@ _Batch = TypeVar("_Batch")
 DATA_TIMEOUT = 1800.0
 """Seconds that a batch is waited for where nothing else is said."""
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name))
+"""What asks a run to stop: a scheduler, Ctrl-C, a terminal that is closed."""
 
 SMALL = 64 * 1024
 """Bytes of a tensor that a training batch has from its process as an array, not in shared memory."""

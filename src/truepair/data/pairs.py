@@ -20,7 +20,6 @@ from truepair.data.tokens import Tokenization, padded
 from truepair.data.transforms import ImageTransform
 from truepair.errors import ConfigError, DataError
 from truepair.randomness import isolated_rng, stable_hash
-from truepair.relations.text import caption_key
 from truepair.sampling.batches import Visit
 
 _TEXTS = ("image_id", "captions", "caption_ids")
@@ -181,7 +180,7 @@ class PairDataset(Dataset[PairSample]):
             image_id=int(self._pictures[source_index]),
             caption_id=row["caption_ids"][drawn],
             caption=row["captions"][drawn],
-            caption_key=caption_key(row["captions"][drawn]),
+            caption_key=self.table.caption_key(row["captions"][drawn]),
             substituted=index != source_index,
             reason=reason,
         )
@@ -233,7 +232,7 @@ class PairBatch(TensorBatch):
         source_index: rows that were delivered, int64 [B]; differs from ``index`` where a sample could not be read.
         image_id: of the pictures, int64 [B]; copies of a picture share the smallest of their ids.
         caption_id: int64 [B].
-        caption_key: key of the normalised caption text, int64 [B].
+        caption_key: key of the normalised caption text, with its case where the table says so, int64 [B].
         captions: the captions as their source states them.
         reasons: why a row was substituted; empty where it was not.
     """

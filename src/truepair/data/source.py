@@ -19,6 +19,8 @@ _CHOICES = {
     "cache_check": CHECKS,
 }
 
+_MOST_SKIPPED = 0.05  # of the rows, where nobody says otherwise
+
 
 @dataclass(frozen=True, kw_only=True)
 class SourceConfig:
@@ -49,7 +51,8 @@ class SourceConfig:
         repeats: rows that share an image id: "keep" leaves them, "merge" makes one row of them, with all captions.
         labels: the text of an image is the name of its class: a column ``label``, or the folder that the image lies in.
         on_bad: a row whose captions cannot be used is left out and listed ("skip"), or is an error ("error").
-        max_skipped: largest share of rows that may be left out.
+        max_skipped: largest share of rows that may be left out; by default ``data.max_bad_fraction``, or 0.05 where
+            there is none. Unless it is 0, one row always may.
         max_caption_length: characters of the longest caption that is taken.
         cache_dir: where the Arrow files go; by default ``truepair`` in the cache of the ``datasets`` library.
         cache_check: whether the source has changed since it was read is told by "times", sizes and times of change of
@@ -75,7 +78,7 @@ class SourceConfig:
     repeats: str = "keep"
     labels: bool = False
     on_bad: str = "skip"
-    max_skipped: Share = 0.1
+    max_skipped: Share | None = None
     max_caption_length: Positive = 10_000
     cache_dir: str | None = None
     cache_check: str = "times"
@@ -91,6 +94,11 @@ class SourceConfig:
         if self.delimiter is not None and len(self.delimiter) != 1 and self.delimiter not in ("\\t", "tab"):
             raise ConfigError(f"delimiter is '{self.delimiter}'; give one character, or tab")
         check_settings(self)
+
+    @property
+    def most_skipped(self) -> float:
+        """Largest share of rows that may be left out."""
+        return _MOST_SKIPPED if self.max_skipped is None else self.max_skipped
 
     @cached_property  # formats ask for it row by row
     def path(self) -> Path:

@@ -3,16 +3,19 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Self
 
 import numpy as np
 
 from truepair.data.contents import check_identity
 from truepair.data.groups import few_of_each, followed_groups, rows_of_groups
 from truepair.data.identity import contradictions, held_out, shared_pictures
+from truepair.data.images import what_else
 from truepair.data.open import open_pairs, source_config
 from truepair.data.source import SourceConfig
 from truepair.data.split_names import USUAL, split_of_word
 from truepair.data.table import PairTable
+from truepair.data.tokens import Tokenization, tells_case
 from truepair.data.transforms import TransformConfig
 from truepair.errors import ConfigError, DataError, nearest
 from truepair.settings import Natural, PartShare, Share, SomeShare, check_settings
@@ -63,7 +66,8 @@ class DataConfig:
         identity: which rows show one picture, in all splits: those of one image id ("id"), or also those of one file,
             whatever its path ("file"), or also those whose files are equal byte by byte ("bytes").
         transform: image size and augmentation.
-        max_bad_fraction: largest share of unreadable images that a run puts up with, in each split.
+        max_bad_fraction: largest share of unreadable images that a run puts up with, in each split; and of rows of a
+            source that cannot be used, unless the source states ``max_skipped``.
     """
 
     sources: list[str | SourceConfig] | None = None
@@ -129,6 +133,14 @@ class Tables:
     origin: str = ""
     notes: tuple[str, ...] = ()
     lacking: str = ""
+
+    def read_by(self, tokenization: Tokenization) -> Self:
+        """The same pairs for a model: captions that differ in case alone are different if its tokenizer tells case."""
+        cased = tells_case(tokenization)
+        validation, test, unseen = (
+            None if table is None else table.read_by_case(cased) for table in (self.validation, self.test, self.unseen)
+        )
+        return replace(self, train=self.train.read_by_case(cased), validation=validation, test=test, unseen=unseen)
 
     def describe(self) -> list[str]:
         """What is trained on, validated on and tested on, and who says so: lines for people, before a training run."""
@@ -248,11 +260,16 @@ def _sources(config: DataConfig) -> list[tuple[str, SourceConfig]]:
     Those to train on come first; what they are called, and so their ids, does not hang on the others.
     """
     found = [
-        [(role, source_config(source)) for role in roles for source in getattr(config, role) or ()]
+        [(role, _limited(source_config(source), config)) for role in roles for source in getattr(config, role) or ()]
         for roles in (("sources", "train"), ("validation", "test"))
     ]
     trained = _distinct(found[0], ())
     return [*trained, *_distinct(found[1], [source.title for _, source in trained])]
+
+
+def _limited(source: SourceConfig, config: DataConfig) -> SourceConfig:
+    """A source with the limit of bad rows that is the recipe's for bad pictures, unless it states its own."""
+    return source if source.max_skipped is not None else replace(source, max_skipped=config.max_bad_fraction)
 
 
 def _distinct(found: Sequence[tuple[str, SourceConfig]], taken: Sequence[str]) -> list[tuple[str, SourceConfig]]:
@@ -354,7 +371,7 @@ def _with_pictures(
         raise DataError(
             f"{said}; the limit is {most:.1%}: check image_root, fetch the files, or raise data.max_bad_fraction"
         )
-    missing += [(path, f"the picture is missing ({name})") for path in files]
+    missing += [(path, f"the picture {_state_of(path)} ({name})") for path in files]
     return table.select(np.flatnonzero(there)), [f"left out: {said}"]
 
 
@@ -413,3 +430,11 @@ def _size(table: PairTable) -> str:
 def _counts(splits: Mapping[str, int]) -> str:
     """Splits and their rows, as in "test (300), val (200)"."""
     return ", ".join(f"{name} ({count:,})" for name, count in splits.items())
+
+
+def _state_of(path: str) -> str:
+    """What is wrong with the file of a picture that is not there."""
+    try:
+        return f"is {what_else(path)}, not a file"
+    except OSError:
+        return "is missing"

@@ -19,6 +19,7 @@ from truepair.data.images import load_image
 from truepair.data.split_names import split_of_word
 from truepair.errors import DataError
 from truepair.randomness import splitmix64, stable_hash
+from truepair.relations.text import caption_key
 
 
 class PairTable:
@@ -38,6 +39,8 @@ class PairTable:
         skipped: (where, why) of everything the source holds that did not become part of a row.
         split_origins: where the splits are from: some of "stated" (by the rows), "named" (by files or folders) and
             "none" (nothing says one, so they are "train"); or "given" by the caller.
+        cased: whether captions that differ in case alone are different captions, as they are to a model whose tokenizer
+            tells case apart; no, as long as nobody has said which model reads them, see :meth:`read_by_case`.
     """
 
     def __init__(
@@ -49,6 +52,7 @@ class PairTable:
         chosen: NDArray[np.int64] | None = None,
         split_origins: Iterable[str] = (),
         contents: Contents | None = None,
+        cased: bool = False,
     ) -> None:
         """Wrap rows that have the columns above.
 
@@ -60,6 +64,7 @@ class PairTable:
             split_origins: where the splits are from.
             contents: what lies behind the pictures of ``rows``; by default no file is looked at, and pictures are the
                 same by id and path.
+            cased: whether case tells captions apart.
 
         Raises:
             DataError: a column is missing.
@@ -70,6 +75,7 @@ class PairTable:
         self.name = name
         self.skipped = list(skipped)
         self.split_origins = frozenset(split_origins)
+        self.cased = cased
         # Stored rows and the choice among them are kept apart, so that tables can be concatenated without a copy.
         self._stored = rows
         self._chosen = chosen
@@ -172,6 +178,10 @@ class PairTable:
         for column in self.select(rows)._blocks("captions"):
             yield from pc.list_element(column, 0).to_pylist()
 
+    def caption_key(self, text: str) -> int:
+        """Number that is equal for captions that count as the same in this table, see ``caption_key``."""
+        return caption_key(text, self.cased)
+
     def image(self, index: int) -> Image.Image:
         """Decode the image of a row to 8-bit RGB.
 
@@ -207,9 +217,9 @@ class PairTable:
         return picture_stamps(self._stored_column("image"), self._positions()[rows], content, check)
 
     def missing_files(self) -> list[str]:
-        """Image files that rows name and that are not there, each once; images that lie in the table are."""
+        """Image files that rows name and that are no files, each once; images that lie in the table are there."""
         paths = self._image_field("path").filter(pc.is_null(self._image_field("bytes")))
-        return [path for path in pc.unique(paths).to_pylist() if not os.path.exists(path)]  # noqa: PTH110 - many
+        return [path for path in pc.unique(paths).to_pylist() if not os.path.isfile(path)]  # noqa: PTH113 - many
 
     def select(self, indices: Iterable[int]) -> "PairTable":
         """The rows with these numbers, in this order; nothing is copied.
@@ -221,6 +231,14 @@ class PairTable:
         if len(chosen) and not 0 <= chosen.min() <= chosen.max() < len(self):
             raise DataError(f"rows {chosen.min()} to {chosen.max()} of {self.name} are asked for; it has {len(self)}")
         return self._with(self._stored, chosen if self._chosen is None else self._chosen[chosen])
+
+    def read_by_case(self, cased: bool) -> "PairTable":
+        """The same table for a model whose tokenizer tells case apart, or does not; see ``tells_case``."""
+        if cased == self.cased:
+            return self
+        table = self._with(self._stored, self._chosen)
+        table.cased = cased
+        return table
 
     def also_skipped(self, more: Sequence[tuple[str, str]]) -> "PairTable":
         """The same table, which names more things that were left out."""
@@ -246,7 +264,9 @@ class PairTable:
         """The same rows, all of one split, which the caller gives."""
         column = Dataset(pa.table({"split": pa.repeat(name, len(self._stored))}))
         stored = concatenate_datasets([self._stored.remove_columns("split"), column], axis=1)
-        table = PairTable(stored, self.name, self.skipped, chosen=self._chosen, split_origins=["given"])
+        table = PairTable(
+            stored, self.name, self.skipped, chosen=self._chosen, split_origins=["given"], cased=self.cased
+        )
         table._same = self._same
         return table
 
@@ -340,11 +360,18 @@ class PairTable:
             chosen=None if whole else chosen,
             split_origins=origins,
             contents=contents,
+            cased=any(table.cased for table in tables),
         )
 
     def _with(self, stored: Dataset, chosen: NDArray[np.int64] | None, contents: Contents | None = None) -> "PairTable":
         table = PairTable(
-            stored, self.name, self.skipped, chosen=chosen, split_origins=self.split_origins, contents=contents
+            stored,
+            self.name,
+            self.skipped,
+            chosen=chosen,
+            split_origins=self.split_origins,
+            contents=contents,
+            cased=self.cased,
         )
         if stored is self._stored:
             table._same = self._same

@@ -27,6 +27,8 @@ _TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "tokenizer_config.json")
 
 _PATIENCE = 10  # seconds that the hub has to answer
 
+_CASED = "ABCDEFGHIJKLMNOPQRSTUVWXYZ\u00c4\u0394\u03a9\u0416\u0424"  # letters that tell whether case is read
+
 # Stand-ins for characters inside a word come from here, a private area of Unicode.
 _PRIVATE = 0xF0000
 
@@ -248,6 +250,11 @@ def unknown_token(tokenizer: PreTrainedTokenizerBase) -> int | None:
 def wordless_tokens(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     """The ids of special tokens, but for that of unknown words."""
     return frozenset(tokenizer.all_special_ids) - {unknown_token(tokenizer)}
+
+
+def tells_case(tokenization: Tokenization) -> bool:
+    """Whether captions that differ in case alone may be different tokens, as "US" and "us" are to a cased model."""
+    return tokenization(list(_CASED)) != tokenization(list(_CASED.lower()))
 
 
 def padded(rows: Sequence[Sequence[int]], padding: int) -> tuple[Tensor, Tensor]:

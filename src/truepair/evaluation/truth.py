@@ -36,6 +36,11 @@ class TruthTable(Protocol):
         """Its rows, with ``column_names``."""
         ...
 
+    @property
+    def cased(self) -> bool:
+        """Whether captions that differ in case alone are different captions."""
+        ...
+
     def __len__(self) -> int: ...
 
     def values(self, name: str) -> list[Any]:
@@ -80,6 +85,7 @@ class Truth:
             that it states again, of the same image or another, is a caption of its own: the usual protocol counts each.
         true: all pairs known to match, own pairs included.
         texts: the captions by number, as first written; empty where only numbers or keys are known.
+        cased: whether texts that differ in case alone are different captions.
     """
 
     def __init__(
@@ -94,6 +100,7 @@ class Truth:
         keys: Tensor | None = None,
         families: Tensor | None = None,
         stated: Tensor | None = None,
+        cased: bool = False,
     ) -> None:
         """Check and store what is known.
 
@@ -108,6 +115,7 @@ class Truth:
             families: number of each image's family, -1 for none, int64 [I]. A caption true of another image of the
                 family, but not of this one, is ignored too.
             stated: images of which more is known than their own captions, bool [I]; None for all.
+            cased: whether case tells captions apart.
 
         Raises:
             DataError: a pair is out of range, or is both true and ignored.
@@ -115,6 +123,7 @@ class Truth:
         self.images = images
         self.captions = captions
         self.texts = list(texts)
+        self.cased = cased
         own_cells = self._cells_of("own", own)
         self.own_captions = torch.as_tensor(own, dtype=torch.int64).reshape(-1, 2)
         self._true_cells = torch.cat([own_cells, self._cells_of("true", true)]).unique()
@@ -140,6 +149,8 @@ class Truth:
         groups: Labels | None = None,
         families: Labels | None = None,
         near: Sequence[Sequence[str] | None] | None = None,
+        *,
+        cased: bool = False,
     ) -> "Truth":
         """The truth of texts; those that are equal after normalisation are one caption, true of all their images.
 
@@ -152,6 +163,7 @@ class Truth:
             families: for each image, a wider class. A caption true of another image of the same family, but not of
                 this one, is ignored: a near-match. None for an image: nothing is ignored.
             near: for each image, captions judged to match it nearly; ignored, too, unless they are true.
+            cased: whether texts that differ in case alone are different captions.
 
         Raises:
             DataError: the sequences differ in length, or a caption is blank.
@@ -160,7 +172,7 @@ class Truth:
         for title, given in (("names", names), ("groups", groups), ("families", families), ("near", near)):
             if given is not None and len(given) != len(own):
                 raise DataError(f"{title} has {len(given)} entries for {len(own)} images; give one entry an image")
-        numbered = _NumberedTexts()
+        numbered = _NumberedTexts(cased)
         own_pairs = numbered.pairs(own)
         true = torch.cat([own_pairs, numbered.pairs(names or nothing)])
         judged_near = numbered.pairs(near or nothing)
@@ -179,6 +191,7 @@ class Truth:
             texts=numbered.texts,
             families=None if families is None else _numbers(families),
             stated=torch.tensor(stated, dtype=torch.bool),
+            cased=cased,
         )
 
     @classmethod
@@ -196,7 +209,7 @@ class Truth:
             near: captions judged to match each row's image nearly.
         """
         stated, groups, families = (_column(table, name) for name in ("names", "group", "family"))
-        return cls.from_names(table.values("captions"), names or stated, groups, families, near)
+        return cls.from_names(table.values("captions"), names or stated, groups, families, near, cased=table.cased)
 
     @classmethod
     def from_table(cls, table: TruthTable) -> "Truth | None":
@@ -237,6 +250,7 @@ class Truth:
             texts=self.texts,
             keys=self._keys,
             stated=self._stated,
+            cased=self.cased,
         )
 
     def queries(self, direction: Side) -> "QuerySet":
@@ -378,7 +392,8 @@ class Truth:
     @cached_property
     def _sorted_keys(self) -> tuple[Tensor, Tensor]:
         """The captions' keys in order, and the caption number of each [T]."""
-        keys = torch.tensor([caption_key(text) for text in self.texts]) if self._keys is None else self._keys
+        of_texts = [caption_key(text, self.cased) for text in self.texts]
+        keys = torch.tensor(of_texts) if self._keys is None else self._keys
         if len(keys) != self.captions:
             raise ValueError("this truth knows captions by number only: give it their texts or keys")
         known, order = keys.long().sort()
@@ -567,9 +582,14 @@ class ConversionCounter:
 
 
 class _NumberedTexts:
-    """Texts by number, in the order in which they are first met; equal ones after normalisation have one number."""
+    """Texts by number, in the order in which they are first met; equal ones after normalisation have one number.
 
-    def __init__(self) -> None:
+    Args:
+        cased: whether case tells texts apart.
+    """
+
+    def __init__(self, cased: bool) -> None:
+        self._cased = cased
         self.texts: list[str] = []
         self._numbers: dict[str, int] = {}
 
@@ -583,7 +603,7 @@ class _NumberedTexts:
         return torch.tensor(cells, dtype=torch.int64).reshape(-1, 2)
 
     def _number(self, text: str) -> int:
-        key = identity_of_caption(text)
+        key = identity_of_caption(text, self._cased)
         if not key:
             raise DataError("a caption is blank; remove it, or leave out its image")
         number = self._numbers.setdefault(key, len(self.texts))

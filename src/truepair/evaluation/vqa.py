@@ -8,7 +8,7 @@ from pathlib import Path
 
 from truepair.errors import DataError
 from truepair.files import write_text
-from truepair.relations.text import normalise_answer
+from truepair.relations.text import UNSTATED, normalise_answer
 
 _ENOUGH = 3
 
@@ -33,11 +33,12 @@ class VqaAccuracy:
 def answer_accuracy(predicted: str, answers: Sequence[str]) -> float:
     """Accuracy of one answer: the mean over people of min(1, how many of the others gave it / 3).
 
+    Of less than four people, all others are enough for 1; of one answer alone, as in GQA, it is whether it was given.
     Both sides are normalised. (The evaluation program leaves them as they are where all people agree to the letter.)
 
     Args:
         predicted: the answer to judge.
-        answers: what each person answered: ten in VQA v2.
+        answers: what each person answered: ten in VQA v2; ``UNSTATED`` where the data do not say.
 
     Raises:
         DataError: nobody answered.
@@ -45,9 +46,12 @@ def answer_accuracy(predicted: str, answers: Sequence[str]) -> float:
     if not answers:
         raise DataError("a question has no human answers; its accuracy is not defined")
     wanted = normalise_answer(predicted)
-    agrees = [normalise_answer(answer) == wanted for answer in answers]
+    agrees = [answer != UNSTATED and normalise_answer(answer) == wanted for answer in answers]
     matches = sum(agrees)
-    return sum(min(1.0, (matches - own) / _ENOUGH) for own in agrees) / len(answers)
+    if len(agrees) == 1:
+        return float(matches)
+    enough = min(_ENOUGH, len(agrees) - 1)
+    return sum(min(1.0, (matches - own) / enough) for own in agrees) / len(answers)
 
 
 def vqa_accuracy(

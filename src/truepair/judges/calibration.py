@@ -14,7 +14,6 @@ from truepair.errors import CheckpointError, ConfigError, DataError
 from truepair.evaluation.truth import Truth
 from truepair.files import write_json
 from truepair.judges.base import FeatureReader
-from truepair.relations.text import caption_key
 
 Doubles = NDArray[np.float64]
 
@@ -173,7 +172,7 @@ def fit_dual_calibration(
     if truth is None:
         raise DataError(f"{table.name} states no truth (names or group); a calibration needs clean data that does")
     captions = [row[0] for row in table.rows["captions"]]
-    keys = torch.tensor([caption_key(caption) for caption in captions])
+    keys = torch.tensor([table.caption_key(caption) for caption in captions])
     rows = torch.arange(len(table))
     images = torch.cat([encoder.image_features(part).cpu() for part in rows.split(_BATCH)])
     texts = torch.cat([encoder.text_features(captions[i : i + _BATCH]).cpu() for i in range(0, len(captions), _BATCH)])

@@ -10,7 +10,6 @@ from truepair.errors import ConfigError, DataError
 from truepair.evaluation.truth import Truth
 from truepair.judges.calibration import fit_logistic
 from truepair.judges.evidence import EvidenceModel, EvidenceSpaces, EvidenceTables, evidence_of, terms_of, with_products
-from truepair.relations.text import caption_key
 
 _ROWS = 256  # rows of a fold looked at together
 
@@ -137,7 +136,7 @@ class _Sampler:
         self.config = config
         self.generator = generator
         self.image_ids = torch.from_numpy(table.picture_keys.copy())
-        self.keys = torch.tensor([caption_key(row[0]) for row in table.values("captions")])
+        self.keys = torch.tensor([table.caption_key(row[0]) for row in table.values("captions")])
         every = torch.arange(len(table))
         matches = sum(int(self._labels(part, every)[0].sum()) for part in every.split(_ROWS))
         self.natural_prior = max(matches, 1) / max(len(table) * (len(table) - 1), 1)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
-from accelerate import PartialState
+import torch.distributed as dist
 from accelerate.utils import gather_object
 from torch import nn
 
@@ -123,7 +123,7 @@ class StateCaches:
 
 def _agreed(states: ImageStates) -> ImageStates:
     """The states with what one process of a run cannot read unreadable for all: files come back while they look."""
-    if PartialState().num_processes == 1:
+    if not dist.is_initialized():
         return states
     views = []
     for view in states.views:

@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from truepair.data.table import PairTable
-from truepair.relations.text import caption_key
 
 Integers = NDArray[np.int64]
 
@@ -117,7 +116,7 @@ class Gallery:
         place = 0
         for captions in captions_of_row:
             for text in captions:
-                key = caption_key(text)
+                key = table.caption_key(text)
                 number = numbers.setdefault(key, len(texts))
                 if number == len(texts):
                     texts.append(text)

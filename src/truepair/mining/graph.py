@@ -13,7 +13,6 @@ from torch import Tensor
 
 from truepair.data.table import PairTable
 from truepair.judges.evidence import EvidenceModel
-from truepair.relations.text import caption_key
 
 FLOOR = -9.0  # log-odds of a pair that is no candidate
 _KNOWN = 8.0  # log-odds of a declared pair
@@ -131,7 +130,7 @@ class Declared:
     @classmethod
     def of_table(cls, table: PairTable) -> "Declared":
         """Read them off a table."""
-        keys = torch.tensor([caption_key(captions[0]) for captions in table.values("captions")])
+        keys = torch.tensor([table.caption_key(captions[0]) for captions in table.values("captions")])
         return cls(torch.from_numpy(table.picture_keys.copy()), keys)
 
     def __len__(self) -> int:

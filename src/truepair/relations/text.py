@@ -32,7 +32,7 @@ _STRIPPED = _Stripped()
 
 
 @lru_cache(maxsize=_KEPT)
-def normalise_caption(text: str) -> str:
+def normalise_caption(text: str, cased: bool = False) -> str:
     """Lower-case a caption, strip its punctuation, squeeze its spaces.
 
     Apostrophes and full stops go; other punctuation becomes a space, so that "red,blue" reads as "red, blue" does. The
@@ -41,11 +41,12 @@ def normalise_caption(text: str) -> str:
 
     Args:
         text: a caption as its source states it.
+        cased: leave upper and lower case as they are.
 
     Returns:
         The normalised text; empty only if ``text`` is blank.
     """
-    composed = unicodedata.normalize("NFC", text.lower())
+    composed = unicodedata.normalize("NFC", text if cased else text.lower())
     # Stripping can bring a letter and an accent together.
     stripped = unicodedata.normalize("NFC", composed.translate(_STRIPPED))
     return " ".join(stripped.split()) or " ".join(composed.split())
@@ -89,7 +90,7 @@ def _hold_number(match: re.Match[str]) -> str:
 
 
 @lru_cache(maxsize=_KEPT)
-def identity_of_caption(text: str) -> str:
+def identity_of_caption(text: str, cased: bool = False) -> str:
     """What of a caption tells it apart from others: captions with the same are the same.
 
     Case, punctuation and spaces do not count, as in :func:`normalise_caption`, but where they carry a meaning: the
@@ -98,32 +99,40 @@ def identity_of_caption(text: str) -> str:
 
     Args:
         text: a caption as its source states it.
+        cased: upper and lower case count as well, as for a model whose tokenizer tells them apart ("US" is not "us").
 
     Returns:
         Empty only if ``text`` is blank.
     """
     marked = _GRADE.sub("\\1\u207b", text)
     if not any(map(str.isdecimal, marked)):
-        return normalise_caption(marked)
+        return normalise_caption(marked, cased)
     while True:
-        plain = unicodedata.normalize("NFC", _DASHES.sub("-", marked.translate(_QUOTES)).lower())
-        found = normalise_caption(_NUMBER.sub(_hold_number, plain)).translate(_RELEASED)
+        plain = _DASHES.sub("-", marked.translate(_QUOTES))
+        plain = unicodedata.normalize("NFC", plain if cased else plain.lower())
+        found = normalise_caption(_NUMBER.sub(_hold_number, plain), cased).translate(_RELEASED)
         if found == marked:
             return found
         marked = found
 
 
 @lru_cache(maxsize=_KEPT)
-def caption_key(text: str) -> int:
-    """Number that is equal for captions that are the same.
+def caption_key(text: str, cased: bool = False) -> int:
+    """Number that is equal for captions that are the same, as :func:`identity_of_caption` has it.
+
+    Of the captions of a table, ``PairTable.caption_key`` gives it: the table knows whether its reader tells case apart.
 
     Returns:
-        63 bits of a blake2b hash of ``identity_of_caption(text)``, a non-negative int64; the same in every process and
-        on every machine. Two different texts share a key with probability 2^-63.
+        63 bits of a blake2b hash of ``identity_of_caption(text, cased)``, a non-negative int64; the same in every
+        process and on every machine. Two different texts share a key with probability 2^-63.
     """
-    digest = hashlib.blake2b(identity_of_caption(text).encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    identity = identity_of_caption(text, cased)
+    digest = hashlib.blake2b(identity.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
 
+
+UNSTATED = ""
+"""Stands among people's answers to a question for one that the data do not state: it agrees with no other."""
 
 _MARKS = ';/[]"{}()=+\\_-><@`,?!'
 

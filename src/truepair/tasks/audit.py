@@ -12,7 +12,6 @@ from truepair.evaluation.truth import Truth, Verdict
 from truepair.mining.suspects import Suspect, find_suspects
 from truepair.models.dual.base import DualEncoder
 from truepair.models.fusion.gallery import EncodedImages, GalleryMatcher, encode_captions, encode_images
-from truepair.relations.text import caption_key
 from truepair.tasks.retrieval import ImageSource
 
 
@@ -83,7 +82,7 @@ def audit_pairs(
         EncodedImages(encoded.states[rows], encoded.features[rows]),
         encode_captions(model, [captions[row] for row in rows.tolist()], collator.encode),
     )
-    keys = [caption_key(captions[row]) for row in rows.tolist()]
+    keys = [table.caption_key(captions[row]) for row in rows.tolist()]
     by_itm = model.itm_trained
     image_ids = table.picture_keys[rows.numpy()].tolist()
     found, tied = find_suspects(judge, image_ids, keys, candidates=candidates, limit=limit, by_itm=by_itm)

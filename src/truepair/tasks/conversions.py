@@ -18,7 +18,6 @@ from truepair.methods.recipe import PretrainRecipe
 from truepair.relations.actions import Relabel
 from truepair.relations.detectors import Judged, Recorded
 from truepair.relations.ledger import PERSON, read_verdicts
-from truepair.relations.text import caption_key
 from truepair.relations.zones import Zone
 
 _Indices = NDArray[np.int64]
@@ -166,7 +165,7 @@ def _captions(table: PairTable) -> tuple[_Indices, _Indices, _Indices, _Indices]
     cells = [(row, place) for row, of_row in enumerate(texts) for place in range(len(of_row))]
     owners, places = np.array(cells, dtype=np.int64).reshape(-1, 2).T
     ids = np.array([number for of_row in table.rows["caption_ids"] for number in of_row], dtype=np.int64)
-    keys = np.array([caption_key(text) for of_row in texts for text in of_row], dtype=np.int64)
+    keys = np.array([table.caption_key(text) for of_row in texts for text in of_row], dtype=np.int64)
     return owners, places, ids, keys
 
 

@@ -9,7 +9,7 @@ from functools import cached_property
 from hashlib import blake2b
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import faiss
 import numpy as np
@@ -19,6 +19,7 @@ from datasets import Dataset
 from numpy.typing import NDArray
 
 from truepair.checked import checksum, read_checked_json, require_whole, write_checked_json
+from truepair.data.identity import contradictions
 from truepair.data.left_out import SKIPPED, LeftOut
 from truepair.data.open import open_pairs
 from truepair.data.source import SourceConfig
@@ -26,7 +27,7 @@ from truepair.data.table import PairTable
 from truepair.errors import ConfigError, DataError
 from truepair.files import discard, one_line_errors, remove_folder, writing_file
 from truepair.models.open import model_folder
-from truepair.settings import Natural, Positive, check_settings
+from truepair.settings import Natural, Positive, Within, check_settings
 from truepair.tasks.retriever import EncodedPart, Retriever, Vectors
 from truepair.tasks.vectors import (
     CAPTION,
@@ -48,6 +49,9 @@ Counting = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
 _ROWS_AT_ONCE = 16_384
 
 
+FileCount = Annotated[int, Within(1, 99_999)]  # which five digits of a file's name can tell
+
+
 @dataclass(frozen=True, kw_only=True)
 class EmbedConfig:
     """What becomes vectors, and where they go.
@@ -56,6 +60,7 @@ class EmbedConfig:
         data: the pairs; ``data.source`` is the word after the model.
         output: a .parquet file, or a .npy file with its columns in a .ids.parquet file beside it.
         what: "images", "captions" or "both".
+        identity: which rows show one picture, which has one vector: "bytes", "file" or "id", see ``data.identity``.
         dtype: of the vectors on disk: "float32", or "float16" for half the space and three digits.
         shards: spread them over so many files, vectors-00000-of-00008.parquet and so on.
         faiss: file for an exact inner-product index of all vectors, in the order of their rows; needs memory for all of
@@ -69,8 +74,9 @@ class EmbedConfig:
     data: SourceConfig
     output: str
     what: Literal["images", "captions", "both"] = "both"
+    identity: str = "bytes"
     dtype: Literal["float32", "float16"] = "float32"
-    shards: Positive = 1
+    shards: FileCount = 1
     faiss: str | None = None
     batch_size: Positive = 64
     workers: Natural = 2
@@ -96,7 +102,7 @@ def embed(model: str | Path, config: EmbedConfig, say: Say, count: Counting) -> 
         ConfigError: the output holds other vectors.
     """
     files = VectorFiles(Path(config.output), config.shards)
-    table = open_pairs(config.data)
+    table = open_pairs(config.data, identity=config.identity)
     items = SourceItems(table)
     retriever = Retriever.load(model, say=say)
     source = asdict(config.data)
@@ -115,6 +121,8 @@ def embed(model: str | Path, config: EmbedConfig, say: Say, count: Counting) -> 
     finished = _is_finished(files, origin, config.overwrite)
     left_out = LeftOut(say, None if finished else files.output.with_suffix(f".{SKIPPED}"))
     left_out.rows(table)
+    for line in contradictions(table):
+        say(line)
     if finished:
         say(f"{files.paths[0]} holds these vectors already; nothing is left to do")
     else:
@@ -146,6 +154,8 @@ def _make(
 class SourceItems:
     """The distinct pictures and captions of a table: one picture in several rows is embedded once, and so is a text.
 
+    Rows show one picture as they do everywhere: by id, by file, by bytes. It goes by the id of its first row.
+
     Args:
         table: the pairs.
 
@@ -157,9 +167,10 @@ class SourceItems:
 
     def __init__(self, table: PairTable) -> None:
         self.table = table
-        _, first = np.unique(table.image_ids, return_index=True)
+        _, first = np.unique(table.pictures, return_index=True)
         self.image_rows: NDArray[np.int64] = np.sort(first).astype(np.int64)
         self._ids: list[int] = table.image_ids.tolist()
+        self._pictures: list[int] = table.pictures.tolist()
         self._splits: list[str] = table.values("split")
         self._captions: list[list[str]] = table.values("captions")
         self.texts = list(dict.fromkeys(text for captions in self._captions for text in captions))
@@ -169,6 +180,7 @@ class SourceItems:
         """Equal keys, equal pictures and captions: of ids, texts and splits, and of names, sizes and times of files."""
         state = blake2b(digest_size=16)
         table = self.table
+        state.update(table.pictures.tobytes())
         for name in ("image_id", "captions", "caption_ids", "split"):
             state.update(json.dumps(table.values(name)).encode())
         for stored in table.rows.cache_files:  # the name tells the files that the source was read from
@@ -207,24 +219,24 @@ class SourceItems:
     def _image_rows(self, parts: "Parts") -> Iterator[tuple[dict[str, Any], int]]:
         """Row and number of the vector of each picture that could be read."""
         captions: dict[int, dict[str, None]] = {}
-        for image, of_row in zip(self._ids, self._captions, strict=True):
-            captions.setdefault(image, {}).update(dict.fromkeys(of_row))
+        for picture, of_row in zip(self._pictures, self._captions, strict=True):
+            captions.setdefault(picture, {}).update(dict.fromkeys(of_row))
         number = 0
         for item, row in enumerate(self.image_rows.tolist()):
             if item not in parts.unreadable:
-                yield self._row(IMAGE, row, row, None, list(captions[self._ids[row]])), number
+                yield self._row(IMAGE, row, row, None, list(captions[self._pictures[row]])), number
                 number += 1
 
     def _caption_rows(self, first: int) -> Iterator[tuple[dict[str, Any], int]]:
         """Row and number of the vector of each caption; ``first`` is that of the first text."""
         places = {text: first + number for number, text in enumerate(self.texts)}
-        owners = {self._ids[row]: row for row in self.image_rows.tolist()}
+        owners = {self._pictures[row]: row for row in self.image_rows.tolist()}
         seen: set[int] = set()
         for row, (texts, caption_ids) in enumerate(zip(self._captions, self.table.values("caption_ids"), strict=True)):
             for text, caption in zip(texts, caption_ids, strict=True):
                 if caption not in seen:  # an image in several rows may have its captions in each
                     seen.add(caption)
-                    yield self._row(CAPTION, owners[self._ids[row]], row, caption, [text]), places[text]
+                    yield self._row(CAPTION, owners[self._pictures[row]], row, caption, [text]), places[text]
 
     def _row(self, kind: str, image_row: int, row: int, caption: int | None, captions: list[str]) -> dict[str, Any]:
         path, offset, size = self._cells[image_row]

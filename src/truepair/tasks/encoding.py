@@ -17,7 +17,7 @@ from truepair.checked import CHECKS
 from truepair.data.left_out import LeftOut
 from truepair.data.pairs import PairDataset
 from truepair.data.table import PairTable
-from truepair.data.tokens import caption_tokens, tokenize_captions
+from truepair.data.tokens import OwnTokenization, caption_tokens, tells_case, tokenize_captions
 from truepair.data.transforms import TransformConfig
 from truepair.engine.distributed.processes import own_device
 from truepair.engine.logs.progress import counting
@@ -110,10 +110,13 @@ def encode_gallery(
         DataError: no picture can be read, or the disk refuses.
     """
     left_out = left_out or LeftOut(say)
-    gallery = Gallery.of_table(table)
     folder = cache_folder(config.cache_folder)
-    shown = table.select(gallery.rows)
     dual = None if config.model is None else Retriever.load(config.model, say=say)
+    sentences = load_sentence_encoder(config.text_encoder)
+    reader = OwnTokenization(sentences.tokenizer) if dual is None else dual.preprocessing.tokenization
+    table = table.read_by_case(tells_case(reader))
+    gallery = Gallery.of_table(table)
+    shown = table.select(gallery.rows)
     found: list[tuple[Tensor, dict[int, str]]] = []
     if config.pictures and (config.image_encoder is not None or dual is None):
         found.append(_frozen_images(shown, config, folder))
@@ -130,7 +133,7 @@ def encode_gallery(
         kept = there[table.pictures]
         lost = tuple(np.flatnonzero(~kept).tolist())
         gallery = Gallery.of_table(table.select(np.flatnonzero(kept)))
-    vectors, tokens = _captions(gallery.texts, config, folder, statistics, table.name, left_out)
+    vectors, tokens = _captions(gallery.texts, sentences, config.alignment, folder, statistics, table.name, left_out)
     both = None if dual is None else (images[-1], _dual_captions(dual, gallery.texts, folder, table.name, left_out))
     return Encoded(gallery, vectors, tokens, images[0] if images else None, both, space, lost)
 
@@ -222,17 +225,17 @@ def _normalised(states: FrozenStates, rows: Tensor) -> Tensor:
 
 def _captions(
     texts: Sequence[str],
-    config: EncodingConfig,
+    encoder: SentenceEncoder,
+    alignment: bool,
     folder: Path,
     statistics: WordStatistics | None,
     name: str,
     left_out: LeftOut,
 ) -> tuple[Tensor, TokenStates | None]:
-    """Sentence vectors of captions [M, D], and token states where the config asks for them."""
-    encoder = load_sentence_encoder(config.text_encoder)
+    """Sentence vectors of captions [M, D], and token states if words are to be aligned."""
     encoder.model.to(own_device())
     depth, width = int(encoder.model.config.num_hidden_layers), int(encoder.model.config.hidden_size)
-    layers = aligned_layers(depth) if config.alignment else (depth,)
+    layers = aligned_layers(depth) if alignment else (depth,)
     longest = min(_LONGEST, encoder.longest)
     lengths = [len(tokens) for tokens in caption_tokens(encoder.tokenizer, texts, max_length=sys.maxsize)]
     left_out.cut(name, texts, dict.fromkeys(np.flatnonzero(np.asarray(lengths) > longest).tolist()), longest)
@@ -251,7 +254,7 @@ def _captions(
         states = torch.zeros(*mask.shape, width)
         states[mask] = cached.tokens.gather((first[some][:, None] + torch.arange(mask.shape[1]))[mask])[:, -width:]
         vectors[some] = sentence_vectors(states, mask.long())
-    if not config.alignment:
+    if not alignment:
         return vectors, None
     return vectors, _tokens(encoder, texts, cached.tokens, first, counts, longest, len(layers), statistics)
 

@@ -13,6 +13,7 @@ from truepair.data.left_out import SKIPPED, LeftOut
 from truepair.data.source import SourceConfig
 from truepair.data.splits import DataConfig, open_chosen, part_of
 from truepair.data.table import PairTable
+from truepair.data.tokens import tells_case
 from truepair.engine.distributed.processes import own_device
 from truepair.errors import ConfigError, DataError
 from truepair.evaluation.coco import CocoGallery, CocoReport, CocoTruths, load_coco_truths
@@ -20,7 +21,7 @@ from truepair.evaluation.metrics import RetrievalProtocol
 from truepair.files import as_json, write_json
 from truepair.models.open import open_model
 from truepair.settings import Natural, Share
-from truepair.tasks.retrieval import ImageSource, RetrievalResult, RetrievalTask, one_row_a_picture, readable_rows
+from truepair.tasks.retrieval import EncodedPictures, ImageSource, RetrievalResult, RetrievalTask, encode_pictures
 
 
 def coco_reports(result: RetrievalResult, table: PairTable, truths: CocoTruths) -> dict[str, CocoReport]:
@@ -102,6 +103,7 @@ def evaluate_model(
     data = _asked_data(model, config, run)
     left_out = list_beside(config.output, say)
     table, notes = open_chosen(data)
+    table = table.read_by_case(tells_case(opened.preprocessing.tokenization))
     left_out.rows(table)
     for line in notes:
         say(line)
@@ -110,21 +112,29 @@ def evaluate_model(
     transform, collator = opened.preprocessing.images(), opened.preprocessing.collator()
     truths = load_coco_truths() if config.coco else None
 
-    def readable(table: PairTable) -> PairTable:
-        """The pictures of a split that can be read, each once."""
-        return one_row_a_picture(readable_rows(table, transform, left_out, data.max_bad_fraction), left_out)
+    def encoded(table: PairTable) -> EncodedPictures:
+        """The pictures of a split."""
+        size = config.evaluation.batch_size
+        return encode_pictures(network, table, transform, size, left_out, data.max_bad_fraction)
 
-    def task(table: PairTable, judged: JudgedCaptions | None = None, unreadable: int = 0) -> RetrievalTask:
+    def task(pictures: EncodedPictures, judged: JudgedCaptions | None = None) -> RetrievalTask:
         """Retrieval on the pictures of a split."""
-        images = ImageSource(table, collator, transform=transform, batch_size=config.evaluation.batch_size)
-        source = data.named("+".join(table.splits))
-        return RetrievalTask(collator, images, config.evaluation, judged, source=source, unreadable=unreadable)
+        return RetrievalTask(
+            collator,
+            ImageSource(pictures.table, transform=transform),
+            config.evaluation,
+            judged,
+            source=data.named("+".join(pictures.table.splits)),
+            unreadable=pictures.unreadable,
+            encoded=pictures.images,
+        )
 
     combination = None
     validation = part_of(table, data.validation_split)
     if validation is not None and config.evaluation.rerank and network.itm_trained:
-        combination = task(readable(validation)).choose_combination(network)
-    pictures = readable(measured)
+        combination = task(encoded(validation)).choose_combination(network)
+    found = encoded(measured)
+    pictures = found.table
     captions = [caption for of_picture in pictures.values("captions") for caption in of_picture]
     cut = dict.fromkeys(opened.preprocessing.cut(captions))
     left_out.cut(pictures.name, captions, cut, opened.preprocessing.max_length)
@@ -133,8 +143,7 @@ def evaluate_model(
         if config.judgements is None
         else judged_captions(pictures, on_first_rows(read_judgements(config.judgements), measured))
     )
-    unreadable = int(measured.pictures.max()) + 1 - len(pictures)
-    result = task(pictures, judged, unreadable).evaluate(network, combination)
+    result = task(found, judged).evaluate(network, combination)
     if truths is not None:
         result = replace(result, coco=coco_reports(result, pictures, truths))
     if config.output is not None:

@@ -41,11 +41,11 @@ def frozen_inputs(recipe: PretrainRecipe, folder: Path, say: Say) -> JudgeInputs
     tables = build_tables(recipe.data)
     for line in tables.notes:
         say(line)
-    table = tables.train
     left_out = LeftOut(say, folder / SKIPPED)
-    left_out.rows(table)
-    student = build_student(recipe, table, lambda _: None)
+    left_out.rows(tables.train)
+    student = build_student(recipe, tables.train, lambda _: None)
     model, preprocessing = student.model, student.preprocessing
+    table = tables.read_by(preprocessing.tokenization).train
     model.to(own_device(cpu=recipe.loop.cpu))
     caches = StateCaches(recipe, student, left_out)
     table, images = caches.images(table)

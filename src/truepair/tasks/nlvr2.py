@@ -290,7 +290,7 @@ def assign_texts(
     Raises:
         TruepairError: anything that does not fit, in one line.
     """
-    tables = build_tables(config.data)
+    tables = build_tables(config.data).read_by(preprocessing.tokenization)
     table = tables.train
     for line in tables.notes:
         say(line)

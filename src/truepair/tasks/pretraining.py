@@ -108,6 +108,7 @@ def pretrain(
         say(line)
     left_out.rows(tables.train)
     student = build(recipe, tables.train, say)
+    tables = tables.read_by(student.preprocessing.tokenization)
     model, collator = student.model, student.preprocessing.collator()
     contents = _contents(recipe, tables, student, heard)
     model.to(state.device)  # for the states of frozen encoders
@@ -207,7 +208,7 @@ class _Pictures:
         """Pictures of a split, or their states."""
         table, cache = self.caches.images(table, views)
         size = self.recipe.evaluation.batch_size
-        return ImageSource(table, self.collator, transform=self.preprocessing.images(), cache=cache, batch_size=size)
+        return ImageSource(table, transform=self.preprocessing.images(), cache=cache, batch_size=size)
 
     def task(self, table: PairTable | None) -> RetrievalTask | None:
         """Retrieval on the pictures of a split that can be read."""

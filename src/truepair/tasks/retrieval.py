@@ -1,18 +1,21 @@
 """Zero-shot retrieval: captions for pictures and pictures for captions that the model was not trained on."""
 
-from collections.abc import Callable, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader
 
+from truepair.data.images import BadImageError
 from truepair.data.judgements import JudgedCaptions
 from truepair.data.left_out import LeftOut
-from truepair.data.pairs import PairCollator, PairDataset
+from truepair.data.pairs import PairCollator
 from truepair.data.readable import unreadable_pictures
 from truepair.data.table import PairTable
 from truepair.data.transforms import ImageTransform
@@ -33,8 +36,10 @@ from truepair.evaluation.truth import Truth
 from truepair.models.dual.base import DualEncoder
 from truepair.models.encoders.frozen_captions import CaptionStates
 from truepair.models.encoders.frozen_images import ImageStates
-from truepair.models.fusion.gallery import GalleryMatcher, encode_captions, encode_images
+from truepair.models.fusion.gallery import EncodedImages, GalleryMatcher, encode_captions, encode_images
 from truepair.relations.pairs import PairSet
+
+_STAND_IN = (64, 64)  # pixels of the picture in place of one that cannot be read
 
 
 def readable_rows(table: PairTable, transform: ImageTransform, left_out: LeftOut, most: float) -> PairTable:
@@ -75,8 +80,7 @@ class ImageSource:
 
     Args:
         table: the pictures.
-        collator: makes batches of samples.
-        transform: evaluation transform; not needed with a cache.
+        transform: evaluation transform, which draws nothing; not needed with a cache.
         cache: states of the table's pictures, row by row.
         batch_size: pictures a batch.
 
@@ -87,7 +91,6 @@ class ImageSource:
     def __init__(
         self,
         table: PairTable,
-        collator: PairCollator,
         *,
         transform: ImageTransform | None = None,
         cache: ImageStates | None = None,
@@ -96,7 +99,6 @@ class ImageSource:
         if transform is None and cache is None:
             raise ConfigError("pictures need a transform to read them with, or a cache of their states")
         self.table = table
-        self.collator = collator
         self.transform = transform
         self.cache = cache
         self.batch_size = batch_size
@@ -107,11 +109,11 @@ class ImageSource:
         return self.cache is not None
 
     def batches(self, unreadable: dict[int, str] | None = None) -> Iterator[Tensor]:
-        """Yield the pictures, batch by batch, as states [B, N, W] or pixels [B, 3, H, W].
+        """Yield the pictures, batch by batch, as states [B, N, W] or pixels [B, 3, H, W]; threads read them.
 
         Args:
-            unreadable: takes the rows whose picture cannot be read, and why; pixels of another stand in for them, which
-                the caller has to leave out. None makes such a picture an error.
+            unreadable: takes the rows whose picture cannot be read, and why; a black one stands in for each, which the
+                caller has to leave out. None makes such a picture an error.
 
         Raises:
             DataError: files of pictures are missing.
@@ -127,13 +129,89 @@ class ImageSource:
                 f"{len(missing):,} of {len(self.table):,} pictures of {self.table.name} are missing, such as "
                 f"{', '.join(missing[:3])}; check the path, or take their rows out of the data"
             )
-        stand_ins = 0 if unreadable is None else len(self.table)
-        dataset = PairDataset(self.table, self.transform, captions="first", substitutes=stand_ins)
-        for batch in DataLoader(dataset, batch_size=self.batch_size, collate_fn=self.collator):
-            if unreadable is not None:
-                reasons = zip(batch.index.tolist(), batch.reasons, strict=True)
-                unreadable.update({row: reason for row, reason in reasons if reason})
-            yield batch.pixel_values
+        assert self.transform is not None
+        stand_in = self.transform(Image.new("RGB", _STAND_IN)) if unreadable is not None else torch.empty(0)
+        cells = self.table.rows.select_columns(["image"])
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for start in range(0, len(self.table), self.batch_size):
+                pixels = []
+                part = cells[start : start + self.batch_size]["image"]
+                for row, read in enumerate(pool.map(partial(_read, transform=self.transform), part), start):
+                    if isinstance(read, Tensor):
+                        pixels.append(read)
+                    elif unreadable is None:
+                        raise read
+                    else:
+                        unreadable[row] = str(read)
+                        pixels.append(stand_in)
+                yield torch.stack(pixels)
+
+
+def _read(stored: Mapping[str, Any], transform: ImageTransform) -> Tensor | BadImageError:
+    """The pixels of a picture [3, H, W], or why it cannot be read."""
+    try:
+        return transform.read(stored)
+    except BadImageError as error:
+        return error
+
+
+@dataclass(frozen=True)
+class EncodedPictures:
+    """The pictures of some rows that can be read, one a row, as a model encodes them.
+
+    Attributes:
+        table: the pictures, each with all its captions.
+        images: what the model makes of them.
+        unreadable: how many more there are, which cannot be read.
+    """
+
+    table: PairTable
+    images: EncodedImages
+    unreadable: int
+
+
+def encode_pictures(
+    model: DualEncoder, table: PairTable, transform: ImageTransform, batch_size: int, left_out: LeftOut, most: float
+) -> EncodedPictures:
+    """Read and encode the pictures of a split, each once; those that cannot be read are left out.
+
+    Args:
+        model: put into evaluation mode.
+        table: the rows.
+        transform: how pictures are read.
+        batch_size: pictures that the model reads at once.
+        left_out: takes what is left out and merged.
+        most: the largest share of pictures that may be left out.
+
+    Raises:
+        DataError: there are more, or none can be read.
+    """
+    missing = np.flatnonzero(~table.contents.there[table.contents.number]).tolist()
+    paths = table.image_paths(missing)
+    gone = {row: f"image {path} is missing; check image_root" for row, path in zip(missing, paths, strict=True)}
+    left_out.require_enough(table, gone, most)  # before the long work
+    pictures = one_row_a_picture(table, left_out)
+    source = ImageSource(pictures, transform=transform, batch_size=batch_size)
+    why: dict[int, str] = {}
+    model.eval()
+    with counting(f"pictures of {table.name}") as show:
+        encoded = encode_images(model, _shown(source.batches(why), len(pictures), show))
+    if why:
+        numbers = table.pictures  # [N], those of the rows of `pictures`
+        bad = np.flatnonzero(np.isin(numbers, list(why)))
+        left_out.pictures(table, {int(row): why[int(numbers[row])] for row in bad}, most=most)
+        kept = np.setdiff1d(np.arange(len(pictures)), list(why))
+        pictures, encoded = pictures.select(kept), EncodedImages(encoded.states[kept], encoded.features[kept])
+    return EncodedPictures(pictures, encoded, len(why))
+
+
+def _shown(batches: Iterator[Tensor], total: int, show: Callable[[int, int], None]) -> Iterator[Tensor]:
+    """Batches, counted as they are taken."""
+    done = 0
+    for batch in batches:
+        yield batch
+        done += len(batch)
+        show(done, total)
 
 
 @dataclass(frozen=True)
@@ -202,6 +280,7 @@ class RetrievalTask:
         cache: makes or opens the frozen text encoder's states of the candidates; None to run the encoder each time.
         source: where the pairs come from, as the figures name it; by default the table's name.
         unreadable: pictures that were left out, as the figures say.
+        encoded: what the one model that is measured makes of the pictures; None to read them for each that is.
 
     Raises:
         ConfigError: a picture has several rows.
@@ -220,6 +299,7 @@ class RetrievalTask:
         cache: Callable[[Sequence[str]], CaptionStates | None] | None = None,
         source: str | None = None,
         unreadable: int = 0,
+        encoded: EncodedImages | None = None,
     ) -> None:
         table = images.table
         if len(table) > table.pictures.max() + 1:
@@ -231,6 +311,7 @@ class RetrievalTask:
         self.truth = self.known if self.protocol.leave_out_families else self.known.without_ignored()
         self.source = source or table.name
         self.unreadable = unreadable
+        self._encoded = encoded
         self.caption_states = None if cache is None else cache(self.texts)
 
     @property
@@ -336,7 +417,9 @@ class RetrievalTask:
     def encode(self, model: DualEncoder) -> GalleryMatcher:
         """Encode the table's pictures and captions."""
         model.eval()
-        images = encode_images(model, self.images.batches(), are_states=self.images.are_states)
+        images = self._encoded
+        if images is None:
+            images = encode_images(model, self.images.batches(), are_states=self.images.are_states)
         captions = encode_captions(model, self.texts, self.collator.encode, cache=self.caption_states)
         return GalleryMatcher(model, images, captions)
 

@@ -45,7 +45,6 @@ from truepair.mining.signals.families import (
 from truepair.mining.signals.judges import asked_judge, open_asked, with_judge
 from truepair.relations.ledger import Ledger
 from truepair.relations.standing import Standing
-from truepair.relations.text import caption_key
 from truepair.settings import Positive, check_settings
 from truepair.tasks.encoding import EncodingConfig, encode_gallery
 
@@ -305,11 +304,12 @@ def _tell(candidates: Candidates, encoded: Encoded, say: Say) -> None:
 
 def _verdicts(candidates: Candidates, encoded: Encoded, top: int, say: Say) -> NDArray[np.str_] | None:
     """What the known truth says of the most suspicious; it is for evaluation alone."""
-    truth = Truth.from_table(encoded.gallery.table)
+    table = encoded.gallery.table
+    truth = Truth.from_table(table)
     if truth is None:
         return None
     rows = torch.from_numpy(candidates.rows[candidates.pictures[:top]])
-    keys = torch.tensor([caption_key(candidates.texts[number]) for number in candidates.captions[:top]])
+    keys = torch.tensor([table.caption_key(candidates.texts[number]) for number in candidates.captions[:top]])
     verdicts = truth.verdicts(rows, keys)
     judged = int((verdicts != "unknown").sum())
     if judged:

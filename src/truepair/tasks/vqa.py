@@ -24,7 +24,7 @@ from truepair.models.encoders.fingerprint import combined_key
 from truepair.models.fusion.answers import AnswerTrie
 from truepair.models.fusion.vqa import VqaModel
 from truepair.randomness import stable_hash
-from truepair.relations.text import normalise_answer
+from truepair.relations.text import UNSTATED, normalise_answer
 from truepair.settings import Natural, Positive, Weight
 from truepair.tasks.downstream import DownstreamTask, FigureTable, Split, finetune, listing_in, with_data
 from truepair.tasks.start import StartConfig, load_start
@@ -351,4 +351,5 @@ def _part(table: VqaTable, count: int) -> VqaTable:
 
 def _usual(answers: Sequence[str]) -> str:
     """The most frequent answer, normalised; the first in alphabetical order of equally frequent ones."""
-    return normalise_answer(min(answers, key=lambda answer: (-answers.count(answer), answer)))
+    known = [answer for answer in answers if answer != UNSTATED]
+    return normalise_answer(min(known, key=lambda answer: (-known.count(answer), answer)))

@@ -1,4 +1,5 @@
 import json
+import re
 
 import pytest
 
@@ -65,23 +66,51 @@ def test_fields_can_be_named(folder):
     assert table.rows["captions"][:] == [["right"]]
 
 
-@pytest.mark.parametrize("bad", ["{", "[]", "7", "{'image': 1}"])
-def test_a_malformed_line_is_an_error_with_its_number(folder, bad):
+@pytest.mark.parametrize(
+    ("bad", "why"),
+    [
+        ("{", "it is not JSON (Expecting property name"),
+        ('{"image": "a.png", "capt', "it is not JSON (Unterminated string"),
+        ("null", "it is not an object but None"),
+        ("7", "it is not an object but 7"),
+        ("{'image': 1}", "it is not JSON (Expecting property name"),
+        ('{"image": "a.png"}', "it has no caption column ("),
+        ('{"caption": "x"}', "it has no image column ("),
+        ('{"image": "a.png", "captions": ["x"], "caption_ids": 5}', "its caption_ids is not a list but 5"),
+        ('{"image": "a.png", "captions": ["x"], "caption_ids": [5, 6]}', "it has 2 caption ids for 1 captions"),
+        ('{"image": "http://x.org/a.png", "caption": "x"}', "the image is a URL (http://x.org/a.png); download"),
+        ('{"image": "a\\u0000.png", "caption": "x"}', "the image path holds a zero byte"),
+        ('{"image": 5, "caption": "x"}', "it has no image"),
+        ('{"image": "a.png", "caption": 5}', "its caption is not text but 5"),
+    ],
+)
+@pytest.mark.parametrize("line", [1, 3])
+def test_one_bad_line_is_left_out_and_listed(folder, bad, why, line):
     good = json.dumps({"image": "a.png", "caption": "x"})
+    lines = [good, "", good, good]
+    lines[line - 1] = bad
+    source = put(folder / "pairs.jsonl", "\n".join(lines))
 
-    with pytest.raises(DataError, match=r"pairs\.jsonl line 3 is not "):
-        open_pairs(put(folder / "pairs.jsonl", f"{good}\n\n{bad}\n{good}\n"))
+    table = open_pairs(source)
+
+    assert len(table) == 2
+    assert [where for where, _ in table.skipped] == [f"pairs.jsonl line {line}"]
+    assert table.skipped[0][1].startswith(why)
+    with pytest.raises(DataError, match=rf"pairs\.jsonl line {line}: {re.escape(why)}"):
+        open_pairs(source, on_bad="error")
+    with pytest.raises(DataError, match=r"1 of 3 rows of .* cannot be used, over max_skipped \(0\.0%\)"):
+        open_pairs(source, max_skipped=0)
 
 
-def test_a_line_without_a_caption_field_is_an_error_that_names_the_fields(folder):
+def test_a_file_of_bad_lines_is_an_error_that_says_what_is_wrong_with_them(folder):
     with pytest.raises(
-        DataError, match=r"line 1 has no caption column .* it has image, label: name one with caption_column"
+        DataError, match=r"line 1: it has no caption column .* it has image, label: name one with caption_column"
     ):
         open_pairs(put_jsonl(folder / "pairs.jsonl", [{"image": "a.png", "label": "x"}]))
 
 
 def test_ids_and_captions_must_agree_in_number(folder):
-    with pytest.raises(DataError, match="2 caption ids for 1 captions"):
+    with pytest.raises(DataError, match="line 1: it has 2 caption ids for 1 captions"):
         open_pairs(put_jsonl(folder / "p.jsonl", [{"image": "a.png", "captions": ["x"], "caption_ids": [1, 2]}]))
 
 
@@ -150,9 +179,9 @@ def test_absolute_paths_become_relative_by_stripping_their_beginning(tmp_path):
     [
         ({"image": "a.png", "caption": "x"}, "holds no list but one dict"),
         ("text", "holds no list but one str"),
-        (["a.png"], "entry 1 is not an object"),
-        ([{"image": "a.png"}], "entry 1 has no caption column"),
-        ([{"caption": "x"}], "entry 1 has no image column"),
+        (["a.png"], "entry 1: it is not an object"),
+        ([{"image": "a.png"}], "entry 1: it has no caption column"),
+        ([{"caption": "x"}], "entry 1: it has no image column"),
     ],
 )
 def test_what_is_not_a_list_of_pairs_is_an_error(tmp_path, content, message):
@@ -204,8 +233,8 @@ def test_coco_entries_name_their_folder(tmp_path):
     [
         ({"images": {}}, "no list of objects under 'images'"),
         ([], "no list of objects under 'images'"),
-        ({"images": [{"filename": "a.png"}]}, "image 1 has no filename or no list of sentences"),
-        ({"images": [{"filename": "a.png", "sentences": ["text"]}]}, "a sentence that is no object"),
+        ({"images": [{"filename": "a.png"}]}, "image 1: it has no filename or no list of sentences"),
+        ({"images": [1]}, "image 1: it has no filename"),
     ],
 )
 def test_another_layout_is_an_error(tmp_path, content, message):
@@ -250,6 +279,36 @@ def test_images_without_annotations_and_the_reverse_are_listed(tmp_path, content
         ("captions.json image 1", "it has no caption"),
         ("captions.json image id 99", "its 1 annotations belong to no image of the file"),
     ]
+
+
+def test_one_bad_entry_of_coco_is_left_out_and_listed(tmp_path, content):
+    put(tmp_path / "a.png", picture())
+    put(tmp_path / "b.png", picture())
+    bad = {"images": [{"id": 5}, 7], "annotations": [{"id": 1, "image_id": 10}, "x", {"image_id": [], "caption": "x"}]}
+    for name, entries in bad.items():
+        for entry in entries:
+            changed = {**content, name: [entry, *content[name]]}
+            table = open_pairs(put_json(tmp_path / "captions.json", changed))
+            assert len(table) == 2
+            why = (
+                "it has no file_name, or no id that is a number or a text"
+                if name == "images"
+                else "it has no caption, or no image_id that is a number or a text"
+            )
+            assert table.skipped == [(f"captions.json {name[:-1]} 1", why)]
+
+
+def test_one_bad_entry_of_karpathy_or_albef_is_left_out_and_listed(tmp_path):
+    put(tmp_path / "a.png", picture())
+    good = {"filename": "a.png", "sentences": [{"raw": "x"}, "plain", 7]}
+    table = open_pairs(put_json(tmp_path / "dataset.json", {"images": [good, {"filename": "b.png"}]}))
+    assert table.rows["captions"][:] == [["x", "plain"]]
+    assert sorted(table.skipped) == [
+        ("dataset.json image 1, caption 3", "its caption is not text but 7"),
+        ("dataset.json image 2", "it has no filename or no list of sentences"),
+    ]
+    table = open_pairs(put_json(tmp_path / "pairs.json", [{"image": "a.png", "caption": "x"}, None]))
+    assert table.skipped == [("pairs.json entry 2", "it is not an object but None")]
 
 
 def test_another_task_of_coco_is_an_error(tmp_path, content):

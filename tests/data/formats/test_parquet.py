@@ -4,6 +4,7 @@ import pytest
 
 from tests.data.makers import encoded, picture, put
 from truepair.data import open_pairs
+from truepair.data.formats import parquet
 from truepair.errors import DataError
 
 
@@ -74,3 +75,45 @@ def test_a_folder_named_like_a_split_is_one_though_it_is_the_only_one(tmp_path):
     assert table.splits == {"test": 1}
     assert table.rows["captions"][:] == [["one", "two"]]  # a column "txt" is what a text file in a tar is
     assert open_pairs(tmp_path / "set", caption_lines="one").rows["captions"][:] == [["one\ntwo"]]
+
+
+def test_a_damaged_file_is_named(tmp_path):
+    file = write(tmp_path / "x.parquet", {"image": [encoded(picture())] * 4, "caption": ["a", "b", "c", "d"]})
+    damaged = bytearray(file.read_bytes())
+    damaged[4:40] = b"\xff" * 36  # the header of the first page
+    file.write_bytes(damaged)
+
+    with pytest.raises(DataError, match=r"x\.parquet is not a readable Parquet file \(.*\); fetch it again"):
+        open_pairs(file)
+
+
+def packed(path, size, rows):
+    """A long caption that all rows share, which is in the file once."""
+    captions = pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int32()), pa.array(["x" * size]))
+    table = pa.table({"image": ["a.png"] * rows, "caption": captions})
+    pq.write_table(table, path, compression="zstd", dictionary_pagesize_limit=1 << 30, store_schema=False)
+    return path
+
+
+def test_rows_that_share_a_long_value_are_decoded_few_at_a_time(tmp_path):
+    file = packed(tmp_path / "x.parquet", 8 << 20, 200)
+    group = pq.ParquetFile(file).metadata.row_group(0)
+    assert file.stat().st_size < 20_000
+    assert 1 <= parquet._rows_at_once(group, ["image", "caption"]) <= 8
+    assert parquet._rows_at_once(group, ["image"]) == 256
+    rows = parquet._rows(pq.ParquetFile(file), ["image", "caption"])
+    assert sum(len(row["caption"]) == 8 << 20 for row in rows) == 200
+
+
+def test_a_row_larger_than_memory_may_be_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(parquet, "_LARGEST_ROW", 1 << 20)
+    put(tmp_path / "a.png", picture())
+    file = packed(tmp_path / "x.parquet", 4 << 20, 20)
+    with pytest.raises(DataError, match=r"x\.parquet: a row may have 4 MB in column caption, packed into 0\.00"):
+        open_pairs(file)
+
+
+def test_ordinary_rows_are_decoded_many_at_a_time(tmp_path):
+    columns = {"image": ["a.png"] * 3000, "caption": [f"a thing of number {number}" for number in range(3000)]}
+    file = write(tmp_path / "x.parquet", columns)
+    assert parquet._rows_at_once(pq.ParquetFile(file).metadata.row_group(0), list(columns)) == 256

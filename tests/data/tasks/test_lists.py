@@ -9,10 +9,11 @@ import pytest
 
 from tests.data.makers import noise, put, put_json, put_jsonl
 from truepair.data.tasks.nlvr2 import Nlvr2Source, Nlvr2Table, open_nlvr2
+from truepair.data.tasks.vqa import VqaDataset
 from truepair.data.tasks.vqa_source import VqaSource, VqaTable, load_answer_list, open_vqa
 from truepair.errors import DataError
 from truepair.evaluation.nlvr2 import nlvr2_metrics
-from truepair.evaluation.vqa import write_vqa_results
+from truepair.evaluation.vqa import answer_accuracy, write_vqa_results
 
 PAIR = ["train/18/a-img0.png", "train/18/a-img1.png"]
 OTHER = ["dev-0-0-img0.png", "dev-0-0-img1.png"]
@@ -119,6 +120,61 @@ def test_ids_that_are_texts_are_written_as_they_were_stated(root: Path, tmp_path
     write_vqa_results(dict.fromkeys(table.questions["question_id"], "y"), tmp_path / "r.json", table.stated_ids)
     written = [entry["question_id"] for entry in json.loads((tmp_path / "r.json").read_text())]
     assert sorted(map(str, written)) == sorted(["17", "007", "q-é", "5", "6"]) and 5 in written
+
+
+LXMERT = {"answer_type": "other", "question_type": "what", "sent": "What is it?", "question_id": 9000}
+
+
+def test_lxmerts_questions(root: Path) -> None:
+    put(root / "COCO_val2014_000000000009.jpg", noise(1))
+    labels = [{"net": 1}, {"net": 1, "web": 0.3}, {"a": 0.3, "b": 0.6, "c": 0.9}, {"a": 1.0, "b": 1.0}, {}, None]
+    image = {"img_id": "COCO_val2014_000000000009"}
+    entries = [{**LXMERT, **image, "question_id": n, "label": label} for n, label in enumerate(labels)]
+    del entries[-1]["label"]
+    table = questions(root, put_json(root.parent / "minival.json", entries))
+    answers = table.questions["answers"][:]
+    for label, given in zip(labels[:4], answers, strict=False):
+        assert label is not None
+        assert {answer: round(answer_accuracy(answer, given), 6) for answer in label} == label
+        assert len(given) == 10 and answer_accuracy("other", given) == 0
+    assert answers[4:] == [[], []] and len(table.answered()) == 4
+    assert table.questions["question"][0] == "What is it?" and table.questions["answer_type"][0] == "other"
+    samples = VqaDataset(table.answered(), None)
+    assert samples[1].answers == ["net", "web"] and samples[1].weights == [0.9, 0.1]
+    assert samples[2].answers == ["c", "b", "a"] and samples[2].weights == pytest.approx([0.3, 0.2, 0.1])
+    bad = [*entries[:3], {**LXMERT, **image, "label": {"net": 3}}, {**LXMERT, "label": {"net": 1}}]
+    table = questions(root, put_json(root.parent / "bad.json", bad))
+    assert table.skipped[0] == ("bad.json entry 4", "score of the answer 'net' is 3; it must be from 0 to 1")
+    assert "names no image" in table.skipped[1][1]
+
+
+def test_missing_images_are_looked_for_at_once(root: Path) -> None:
+    asked = [{"image": "1.jpg", "question": f"x{n}?", "answer": "y"} for n in range(5)]
+    gone = {"image": "gone.jpg", "question": "x?", "answer": "y"}
+    table = questions(root, put_json(root.parent / "q.json", [*asked, gone]))
+    assert len(table) == 5 and table.skipped == (("q.json entry 6", f"its image {root / 'gone.jpg'} is missing"),)
+    more = [*asked, gone, {**gone, "image": "lost.jpg"}]
+    with pytest.raises(DataError, match=r"2 of 3 images of m\.json are missing, over the limit of 5%, .*gone\.jpg"):
+        questions(root, put_json(root.parent / "m.json", more))
+    stated = [*ALBEF, {**ALBEF[0], "images": [PAIR[0], "gone.png"]}]
+    found = statements(root, put_json(root.parent / "s.json", stated))
+    assert len(found) == 3 and found.skipped == (("s.json entry 4", f"its image {root / 'gone.png'} is missing"),)
+
+
+def test_a_list_within_an_object_is_read(root: Path) -> None:
+    asked = {"image_id": "1", "question": "x?", "answers": ["y"] * 10, "question_id": 5}
+    assert len(questions(root, put_json(root.parent / "textvqa.json", {"dataset_type": "val", "data": [asked]}))) == 1
+    assert len(statements(root, put_json(root.parent / "own.json", {"data": ALBEF}))) == 3
+
+
+def test_lxmerts_statements(root: Path) -> None:
+    put(root / "dev" / "dev-0-0-img0.png", noise(1))
+    put(root / "dev" / "dev-0-0-img1.png", noise(2))
+    names = {"img0": "dev-0-0-img0", "img1": "dev-0-0-img1", "uid": "nlvr2_dev_0"}
+    entry = {"identifier": "dev-0-0-0", "label": 1, "sent": "Both show dogs.", **names}
+    table = statements(root, put_json(root.parent / "valid.json", [entry]))
+    assert table.statements[0]["sentence"] == "Both show dogs." and table.statements[0]["label"] == 1
+    assert table.images.rows[0]["image"]["path"].endswith("images/dev/dev-0-0-img0.png")
 
 
 def test_gqas_object(root: Path) -> None:

@@ -156,7 +156,7 @@ def test_broken_files_are_named_in_one_line(tmp_path: Path, change: str, message
 def test_missing_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="there is no file"):
         open_vqa([official(tmp_path, annotations=str(tmp_path / "none.json"))])
-    with pytest.raises(DataError, match=r"image .*000000262148\.jpg of .* is missing; check image_root"):
+    with pytest.raises(DataError, match=r"2 of 2 images of .* are missing, .*000000262148\.jpg, .*; check image_root"):
         open_vqa([official(tmp_path, image_root=str(tmp_path / "elsewhere"))])
     with pytest.raises(DataError, match="names no images"):
         open_vqa([])

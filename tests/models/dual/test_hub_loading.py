@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -278,7 +279,8 @@ def test_folders_may_have_an_at_in_their_name(whole: Path, tmp_path: Path) -> No
 
     class Named:
         @staticmethod
-        def from_pretrained(name: str, **options: str) -> tuple[str, dict[str, str]]:
+        def from_pretrained(name: str, *, trust_remote_code: bool, **options: str) -> tuple[str, dict[str, str]]:
+            assert not trust_remote_code
             return name, options
 
     assert load_part(Named, str(folder)) == (str(folder), {})
@@ -289,7 +291,7 @@ def test_folders_may_have_an_at_in_their_name(whole: Path, tmp_path: Path) -> No
 def test_a_library_that_is_not_installed_is_named() -> None:
     class Needing:
         @staticmethod
-        def from_pretrained(_: str) -> None:
+        def from_pretrained(_: str, **options: Any) -> None:
             raise ImportError("SiglipTokenizer requires the\nSentencePiece library")
 
     message = "no tokenizer could be loaded from a/b: SiglipTokenizer requires the SentencePiece library; install that"

@@ -59,21 +59,28 @@ class JsonlReader(Reader):
             DataError: as for ``records``.
         """
         names: dict[str, None] = {}
-        for where, entry in islice(json_lines(self.config.path, self.config.encoding), self._looked_at):
-            names.update(dict.fromkeys(extra_fields(entry, *self.pair_columns(entry, where))))
+        for _, entry in islice(json_lines(self.config.path, self.config.encoding), self._looked_at):
+            try:
+                names.update(dict.fromkeys(extra_fields(entry, *_pair_fields(self, entry))))
+            except DataError:  # `records` lists the line
+                continue
         return tuple(names)
 
     def records(self, skips: Skips) -> Iterator[Record]:
-        """Read the lines in order.
+        """Read the lines in order; one that is no JSON object, or has no image or caption field, is left out.
 
         Raises:
-            DataError: a line is no JSON object, or has no image or caption field.
+            DataError: the file is not text of its encoding.
             LateFieldError: a line has a field that ``extra`` did not name.
         """
         extra = self.extra
         named = set[tuple[str, ...]]()  # layouts of lines whose fields all have a place
         for where, entry in json_lines(self.config.path, self.config.encoding):
-            image_name, caption_name = self.pair_columns(entry, where)
+            try:
+                image_name, caption_name = _pair_fields(self, entry)
+            except DataError as error:
+                skips.row(where, str(error))
+                continue
             layout = tuple(entry)
             if layout not in named:
                 if not set(extra).issuperset(extra_fields(entry, image_name, caption_name)):
@@ -101,17 +108,19 @@ class AlbefReader(Reader):
     """
 
     def records(self, skips: Skips) -> Iterator[Record]:
-        """Read the entries in order.
+        """Read the entries in order; one that is no object with an image and a caption is left out.
 
         Raises:
-            DataError: the file is no JSON list of objects with an image and a caption.
+            DataError: the file is no JSON list.
         """
         name = self.config.path.name
         for number, entry in enumerate(self._entries(), 1):
             where = f"{name} entry {number}"
-            if not isinstance(entry, dict):
-                raise DataError(f"{where} is not an object but {entry!r:.40}; repair or delete it")
-            image_name, caption_name = self.pair_columns(entry, where)
+            try:
+                image_name, caption_name = _pair_fields(self, entry)
+            except DataError as error:
+                skips.row(where, str(error))
+                continue
             yield record_of_entry(
                 entry, where, image_name=image_name, caption_name=caption_name, lines=self.has_lines(caption_name)
             )
@@ -137,7 +146,7 @@ class AlbefReader(Reader):
 
     def _has_pairs(self, entry: Any) -> bool:
         try:
-            self.pair_columns(entry if isinstance(entry, dict) else (), "")
+            _pair_fields(self, entry)
         except DataError:
             return False
         return True
@@ -150,7 +159,7 @@ class KarpathyReader(Reader):
     """
 
     def records(self, skips: Skips) -> Iterator[Record]:
-        """Read the images in order.
+        """Read the images in order; one without a file name or sentences is left out.
 
         Raises:
             DataError: the file is not in this layout.
@@ -158,7 +167,11 @@ class KarpathyReader(Reader):
         path = self.config.path
         name = path.name
         for number, (_, entry) in enumerate(member_entries(path, ("images",), self.config.encoding), 1):
-            yield _karpathy_record(entry, f"{name} image {number}")
+            record = _karpathy_record(entry, f"{name} image {number}")
+            if record is None:
+                skips.row(f"{name} image {number}", "it has no filename or no list of sentences")
+            else:
+                yield record
 
 
 class CocoReader(Reader):
@@ -179,18 +192,18 @@ class CocoReader(Reader):
         ]
 
     def records(self, skips: Skips) -> Iterator[Record]:
-        """Read the images in order, each with its annotations.
+        """Read the images in order, each with its annotations; an entry that lacks what makes it one is left out.
 
         Raises:
             DataError: the file is not in this layout.
         """
         path = self.config.path
-        images, by_image = _coco_lists(path, self.config.encoding)
+        images, by_image = _coco_lists(path, self.config.encoding, skips)
         for number, (name, image_id) in enumerate(images, 1):
             where = f"{path.name} image {number}"
             if not isinstance(name, str) or image_id is None:
-                raise DataError(f"{where} has no file_name or no id; repair it")
-            _require_id(image_id, where, "id")
+                skips.row(where, "it has no file_name, or no id that is a number or a text")
+                continue
             own = by_image.pop(image_id, [])  # caption and id in turn
             ids = own[1::2]
             yield Record(
@@ -286,13 +299,13 @@ def list_in(content: Any, name: str, path: Path) -> list[dict[str, Any]]:
     return entries
 
 
-def json_lines(path: Path, encoding: str | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The objects of a file of JSON Lines, each with its place in the file for messages.
+def json_lines(path: Path, encoding: str | None = None) -> Iterator[tuple[str, Any]]:
+    """The values of a file of JSON Lines, each with its place in the file for messages; an error where one is no JSON.
 
     Bytes that are not UTF-8 become lone surrogates, and are found when captions are checked.
 
     Raises:
-        DataError: a line is not a JSON object.
+        DataError: the file is not text of its encoding.
     """
     name = path.name
     with open_text(path, encoding) as file:
@@ -303,10 +316,21 @@ def json_lines(path: Path, encoding: str | None = None) -> Iterator[tuple[str, d
             try:
                 entry = _loads(line)
             except (ValueError, RecursionError) as error:
-                raise DataError(f"{where} is not JSON ({error}); repair or delete it") from None
-            if not isinstance(entry, dict):
-                raise DataError(f"{where} is not a JSON object but {line.strip():.40}; repair or delete it")
+                entry = DataError(f"it is not JSON ({error})")
             yield where, entry
+
+
+def _pair_fields(reader: Reader, entry: Any) -> tuple[str, str]:
+    """Names of the image and the caption of an entry.
+
+    Raises:
+        DataError: it is none, and why.
+    """
+    if isinstance(entry, DataError):
+        raise entry
+    if not isinstance(entry, dict):
+        raise DataError(f"it is not an object but {entry!r:.40}")
+    return reader.pair_columns(entry, "it")
 
 
 def _loads(line: str) -> Any:
@@ -320,12 +344,14 @@ def _loads(line: str) -> Any:
     return entry if end == len(text) else json.loads(line)
 
 
-def _karpathy_record(entry: dict[str, Any], where: str) -> Record:
+def _karpathy_record(entry: Any, where: str) -> Record | None:
+    """An image with its sentences; None for an entry that is none."""
+    if not isinstance(entry, dict):
+        return None
     sentences, name = entry.get("sentences"), entry.get("filename")
     if not isinstance(name, str) or not isinstance(sentences, list):
-        raise DataError(f"{where} has no filename or no list of sentences; give the right format, or repair it")
-    if not all(isinstance(sentence, dict) for sentence in sentences):
-        raise DataError(f"{where} has a sentence that is no object; repair it")
+        return None
+    sentences = [sentence if isinstance(sentence, dict) else {"raw": sentence} for sentence in sentences]
     ids = [sentence.get("sentid") for sentence in sentences]
     path = f"{entry['filepath']}/{name}" if entry.get("filepath") else name
     return Record(
@@ -339,27 +365,34 @@ def _karpathy_record(entry: dict[str, Any], where: str) -> Record:
     )
 
 
-def _require_id(value: Any, where: str, name: str) -> None:
-    """Refuse what images and annotations cannot be joined by.
+def _coco_lists(path: Path, encoding: str | None, skips: Skips) -> tuple[list[tuple[Any, Any]], dict[Any, list[Any]]]:
+    """Name and id of each image, and by image id the captions and their ids in turn; all else is dropped on the way.
 
     Raises:
-        DataError: it is neither a number nor a text.
+        DataError: the file is not in this layout, or no annotation has a caption.
     """
-    if not isinstance(value, int | float | str):
-        raise DataError(f"{where} has an {name} that is neither a number nor a text but {value!r:.80}; repair it")
-
-
-def _coco_lists(path: Path, encoding: str | None) -> tuple[list[tuple[Any, Any]], dict[Any, list[Any]]]:
-    """Name and id of each image, and by image id the captions and their ids in turn; all else is dropped on the way."""
     images, by_image = list[tuple[Any, Any]](), dict[Any, list[Any]]()
-    number = 0
+    number, first = 0, ""
     for name, entry in member_entries(path, ("images", "annotations"), encoding):
+        of_entry = entry.get if isinstance(entry, dict) else {}.get
         if name == "images":
-            images.append((entry.get("file_name"), entry.get("id")))
+            images.append((of_entry("file_name"), _hashable(of_entry("id"))))
             continue
         number += 1
-        if "caption" not in entry or "image_id" not in entry:
-            raise DataError(f"{path.name} annotation {number} has no caption or no image_id; give a captions file")
-        _require_id(entry["image_id"], f"{path.name} annotation {number}", "image_id")
+        if of_entry("caption") is None or _hashable(of_entry("image_id")) is None:
+            first = first or f"{path.name} annotation {number}"
+            skips.row(
+                f"{path.name} annotation {number}", "it has no caption, or no image_id that is a number or a text"
+            )
+            continue
         by_image.setdefault(entry["image_id"], []).extend((entry["caption"], entry.get("id")))
+    if first and not by_image:
+        raise DataError(
+            f"{first} has no caption, or no image_id that is a number or a text, nor has another; give a captions file"
+        )
     return images, by_image
+
+
+def _hashable(value: Any) -> Any:
+    """A number or a text; None for what can be no id."""
+    return value if isinstance(value, str | int | float) else None

@@ -39,13 +39,11 @@ def list_entries(path: Path, encoding: str | None = None) -> Iterator[Any]:
             raise _not_json(path, window, error) from None
 
 
-def member_entries(
-    path: Path, names: Collection[str], encoding: str | None = None
-) -> Iterator[tuple[str, dict[str, Any]]]:
+def member_entries(path: Path, names: Collection[str], encoding: str | None = None) -> Iterator[tuple[str, Any]]:
     """The entries of the lists that a JSON object holds under some names, each with its name, in the file's order.
 
     Raises:
-        DataError: the file is not JSON; or a name is missing, stands there twice, or names no list of objects.
+        DataError: the file is not JSON; or a name is missing, stands there twice, or names no list.
     """
     seen = list[str]()
     with open_text(path, encoding) as file:
@@ -63,8 +61,6 @@ def member_entries(
                 if window.character() != "[":
                     raise _no_list(name, path)
                 for entry in window.entries():
-                    if not isinstance(entry, dict):
-                        raise _no_list(name, path)
                     yield name, entry
             window.end()
         except (ValueError, RecursionError) as error:

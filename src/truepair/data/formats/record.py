@@ -60,6 +60,7 @@ class Record:
         family: name of the wider group within which truth is unclear, or None.
         names: all captions known to be true of the image, or None.
         extra: further columns, as text.
+        problem: why the row cannot be used; empty if nothing is known against it.
     """
 
     where: str
@@ -75,6 +76,7 @@ class Record:
     family: str | None = None
     names: list[str] | None = None
     extra: dict[str, str] = field(default_factory=dict)
+    problem: str = ""
 
 
 class Skips:
@@ -254,9 +256,6 @@ def record_of_entry(
         key: names the image within the source where it has no path.
         extra: further fields to keep.
         lines: each line of a caption is one.
-
-    Raises:
-        DataError: ``caption_ids`` or ``names`` is not a list.
     """
     image, captions = entry.get(image_name), entry.get(caption_name)
     path, cell = _image(image)
@@ -275,15 +274,12 @@ def record_of_entry(
 
 
 def state_fields(record: Record, entry: Mapping[str, Any]) -> None:
-    """Take over what a row states beside image and captions: ids, split and known truth.
-
-    Raises:
-        DataError: ``caption_ids`` or ``names`` is not a list.
-    """
+    """Take over what a row states beside image and captions: ids, split and known truth."""
     stated = {name: entry[name] for name in STATED_FIELDS if name in entry and not _is_missing(entry[name])}
     for name in ("caption_ids", "names"):
         if name in stated and not isinstance(stated[name], list):
-            raise DataError(f"{record.where}: {name} is not a list but {stated[name]!r:.80}; repair the source")
+            record.problem = f"its {name} is not a list but {stated[name]!r:.80}"
+            return
     record.image_id = stated.get("image_id")
     record.caption_ids = [stated["caption_id"]] if "caption_id" in stated else stated.get("caption_ids")
     record.names = stated.get("names")

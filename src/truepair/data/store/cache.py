@@ -120,6 +120,7 @@ def _build(reader: Reader, config: SourceConfig, folder: Path, key: str) -> None
 
 def _key(reader: Reader, config: SourceConfig) -> str:
     options = {name: value for name, value in asdict(config).items() if name not in _NOT_IN_KEY}
+    options["max_skipped"] = config.most_skipped
     stats = [(file, file.stat()) for file in reader.files]
     by_bytes = config.cache_check == "bytes"
     files = [

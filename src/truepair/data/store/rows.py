@@ -36,6 +36,10 @@ _BATCH_BYTES = 32 << 20
 _FIRST_PATHS = 16  # images that the root is found by
 
 
+class _NoPathError(DataError):
+    """What a row states as its image can be no path."""
+
+
 STATED, NAMED, NONE = "stated", "named", "none"
 """Where the splits of rows are from: the rows state them, files or folders are named for them, or nothing says one."""
 
@@ -125,14 +129,17 @@ def _check_enough(count: int, skips: Skips, config: SourceConfig) -> None:
     if not count and not skips.rows:
         seen = "".join(f"; {where}: {why}" for where, why in skips.entries[:3])
         raise DataError(f"{config.source} holds no pairs; check the path and the format{seen}")
-    if not count or skips.rows > config.max_skipped * (count + skips.rows):
+    most = config.most_skipped
+    tolerated = max(1, most * (count + skips.rows)) if most else 0  # one bad row ends nothing
+    if not count or skips.rows > tolerated:
         common, rows = skips.reasons.most_common(1)[0]
         where = next(where for where, why in skips.entries if why == common)
         others = "" if rows == skips.rows else f" (so are {rows} of them)"
         encoding = ", or give encoding" if "UTF-8" in common else ""
+        raising = ", or raise max_skipped or data.max_bad_fraction" if count else ""
         raise DataError(
-            f"{skips.rows} of {count + skips.rows} rows of {config.source} cannot be used, over max_skipped; "
-            f"repair them or raise max_skipped{encoding}; the first: {where}: {common}{others}"
+            f"{skips.rows} of {count + skips.rows} rows of {config.source} cannot be used, over max_skipped "
+            f"({most:.1%}); repair them{raising}{encoding}; the first: {where}: {common}{others}"
         )
 
 
@@ -154,8 +161,11 @@ class _RowMaker:
         """Make the row of a record, or None if it is left out.
 
         Raises:
-            DataError: the image path leaves the root, or ids and captions differ in number.
+            DataError: the image path leaves the root; or the row is left out, and ``on_bad`` says "error".
         """
+        if record.problem:
+            self.skips.row(record.where, record.problem)
+            return None
         image = self._image(record)
         if image is None:
             return None
@@ -170,11 +180,16 @@ class _RowMaker:
                 long = f"has {len(text)} characters, more than max_caption_length"
                 self.skips.row(record.where, f"its {name} {long if _is_unicode(text) else 'is not UTF-8'}")
                 return None
+        ids = None if self.config.derive_ids else record.caption_ids
+        if ids is not None and len(ids) != len(record.captions):
+            why = f"it has {len(ids)} caption ids for {len(record.captions)} captions; repair them, or set derive_ids"
+            self.skips.row(record.where, why)
+            return None
         return {
             "image": image,
             "image_id": image_id,
             "captions": [text for _, text in captions],
-            "caption_ids": self._caption_ids(record, image_id, captions),
+            "caption_ids": self._caption_ids(ids, image_id, captions),
             "group": record.group,
             "family": record.family,
             "names": None if record.names is None else list(self._texts(record, record.names, "names")),
@@ -199,7 +214,10 @@ class _RowMaker:
         elif not _is_unicode(record.image_path):
             self.skips.row(record.where, "its image path is not UTF-8")
         else:
-            return {"path": self.paths.resolve(record.image_path, record.where)}
+            try:
+                return {"path": self.paths.resolve(record.image_path, record.where)}
+            except _NoPathError as error:
+                self.skips.row(record.where, str(error))
         return None
 
     def _captions(self, record: Record) -> list[tuple[int, str]]:
@@ -233,8 +251,7 @@ class _RowMaker:
             return "its caption is not UTF-8"
         return None
 
-    def _caption_ids(self, record: Record, image_id: int, captions: list[tuple[int, str]]) -> list[int]:
-        stated = None if self.config.derive_ids else record.caption_ids
+    def _caption_ids(self, stated: list[Any] | None, image_id: int, captions: list[tuple[int, str]]) -> list[int]:
         # Texts, not positions: the ids outlive a change of order, and rows of one image do not collide.
         if stated is None and len(captions) == 1:
             return [stable_hash("caption", image_id, captions[0][1], 0)]
@@ -245,11 +262,6 @@ class _RowMaker:
                 ids.append(stable_hash("caption", image_id, text, seen.get(text, 0)))
                 seen[text] = seen.get(text, 0) + 1
             return ids
-        if len(stated) != len(record.captions):
-            raise DataError(
-                f"{record.where}: {len(stated)} caption ids for {len(record.captions)} captions; repair them, or set "
-                "derive_ids"
-            )
         return [self._id(stated[position]) for position, _ in captions]
 
     @staticmethod
@@ -272,7 +284,7 @@ class ImagePaths:
         first: the first few stated paths, each with its place in the source, to find the root by. May be empty.
 
     Raises:
-        DataError: none of the first images is there.
+        DataError: none of the first images is there, or one leaves the root.
     """
 
     def __init__(self, config: SourceConfig, roots: Sequence[Path], first: Sequence[tuple[str, str]]) -> None:
@@ -285,8 +297,7 @@ class ImagePaths:
             for root in candidates:
                 self.root = root
                 self._inside = root.rstrip(os.sep) + os.sep
-                # `resolve` refuses a path outside the root before the file is looked for.
-                if not first or any(os.path.exists(self.resolve(path, where)) for path, where in first):  # noqa: PTH110
+                if not first or self._holds_one(first):
                     return
         archives = [entry for root in candidates for entry in _archives(root)]
         packed = f"; or unpack {archives[0]}, if they are in it" if archives else ""
@@ -294,6 +305,24 @@ class ImagePaths:
             f"none of the first {len(first)} images of {config.source} is in {' or '.join(candidates)} "
             f"({first[0][0]}, for one); give image_root or strip_prefix{packed}"
         )
+
+    def _holds_one(self, first: Sequence[tuple[str, str]]) -> bool:
+        """Whether one of some images is there.
+
+        Raises:
+            DataError: one leaves the root, or none can be a path.
+        """
+        refused: dict[str, DataError] = {}
+        for stated, where in first:
+            try:  # a path outside the root is refused before the file is looked for
+                if os.path.exists(self.resolve(stated, where)):  # noqa: PTH110
+                    return True
+            except _NoPathError as error:
+                refused[where] = error
+        if len(refused) == len(first):
+            where, why = next(iter(refused.items()))
+            raise DataError(f"{where}: {why}")
+        return False
 
     def resolve(self, stated: str, where: str) -> str:
         """Absolute path of an image. The file need not exist; links inside the root are followed when it is read.
@@ -306,11 +335,11 @@ class ImagePaths:
         if _is_plain(stated, self.config.strip_prefix):
             return f"{self._inside}{stated}"
         if stated.startswith(("http://", "https://")):
-            raise DataError(
-                f"{where}: the image is a URL ({stated:.80}); download the images first, with img2dataset for example"
+            raise _NoPathError(
+                f"the image is a URL ({stated:.80}); download the images first, with img2dataset for example"
             )
         if "\0" in stated:
-            raise DataError(f"{where}: the image path holds a zero byte; repair the source")
+            raise _NoPathError("the image path holds a zero byte; repair the source")
         # os.path, because pathlib is several times slower and a source may have millions of rows.
         path = os.path.normpath(os.path.join(self.root, stated.removeprefix(self.config.strip_prefix)))  # noqa: PTH118
         inside = path.startswith(self._inside)

@@ -21,6 +21,8 @@ from truepair.sampling.batches import Visit
 
 Value = TypeVar("Value")
 
+_MOST_MISSING = 0.05  # of the images of a table; of pairs this is data.max_bad_fraction
+
 MOST_SKIPPED = 0.5
 """Largest share of the entries of a file that may be left out; of a file with more, something else is wrong."""
 
@@ -72,6 +74,12 @@ def read_entries(path: Path) -> tuple[Any, str]:
         except (ValueError, RecursionError):
             pass  # lines of JSON, or none: what is wrong with which is said of each
     return [_parsed(line) if line.strip() else None for line in text.split("\n")], "line"
+
+
+def unwrapped(content: Any) -> Any:
+    """The list of entries that an object holds as ``data``, as TextVQA's files do; anything else as it is."""
+    listed = content.get("data") if isinstance(content, dict) else None
+    return listed if isinstance(listed, list) else content
 
 
 def _parsed(line: str) -> Any:
@@ -169,8 +177,12 @@ def stack_images(rows: Iterable[int], pixels: dict[int, Tensor]) -> tuple[Tensor
     return distinct, places, torch.stack([pixels[row] for row in distinct.tolist()]) if pixels else None
 
 
+class MissingImageError(ValueError):
+    """The image of an entry is not there."""
+
+
 class TaskImagePaths:
-    """Collects the distinct images of a task, in order of their first use.
+    """Collects the distinct images of a task, in order of their first use, as far as they are there.
 
     Args:
         what: names the images in messages.
@@ -180,6 +192,7 @@ class TaskImagePaths:
         self.what = what
         self._rows: dict[str, int] = {}
         self._ids: list[int] = []
+        self._missing: dict[str, None] = {}
 
     def add(self, root: Path, stated: str, *, outside: bool = False) -> int:
         """Row of an image.
@@ -191,6 +204,7 @@ class TaskImagePaths:
 
         Raises:
             DataError: the path leaves the root, and may not.
+            MissingImageError: there is no such file.
         """
         # os.path, because pathlib is several times slower and a task may have millions of questions.
         base = os.path.abspath(root)  # noqa: PTH100
@@ -201,22 +215,36 @@ class TaskImagePaths:
                 f"{self.what}: image path {stated} leaves image_root {root}; give another image_root, or set "
                 "allow_outside_root for a file you trust"
             )
+        if path not in self._rows and (path in self._missing or not os.path.isfile(path)):  # noqa: PTH113 - as above
+            self._missing[path] = None
+            raise MissingImageError(f"its image {path} is missing")
         row = self._rows.setdefault(path, len(self._rows))
         if row == len(self._ids):
             self._ids.append(stable_hash("image", os.path.relpath(path, base) if inside else path))
         return row
 
+    def require_enough(self) -> None:
+        """Refuse to go on where more than a few images are missing; one may always be.
+
+        Raises:
+            DataError: they are.
+        """
+        missing, total = len(self._missing), len(self._missing) + len(self._rows)
+        if missing > (max(1, _MOST_MISSING * total) if self._rows else 0):
+            raise DataError(
+                f"{missing:,} of {total:,} images of {self.what} are missing, over the limit of {_MOST_MISSING:.0%}, "
+                f"such as {', '.join(list(self._missing)[:3])}; check image_root and the pattern of names"
+            )
+
     def table(self) -> PairTable:
         """One row an image, each with an empty caption.
 
         Raises:
-            DataError: no images, the first of them are missing, or two images in different folders have one name.
+            DataError: no images, or two images in different folders have one name.
         """
         if not self._rows:
             raise DataError(f"{self.what} names no images; check the file")
         paths = list(self._rows)
-        if not any(Path(path).is_file() for path in paths[:_FIRST_PATHS]):
-            raise DataError(f"image {paths[0]} of {self.what} is missing; check image_root and the pattern of names")
         if len(set(self._ids)) < len(self._ids):
             raise DataError(f"{self.what} has images of one name under several roots; give them one image_root")
         return _table(paths, self._ids, self.what)

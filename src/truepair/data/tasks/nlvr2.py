@@ -25,6 +25,7 @@ from truepair.data.tasks.base import (
     split_visits,
     stack_images,
     table_of_rows,
+    unwrapped,
 )
 from truepair.data.transforms import ImageTransform
 from truepair.errors import DataError
@@ -32,7 +33,7 @@ from truepair.sampling.batches import Visit
 
 _LABELS = {"true": 1, "1": 1, "1.0": 1, "false": 0, "0": 0, "0.0": 0}
 
-_SENTENCE = ("sentence", "caption", "statement", "hypothesis", "text")
+_SENTENCE = ("sentence", "caption", "statement", "hypothesis", "text", "sent")
 
 _IDENTIFIER = ("identifier", "id", "uid")
 
@@ -124,8 +125,8 @@ def open_nlvr2(sources: Sequence[Nlvr2Source]) -> Nlvr2Table:
     An entry that cannot be used is left out and listed. A statement without an identifier gets one of file and place.
 
     Raises:
-        DataError: a file or most of it cannot be read as statements, an image path leaves its root, or images are
-            missing.
+        DataError: a file or most of it cannot be read as statements, an image path leaves its root, or more than a few
+            images are missing.
     """
     images = TaskImagePaths(
         " and ".join(Path(source.statements).name for source in sources) or "an empty list of sources"
@@ -135,6 +136,7 @@ def open_nlvr2(sources: Sequence[Nlvr2Source]) -> Nlvr2Table:
     for source in sources:
         skips = Skips()
         own = list(_statements(source, images, skips))
+        images.require_enough()
         require_enough(skips, len(own), Path(source.statements).name)
         rows += own
         skipped += skips.entries
@@ -278,6 +280,7 @@ class _Statement(NamedTuple):
 def _statements(source: Nlvr2Source, images: TaskImagePaths, skips: Skips) -> Iterator[_Statement]:
     path = existing(source.statements)
     content, part = read_entries(path)
+    content = unwrapped(content)
     if not isinstance(content, list) or not content:  # one line of JSON Lines
         content, part = [content], "line"
     root = Path(source.image_root).expanduser()
@@ -287,10 +290,10 @@ def _statements(source: Nlvr2Source, images: TaskImagePaths, skips: Skips) -> It
         where = f"{path.name} {part} {number}"
         try:
             read = _read(entry)
+            left, right = (images.add(root, image, outside=source.allow_outside_root) for image in read.images)
         except ValueError as reason:
             skips.row(where, str(reason))
             continue
-        left, right = (images.add(root, image, outside=source.allow_outside_root) for image in read.images)
         yield _Statement(read.identifier or f"{path.parent.name}/{where}", left, right, read.sentence, read.label)
 
 
@@ -347,6 +350,8 @@ def _stated_images(entry: Mapping[str, Any]) -> tuple[str, str] | None:
         if sides is None:
             return None
         stated = [entry[name] for name in sides]
+    if isinstance(entry.get("identifier"), str) and all(isinstance(p, str) and "." not in p for p in stated):
+        return None  # LXMERT's names of features, not files
     if not isinstance(stated, list) or len(stated) != 2 or not all(isinstance(p, str) and p.strip() for p in stated):
         raise ValueError(f"has no two images but {stated!r:.60}; repair or delete it")
     return stated[0], stated[1]

@@ -14,7 +14,7 @@ from truepair.data.tasks.base import StrictBatch, TaskImages, split_visits, stac
 from truepair.data.tasks.vqa_source import VqaTable
 from truepair.data.tokens import tokenize_captions
 from truepair.data.transforms import ImageTransform
-from truepair.relations.text import normalise_answer
+from truepair.relations.text import UNSTATED, normalise_answer
 from truepair.sampling.batches import Visit
 
 
@@ -81,6 +81,8 @@ class VqaDataset(Dataset[VqaSample]):
         given: list[str] = row["answers"]
         counts: Counter[str] = Counter()
         for answer, count in Counter(given).items():
+            if answer == UNSTATED:
+                continue
             counts[normalise_answer(answer) or answer.lower().strip()] += count
         answers = sorted(counts, key=lambda answer: (-counts[answer], answer))
         weights = [row["weight"] * counts[answer] / len(given) for answer in answers]

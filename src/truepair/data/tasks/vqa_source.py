@@ -14,6 +14,7 @@ from truepair.data.formats.json import list_in, load_json
 from truepair.data.formats.record import Skips
 from truepair.data.table import PairTable
 from truepair.data.tasks.base import (
+    MissingImageError,
     TaskImagePaths,
     existing,
     first_of,
@@ -21,9 +22,11 @@ from truepair.data.tasks.base import (
     read_entries,
     require_enough,
     table_of_rows,
+    unwrapped,
 )
 from truepair.errors import ConfigError, DataError
 from truepair.randomness import stable_hash
+from truepair.relations.text import UNSTATED
 from truepair.settings import Rate, check_settings
 
 _COCO_PATTERN = "{subtype}/COCO_{subtype}_{id:012d}.jpg"
@@ -33,6 +36,10 @@ _PLAIN_PATTERN = "{id}.jpg"  # of images that lists and GQA name by their id alo
 _IMAGE = ("image", "image_path", "img_path", "img", "file_name", "filename", "path")
 
 _IMAGE_ID = ("image_id", "imageId", "img_id")
+
+_QUESTION = ("question", "sent")
+
+_PEOPLE = 10  # whose answers VQA v2 has of each question
 
 _QUESTION_ID = ("question_id", "questionId", "qid", "id")
 
@@ -55,7 +62,8 @@ class VqaSource:
 
     Attributes:
         questions: JSON file: the official questions (``v2_OpenEnded_mscoco_train2014_questions.json``); a list, or JSON
-            Lines, of objects with image, question and answer, as the ALBEF line has them; or GQA's object of them.
+            Lines, of objects with image, question and answer, as the ALBEF line has them, or with ``img_id``, ``sent``
+            and ``label``, as LXMERT has them; or GQA's object of them.
         annotations: JSON file of the official answers; absent where they are unknown, or stand in ``questions``.
         image_root: folder of the images.
         image_pattern: path of an image within it, of ``{subtype}`` (data_subtype of the file) and ``{id}``, where
@@ -88,7 +96,8 @@ class VqaTable:
     Attributes:
         images: one row a distinct image.
         questions: columns question_id, image (row of ``images``), question, answers, weight, answer_type and
-            question_type; answers are as people wrote them, types are empty where unknown.
+            question_type; answers are as people wrote them, ``UNSTATED`` where the source leaves them out, types are
+            empty where unknown.
         stated_ids: what the source calls questions whose ids are texts, by the numbers that stand for them.
         skipped: place and reason of what was left out.
         unreadable: rows of images that cannot be read; no question is about them.
@@ -127,12 +136,12 @@ class VqaTable:
 def open_vqa(sources: Sequence[VqaSource]) -> VqaTable:
     """Open questions; several sources, such as train, val and Visual Genome, become one table.
 
-    An entry of a list or of GQA that cannot be used is left out and listed. The official files are refused where one
-    does not fit the other.
+    An entry whose image is missing is left out and listed, and so is one of a list or of GQA that cannot be used. The
+    official files are refused where one does not fit the other.
 
     Raises:
         DataError: a file or most of it cannot be read as questions or answers, they do not fit each other, an image
-            path leaves its root, or images are missing.
+            path leaves its root, or more than a few images are missing.
     """
     images = TaskImagePaths(
         " and ".join(Path(source.questions).name for source in sources) or "an empty list of sources"
@@ -143,6 +152,7 @@ def open_vqa(sources: Sequence[VqaSource]) -> VqaTable:
     for source in sources:
         skips = Skips()
         own = list(_questions(source, images, ids, skips))
+        images.require_enough()
         require_enough(skips, len(own), Path(source.questions).name)
         rows += own
         skipped += skips.entries
@@ -222,6 +232,7 @@ def _questions(source: VqaSource, images: TaskImagePaths, ids: _Ids, skips: Skip
         load_json(path)  # says what is wrong with it
     if isinstance(content, dict) and isinstance(content.get("question"), str):
         content, part = [content], "line"  # the only one of JSON Lines
+    content = unwrapped(content)
     if isinstance(content, list):
         listed = [(f"{path.name} {part} {number}", entry) for number, entry in enumerate(content, 1)]
     elif _is_gqa(content):
@@ -230,7 +241,7 @@ def _questions(source: VqaSource, images: TaskImagePaths, ids: _Ids, skips: Skip
             for name, entry in content.items()
         ]
     else:
-        return _official(content, source, path, images, ids)
+        return _official(content, source, path, images, ids, skips)
     if source.annotations is not None:
         raise DataError(f"{path} is a list with answers of its own; leave annotations out")
     return _listed(listed, source, images, ids, skips)
@@ -243,7 +254,9 @@ def _is_gqa(content: Any) -> bool:
     return any(isinstance(entry, dict) and "question" in entry for entry in content.values())
 
 
-def _official(content: Any, source: VqaSource, path: Path, images: TaskImagePaths, ids: _Ids) -> Iterator[_Question]:
+def _official(
+    content: Any, source: VqaSource, path: Path, images: TaskImagePaths, ids: _Ids, skips: Skips
+) -> Iterator[_Question]:
     """Questions in the layout of VQA v2."""
     answers = _annotations(source, ids)
     subtype = content.get("data_subtype", "") if isinstance(content, dict) else ""
@@ -257,9 +270,14 @@ def _official(content: Any, source: VqaSource, path: Path, images: TaskImagePath
         own = {} if answers is None else answers.pop(question_id, None)
         if own is None:
             raise DataError(f"{where} (id {question_id}) has no annotation; are the two files of one split?")
+        try:
+            image = images.add(root, _path_of(source, image_id, subtype), outside=source.allow_outside_root)
+        except MissingImageError as error:
+            skips.row(where, str(error))
+            continue
         yield _Question(
             question_id,
-            images.add(root, _path_of(source, image_id, subtype), outside=source.allow_outside_root),
+            image,
             _text(entry, "question", where),
             own.get("answers", []),
             source.answer_weight,
@@ -301,6 +319,7 @@ def _listed(
             path, question = _listed_image(entry, source), _listed_question(entry)
             answers = _listed_answers(entry, where, skips)
             question_id = ids.number(first_of(entry, _QUESTION_ID))
+            image = images.add(root, path, outside=source.allow_outside_root)
         except ValueError as error:
             skips.row(where, str(error))
             continue
@@ -308,7 +327,7 @@ def _listed(
         kind = types.get("structural", "") if isinstance(types, dict) else entry.get("question_type", "")
         yield _Question(
             question_id,
-            images.add(root, path, outside=source.allow_outside_root),
+            image,
             question,
             answers,
             source.answer_weight,
@@ -336,7 +355,7 @@ def _listed_image(entry: Any, source: VqaSource) -> str:
 
 
 def _listed_question(entry: Mapping[str, Any]) -> str:
-    question = entry.get("question")
+    question = first_of(entry, _QUESTION)
     if not isinstance(question, str) or not question.strip():
         raise ValueError(f"has no question but {question!r:.40}; repair it")
     return question
@@ -349,6 +368,8 @@ def _listed_answers(entry: Mapping[str, Any], where: str, skips: Skips) -> list[
         ValueError: it states some, and none means anything.
     """
     stated = first_of(entry, ("answer", "answers"))
+    if stated is None and isinstance(entry.get("label"), dict):
+        return _scored_answers(entry["label"])
     if stated is None or stated == []:
         return []
     found, reasons = [], []
@@ -362,6 +383,28 @@ def _listed_answers(entry: Mapping[str, Any], where: str, skips: Skips) -> list[
     for reason in reasons:
         skips.part(where, reason)
     return found
+
+
+def _scored_answers(scores: Mapping[str, Any]) -> list[str]:
+    """Ten people's answers with the scores that LXMERT states: of each as many as its accuracy stands for.
+
+    One, two or three of ten give an answer a score of 0.3, 0.6 and 0.9; four and more give it 1. Answers that the file
+    leaves out, since they are rare, are ``UNSTATED``.
+
+    Raises:
+        ValueError: a score is none, or an answer is empty.
+    """
+    counts: dict[str, int] = {}
+    for answer, score in scores.items():
+        if isinstance(score, bool) or not isinstance(score, int | float) or not 0 <= score <= 1:
+            raise ValueError(f"score of the answer '{answer:.40}' is {score!r:.40}; it must be from 0 to 1")
+        counts[_answer(answer)] = 4 if score > 0.95 else round(score / 0.3)
+    sure = [answer for answer, count in counts.items() if count == 4]
+    left = _PEOPLE - sum(counts.values())
+    for number in range(left if sure else 0):
+        counts[sure[number % len(sure)]] += 1
+    found = [answer for answer, count in counts.items() for _ in range(count)]
+    return [*found, *[UNSTATED] * (_PEOPLE - len(found))] if found else []
 
 
 def _answer(stated: Any) -> str:

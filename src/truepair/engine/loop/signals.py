@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT: a request that the loop serves at the end of a step, and while it waits for data."""
+"""SIGTERM, SIGINT and SIGHUP: a request that the loop serves at the end of a step, and while it waits for data."""
 
 import os
 import signal
@@ -25,7 +25,9 @@ class _InterruptedError(BaseException):
 
 
 class StopSignals:
-    """Catches SIGTERM and SIGINT while it is entered; the second signal ends the process at once.
+    """Catches SIGTERM, SIGINT and SIGHUP while it is entered; the second signal ends the process at once.
+
+    SIGHUP stays ignored where nohup has it ignored: the run outlives its terminal.
 
     In a thread other than the main one Python cannot set handlers, and nothing is caught.
 
@@ -41,7 +43,8 @@ class StopSignals:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            self._former = {number: signal.signal(number, self._handle) for number in STOP_SIGNALS}
+            asked = [number for number in STOP_SIGNALS if not _outlived(number)]
+            self._former = {number: signal.signal(number, self._handle) for number in asked}
         return self
 
     def __exit__(
@@ -74,3 +77,8 @@ class StopSignals:
         self._came = time.monotonic()
         if self._interruptible:
             raise _InterruptedError
+
+
+def _outlived(number: signal.Signals) -> bool:
+    """Whether a signal is that of a closed terminal, which nobody waits for."""
+    return number.name == "SIGHUP" and signal.getsignal(number) is signal.SIG_IGN

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -17,9 +18,7 @@ from truepair.data.formats.record import CAPTION_NAMES, IMAGE_NAMES
 from truepair.data.images import read_bytes
 from truepair.errors import ConfigError, DataError
 from truepair.files import one_line_errors, writing_file
-from truepair.relations.text import caption_key
 from truepair.tasks.doctor.patient import Patient
-from truepair.tasks.doctor.pictures import digest_of
 from truepair.tasks.doctor.texts import has_control, is_mojibake, mended
 
 _AT_ONCE = 1024  # rows that are written at once
@@ -174,7 +173,7 @@ class _Cleaner:
             generic, text = self._patient.generic[place + offset], stated
             if is_mojibake(stated) or has_control(stated):
                 text = mended(stated)
-            cell = (int(self._patient.groups.numbers[row]), caption_key(text))
+            cell = (int(self._patient.groups.numbers[row]), self._patient.table.caption_key(text))
             if generic or not text:
                 self._change(row, entry, "caption left out: it says nothing", caption=stated)
             elif cell in self._seen:
@@ -272,7 +271,7 @@ class _PicturePaths:
             self._notes.append(f"pictures that lie in no file of their own were written into {self._written}")
         with Image.open(io.BytesIO(data)) as opened:
             ending = (opened.format or "img").lower()
-        file = self._written / f"{digest_of(data).hex()}.{ending}"
+        file = self._written / f"{xxhash.xxh3_128_hexdigest(data)}.{ending}"
         with writing_file(file) as opened_file:
             opened_file.write(data)
         return f"{self._written.name}/{file.name}"

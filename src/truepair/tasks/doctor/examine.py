@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from truepair.data.tokens import OwnTokenization, Tokenization, load_tokenizer
+from truepair.data.tokens import OwnTokenization, Tokenization, load_tokenizer, tells_case
 from truepair.data.transforms import TransformConfig
 from truepair.methods.recipe import TextConfig
 from truepair.models.encoders.minilm import minilm_folder
@@ -85,8 +85,9 @@ def examine(
         ConfigError: no source is named, or the tokenizer is not installed.
     """
     tokenization, length = tokenization_of(config, model)
-    opened = open_source(config.data if config.pictures else replace(config.data, identity="file"), say)
-    patient = Patient(opened.table, config, count)
+    identity = "bytes" if config.pictures else "file"
+    opened = open_source(replace(config.data, identity=identity), say)
+    patient = Patient(opened.table.read_by_case(tells_case(tokenization)), config, count)
     findings = [*file_findings(patient), *same_findings(patient, opened.contradiction), *caption_findings(patient)]
     with count("tokens") as progress:
         by_tokens, unknown = token_findings(patient, tokenization, length, progress)

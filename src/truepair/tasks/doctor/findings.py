@@ -158,7 +158,7 @@ def same_findings(patient: Patient, contradiction: str) -> list[Finding]:
             len(spellings),
             len(texts),
             "note",
-            "they count as one text: in case and punctuation alone they differ",
+            f"they count as one text: in {'' if patient.table.cased else 'case and '}punctuation alone they differ",
             "captions",
             [
                 Example(" | ".join(dict.fromkeys(patient.texts[text] for text in patient.coded[some].tolist())))

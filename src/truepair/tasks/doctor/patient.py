@@ -93,17 +93,8 @@ class Patient:
 
     @cached_property
     def groups(self) -> Groups:
-        """Which rows show one picture: of one id, one file, or the same bytes [N]."""
-        links = [same_labels(self.table.pictures)]
-        if self.facts is not None:
-            labels = np.full(len(self.unit_rows), -1)
-            known: dict[bytes, int] = {}
-            for unit, digest in zip(self.there.tolist(), self.facts.digests, strict=True):
-                if digest:
-                    labels[unit] = known.setdefault(digest, len(known))
-            links.append(same_labels(labels[self.units]))
-        left, right = (np.concatenate(ends) for ends in zip(*links, strict=True))
-        return Groups.joined(len(self.table), left, right)
+        """Which rows show one picture: of one id, one file, or the same bytes, where pictures are opened [N]."""
+        return Groups(self.table.pictures)
 
     @cached_property
     def near_groups(self) -> Groups | None:
@@ -160,7 +151,7 @@ class Patient:
     def faults(self) -> TextFaults:
         """What is wrong with each text."""
         with self._count("captions") as progress:
-            return TextFaults.of(self.texts, progress)
+            return TextFaults.of(self.texts, self.table.cased, progress)
 
     @cached_property
     def generic(self) -> NDArray[np.bool_]:

@@ -1,6 +1,5 @@
 """What is wrong with pictures as files: each is opened once."""
 
-import hashlib
 import io
 import os
 from collections.abc import Callable, Iterator
@@ -38,7 +37,6 @@ class Looked:
     """What one picture turned out to be.
 
     Attributes:
-        digest: of its bytes; empty where they cannot be read.
         problem: why it cannot be decoded; empty where it can.
         size: width and height as it is shown, in pixels.
         kinds: some of ``KINDS``.
@@ -46,7 +44,6 @@ class Looked:
         thumbnail: uint8 [16, 16, 3].
     """
 
-    digest: bytes = b""
     problem: str = ""
     size: tuple[int, int] = (0, 0)
     kinds: tuple[str, ...] = ()
@@ -59,7 +56,6 @@ class PictureFacts:
     """What P pictures turned out to be.
 
     Attributes:
-        digests: of their bytes, P; empty where they cannot be read.
         problems: number of a picture -> why it cannot be decoded.
         sizes: width and height as they are shown, in pixels, int64 [P, 2]; 0 where unknown.
         kinds: name of a kind -> which pictures are of it [P].
@@ -67,7 +63,6 @@ class PictureFacts:
         thumbnails: uint8 [P, 16, 16, 3].
     """
 
-    digests: list[bytes]
     problems: dict[int, str]
     sizes: NDArray[np.int64]
     kinds: dict[str, NDArray[np.bool_]]
@@ -99,7 +94,6 @@ def look_at_pictures(
     """
     count = len(rows)
     facts = PictureFacts(
-        digests=[b""] * count,
         problems={},
         sizes=np.zeros((count, 2), np.int64),
         kinds={kind: np.zeros(count, bool) for kind in KINDS},
@@ -109,7 +103,6 @@ def look_at_pictures(
     with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
         found = chain.from_iterable(pool.map(look_at, cells) for cells in _cells(table, rows))
         for place, looked in enumerate(found):
-            facts.digests[place] = looked.digest
             if looked.problem:
                 facts.problems[place] = looked.problem
             facts.sizes[place] = looked.size
@@ -125,28 +118,21 @@ def look_at_pictures(
 
 
 def look_at(stored: dict[str, Any]) -> Looked:
-    """Read, decode and hash one picture.
+    """Read and decode one picture.
 
     Args:
         stored: its cell of a table, see ``load_image``.
     """
-    digest = b""
     try:
         data = read_bytes(stored)
-        digest = digest_of(data)
         picture = load_image({"bytes": data, "path": stored.get("path")}, min_side=_SIDE)
         with Image.open(io.BytesIO(data)) as opened:
             size, kinds = _size(opened), _kinds(opened)
     except BadImageError as error:
-        return Looked(digest, str(error))
+        return Looked(str(error))
     perceptual = np.packbits(imagehash.phash(picture).hash).view(">u8")[0]
     thumbnail = np.asarray(picture.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX))
-    return Looked(digest, "", size, kinds, int(perceptual), thumbnail)
-
-
-def digest_of(data: bytes) -> bytes:
-    """A hash of a picture's bytes: equal pictures, equal hashes."""
-    return hashlib.blake2b(data, digest_size=16).digest()
+    return Looked("", size, kinds, int(perceptual), thumbnail)
 
 
 def _cells(table: PairTable, rows: NDArray[np.int64]) -> Iterator[list[dict[str, Any]]]:

@@ -68,13 +68,21 @@ class TextFaults:
     script_names: list[str]
 
     @classmethod
-    def of(cls, texts: Sequence[str], progress: Callable[[int, int], None] = lambda done, total: None) -> Self:
-        """Look at texts."""
+    def of(
+        cls, texts: Sequence[str], cased: bool, progress: Callable[[int, int], None] = lambda done, total: None
+    ) -> Self:
+        """Look at texts.
+
+        Args:
+            texts: T distinct texts.
+            cased: whether case tells captions apart.
+            progress: called with (done, all).
+        """
         keys = np.zeros(len(texts), np.int64)
         generic, mojibake, control = (np.zeros(len(texts), bool) for _ in range(3))
         scripts, names = np.zeros(len(texts), np.int64), {"LATIN": 0}
         for place, text in enumerate(texts):
-            keys[place] = caption_key(text)
+            keys[place] = caption_key(text, cased)
             generic[place] = is_generic(text)
             mojibake[place] = is_mojibake(text)
             control[place] = not text.isprintable() and has_control(text)
