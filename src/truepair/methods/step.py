@@ -23,6 +23,7 @@ from truepair.methods.contrast import Contrast
 from truepair.methods.ecm import Ecm
 from truepair.methods.encode import BatchEncoder, EncodedBatch, full_precision
 from truepair.methods.frozen import FrozenModel
+from truepair.methods.held_out import HeldOut
 from truepair.methods.momentum import MomentumFeatures, MomentumModel
 from truepair.methods.rules import RuleSet
 from truepair.methods.srcl import SrclWeights, of_rows, weight_figures
@@ -189,6 +190,7 @@ class PretrainStep(TowerStep):
         truth: What is known about undeclared pairs, for figures only.
         conversions: Counts how many of the new matches are right, where the truth is known.
         chance: Says that ITC has not left chance; None for not looking.
+        held_out: Pairs that a learned hardness is rewarded by where there is no MLM.
         seed: Seed of the run.
 
     Raises:
@@ -213,6 +215,7 @@ class PretrainStep(TowerStep):
         truth: Truth | None = None,
         conversions: ConversionCounter | None = None,
         chance: ChanceWatch | None = None,
+        held_out: HeldOut | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__(model)
@@ -236,6 +239,7 @@ class PretrainStep(TowerStep):
         self.truth = truth
         self.conversions = conversions
         self.chance = chance
+        self.held_out = held_out
         self.seed = seed
         self.counts = EpochCounts()
         self.micro_batch = encoder.parts.size
@@ -250,6 +254,8 @@ class PretrainStep(TowerStep):
         Raises:
             ConfigError: The batch is of one pair, over all ranks, and a loss compares pairs.
         """
+        if info.measures:
+            return StepOutput({"loss": self._reward_loss(batch, info)})
         pixels = self.ecm is not None and self.ecm.config.judge.view == "batch"
         encoded = EncodedBatch.of(batch, self.encoder, info, pixels=pixels)
         self._require_others(encoded.size)
@@ -277,6 +283,29 @@ class PretrainStep(TowerStep):
             encoded.image_features[encoded.own].detach(),
             encoded.text_features[encoded.own].detach(),
         )
+
+    def reward_loss(self, epoch: int) -> str:
+        """The MLM loss, once it is trained (FALCON), or ITC of held-out pairs.
+
+        A loss of the batch that compares its pairs would reward how easy they are to tell apart.
+        """
+        if self.held_out is not None:
+            return f"ITC of {self.held_out.count} held-out pairs"
+        return "the MLM loss" if self.objectives.mlm.due(epoch) else ""
+
+    def _reward_loss(self, batch: PairBatch, info: StepInfo) -> Tensor:
+        """ITC of the held-out pairs; or MLM of this rank's own pairs with the words that the step hides; a scalar."""
+        if self.held_out is not None:
+            local = self.held_out.batch.to(batch.input_ids.device)
+            encoded = EncodedBatch.of(local, self.held_out.encoder, info)
+            contrast = Contrast(encoded.temperature, self.bias)
+            nothing_found = BatchRelations(encoded.size, device=encoded.device)
+            return _itc_in_batch(encoded, nothing_found, 0.0, True, contrast, None)
+        assert self.masker is not None, "MLM has a weight, so there is one"
+        encoded = EncodedBatch.of(batch, self.encoder, info)
+        nothing = PairSet.empty(encoded.size, encoded.size, device=encoded.device)
+        masked = MaskedRows.of(encoded, self.masker, nothing, self.objectives.mlm, self.seed)
+        return self._read(encoded, None, masked, None)["mlm"]
 
     @property
     def bias(self) -> Tensor | None:
@@ -357,8 +386,16 @@ class PretrainStep(TowerStep):
         if self.objectives.mlm.due(encoded.info.epoch):
             assert self.masker is not None, "MLM has a weight, so there is one"
             masked = MaskedRows.of(encoded, self.masker, matches, self.objectives.mlm, self.seed)
-        if pairs is None and masked is None:
-            return {}
+        return {} if pairs is None and masked is None else self._read(encoded, pairs, masked, momentum)
+
+    def _read(
+        self,
+        encoded: EncodedBatch,
+        pairs: MatchingPairs | None,
+        masked: "MaskedRows | None",
+        momentum: Momentum | None,
+    ) -> dict[str, Tensor]:
+        """What the fusion encoder reads, part by part of this rank's images."""
         losses: dict[str, Tensor] = {}
         parts = self.encoder.parts
         slices = parts.slices(len(encoded.local))

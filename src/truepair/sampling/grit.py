@@ -246,7 +246,7 @@ def walk_spaces(
         starts: Where each walk starts: a place within its search space.
         image: Normalised image features of the window [n, D].
         text: Normalised text features of the window [n, D].
-        samples: What ``known`` calls the samples of the window, int64 [n].
+        samples: What ``known`` and ``hardness`` call the samples of the window, int64 [n].
         group_size: Length of the slices of a walk that become groups.
         hardness: The dial.
         epoch: Epoch that is planned.
@@ -268,7 +268,7 @@ def walk_spaces(
             images,
             texts,
             start=torch.tensor([starts[number] for number in members]),
-            quantile=hardness(images, texts, epoch),
+            quantile=hardness(images, texts, epoch, samples[positions]),
             forbidden=None if known is None else _forbidden(known, samples[positions]).to(image.device),
             batch_size=group_size,
         )

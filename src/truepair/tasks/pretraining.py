@@ -125,7 +125,8 @@ def pretrain(
     pictures = _Pictures(recipe, student.preprocessing, collator, caches)
     train_images = pictures.of(tables.train, recipe.model.image_views)
     validation, test, unseen = (pictures.task(table) for table in (tables.validation, tables.test, tables.unseen))
-    builder = StepBuilder(recipe, student, caches, train_images.table, train_images.cache, run_folder, say)
+    held_out = None if validation is None else (validation.images.table, validation.images.cache)
+    builder = StepBuilder(recipe, student, caches, train_images.table, train_images.cache, run_folder, say, held_out)
     step = builder.build()
     loop = TrainingLoop(
         step,
