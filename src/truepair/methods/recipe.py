@@ -12,7 +12,7 @@ from truepair.methods.ecm import EcmConfig
 from truepair.methods.momentum import MomentumConfig
 from truepair.methods.rules import RelationsConfig
 from truepair.methods.srcl import SrclConfig
-from truepair.methods.step import ItmConfig, MlmConfig, ObjectivesConfig
+from truepair.methods.step import ObjectivesConfig
 from truepair.methods.towers import TowerOptimizerConfig
 from truepair.models.dual.lora import LoraSettings
 from truepair.sampling.batches import SamplerConfig
@@ -210,8 +210,7 @@ class PretrainRecipe:
             raise ConfigError("ecm.judge.view 'batch' needs images, which model.cache_images does without")
         if self.ecm is not None and not self.ecm.symmetric and self.relations.symmetric:
             raise ConfigError("ecm.symmetric false needs relations.symmetric false, or both directions convert")
-        fused = self.objectives.itm.weight > 0 or self.objectives.mlm.weight > 0
-        if self.model.pool_images and (fused or self.model.options.get("image_pooling") != "mean"):
+        if self.model.pool_images and (self.objectives.fused or self.model.options.get("image_pooling") != "mean"):
             raise ConfigError(
                 "model.pool_images needs objectives.itm.weight 0, objectives.mlm.weight 0 and image_pooling 'mean' in "
                 "model.options; drop it, or set them"
@@ -230,10 +229,9 @@ def trains_itm(recipe: PretrainRecipe) -> bool:
 
 def untrained_losses(recipe: PretrainRecipe) -> list[str]:
     """One line for each loss that the recipe asks for, and that comes too late."""
-    parts: dict[str, ItmConfig | MlmConfig] = {"itm": recipe.objectives.itm, "mlm": recipe.objectives.mlm}
     return [
         f"{name.upper()} is not trained: objectives.{name}.start_epoch is {part.start_epoch}, and the run ends after "
         f"{recipe.loop.epochs} epochs"
-        for name, part in parts.items()
-        if part.weight > 0 and not part.due(recipe.loop.epochs - 1)
+        for name, part in recipe.objectives.fused.items()
+        if not part.due(recipe.loop.epochs - 1)
     ]

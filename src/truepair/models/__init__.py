@@ -2,7 +2,8 @@
 
 - `dual`: the two protocols, `DualEncoder` and `FusionModel`, and any CLIP or SigLIP of transformers or of
   open_clip as a dual encoder.
-- `fusion`: ALBEF, BLIP and BLIP-2, which are `FusionModel`s, the models of downstream tasks made of its parts, and galleries.
+- `fusion`: ALBEF, BLIP and BLIP-2, which are `FusionModel`s, the models of downstream tasks made of ALBEF's parts, and
+  galleries.
 - `encoders`: image encoders by name, MiniLM, and states of frozen encoders kept on disk.
 - `checkpoints`: models from folders and hub names, from a BERT, from checkpoint files of other programs, and to the
   official ALBEF names.

@@ -43,7 +43,7 @@ def as_products(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
 
     So whatever computes with inner products of features [A, D] and [C, D], such as the contrastive losses, computes
     with similarities by the best query as well: they are those of the rows of their matrix [A, C] with the unit vectors
-    [C, C].
+    [C, C], in float32 or wider.
 
     Args:
         one: Features [A, E] or [A, Q, E].
@@ -51,5 +51,6 @@ def as_products(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
     """
     if one.dim() == other.dim() == 2:
         return one, other
-    matrix = similarities(one, other)  # [A, C]
+    with torch.autocast(one.device.type, enabled=False):  # bfloat16 would make ties of the best queries
+        matrix = similarities(*(part.to(torch.promote_types(part.dtype, torch.float32)) for part in (one, other)))
     return matrix, torch.eye(matrix.shape[1], dtype=matrix.dtype, device=matrix.device)

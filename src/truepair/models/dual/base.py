@@ -171,6 +171,24 @@ class DualEncoder(nn.Module, ABC):
         return self
 
 
+def require_one_vector(model: DualEncoder, what: str, advice: str = "give a model such as CLIP") -> None:
+    """Refuse a model with several features an image where one is needed.
+
+    Args:
+        model: Any.
+        what: Needs one.
+        advice: What to do instead.
+
+    Raises:
+        ConfigError: It has queries.
+    """
+    if model.vectors_per_image > 1:
+        raise ConfigError(
+            f"{model.kind} compares a text with the best of {model.vectors_per_image} queries of an image, and {what} "
+            f"keeps one vector an image; {advice}"
+        )
+
+
 class ImageKeysValues(NamedTuple):
     """What the fusion layers need to know of I images: per layer, keys and values of their N states."""
 
