@@ -114,7 +114,8 @@ def _check_group(values: Mapping[str, Any], known: Mapping[str, Field], where: s
 
 def _is_group(field: Field) -> bool:
     """Whether a value of a field can be nothing but a group of fields, or None where that is allowed."""
-    return bool(field.sections) and not (field.text or field.items or field.free or field.choices)
+    plain = field.text or field.items or field.free or field.choices or "float" in field.type
+    return bool(field.sections) and not plain
 
 
 def _check_item(item: Mapping[str, Any], sections: Sequence[Section], where: str) -> None:

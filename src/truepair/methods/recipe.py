@@ -94,11 +94,15 @@ class ModelConfig:
     """Which model is trained.
 
     Attributes:
+        family: what is built where no checkpoint is named: "albef", or "blip2" for the first stage of BLIP-2.
         size: named size to start from: tiny, small or base.
-        options: fields of ``AlbefConfig`` that replace the size's, among them ``image_encoder``.
+        options: fields that replace the size's: of ``AlbefConfig``, among them ``image_encoder``; for "blip2"
+            ``num_query_tokens``, ``image_text_hidden_size``, and fields of ``vision_config`` and ``qformer_config``.
         checkpoint: folder, name or checkpoint file of a whole model to start from; size and options are not used then.
-        image_checkpoint: folder or name of pre-trained image encoder weights, "efficientnet_lite0" for the small one.
-        text_checkpoint: folder or name of a BERT whose layers start text and fusion encoder, "minilm" for MiniLM-L6.
+        image_checkpoint: folder or name of pre-trained image encoder weights, "efficientnet_lite0" for the small one;
+            for "blip2" a ViT.
+        text_checkpoint: folder or name of a BERT whose layers start text and fusion encoder, "minilm" for MiniLM-L6;
+            for "blip2" the Q-Former.
         freeze_image: do not train the image encoder.
         freeze_text: do not train the text encoder (the fusion encoder is trained).
         freeze_image_blocks: do not train the embeddings and so many first blocks of the image encoder; 0 for none.
@@ -120,6 +124,7 @@ class ModelConfig:
             none.
     """
 
+    family: Literal["albef", "blip2"] = "albef"
     size: str = "tiny"
     options: dict[str, Any] = field(default_factory=dict)
     checkpoint: str | None = None
@@ -141,6 +146,8 @@ class ModelConfig:
     interpolate: InterpolateConfig | None = None
 
     def __post_init__(self) -> None:
+        if self.family not in ("albef", "blip2"):
+            raise ConfigError(f"model.family is {self.family!r}; give 'albef' or 'blip2'")
         if self.interpolate is not None and self.checkpoint is None:
             raise ConfigError("model.interpolate needs a start that was trained; set model.checkpoint, or drop it")
         if self.interpolate is not None and self.lora is not None:
