@@ -100,7 +100,7 @@ class ModelConfig:
             ``num_query_tokens``, ``image_text_hidden_size``, and fields of ``vision_config`` and ``qformer_config``.
         checkpoint: folder, name or checkpoint file of a whole model to start from; size and options are not used then.
         image_checkpoint: folder or name of pre-trained image encoder weights, "efficientnet_lite0" for the small one;
-            for "blip2" a ViT.
+            "blip2" keeps the class of transformers with a ViT alone.
         text_checkpoint: folder or name of a BERT whose layers start text and fusion encoder, "minilm" for MiniLM-L6;
             for "blip2" the Q-Former.
         freeze_image: do not train the image encoder.

@@ -21,7 +21,6 @@ from truepair.models.dual.hub_preprocessing import HubPreprocessing
 from truepair.models.dual.lora import add_lora
 from truepair.models.encoders.images import load_image_encoder, resize_images
 from truepair.models.encoders.minilm import minilm_folder
-from truepair.models.encoders.vision_tower import VisionTower
 from truepair.models.fusion.albef import AlbefModel
 from truepair.models.fusion.blip2 import CAPTION_TOKEN, caption_token
 from truepair.models.fusion.config import AlbefConfig
@@ -150,12 +149,7 @@ def _new_blip2(recipe: PretrainRecipe, tokenizer: PreTrainedTokenizerBase, say: 
         tokenizer.add_special_tokens({"bos_token": CAPTION_TOKEN})
     vision = None
     if config.image_checkpoint is not None:
-        loaded = load_image_encoder(config.image_checkpoint, image_size=transform.size)
-        if not isinstance(loaded, VisionTower):
-            raise ConfigError(
-                f"model.image_checkpoint is {config.image_checkpoint}, and the image tower of BLIP-2 is a ViT; give one"
-            )
-        vision = loaded
+        vision = load_image_encoder(config.image_checkpoint, image_size=transform.size)
     bert = minilm_folder() if config.text_checkpoint == "minilm" else config.text_checkpoint
     model = new_blip2(config.size, config.options, len(tokenizer), caption_token(tokenizer), vision=vision, bert=bert)
     made = model.model.config
@@ -174,6 +168,11 @@ def _new_blip2(recipe: PretrainRecipe, tokenizer: PreTrainedTokenizerBase, say: 
         size={"height": transform.size, "width": transform.size}, image_mean=list(mean), image_std=list(std)
     )
     say(f"a BLIP-2 of {model.vectors_per_image} queries: {_starts(config)}")
+    if model.vision is not None:
+        say(
+            f"{config.image_checkpoint} is no ViT, which is all that transformers' class of BLIP-2 has for images: it "
+            "stays what it is, and the saved folder is opened by truepair alone"
+        )
     return OpenedModel(model, HubPreprocessing(processor, tokenizer, text.max_length, transform))
 
 

@@ -137,7 +137,7 @@ def test_a_head_of_another_model_and_masked_words_are_named(folder: Path, tmp_pa
     ours.save_pretrained(tmp_path)
     open_model(folder).preprocessing.save(tmp_path)
     save_file({"bias": torch.zeros(3)}, tmp_path / HEAD_FILE)
-    with pytest.raises(CheckpointError, match=f"{HEAD_FILE} is of another model"):
+    with pytest.raises(CheckpointError, match=f"{HEAD_FILE} is of another model; give a whole one"):
         open_model(tmp_path)
     with pytest.raises(ConfigError, match=r"guesses no masked words; set objectives.mlm.weight to 0"):
         ours.predict_tokens(torch.zeros(1, 3, 32), torch.ones(1, 3, dtype=torch.bool))

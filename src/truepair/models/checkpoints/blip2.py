@@ -11,7 +11,7 @@ from transformers import Blip2Config, Blip2ForImageTextRetrieval, Blip2QFormerCo
 
 from truepair.errors import CheckpointError, ConfigError, nearest, shortened
 from truepair.models.checkpoints.bert import bert_config, bert_weights
-from truepair.models.encoders.base import require_known_fields
+from truepair.models.encoders.base import ImageEncoder, require_known_fields
 from truepair.models.encoders.vision_tower import VisionTower
 from truepair.models.fusion.blip2 import Blip2FusionModel
 
@@ -85,6 +85,8 @@ _SPREAD = 0.02  # of the weights that start at random; transformers starts queri
 
 _ATTENTION = ("self.query", "self.key", "self.value", "output.dense", "output.LayerNorm")
 
+_VITS = ("vit", "blip_vision_model")
+
 _VIT = {
     "layernorm_before": "layer_norm1",
     "layernorm_after": "layer_norm2",
@@ -100,7 +102,7 @@ def new_blip2(
     vocab_size: int,
     start: int | None,
     *,
-    vision: VisionTower | None = None,
+    vision: ImageEncoder | None = None,
     bert: str | Path | None = None,
 ) -> Blip2FusionModel:
     """A BLIP-2 to train.
@@ -111,7 +113,8 @@ def new_blip2(
             ``vision_config`` and ``qformer_config``.
         vocab_size: V, the entries of the tokenizer.
         start: Id of [DEC].
-        vision: A ViT, which becomes the image tower; its sizes count.
+        vision: The image tower; its sizes count. A ViT becomes the vision model of the class, which computes the same;
+            any other encoder stands in its place.
         bert: Folder or name of a BERT that the Q-Former starts from, the feed-forward blocks of the queries included;
             its sizes count. Cross-attention and queries start at random, as in the paper.
 
@@ -121,8 +124,9 @@ def new_blip2(
     """
     fields = _fields(size, options)
     vision_fields, qformer_fields = fields["vision_config"], fields["qformer_config"]
+    vit = vision if isinstance(vision, VisionTower) and vision.model.config.model_type in _VITS else None
     if vision is not None:
-        vision_fields |= _vit_sizes(vision)
+        vision_fields |= _in_its_place(vision) if vit is None else _vit_sizes(vit)
     if bert is not None:
         given, known = bert_config(bert), dict(options.get("qformer_config", {}))
         qformer_fields |= {name: getattr(given, name) for name in _FROM_BERT} | known
@@ -133,9 +137,9 @@ def new_blip2(
     except Exception as error:  # transformers checks few values before it computes with them
         raise ConfigError(f"model.options: no BLIP-2 can be made of them: {shortened(error)}") from error
     torch.nn.init.normal_(model.query_tokens, std=_SPREAD)
-    if vision is not None:
-        model.vision_model.load_state_dict(_vit_weights(vision))
-    made = Blip2FusionModel(model, start)
+    if vit is not None:
+        model.vision_model.load_state_dict(_vit_weights(vit))
+    made = Blip2FusionModel(model, start, vision if vit is None else None)
     if bert is not None:
         _take_bert(made, bert)
     return made
@@ -164,18 +168,16 @@ def _fields(size: str, options: Mapping[str, Any]) -> dict[str, Any]:
     return fields
 
 
-def _vit_sizes(vision: VisionTower) -> dict[str, Any]:
-    """The fields of `Blip2VisionConfig` that a ViT needs.
+def _in_its_place(vision: ImageEncoder) -> dict[str, Any]:
+    """The fields of `Blip2VisionConfig` where another encoder stands: what the Q-Former reads, and next to nothing."""
+    size = vision.image_size
+    empty = {"num_hidden_layers": 0, "num_attention_heads": 1, "intermediate_size": 1}
+    return {"image_size": size, "patch_size": size, "hidden_size": vision.width, **empty}
 
-    Raises:
-        CheckpointError: It is no ViT.
-    """
+
+def _vit_sizes(vision: VisionTower) -> dict[str, Any]:
+    """The fields of `Blip2VisionConfig` that a ViT needs."""
     config = vision.model.config
-    if config.model_type not in ("vit", "blip_vision_model"):
-        raise CheckpointError(
-            f"model.image_checkpoint is a {config.model_type}, and the image tower of BLIP-2 is a ViT; give one "
-            "of type vit, or the vision tower of a BLIP"
-        )
     return {
         "image_size": vision.image_size,
         "patch_size": config.patch_size,

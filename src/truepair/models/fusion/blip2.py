@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoImageProcessor, AutoTokenizer, Blip2ForImageTextRetrieval
+from transformers import AutoImageProcessor, AutoTokenizer, Blip2Config, Blip2ForImageTextRetrieval, Blip2VisionModel
 from transformers.models.bert.modeling_bert import BertPredictionHeadTransform
 from transformers.utils import cached_file
 
@@ -17,6 +17,8 @@ from truepair.errors import CheckpointError, ConfigError
 from truepair.models.checkpoints.load import load_hub_model, load_part
 from truepair.models.dual.base import FusionModel, ImageKeysValues
 from truepair.models.dual.hub_preprocessing import HubPreprocessing, image_side
+from truepair.models.encoders.base import ImageEncoder
+from truepair.models.encoders.images import build_image_encoder
 from truepair.models.fusion.blip import with_start
 
 CAPTION_TOKEN = "[DEC]"
@@ -24,6 +26,9 @@ CAPTION_TOKEN = "[DEC]"
 
 HEAD_FILE = "itg_head.safetensors"
 """What transformers' class has no place for: the head of ITG."""
+
+TOWER_FILE = "image_encoder.safetensors"
+"""... and an image tower that is no ViT of its kind."""
 
 _ROWS = 64  # pairs that are fused at once without gradient: each holds a copy of its image's states
 
@@ -61,7 +66,9 @@ class Blip2FusionModel(FusionModel):
     - **ITM**: queries and text see each other, and the mean over the queries is the verdict.
     - **ITG** (`predict_next`): queries see each other alone, a word the queries and the words before it.
 
-    So the image tower is the vision model, usually frozen, and all of the Q-Former is trained. The states of a text
+    So the image tower is the vision model, usually frozen, and all of the Q-Former is trained. Any other image encoder
+    may stand in its place; then transformers' class, which has only a ViT, reads no more than the Q-Former of the
+    folder, and says that it lacks the rest. The states of a text
     [B, L, 2 D] are what the Q-Former makes of it alone [B, L, D], and beside them the embeddings that the second
     reading starts from [B, L, D].
 
@@ -71,13 +78,20 @@ class Blip2FusionModel(FusionModel):
     Args:
         model: The model.
         start: Id of [DEC]; None reads [CLS] in its place.
+        vision: The image tower, if not the model's own.
     """
 
     writes_captions = True
 
-    def __init__(self, model: Blip2ForImageTextRetrieval, start: int | None = None) -> None:
+    def __init__(
+        self, model: Blip2ForImageTextRetrieval, start: int | None = None, vision: ImageEncoder | None = None
+    ) -> None:
         super().__init__()
         self.model: Any = model
+        self.vision = vision
+        if vision is not None:
+            self.model.vision_model = None
+            self.model.config.image_encoder = vision.config
         self.start = start
         scale = getattr(model.config, "logit_scale_init_value", None)
         self.temp = nn.Parameter(torch.tensor(_TEMPERATURE) if scale is None else torch.tensor(-float(scale)).exp())
@@ -86,22 +100,43 @@ class Blip2FusionModel(FusionModel):
         name = str(model.name_or_path)
         self.origin = str(Path(name).resolve()) if name and Path(name).exists() else name
 
+    @classmethod
+    def from_pretrained(cls, name_or_folder: str | Path, **options: Any) -> Self:
+        """Load a model without what reads captions and images for it: [DEC] is not known.
+
+        Args:
+            name_or_folder: A folder that `save_pretrained` wrote, of this class or of transformers, or a hub name.
+            **options: How transformers is to read the weights, such as ``use_safetensors``.
+
+        Raises:
+            CheckpointError: It is missing or damaged.
+        """
+        name = str(name_or_folder)
+        config = load_part(Blip2Config, name, what="config")
+        tower = getattr(config, "image_encoder", None)
+        absent = frozenset() if tower is None else frozenset(_vision_names(config))
+        model = load_hub_model(Blip2ForImageTextRetrieval, name, may_lack=absent, dtype=torch.float32, **options)
+        made = cls(model, vision=None if tower is None else build_image_encoder(tower))
+        head = load_part(_Weights(HEAD_FILE), name, what=HEAD_FILE)
+        if head is not None:
+            _take(made.itg_head, head, f"{name}: {HEAD_FILE}")
+            made.itg_fresh = False
+        if made.vision is not None:
+            weights = load_part(_Weights(TOWER_FILE), name, what=TOWER_FILE)
+            if weights is None:
+                raise CheckpointError(f"{name} has no {TOWER_FILE}, the weights of its image tower; give a whole model")
+            _take(made.vision, weights, f"{name}: {TOWER_FILE}")
+        return made
+
     def save_pretrained(self, folder: str | Path, state_dict: Mapping[str, Tensor] | None = None) -> None:
         """Write a folder of transformers, which `Blip2ForImageTextRetrieval.from_pretrained` reads, and ITG's head."""
         state = dict(self.state_dict() if state_dict is None else state_dict)
         self.model.config.logit_scale_init_value = -float(state["temp"].log())
         model, head = (_under(prefix, state) for prefix in ("model.", "itg_head."))
         self.model.save_pretrained(folder, state_dict=model)
-        save_file({name: tensor.contiguous().cpu() for name, tensor in head.items()}, Path(folder, HEAD_FILE))
-
-    def load_head(self, head: Mapping[str, Tensor]) -> None:
-        """Take a trained head of ITG.
-
-        Raises:
-            RuntimeError: It is of another model.
-        """
-        self.itg_head.load_state_dict(dict(head))
-        self.itg_fresh = False
+        _write(head, Path(folder, HEAD_FILE))
+        if self.vision is not None:
+            _write(_under("vision.", state), Path(folder, TOWER_FILE))
 
     @property
     def kind(self) -> str:
@@ -110,7 +145,8 @@ class Blip2FusionModel(FusionModel):
 
     def blank(self) -> Self:
         """A model of the same kind and sizes with other weights."""
-        return type(self)(type(self.model)(self.model.config), self.start)
+        vision = None if self.vision is None else build_image_encoder(self.vision.config)
+        return type(self)(type(self.model)(self.model.config), self.start, vision)
 
     def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any]) -> None:
         """Let the backward pass recompute what the forward pass made, instead of keeping it."""
@@ -119,7 +155,7 @@ class Blip2FusionModel(FusionModel):
     @property
     def image_tower(self) -> nn.Module:
         """The vision model: images [B, 3, H, W] to states [B, N, W]."""
-        return _ImageTower(self.model.vision_model)
+        return _ImageTower(self.model.vision_model) if self.vision is None else self.vision
 
     @property
     def text_tower(self) -> nn.Module:
@@ -300,10 +336,10 @@ def open_blip2_folder(name_or_folder: str) -> tuple[Blip2FusionModel, HubPreproc
     Raises:
         CheckpointError: One of the three is missing or damaged, or they do not fit together.
     """
-    model = load_hub_model(Blip2ForImageTextRetrieval, name_or_folder, dtype=torch.float32)
+    opened = Blip2FusionModel.from_pretrained(name_or_folder)
     processor = load_part(AutoImageProcessor, name_or_folder, what="image processor")
     tokenizer = load_part(AutoTokenizer, name_or_folder, what="tokenizer")
-    config = model.config
+    config = opened.model.config
     if config.image_token_index is not None or len(tokenizer) > config.qformer_config.vocab_size:
         raise CheckpointError(
             f"{name_or_folder} has a tokenizer of {len(tokenizer)} entries and a Q-Former of "
@@ -316,14 +352,14 @@ def open_blip2_folder(name_or_folder: str) -> tuple[Blip2FusionModel, HubPreproc
         )
     longest = min(int(config.qformer_config.max_position_embeddings), tokenizer.model_max_length)
     transform = TransformConfig(size=side, normalisation="encoder")
-    opened = Blip2FusionModel(model, caption_token(tokenizer))
-    head = load_part(_Head, name_or_folder, what="head of ITG")
-    if head is not None:
-        try:
-            opened.load_head(head)
-        except RuntimeError as error:
-            raise CheckpointError(f"{name_or_folder}: {HEAD_FILE} is of another model; delete it") from error
+    opened.start = caption_token(tokenizer)
     return opened.eval(), HubPreprocessing(processor, tokenizer, longest, transform)
+
+
+def _vision_names(config: Blip2Config) -> list[str]:
+    """The names of the weights of a vision model, which stands empty where another tower is in its place."""
+    with torch.device("meta"):
+        return [f"vision_model.{name}" for name in Blip2VisionModel(config.vision_config).state_dict()]
 
 
 def caption_token(tokenizer: Any) -> int | None:
@@ -332,14 +368,37 @@ def caption_token(tokenizer: Any) -> int | None:
     return found
 
 
-class _Head:
-    """The head of ITG beside a model, read like a model."""
+class _Weights:
+    """A file of weights beside a model, read like a model.
 
-    @staticmethod
-    def from_pretrained(name: str, *, trust_remote_code: bool, **revision: str) -> dict[str, Tensor] | None:
-        """Its weights; None where there is no such file, as on the hub."""
-        file = cached_file(name, HEAD_FILE, _raise_exceptions_for_missing_entries=False, **revision)
+    Args:
+        file: Its name.
+    """
+
+    def __init__(self, file: str) -> None:
+        self.file = file
+
+    def from_pretrained(self, name: str, *, trust_remote_code: bool, **revision: str) -> dict[str, Tensor] | None:
+        """The weights; None where there is no such file, as on the hub."""
+        file = cached_file(name, self.file, _raise_exceptions_for_missing_entries=False, **revision)
         return None if file is None else load_file(file)
+
+
+def _take(module: nn.Module, weights: Mapping[str, Tensor], file: str) -> None:
+    """Put the weights of a file into a module.
+
+    Raises:
+        CheckpointError: They are of another one.
+    """
+    try:
+        module.load_state_dict(dict(weights))
+    except RuntimeError as error:
+        raise CheckpointError(f"{file} is of another model; give a whole one") from error
+
+
+def _write(weights: Mapping[str, Tensor], file: Path) -> None:
+    """Write weights to a file."""
+    save_file({name: tensor.contiguous().cpu() for name, tensor in weights.items()}, file)
 
 
 def _under(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
