@@ -4,15 +4,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 from transformers import Blip2Config, Blip2ForImageTextRetrieval
 
 from tests.judges.given import GivenJudge
-from tests.methods.steps import ecm, info, pairs, verdicts
+from tests.methods.steps import ecm, info, of_rank, pairs, verdicts
 from tests.methods.test_dual_encoder import HubRun, encoder, preprocessing, stop_and_go_on
+from tests.sampling.gloo import GlooPool
 from truepair.data.pairs import PairBatch
 from truepair.data.preprocessing import Preprocessing
 from truepair.engine.logs.log import read_log
@@ -28,6 +32,7 @@ from truepair.models import Blip2FusionModel
 from truepair.models.dual.base import DualEncoder
 from truepair.objectives.srcl import RegulationConfig, normalised_weights
 from truepair.sampling.grit import grit_order
+from truepair.sampling.ranks import Ranks
 
 NOTHING = ObjectivesConfig(itm=ItmConfig(weight=0.0), mlm=MlmConfig(weight=0.0))
 STAGE_1 = ObjectivesConfig(
@@ -197,6 +202,35 @@ def test_parts_of_a_batch_have_the_gradients_of_the_whole() -> None:
     for name, gradient in gradients[0].items():
         assert gradient is not None, name
         torch.testing.assert_close(gradients[1][name], gradient, atol=1e-9, rtol=1e-6)
+
+
+def train_on_rank(_: None) -> tuple[dict[str, float], dict[str, NDArray[np.float64]]]:
+    """Losses and gradients of this rank's share of a step, meaned over the ranks."""
+    here = Ranks.current()
+    judge = Ecm(ecm(low=0.3, high=0.5), GivenJudge(verdicts()), rank=here.rank, ranks=here.count)
+    objectives = replace(STAGE_1, itc=replace(STAGE_1.itc, consistency=0.2))
+    config = SrclConfig(weights=RegulationConfig("tempered"), alpha=0.4, seed_model="seed")
+    step = step_of(objectives, ecm=judge, srcl=SrclWeights(config, frozen()))
+    losses = step(of_rank(batch_of(), here.rank, here.count), info()).losses
+    losses["loss"].backward()
+    parts = {name: losses[name].detach().clone() for name in ("loss", "itc", "itm", "itg")}
+    gradients = {name: weight.grad for name, weight in step.named_parameters() if weight.grad is not None}
+    dist.all_reduce_coalesced([*gradients.values(), *parts.values()])
+    return (
+        {name: float(value) / here.count for name, value in parts.items()},
+        {name: gradient.div(here.count).numpy() for name, gradient in gradients.items()},
+    )
+
+
+def test_two_ranks_train_as_one(tmp_path: Path) -> None:
+    pool = GlooPool(tmp_path, preload="truepair.methods.build")
+    ((alone, expected),) = pool.run(train_on_rank, None, 1)
+    for losses, gradients in pool.run(train_on_rank, None, 2):
+        assert losses == pytest.approx(alone, rel=1e-9)
+        assert gradients.keys() == expected.keys()
+        for name, gradient in expected.items():
+            assert np.linalg.norm(gradients[name] - gradient) <= 1e-9 * np.linalg.norm(gradient) + 1e-12, name
+    pool.close()
 
 
 def test_grit_walks_by_the_best_queries() -> None:
