@@ -107,6 +107,15 @@ def test_itc_compares_the_best_queries_under_s_itc_and_without_gradient_of_the_k
     assert found["model.query_tokens"].abs().sum() > 0 and found["temp"].abs() > 0
 
 
+def test_each_direction_is_drawn_to_the_other() -> None:
+    step = step_of(replace(NOTHING, itc=ItcConfig(consistency=0.2, key_gradient=False)))
+    logits = best(*features(step)) / step.model.temperature
+    by_image, by_text = logits.log_softmax(dim=1), logits.T.log_softmax(dim=1)
+    contrast = -(by_image.diagonal() + by_text.diagonal()).mean() / 2
+    drawn = -((by_text.exp() * by_image).sum(dim=1) + (by_image.exp() * by_text).sum(dim=1)).mean() / 2
+    torch.testing.assert_close(step(batch_of(), info()).losses["itc"], contrast + 0.2 * drawn)
+
+
 def test_srcl_weighs_by_the_best_queries_of_student_and_seed_model() -> None:
     config = SrclConfig(weights=RegulationConfig("softmax", delta=2.0), alpha=0.4, seed_model="seed")
     step = step_of(NOTHING, srcl=SrclWeights(config, frozen()))

@@ -596,7 +596,16 @@ def itc(
 
 def _consistency(encoded: EncodedBatch) -> Tensor:
     """GRIT-VLP's consistency loss, a scalar."""
-    return consistency_loss(encoded.image_features, encoded.text_features, encoded.temperature).loss
+    images, texts = encoded.image_features, encoded.text_features
+    if images.dim() == 2:
+        return consistency_loss(images, texts, encoded.temperature).loss
+    by_image, by_text = encoded.logits.softmax(dim=1), encoded.logits.T.softmax(dim=1)  # [B, B] each
+    contrast = Contrast(encoded.temperature)
+    halves = [
+        contrast.loss(anchors, candidates, Direction(soft=soft), key_gradient=False)
+        for anchors, candidates, soft in ((images, texts, by_text), (texts, images, by_image))
+    ]
+    return torch.stack(halves).mean()
 
 
 def itc_at_chance(
