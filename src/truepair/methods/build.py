@@ -35,6 +35,7 @@ from truepair.models.encoders.fingerprint import caption_input_key, image_input_
 from truepair.models.encoders.frozen_images import ImageStates
 from truepair.models.encoders.images import resize_images
 from truepair.models.fusion.albef import AlbefModel
+from truepair.models.fusion.blip2 import Blip2FusionModel
 from truepair.models.open import OpenedModel, open_model
 from truepair.objectives.mlm import TokenMasker
 from truepair.relations.detectors import Judged
@@ -119,6 +120,8 @@ class StepBuilder:
             held_out=self._held_out(),
             seed=recipe.loop.seed,
         )
+        if recipe.objectives.itg.weight and isinstance(self.model, Blip2FusionModel) and self.model.itg_fresh:
+            self.say("the head of ITG starts from random weights: the model has none")
         if step.own_bias is not None:
             self.say(
                 f"the model has no bias for the sigmoid loss: the run learns one, from {step.own_bias.item():g} on, "

@@ -18,6 +18,7 @@ from truepair.objectives.srcl import (
     weight_histogram,
 )
 from truepair.randomness import keyed_uniform, sample_keys
+from truepair.relations.similarity import as_products
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +74,7 @@ class SrclWeights:
             if self.config.shuffle:
                 lots = keyed_uniform(sample_keys(encoded.batch.image_id, encoded.info.step), 1)[:, 0]  # [B]
                 texts = texts[lots.argsort()]
+            images, texts = as_products(images, texts)
         regulation = Regulation(self.weights, alpha, images, texts)
         if self.config.calibrate is not None and encoded.info.step % encoded.info.steps_per_epoch == 0:
             similarity = encoded.similarity  # [B, B]

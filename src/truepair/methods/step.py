@@ -1,4 +1,4 @@
-"""One training step, top to bottom: encode, relations, ITC, pairs for ITM, fused losses (ITM, MLM), figures."""
+"""One training step, top to bottom: encode, relations, ITC, pairs for ITM, fused losses (ITM, MLM or ITG), figures."""
 
 import json
 from collections.abc import Mapping
@@ -9,6 +9,7 @@ from typing import Any, Literal, Self
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -49,6 +50,7 @@ from truepair.relations.batch import BatchRelations
 from truepair.relations.detectors import Signal
 from truepair.relations.ledger import Ledger
 from truepair.relations.pairs import PairSet, same_pair
+from truepair.relations.similarity import as_products
 from truepair.sampling.ranks import Ranks
 from truepair.settings import Natural, Share, SomeShare, Weight, check_settings
 
@@ -152,6 +154,32 @@ class MlmConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ItgConfig:
+    """Image-grounded text generation: each word of a caption is guessed from the image and the words before it.
+
+    It takes the place of MLM in BLIP-2.
+
+    Attributes:
+        weight: Weight in the sum of the losses; 0 for models that write no captions, 1 in BLIP-2.
+        start_epoch: First epoch with ITG.
+        row_share: Share of the pairs whose caption is read in a step; the others are, in other epochs.
+        smoothing: Share of the target that is spread over the vocabulary; in BLIP-2's program: 0.1.
+    """
+
+    weight: Weight = 0.0
+    start_epoch: Natural = 0
+    row_share: SomeShare = 1.0
+    smoothing: Share = 0.1
+
+    def __post_init__(self) -> None:
+        check_settings(self, "objectives.itg")
+
+    def due(self, epoch: int) -> bool:
+        """Whether it is trained in an epoch."""
+        return self.weight > 0 and epoch >= self.start_epoch
+
+
+@dataclass(frozen=True, kw_only=True)
 class ObjectivesConfig:
     """What a step trains.
 
@@ -159,11 +187,19 @@ class ObjectivesConfig:
         itc: The contrastive loss.
         itm: Image-text matching; for models that fuse.
         mlm: Masked language modelling; for models that fuse.
+        itg: Image-grounded text generation; for models that write captions (BLIP-2).
     """
 
     itc: ItcConfig = field(default_factory=ItcConfig)
     itm: ItmConfig = field(default_factory=ItmConfig)
     mlm: MlmConfig = field(default_factory=MlmConfig)
+    itg: ItgConfig = field(default_factory=ItgConfig)
+
+    @property
+    def fused(self) -> dict[str, "ItmConfig | MlmConfig | ItgConfig"]:
+        """Those that have a weight and read image and text together, by name."""
+        parts: dict[str, ItmConfig | MlmConfig | ItgConfig] = {"itm": self.itm, "mlm": self.mlm, "itg": self.itg}
+        return {name: part for name, part in parts.items() if part.weight > 0}
 
 
 Momentum = tuple[MomentumModel, MomentumFeatures]
@@ -177,7 +213,7 @@ class PretrainStep(TowerStep):
     its own images: losses and gradients are those of one process with the whole batch.
 
     Args:
-        model: The model to train: any dual encoder; ITM and MLM need one that fuses.
+        model: The model to train: any dual encoder; ITM and MLM need one that fuses, ITG one that writes captions.
         encoder: Encodes batches with it, or reads caches of frozen towers.
         objectives: Which losses, and how much of each.
         rules: Who is a match although nobody declared it, and what is done about it.
@@ -194,7 +230,7 @@ class PretrainStep(TowerStep):
         seed: Seed of the run.
 
     Raises:
-        ConfigError: ITM or MLM is asked for, and the model does not fuse.
+        ConfigError: ITM, MLM or ITG is asked for, and the model cannot.
     """
 
     model: DualEncoder
@@ -219,6 +255,8 @@ class PretrainStep(TowerStep):
         seed: int = 0,
     ) -> None:
         super().__init__(model)
+        if objectives.itg.weight > 0 and not (isinstance(model, FusionModel) and model.writes_captions):
+            raise ConfigError(f"{model.kind} writes no captions, as ITG does; set objectives.itg.weight to 0")
         if not isinstance(model, FusionModel) and (objectives.itm.weight > 0 or objectives.mlm.weight > 0):
             raise ConfigError(
                 f"{model.kind} reads no image and text together, as ITM and MLM do; set "
@@ -245,7 +283,7 @@ class PretrainStep(TowerStep):
         self.micro_batch = encoder.parts.size
 
     def forward(self, batch: PairBatch, info: StepInfo) -> StepOutput:
-        """Compute the losses of a batch: ``itc``, and ``itm`` and ``mlm`` once they started.
+        """Compute the losses of a batch: ``itc``, and ``itm``, ``mlm`` and ``itg`` once they started.
 
         Args:
             batch: This rank's pairs.
@@ -262,12 +300,12 @@ class PretrainStep(TowerStep):
         momentum = None if self.momentum is None else (self.momentum, self.momentum.encode(encoded))
 
         relations = self._relations(encoded, momentum)
-        relations, itm_pairs, mlm_matches = self._pairs(encoded, relations)
+        relations, itm_pairs, read_matches = self._pairs(encoded, relations)
 
         regulation = None if self.srcl is None else self.srcl.regulation(encoded)
         contrast = Contrast(encoded.temperature, self.bias)
         losses = {"itc": itc(encoded, relations, self.objectives.itc, contrast, regulation, momentum)}
-        losses |= self._fused_losses(encoded, itm_pairs, mlm_matches, momentum)
+        losses |= self._fused_losses(encoded, itm_pairs, read_matches, momentum)
         if momentum is not None:
             momentum[0].remember(encoded, momentum[1])
 
@@ -304,8 +342,8 @@ class PretrainStep(TowerStep):
         assert self.masker is not None, "MLM has a weight, so there is one"
         encoded = EncodedBatch.of(batch, self.encoder, info)
         nothing = PairSet.empty(encoded.size, encoded.size, device=encoded.device)
-        masked = MaskedRows.of(encoded, self.masker, nothing, self.objectives.mlm, self.seed)
-        return self._read(encoded, None, masked, None)["mlm"]
+        masked = CaptionRows.masked(encoded, self.masker, nothing, self.objectives.mlm, self.seed)
+        return self._read(encoded, None, masked, None, None)["mlm"]
 
     @property
     def bias(self) -> Tensor | None:
@@ -352,20 +390,20 @@ class PretrainStep(TowerStep):
     def _pairs(
         self, encoded: EncodedBatch, relations: BatchRelations
     ) -> tuple[BatchRelations, MatchingPairs | None, PairSet]:
-        """The rows of ITM if it is due, and the undeclared matches that MLM reads; asks a judge of the hardest."""
-        itm_due, mlm_due = (part.due(encoded.info.epoch) for part in (self.objectives.itm, self.objectives.mlm))
+        """The rows of ITM if it is due, and the undeclared matches that MLM or ITG read; asks of the hardest."""
+        due = {name for name, part in self.objectives.fused.items() if part.due(encoded.info.epoch)}
         extra = PairSet.empty(encoded.size, encoded.size, device=encoded.device)
-        if itm_due or mlm_due:
+        if due:
             extra = self.rules.extra_matches(relations, encoded, self.seed)
         if self.ecm is not None and self.ecm.config.ask == "hardest":
             found = self.ecm.judge_hardest(encoded, self._candidates(encoded, relations), relations)
             if self.conversions is not None:
                 self.conversions.add(encoded.batch, found.matches, found.judged)
-            mlm_matches = PairSet.union(found.mlm, extra) if len(extra) else found.mlm
-            return found.relations, found.itm.adding(extra) if itm_due else None, mlm_matches
+            read_matches = PairSet.union(found.mlm, extra) if len(extra) else found.mlm
+            return found.relations, found.itm.adding(extra) if "itm" in due else None, read_matches
         if self.conversions is not None:
             self.conversions.add(encoded.batch, relations.matches())
-        itm_pairs = matching_pairs(self._candidates(encoded, relations), extra) if itm_due else None
+        itm_pairs = matching_pairs(self._candidates(encoded, relations), extra) if "itm" in due else None
         return relations, itm_pairs, extra
 
     def _candidates(self, encoded: EncodedBatch, relations: BatchRelations) -> HardNegatives:
@@ -378,21 +416,27 @@ class PretrainStep(TowerStep):
     def _fused_losses(
         self, encoded: EncodedBatch, pairs: MatchingPairs | None, matches: PairSet, momentum: Momentum | None
     ) -> dict[str, Tensor]:
-        """ITM and MLM, as far as they have started, part by part of this rank's images.
+        """ITM, MLM and ITG, as far as they have started, part by part of this rank's images.
 
         The mean over the ranks is that of the whole batch.
         """
         masked = None
         if self.objectives.mlm.due(encoded.info.epoch):
             assert self.masker is not None, "MLM has a weight, so there is one"
-            masked = MaskedRows.of(encoded, self.masker, matches, self.objectives.mlm, self.seed)
-        return {} if pairs is None and masked is None else self._read(encoded, pairs, masked, momentum)
+            masked = CaptionRows.masked(encoded, self.masker, matches, self.objectives.mlm, self.seed)
+        written = None
+        if self.objectives.itg.due(encoded.info.epoch):
+            written = CaptionRows.written(encoded, matches, self.objectives.itg, self.seed)
+        if pairs is None and masked is None and written is None:
+            return {}
+        return self._read(encoded, pairs, masked, written, momentum)
 
     def _read(
         self,
         encoded: EncodedBatch,
         pairs: MatchingPairs | None,
-        masked: "MaskedRows | None",
+        masked: "CaptionRows | None",
+        written: "CaptionRows | None",
         momentum: Momentum | None,
     ) -> dict[str, Tensor]:
         """What the fusion encoder reads, part by part of this rank's images."""
@@ -400,7 +444,7 @@ class PretrainStep(TowerStep):
         parts = self.encoder.parts
         slices = parts.slices(len(encoded.local))
         for number, (rows, states) in enumerate(zip(slices, encoded.image_states, strict=True)):
-            fuse = partial(self._fused_part, encoded, pairs, masked, momentum, number, rows)
+            fuse = partial(self._fused_part, encoded, pairs, masked, written, momentum, number, rows)
             for name, loss in parts.call(fuse, states).items():
                 losses[name] = losses[name] + loss if name in losses else loss
         return losses
@@ -409,13 +453,14 @@ class PretrainStep(TowerStep):
         self,
         encoded: EncodedBatch,
         pairs: MatchingPairs | None,
-        masked: "MaskedRows | None",
+        masked: "CaptionRows | None",
+        written: "CaptionRows | None",
         momentum: Momentum | None,
         number: int,
         rows: slice,
         states: Tensor,
     ) -> dict[str, Tensor]:
-        """What some images contribute [n, N, W]; their keys and values are computed once for the rows of both."""
+        """What some images contribute [n, N, W]; their keys and values are computed once for the rows of all losses."""
         assert isinstance(self.model, FusionModel), "checked when the step was built"
         keys_values = self.model.image_keys_values(states)
         losses = {}
@@ -423,6 +468,9 @@ class PretrainStep(TowerStep):
         read = None if masked is None else masked.of_images(rows)
         if read is not None and len(read.images):
             losses["mlm"] = mlm(read, self.model, keys_values, encoded, momentum, number)
+        read = None if written is None else written.of_images(rows)
+        if read is not None and len(read.images):
+            losses["itg"] = itg(read, self.model, keys_values, self.objectives.itg.smoothing)
         if pairs is not None:
             first = encoded.own.start
             here = slice(first + rows.start, first + rows.stop)
@@ -473,12 +521,11 @@ class PretrainStep(TowerStep):
         return None if self.chance is None else self.chance.look(step, total_steps, values)
 
     def joins(self) -> dict[int, str]:
-        """Epochs from which on ITM or MLM is trained as well: until then the fusion encoder rests."""
-        parts: dict[str, ItmConfig | MlmConfig] = {"ITM": self.objectives.itm, "MLM": self.objectives.mlm}
-        epochs = sorted({part.start_epoch for part in parts.values() if part.weight > 0})
+        """Epochs from which on ITM, MLM or ITG is trained as well: until then the fusion encoder rests."""
+        parts = self.objectives.fused
         return {
-            epoch: " + ".join(name for name, part in parts.items() if part.weight > 0 and part.start_epoch == epoch)
-            for epoch in epochs
+            epoch: " + ".join(name.upper() for name, part in parts.items() if part.start_epoch == epoch)
+            for epoch in sorted({part.start_epoch for part in parts.values()})
         }
 
     def begin(self) -> None:
@@ -548,9 +595,8 @@ class PretrainStep(TowerStep):
 def _information(encoded: EncodedBatch, regulation: Regulation | None, hidden: Tensor | None) -> dict[str, float]:
     """Bounds on mutual information; ``hidden`` says which cells are false negatives, if anybody knows [B, B]."""
     suspects = None if hidden is None else PairSet.from_dense(hidden)
-    bounds = information_bounds(
-        encoded.image_features, encoded.text_features, encoded.temperature, regulation=regulation, suspects=suspects
-    )
+    images, texts = as_products(encoded.image_features, encoded.text_features)
+    bounds = information_bounds(images, texts, encoded.temperature, regulation=regulation, suspects=suspects)
     figures = {"mi_positive": bounds.positive, "mi_negative": bounds.negative, "mi_bound": bounds.bound}
     if suspects is not None and len(suspects):
         figures["mi_false_negative"] = bounds.suspects
@@ -584,12 +630,22 @@ def itc(
     else:
         loss = _itc_in_batch(encoded, relations, smoothing, config.key_gradient, contrast, regulation)
     if config.consistency:
-        loss = (
-            loss
-            + config.consistency
-            * consistency_loss(encoded.image_features, encoded.text_features, encoded.temperature).loss
-        )
+        loss = loss + config.consistency * _consistency(encoded)
     return loss
+
+
+def _consistency(encoded: EncodedBatch) -> Tensor:
+    """GRIT-VLP's consistency loss, a scalar."""
+    images, texts = encoded.image_features, encoded.text_features
+    if images.dim() == 2:
+        return consistency_loss(images, texts, encoded.temperature).loss
+    by_image, by_text = encoded.logits.softmax(dim=1), encoded.logits.T.softmax(dim=1)  # [B, B] each
+    contrast = Contrast(encoded.temperature)
+    halves = [
+        contrast.loss(anchors, candidates, Direction(soft=soft), key_gradient=False)
+        for anchors, candidates, soft in ((images, texts, by_text), (texts, images, by_image))
+    ]
+    return torch.stack(halves).mean()
 
 
 def itc_at_chance(
@@ -652,7 +708,7 @@ def _itc_in_batch(
     images, texts = encoded.image_features, encoded.text_features
     rows = Direction.of_relations(relations, "i2t", smoothing)
     columns = None if relations.symmetric else Direction.of_relations(relations, "t2i", smoothing)
-    if encoded.alone:
+    if encoded.alone and images.dim() == 2:  # with queries, each direction has similarities of its own
         return contrast.loss(
             images, texts, rows, columns, regulation=regulation, symmetric=True, key_gradient=key_gradient
         )
@@ -702,15 +758,16 @@ def itm(
 
 
 @dataclass(frozen=True)
-class MaskedRows:
-    """The captions that MLM of this rank reads, each with an image and with hidden words.
+class CaptionRows:
+    """The captions that MLM or ITG of this rank reads, each with an image and with words to guess.
 
     Attributes:
         images: Image of each row, counted from this rank's first [R].
-        ids: Tokens, some of them hidden [R, L].
+        ids: Tokens, for MLM some of them hidden [R, L].
         mask: 1 for tokens, 0 for padding [R, L].
-        labels: What is hidden; IGNORED elsewhere [R, L].
-        weight: What a hidden word weighs in the loss: the ranks over the hidden words of all ranks.
+        labels: What is to be guessed at a place, to MLM what is hidden there, to ITG what comes next; IGNORED where
+            nothing is [R, L].
+        weight: What a guessed word weighs in the loss: the ranks over the guessed words of all ranks.
     """
 
     images: Tensor  # [R]
@@ -720,7 +777,7 @@ class MaskedRows:
     weight: Weight
 
     @classmethod
-    def of(cls, encoded: EncodedBatch, masker: TokenMasker, matches: PairSet, config: MlmConfig, seed: int) -> Self:
+    def masked(cls, encoded: EncodedBatch, masker: TokenMasker, matches: PairSet, config: MlmConfig, seed: int) -> Self:
         """Hide words of this rank's pairs, and of undeclared matches whose image is one of this rank's.
 
         Args:
@@ -730,10 +787,26 @@ class MaskedRows:
             config: Which rows are read.
             seed: Seed of the run.
         """
-        images, texts, keys, counted = _mlm_rows(encoded, matches, config.row_share, seed)
+        images, texts, keys, counted = _caption_rows(encoded, matches, config.row_share, seed)
         mask = encoded.batch.attention_mask[texts]  # [R, L]
         ids, labels = masker(encoded.batch.input_ids[texts], mask, keys)
         labels = labels.masked_fill(~counted[:, None], IGNORED)
+        return cls(images, ids, mask, labels, _word_weight((labels != IGNORED).sum(), encoded))
+
+    @classmethod
+    def written(cls, encoded: EncodedBatch, matches: PairSet, config: ItgConfig, seed: int) -> Self:
+        """The captions of this rank's pairs, and of undeclared matches whose image is one of this rank's, as written.
+
+        Args:
+            encoded: The batch.
+            matches: Further (image row, text row) matches, over all ranks [B, B].
+            config: Which rows are read.
+            seed: Seed of the run.
+        """
+        images, texts, _, counted = _caption_rows(encoded, matches, config.row_share, seed)
+        ids, mask = encoded.batch.input_ids[texts], encoded.batch.attention_mask[texts]  # [R, L] each
+        follows = torch.cat([mask[:, 1:], torch.zeros_like(mask[:, :1])], dim=1).bool()  # [R, L]: a token comes next
+        labels = ids.roll(-1, dims=1).masked_fill(~(follows & counted[:, None]), IGNORED)
         return cls(images, ids, mask, labels, _word_weight((labels != IGNORED).sum(), encoded))
 
     def of_images(self, rows: slice) -> Self:
@@ -743,8 +816,27 @@ class MaskedRows:
         return replace(self, images=self.images[here] - rows.start, **columns)
 
 
+def itg(rows: CaptionRows, model: FusionModel, keys_values: ImageKeysValues, smoothing: float) -> Tensor:
+    """ITG of the rows of some images.
+
+    Args:
+        rows: What is read.
+        model: The student.
+        keys_values: Of these images.
+        smoothing: Share of the target that is spread over the vocabulary.
+
+    Returns:
+        A scalar; summed over the parts, and meaned over the ranks, it is the loss of the whole batch.
+    """
+    predicted = rows.labels != IGNORED  # [R, L]
+    logits = model.predict_next(rows.ids, rows.mask, keys_values, rows.images, predicted)  # [P, V]
+    with torch.autocast(logits.device.type, enabled=False):
+        wide = full_precision(logits)
+        return F.cross_entropy(wide, rows.labels[predicted], reduction="sum", label_smoothing=smoothing) * rows.weight
+
+
 def mlm(
-    rows: MaskedRows,
+    rows: CaptionRows,
     model: FusionModel,
     keys_values: ImageKeysValues,
     encoded: EncodedBatch,
@@ -775,7 +867,7 @@ def mlm(
     return mlm_loss(logits, rows.labels[predicted], soft, alpha) * (len(logits) * rows.weight)
 
 
-def _mlm_rows(
+def _caption_rows(
     encoded: EncodedBatch, matches: PairSet, share: float, seed: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Image (counted from this rank's first), text (counted over all ranks) and randomness key of each row [R].

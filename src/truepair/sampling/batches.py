@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from truepair.errors import ConfigError
+from truepair.relations.similarity import similarities
 from truepair.sampling.falcon import LearnedHardness
 from truepair.sampling.grouped import GroupedBatchSampler, GroupedConfig
 from truepair.sampling.hardness import HardnessConfig
@@ -379,14 +380,14 @@ def hardest_similarity(image: Tensor, text: Tensor) -> Tensor:
     """Similarity of each sample's hardest negative in its batch.
 
     Args:
-        image: Normalised image features [B, D].
+        image: Normalised image features [B, D], or [B, Q, D] of a model with queries.
         text: Normalised text features [B, D].
 
     Returns:
         The mean over both directions (image to other texts, text to other images) of the largest cosine, [B]; -inf
         in a batch of one.
     """
-    similarity = (image @ text.T).fill_diagonal_(-torch.inf)  # [B, B]
+    similarity = similarities(image, text).fill_diagonal_(-torch.inf)  # [B, B]
     return (similarity.amax(dim=1) + similarity.amax(dim=0)) / 2
 
 

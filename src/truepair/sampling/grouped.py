@@ -199,7 +199,7 @@ class GroupedBatchSampler(Sampler[list[int]]):
 
         Args:
             indices: Dataset indices of this rank's batch, int64 [B].
-            image_features: Their L2-normalised image features [B, D].
+            image_features: Their L2-normalised image features [B, D], or [B, Q, D] of a model with queries.
             text_features: Their L2-normalised text features [B, D].
 
         Raises:

@@ -33,6 +33,7 @@ from truepair.models.dual.base import DualEncoder
 from truepair.models.dual.interpolation import weights_of
 from truepair.models.encoders.fingerprint import caption_input_key, combined_key, weights_fingerprint
 from truepair.models.fusion.albef import AlbefModel
+from truepair.models.fusion.blip2 import Blip2FusionModel
 from truepair.models.open import OpenedModel
 from truepair.relations.detectors import Recorded
 from truepair.relations.standing import Standing
@@ -114,6 +115,8 @@ def pretrain(
     model.to(state.device)  # for the states of frozen encoders
     if isinstance(model, AlbefModel):
         model.config.itm_trained = trains_itm(recipe)
+    if isinstance(model, Blip2FusionModel) and (trains_itm(recipe) or recipe.model.checkpoint is None):
+        model.model.config.itm_trained = trains_itm(recipe)  # else it is as trained as it was
     for line in untrained_losses(recipe):
         say(line)
     _lost_words(student.preprocessing, tables.train, say, left_out)

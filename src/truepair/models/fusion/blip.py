@@ -54,6 +54,19 @@ class BlipFusionModel(FusionModel):
         name = str(model.name_or_path)
         self.origin = str(Path(name).resolve()) if name and Path(name).exists() else name
 
+    @classmethod
+    def from_pretrained(cls, name_or_folder: str | Path, **options: Any) -> Self:
+        """Load a model without what reads captions and images for it: [ENC] is not known.
+
+        Args:
+            name_or_folder: A folder that `save_pretrained` wrote, of this class or of transformers, or a hub name.
+            **options: How transformers is to read the weights, such as ``use_safetensors``.
+
+        Raises:
+            CheckpointError: it is missing or damaged.
+        """
+        return cls(load_hub_model(BlipForImageTextRetrieval, str(name_or_folder), dtype=torch.float32, **options))
+
     def save_pretrained(self, folder: str | Path, state_dict: Mapping[str, Tensor] | None = None) -> None:
         """Write an ordinary folder of transformers, which `BlipForImageTextRetrieval.from_pretrained` reads."""
         state = dict(self.state_dict() if state_dict is None else state_dict)
