@@ -1,0 +1,150 @@
+"""How good captions are: CIDEr-D, BLEU, ROUGE-L and METEOR, by the scorers of ``pycocoevalcap``.
+
+The package comes with ``pip install truepair[captioning]``. Its scorers take texts whose words are split and stripped of
+punctuation. It splits them with a Java program (PTBTokenizer of Stanford CoreNLP), and METEOR is one; where Java is not
+there, `truepair.evaluation.words` splits by the same rules, and METEOR is left out.
+"""
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from truepair.errors import ConfigError, DataError
+from truepair.evaluation.words import split_words
+from truepair.files import write_text
+
+References = Sequence[Sequence[str]]
+"""The captions that people gave to each of some pictures."""
+
+PTB = "PTBTokenizer (Java)"
+RULES = "the rules of PTBTokenizer, without Java"
+
+
+@dataclass(frozen=True)
+class CaptionScores:
+    """Figures of one caption for each of some pictures; 1 is perfect, for CIDEr-D 10.
+
+    Attributes:
+        figures: "cider_d", "bleu_1" to "bleu_4", "rouge_l", and "meteor" where Java is there.
+        words: what split the captions into words: ``PTB`` or ``RULES``.
+    """
+
+    figures: Mapping[str, float] = field(default_factory=dict)
+    words: str = RULES
+
+
+def require_scorers() -> None:
+    """Check that figures can be computed.
+
+    Raises:
+        ConfigError: the package of scorers is not installed.
+    """
+    if find_spec("pycocoevalcap") is None:
+        raise ConfigError("figures of captions need the pycocoevalcap package: pip install 'truepair[captioning]'")
+
+
+def java_is_there() -> bool:
+    """Whether programs of Java can be run."""
+    return shutil.which("java") is not None
+
+
+def score_captions(captions: Sequence[str], references: References, *, java: bool = False) -> CaptionScores:
+    """Compare a caption of each picture with those that people gave it.
+
+    CIDEr-D weighs words by how few of these pictures have them in a reference: of a single picture it is 0, and figures
+    of different sets of pictures cannot be compared.
+
+    Args:
+        captions: one of each picture.
+        references: at least one of each picture.
+        java: split words with PTBTokenizer itself, and compute METEOR.
+
+    Raises:
+        ConfigError: the package of scorers is not installed.
+        DataError: no pictures, one without references, or a program of Java that fails.
+    """
+    require_scorers()
+    from pycocoevalcap.bleu.bleu import Bleu
+    from pycocoevalcap.cider.cider import Cider
+    from pycocoevalcap.rouge.rouge import Rouge
+
+    if not references or len(captions) != len(references) or not all(references):
+        raise DataError(
+            f"{len(captions):,} captions of {len(references):,} pictures, {sum(not r for r in references):,} of them "
+            "without references; each picture needs a caption and a reference"
+        )
+    split = _split_by_java if java else _split_by_rules
+    given = _by_picture(split([text for texts in references for text in texts]), [len(texts) for texts in references])
+    said = _by_picture(split(captions), [1] * len(captions))
+    bleu, _ = Bleu(4).compute_score(given, said, verbose=0)
+    figures = {"cider_d": float(Cider().compute_score(given, said)[0])}
+    figures |= {f"bleu_{length}": float(value) for length, value in enumerate(bleu, 1)}
+    figures["rouge_l"] = float(Rouge().compute_score(given, said)[0])
+    if java:
+        figures["meteor"] = _meteor(given, said)
+    return CaptionScores(figures, PTB if java else RULES)
+
+
+def most_frequent_caption(captions: Iterable[str]) -> str:
+    """The caption that is said most often, whatever its case; the first in alphabetical order of equally frequent ones.
+
+    Raises:
+        DataError: there is none.
+    """
+    counts = Counter(" ".join(caption.lower().split()) for caption in captions)
+    if not counts:
+        raise DataError("a baseline needs at least one training caption")
+    return min(counts, key=lambda caption: (-counts[caption], caption))
+
+
+def write_caption_results(captions: Mapping[int, str], path: str | Path) -> None:
+    """Write captions as COCO's evaluation takes them: a JSON list of image_id and caption, by image id.
+
+    Args:
+        captions: caption by image id.
+        path: the file.
+
+    Raises:
+        DataError: the disk refuses.
+    """
+    entries = [{"image_id": image, "caption": captions[image]} for image in sorted(captions)]
+    write_text(Path(path), json.dumps(entries))
+
+
+def _split_by_rules(texts: Sequence[str]) -> list[str]:
+    return [split_words(text) for text in texts]
+
+
+def _split_by_java(texts: Sequence[str]) -> list[str]:
+    from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
+
+    # One text a line, and only what Java, too, takes for the end of a line may end it.
+    lines = {number: [{"caption": " ".join(text.split())}] for number, text in enumerate(texts)}
+    try:
+        found: dict[int, list[str]] = PTBTokenizer().tokenize(lines)
+    except OSError as error:
+        raise DataError(f"Java cannot split the captions into words: {error}") from error
+    if len(found) != len(texts):
+        raise DataError(f"PTBTokenizer split {len(found):,} of {len(texts):,} captions; check that java runs")
+    return [found[number][0] for number in range(len(texts))]
+
+
+def _meteor(given: dict[int, list[str]], said: dict[int, list[str]]) -> float:
+    from pycocoevalcap.meteor.meteor import Meteor
+
+    scorer: Any = Meteor()
+    try:
+        return float(scorer.compute_score(given, said)[0])
+    except (OSError, ValueError) as error:
+        raise DataError(f"METEOR's program of Java failed: {error}; check that java runs") from error
+
+
+def _by_picture(texts: Sequence[str], counts: Sequence[int]) -> dict[int, list[str]]:
+    """Texts in order to those of each picture."""
+    rest = iter(texts)
+    return {picture: [next(rest) for _ in range(count)] for picture, count in enumerate(counts)}
