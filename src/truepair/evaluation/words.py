@@ -10,7 +10,7 @@ import re
 _PUNCTUATION = frozenset(["''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";"])
 
 _WRITTEN = str.maketrans(
-    {"‘": "'", "’": "'", "“": '"', "”": '"', "–": " -- ", "—": " -- ", "…": " ... ", "€": "$", "£": "#"}
+    {"‘": "'", "“": '"', "”": '"', "–": " -- ", "—": " -- ", "…": " ... ", "€": "$", "£": "#"}
     | dict.fromkeys("\u00ad\u200b\ufeff")
 )
 
@@ -33,19 +33,22 @@ _TOKEN = re.compile(
     r"|\b(?:no|fig)\.(?=\s*\d)"
     r"|\b[a-z](?:\.[a-z])+\.?(?!\w)"  # u.s.
     r"|\b[a-z]\.(?!\w)"  # initials
-    r"|'[0-9]0s\b|'n'|'n\b|'em\b|\bc\+\+|\b[cf]#"
+    r"|['’][0-9]0s\b|['’]n['’]|['’]n\b|['’]em\b|\bc\+\+|\b[cf]#"
     r"|\d+:\d\d(?=[ap]m\b)"
     r"|(?<!\w)[-+]?\.?\d+(?:[.,:/-]\d+)*(?![\w/-])|\.?\d+(?:[.,:/-]\d+)*(?![\w/-])"
     r"|[#@][a-z]\w*"
     r"|(?-i:[A-Z]+&[A-Z]+)\b"
-    r"|y'(?=all)|o'clock|ma'am|[odl]'(?!ll|re|ve)[a-z]{2,}"
-    r"|[^\W_]\w*?(?=n't\b)|n't\b"
+    r"|y['’](?=all)|o['’]clocks?|ma['’]am|[odl]['’](?!ll|re|ve)[a-z]{2,}"
+    r"|[^\W_]\w*?(?=n['’]t\b)|n['’]t\b"
     r"|\w+(?:[-/.]\w+)*"
-    r"|'(?:s|re|ve|ll|d|m)\b|'t(?=is\b|was\b)"
+    r"|['’](?:s|re|ve|ll|d|m)\b|'t(?=is\b|was\b)"
     r"|\.+|[!?]+|-+|\*+|\S",
     re.IGNORECASE,
 )
 """The tokens of a text from left to right; the first kind that fits is taken."""
+
+_CURLY = frozenset(["’", "n’t", "’s", "’re", "’ve", "’ll", "’d", "’m"])
+"""Tokens whose apostrophe it makes straight; in others it stays."""
 
 _TWO_WORDS = {
     "cannot": "can not",
@@ -73,4 +76,6 @@ def _named(token: str) -> str:
         return "."
     if set(token) <= {"-"}:
         return "-"
+    if token in _CURLY:
+        return token.replace("’", "'")
     return _TWO_WORDS.get(token, token)
