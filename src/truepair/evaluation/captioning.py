@@ -1,6 +1,6 @@
 """How good captions are: CIDEr-D, BLEU, ROUGE-L and METEOR, by the scorers of ``pycocoevalcap``.
 
-The package comes with ``pip install truepair[captioning]``. Its scorers take texts whose words are split and stripped of
+The package comes with ``pip install truepair[captioning]``. Its scorers take texts split into words, without
 punctuation. It splits them with a Java program (PTBTokenizer of Stanford CoreNLP), and METEOR is one; where Java is not
 there, `truepair.evaluation.words` splits by the same rules, and METEOR is left out.
 """

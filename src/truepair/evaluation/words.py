@@ -10,7 +10,16 @@ import re
 _PUNCTUATION = frozenset(["''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";"])
 
 _WRITTEN = str.maketrans(
-    {"‘": "'", "“": '"', "”": '"', "–": " -- ", "—": " -- ", "…": " ... ", "€": "$", "£": "#"}
+    {
+        "\u2018": "'",
+        "\u201c": '"',
+        "\u201d": '"',
+        "\u2013": " -- ",
+        "\u2014": " -- ",
+        "\u2026": " ... ",
+        "€": "$",
+        "£": "#",
+    }
     | dict.fromkeys("\u00ad\u200b\ufeff")
 )
 
@@ -33,21 +42,21 @@ _TOKEN = re.compile(
     r"|\b(?:no|fig)\.(?=\s*\d)"
     r"|\b[a-z](?:\.[a-z])+\.?(?!\w)"  # u.s.
     r"|\b[a-z]\.(?!\w)"  # initials
-    r"|['’][0-9]0s\b|['’]n['’]|['’]n\b|['’]em\b|\bc\+\+|\b[cf]#"
+    r"|['\u2019][0-9]0s\b|['\u2019]n['\u2019]|['\u2019]n\b|['\u2019]em\b|\bc\+\+|\b[cf]#"
     r"|\d+:\d\d(?=[ap]m\b)"
     r"|(?<!\w)[-+]?\.?\d+(?:[.,:/-]\d+)*(?![\w/-])|\.?\d+(?:[.,:/-]\d+)*(?![\w/-])"
     r"|[#@][a-z]\w*"
     r"|(?-i:[A-Z]+&[A-Z]+)\b"
-    r"|y['’](?=all)|o['’]clocks?|ma['’]am|[odl]['’](?!ll|re|ve)[a-z]{2,}"
-    r"|[^\W_]\w*?(?=n['’]t\b)|n['’]t\b"
+    r"|y['\u2019](?=all)|o['\u2019]clocks?|ma['\u2019]am|[odl]['\u2019](?!ll|re|ve)[a-z]{2,}"
+    r"|[^\W_]\w*?(?=n['\u2019]t\b)|n['\u2019]t\b"
     r"|\w+(?:[-/.]\w+)*"
-    r"|['’](?:s|re|ve|ll|d|m)\b|'t(?=is\b|was\b)"
+    r"|['\u2019](?:s|re|ve|ll|d|m)\b|'t(?=is\b|was\b)"
     r"|\.+|[!?]+|-+|\*+|\S",
     re.IGNORECASE,
 )
 """The tokens of a text from left to right; the first kind that fits is taken."""
 
-_CURLY = frozenset(["’", "n’t", "’s", "’re", "’ve", "’ll", "’d", "’m"])
+_CURLY = frozenset(["\u2019", "n\u2019t", "\u2019s", "\u2019re", "\u2019ve", "\u2019ll", "\u2019d", "\u2019m"])
 """Tokens whose apostrophe it makes straight; in others it stays."""
 
 _TWO_WORDS = {
@@ -77,5 +86,5 @@ def _named(token: str) -> str:
     if set(token) <= {"-"}:
         return "-"
     if token in _CURLY:
-        return token.replace("’", "'")
+        return token.replace("\u2019", "'")
     return _TWO_WORDS.get(token, token)

@@ -1,8 +1,7 @@
-"""Captioning: training on the captions of pictures, writing captions by beam search, and comparing them with people's."""
+"""Captioning: training on captions of pictures, writing them by beam search, and comparing them with people's."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -53,6 +52,8 @@ class CaptionRecipe:
     Attributes:
         data: where pictures and captions come from.
         model: what is started from, and which parts move.
+        list_vocabulary: write with the tokens of the training captions alone; a vocabulary head of 30,522 tokens is
+            saved.
         beams: beginnings of each caption that the beam search keeps.
         max_caption_length: most tokens of a caption that is written, its end included.
         length_penalty: the power of its number of tokens that a caption's log-likelihood is divided by.
@@ -63,6 +64,7 @@ class CaptionRecipe:
 
     data: CaptionDataConfig = field(default_factory=CaptionDataConfig)
     model: StartConfig = field(default_factory=StartConfig)
+    list_vocabulary: bool = False
     beams: Positive = 3
     max_caption_length: Positive = 20
     length_penalty: Weight = 1.0
@@ -95,9 +97,7 @@ class CaptionResult:
     def table(self) -> FigureTable:
         """Figures times 100, as papers state them, of the model and of who does not write."""
         names = {name: None for one in self.scores.values() for name in one.figures}
-        rows = [
-            [_TITLES[name], *(f"{100 * one.figures[name]:.1f}" for one in self.scores.values())] for name in names
-        ]
+        rows = [[_TITLES[name], *(f"{100 * one.figures[name]:.1f}" for one in self.scores.values())] for name in names]
         title = f"Captions: {self.pictures:,} pictures, {self.references:,} references"
         return FigureTable(title, ["figure x 100", *self.scores], rows)
 
@@ -127,10 +127,20 @@ def evaluate_captioning(model_folder: Path, recipe: CaptionRecipe, folder: Path,
         TruepairError: anything in recipe, data or model that does not fit, in one line.
     """
     model, preprocessing = load_model(CaptionModel, model_folder), OwnPreprocessing.load(model_folder)
-    task = CaptionTask(recipe, model, preprocessing, listing_in(folder, say))
+    left_out = listing_in(folder, say)
+    task = CaptionTask(recipe, model, preprocessing, left_out, _open(recipe, left_out))
     if not task.tests:
         raise DataError("there are no test pictures; give --data.test FILE or --data.test_split SPLIT")
     return task.evaluate(folder)
+
+
+def _open(recipe: CaptionRecipe, left_out: LeftOut) -> Tables:
+    """All pairs of a recipe by split; what is to be said of them is said."""
+    tables = recipe.data.open()
+    for line in tables.describe():
+        left_out.say(line)
+    left_out.rows(tables.train)
+    return tables
 
 
 class CaptionTask(DownstreamTask[CaptionTable, str, CaptionResult]):
@@ -141,6 +151,7 @@ class CaptionTask(DownstreamTask[CaptionTable, str, CaptionResult]):
         model: a decoder on a pre-trained checkpoint, or a trained model.
         preprocessing: tokenization and images.
         left_out: takes what is left out of the sources.
+        tables: the pairs of the recipe.
 
     Raises:
         ConfigError: figures are asked for, and the package that computes them is not installed.
@@ -151,9 +162,15 @@ class CaptionTask(DownstreamTask[CaptionTable, str, CaptionResult]):
     model: CaptionModel
 
     def __init__(
-        self, recipe: CaptionRecipe, model: CaptionModel, preprocessing: OwnPreprocessing, left_out: LeftOut
+        self,
+        recipe: CaptionRecipe,
+        model: CaptionModel,
+        preprocessing: OwnPreprocessing,
+        left_out: LeftOut,
+        tables: Tables,
     ) -> None:
         super().__init__(recipe, model, preprocessing, left_out)
+        self._tables = tables
         longest = model.config.max_position_embeddings
         if recipe.max_caption_length >= longest:
             raise ConfigError(f"max_caption_length is {recipe.max_caption_length}, but the model reads {longest}")
@@ -165,18 +182,13 @@ class CaptionTask(DownstreamTask[CaptionTable, str, CaptionResult]):
     def from_checkpoint(cls, recipe: CaptionRecipe, left_out: LeftOut) -> "CaptionTask":
         """Build the task's model on the checkpoint that the recipe names."""
         start = load_start(recipe.model, recipe.loop.seed, left_out.say)
-        model = CaptionModel.from_albef(start.albef, **recipe.model.options)
         # A caption has to end, whatever the captions of pre-training did.
-        return cls(recipe, model, replace(start.preprocessing, add_sep=True), left_out)
-
-    @cached_property
-    def _tables(self) -> Tables:
-        """All pairs by split; what is to be said of them is said once."""
-        tables = self.recipe.data.open()
-        for line in tables.describe():
-            self.say(line)
-        self.left_out.rows(tables.train)
-        return tables
+        preprocessing = replace(start.preprocessing, add_sep=True)
+        tables, fields = _open(recipe, left_out), dict(recipe.model.options)
+        if recipe.list_vocabulary:
+            rows = preprocessing.tokenization(list(tables.train.captions()))
+            fields["caption_tokens"] = sorted({token for row in rows for token in row})
+        return cls(recipe, CaptionModel.from_albef(start.albef, **fields), preprocessing, left_out, tables)
 
     @property
     def validates(self) -> bool:

@@ -102,7 +102,9 @@ class CaptionDataConfig:
             if shared:
                 notes += (f"{shared:,} {role} pairs are of pictures that are trained on, which flatters the figures",)
             tables = replace(tables, notes=notes)
-            tables = replace(tables, validation=held.train) if role == "validation" else replace(tables, test=held.train)
+            tables = (
+                replace(tables, validation=held.train) if role == "validation" else replace(tables, test=held.train)
+            )
         return tables
 
 

@@ -28,6 +28,9 @@ class CaptionConfig(DownstreamConfig):
     image_feature: bool = False
     """Let the decoder look at one state more beside those of the image: the image's feature in ITC (needs
     ``contrastive_head``), which tells what it shows before a small fusion encoder has learned to see it."""
+    caption_tokens: list[int] | None = None
+    """Tokens of the tokenizer that captions are made of: no others are written, and the head computes no others. None:
+    all of them. A head of 30,522 tokens takes more time than all layers of a small decoder."""
     label_smoothing: float = 0.1
     """Share of the target that is spread over the whole vocabulary in training."""
 
@@ -39,6 +42,8 @@ class CaptionConfig(DownstreamConfig):
             raise ConfigError("image_feature needs the features of ITC: start from a model with contrastive_head.")
         if not 0 <= self.label_smoothing < 1:
             raise ConfigError(f"label_smoothing is {self.label_smoothing}; give a share from 0, below 1.")
+        if self.caption_tokens is not None and self.caption_tokens != sorted(set(self.caption_tokens)):
+            raise ConfigError("caption_tokens must be in ascending order, and each be there once.")
 
 
 class CaptionModel(DownstreamModel):
@@ -125,7 +130,9 @@ class CaptionModel(DownstreamModel):
             states = layer(states, mask, keys, values, groups)
         return states
 
-    def loss(self, batch: CaptionBatch, image_states: Tensor | None = None, text_states: Tensor | None = None) -> Tensor:
+    def loss(
+        self, batch: CaptionBatch, image_states: Tensor | None = None, text_states: Tensor | None = None
+    ) -> Tensor:
         """Cross-entropy of each token after those that precede it, a scalar: the mean over all tokens of the captions.
 
         Args:
@@ -138,9 +145,22 @@ class CaptionModel(DownstreamModel):
         images = self.image_keys_values(self._image_states_of(batch, image_states))
         predicted = batch.attention_mask[:, 1:].bool()  # [B, L - 1]
         states = self.read(text_states[:, :-1], images, batch.image_rows)[predicted]  # [P, D]
-        logits: Tensor = self.head(states)  # [P, V], where a token follows
-        wanted = batch.input_ids[:, 1:][predicted]
-        return F.cross_entropy(logits.float(), wanted, label_smoothing=self.config.label_smoothing)
+        wanted = batch.input_ids[:, 1:][predicted]  # [P]
+        tokens = self._tokens()  # [V]
+        places = torch.searchsorted(tokens, wanted).clamp(max=len(tokens) - 1)
+        known = tokens[places] == wanted  # of a caption with other tokens, these are not learned
+        states, wanted = states[known], places[known]
+        return F.cross_entropy(self.logits(states).float(), wanted, label_smoothing=self.config.label_smoothing)
+
+    def logits(self, states: Tensor) -> Tensor:
+        """What follows some states: [P, D] to logits over ``caption_tokens``, or over the vocabulary, [P, V]."""
+        head = self.head
+        if self.config.caption_tokens is None:
+            whole: Tensor = head(states)
+            return whole
+        read = head.norm(head.activation(head.transform(states)))
+        tokens = self._tokens()
+        return F.linear(read, head.decoder.weight[tokens], head.decoder.bias[tokens])
 
     @torch.inference_mode()
     def generate_captions(
@@ -173,25 +193,33 @@ class CaptionModel(DownstreamModel):
         groups = RowGroups.of(rows, images.images)
         past: Past = ()
 
+        known = self._tokens()  # [V]; the search numbers tokens by their place here
+        place = {token: number for number, token in enumerate(known.tolist())}
+
         def step(tokens: Tensor, parents: Tensor) -> Tensor:
             """Log-probabilities [I * K, V] of what follows."""
             nonlocal past
             past = tuple((keys[parents], values[parents]) for keys, values in past)
-            states, past = self._next(tokens, past, images, groups)
-            log_probabilities: Tensor = self.head(states[:, -1]).float().log_softmax(dim=1)
-            return log_probabilities
+            states, past = self._next(known[tokens], past, images, groups)
+            return self.logits(states[:, -1]).float().log_softmax(dim=1)
 
-        return beam_search(
+        written = beam_search(
             step,
             images.images,
-            start=start,
-            end=end,
+            start=place[start],
+            end=place[end],
             beams=beams,
             max_length=max_length,
             length_penalty=length_penalty,
-            banned=banned,
+            banned=[place[token] for token in banned if token in place],
             device=self.device,
         )
+        return [known[row].tolist() for row in written]
+
+    def _tokens(self) -> Tensor:
+        """The tokens that captions are made of, ascending [V]."""
+        tokens = self.config.caption_tokens
+        return torch.tensor(range(self.config.vocab_size) if tokens is None else tokens, device=self.device)
 
     def _next(self, tokens: Tensor, past: Past, images: ImageKeysValues, groups: RowGroups) -> tuple[Tensor, Past]:
         """One token [R] more: its states [R, 1, D], and the keys and values of all so far, to go on from."""
