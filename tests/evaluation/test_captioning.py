@@ -38,7 +38,7 @@ RECORDED = {
     "two-story T.V. TV. Dr. St. no. etc. jr. vs. approx. ft. in. ": (
         "two-story t.v. tv dr. st. no etc. jr. vs. approx ft. in"
     ),
-    "an 8-year-old boy 10th 1st No.5 C++ C# AT&T R&B b/w w/o": "an 8-year-old boy 10th 1st no. 5 c++ c# at&t r&b b/w w/o",
+    "an 8-year-old boy 10th 1st No.5 C++ AT&T R&B b/w": "an 8-year-old boy 10th 1st no. 5 c++ at&t r&b b/w",
     "lemme dunno gotta shoulda d'ye more'n whaddya": "lem me dunno got ta shoulda d'ye more 'n whaddya",
     "'tis the dogs' house. 1980's 80s '80s": "'t is the dogs house 1980 's 80s '80s",
     "one o\u2019clock, o'clock; the \u2019n\u2019 y\u2019all": "one o\u2019clock o'clock the \u2019n\u2019 y\u2019 all",
