@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from tests.tasks.task_sets import COLOURS, picture, write_checkpoint
 from truepair.cli.main import main
 from truepair.errors import ConfigError
-from truepair.evaluation.captioning import RULES, CaptionScores
+from truepair.evaluation.captioning import RULES, CaptionFigures
 from truepair.tasks.captioning import CaptionRecipe, CaptionResult
 from truepair.tasks.start import StartConfig
 
@@ -149,8 +149,8 @@ def test_states_that_know_the_whole_caption_are_refused() -> None:
 
 
 def test_figures_are_those_that_papers_state() -> None:
-    usual = CaptionScores({"cider_d": 0.05, "meteor": 0.1})
-    scores = {"model": CaptionScores({"cider_d": 1.204, "meteor": 0.25}), "most frequent": usual}
+    usual = CaptionFigures({"cider_d": 0.05, "meteor": 0.1})
+    scores = {"model": CaptionFigures({"cider_d": 1.204, "meteor": 0.25}), "most frequent": usual}
     table = CaptionResult(1234, 5000, scores).table()
     assert table.title == "Captions: 1,234 pictures, 5,000 references"
     assert table.rows == [["CIDEr-D", "120.4", "5.0"], ["METEOR", "25.0", "10.0"]]

@@ -26,7 +26,7 @@ RULES = "the rules of PTBTokenizer, without Java"
 
 
 @dataclass(frozen=True)
-class CaptionScores:
+class CaptionFigures:
     """Figures of one caption for each of some pictures; 1 is perfect, for CIDEr-D 10.
 
     Attributes:
@@ -53,7 +53,7 @@ def java_is_there() -> bool:
     return shutil.which("java") is not None
 
 
-def score_captions(captions: Sequence[str], references: References, *, java: bool = False) -> CaptionScores:
+def score_captions(captions: Sequence[str], references: References, *, java: bool = False) -> CaptionFigures:
     """Compare a caption of each picture with those that people gave it.
 
     CIDEr-D weighs words by how few of these pictures have them in a reference: of a single picture it is 0, and figures
@@ -87,7 +87,7 @@ def score_captions(captions: Sequence[str], references: References, *, java: boo
     figures["rouge_l"] = float(Rouge().compute_score(given, said)[0])
     if java:
         figures["meteor"] = _meteor(given, said)
-    return CaptionScores(figures, PTB if java else RULES)
+    return CaptionFigures(figures, PTB if java else RULES)
 
 
 def most_frequent_caption(captions: Iterable[str]) -> str:

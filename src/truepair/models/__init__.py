@@ -21,6 +21,7 @@ from truepair.models.encoders.images import build_image_encoder, load_image_enco
 from truepair.models.fusion.albef import AlbefModel, AlbefOutput
 from truepair.models.fusion.answers import AnswerTrie, RankedAnswers
 from truepair.models.fusion.blip import BlipFusionModel
+from truepair.models.fusion.captioning import CaptionConfig, CaptionModel
 from truepair.models.fusion.config import AlbefConfig
 from truepair.models.fusion.nlvr2 import Nlvr2Config, Nlvr2Model
 from truepair.models.fusion.vqa import VqaConfig, VqaModel
@@ -35,6 +36,8 @@ __all__ = [
     "AnswerTrie",
     "BertReport",
     "BlipFusionModel",
+    "CaptionConfig",
+    "CaptionModel",
     "ConvertOptions",
     "DualEncoder",
     "Encoded",

@@ -24,7 +24,7 @@ from truepair.engine.logs.progress import counting
 from truepair.engine.loop.config import LoopConfig
 from truepair.errors import ConfigError, DataError
 from truepair.evaluation.captioning import (
-    CaptionScores,
+    CaptionFigures,
     java_is_there,
     most_frequent_caption,
     require_scorers,
@@ -92,7 +92,7 @@ class CaptionResult:
 
     pictures: int
     references: int
-    scores: dict[str, CaptionScores]
+    scores: dict[str, CaptionFigures]
 
     def table(self) -> FigureTable:
         """Figures times 100, as papers state them, of the model and of who does not write."""
