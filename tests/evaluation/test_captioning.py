@@ -122,3 +122,12 @@ def test_results_are_as_coco_takes_them(tmp_path: Path) -> None:
     write_caption_results({42: "a dog", 9: "a cat"}, tmp_path / "captions.json")
     expected = [{"image_id": 9, "caption": "a cat"}, {"image_id": 42, "caption": "a dog"}]
     assert json.loads((tmp_path / "captions.json").read_text()) == expected
+
+
+def test_java_that_does_not_run_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("pycocoevalcap")
+    (tmp_path / "java").write_text("#!/bin/sh\nexit 1\n")
+    (tmp_path / "java").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    with pytest.raises(DataError, match=r"Java cannot split the captions into words: .*; repair java, or take it from"):
+        score_captions(CAPTIONS, REFERENCES, java=True)

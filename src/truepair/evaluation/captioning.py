@@ -7,6 +7,7 @@ there, `truepair.evaluation.words` splits by the same rules, and METEOR is left 
 
 import json
 import shutil
+import subprocess
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ References = Sequence[Sequence[str]]
 """The captions that people gave to each of some pictures."""
 
 PTB = "PTBTokenizer (Java)"
+_WITHOUT_JAVA = "repair java, or take it from the PATH to measure without it"
 RULES = "the rules of PTBTokenizer, without Java"
 
 
@@ -121,17 +123,21 @@ def _split_by_rules(texts: Sequence[str]) -> list[str]:
 
 
 def _split_by_java(texts: Sequence[str]) -> list[str]:
-    from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
+    """What the package's own tokenizer makes of texts, without the file that it writes beside its program."""
+    from pycocoevalcap.tokenizer import ptbtokenizer as package
 
-    # One text a line, and only what Java, too, takes for the end of a line may end it.
-    lines = {number: [{"caption": " ".join(text.split())}] for number, text in enumerate(texts)}
+    program = Path(package.__file__).with_name(package.STANFORD_CORENLP_3_4_1_JAR)
+    command = ["java", "-cp", str(program), "edu.stanford.nlp.process.PTBTokenizer", "-preserveLines", "-lowerCase"]
+    lines = "".join(f"{' '.join(text.split())}\n" for text in texts)  # one text a line
     try:
-        found: dict[int, list[str]] = PTBTokenizer().tokenize(lines)
-    except OSError as error:
-        raise DataError(f"Java cannot split the captions into words: {error}") from error
+        run = subprocess.run(command, input=lines.encode(), capture_output=True, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise DataError(f"Java cannot split the captions into words: {error}; {_WITHOUT_JAVA}") from error
+    found = run.stdout.decode("utf-8", "replace").split("\n")[:-1]
     if len(found) != len(texts):
-        raise DataError(f"PTBTokenizer split {len(found):,} of {len(texts):,} captions; check that java runs")
-    return [found[number][0] for number in range(len(texts))]
+        raise DataError(f"PTBTokenizer split {len(found):,} of {len(texts):,} captions; {_WITHOUT_JAVA}")
+    dropped = frozenset(package.PUNCTUATIONS)
+    return [" ".join(word for word in line.split() if word not in dropped) for line in found]
 
 
 def _meteor(given: dict[int, list[str]], said: dict[int, list[str]]) -> float:
@@ -141,7 +147,7 @@ def _meteor(given: dict[int, list[str]], said: dict[int, list[str]]) -> float:
     try:
         return float(scorer.compute_score(given, said)[0])
     except (OSError, ValueError) as error:
-        raise DataError(f"METEOR's program of Java failed: {error}; check that java runs") from error
+        raise DataError(f"METEOR's program of Java failed: {error}; {_WITHOUT_JAVA}") from error
 
 
 def _by_picture(texts: Sequence[str], counts: Sequence[int]) -> dict[int, list[str]]:

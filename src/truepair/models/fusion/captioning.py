@@ -218,8 +218,9 @@ class CaptionModel(DownstreamModel):
 
     def _tokens(self) -> Tensor:
         """The tokens that captions are made of, ascending [V]."""
-        tokens = self.config.caption_tokens
-        return torch.tensor(range(self.config.vocab_size) if tokens is None else tokens, device=self.device)
+        if self.config.caption_tokens is None:
+            return torch.arange(self.config.vocab_size, device=self.device)
+        return torch.tensor(self.config.caption_tokens, device=self.device)
 
     def _next(self, tokens: Tensor, past: Past, images: ImageKeysValues, groups: RowGroups) -> tuple[Tensor, Past]:
         """One token [R] more: its states [R, 1, D], and the keys and values of all so far, to go on from."""
