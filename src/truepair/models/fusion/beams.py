@@ -63,8 +63,7 @@ def beam_search(
         _keep_best(best, ended, written)
         total[:, :, end] = -math.inf
         vocabulary = total.shape[2]
-        flat = total.flatten(1)  # [I, K * V]
-        found = flat.topk(min(beams, flat.shape[1]), dim=1)
+        found = total.flatten(1).topk(beams, dim=1)  # of [I, K * V]
         sums = found.values
         beam, token = found.indices // vocabulary, found.indices % vocabulary  # [I, K]
         written = torch.cat([written.gather(1, beam[:, :, None].expand(-1, -1, length - 1)), token[:, :, None]], dim=2)
