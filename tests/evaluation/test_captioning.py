@@ -6,13 +6,15 @@ from pathlib import Path
 import pytest
 
 from truepair.errors import ConfigError, DataError
+from truepair.evaluation import captioning
 from truepair.evaluation.captioning import (
     PTB,
     RULES,
+    CaptionFigures,
+    References,
     java_is_there,
     most_frequent_caption,
     require_scorers,
-    score_captions,
     write_caption_results,
 )
 from truepair.evaluation.words import split_words
@@ -54,6 +56,10 @@ REFERENCES = [
     ["Two men stand by a bus!", "two men, a bus", "Men."],
     ["a red bus parked in front of a house"],
 ]
+
+
+def score_captions(captions: list[str], references: References, *, java: bool = False) -> CaptionFigures:
+    return captioning.score_captions({"somebody": captions}, references, java=java)["somebody"]
 
 
 @pytest.mark.parametrize("text", RECORDED)
@@ -100,9 +106,16 @@ def test_java_splits_alike_and_adds_meteor() -> None:
     assert rest == pytest.approx(dict(without.figures), abs=1e-9)
 
 
+def test_each_who_writes_is_measured_for_himself() -> None:
+    pytest.importorskip("pycocoevalcap")
+    by_whom = {"model": CAPTIONS, "nobody": ["x", "y", "z"]}
+    together = captioning.score_captions(by_whom, REFERENCES)
+    assert together == {who: score_captions(captions, REFERENCES) for who, captions in by_whom.items()}
+
+
 def test_every_picture_needs_a_reference() -> None:
     pytest.importorskip("pycocoevalcap")
-    with pytest.raises(DataError, match="1 captions of 2 pictures, 1 of them without references"):
+    with pytest.raises(DataError, match=r"1 captions \(somebody\) of 2 pictures, 1 of them without references"):
         score_captions(["a"], [["a"], []])
 
 

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,9 @@ from truepair.files import write_text
 
 References = Sequence[Sequence[str]]
 """The captions that people gave to each of some pictures."""
+
+FIGURES = ("cider_d", "bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "meteor")
+"""In the order in which tables show them."""
 
 PTB = "PTBTokenizer (Java)"
 _WITHOUT_JAVA = "repair java, or take it from the PATH to measure without it"
@@ -55,14 +59,16 @@ def java_is_there() -> bool:
     return shutil.which("java") is not None
 
 
-def score_captions(captions: Sequence[str], references: References, *, java: bool = False) -> CaptionFigures:
-    """Compare a caption of each picture with those that people gave it.
+def score_captions(
+    captions: Mapping[str, Sequence[str]], references: References, *, java: bool = False
+) -> dict[str, CaptionFigures]:
+    """Compare captions of pictures with those that people gave them.
 
     CIDEr-D weighs words by how few of these pictures have them in a reference: of a single picture it is 0, and figures
     of different sets of pictures cannot be compared.
 
     Args:
-        captions: one of each picture.
+        captions: by who wrote them, one of each picture.
         references: at least one of each picture.
         java: split words with PTBTokenizer itself, and compute METEOR.
 
@@ -75,21 +81,32 @@ def score_captions(captions: Sequence[str], references: References, *, java: boo
     from pycocoevalcap.cider.cider import Cider
     from pycocoevalcap.rouge.rouge import Rouge
 
-    if not references or len(captions) != len(references) or not all(references):
-        raise DataError(
-            f"{len(captions):,} captions of {len(references):,} pictures, {sum(not r for r in references):,} of them "
-            "without references; each picture needs a caption and a reference"
-        )
+    for who, texts in captions.items():
+        if not references or len(texts) != len(references) or not all(references):
+            raise DataError(
+                f"{len(texts):,} captions ({who}) of {len(references):,} pictures, {sum(not r for r in references):,} "
+                "of them without references; each picture needs a caption and a reference"
+            )
     split = _split_by_java if java else _split_by_rules
-    given = _by_picture(split([text for texts in references for text in texts]), [len(texts) for texts in references])
-    said = _by_picture(split(captions), [1] * len(captions))
-    bleu, _ = Bleu(4).compute_score(given, said, verbose=0)
-    figures = {"cider_d": float(Cider().compute_score(given, said)[0])}
-    figures |= {f"bleu_{length}": float(value) for length, value in enumerate(bleu, 1)}
-    figures["rouge_l"] = float(Rouge().compute_score(given, said)[0])
+    counts = [len(texts) for texts in references]
+    words = iter(split([text for texts in (*references, *captions.values()) for text in texts]))
+    given = {picture: list(islice(words, count)) for picture, count in enumerate(counts)}
+    scorers: dict[str, Any] = {"cider_d": Cider(), "rouge_l": Rouge()}
     if java:
-        figures["meteor"] = _meteor(given, said)
-    return CaptionFigures(figures, PTB if java else RULES)
+        scorers["meteor"] = _meteor()
+    found = {}
+    for who in captions:
+        said = {picture: [text] for picture, text in enumerate(islice(words, len(references)))}
+        bleu, _ = Bleu(4).compute_score(given, said, verbose=0)
+        figures = {f"bleu_{length}": float(value) for length, value in enumerate(bleu, 1)}
+        try:
+            figures |= {name: float(scorer.compute_score(given, said)[0]) for name, scorer in scorers.items()}
+        except (OSError, ValueError) as error:  # of the one that is no Python
+            raise DataError(f"METEOR's program of Java failed: {error}; {_WITHOUT_JAVA}") from error
+        found[who] = CaptionFigures(
+            {name: figures[name] for name in FIGURES if name in figures}, PTB if java else RULES
+        )
+    return found
 
 
 def most_frequent_caption(captions: Iterable[str]) -> str:
@@ -140,17 +157,8 @@ def _split_by_java(texts: Sequence[str]) -> list[str]:
     return [" ".join(word for word in line.split() if word not in dropped) for line in found]
 
 
-def _meteor(given: dict[int, list[str]], said: dict[int, list[str]]) -> float:
+def _meteor() -> Any:
+    """The scorer of METEOR, whose program reads its tables once for all captions."""
     from pycocoevalcap.meteor.meteor import Meteor
 
-    scorer: Any = Meteor()
-    try:
-        return float(scorer.compute_score(given, said)[0])
-    except (OSError, ValueError) as error:
-        raise DataError(f"METEOR's program of Java failed: {error}; {_WITHOUT_JAVA}") from error
-
-
-def _by_picture(texts: Sequence[str], counts: Sequence[int]) -> dict[int, list[str]]:
-    """Texts in order to those of each picture."""
-    rest = iter(texts)
-    return {picture: [next(rest) for _ in range(count)] for picture, count in enumerate(counts)}
+    return Meteor()

@@ -244,7 +244,7 @@ class CaptionTask(DownstreamTask[CaptionTable, str, CaptionResult]):
 
     def measure(self, answers: Sequence[str], table: CaptionTable) -> dict[str, float]:
         """CIDEr-D, BLEU and ROUGE-L; words are split without Java, which starts anew each time."""
-        return dict(score_captions(answers, table.rows["captions"]).figures)
+        return dict(score_captions({"model": answers}, table.rows["captions"])["model"].figures)
 
     def report(self, answers: Sequence[str], table: CaptionTable, folder: Path) -> CaptionResult:
         """Write ``captions.json`` for COCO's evaluation, and ``captioning.json`` with figures."""
@@ -258,7 +258,7 @@ class CaptionTask(DownstreamTask[CaptionTable, str, CaptionResult]):
             )
         references = list(table.rows["captions"])
         by_whom = {"model": list(answers), **self._baselines(table)}
-        scores = {who: score_captions(captions, references, java=java) for who, captions in by_whom.items()}
+        scores = score_captions(by_whom, references, java=java)
         result = CaptionResult(len(table), sum(map(len, references)), scores)
         write_json(folder / "captioning.json", asdict(result))
         return result
