@@ -139,6 +139,23 @@ def _nlvr2() -> TaskActions:
     )
 
 
+def _captioning() -> TaskActions:
+    from truepair.cli.tables import figures_table
+    from truepair.models.open import model_folder
+    from truepair.tasks.captioning import evaluate_captioning, finetune_captioning
+
+    def evaluate(model: str, recipe: Any) -> Any:
+        """Figures, and the file for COCO's evaluation beside the model."""
+        folder = Path(model_folder(model))
+        return evaluate_captioning(folder, recipe, folder.parent, say)
+
+    return TaskActions(
+        partial(_finetune, finetune_captioning),
+        evaluate,
+        lambda result: [figures_table(result.table())],
+    )
+
+
 def _finetune(
     run: "Callable[[Any, Path, Say], Any]", recipe: Any, folder: Path, say: "Say", called: Called | None
 ) -> Any:
@@ -162,10 +179,12 @@ def _zero_shot() -> TaskActions:
 
 _VQA: RecipeClass[Any] = RecipeClass("truepair.tasks.vqa", "VqaRecipe")
 _NLVR2: RecipeClass[Any] = RecipeClass("truepair.tasks.nlvr2", "Nlvr2Recipe")
+_CAPTIONING: RecipeClass[Any] = RecipeClass("truepair.tasks.captioning", "CaptionRecipe")
 
 TASKS = {
     "retrieval": TaskCommand(PRETRAIN, RecipeClass("truepair.tasks.evaluation", "EvaluateConfig"), _retrieval),
     "zero-shot": TaskCommand(None, RecipeClass("truepair.tasks.zero_shot", "EvaluateZeroShotConfig"), _zero_shot),
     "vqa": TaskCommand(_VQA, _VQA, _vqa),
     "nlvr2": TaskCommand(_NLVR2, _NLVR2, _nlvr2),
+    "captioning": TaskCommand(_CAPTIONING, _CAPTIONING, _captioning),
 }

@@ -23,6 +23,7 @@ from truepair.models.fusion.albef import AlbefModel, AlbefOutput
 from truepair.models.fusion.answers import AnswerTrie, RankedAnswers
 from truepair.models.fusion.blip import BlipFusionModel
 from truepair.models.fusion.blip2 import Blip2FusionModel
+from truepair.models.fusion.captioning import CaptionConfig, CaptionModel
 from truepair.models.fusion.config import AlbefConfig
 from truepair.models.fusion.nlvr2 import Nlvr2Config, Nlvr2Model
 from truepair.models.fusion.vqa import VqaConfig, VqaModel
@@ -38,6 +39,8 @@ __all__ = [
     "BertReport",
     "Blip2FusionModel",
     "BlipFusionModel",
+    "CaptionConfig",
+    "CaptionModel",
     "ConvertOptions",
     "DualEncoder",
     "Encoded",
