@@ -21,7 +21,6 @@ import argparse
 import json
 import statistics
 import time
-from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -69,9 +68,11 @@ class States:
         self.texts = torch.randn(count, TOKENS, model.config.hidden_size, generator=generator)
 
     def visit(self, rows: Tensor, epoch: int, seed: int) -> Tensor:
+        """Image states of some rows [B, 1, W]."""
         return self.images[rows]
 
     def gather(self, captions: list[str]) -> tuple[Tensor, None]:
+        """Text states of all rows [N, L, D]."""
         return self.texts, None
 
 
