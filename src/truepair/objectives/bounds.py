@@ -83,10 +83,10 @@ def information_bounds(
     if suspects is not None:
         place = (suspects.rows - chosen.start) / chosen.step  # [P]
         asked = (place >= 0) & (place < len(chosen)) & (place == place.floor())
-        rows, columns, place = suspects.rows[asked], suspects.columns[asked], place[asked].long()
-        scores = (queries[rows] * keys[columns]).sum(dim=1) / temperature
-        found = float((scores - log_mean_f[place]).mean())  # NaN of none
-    return InformationBounds(*means.tolist(), found)
+        scores = (queries[suspects.rows[asked]] * keys[suspects.columns[asked]]).sum(dim=1) / temperature
+        found = float((scores - log_mean_f[place[asked].long()]).mean())  # NaN of none
+    positive, negative, log_mean_ratio, regulated, bound = means.tolist()
+    return InformationBounds(positive, negative, log_mean_ratio, regulated, bound, found)
 
 
 def _anchor_terms(
