@@ -194,9 +194,15 @@ class EncodedBatch:
     @property
     def similarity(self) -> Tensor:
         """Similarity of all images (rows) and texts (columns), without gradient, in float32 or wider [B, B]."""
-        images, texts = (full_precision(part.detach()) for part in (self.image_features, self.text_features))
-        with torch.autocast(images.device.type, enabled=False):  # bfloat16 would make ties of the hardest candidates
-            return similarities(images, texts)
+        return self.similarity_of(slice(None), slice(None))
+
+    def similarity_of(self, images: slice, texts: slice) -> Tensor:
+        """The same of some images and texts [R, C]."""
+        queries, keys = (
+            full_precision(part.detach()) for part in (self.image_features[images], self.text_features[texts])
+        )
+        with torch.autocast(queries.device.type, enabled=False):  # bfloat16 would make ties of the hardest candidates
+            return similarities(queries, keys)
 
 
 def full_precision(features: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ from truepair.methods.srcl import SrclWeights, of_rows, weight_figures
 from truepair.methods.towers import TowerStep
 from truepair.models.dual.base import DualEncoder, FusionModel, ImageKeysValues
 from truepair.objectives.bounds import information_bounds
-from truepair.objectives.contrastive import Direction
+from truepair.objectives.contrastive import Direction, loss_at_chance
 from truepair.objectives.itm import (
     HardNegatives,
     MatchingConfig,
@@ -49,10 +49,12 @@ from truepair.randomness import keyed_uniform, sample_keys, stable_hash
 from truepair.relations.batch import BatchRelations
 from truepair.relations.detectors import Signal
 from truepair.relations.ledger import Ledger
-from truepair.relations.pairs import PairSet, same_pair
+from truepair.relations.pairs import SIDES, PairSet, same_pair
 from truepair.relations.similarity import as_products
 from truepair.sampling.ranks import Ranks
 from truepair.settings import Natural, Share, SomeShare, Weight, check_settings
+
+_ANCHORS = 256  # most anchors of a batch that a logged step's figures are means over
 
 _MLM_ROWS = 7  # stream of the draw that chooses the rows of MLM; the masker uses the first three
 
@@ -488,21 +490,23 @@ class PretrainStep(TowerStep):
     ) -> dict[str, Tensor]:
         """ITC at chance, bounds on mutual information, how often the hardest is a false negative, SRCL's weights.
 
+        Of a large batch, some anchors stand for all: figures of all of them cost as much as the loss.
         The bounds belong to the softmax: a sigmoid's logits are no densities over the candidates, so it has none.
         """
         if encoded.size < 2:
             return {}
-        hidden = None if self.truth is None else self.truth.hidden_matches(encoded.batch)  # [B, B]
-        figures = _information(encoded, regulation, hidden) if self.objectives.itc.loss == "softmax" else {}
-        if hidden is not None:
-            figures["hardest_is_false"] = hardest_is_false(encoded.similarity, hidden, encoded.batch)
+        anchors = _some_of(encoded.size)  # A of them
+        hidden = None if self.truth is None else self.truth.hidden_matches(encoded.batch, images=anchors)  # [A, B]
+        figures = _information(encoded, regulation, hidden, anchors) if self.objectives.itc.loss == "softmax" else {}
+        if self.truth is not None:
+            figures["hardest_is_false"] = hardest_is_false(encoded, self.truth, anchors)
         tensors = {name: torch.tensor(value) for name, value in figures.items()}
         if self.chance is not None:
             at_chance = itc_at_chance(encoded, relations, self.objectives.itc, contrast, regulation, momentum)
             tensors |= {} if at_chance is None else {"itc_chance": at_chance}
         if regulation is None:
             return tensors
-        weights, histogram = weight_figures(regulation, encoded, hidden)
+        weights, histogram = weight_figures(regulation, encoded, hidden, anchors)
         self.counts.add({f"srcl_weights/{number:02d}": count for number, count in enumerate(histogram)})
         return tensors | weights
 
@@ -592,11 +596,24 @@ class PretrainStep(TowerStep):
             _copy(load_file(folder / "momentum.safetensors"), self.momentum.tensors(), folder)
 
 
-def _information(encoded: EncodedBatch, regulation: Regulation | None, hidden: Tensor | None) -> dict[str, float]:
-    """Bounds on mutual information; ``hidden`` says which cells are false negatives, if anybody knows [B, B]."""
-    suspects = None if hidden is None else PairSet.from_dense(hidden)
+def _some_of(pairs: int) -> slice:
+    """The anchors that figures of a batch are means over: every k-th pair, so that they are at most ``_ANCHORS``."""
+    return slice(0, pairs, -(-pairs // _ANCHORS))
+
+
+def _information(
+    encoded: EncodedBatch, regulation: Regulation | None, hidden: Tensor | None, anchors: slice
+) -> dict[str, float]:
+    """Bounds on mutual information; ``hidden`` says which cells are false negatives, if anybody knows [A, B]."""
+    suspects = None
+    if hidden is not None:
+        rows, columns = hidden.nonzero(as_tuple=True)  # [P]
+        shape = (encoded.size, encoded.size)
+        suspects = PairSet(rows * anchors.step, columns, torch.ones_like(rows, dtype=torch.float32), shape)
     images, texts = as_products(encoded.image_features, encoded.text_features)
-    bounds = information_bounds(images, texts, encoded.temperature, regulation=regulation, suspects=suspects)
+    bounds = information_bounds(
+        images, texts, encoded.temperature, regulation=regulation, suspects=suspects, anchors=anchors
+    )
     figures = {"mi_positive": bounds.positive, "mi_negative": bounds.negative, "mi_bound": bounds.bound}
     if suspects is not None and len(suspects):
         figures["mi_false_negative"] = bounds.suspects
@@ -660,6 +677,10 @@ def itc_at_chance(
 
     None for the sigmoid loss with a momentum model, whose labels hang on the bias.
     """
+    if contrast.bias is None and momentum is None:
+        shape, own = (len(encoded.local), encoded.size), encoded.own
+        sides = [Direction.of_relations(relations, side).of_rows(own.start, own.stop) for side in SIDES]
+        return torch.stack([loss_at_chance(side, shape, encoded.device) for side in sides]).mean()
     empty = torch.zeros_like(encoded.image_features), torch.zeros_like(encoded.text_features)
     alike = replace(encoded, image_features=empty[0], text_features=empty[1])
     config = replace(config, consistency=0.0)
@@ -900,17 +921,25 @@ def _word_weight(words: Tensor, encoded: EncodedBatch) -> float:
     return dist.get_world_size() / max(float(words), 1.0)
 
 
-def hardest_is_false(similarity: Tensor, hidden: Tensor, batch: PairBatch) -> float:
+def hardest_is_false(encoded: EncodedBatch, truth: Truth, anchors: slice) -> float:
     """How often the hardest undeclared negative of an anchor is a false one, mean over both directions.
 
     Args:
-        similarity: Of all images and texts [B, B].
-        hidden: The false negatives, bool [B, B].
-        batch: The pairs; those of one image or one caption text are declared matches.
+        encoded: The batch; pairs of one image or one caption text are declared matches.
+        truth: Knows the false negatives.
+        anchors: Which images and texts are asked.
     """
-    undeclared = similarity.masked_fill(same_pair(batch.image_id, batch.caption_key), -torch.inf)
-    hits = [hidden.gather(side, undeclared.argmax(dim=side, keepdim=True)) for side in (0, 1)]
-    return float(torch.stack([hit.float().mean() for hit in hits]).mean())
+    batch, every = encoded.batch, slice(None)
+    shares = []
+    for side in SIDES:
+        images, texts = (anchors, every) if side == "i2t" else (every, anchors)
+        declared = same_pair(batch.image_id, batch.caption_key, images, texts)
+        undeclared = encoded.similarity_of(images, texts).masked_fill_(declared, -torch.inf)
+        similarity, hardest = undeclared.max(dim=1 if side == "i2t" else 0)  # [A]
+        image, text = (anchors, hardest) if side == "i2t" else (hardest, anchors)
+        false = truth.matches(batch.source_index[image], batch.caption_key[text])  # [A]
+        shares.append((false & (similarity > -torch.inf)).float().mean())  # none where all are declared
+    return float(torch.stack(shares).mean())
 
 
 def _precise(features: Any, encoded: EncodedBatch) -> Signal:
