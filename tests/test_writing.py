@@ -20,6 +20,7 @@ INTO_FOLDERS = {
     "models/dual/adapter.py: save_adapter",
     "models/dual/open_clip.py: OpenClipDualEncoder.save_pretrained",
     "models/fusion/blip.py: BlipPreprocessing.save",
+    "models/fusion/blip2.py: _write",
     "tasks/export/files.py: _Export._written_out",
     "tasks/export/files.py: _pairs",
     "tasks/export/files.py: _sentence_transformers",

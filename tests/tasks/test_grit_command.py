@@ -93,7 +93,7 @@ def test_a_learned_hardness_needs_something_to_learn_from(
     recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for options, reason in (
-        (["--objectives.mlm.weight", "0"], "learns from the fall of the MLM loss, which this run does not train"),
+        (["--objectives.mlm.weight", "0"], "without MLM learns from validation pairs, and there are none"),
         (["--objectives.mlm.start_epoch", "3"], "give objectives.mlm.weight and a later end, or a fixed"),
         (["--sampler.hardness.quantile", "0.5"], "drop one of both"),
         (["--sampler.kind", "random"], "sampler.hardness.learned is for grouped batches; set sampler.kind to grit"),
