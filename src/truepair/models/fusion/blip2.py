@@ -15,11 +15,11 @@ from transformers.utils import cached_file
 from truepair.data.transforms import TransformConfig
 from truepair.errors import CheckpointError, ConfigError
 from truepair.models.checkpoints.load import load_hub_model, load_part
-from truepair.models.dual.base import FusionModel, ImageKeysValues
+from truepair.models.dual.base import ImageKeysValues
 from truepair.models.dual.hub_preprocessing import HubPreprocessing, image_side
 from truepair.models.encoders.base import ImageEncoder
 from truepair.models.encoders.images import build_image_encoder
-from truepair.models.fusion.blip import with_start
+from truepair.models.fusion.blip import BlipImageTower, BlipLine, with_start
 
 CAPTION_TOKEN = "[DEC]"
 """What the Q-Former reads in the place of [CLS] where it writes a caption."""
@@ -31,8 +31,6 @@ TOWER_FILE = "image_encoder.safetensors"
 """... and an image tower that is no ViT of its kind."""
 
 _ROWS = 64  # pairs that are fused at once without gradient: each holds a copy of its image's states
-
-_TEMPERATURES = (0.001, 0.5)  # what BLIP keeps its temperature in
 
 _TEMPERATURE = 0.07  # where BLIP-2's programs start it
 
@@ -56,7 +54,7 @@ class CaptionHead(nn.Module):
         return F.linear(self.transform(states), words, self.bias)
 
 
-class Blip2FusionModel(FusionModel):
+class Blip2FusionModel(BlipLine):
     """The first stage of BLIP-2 (Li et al., ICML 2023), trained and saved as what it is: its class and its format.
 
     Learned queries read the states of an image through the Q-Former, alone or together with a text:
@@ -86,19 +84,15 @@ class Blip2FusionModel(FusionModel):
     def __init__(
         self, model: Blip2ForImageTextRetrieval, start: int | None = None, vision: ImageEncoder | None = None
     ) -> None:
-        super().__init__()
-        self.model: Any = model
+        scale = getattr(model.config, "logit_scale_init_value", None)
+        temperature = torch.tensor(_TEMPERATURE) if scale is None else torch.tensor(-float(scale)).exp()
+        super().__init__(model, start, temperature)
         self.vision = vision
         if vision is not None:
             self.model.vision_model = None
             self.model.config.image_encoder = vision.config
-        self.start = start
-        scale = getattr(model.config, "logit_scale_init_value", None)
-        self.temp = nn.Parameter(torch.tensor(_TEMPERATURE) if scale is None else torch.tensor(-float(scale)).exp())
         self.itg_head = CaptionHead(model.config.qformer_config)
         self.itg_fresh = True  # until a head is loaded
-        name = str(model.name_or_path)
-        self.origin = str(Path(name).resolve()) if name and Path(name).exists() else name
 
     @classmethod
     def from_pretrained(cls, name_or_folder: str | Path, **options: Any) -> Self:
@@ -138,24 +132,15 @@ class Blip2FusionModel(FusionModel):
         if self.vision is not None:
             _write(_under("vision.", state), Path(folder, TOWER_FILE))
 
-    @property
-    def kind(self) -> str:
-        """The model's class in transformers."""
-        return type(self.model).__name__
-
     def blank(self) -> Self:
         """A model of the same kind and sizes with other weights."""
         vision = None if self.vision is None else build_image_encoder(self.vision.config)
         return type(self)(type(self.model)(self.model.config), self.start, vision)
 
-    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any]) -> None:
-        """Let the backward pass recompute what the forward pass made, instead of keeping it."""
-        self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=gradient_checkpointing_kwargs)
-
     @property
     def image_tower(self) -> nn.Module:
         """The vision model: images [B, 3, H, W] to states [B, N, W]."""
-        return _ImageTower(self.model.vision_model) if self.vision is None else self.vision
+        return BlipImageTower(self.model.vision_model) if self.vision is None else self.vision
 
     @property
     def text_tower(self) -> nn.Module:
@@ -173,24 +158,9 @@ class Blip2FusionModel(FusionModel):
         return F.normalize(self.model.text_projection(states[:, 0, : self._width]), dim=-1)
 
     @property
-    def embed_dim(self) -> int:
-        """E, the width of a feature."""
-        return int(self.model.config.image_text_hidden_size)
-
-    @property
     def vectors_per_image(self) -> int:
         """Q, the learned queries."""
         return int(self.model.query_tokens.shape[1])
-
-    @property
-    def temperature(self) -> Tensor:
-        """What similarities are divided by, a scalar."""
-        return self.temp.clamp(*_TEMPERATURES)
-
-    @torch.no_grad()
-    def clamp_temperature_(self) -> None:
-        """Bring the temperature back into [0.001, 0.5], as BLIP does."""
-        self.temp.clamp_(*_TEMPERATURES)
 
     @property
     def itm_trained(self) -> bool:
@@ -201,10 +171,6 @@ class Blip2FusionModel(FusionModel):
     def vocab_size(self) -> int:
         """V, the tokens that it reads and writes."""
         return int(self.model.config.qformer_config.vocab_size)
-
-    def image_keys_values(self, image_states: Tensor) -> ImageKeysValues:
-        """The image states [I, N, W] themselves: transformers' layers make keys and values of them when they fuse."""
-        return ImageKeysValues((image_states,), (image_states,))
 
     def fuse(
         self,
@@ -291,20 +257,6 @@ def caption_mask(attention_mask: Tensor, queries: int) -> Tensor:
     allowed = sees[None] & shown[:, None, :]  # [R, Q + L, Q + L]
     least = torch.finfo(torch.float32).min
     return torch.zeros(allowed.shape, device=allowed.device).masked_fill(~allowed, least)[:, None]
-
-
-class _ImageTower(nn.Module):
-    """The vision model that returns its states."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-        self.training = model.training  # not of its parts: some may be frozen
-
-    def forward(self, pixel_values: Tensor) -> Tensor:
-        """Images [B, 3, H, W] to [B, N, W]."""
-        states: Tensor = self.model(pixel_values=pixel_values).last_hidden_state
-        return states
 
 
 class _TextTower(nn.Module):
