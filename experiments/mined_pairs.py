@@ -74,7 +74,7 @@ def main() -> None:
     model = fit_evidence(clean.tables, clean.table, evidence)
     groups = list(clean.table.rows["group"])
     log_odds = cross_fitted(model, clean.tables, groups, evidence, config)
-    graph = graph_of(lambda rows: log_odds[rows], clean.declared, config.neighbours)
+    graph = graph_of(lambda rows, columns: log_odds[rows[:, None], columns], clean.declared, config.neighbours)
     refinement = fit_rounds(graph, clean.matches, config)
     print(f"fitted on {len(clean.table)} pairs, {len(set(groups))} concepts: {time.perf_counter() - start:.0f} s")
     start = time.perf_counter()

@@ -448,6 +448,26 @@ def small_shared_memory() -> None:
     system("mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", "/dev/shm")
 
 
+def read_only_root(writable: Path) -> Callable[[], None]:
+    """All that is mounted cannot be written, as in a locked container; but one folder, and 2 MB of /dev/shm."""
+
+    def lock() -> None:
+        small_shared_memory()
+        system("mount", "--bind", str(writable), str(writable))
+        points = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+        kept = (str(writable), "/dev", "/dev/shm", "/dev/pts", "/proc")
+        for point in sorted(set(points) - set(kept), key=len):
+            with contextlib.suppress(OSError):  # of the kernel's own, which nobody writes
+                system("mount", "-o", "remount,ro,bind", point)
+        with contextlib.suppress(OSError):
+            (writable.parent / "probe").touch()
+            raise RuntimeError("what should be read-only can be written")
+        os.environ["HOME"] = "/nowhere"  # of a user whom the container does not know
+        os.chdir(writable)
+
+    return lock
+
+
 def address_space(megabytes: int) -> Callable[[], None]:
     """A limit of so many megabytes above what the process has now."""
 
@@ -1060,16 +1080,18 @@ def attack_picture(t: Try) -> None:
 @kind("stale", "states that were cached of other pictures are not used", turns=2)
 def attack_stale(t: Try) -> None:
     """Cache states, change pictures (overwrite them, or repair one that was missing), and train again."""
+    way = t.pick(["overwritten", "repaired", "overwritten at the same time and size"])
     data = t.own_data()
     pictures = sorted(data.parent.glob("*.png"))
     caches = t.folder / "caches"
 
     def recipe(folder: Path) -> Path:
-        source = {"source": str(data), "cache_dir": str(folder / "rows")}
+        check = "bytes" if way.endswith("size") else "times"  # what nothing else tells is told by the bytes
+        source = {"source": str(data), "cache_dir": str(folder / "rows"), "cache_check": check}
         where = {"data__sources": [source], "model__cache_folder": str(folder / "states")}
+        where |= {"model__cache_check": check}
         return t.world.recipe("frozen", data__max_bad_fraction=0.2, **where)
 
-    way = t.pick(["overwritten", "repaired", "overwritten at the same time and size"])
     t.what = way
     if way == "repaired":
         picture = t.rng.choice(pictures)
@@ -1090,7 +1112,7 @@ def attack_stale(t: Try) -> None:
                 new = repainted(contents[file])
             file.write_bytes(new)
             if way != "overwritten":
-                # A copy that keeps times, over a file of the same length: ctime still tells.
+                # A copy that keeps times, over a file of the same length.
                 os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     done = t.world.train(recipe(caches), t.run).run()
     fresh = t.folder / "fresh"
@@ -1478,6 +1500,29 @@ def attack_shm(t: Try) -> None:
         require(done.status == 2 and "shm" in done.err, f"status {done.status}, no word of it: {done.last[-160:]}")
     else:
         require(bool(weights(t.run)), "no model")
+
+
+@kind("container", "all is read-only but one folder: the command ends in it, or one line says what cannot be written")
+def attack_container(t: Try) -> None:
+    """Run a command that writes where it can write in one folder alone, with a cache there or without one."""
+    Machine.require_mounts()
+    name = t.pick([one for one in WRITERS if one != "train, caches"])
+    writer = WRITERS[name]
+    disk = t.folder / "disk"
+    disk.mkdir(parents=True)
+    writer.prepare(t, disk)
+    words = writer.words(t, disk)  # which makes what it reads, while that can be written
+    cached = t.rng.random() < 0.6
+    places = {"XDG_CACHE_HOME": str(disk / "cache"), "HF_HOME": str(disk / "hub"), "TMPDIR": str(disk)}
+    t.what = f"{name}, {'with' if cached else 'without'} a place for caches"
+    call = Call(words, t.folder, before=[read_only_root(disk)], environment=places if cached else {}, cold=True)
+    done = call.run()
+    if done.status:
+        require(done.status == 2 and "truepair: " in done.err, f"no line: status {done.status}, {done.last[-160:]}")
+        require(not cached, f"with all that it needs: {done.last[-160:]}")
+    else:
+        made = [one for one in disk.rglob("*") if one.is_file() and "cache" not in one.parts and "hub" not in one.parts]
+        require(bool(made), "ended well, and made nothing")
 
 
 @kind(

@@ -190,8 +190,8 @@ def one_maker(final: Path, advice: str) -> Iterator[None]:
 
 
 def _make_room(final: Path) -> None:
-    """Remove a folder that lies where a file is to be, and what killed processes left of that file."""
-    if final.is_dir():
+    """Remove a folder or a pipe that lies where a file is to be, and what killed processes left of that file."""
+    if os.path.lexists(final) and not final.is_file():
         discard(final)
     clear_asides(final.parent, final.name)
 

@@ -145,7 +145,7 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
         ("rate: *nowhere", "found undefined alias 'nowhere'"),
         ("---\nrate: 1\n---\nrate: 2", "but found another document"),
         ("rate: null", "rate is null; give a value of type float, or leave it out"),
-        ("inner:", "inner is null; give a value of type group of fields, or leave it out"),
+        ("inner:", "inner: null is no group of fields; state its fields, or leave it out"),
         ("inner: 5", "inner: 5 is no group of fields"),
         ("rate: 1" + "0" * 4000, "... is no float"),
         ("inner: {depth: .nan}", "inner.depth: nan is no int"),

@@ -1,9 +1,12 @@
 import random
+from collections import Counter
+from collections.abc import Mapping
 
 import pytest
 import torch
+from tokenizers import normalizers, pre_tokenizers
 
-from truepair.data import load_tokenizer, tokenize_captions, train_wordpiece
+from truepair.data import load_tokenizer, tokenize_captions, tokens, train_wordpiece
 from truepair.errors import ConfigError, DataError
 
 NOUNS = [f"{colour} {thing}" for colour in ("red", "blue", "green") for thing in ("dog", "cat", "doghouse")]
@@ -95,3 +98,25 @@ class TestEncodeCaptions:
     def test_what_leaves_no_room_is_an_error(self, tokenizer):
         with pytest.raises(ConfigError, match="max_length is 2; give at least 3"):
             tokenize_captions(tokenizer, ["dog"], max_length=2)
+
+
+def test_the_words_of_a_tokenizer_are_those_of_whole_captions(monkeypatch: pytest.MonkeyPatch) -> None:
+    captions = [
+        "A red  dog's ball",
+        " the\x1cred\u00a0dog\u3000\n ran",
+        "\u03a3\u0391\u03a3 caf\u00e9 \u72d7dog",
+        "",
+        "a red dog",
+    ]
+    seen: dict[str, int] = {}
+    original = tokens._train_pieces
+
+    def noting(words: Mapping[str, int], *rest: int) -> list[str]:
+        seen.update(words)
+        return original(words, *rest)
+
+    monkeypatch.setattr(tokens, "_train_pieces", noting)
+    tokens.train_wordpiece(captions, 100)
+    normalizer, splitter = normalizers.BertNormalizer(lowercase=True), pre_tokenizers.BertPreTokenizer()
+    wanted = Counter(word for text in captions for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text)))
+    assert seen == wanted

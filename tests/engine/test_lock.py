@@ -107,7 +107,7 @@ def test_the_lock_is_renewed_and_one_that_was_lost_is_told(tmp_path: Path, monke
         os.utime(tmp_path / LOCK, (0, 0))
         wait_until(lambda: (tmp_path / LOCK).stat().st_mtime > 1)
         (tmp_path / LOCK).unlink()  # by hand
-        wait_until((tmp_path / LOCK).exists)
+        wait_until(lambda: (tmp_path / LOCK).exists() and (tmp_path / LOCK).stat().st_size > 0)
         require_held(tmp_path)
         said = json.loads((tmp_path / LOCK).read_text())
         (tmp_path / LOCK).write_text(json.dumps(said | {"token": "another", "pid": 77}))

@@ -11,11 +11,15 @@ from truepair.engine.loop.step import TrainingStep
 from truepair.errors import ConfigError
 
 
+class Plain(PreTrainedModel):
+    """Transformers remembers of the class itself what holds for all that have not been built yet in this process."""
+
+
 class TwoParts(TrainingStep):
     """A step whose first part has a learning rate of its own."""
 
     def __init__(self) -> None:
-        super().__init__(PreTrainedModel(PretrainedConfig()))
+        super().__init__(Plain(PretrainedConfig()))
         self.first = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4))
         self.head = nn.Linear(4, 2)
         self.temp = nn.Parameter(torch.tensor(0.07))

@@ -1,3 +1,4 @@
+import itertools
 from dataclasses import replace
 from pathlib import Path
 
@@ -82,7 +83,28 @@ def test_hidden_pairs_of_a_table_are_the_hidden_matches_of_all_its_rows(data: st
     batch = replace(batch_of(torch.arange(size), texts), image_id=images)
     found = truth.hidden_pairs(images, batch.caption_key)
     assert len(found) == len(found.distinct())
-    assert torch.equal(found.mask(), truth.hidden_matches(batch))
+    hidden = truth.hidden_matches(batch)
+    assert torch.equal(found.mask(), hidden)
+    for row, column in itertools.product(range(size), repeat=2):
+        same = images[row] == images[column] or texts[row] == texts[column]
+        wanted = bool(truth.matches(batch.source_index[row : row + 1], batch.caption_key[column : column + 1]))
+        assert bool(hidden[row, column]) == (wanted and not same)
+    some = slice(0, None, 2), slice(1, None, 3)
+    assert torch.equal(truth.hidden_matches(batch, *some), hidden[some])
+
+
+def test_rows_and_captions_that_a_truth_does_not_know_are_no_hidden_matches() -> None:
+    truth = Truth.of_matches(np.array([0, 1]), np.array([5, 5]))
+    batch = replace(batch_of(torch.tensor([0, 1, 7]), ["a", "b", "c"]), caption_key=torch.tensor([9, 5, 6]))
+    assert truth.hidden_matches(batch).nonzero().tolist() == [[0, 1]]
+
+
+def test_captions_that_a_truth_does_not_know_hide_nothing() -> None:
+    truth = Truth.from_names([["a dog"], ["a dog on grass"], ["a cat"]], groups=["dog", "dog", "cat"])
+    batch = batch_of(torch.tensor([1, 0, 2, 0]), ["a dog", "unheard of", "a cat", "a dog on grass"])
+    hidden = truth.hidden_matches(replace(batch, image_id=torch.arange(4)))
+    expected = {(0, 3), (1, 0), (1, 3), (3, 0)}  # rows 1 and 0 of the truth show dogs
+    assert {(int(i), int(j)) for i, j in hidden.nonzero()} == expected
 
 
 @settings(max_examples=50, deadline=None)

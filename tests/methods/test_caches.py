@@ -12,6 +12,7 @@ from truepair.data import loading
 from truepair.data.left_out import LeftOut
 from truepair.data.splits import build_tables
 from truepair.errors import DataError
+from truepair.judges.evidence import pooled_captions, pooled_images
 from truepair.methods import caches
 from truepair.methods.caches import StateCaches
 from truepair.methods.recipe import PretrainRecipe
@@ -23,9 +24,9 @@ def recipe_with(squares: Path, folder: Path, **model: object) -> PretrainRecipe:
     return replace(recipe, model=replace(recipe.model, **model))
 
 
-def caches_of(recipe: PretrainRecipe, lines: list[str]) -> StateCaches:
+def caches_of(recipe: PretrainRecipe, lines: list[str], *, means: bool = False) -> StateCaches:
     student = build_student(recipe, build_tables(recipe.data).train, lambda _: None)
-    return StateCaches(recipe, student, LeftOut(lines.append))
+    return StateCaches(recipe, student, LeftOut(lines.append), means=means)
 
 
 def test_splits_of_one_cache_hold_what_their_own_would(squares: Path, tmp_path: Path) -> None:
@@ -59,6 +60,37 @@ def test_encoders_are_hashed_once(squares: Path, tmp_path: Path, monkeypatch: py
         run.images(table)
         run.captions(caption for row in table.values("captions") for caption in row)
     assert sorted(hashed) == ["ConvStem", "TextEncoder"]
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+def test_means_alone_are_those_of_the_states_under_another_key(squares: Path, tmp_path: Path, pooled: bool) -> None:
+    recipe = recipe_with(squares, tmp_path, cache_folder=str(tmp_path / "run"), pool_images=pooled)
+    apart = replace(recipe, model=replace(recipe.model, cache_folder=str(tmp_path / "means")))
+    table = build_tables(recipe.data).train
+    texts = list(table.captions())
+    (_, states), words = caches_of(recipe, []).images(table), caches_of(recipe, []).captions(texts)
+    run = caches_of(apart, [], means=True)
+    (_, mean), sentences = run.images(table), run.captions(texts)
+    assert states is not None and words is not None and mean is not None and sentences is not None
+    assert mean[:].shape[1] == 1 and {count for _, count in sentences.places.values()} == {1}
+    torch.testing.assert_close(pooled_images(mean), pooled_images(states), atol=1e-3, rtol=0)
+    torch.testing.assert_close(pooled_captions(sentences, texts), pooled_captions(words, texts), atol=1e-3, rtol=0)
+    assert mean.nbytes * states.views[0].shape[0] == states.nbytes
+    assert sentences.tokens.nbytes * 2 < words.tokens.nbytes and sentences.tokens.key != words.tokens.key
+    assert (mean.views[0].key == states.views[0].key) == pooled  # a run that pools shares them
+
+
+def test_means_are_of_states_that_a_run_has_kept(squares: Path, tmp_path: Path) -> None:
+    recipe = recipe_with(squares, tmp_path)
+    table = build_tables(recipe.data).train
+    run = caches_of(recipe, [])
+    (_, states), words = run.images(table), run.captions(table.captions())
+    there = sorted(path.name for path in (tmp_path / "states").iterdir())
+    other = caches_of(recipe, [], means=True)
+    (_, found), read = other.images(table), other.captions(table.captions())
+    assert states is not None and words is not None and found is not None and read is not None
+    assert found.views[0].path == states.views[0].path and read.tokens.path == words.tokens.path
+    assert sorted(path.name for path in (tmp_path / "states").iterdir()) == there
 
 
 def test_other_weights_are_other_states(squares: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """What a step makes of relations and of a judge, against a textbook that reads one pair after the other."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -288,3 +289,15 @@ def test_features_are_those_of_the_batch_and_the_bounds_are_logged() -> None:
     torch.testing.assert_close(output.text_feature, found.texts)
     assert {"mi_positive", "mi_negative", "mi_bound"} <= set(output.losses)
     assert "mi_positive" not in step(BATCH, info(0)).losses
+
+
+def test_figures_of_a_large_batch_are_those_of_every_kth_pair(monkeypatch: pytest.MonkeyPatch) -> None:
+    step = Composition(OBJECTIVES).build()
+    found = by_hand.features(step.model, DISTINCT)
+    monkeypatch.setattr(fused, "_ANCHORS", 3)  # of 8 pairs: 0, 3 and 6
+    logits = found.images @ found.texts.T / float(step.model.temperature.detach())
+    ratios = logits - logits.logsumexp(dim=1, keepdim=True) + math.log(8)
+    losses = step(DISTINCT, info(0, logged=True)).losses
+    assert float(losses["mi_positive"]) == pytest.approx(float(ratios.diagonal()[::3].mean()), abs=1e-5)
+    others = [float(ratios[row, [column for column in range(8) if column != row]].mean()) for row in (0, 3, 6)]
+    assert float(losses["mi_negative"]) == pytest.approx(sum(others) / 3, abs=1e-5)

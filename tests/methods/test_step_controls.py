@@ -10,7 +10,9 @@ import torch.nn.functional as F
 from tests.methods import by_hand
 from tests.methods.steps import ASKED, Composition, info, pairs, student
 from truepair.errors import ConfigError
+from truepair.evaluation.truth import Truth
 from truepair.methods.ecm import EcmConfig
+from truepair.methods.encode import EncodedBatch
 from truepair.methods.rules import RelationsConfig
 from truepair.methods.srcl import SrclConfig
 from truepair.methods.step import ItmConfig, MlmConfig, ObjectivesConfig, hardest_is_false
@@ -125,5 +127,15 @@ def test_the_hardest_negative_is_counted_where_it_is_a_false_one() -> None:
         others = [j for j in range(12) if j not in same]
         hits += [float(hidden[i, max(others, key=lambda j: float(similarity[i, j]))])]
         hits += [float(hidden[max(others, key=lambda j: float(similarity[j, i])), i])]
-    assert hardest_is_false(similarity, hidden, batch) == pytest.approx(sum(hits) / 24)
+    rows, columns = hidden.nonzero(as_tuple=True)
+    truth = Truth.of_matches(rows.numpy(), batch.caption_key[columns].numpy())
+    batch = replace(batch, source_index=torch.arange(12))
+    nothing = torch.zeros(12, 0)
+    encoded = EncodedBatch(
+        batch, batch, slice(0, 12), [nothing], images, texts, nothing, torch.tensor(0.1), info(0, logged=True)
+    )
+    assert hardest_is_false(encoded, truth, slice(0, 12, 1)) == pytest.approx(sum(hits) / 24)
     assert 0 < sum(hits) < 24
+    assert hardest_is_false(encoded, truth, slice(0, 12, 5)) == pytest.approx(
+        sum(hits[2 * row] + hits[2 * row + 1] for row in (0, 5, 10)) / 6
+    )

@@ -59,9 +59,10 @@ def test_sums_over_neighbours_are_a_product_of_matrices(seed: int, rows: int) ->
     left, right = graph.log_odds, graph.log_odds.sigmoid()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pair_graph, "_ROWS", rows)
-        found = graph.over_neighbours(left, right)
-    expected = (dense(graph, left) @ dense(graph, right))[graph.rows, graph.columns]
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+        one, other = graph.over_neighbours(left, right, left)
+    for found, side in ((one, right), (other, left)):
+        expected = (dense(graph, left) @ dense(graph, side))[graph.rows, graph.columns]
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(graph.row_sums(left), dense(graph, left).sum(dim=1))
 
 

@@ -4,11 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from tests.judges.test_evidence import CONFIG, all_pairs, average_precision, made_up
 from truepair.errors import CheckpointError, ConfigError, DataError
 from truepair.evaluation.truth import Truth
-from truepair.judges.evidence import EvidenceModel, EvidenceTables
+from truepair.judges import evidence
+from truepair.judges.evidence import TERMS, EvidenceModel, EvidenceTables
 from truepair.judges.evidence_fit import fit_evidence
 from truepair.mining.graph import Declared, PairGraph, exact_graph, searched_graph
 from truepair.mining.mine import MiningConfig, mine_pairs
@@ -30,15 +32,68 @@ def scores_of(graph: PairGraph, left: torch.Tensor, right: torch.Tensor) -> torc
     return full[left, right]
 
 
-def test_all_pairs_by_products_of_matrices_are_those_one_by_one(judge: tuple[EvidenceModel, Refinement]) -> None:
-    _, tables = made_up(12, seed=2)
-    model, spaces = judge[0], judge[0].spaces.project(tables)
+@pytest.mark.parametrize("dual", [False, True])
+def test_all_pairs_by_products_of_matrices_are_those_one_by_one(dual: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    clean, clean_tables = made_up(40, seed=1, dual=dual)
+    model = fit_evidence(clean_tables, clean, CONFIG)
+    _, tables = made_up(12, seed=2, dual=dual)
+    spaces = model.spaces.project(tables)
     rows, columns = torch.arange(5, 20), torch.arange(60)
-    grid = model.log_odds(spaces, rows, columns)
+    monkeypatch.setattr(evidence, "_COLUMNS", 7)
+    monkeypatch.setattr(evidence, "_EDGES", 11)
+    grid, some = model.log_odds(spaces, rows, columns), columns[3::2]
     for i, row in enumerate(rows):
         here = row.expand(60)
         there = model.score(spaces, here, columns).logit() + model.score(spaces, columns, here).logit()
         torch.testing.assert_close(grid[i], there / 2, atol=2e-3, rtol=1e-3)
+        torch.testing.assert_close(model.edge_log_odds(spaces, here, columns), grid[i], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(model.log_odds(spaces, rows, some), grid[:, some], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("term", sorted(TERMS))
+def test_a_term_alone_counts_in_both_directions(term: str) -> None:
+    clean, clean_tables = made_up(40, seed=1, dual=True)
+    whole = fit_evidence(clean_tables, clean, CONFIG)
+    model = replace(whole, terms=(term,), centre=torch.ones(2), spread=torch.full((2,), 2.0))
+    model = replace(model, weights=torch.tensor([3.0, -1.0, 0.5]))
+    spaces = model.spaces.project(clean_tables)
+    one, other = (spaces[name] for name in TERMS[term])
+    cosines = one @ other.T  # [N, N]
+    there = 3.0 * (cosines - 1) / 2 - 1.0 * (cosines**2 - 1) / 2 + 0.5
+    expected = (there + there.T) / 2
+    torch.testing.assert_close(
+        model.log_odds(spaces, torch.arange(200), torch.arange(200)), expected, atol=1e-4, rtol=1e-4
+    )
+
+
+def test_projections_are_those_of_all_rows_at_once(
+    judge: tuple[EvidenceModel, Refinement], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, tables = made_up(20, seed=2)
+    spaces = judge[0].spaces
+    monkeypatch.setattr(evidence, "_PROJECTED", 7)
+    found = spaces.project(tables)
+    images, texts = tables.images - spaces.image_mean, tables.texts - spaces.text_mean
+    for name, expected in (
+        ("image", images @ spaces.image_metric),
+        ("text", texts @ spaces.text_metric),
+        ("caption", texts),
+        ("predicted", images @ spaces.cross_map),
+    ):
+        torch.testing.assert_close(found[name], F.normalize(expected, dim=1), atol=1e-5, rtol=1e-4)
+
+
+def test_refinement_of_some_edges_at_a_time_is_that_of_all(
+    judge: tuple[EvidenceModel, Refinement], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table, tables = made_up(20, seed=5)
+    model, refinement = judge
+    graph = exact_graph(model, model.spaces.project(tables), Declared.of_table(table), 6)
+    whole = refinement.refine(graph)
+    monkeypatch.setattr("truepair.mining.refinement._EDGES", 13)
+    parts = refinement.refine(graph)
+    assert torch.equal(parts.rows, whole.rows) and torch.equal(parts.columns, whole.columns)
+    torch.testing.assert_close(parts.log_odds, whole.log_odds, atol=1e-4, rtol=1e-4)
 
 
 def test_partners_of_partners_find_more(judge: tuple[EvidenceModel, Refinement]) -> None:
@@ -70,15 +125,23 @@ def test_neighbour_search_proposes_what_all_pairs_would(judge: tuple[EvidenceMod
     table, tables = made_up(70, seed=4)
     declared = Declared.of_table(table)
     exact = mine_pairs(*judge, tables, declared)
-    searched = mine_pairs(*judge, tables, declared, MiningConfig(exact_rows=10))
+    lines: list[str] = []
+    searched = mine_pairs(*judge, tables, declared, MiningConfig(exact_rows=10), lines.append)
+    assert len(lines) == 1 and lines[0].startswith("of 350 rows, those that neighbour search proposed are scored: ")
     cells = [set(zip(found.rows.tolist(), found.columns.tolist(), strict=True)) for found in (exact, searched)]
     assert len(cells[0] & cells[1]) > 0.8 * len(cells[0])
-    graph = searched_graph(judge[0], judge[0].spaces.project(tables), declared, 16)
+    graph, recall = searched_graph(judge[0], judge[0].spaces.project(tables), declared, 16)
+    assert recall >= 0.95
     full = judge[0].log_odds(judge[0].spaces.project(tables), torch.arange(350), torch.arange(350))
     torch.testing.assert_close(graph.log_odds, full[graph.rows, graph.columns], atol=2e-3, rtol=1e-3)
 
 
-def test_candidates_are_the_best_of_each_row_and_known_pairs_first(judge: tuple[EvidenceModel, Refinement]) -> None:
+@pytest.mark.parametrize("tile", [(1024, 4096), (7, 13), (30, 8), (1, 1)])
+def test_candidates_are_the_best_of_each_row_and_known_pairs_first(
+    judge: tuple[EvidenceModel, Refinement], tile: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("truepair.mining.graph._TILE_ROWS", tile[0])
+    monkeypatch.setattr("truepair.mining.graph._TILE_COLUMNS", tile[1])
     table, tables = made_up(20, seed=5)
     declared = Declared.of_table(table)
     model, spaces = judge[0], judge[0].spaces.project(tables)
@@ -90,6 +153,9 @@ def test_candidates_are_the_best_of_each_row_and_known_pairs_first(judge: tuple[
         others = [column for column in range(100) if column != row]
         others.sort(key=lambda column: (captions[column] != captions[row], -float(full[row, column])))
         assert all((row, column) in edges for column in others[:6])
+    expected = {(row, column) for row, column in edges if (column, row) in edges}
+    assert edges == expected and len(edges) == len(graph) <= 2 * 6 * 100
+    torch.testing.assert_close(graph.log_odds, full[graph.rows, graph.columns], atol=1e-4, rtol=1e-4)
     assert graph.known.tolist() == [captions[i] == captions[j] for i, j in zip(graph.rows, graph.columns, strict=True)]
 
 

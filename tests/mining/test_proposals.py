@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from tests.mining.signals.galleries import encoded_of, gallery_of
-from truepair.mining import proposals
+from truepair.mining import neighbours, proposals
 from truepair.mining.gallery import Lists
 from truepair.mining.neighbours import nearest
 from truepair.mining.prior import Prior
@@ -57,6 +57,26 @@ def test_an_inverted_file_finds_most_and_says_how_many() -> None:
     torch.testing.assert_close(exact.scores, right.topk(10, dim=1).values, atol=1e-5, rtol=0)
     hits = [len(set(a) & set(b)) for a, b in zip(exact.places.tolist(), searched.places.tolist(), strict=True)]
     assert sum(hits) / 20_000 == pytest.approx(searched.recall, abs=0.05)
+
+
+def test_cells_are_added_until_enough_is_found_or_all_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(0)
+    vectors = F.normalize(torch.randn(6000, 16, generator=generator), dim=1)
+    some = vectors[:200]
+    right = (some @ vectors.T).topk(10, dim=1).indices
+    found: dict[float, float] = {}
+    monkeypatch.setattr(neighbours, "_PROBED", 2)
+    monkeypatch.setattr(neighbours, "_SLOWER", 0.5)  # never as slow as all
+    for enough in (0.0, 0.8, 0.97):
+        monkeypatch.setattr(neighbours, "_ENOUGH", enough)
+        searched = nearest(some, vectors, 10, exact=100)
+        hits = sum(len(set(a) & set(b)) for a, b in zip(searched.places.tolist(), right.tolist(), strict=True))
+        assert searched.recall == pytest.approx(hits / right.numel()) and searched.recall >= enough
+        found[enough] = searched.recall
+    assert found[0.0] < found[0.8] < found[0.97] < 1.0
+    monkeypatch.setattr(neighbours, "_SLOWER", 20)
+    flat = nearest(some, vectors, 10, exact=100)  # 77 cells: four take longer than all
+    assert flat.recall == 1.0 and torch.equal(flat.places, right)
 
 
 def test_lists_are_padded() -> None:

@@ -1,4 +1,5 @@
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -90,6 +91,25 @@ def test_suspects_are_reported_by_themselves() -> None:
     )
     assert found.suspects > 1 > found.negative
     assert math.isnan(information_bounds(images, texts, 0.1).suspects)
+
+
+@pytest.mark.parametrize("form", [None, "softmax", "tempered"])
+def test_some_anchors_are_what_they_are_among_all(form: str | None) -> None:
+    """Each anchor's terms, asked alone; a mean over some of them is that of theirs."""
+    images, texts = features(11, 8), features(11, 9)
+    regulation = None if form is None else Regulation(RegulationConfig(form, delta=2.0))  # type: ignore[arg-type]
+    rows, columns = torch.tensor([1, 4, 4, 7, 8, 10]), torch.tensor([2, 3, 9, 0, 1, 5])
+    suspects = PairSet(rows, columns, torch.ones(6), (11, 11))
+    asked = partial(information_bounds, images, texts, 0.2, regulation=regulation, suspects=suspects)
+    alone = [asked(anchors=slice(row, row + 1)) for row in range(11)]
+    some = asked(anchors=slice(1, None, 3))  # 1, 4, 7, 10
+    for name in ("positive", "negative", "log_mean_ratio", "regulated", "bound"):
+        wanted = sum(getattr(alone[row], name) for row in (1, 4, 7, 10)) / 4
+        assert getattr(some, name) == pytest.approx(wanted, abs=1e-5)
+    assert math.isnan(alone[0].suspects)
+    cells = alone[1].suspects + 2 * alone[4].suspects + alone[7].suspects + alone[10].suspects
+    assert some.suspects == pytest.approx(cells / 5, abs=1e-5)
+    assert asked().positive == pytest.approx(sum(one.positive for one in alone) / 11, abs=1e-5)
 
 
 def test_too_small_batches_say_so() -> None:

@@ -1,4 +1,5 @@
 import functools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from tests.objectives.reference import direction_loss, srcl_weights
 from truepair.objectives import contrastive
-from truepair.objectives.contrastive import ContrastiveOutput, Direction, contrastive_loss
+from truepair.objectives.contrastive import ContrastiveOutput, Direction, contrastive_loss, loss_at_chance
 from truepair.objectives.srcl import Regulation, RegulationConfig
 from truepair.objectives.tiled import Shifted, exponentials_for, tiled_sums
 from truepair.relations.pairs import PairSet
@@ -409,3 +410,21 @@ def test_wrong_use_says_so(arguments: dict, message: str) -> None:
         contrastive_loss(torch.eye(4), torch.eye(4), 0.07, **arguments)
     with pytest.raises(ValueError, match="symmetric=False"):
         contrastive_loss(torch.eye(4)[:2], torch.eye(4), 0.07)
+
+
+@pytest.mark.parametrize("form", [None, "softmax", "tempered"])
+@pytest.mark.parametrize("seed", range(4))
+def test_chance_is_the_loss_of_features_that_are_all_alike(form: str | None, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    direction = random_direction(9, 0.3, generator)
+    if seed == 3:  # some anchors have no target
+        assert direction.positives is not None
+        direction = replace(direction, positives=direction.positives.where(direction.positives.rows % 2 == 0))
+    of_seed = [features(9, 4, generator) for _ in range(2)]
+    regulation = None if form is None else Regulation(RegulationConfig(form), 0.7, *of_seed)  # type: ignore[arg-type]
+    nothing = torch.zeros(9, 4, dtype=torch.float64)
+    wanted = contrastive_loss(nothing, nothing, 0.1, rows=direction, regulation=regulation, symmetric=False).loss
+    found = loss_at_chance(direction, (9, 9), nothing.device)
+    assert float(found) == pytest.approx(float(wanted), rel=1e-6)
+    plain = loss_at_chance(Direction(offset=2), (4, 9), nothing.device)
+    assert float(plain) == pytest.approx(math.log(9))

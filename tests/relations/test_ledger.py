@@ -135,6 +135,24 @@ def test_a_part_that_is_gone_or_damaged_is_said_and_the_others_stay(tmp_path: Pa
     assert (tmp_path / "damaged-verdicts-r00000-000001.parquet").exists() == (fault != "gone")
 
 
+def test_a_flipped_bit_of_a_ledger_changes_no_verdict(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "ledger") as ledger:
+        write(ledger, list(range(400)), list(range(400)), score=0.75)
+    (part,) = (tmp_path / "ledger").glob("*.parquet")
+    whole, kept = part.read_bytes(), read_ledger(tmp_path / "ledger")
+    seen, rng = 0, np.random.default_rng(0)
+    for place in rng.choice(len(whole), 150, replace=False).tolist():
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << int(rng.integers(8))
+        part.write_bytes(damaged)
+        try:
+            assert read_ledger(tmp_path / "ledger").equals(kept)
+        except DataError as error:
+            assert "is not a part of a ledger" in str(error)
+            seen += 1
+    assert seen > 30
+
+
 def test_a_flush_that_fails_keeps_the_first_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")

@@ -1,7 +1,11 @@
+import random
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from truepair.relations import text as text_of_captions
 from truepair.relations.text import caption_key, identity_of_caption, normalise_caption
 
 
@@ -124,3 +128,19 @@ def test_keys_are_equal_exactly_for_equal_texts(left, right):
 
 def test_keys_are_the_same_in_every_process_and_release():
     assert caption_key("A dog.") == caption_key("a dog") == 9151722581430185315
+
+
+def test_plain_captions_take_a_short_way_to_the_same_identity(monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = random.Random(0)
+    letters = "aA B5 1 -.,/:'\"()_*#&@%?!;3x\tAB-~|+=<>$^`\n"
+    captions = ["".join(draw.choices(letters, k=draw.randint(1, 9))) for _ in range(4000)]
+    short = [
+        [text_of_captions.identity_of_caption.__wrapped__(caption, cased) for caption in captions]
+        for cased in (False, True)
+    ]
+    monkeypatch.setattr(text_of_captions, "_MAY_MEAN_MORE", re.compile(""))
+    long = [
+        [text_of_captions.identity_of_caption.__wrapped__(caption, cased) for caption in captions]
+        for cased in (False, True)
+    ]
+    assert short == long

@@ -116,6 +116,14 @@ def test_batches_by_epoch_counted_from_one():
     for record in hard:
         record["random_false_negative_rate"] = 0.01
     logs = {"plain": epochs({"random_false_negative_rate": 0.01, "false_negative_rate": 0.011}), "grouped": hard}
+    learned = {"hardness_quantile": 0.9, "hardness_quantile_p10": 0.8, "hardness_quantile_p90": 0.95}
+    assert shown(batch_plots({"falcon": epochs({}, learned)})) == {
+        "Learned hardness: quantile of a walk's steps": {
+            "mean": ([2], [0.9]),
+            "first tenth": ([2], [0.8]),
+            "last tenth": ([2], [0.95]),
+        }
+    }
     assert shown(batch_plots(logs)) == {
         "Hardest in-batch negative: similarity": {"grouped": ([1, 2], [0.3, 0.6])},
         "False-negative rate of batches, and of random ones": {

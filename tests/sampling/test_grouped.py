@@ -7,6 +7,7 @@ import torch
 from accelerate.data_loader import BatchSamplerShard
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -108,8 +109,9 @@ def test_the_dial_makes_them_easier() -> None:
 def test_a_learned_dial_sees_search_spaces_and_epoch() -> None:
     seen = []
 
-    def dial(image: Tensor, text: Tensor, epoch: int) -> Tensor:
+    def dial(image: Tensor, text: Tensor, epoch: int, samples: NDArray[np.int64]) -> Tensor:
         assert image.shape == text.shape
+        assert samples.shape == image.shape[:2]
         seen.append((tuple(image.shape[:2]), epoch))
         return torch.full(image.shape[:2], 0.5)
 

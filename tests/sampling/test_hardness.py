@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 
@@ -5,11 +6,12 @@ from truepair.errors import ConfigError
 from truepair.sampling.hardness import HardnessConfig, HardnessSchedule
 
 NOTHING = torch.empty(0, 0, 0)
+NONE = np.empty((0, 0), np.int64)
 
 
 def quantiles(config: HardnessConfig | None, epochs: int) -> list[float]:
     schedule = HardnessSchedule(config)
-    return [schedule(NOTHING, NOTHING, epoch) for epoch in range(epochs)]
+    return [schedule(NOTHING, NOTHING, epoch, NONE) for epoch in range(epochs)]
 
 
 def test_the_default_is_grit() -> None:

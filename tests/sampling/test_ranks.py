@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from tests.sampling.gloo import GlooPool
-from tests.sampling.pairs import make_features, run_epochs
+from tests.sampling.pairs import make_features, reward_of, run_epochs
 from truepair.errors import ConfigError
+from truepair.sampling.falcon import FalconConfig
 from truepair.sampling.grouped import GroupedBatchSampler, GroupedConfig
+from truepair.sampling.hardness import HardnessConfig
 from truepair.sampling.known import KnownMatches
 from truepair.sampling.plan import PlanFolder
 from truepair.sampling.ranks import Ranks
@@ -26,6 +28,7 @@ CASES: list[dict[str, Any]] = [
     {"count": 62, "space": 25, "queue": 1000, "batch": 16, "drop_last": False, "storage": "float16"},
     {"count": 40, "space": 13, "queue": 13, "batch": 4, "drop_last": True, "captions": 3, "group": 2},
     {"count": 23, "space": 1, "queue": 1, "batch": 8, "drop_last": False},
+    {"count": 55, "space": 12, "queue": 30, "batch": 12, "drop_last": False, "learned": True},
 ]
 
 
@@ -36,6 +39,7 @@ def make_sampler(case: dict[str, Any]) -> GroupedBatchSampler:
         queue_size=case["queue"],
         group_size=case.get("group"),
         storage=case.get("storage", "float32"),
+        hardness=HardnessConfig(learned=FalconConfig(learning_rate=0.05) if case.get("learned") else None),
     )
     known = KnownMatches(np.arange(case["count"]) // case["captions"]) if "captions" in case else None
     ranks = Ranks.current()
@@ -61,6 +65,7 @@ def stop(job: tuple[dict[str, Any], int]) -> dict[str, Tensor]:
     image, text = make_features(case["count"])
     for _ in range(steps):
         index = torch.tensor(next(iter(sampler)))
+        sampler.learn(reward_of(sampler))
         sampler.collect(index, image[index], text[index])
     return sampler.state_dict()
 
@@ -121,12 +126,12 @@ def test_the_global_order_is_the_same_on_1_2_and_4_ranks(pool: GlooPool) -> None
                 assert len(set(seen)) == len(seen) == whole
 
 
-def test_a_run_goes_on_with_another_number_of_ranks(pool: GlooPool) -> None:
-    case = CASES[2]
+@pytest.mark.parametrize("case", [CASES[2], {**CASES[2], "learned": True}])
+def test_a_run_goes_on_with_another_number_of_ranks(pool: GlooPool, case: dict[str, Any]) -> None:
     steps = 9  # in the second epoch, with features in the queue
     states = pool.run(stop, (case, steps), 4)
     for state in states[1:]:
-        assert all(torch.equal(state[name], states[0][name]) for name in states[0])
+        assert all(torch.equal(state[name].nan_to_num(), states[0][name].nan_to_num()) for name in states[0])
     done = steps - 7  # of 7 steps an epoch
     expected = train([{**case}])[0][1]
     for world in (1, 2):

@@ -277,7 +277,7 @@ def test_mistakes_are_named(model: Path, pairs: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="shards is 0; give a number from 1 to 99999"):
         run(model, pairs, tmp_path / "v.parquet", shards=0)
     for picture in (tmp_path / "pictures").iterdir():
-        picture.write_text("no picture")
+        picture.write_text(f"no picture {picture.name}")
     with pytest.raises(
         DataError, match=r"none of the first 5 pictures can be read; the first: image .*0.png is not an"
     ):

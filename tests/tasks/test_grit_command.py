@@ -21,6 +21,9 @@ from truepair.engine.logs.log import read_log
 ROWS = 96
 
 
+FALCON = ("--sampler.hardness.learned.points", "8", "--sampler.hardness.learned.learning_rate", "0.01")
+
+
 @dataclass(frozen=True)
 class Command:
     words: tuple[str, ...]
@@ -70,6 +73,35 @@ def test_a_run_that_is_killed_goes_on_exactly(recipe: Path, whole: Path, tmp_pat
         assert run_in_process(command, fault)[0] == -signal.SIGKILL
     assert run_in_process(command)[0] == 0
     assert remains(tmp_path) == remains(whole)
+
+
+def test_a_learned_hardness_goes_on_exactly(recipe: Path, tmp_path: Path) -> None:
+    words = ("train", str(recipe), "--run-folder")
+    assert run_in_process(Command((*words, str(tmp_path / "whole"), *FALCON)))[0] == 0
+    killed = Command((*words, str(tmp_path / "killed"), *FALCON))
+    assert run_in_process(killed, Fault("truepair.engine.loop.update:_hardest", 20))[0] == -signal.SIGKILL
+    assert run_in_process(killed)[0] == 0
+    assert remains(tmp_path / "killed") == remains(tmp_path / "whole")
+    records = read_log(tmp_path / "whole" / "log.jsonl")
+    quantiles = [record.get("hardness_quantile") for record in records if record["kind"] == "epoch"]
+    assert quantiles[0] is None and 0 < quantiles[1] < 1 and quantiles[2] != quantiles[1]
+    gained = ["hardness_reward" in record for record in records if record["kind"] == "step"]
+    assert gained == [False] * 12 + [True] * 24
+
+
+def test_a_learned_hardness_needs_something_to_learn_from(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for options, reason in (
+        (["--objectives.mlm.weight", "0"], "without MLM learns from validation pairs, and there are none"),
+        (["--objectives.mlm.start_epoch", "3"], "give objectives.mlm.weight and a later end, or a fixed"),
+        (["--sampler.hardness.quantile", "0.5"], "drop one of both"),
+        (["--sampler.kind", "random"], "sampler.hardness.learned is for grouped batches; set sampler.kind to grit"),
+        (["--sampler.hardness.learned.start", "1"], "sampler.hardness.learned.start is 1; give a number below 1"),
+    ):
+        with pytest.raises(SystemExit):
+            main(["train", str(recipe), "--run-folder", str(tmp_path), *FALCON, *options])
+        assert reason in capsys.readouterr().err
 
 
 def test_sigterm_from_outside(recipe: Path, whole: Path, tmp_path: Path) -> None:

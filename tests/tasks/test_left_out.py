@@ -11,6 +11,8 @@ from tests.methods.test_chance import WORDS
 from truepair.cli.main import main
 from truepair.data.images import BadImageError, load_image
 from truepair.data.table import PairTable
+from truepair.models.dual.base import DualEncoder
+from truepair.tasks.retrieval import RetrievalTask
 
 UNREADABLE = {"train": [3, 5], "val": [45], "test": [52, 55]}
 """Numbers of the pictures of each split that cannot be read."""
@@ -137,7 +139,7 @@ def test_evaluate_decodes_each_picture_once(
         read.append(Path(stored["path"]).name)
         return load_image(stored, **options)  # type: ignore[arg-type]
 
-    for module in ("truepair.tasks.retrieval", "truepair.data.readable", "truepair.data.pairs"):
+    for module in ("truepair.data.transforms", "truepair.data.readable"):
         monkeypatch.setattr(f"{module}.load_image", load)
     main(["evaluate", str(trained), "--data", str(pairs), "--max_bad_fraction", "0.3", "--validation_split", ""])
     assert sorted(read) == [f"{number}.png" for number in range(50, 60)]
@@ -148,7 +150,7 @@ def test_evaluate_finds_missing_pictures_before_it_reads_any(
 ) -> None:
     for number in (56, 57):
         (pairs.parent / f"{number}.png").unlink()
-    monkeypatch.setattr("truepair.tasks.retrieval.load_image", None)
+    monkeypatch.setattr("truepair.data.transforms.load_image", None)
     with pytest.raises(SystemExit):
         main(["evaluate", str(trained), "--data", str(pairs), "--validation_split", ""])
     told = " ".join(capsys.readouterr().err.split())
@@ -212,3 +214,24 @@ def test_a_missing_picture_is_listed(pairs: Path, tmp_path: Path, capsys: pytest
     main([*words, "--run-folder", str(tmp_path / "run")])
     assert "20.png" in capsys.readouterr().err
     assert "20.png" in {name for _, name, _ in listed(tmp_path / "run/skipped.jsonl")}
+
+
+def test_a_picture_that_breaks_within_a_run_is_left_out_from_then_on(
+    pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    measure = RetrievalTask.figures
+
+    def figures(self: RetrievalTask, model: DualEncoder) -> dict[str, float]:
+        found = measure(self, model)
+        for number in (44, 51):  # of validation and test
+            (pairs.parent / f"{number}.png").write_bytes(b"")
+        return found
+
+    monkeypatch.setattr(RetrievalTask, "figures", figures)
+    run = tmp_path / "run"
+    words = [*WORDS, *LIMIT, "--data.validation_split", "val", "--loop.epochs", "2", "--run-folder", str(run)]
+    main(["train", "scratch", str(pairs), *words])
+    assert "44.png" in " ".join(capsys.readouterr().err.split())
+    assert {("left out", "44.png", 44), ("left out", "51.png", 51)} <= set(listed(run / "skipped.jsonl"))
+    figures_of_test = json.loads((run / "retrieval.json").read_text())
+    assert (figures_of_test["images"], figures_of_test["unreadable"]) == (7, 3)

@@ -6,12 +6,16 @@ from pathlib import Path
 
 import pytest
 
+from truepair.cli.arguments import read_recipe
 from truepair.cli.main import main
 from truepair.data.table import PairTable
 from truepair.engine.logs.log import read_log
 from truepair.judges.evidence import EvidenceModel, EvidenceTables
 from truepair.judges.evidence_fit import EvidenceConfig, fit_evidence
+from truepair.methods.recipe import PretrainRecipe
+from truepair.mining.mine import MiningConfig
 from truepair.relations.ledger import read_ledger
+from truepair.tasks.mining import mine
 
 MODEL = {
     "image_encoder": {"model_type": "conv_stem", "image_size": 16, "hidden_size": 32, "num_hidden_layers": 1},
@@ -56,16 +60,24 @@ def test_a_run_reads_what_was_mined(
     monkeypatch.chdir(tmp_path)
     recipe = str(recipe_of(squares, tmp_path))
     main(["judge", recipe])
+    kept = {path.parent.name.split("-")[0]: path.stat().st_size for path in Path("states").glob("*/states.f16")}
+    assert kept == {"images": 36 * 32 * 2, "captions": 24 * 32 * 2}  # the mean of each alone
     for _ in range(2):  # the second call replaces what the first found
         main(["mine", recipe, "--judge", "runs/judge", "--high", "0.4", "--low", "0.1"])
     said = " ".join(capsys.readouterr().err.split())
-    assert "by the known truth, from 0.4 on" in said
+    assert "by the known truth, from 0.4 on" in said and "neighbour search" not in said
     ledger = read_ledger("runs/mined/ledger")
     assert len(list(Path("runs/mined/ledger").glob("*.parquet"))) == 1
     probabilities = ledger["probability"].to_numpy()
     assert 0 < len(ledger) <= 36 * 35 and float(probabilities.min()) >= 0.1
     assert len(set(ledger["judge"].to_pylist())) == 1 and ledger["judge"][0].as_py().startswith("mined:")
     sure = int((probabilities >= 0.4).sum())
+
+    lines: list[str] = []
+    opened = read_recipe(PretrainRecipe, [Path(recipe)], [], command="test")
+    mine(opened, Path("runs/judge"), Path("runs/searched"), lines.append, MiningConfig(exact_rows=10))
+    assert "of 36 rows, those that neighbour search proposed are scored: 100% of the nearest" in lines
+    assert len(read_ledger("runs/searched/ledger")) > 0
 
     rules = "[{detector: recorded, ledger: runs/mined/ledger, zone: match, high: 0.4, action: relabel}]"
     main(["pretrain", recipe, "--relations.rules", rules, "--run-folder", "runs/recorded"])
@@ -81,9 +93,9 @@ def test_files_of_two_judges_are_refused_and_a_former_ledger_stays(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     recipe = str(recipe_of(squares, tmp_path))
-    mine = ["mine", recipe, "--judge", "runs/judge", "--high", "0.4", "--low", "0.1"]
+    words = ["mine", recipe, "--judge", "runs/judge", "--high", "0.4", "--low", "0.1"]
     main(["judge", recipe])
-    main(mine)
+    main(words)
     former = read_ledger("runs/mined/ledger")
 
     def full(*_: object, **__: object) -> None:
@@ -91,7 +103,7 @@ def test_files_of_two_judges_are_refused_and_a_former_ledger_stays(
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit):
         patch.setattr("pyarrow.parquet.write_table", full)
-        main(mine)
+        main(words)
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("truepair: could not write runs/mined/ledger/verdicts-r00000-000000.parquet: No space left")
     assert read_ledger("runs/mined/ledger") == former
@@ -107,14 +119,14 @@ def test_files_of_two_judges_are_refused_and_a_former_ledger_stays(
         patch.setattr(Path, "replace", killed)
         patch.setattr("truepair.tasks.mining.fit_evidence", lambda tables, table, config: other_judge(tables, table))
         main(["judge", recipe])
-    for words in (mine, ["train", recipe, "--run-folder", "runs/x", *ECM]):
+    for call in (words, ["train", recipe, "--run-folder", "runs/x", *ECM]):
         with pytest.raises(SystemExit):
-            main(words)
+            main(call)
         last = " ".join(capsys.readouterr().err.split())
         assert "is damaged, or of another call than the files beside it; fit the judge again" in last
     assert read_ledger("runs/mined/ledger") == former
     main(["judge", recipe])
-    main(mine)
+    main(words)
 
 
 ECM = ["--ecm.judge.kind", "evidence", "--ecm.judge.checkpoint", "runs/judge"]

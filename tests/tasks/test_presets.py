@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from truepair.cli.arguments import bundled_recipes, find_recipe, read_recipe
-from truepair.errors import CheckpointError
+from truepair.errors import CheckpointError, ConfigError
 from truepair.methods.recipe import PretrainRecipe
 from truepair.relations.ledger import read_ledger
 from truepair.tasks.pretraining import PretrainOutcome, pretrain
@@ -71,6 +71,21 @@ def test_grit(squares: Path, tmp_path: Path) -> None:
     assert 0 <= epochs[-1]["random_false_negative_rate"] < 1
 
 
+def test_falcon(squares: Path, tmp_path: Path) -> None:
+    train(["falcon"], squares, tmp_path)
+    assert 0 < records(tmp_path / "falcon", "epoch")[-1]["hardness_quantile"] < 1
+    steps = records(tmp_path / "falcon", "step")
+    assert ["hardness_reward" in step for step in steps] == [bool(step["epoch"]) for step in steps]
+
+
+def test_falcon_without_mlm(squares: Path, tmp_path: Path) -> None:
+    itc = ["--objectives.mlm.weight", "0", "--objectives.itm.weight", "0"]
+    train(["falcon"], squares, tmp_path, *itc, "--data.validation_split", "test")
+    assert "hardness_reward" in records(tmp_path / "falcon", "step")[-1]
+    with pytest.raises(ConfigError, match=r"without MLM learns from validation pairs, and there are none"):
+        train(["falcon"], squares, tmp_path, *itc)
+
+
 @pytest.mark.parametrize("preset", ["mafa", "mafa_official"])
 def test_mafa(preset: str, judge: Path, squares: Path, tmp_path: Path) -> None:
     options = ["--ecm.judge.checkpoint", str(judge), "--text.tokenizer", str(judge)]
@@ -111,6 +126,7 @@ def test_a_seed_model_reads_the_pixel_values_it_was_trained_on(seed: Path, squar
 
 def test_every_bundled_recipe_is_a_recipe() -> None:
     for name in bundled_recipes():
-        layers = ["sample", name] if name == "study" else [name]  # what it caches, `sample` says
+        under = {"study": ["sample"], "blip2_sample": ["blip2"]}  # which say what these two build on
+        layers = [*under.get(name, []), name]
         recipe = read_recipe(PretrainRecipe, [find_recipe(layer) for layer in layers], [], command="test")
         assert dataclasses.asdict(recipe)

@@ -121,8 +121,9 @@ def test_pictures_that_are_pipes_are_left_out_of_a_run(
         os.mkfifo(tmp_path / "squares" / name)
     words = ["train", "scratch", str(tmp_path / "squares/pairs.jsonl"), *WORDS, "--loop.epochs", "2", "--report"]
     main([*words, "--data.max_bad_fraction", "0.3", "--run-folder", str(tmp_path / "run")])
-    assert "is a pipe, not a file" in capsys.readouterr().err
+    assert "left out: 1 of " in capsys.readouterr().err
     listed = [json.loads(line) for line in (tmp_path / "run/skipped.jsonl").read_text().splitlines()]
     assert {Path(entry["file"]).name for entry in listed if entry["what"] != "cut"} == {
         Path(name).name for name in pipes
     }
+    assert all("is a pipe, not a file" in entry["why"] for entry in listed if entry["what"] != "cut")

@@ -106,37 +106,36 @@ def _retrieval() -> TaskActions:
 
 
 def _vqa() -> TaskActions:
-    from truepair.cli.tables import figures_table
-    from truepair.models.open import model_folder
     from truepair.tasks.vqa import evaluate_vqa, finetune_vqa
 
-    def evaluate(model: str, recipe: Any) -> Any:
-        """Figures, and the file for the evaluation server beside the model."""
-        folder = Path(model_folder(model))
-        return evaluate_vqa(folder, recipe, folder.parent, say)
-
-    return TaskActions(
-        partial(_finetune, finetune_vqa),
-        evaluate,
-        lambda result: [figures_table(result.table())],
-    )
+    return _with_one_table(finetune_vqa, evaluate_vqa)
 
 
 def _nlvr2() -> TaskActions:
-    from truepair.cli.tables import figures_table
-    from truepair.models.open import model_folder
     from truepair.tasks.nlvr2 import evaluate_nlvr2, finetune_nlvr2
 
-    def evaluate(model: str, recipe: Any) -> Any:
-        """Figures, and the file for the evaluation server beside the model."""
-        folder = Path(model_folder(model))
-        return evaluate_nlvr2(folder, recipe, folder.parent, say)
+    return _with_one_table(finetune_nlvr2, evaluate_nlvr2)
 
-    return TaskActions(
-        partial(_finetune, finetune_nlvr2),
-        evaluate,
-        lambda result: [figures_table(result.table())],
-    )
+
+def _captioning() -> TaskActions:
+    from truepair.tasks.captioning import evaluate_captioning, finetune_captioning
+
+    return _with_one_table(finetune_captioning, evaluate_captioning)
+
+
+def _with_one_table(
+    finetune: "Callable[[Any, Path, Say], Any]", evaluate: "Callable[[Path, Any, Path, Say], Any]"
+) -> TaskActions:
+    """The actions of a task whose figures are one table, and whose answers for a server go beside the model."""
+    from truepair.cli.tables import figures_table
+    from truepair.models.open import model_folder
+
+    def measure(model: str, recipe: Any) -> Any:
+        """Figures, and the file for the evaluation server."""
+        folder = Path(model_folder(model))
+        return evaluate(folder, recipe, folder.parent, say)
+
+    return TaskActions(partial(_finetune, finetune), measure, lambda result: [figures_table(result.table())])
 
 
 def _finetune(
@@ -162,10 +161,12 @@ def _zero_shot() -> TaskActions:
 
 _VQA: RecipeClass[Any] = RecipeClass("truepair.tasks.vqa", "VqaRecipe")
 _NLVR2: RecipeClass[Any] = RecipeClass("truepair.tasks.nlvr2", "Nlvr2Recipe")
+_CAPTIONING: RecipeClass[Any] = RecipeClass("truepair.tasks.captioning", "CaptionRecipe")
 
 TASKS = {
     "retrieval": TaskCommand(PRETRAIN, RecipeClass("truepair.tasks.evaluation", "EvaluateConfig"), _retrieval),
     "zero-shot": TaskCommand(None, RecipeClass("truepair.tasks.zero_shot", "EvaluateZeroShotConfig"), _zero_shot),
     "vqa": TaskCommand(_VQA, _VQA, _vqa),
     "nlvr2": TaskCommand(_NLVR2, _NLVR2, _nlvr2),
+    "captioning": TaskCommand(_CAPTIONING, _CAPTIONING, _captioning),
 }

@@ -5,8 +5,10 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from truepair.cli import finetune
 from truepair.cli.arguments import bundled_recipes
 from truepair.cli.run_folder import PRETRAIN, Opening, RecipeCommand, say
+from truepair.cli.tasks import trained_tasks
 from truepair.display import show
 from truepair.engine.distributed.launch import is_first_process
 from truepair.errors import ConfigError
@@ -18,6 +20,7 @@ DESCRIPTION = """A RECIPE is a YAML file, or the name of a bundled recipe: {name
 Of several, each is laid over the ones before: 'truepair train mafa sample' trains MAFA on the bundled sample.
 A SOURCE holds the pairs: a file, a folder, a pattern of shards, or owner/name on the hub:
 'truepair train clip pairs.csv --model.checkpoint FOLDER'. It takes the place of the recipe's own.
+'truepair train TASK ...' is 'truepair finetune TASK ...'.
 A run that was stopped goes on from its last checkpoint when the same command is given again."""
 
 
@@ -27,6 +30,9 @@ def run(words: list[str]) -> None:
     Raises:
         ConfigError: no recipe is given, or it cannot be used.
     """
+    if words and words[0] in trained_tasks():
+        finetune.run(words)
+        return
     command = RecipeCommand(
         "truepair train", PRETRAIN, DESCRIPTION.format(names=", ".join(bundled_recipes())), sources="data.sources"
     )

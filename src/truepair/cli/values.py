@@ -100,10 +100,12 @@ def _check_group(values: Mapping[str, Any], known: Mapping[str, Field], where: s
         if field is None:
             leaf = _first_leaf(name, value)
             raise ConfigError(f"{where}: there is no field {shortened(leaf)}{nearest(leaf, known)}")
+        if _is_group(field) and not isinstance(value, Mapping) and not (value is None and field.nullable):
+            # jsonargparse passes over some of these
+            said = "null" if value is None else shortened(value)
+            raise ConfigError(f"{where}: {name}: {said} is no group of fields; state its fields, or leave it out")
         if value is None and not (field.nullable or field.type == "Any"):
             raise ConfigError(f"{where}: {name} is null; give {_wanted(field)}, or leave it out")
-        if _is_group(field) and not isinstance(value, Mapping | None):  # jsonargparse passes over some of these
-            raise ConfigError(f"{where}: {name}: {value} is no group of fields; state its fields, or leave it out")
         if field.sections and isinstance(value, Mapping) and not field.free:
             _check_group(value, known, where, f"{name}.")
         elif field.items and isinstance(value, list):

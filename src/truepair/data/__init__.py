@@ -6,6 +6,13 @@ from truepair.data.open import open_pairs
 from truepair.data.pairs import PairBatch, PairCollator, PairDataset, PairSample, Substitution, SubstitutionLog
 from truepair.data.source import SourceConfig
 from truepair.data.table import PairTable
+from truepair.data.tasks.captioning import (
+    CaptionBatch,
+    CaptionCollator,
+    CaptionDataConfig,
+    CaptionDataset,
+    CaptionTable,
+)
 from truepair.data.tasks.nlvr2 import Nlvr2Batch, Nlvr2Collator, Nlvr2Dataset, Nlvr2Source, Nlvr2Table, open_nlvr2
 from truepair.data.tasks.vqa import VqaBatch, VqaCollator, VqaDataset
 from truepair.data.tasks.vqa_source import VqaSource, VqaTable, load_answer_list, open_vqa
@@ -14,6 +21,11 @@ from truepair.data.transforms import ImageTransform, TransformConfig, build_tran
 
 __all__ = [
     "BadImageError",
+    "CaptionBatch",
+    "CaptionCollator",
+    "CaptionDataConfig",
+    "CaptionDataset",
+    "CaptionTable",
     "ImageTransform",
     "JudgedCaptions",
     "Judgement",

@@ -10,6 +10,7 @@ import numpy as np
 from truepair.data.contents import check_identity
 from truepair.data.groups import few_of_each, followed_groups, rows_of_groups
 from truepair.data.identity import contradictions, held_out, shared_pictures
+from truepair.data.images import what_else
 from truepair.data.open import open_pairs, source_config
 from truepair.data.source import SourceConfig
 from truepair.data.split_names import USUAL, split_of_word
@@ -370,7 +371,7 @@ def _with_pictures(
         raise DataError(
             f"{said}; the limit is {most:.1%}: check image_root, fetch the files, or raise data.max_bad_fraction"
         )
-    missing += [(path, f"the picture is missing ({name})") for path in files]
+    missing += [(path, f"the picture {_state_of(path)} ({name})") for path in files]
     return table.select(np.flatnonzero(there)), [f"left out: {said}"]
 
 
@@ -429,3 +430,11 @@ def _size(table: PairTable) -> str:
 def _counts(splits: Mapping[str, int]) -> str:
     """Splits and their rows, as in "test (300), val (200)"."""
     return ", ".join(f"{name} ({count:,})" for name, count in splits.items())
+
+
+def _state_of(path: str) -> str:
+    """What is wrong with the file of a picture that is not there."""
+    try:
+        return f"is {what_else(path)}, not a file"
+    except OSError:
+        return "is missing"

@@ -217,9 +217,9 @@ class PairTable:
         return picture_stamps(self._stored_column("image"), self._positions()[rows], content, check)
 
     def missing_files(self) -> list[str]:
-        """Image files that rows name and that are not there, each once; images that lie in the table are."""
+        """Image files that rows name and that are no files, each once; images that lie in the table are there."""
         paths = self._image_field("path").filter(pc.is_null(self._image_field("bytes")))
-        return [path for path in pc.unique(paths).to_pylist() if not os.path.exists(path)]  # noqa: PTH110 - many
+        return [path for path in pc.unique(paths).to_pylist() if not os.path.isfile(path)]  # noqa: PTH113 - many
 
     def select(self, indices: Iterable[int]) -> "PairTable":
         """The rows with these numbers, in this order; nothing is copied.

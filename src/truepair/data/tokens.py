@@ -99,7 +99,11 @@ def train_wordpiece(
         raise ConfigError(f"vocab_size is {vocab_size}; give more than the {len(_SPECIAL)} special tokens")
     normalizer = normalizers.BertNormalizer(lowercase=lowercase)
     splitter = pre_tokenizers.BertPreTokenizer()
-    words = Counter(word for text in captions for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text)))
+    words = Counter[str]()
+    # Neither normalizer nor splitter looks across a space, so each distinct piece between spaces is read once.
+    for piece, count in Counter(piece for text in captions for piece in text.split(" ")).items():
+        for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(piece)):
+            words[word] += count
     if not words:
         raise DataError("no caption to train a tokenizer on; check the split")
     pieces = [*_SPECIAL.values(), *_train_pieces(words, vocab_size - len(_SPECIAL), min_frequency)]

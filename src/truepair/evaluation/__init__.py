@@ -1,5 +1,6 @@
-"""Figures of retrieval, VQA and NLVR2, re-ranking and precision of suspects: arrays in, numbers out."""
+"""Figures of retrieval, VQA, NLVR2 and captions, re-ranking and precision of suspects: arrays in, numbers out."""
 
+from truepair.evaluation.captioning import CaptionFigures, score_captions, write_caption_results
 from truepair.evaluation.coco import CocoGallery, CocoReport, load_coco_truths
 from truepair.evaluation.detectors import SuspectPrecision, precision_at
 from truepair.evaluation.metrics import DirectionMetrics, Estimate, RetrievalMetrics, evaluate_retrieval
@@ -22,6 +23,7 @@ from truepair.evaluation.vqa import TextBaseline, VqaAccuracy, answer_accuracy, 
 __all__ = [
     "ITM_ALONE",
     "Candidates",
+    "CaptionFigures",
     "CaptionScores",
     "CocoGallery",
     "CocoReport",
@@ -50,7 +52,9 @@ __all__ = [
     "nlvr2_metrics",
     "precision_at",
     "score_candidates",
+    "score_captions",
     "vqa_accuracy",
+    "write_caption_results",
     "write_nlvr2_results",
     "write_vqa_results",
 ]

@@ -6,6 +6,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from truepair.relations.similarity import similarities
+
 
 class ScoreSource(Protocol):
     """Scores of I images against T captions, read in slices of whole rows or whole columns."""
@@ -40,10 +42,10 @@ class MatrixScores:
 
 @dataclass(frozen=True)
 class FeatureScores:
-    """Inner products of features, computed slice by slice.
+    """Similarities of features, computed slice by slice.
 
     Attributes:
-        images: [I, E]; L2-normalised for cosine similarity.
+        images: [I, E]; L2-normalised for cosine similarity. Those of a model with queries are [I, Q, E].
         captions: [T, E].
     """
 
@@ -52,11 +54,11 @@ class FeatureScores:
 
     def image_rows(self, start: int, stop: int) -> Tensor:
         """Similarity of some images to all captions, [stop - start, T]."""
-        return self.images[start:stop] @ self.captions.T
+        return similarities(self.images[start:stop], self.captions)
 
     def caption_rows(self, start: int, stop: int) -> Tensor:
         """Similarity of some captions to all images, [stop - start, I]."""
-        return self.captions[start:stop] @ self.images.T
+        return similarities(self.captions[start:stop], self.images)
 
 
 def as_source(scores: ScoreSource | Tensor) -> ScoreSource:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from truepair.evaluation.metrics import Estimate
+from truepair.relations.similarity import similarities
 
 _FEW = 6  # below that many classes, the right one is among the first five by little more than chance
 
@@ -83,7 +84,7 @@ def place_of_own(images: Tensor, classes: Tensor, labels: Tensor) -> tuple[Tenso
     """Where the own class of each image comes, and which class comes first; of equal ones the first counts as nearer.
 
     Args:
-        images: L2-normalised features [N, E].
+        images: L2-normalised features [N, E], or [N, Q, E] of a model with queries.
         classes: those of the classes [C, E].
         labels: class of each image, int64 [N].
 
@@ -93,7 +94,7 @@ def place_of_own(images: Tensor, classes: Tensor, labels: Tensor) -> tuple[Tenso
     places, firsts = [], []
     numbers = torch.arange(len(classes))
     for features, own in zip(images.split(_AT_ONCE), labels.split(_AT_ONCE), strict=True):
-        scores = features @ classes.T  # [B, C]
+        scores = similarities(features, classes)  # [B, C]
         mine = scores.gather(1, own[:, None])  # [B, 1]
         # Not "greater": features that are no numbers must not win.
         before = ~(scores <= mine) | ((scores == mine) & (numbers < own[:, None]))

@@ -14,6 +14,7 @@ from truepair.errors import CheckpointError, ConfigError, DataError
 from truepair.evaluation.truth import Truth
 from truepair.files import write_json
 from truepair.judges.base import FeatureReader
+from truepair.relations.similarity import paired_similarities, similarities
 
 Doubles = NDArray[np.float64]
 
@@ -177,7 +178,7 @@ def fit_dual_calibration(
     images = torch.cat([encoder.image_features(part).cpu() for part in rows.split(_BATCH)])
     texts = torch.cat([encoder.text_features(captions[i : i + _BATCH]).cpu() for i in range(0, len(captions), _BATCH)])
     generator = torch.Generator().manual_seed(seed)
-    positives = (images * texts).sum(dim=1)  # [N]
+    positives = paired_similarities(images, texts)  # [N]
     negatives = torch.cat(
         [
             _false_cosines(images[part], texts, ~_true(truth, part, keys), hard, random, generator)
@@ -206,7 +207,7 @@ def _false_cosines(
     images: Tensor, texts: Tensor, false: Tensor, hard: int, random: int, generator: torch.Generator
 ) -> Tensor:
     """Cosines of some images with their nearest and with random false captions [<= R * (hard + random)]."""
-    cosines = images @ texts.T  # [R, N]
+    cosines = similarities(images, texts)  # [R, N]
     nearest = cosines.masked_fill(~false, -torch.inf).topk(min(hard, len(texts)), dim=1).values
     lots = torch.rand(cosines.shape, generator=generator).masked_fill(~false, -1.0).topk(min(random, len(texts)), dim=1)
     drawn = cosines.gather(1, lots.indices).masked_fill(lots.values < 0, -torch.inf)

@@ -12,6 +12,7 @@ from truepair.judges.base import FeatureReader, JudgeConfig, JudgeInputs, PairRe
 from truepair.judges.calibration import CALIBRATION_FILE, DualCalibration
 from truepair.models.encoders.fingerprint import caption_input_key, combined_key, encoder_fingerprint, image_input_key
 from truepair.models.open import OpenedModel, open_model
+from truepair.relations.similarity import paired_similarities
 
 
 class DualJudge(PairReader):
@@ -45,7 +46,7 @@ class DualJudge(PairReader):
         """Features of some images [U] and captions [V], see ``PairReader.encode``."""
         images = self.encoder.image_features(batch.source_index[image_rows].cpu())  # [U, E]
         texts = self.encoder.text_features([batch.captions[row] for row in text_rows.tolist()])  # [V, E]
-        return lambda image, text: self.calibration.probabilities((images[image] * texts[text]).sum(dim=1))
+        return lambda image, text: self.calibration.probabilities(paired_similarities(images[image], texts[text]))
 
 
 def open_dual(config: JudgeConfig, run: JudgeInputs, device: torch.device | str) -> DualJudge:

@@ -1,8 +1,8 @@
 """The evidence judge: what images and captions of two pairs have in common."""
 
-import itertools
 import json
 from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Self
 
@@ -36,6 +36,9 @@ TERMS = {
 
 _BATCH = 256
 _DENSE = 64  # a cosine out of a matrix product costs so much less than one out of gathered rows
+_EDGES = 2048  # pairs scored at once: what is gathered of them stays in a core's own memory
+_COLUMNS = 2048  # columns of a grid scored at once
+_PROJECTED = 1024  # rows projected at once
 _SETTINGS = "evidence.json"
 _TENSORS = "evidence.safetensors"
 JUDGE_SEAL = "judge.sha256.json"
@@ -165,20 +168,56 @@ class EvidenceSpaces:
 
     def project(self, tables: EvidenceTables) -> dict[str, Tensor]:
         """Normalised features of each pair in each space, [N, width] each."""
-        images, texts = tables.images - self.image_mean, tables.texts - self.text_mean
-        spaces = {
-            "image": images @ self.image_metric,
-            "text": texts @ self.text_metric,
-            "caption": texts,
-            "predicted": images @ self.cross_map,
+        widths = {
+            "image": self.image_metric.shape[1],
+            "text": self.text_metric.shape[1],
+            "caption": len(self.text_mean),
+            "predicted": self.cross_map.shape[1],
         }
+        spaces = {name: tables.images.new_empty(len(tables), width) for name, width in widths.items()}
+        for start in range(0, len(tables), _PROJECTED):
+            rows = slice(start, start + _PROJECTED)
+            images, texts = tables.images[rows] - self.image_mean, tables.texts[rows] - self.text_mean
+            spaces["image"][rows] = F.normalize(images @ self.image_metric, dim=1)
+            spaces["text"][rows] = F.normalize(texts @ self.text_metric, dim=1)
+            spaces["caption"][rows] = F.normalize(texts, dim=1)
+            spaces["predicted"][rows] = F.normalize(images @ self.cross_map, dim=1)
         if tables.dual_images is not None and tables.dual_texts is not None:
-            spaces |= {"dual_image": tables.dual_images, "dual_text": tables.dual_texts}
-        return {name: F.normalize(features, dim=1) for name, features in spaces.items()}
+            spaces["dual_image"] = F.normalize(tables.dual_images, dim=1)
+            spaces["dual_text"] = F.normalize(tables.dual_texts, dim=1)
+        return spaces
 
     def tensors(self) -> dict[str, Tensor]:
         """The maps by their names, each [input width, output width] or [width]."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+@dataclass(frozen=True)
+class _Quadratic:
+    """A quadratic form of C cosines.
+
+    Attributes:
+        cosines: of pair i in one space and pair j in another.
+        constant: for cosines of 0.
+        linear: factor of each [C].
+        products: factors of products of two, and of squares; 0 below the diagonal [C, C].
+    """
+
+    cosines: tuple[tuple[str, str], ...]
+    constant: float
+    linear: list[float]
+    products: list[list[float]]
+
+    def values(self, cosines: list[Tensor]) -> Tensor:
+        """Its values for cosines of any shape, C of them, term by term: no tensor of all products is needed."""
+        total = torch.full_like(cosines[0], self.constant)
+        factor = torch.empty_like(total)
+        for one, cosine in enumerate(cosines):
+            factor.fill_(self.linear[one])
+            for other in range(one, len(cosines)):
+                factor.add_(cosines[other], alpha=self.products[one][other])
+            total.addcmul_(cosine, factor)
+        return total
 
 
 @dataclass(frozen=True)
@@ -224,8 +263,23 @@ class EvidenceModel:
         return self._log_odds(evidence).sigmoid()
 
     def edge_log_odds(self, spaces: dict[str, Tensor], rows: Tensor, columns: Tensor) -> Tensor:
-        """Log-odds that (image of pair row, caption of pair column) match [P]; :meth:`score` before the sigmoid."""
-        return self._log_odds(evidence_of(spaces, self.terms, rows, columns))
+        """Log-odds that pairs show the same, one by one: the mean of both directions, as :meth:`log_odds` has it.
+
+        Args:
+            spaces: from ``EvidenceSpaces.project``.
+            rows: one pair of each edge [P].
+            columns: the other [P].
+
+        Returns:
+            float32 [P].
+        """
+        form = self._both_ways
+        used = {space for cosine in form.cosines for space in cosine}
+        parts = []
+        for left, right in zip(rows.split(_EDGES), columns.split(_EDGES), strict=True):
+            at_left, at_right = ({name: spaces[name][some] for name in used} for some in (left, right))
+            parts.append(form.values([(at_left[one] * at_right[other]).sum(dim=1) for one, other in form.cosines]))
+        return torch.cat(parts)
 
     def log_odds(self, spaces: dict[str, Tensor], rows: Tensor, columns: Tensor) -> Tensor:
         """Log-odds that pairs show the same, by products of matrices: the mean of both directions.
@@ -238,21 +292,31 @@ class EvidenceModel:
         Returns:
             float32 [R, M].
         """
-        return (self._grid(spaces, rows, columns) + self._grid(spaces, columns, rows).T) / 2
+        form = self._both_ways
+        used = {space for cosine in form.cosines for space in cosine}
+        left = {name: spaces[name][rows] for name in used}
+        right = {name: spaces[name][columns] for name in used}
+        found = torch.empty(len(rows), len(columns), device=self.weights.device)
+        for start in range(0, len(columns), _COLUMNS):
+            part = slice(start, start + _COLUMNS)
+            found[:, part] = form.values([left[one] @ right[other][part].T for one, other in form.cosines])
+        return found
 
-    def _grid(self, spaces: dict[str, Tensor], rows: Tensor, columns: Tensor) -> Tensor:
-        """Log-odds of images of rows and captions of columns [R, M], term by term: no [R, M, Q] is needed."""
+    @cached_property
+    def _both_ways(self) -> "_Quadratic":
+        """The mean of both directions, whose cosines are the same but for the order of their two spaces."""
+        terms = [TERMS[term] for term in self.terms]
+        cosines = list(dict.fromkeys([*terms, *((other, one) for one, other in terms)]))
         slopes = self.weights[:-1] / self.spread  # [Q]
-        count = len(self.terms)
-        products = dict(zip(itertools.combinations_with_replacement(range(count), 2), slopes[count:], strict=True))
-        grids = [spaces[one][rows] @ spaces[other][columns].T for one, other in (TERMS[term] for term in self.terms)]
-        total = (self.weights[-1] - slopes @ self.centre).expand_as(grids[0]).clone()
-        for one, grid in enumerate(grids):
-            factor = slopes[one].expand_as(grid).clone()
-            for other in range(one, count):
-                factor.addcmul_(products[one, other], grids[other])
-            total.addcmul_(grid, factor)
-        return total
+        linear, products = torch.zeros(len(cosines)), torch.zeros(len(cosines), len(cosines))
+        one, other = torch.triu_indices(len(terms), len(terms))
+        for direction in (terms, [(other, one) for one, other in terms]):
+            place = torch.tensor([cosines.index(cosine) for cosine in direction])  # [T]
+            linear.index_add_(0, place, slopes[: len(terms)].cpu() / 2)
+            first, last = torch.minimum(place[one], place[other]), torch.maximum(place[one], place[other])
+            products.index_put_((first, last), slopes[len(terms) :].cpu() / 2, accumulate=True)
+        constant = float(self.weights[-1] - slopes @ self.centre)
+        return _Quadratic(tuple(cosines), constant, linear.tolist(), products.tolist())
 
     def _log_odds(self, evidence: Tensor) -> Tensor:
         standardised = (with_products(evidence) - self.centre) / self.spread  # [P, Q]

@@ -345,6 +345,11 @@ def _open_hub(
     device: torch.device | str,
 ) -> BlipJudge:
     model = load_hub_model(kind, config.checkpoint)
+    if not getattr(model.config, "itm_trained", True):
+        raise CheckpointError(
+            f"{config.checkpoint} cannot judge: its run did not train ITM; see objectives.itm.weight and start_epoch "
+            "in its recipe"
+        )
     processor = load_part(AutoImageProcessor, config.checkpoint)
     tokenizer = load_part(AutoTokenizer, config.checkpoint)
     return judge(

@@ -23,6 +23,7 @@ from truepair.methods.chance import ChanceWatch
 from truepair.methods.ecm import Ecm, EcmConfig
 from truepair.methods.encode import BatchEncoder, MicroBatches
 from truepair.methods.frozen import FrozenMeans, FrozenModel, FrozenOnPlain, frozen_model
+from truepair.methods.held_out import HeldOut
 from truepair.methods.momentum import MomentumModel
 from truepair.methods.recipe import PretrainRecipe
 from truepair.methods.rules import ENCODERS, RuleSet
@@ -34,6 +35,7 @@ from truepair.models.encoders.fingerprint import caption_input_key, image_input_
 from truepair.models.encoders.frozen_images import ImageStates
 from truepair.models.encoders.images import resize_images
 from truepair.models.fusion.albef import AlbefModel
+from truepair.models.fusion.blip2 import Blip2FusionModel
 from truepair.models.open import OpenedModel, open_model
 from truepair.objectives.mlm import TokenMasker
 from truepair.relations.detectors import Judged
@@ -52,6 +54,7 @@ class StepBuilder:
         image_cache: States of their images, where the recipe asks for a cache.
         run_folder: Where the ledger goes.
         say: Prints a line.
+        held_out: Pairs that the run does not train on, and the states of their images where they are cached.
 
     Attributes:
         contents: What the step reads beside the pairs, in words -> a fingerprint of it.
@@ -66,6 +69,7 @@ class StepBuilder:
         image_cache: ImageStates | None,
         run_folder: Path,
         say: Say,
+        held_out: tuple[PairTable, ImageStates | None] | None = None,
     ) -> None:
         self.recipe = recipe
         self.model = student.model
@@ -76,6 +80,7 @@ class StepBuilder:
         self.image_cache = image_cache
         self.run_folder = run_folder
         self.say = say
+        self.held_out = held_out
         self.contents: dict[str, str] = {}
         sharding_plugin(recipe.loop)  # refuses in time what accelerate was told, before it changes how models are read
         # Processes meet here already: ledger and judge belong to a rank.
@@ -92,7 +97,7 @@ class StepBuilder:
         """
         recipe, ranks = self.recipe, self.ranks
         srcl, relations = recipe.srcl, recipe.relations
-        encoder = self._encoder(self.model, self.caches, self.image_cache)
+        encoder = self._encoder(self.model, self.caches, self.table, self.image_cache)
         truth = Truth.from_table(self.table)
         # Every rank knows the verdicts on all pairs; one writes them.
         ledger = Ledger(self.run_folder / "ledger", say=self.say) if relations.ledger and ranks.rank == 0 else None
@@ -112,8 +117,11 @@ class StepBuilder:
             truth=truth,
             conversions=ConversionCounter(truth) if truth is not None and counts_matches else None,
             chance=self._chance(),
+            held_out=self._held_out(),
             seed=recipe.loop.seed,
         )
+        if recipe.objectives.itg.weight and isinstance(self.model, Blip2FusionModel) and self.model.itg_fresh:
+            self.say("the head of ITG starts from random weights: the model has none")
         if step.own_bias is not None:
             self.say(
                 f"the model has no bias for the sigmoid loss: the run learns one, from {step.own_bias.item():g} on, "
@@ -127,6 +135,26 @@ class StepBuilder:
         if not itc.weight:
             return None
         return ChanceWatch(itc.chance_steps, self.recipe.optimizer.warmup, softmax=itc.loss == "softmax")
+
+    def _held_out(self) -> HeldOut | None:
+        """What a learned hardness is rewarded by, where there is no MLM.
+
+        Raises:
+            ConfigError: There are too few pairs to hold out.
+        """
+        learned = self.recipe.sampler.hardness.learned
+        if learned is None or self.recipe.objectives.mlm.weight:
+            return None
+        if self.held_out is None:
+            raise ConfigError(
+                "sampler.hardness.learned without MLM learns from validation pairs, and there are none; give "
+                "data.validation_split, objectives.mlm.weight, or a fixed sampler.hardness.quantile"
+            )
+        table, cache = self.held_out
+        dataset = PairDataset(table, None if cache is not None else self.preprocessing.images(), captions="first")
+        encoder = self._encoder(self.model, self.caches, table, cache)
+        seed = self.recipe.loop.seed
+        return HeldOut.of(encoder, dataset, self.collator, count=learned.held_out, seed=seed, ranks=self.ranks)
 
     def _masker(self) -> TokenMasker | None:
         """What hides tokens for MLM, where there is any."""
@@ -211,7 +239,7 @@ class StepBuilder:
         table, states = caches.images(self.table)
         if len(table) != len(self.table):
             raise CheckpointError(f"{checkpoint} could not read all training images; see the lines above")
-        return frozen_model(self._encoder(frozen.model, caches, states))
+        return frozen_model(self._encoder(frozen.model, caches, self.table, states))
 
     def _on_own_batches(self, checkpoint: str, model: DualEncoder, own: OwnPreprocessing) -> OpenedModel:
         """One of our models that reads this run's batches.
@@ -231,12 +259,14 @@ class StepBuilder:
             )
         return OpenedModel(model, replace(runs, statistics=own.statistics))
 
-    def _encoder(self, model: DualEncoder, caches: StateCaches, image_cache: ImageStates | None) -> BatchEncoder:
+    def _encoder(
+        self, model: DualEncoder, caches: StateCaches, table: PairTable, image_cache: ImageStates | None
+    ) -> BatchEncoder:
         """Encodes batches with a model, from states of its frozen towers where the recipe asks for caches."""
         return BatchEncoder(
             model,
             image_cache=image_cache,
-            caption_cache=caches.captions(self.table.captions()),
+            caption_cache=caches.captions(table.captions()),
             seed=self.recipe.loop.seed,
             parts=MicroBatches(self.recipe.loop.micro_batch),
         )

@@ -17,7 +17,12 @@ from truepair.data.table import PairTable
 from truepair.engine.logs.progress import counting
 from truepair.methods.recipe import PretrainRecipe
 from truepair.models.encoders.fingerprint import encoder_fingerprint
-from truepair.models.encoders.frozen_captions import CaptionStates, EncodeCaptions, cache_caption_states
+from truepair.models.encoders.frozen_captions import (
+    CaptionStates,
+    EncodeCaptions,
+    PooledCaptions,
+    cache_caption_states,
+)
 from truepair.models.encoders.frozen_images import ImageStates, PooledEncoder, cache_image_states
 from truepair.models.open import OpenedModel
 
@@ -38,13 +43,16 @@ class StateCaches:
         recipe: says whether.
         opened: the model with the frozen towers, and how captions and images reach it.
         left_out: takes what cannot be read.
+        means: keep the mean of the states of each picture and caption alone, which is all that some read; where a run
+            has kept the states themselves, those are read.
     """
 
-    def __init__(self, recipe: PretrainRecipe, opened: OpenedModel, left_out: LeftOut) -> None:
+    def __init__(self, recipe: PretrainRecipe, opened: OpenedModel, left_out: LeftOut, *, means: bool = False) -> None:
         self.recipe = recipe
         self.model = opened.model
         self.preprocessing = opened.preprocessing
         self.left_out = left_out
+        self.means = means
         self._of_sources: dict[int, ImageStates] = {}  # by number of views
 
     def images(self, table: PairTable, views: int = 1) -> tuple[PairTable, ImageStates | None]:
@@ -75,6 +83,9 @@ class StateCaches:
             return None
         folder = self.recipe.model.cache_folder
         encode = self.preprocessing.collator().encode
+        if self.means:
+            pooled, whole = PooledCaptions(self.model.text_tower), (self.model.text_tower, self._text_key)
+            return text_states(pooled, captions, encode, folder, whole=whole)
         return text_states(self.model.text_tower, captions, encode, folder, encoder_key=self._text_key)
 
     def _rows_of_sources(self, table: PairTable, views: int) -> ImageStates:
@@ -99,6 +110,7 @@ class StateCaches:
                 timeout=recipe.loop.data_timeout,
                 progress=progress,
                 encoder_key=self._image_key,
+                whole=self._whole_images,
                 check=recipe.model.cache_check,
             )
         return _agreed(states)
@@ -110,7 +122,14 @@ class StateCaches:
     @cached_property
     def _image_encoder(self) -> nn.Module:
         tower = self.model.image_tower
-        return PooledEncoder(tower) if self.recipe.model.pool_images else tower
+        return PooledEncoder(tower) if self.means or self.recipe.model.pool_images else tower
+
+    @cached_property
+    def _whole_images(self) -> tuple[nn.Module, str] | None:
+        """The encoder whose states are read where they are kept already, and its key."""
+        if not self.means or self.recipe.model.pool_images:
+            return None
+        return self.model.image_tower, encoder_fingerprint(self.model.image_tower)
 
     @cached_property
     def _image_key(self) -> str:
@@ -139,6 +158,7 @@ def text_states(
     folder: str | None,
     *,
     encoder_key: str | None = None,
+    whole: tuple[nn.Module, str] | None = None,
 ) -> CaptionStates:
     """Token states of texts from a frozen text encoder.
 
@@ -148,8 +168,9 @@ def text_states(
         encode: the tokenization of the run.
         folder: where caches are kept; a folder of the user's cache when None.
         encoder_key: the encoder's fingerprint, if it is known.
+        whole: see `cache_caption_states`.
     """
     with counting("text states") as progress:
         return cache_caption_states(
-            encoder, texts, encode, cache_folder(folder), progress=progress, encoder_key=encoder_key
+            encoder, texts, encode, cache_folder(folder), progress=progress, encoder_key=encoder_key, whole=whole
         )

@@ -10,6 +10,7 @@ from truepair.objectives.momentum import momentum_labels, momentum_targets
 from truepair.objectives.sigmoid import sigmoid_loss
 from truepair.objectives.srcl import Regulation
 from truepair.relations.pairs import PairSet
+from truepair.relations.similarity import as_products
 
 
 @dataclass(frozen=True)
@@ -38,14 +39,17 @@ class Contrast:
         """The loss, a scalar.
 
         Args:
-            anchors: Features [A, E].
-            candidates: Features [C, E].
+            anchors: Features [A, E]; of images with queries [A, Q, E].
+            candidates: Features [C, E], likewise.
             rows: Targets, or labels, and weights as the anchors see them.
             columns: The same as the candidates see them; ``rows`` transposed when absent.
             regulation: SRCL's weights.
-            symmetric: Whether the candidates are anchors too.
+            symmetric: Whether the candidates are anchors too; only for features without queries.
             key_gradient: Whether an anchor's candidates get a gradient too.
         """
+        if anchors.dim() == 3 or candidates.dim() == 3:
+            assert not symmetric, "with queries, each direction has similarities of its own"
+            anchors, candidates = as_products(anchors, candidates if key_gradient else candidates.detach())
         if self.bias is not None:
             return sigmoid_loss(
                 anchors,

@@ -37,8 +37,8 @@ class EcmConfig:
             "judge" what becomes of it.
         zones: Thresholds: what is a match, and what is doubtful.
         mask_doubtful: For "all": leave doubtful pairs out of ITC too, not only of ITM.
-        places: For "hardest": the losses that hear of the verdicts, of itc, itm and mlm; the others take all for
-            negatives.
+        places: For "hardest": the losses that hear of the verdicts, of itc, itm and mlm, which is ITG in BLIP-2; the
+            others take all for negatives.
         symmetric: For "hardest": a match is a positive of both ITC directions, whoever found it; in the MAFA program it
             is not.
         judge_second: For "hardest": put the second-hardest through the zones too, instead of calling it a negative

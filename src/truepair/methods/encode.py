@@ -17,6 +17,7 @@ from truepair.errors import ConfigError
 from truepair.models.dual.base import DualEncoder, Encoded
 from truepair.models.encoders.frozen_captions import CaptionStates
 from truepair.models.encoders.frozen_images import ImageStates
+from truepair.relations.similarity import similarities
 from truepair.sampling.ranks import Ranks
 
 _Result = TypeVar("_Result")
@@ -96,7 +97,7 @@ class BatchEncoder:
         return BatchEncoder(model, **caches, seed=self.seed, parts=self.parts)  # type: ignore[arg-type]
 
     def encode_images(self, batch: PairBatch, epoch: int) -> tuple[list[Tensor], Tensor]:
-        """States of the batch's images part by part, each [n, N, W], and the features of all [B, E]."""
+        """States of the batch's images part by part, each [n, N, W], and the features of all [B, E], or [B, Q, E]."""
         states = [self._image_states(batch, rows, epoch) for rows in self.parts.slices(len(batch))]
         return states, _joined([self.model.project_image(part) for part in states])
 
@@ -127,7 +128,7 @@ class EncodedBatch:
         local: This rank's pairs.
         own: Rows of this rank's pairs among all.
         image_states: States of this rank's images, part by part, each [n, N, W].
-        image_features: Image features of all ranks [B, E].
+        image_features: Image features of all ranks [B, E]; [B, Q, E] where a model has queries.
         text_features: Text features of all ranks [B, E].
         text_states: Text states of all ranks [B, L, D].
         temperature: ITC temperature, with gradient.
@@ -138,7 +139,7 @@ class EncodedBatch:
     local: PairBatch
     own: slice
     image_states: list[Tensor]
-    image_features: Tensor  # [B, E]
+    image_features: Tensor  # [B, E] or [B, Q, E]
     text_features: Tensor  # [B, E]
     text_states: Tensor  # [B, L, D]
     temperature: Tensor
@@ -192,14 +193,20 @@ class EncodedBatch:
 
     @property
     def similarity(self) -> Tensor:
-        """Cosines of all images (rows) and texts (columns), without gradient, in float32 or wider [B, B]."""
-        images, texts = (full_precision(part.detach()) for part in (self.image_features, self.text_features))
-        with torch.autocast(images.device.type, enabled=False):  # bfloat16 would make ties of the hardest candidates
-            return images @ texts.T
+        """Similarity of all images (rows) and texts (columns), without gradient, in float32 or wider [B, B]."""
+        return self.similarity_of(slice(None), slice(None))
+
+    def similarity_of(self, images: slice, texts: slice) -> Tensor:
+        """The same of some images and texts [R, C]."""
+        queries, keys = (
+            full_precision(part.detach()) for part in (self.image_features[images], self.text_features[texts])
+        )
+        with torch.autocast(queries.device.type, enabled=False):  # bfloat16 would make ties of the hardest candidates
+            return similarities(queries, keys)
 
 
 def full_precision(features: Tensor) -> Tensor:
-    """Features [B, E] in float32, or in their own type if that is wider."""
+    """Features [B, E] or [B, Q, E] in float32, or in their own type if that is wider."""
     return features.to(torch.promote_types(features.dtype, torch.float32))
 
 

@@ -11,7 +11,7 @@ from truepair.engine.distributed.gathering import gather
 from truepair.methods.contrast import Contrast
 from truepair.methods.encode import BatchEncoder, EncodedBatch
 from truepair.methods.srcl import of_rows
-from truepair.models.dual.base import DualEncoder, FusionModel
+from truepair.models.dual.base import DualEncoder, FusionModel, require_one_vector
 from truepair.objectives.contrastive import Direction
 from truepair.objectives.momentum import FeatureQueue
 from truepair.objectives.srcl import Regulation
@@ -66,11 +66,15 @@ class MomentumModel(nn.Module):
         encoder: The student's; the copy reads the same caches.
         config: How slow, how large a queue, how much distillation.
         seen: Training pairs; the queue holds half of them at most, so that no pair meets itself.
+
+    Raises:
+        ConfigError: The student has several features an image.
     """
 
     def __init__(self, encoder: BatchEncoder, config: MomentumConfig, seen: int) -> None:
         super().__init__()
         student = encoder.model
+        require_one_vector(student, "a momentum model", "leave the momentum section out, as BLIP-2 does")
         frozen = {id(parameter): parameter for parameter in student.parameters() if not parameter.requires_grad}
         self.model: DualEncoder = copy.deepcopy(student, frozen)
         self.model.requires_grad_(False)

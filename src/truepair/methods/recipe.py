@@ -12,7 +12,7 @@ from truepair.methods.ecm import EcmConfig
 from truepair.methods.momentum import MomentumConfig
 from truepair.methods.rules import RelationsConfig
 from truepair.methods.srcl import SrclConfig
-from truepair.methods.step import ItmConfig, MlmConfig, ObjectivesConfig
+from truepair.methods.step import ObjectivesConfig
 from truepair.methods.towers import TowerOptimizerConfig
 from truepair.models.dual.lora import LoraSettings
 from truepair.sampling.batches import SamplerConfig
@@ -94,11 +94,15 @@ class ModelConfig:
     """Which model is trained.
 
     Attributes:
+        family: what is built where no checkpoint is named: "albef", or "blip2" for the first stage of BLIP-2.
         size: named size to start from: tiny, small or base.
-        options: fields of ``AlbefConfig`` that replace the size's, among them ``image_encoder``.
+        options: fields that replace the size's: of ``AlbefConfig``, among them ``image_encoder``; for "blip2"
+            ``num_query_tokens``, ``image_text_hidden_size``, and fields of ``vision_config`` and ``qformer_config``.
         checkpoint: folder, name or checkpoint file of a whole model to start from; size and options are not used then.
-        image_checkpoint: folder or name of pre-trained image encoder weights, "efficientnet_lite0" for the small one.
-        text_checkpoint: folder or name of a BERT whose layers start text and fusion encoder, "minilm" for MiniLM-L6.
+        image_checkpoint: folder or name of pre-trained image encoder weights, "efficientnet_lite0" for the small one;
+            "blip2" keeps the class of transformers with a ViT alone.
+        text_checkpoint: folder or name of a BERT whose layers start text and fusion encoder, "minilm" for MiniLM-L6;
+            for "blip2" the Q-Former.
         freeze_image: do not train the image encoder.
         freeze_text: do not train the text encoder (the fusion encoder is trained).
         freeze_image_blocks: do not train the embeddings and so many first blocks of the image encoder; 0 for none.
@@ -120,6 +124,7 @@ class ModelConfig:
             none.
     """
 
+    family: Literal["albef", "blip2"] = "albef"
     size: str = "tiny"
     options: dict[str, Any] = field(default_factory=dict)
     checkpoint: str | None = None
@@ -141,6 +146,8 @@ class ModelConfig:
     interpolate: InterpolateConfig | None = None
 
     def __post_init__(self) -> None:
+        if self.family not in ("albef", "blip2"):
+            raise ConfigError(f"model.family is {self.family!r}; give 'albef' or 'blip2'")
         if self.interpolate is not None and self.checkpoint is None:
             raise ConfigError("model.interpolate needs a start that was trained; set model.checkpoint, or drop it")
         if self.interpolate is not None and self.lora is not None:
@@ -210,8 +217,7 @@ class PretrainRecipe:
             raise ConfigError("ecm.judge.view 'batch' needs images, which model.cache_images does without")
         if self.ecm is not None and not self.ecm.symmetric and self.relations.symmetric:
             raise ConfigError("ecm.symmetric false needs relations.symmetric false, or both directions convert")
-        fused = self.objectives.itm.weight > 0 or self.objectives.mlm.weight > 0
-        if self.model.pool_images and (fused or self.model.options.get("image_pooling") != "mean"):
+        if self.model.pool_images and (self.objectives.fused or self.model.options.get("image_pooling") != "mean"):
             raise ConfigError(
                 "model.pool_images needs objectives.itm.weight 0, objectives.mlm.weight 0 and image_pooling 'mean' in "
                 "model.options; drop it, or set them"
@@ -230,10 +236,9 @@ def trains_itm(recipe: PretrainRecipe) -> bool:
 
 def untrained_losses(recipe: PretrainRecipe) -> list[str]:
     """One line for each loss that the recipe asks for, and that comes too late."""
-    parts: dict[str, ItmConfig | MlmConfig] = {"itm": recipe.objectives.itm, "mlm": recipe.objectives.mlm}
     return [
         f"{name.upper()} is not trained: objectives.{name}.start_epoch is {part.start_epoch}, and the run ends after "
         f"{recipe.loop.epochs} epochs"
-        for name, part in parts.items()
-        if part.weight > 0 and not part.due(recipe.loop.epochs - 1)
+        for name, part in recipe.objectives.fused.items()
+        if not part.due(recipe.loop.epochs - 1)
     ]

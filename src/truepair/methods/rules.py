@@ -27,6 +27,7 @@ from truepair.relations.detectors import (
 from truepair.relations.ledger import Ledger, VerdictIndex
 from truepair.relations.pairs import PairSet
 from truepair.relations.rules import Rule, apply_rules
+from truepair.relations.similarity import similarities
 from truepair.settings import Weight, check_settings
 
 ENCODERS = "encoders"
@@ -229,7 +230,7 @@ class RuleSet:
 
     def _weights(self, images: Tensor, texts: Tensor) -> tuple[Tensor, Tensor]:
         """SRCL's weights of both directions by the guide's similarity, as images by texts [B, B]."""
-        similarity = images @ texts.T  # [B, B]
+        similarity = similarities(images, texts)  # [B, B]
         logs = Regulation(self.config.weights).log_weights(slice(None), slice(None), similarity)
         others = ~torch.eye(len(images), dtype=torch.bool, device=images.device)
         by_image, by_text = normalised_weights(logs, others), normalised_weights(logs.T, others).T

@@ -18,6 +18,7 @@ from truepair.objectives.srcl import (
     weight_histogram,
 )
 from truepair.randomness import keyed_uniform, sample_keys
+from truepair.relations.similarity import as_products
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +74,7 @@ class SrclWeights:
             if self.config.shuffle:
                 lots = keyed_uniform(sample_keys(encoded.batch.image_id, encoded.info.step), 1)[:, 0]  # [B]
                 texts = texts[lots.argsort()]
+            images, texts = as_products(images, texts)
         regulation = Regulation(self.weights, alpha, images, texts)
         if self.config.calibrate is not None and encoded.info.step % encoded.info.steps_per_epoch == 0:
             similarity = encoded.similarity  # [B, B]
@@ -91,23 +93,25 @@ class SrclWeights:
 
 
 def weight_figures(
-    regulation: Regulation, encoded: EncodedBatch, hidden: Tensor | None = None
+    regulation: Regulation, encoded: EncodedBatch, hidden: Tensor | None = None, anchors: slice = slice(None)
 ) -> tuple[dict[str, Tensor], Tensor]:
     """How the weights of a batch are spread, images as anchors.
 
     Args:
         regulation: The weights.
         encoded: The batch.
-        hidden: Which cells are false negatives, bool [B, B]; None where nobody knows.
+        hidden: Which of the anchors' cells are false negatives, bool [A, B]; None where nobody knows.
+        anchors: Which images.
 
     Returns:
         Scalars for the log: alpha, shares of the weights at or below 0.2 and below 0.7, and the mean weight of false
         negatives, if there are any; and the histogram, counts of 20
         bins from 0 to 2 and one above, int64 [21].
     """
-    similarity = encoded.similarity  # [B, B]
-    negatives = _others(similarity)
-    weights = normalised_weights(regulation.log_weights(slice(None), slice(None), similarity), negatives)
+    similarity = encoded.similarity_of(anchors, slice(None))  # [A, B]
+    own = torch.arange(encoded.size, device=encoded.device)  # [B]
+    negatives = own[anchors, None] != own
+    weights = normalised_weights(regulation.log_weights(anchors, slice(None), similarity), negatives)
     histogram = weight_histogram(weights, negatives)
     figures = {
         "srcl_alpha": regulation.alpha,

@@ -1,4 +1,4 @@
-"""One training step, top to bottom: encode, relations, ITC, pairs for ITM, fused losses (ITM, MLM), figures."""
+"""One training step, top to bottom: encode, relations, ITC, pairs for ITM, fused losses (ITM, MLM or ITG), figures."""
 
 import json
 from collections.abc import Mapping
@@ -9,6 +9,7 @@ from typing import Any, Literal, Self
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -23,13 +24,14 @@ from truepair.methods.contrast import Contrast
 from truepair.methods.ecm import Ecm
 from truepair.methods.encode import BatchEncoder, EncodedBatch, full_precision
 from truepair.methods.frozen import FrozenModel
+from truepair.methods.held_out import HeldOut
 from truepair.methods.momentum import MomentumFeatures, MomentumModel
 from truepair.methods.rules import RuleSet
 from truepair.methods.srcl import SrclWeights, of_rows, weight_figures
 from truepair.methods.towers import TowerStep
 from truepair.models.dual.base import DualEncoder, FusionModel, ImageKeysValues
 from truepair.objectives.bounds import information_bounds
-from truepair.objectives.contrastive import Direction
+from truepair.objectives.contrastive import Direction, loss_at_chance
 from truepair.objectives.itm import (
     HardNegatives,
     MatchingConfig,
@@ -47,9 +49,12 @@ from truepair.randomness import keyed_uniform, sample_keys, stable_hash
 from truepair.relations.batch import BatchRelations
 from truepair.relations.detectors import Signal
 from truepair.relations.ledger import Ledger
-from truepair.relations.pairs import PairSet, same_pair
+from truepair.relations.pairs import SIDES, PairSet, same_pair
+from truepair.relations.similarity import as_products
 from truepair.sampling.ranks import Ranks
 from truepair.settings import Natural, Share, SomeShare, Weight, check_settings
+
+_ANCHORS = 256  # most anchors of a batch that a logged step's figures are means over
 
 _MLM_ROWS = 7  # stream of the draw that chooses the rows of MLM; the masker uses the first three
 
@@ -151,6 +156,32 @@ class MlmConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ItgConfig:
+    """Image-grounded text generation: each word of a caption is guessed from the image and the words before it.
+
+    It takes the place of MLM in BLIP-2.
+
+    Attributes:
+        weight: Weight in the sum of the losses; 0 for models that write no captions, 1 in BLIP-2.
+        start_epoch: First epoch with ITG.
+        row_share: Share of the pairs whose caption is read in a step; the others are, in other epochs.
+        smoothing: Share of the target that is spread over the vocabulary; in BLIP-2's program: 0.1.
+    """
+
+    weight: Weight = 0.0
+    start_epoch: Natural = 0
+    row_share: SomeShare = 1.0
+    smoothing: Share = 0.1
+
+    def __post_init__(self) -> None:
+        check_settings(self, "objectives.itg")
+
+    def due(self, epoch: int) -> bool:
+        """Whether it is trained in an epoch."""
+        return self.weight > 0 and epoch >= self.start_epoch
+
+
+@dataclass(frozen=True, kw_only=True)
 class ObjectivesConfig:
     """What a step trains.
 
@@ -158,11 +189,19 @@ class ObjectivesConfig:
         itc: The contrastive loss.
         itm: Image-text matching; for models that fuse.
         mlm: Masked language modelling; for models that fuse.
+        itg: Image-grounded text generation; for models that write captions (BLIP-2).
     """
 
     itc: ItcConfig = field(default_factory=ItcConfig)
     itm: ItmConfig = field(default_factory=ItmConfig)
     mlm: MlmConfig = field(default_factory=MlmConfig)
+    itg: ItgConfig = field(default_factory=ItgConfig)
+
+    @property
+    def fused(self) -> dict[str, "ItmConfig | MlmConfig | ItgConfig"]:
+        """Those that have a weight and read image and text together, by name."""
+        parts: dict[str, ItmConfig | MlmConfig | ItgConfig] = {"itm": self.itm, "mlm": self.mlm, "itg": self.itg}
+        return {name: part for name, part in parts.items() if part.weight > 0}
 
 
 Momentum = tuple[MomentumModel, MomentumFeatures]
@@ -176,7 +215,7 @@ class PretrainStep(TowerStep):
     its own images: losses and gradients are those of one process with the whole batch.
 
     Args:
-        model: The model to train: any dual encoder; ITM and MLM need one that fuses.
+        model: The model to train: any dual encoder; ITM and MLM need one that fuses, ITG one that writes captions.
         encoder: Encodes batches with it, or reads caches of frozen towers.
         objectives: Which losses, and how much of each.
         rules: Who is a match although nobody declared it, and what is done about it.
@@ -189,10 +228,11 @@ class PretrainStep(TowerStep):
         truth: What is known about undeclared pairs, for figures only.
         conversions: Counts how many of the new matches are right, where the truth is known.
         chance: Says that ITC has not left chance; None for not looking.
+        held_out: Pairs that a learned hardness is rewarded by where there is no MLM.
         seed: Seed of the run.
 
     Raises:
-        ConfigError: ITM or MLM is asked for, and the model does not fuse.
+        ConfigError: ITM, MLM or ITG is asked for, and the model cannot.
     """
 
     model: DualEncoder
@@ -213,9 +253,12 @@ class PretrainStep(TowerStep):
         truth: Truth | None = None,
         conversions: ConversionCounter | None = None,
         chance: ChanceWatch | None = None,
+        held_out: HeldOut | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__(model)
+        if objectives.itg.weight > 0 and not (isinstance(model, FusionModel) and model.writes_captions):
+            raise ConfigError(f"{model.kind} writes no captions, as ITG does; set objectives.itg.weight to 0")
         if not isinstance(model, FusionModel) and (objectives.itm.weight > 0 or objectives.mlm.weight > 0):
             raise ConfigError(
                 f"{model.kind} reads no image and text together, as ITM and MLM do; set "
@@ -236,12 +279,13 @@ class PretrainStep(TowerStep):
         self.truth = truth
         self.conversions = conversions
         self.chance = chance
+        self.held_out = held_out
         self.seed = seed
         self.counts = EpochCounts()
         self.micro_batch = encoder.parts.size
 
     def forward(self, batch: PairBatch, info: StepInfo) -> StepOutput:
-        """Compute the losses of a batch: ``itc``, and ``itm`` and ``mlm`` once they started.
+        """Compute the losses of a batch: ``itc``, and ``itm``, ``mlm`` and ``itg`` once they started.
 
         Args:
             batch: This rank's pairs.
@@ -250,18 +294,20 @@ class PretrainStep(TowerStep):
         Raises:
             ConfigError: The batch is of one pair, over all ranks, and a loss compares pairs.
         """
+        if info.measures:
+            return StepOutput({"loss": self._reward_loss(batch, info)})
         pixels = self.ecm is not None and self.ecm.config.judge.view == "batch"
         encoded = EncodedBatch.of(batch, self.encoder, info, pixels=pixels)
         self._require_others(encoded.size)
         momentum = None if self.momentum is None else (self.momentum, self.momentum.encode(encoded))
 
         relations = self._relations(encoded, momentum)
-        relations, itm_pairs, mlm_matches = self._pairs(encoded, relations)
+        relations, itm_pairs, read_matches = self._pairs(encoded, relations)
 
         regulation = None if self.srcl is None else self.srcl.regulation(encoded)
         contrast = Contrast(encoded.temperature, self.bias)
         losses = {"itc": itc(encoded, relations, self.objectives.itc, contrast, regulation, momentum)}
-        losses |= self._fused_losses(encoded, itm_pairs, mlm_matches, momentum)
+        losses |= self._fused_losses(encoded, itm_pairs, read_matches, momentum)
         if momentum is not None:
             momentum[0].remember(encoded, momentum[1])
 
@@ -277,6 +323,29 @@ class PretrainStep(TowerStep):
             encoded.image_features[encoded.own].detach(),
             encoded.text_features[encoded.own].detach(),
         )
+
+    def reward_loss(self, epoch: int) -> str:
+        """The MLM loss, once it is trained (FALCON), or ITC of held-out pairs.
+
+        A loss of the batch that compares its pairs would reward how easy they are to tell apart.
+        """
+        if self.held_out is not None:
+            return f"ITC of {self.held_out.count} held-out pairs"
+        return "the MLM loss" if self.objectives.mlm.due(epoch) else ""
+
+    def _reward_loss(self, batch: PairBatch, info: StepInfo) -> Tensor:
+        """ITC of the held-out pairs; or MLM of this rank's own pairs with the words that the step hides; a scalar."""
+        if self.held_out is not None:
+            local = self.held_out.batch.to(batch.input_ids.device)
+            encoded = EncodedBatch.of(local, self.held_out.encoder, info)
+            contrast = Contrast(encoded.temperature, self.bias)
+            nothing_found = BatchRelations(encoded.size, device=encoded.device)
+            return _itc_in_batch(encoded, nothing_found, 0.0, True, contrast, None)
+        assert self.masker is not None, "MLM has a weight, so there is one"
+        encoded = EncodedBatch.of(batch, self.encoder, info)
+        nothing = PairSet.empty(encoded.size, encoded.size, device=encoded.device)
+        masked = CaptionRows.masked(encoded, self.masker, nothing, self.objectives.mlm, self.seed)
+        return self._read(encoded, None, masked, None, None)["mlm"]
 
     @property
     def bias(self) -> Tensor | None:
@@ -323,20 +392,20 @@ class PretrainStep(TowerStep):
     def _pairs(
         self, encoded: EncodedBatch, relations: BatchRelations
     ) -> tuple[BatchRelations, MatchingPairs | None, PairSet]:
-        """The rows of ITM if it is due, and the undeclared matches that MLM reads; asks a judge of the hardest."""
-        itm_due, mlm_due = (part.due(encoded.info.epoch) for part in (self.objectives.itm, self.objectives.mlm))
+        """The rows of ITM if it is due, and the undeclared matches that MLM or ITG read; asks of the hardest."""
+        due = {name for name, part in self.objectives.fused.items() if part.due(encoded.info.epoch)}
         extra = PairSet.empty(encoded.size, encoded.size, device=encoded.device)
-        if itm_due or mlm_due:
+        if due:
             extra = self.rules.extra_matches(relations, encoded, self.seed)
         if self.ecm is not None and self.ecm.config.ask == "hardest":
             found = self.ecm.judge_hardest(encoded, self._candidates(encoded, relations), relations)
             if self.conversions is not None:
                 self.conversions.add(encoded.batch, found.matches, found.judged)
-            mlm_matches = PairSet.union(found.mlm, extra) if len(extra) else found.mlm
-            return found.relations, found.itm.adding(extra) if itm_due else None, mlm_matches
+            read_matches = PairSet.union(found.mlm, extra) if len(extra) else found.mlm
+            return found.relations, found.itm.adding(extra) if "itm" in due else None, read_matches
         if self.conversions is not None:
             self.conversions.add(encoded.batch, relations.matches())
-        itm_pairs = matching_pairs(self._candidates(encoded, relations), extra) if itm_due else None
+        itm_pairs = matching_pairs(self._candidates(encoded, relations), extra) if "itm" in due else None
         return relations, itm_pairs, extra
 
     def _candidates(self, encoded: EncodedBatch, relations: BatchRelations) -> HardNegatives:
@@ -349,21 +418,35 @@ class PretrainStep(TowerStep):
     def _fused_losses(
         self, encoded: EncodedBatch, pairs: MatchingPairs | None, matches: PairSet, momentum: Momentum | None
     ) -> dict[str, Tensor]:
-        """ITM and MLM, as far as they have started, part by part of this rank's images.
+        """ITM, MLM and ITG, as far as they have started, part by part of this rank's images.
 
         The mean over the ranks is that of the whole batch.
         """
         masked = None
         if self.objectives.mlm.due(encoded.info.epoch):
             assert self.masker is not None, "MLM has a weight, so there is one"
-            masked = MaskedRows.of(encoded, self.masker, matches, self.objectives.mlm, self.seed)
-        if pairs is None and masked is None:
+            masked = CaptionRows.masked(encoded, self.masker, matches, self.objectives.mlm, self.seed)
+        written = None
+        if self.objectives.itg.due(encoded.info.epoch):
+            written = CaptionRows.written(encoded, matches, self.objectives.itg, self.seed)
+        if pairs is None and masked is None and written is None:
             return {}
+        return self._read(encoded, pairs, masked, written, momentum)
+
+    def _read(
+        self,
+        encoded: EncodedBatch,
+        pairs: MatchingPairs | None,
+        masked: "CaptionRows | None",
+        written: "CaptionRows | None",
+        momentum: Momentum | None,
+    ) -> dict[str, Tensor]:
+        """What the fusion encoder reads, part by part of this rank's images."""
         losses: dict[str, Tensor] = {}
         parts = self.encoder.parts
         slices = parts.slices(len(encoded.local))
         for number, (rows, states) in enumerate(zip(slices, encoded.image_states, strict=True)):
-            fuse = partial(self._fused_part, encoded, pairs, masked, momentum, number, rows)
+            fuse = partial(self._fused_part, encoded, pairs, masked, written, momentum, number, rows)
             for name, loss in parts.call(fuse, states).items():
                 losses[name] = losses[name] + loss if name in losses else loss
         return losses
@@ -372,13 +455,14 @@ class PretrainStep(TowerStep):
         self,
         encoded: EncodedBatch,
         pairs: MatchingPairs | None,
-        masked: "MaskedRows | None",
+        masked: "CaptionRows | None",
+        written: "CaptionRows | None",
         momentum: Momentum | None,
         number: int,
         rows: slice,
         states: Tensor,
     ) -> dict[str, Tensor]:
-        """What some images contribute [n, N, W]; their keys and values are computed once for the rows of both."""
+        """What some images contribute [n, N, W]; their keys and values are computed once for the rows of all losses."""
         assert isinstance(self.model, FusionModel), "checked when the step was built"
         keys_values = self.model.image_keys_values(states)
         losses = {}
@@ -386,6 +470,9 @@ class PretrainStep(TowerStep):
         read = None if masked is None else masked.of_images(rows)
         if read is not None and len(read.images):
             losses["mlm"] = mlm(read, self.model, keys_values, encoded, momentum, number)
+        read = None if written is None else written.of_images(rows)
+        if read is not None and len(read.images):
+            losses["itg"] = itg(read, self.model, keys_values, self.objectives.itg.smoothing)
         if pairs is not None:
             first = encoded.own.start
             here = slice(first + rows.start, first + rows.stop)
@@ -403,21 +490,23 @@ class PretrainStep(TowerStep):
     ) -> dict[str, Tensor]:
         """ITC at chance, bounds on mutual information, how often the hardest is a false negative, SRCL's weights.
 
+        Of a large batch, some anchors stand for all: figures of all of them cost as much as the loss.
         The bounds belong to the softmax: a sigmoid's logits are no densities over the candidates, so it has none.
         """
         if encoded.size < 2:
             return {}
-        hidden = None if self.truth is None else self.truth.hidden_matches(encoded.batch)  # [B, B]
-        figures = _information(encoded, regulation, hidden) if self.objectives.itc.loss == "softmax" else {}
-        if hidden is not None:
-            figures["hardest_is_false"] = hardest_is_false(encoded.similarity, hidden, encoded.batch)
+        anchors = _some_of(encoded.size)  # A of them
+        hidden = None if self.truth is None else self.truth.hidden_matches(encoded.batch, images=anchors)  # [A, B]
+        figures = _information(encoded, regulation, hidden, anchors) if self.objectives.itc.loss == "softmax" else {}
+        if self.truth is not None:
+            figures["hardest_is_false"] = hardest_is_false(encoded, self.truth, anchors)
         tensors = {name: torch.tensor(value) for name, value in figures.items()}
         if self.chance is not None:
             at_chance = itc_at_chance(encoded, relations, self.objectives.itc, contrast, regulation, momentum)
             tensors |= {} if at_chance is None else {"itc_chance": at_chance}
         if regulation is None:
             return tensors
-        weights, histogram = weight_figures(regulation, encoded, hidden)
+        weights, histogram = weight_figures(regulation, encoded, hidden, anchors)
         self.counts.add({f"srcl_weights/{number:02d}": count for number, count in enumerate(histogram)})
         return tensors | weights
 
@@ -436,12 +525,11 @@ class PretrainStep(TowerStep):
         return None if self.chance is None else self.chance.look(step, total_steps, values)
 
     def joins(self) -> dict[int, str]:
-        """Epochs from which on ITM or MLM is trained as well: until then the fusion encoder rests."""
-        parts: dict[str, ItmConfig | MlmConfig] = {"ITM": self.objectives.itm, "MLM": self.objectives.mlm}
-        epochs = sorted({part.start_epoch for part in parts.values() if part.weight > 0})
+        """Epochs from which on ITM, MLM or ITG is trained as well: until then the fusion encoder rests."""
+        parts = self.objectives.fused
         return {
-            epoch: " + ".join(name for name, part in parts.items() if part.weight > 0 and part.start_epoch == epoch)
-            for epoch in epochs
+            epoch: " + ".join(name.upper() for name, part in parts.items() if part.start_epoch == epoch)
+            for epoch in sorted({part.start_epoch for part in parts.values()})
         }
 
     def begin(self) -> None:
@@ -508,11 +596,23 @@ class PretrainStep(TowerStep):
             _copy(load_file(folder / "momentum.safetensors"), self.momentum.tensors(), folder)
 
 
-def _information(encoded: EncodedBatch, regulation: Regulation | None, hidden: Tensor | None) -> dict[str, float]:
-    """Bounds on mutual information; ``hidden`` says which cells are false negatives, if anybody knows [B, B]."""
-    suspects = None if hidden is None else PairSet.from_dense(hidden)
+def _some_of(pairs: int) -> slice:
+    """The anchors that figures of a batch are means over: every k-th pair, so that they are at most ``_ANCHORS``."""
+    return slice(0, pairs, -(-pairs // _ANCHORS))
+
+
+def _information(
+    encoded: EncodedBatch, regulation: Regulation | None, hidden: Tensor | None, anchors: slice
+) -> dict[str, float]:
+    """Bounds on mutual information; ``hidden`` says which cells are false negatives, if anybody knows [A, B]."""
+    suspects = None
+    if hidden is not None:
+        rows, columns = hidden.nonzero(as_tuple=True)  # [P]
+        shape = (encoded.size, encoded.size)
+        suspects = PairSet(rows * anchors.step, columns, torch.ones_like(rows, dtype=torch.float32), shape)
+    images, texts = as_products(encoded.image_features, encoded.text_features)
     bounds = information_bounds(
-        encoded.image_features, encoded.text_features, encoded.temperature, regulation=regulation, suspects=suspects
+        images, texts, encoded.temperature, regulation=regulation, suspects=suspects, anchors=anchors
     )
     figures = {"mi_positive": bounds.positive, "mi_negative": bounds.negative, "mi_bound": bounds.bound}
     if suspects is not None and len(suspects):
@@ -547,12 +647,22 @@ def itc(
     else:
         loss = _itc_in_batch(encoded, relations, smoothing, config.key_gradient, contrast, regulation)
     if config.consistency:
-        loss = (
-            loss
-            + config.consistency
-            * consistency_loss(encoded.image_features, encoded.text_features, encoded.temperature).loss
-        )
+        loss = loss + config.consistency * _consistency(encoded)
     return loss
+
+
+def _consistency(encoded: EncodedBatch) -> Tensor:
+    """GRIT-VLP's consistency loss, a scalar."""
+    images, texts = encoded.image_features, encoded.text_features
+    if images.dim() == 2:
+        return consistency_loss(images, texts, encoded.temperature).loss
+    by_image, by_text = encoded.logits.softmax(dim=1), encoded.logits.T.softmax(dim=1)  # [B, B] each
+    contrast = Contrast(encoded.temperature)
+    halves = [
+        contrast.loss(anchors, candidates, Direction(soft=soft), key_gradient=False)
+        for anchors, candidates, soft in ((images, texts, by_text), (texts, images, by_image))
+    ]
+    return torch.stack(halves).mean()
 
 
 def itc_at_chance(
@@ -567,6 +677,10 @@ def itc_at_chance(
 
     None for the sigmoid loss with a momentum model, whose labels hang on the bias.
     """
+    if contrast.bias is None and momentum is None:
+        shape, own = (len(encoded.local), encoded.size), encoded.own
+        sides = [Direction.of_relations(relations, side).of_rows(own.start, own.stop) for side in SIDES]
+        return torch.stack([loss_at_chance(side, shape, encoded.device) for side in sides]).mean()
     empty = torch.zeros_like(encoded.image_features), torch.zeros_like(encoded.text_features)
     alike = replace(encoded, image_features=empty[0], text_features=empty[1])
     config = replace(config, consistency=0.0)
@@ -615,7 +729,7 @@ def _itc_in_batch(
     images, texts = encoded.image_features, encoded.text_features
     rows = Direction.of_relations(relations, "i2t", smoothing)
     columns = None if relations.symmetric else Direction.of_relations(relations, "t2i", smoothing)
-    if encoded.alone:
+    if encoded.alone and images.dim() == 2:  # with queries, each direction has similarities of its own
         return contrast.loss(
             images, texts, rows, columns, regulation=regulation, symmetric=True, key_gradient=key_gradient
         )
@@ -665,15 +779,16 @@ def itm(
 
 
 @dataclass(frozen=True)
-class MaskedRows:
-    """The captions that MLM of this rank reads, each with an image and with hidden words.
+class CaptionRows:
+    """The captions that MLM or ITG of this rank reads, each with an image and with words to guess.
 
     Attributes:
         images: Image of each row, counted from this rank's first [R].
-        ids: Tokens, some of them hidden [R, L].
+        ids: Tokens, for MLM some of them hidden [R, L].
         mask: 1 for tokens, 0 for padding [R, L].
-        labels: What is hidden; IGNORED elsewhere [R, L].
-        weight: What a hidden word weighs in the loss: the ranks over the hidden words of all ranks.
+        labels: What is to be guessed at a place, to MLM what is hidden there, to ITG what comes next; IGNORED where
+            nothing is [R, L].
+        weight: What a guessed word weighs in the loss: the ranks over the guessed words of all ranks.
     """
 
     images: Tensor  # [R]
@@ -683,7 +798,7 @@ class MaskedRows:
     weight: Weight
 
     @classmethod
-    def of(cls, encoded: EncodedBatch, masker: TokenMasker, matches: PairSet, config: MlmConfig, seed: int) -> Self:
+    def masked(cls, encoded: EncodedBatch, masker: TokenMasker, matches: PairSet, config: MlmConfig, seed: int) -> Self:
         """Hide words of this rank's pairs, and of undeclared matches whose image is one of this rank's.
 
         Args:
@@ -693,10 +808,26 @@ class MaskedRows:
             config: Which rows are read.
             seed: Seed of the run.
         """
-        images, texts, keys, counted = _mlm_rows(encoded, matches, config.row_share, seed)
+        images, texts, keys, counted = _caption_rows(encoded, matches, config.row_share, seed)
         mask = encoded.batch.attention_mask[texts]  # [R, L]
         ids, labels = masker(encoded.batch.input_ids[texts], mask, keys)
         labels = labels.masked_fill(~counted[:, None], IGNORED)
+        return cls(images, ids, mask, labels, _word_weight((labels != IGNORED).sum(), encoded))
+
+    @classmethod
+    def written(cls, encoded: EncodedBatch, matches: PairSet, config: ItgConfig, seed: int) -> Self:
+        """The captions of this rank's pairs, and of undeclared matches whose image is one of this rank's, as written.
+
+        Args:
+            encoded: The batch.
+            matches: Further (image row, text row) matches, over all ranks [B, B].
+            config: Which rows are read.
+            seed: Seed of the run.
+        """
+        images, texts, _, counted = _caption_rows(encoded, matches, config.row_share, seed)
+        ids, mask = encoded.batch.input_ids[texts], encoded.batch.attention_mask[texts]  # [R, L] each
+        follows = torch.cat([mask[:, 1:], torch.zeros_like(mask[:, :1])], dim=1).bool()  # [R, L]: a token comes next
+        labels = ids.roll(-1, dims=1).masked_fill(~(follows & counted[:, None]), IGNORED)
         return cls(images, ids, mask, labels, _word_weight((labels != IGNORED).sum(), encoded))
 
     def of_images(self, rows: slice) -> Self:
@@ -706,8 +837,27 @@ class MaskedRows:
         return replace(self, images=self.images[here] - rows.start, **columns)
 
 
+def itg(rows: CaptionRows, model: FusionModel, keys_values: ImageKeysValues, smoothing: float) -> Tensor:
+    """ITG of the rows of some images.
+
+    Args:
+        rows: What is read.
+        model: The student.
+        keys_values: Of these images.
+        smoothing: Share of the target that is spread over the vocabulary.
+
+    Returns:
+        A scalar; summed over the parts, and meaned over the ranks, it is the loss of the whole batch.
+    """
+    predicted = rows.labels != IGNORED  # [R, L]
+    logits = model.predict_next(rows.ids, rows.mask, keys_values, rows.images, predicted)  # [P, V]
+    with torch.autocast(logits.device.type, enabled=False):
+        wide = full_precision(logits)
+        return F.cross_entropy(wide, rows.labels[predicted], reduction="sum", label_smoothing=smoothing) * rows.weight
+
+
 def mlm(
-    rows: MaskedRows,
+    rows: CaptionRows,
     model: FusionModel,
     keys_values: ImageKeysValues,
     encoded: EncodedBatch,
@@ -738,7 +888,7 @@ def mlm(
     return mlm_loss(logits, rows.labels[predicted], soft, alpha) * (len(logits) * rows.weight)
 
 
-def _mlm_rows(
+def _caption_rows(
     encoded: EncodedBatch, matches: PairSet, share: float, seed: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Image (counted from this rank's first), text (counted over all ranks) and randomness key of each row [R].
@@ -771,17 +921,25 @@ def _word_weight(words: Tensor, encoded: EncodedBatch) -> float:
     return dist.get_world_size() / max(float(words), 1.0)
 
 
-def hardest_is_false(similarity: Tensor, hidden: Tensor, batch: PairBatch) -> float:
+def hardest_is_false(encoded: EncodedBatch, truth: Truth, anchors: slice) -> float:
     """How often the hardest undeclared negative of an anchor is a false one, mean over both directions.
 
     Args:
-        similarity: Of all images and texts [B, B].
-        hidden: The false negatives, bool [B, B].
-        batch: The pairs; those of one image or one caption text are declared matches.
+        encoded: The batch; pairs of one image or one caption text are declared matches.
+        truth: Knows the false negatives.
+        anchors: Which images and texts are asked.
     """
-    undeclared = similarity.masked_fill(same_pair(batch.image_id, batch.caption_key), -torch.inf)
-    hits = [hidden.gather(side, undeclared.argmax(dim=side, keepdim=True)) for side in (0, 1)]
-    return float(torch.stack([hit.float().mean() for hit in hits]).mean())
+    batch, every = encoded.batch, slice(None)
+    shares = []
+    for side in SIDES:
+        images, texts = (anchors, every) if side == "i2t" else (every, anchors)
+        declared = same_pair(batch.image_id, batch.caption_key, images, texts)
+        undeclared = encoded.similarity_of(images, texts).masked_fill_(declared, -torch.inf)
+        similarity, hardest = undeclared.max(dim=1 if side == "i2t" else 0)  # [A]
+        image, text = (anchors, hardest) if side == "i2t" else (hardest, anchors)
+        false = truth.matches(batch.source_index[image], batch.caption_key[text])  # [A]
+        shares.append((false & (similarity > -torch.inf)).float().mean())  # none where all are declared
+    return float(torch.stack(shares).mean())
 
 
 def _precise(features: Any, encoded: EncodedBatch) -> Signal:

@@ -5,20 +5,24 @@ from dataclasses import replace
 from itertools import compress
 
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import BlipImageProcessor, PreTrainedTokenizerBase
 
 from truepair.data.preprocessing import OwnPreprocessing
 from truepair.data.table import PairTable, hash_ids
 from truepair.data.tokens import load_tokenizer, train_wordpiece
+from truepair.data.transforms import normalisation
 from truepair.errors import CheckpointError, ConfigError, TruepairError, shortened
 from truepair.methods.recipe import MODELS_OWN, ModelConfig, PretrainRecipe, TextConfig
 from truepair.models.checkpoints.bert import albef_from_bert
+from truepair.models.checkpoints.blip2 import new_blip2
 from truepair.models.dual.base import DualEncoder
 from truepair.models.dual.freezing import Freezing, describe_trained, freeze
+from truepair.models.dual.hub_preprocessing import HubPreprocessing
 from truepair.models.dual.lora import add_lora
 from truepair.models.encoders.images import load_image_encoder, resize_images
 from truepair.models.encoders.minilm import minilm_folder
 from truepair.models.fusion.albef import AlbefModel
+from truepair.models.fusion.blip2 import CAPTION_TOKEN, caption_token
 from truepair.models.fusion.config import AlbefConfig
 from truepair.models.open import OpenedModel, open_model
 from truepair.randomness import stable_hash
@@ -86,6 +90,8 @@ def _whole_model(recipe: PretrainRecipe, train: PairTable, say: Say) -> OpenedMo
         )
     tokenizer = build_tokenizer(recipe.text, train, say)
     seed_weights(recipe.loop.seed)
+    if recipe.model.family == "blip2":
+        return _new_blip2(recipe, tokenizer, say)
     model = _pretrained(recipe.model, tokenizer, say)
     if recipe.model.image_checkpoint is not None:
         resize_images(model, recipe.data.transform.size)  # the saved config says so, and caches are keyed by it
@@ -125,6 +131,56 @@ def _trained_before(recipe: PretrainRecipe, opened: OpenedModel, train: PairTabl
         f"{preprocessing.max_length} tokens"
     )
     return OpenedModel(model, preprocessing)
+
+
+def _new_blip2(recipe: PretrainRecipe, tokenizer: PreTrainedTokenizerBase, say: Say) -> OpenedModel:
+    """A BLIP-2 of a recipe's sizes, with the ViT and the BERT that it names.
+
+    Raises:
+        ConfigError: The recipe reads captions otherwise than the tokenizer of such a model does.
+    """
+    config, text, transform = recipe.model, recipe.text, recipe.data.transform
+    if not text.add_sep or text.normalise:
+        raise ConfigError(
+            "model.family 'blip2' reads captions as its tokenizer does; set text.add_sep to true and text.normalise to "
+            "false"
+        )
+    if caption_token(tokenizer) is None:
+        tokenizer.add_special_tokens({"bos_token": CAPTION_TOKEN})
+    vision = None
+    if config.image_checkpoint is not None:
+        vision = load_image_encoder(config.image_checkpoint, image_size=transform.size)
+    bert = minilm_folder() if config.text_checkpoint == "minilm" else config.text_checkpoint
+    model = new_blip2(config.size, config.options, len(tokenizer), caption_token(tokenizer), vision=vision, bert=bert)
+    made = model.model.config
+    if made.vision_config.image_size != transform.size:
+        raise ConfigError(
+            f"data.transform.size is {transform.size}, and the image tower reads {made.vision_config.image_size} px; "
+            "set model.options.vision_config.image_size to it"
+        )
+    if text.max_length > made.qformer_config.max_position_embeddings:
+        raise ConfigError(
+            f"text.max_length is {text.max_length}, but the Q-Former reads "
+            f"{made.qformer_config.max_position_embeddings} tokens"
+        )
+    mean, std = normalisation(transform, None if vision is None else (vision.pixel_mean, vision.pixel_std))
+    processor = BlipImageProcessor(
+        size={"height": transform.size, "width": transform.size}, image_mean=list(mean), image_std=list(std)
+    )
+    say(f"a BLIP-2 of {model.vectors_per_image} queries: {_starts(config)}")
+    if model.vision is not None:
+        say(
+            f"{config.image_checkpoint} is no ViT, which is all that transformers' class of BLIP-2 has for images: it "
+            "stays what it is, and the saved folder is opened by truepair alone"
+        )
+    return OpenedModel(model, HubPreprocessing(processor, tokenizer, text.max_length, transform))
+
+
+def _starts(config: ModelConfig) -> str:
+    """What a BLIP-2 starts from, in words."""
+    image = "random weights" if config.image_checkpoint is None else config.image_checkpoint
+    text = "random weights" if config.text_checkpoint is None else config.text_checkpoint
+    return f"the image tower starts from {image}, the Q-Former from {text}"
 
 
 def _own_preprocessing(recipe: PretrainRecipe, tokenizer: PreTrainedTokenizerBase) -> OwnPreprocessing:

@@ -30,12 +30,12 @@ class TowerOptimizerConfig(OptimizerConfig):
     text_learning_rate: Rate | None = None
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         for name, rate in (("image", self.image_learning_rate), ("text", self.text_learning_rate)):
             if rate is not None and rate <= 0:
                 raise ConfigError(
                     f"optimizer.{name}_learning_rate is {rate}; give a positive number, or set model.freeze_{name}"
                 )
+        super().__post_init__()
 
     def peak(self, part: str) -> float:
         """Peak learning rate of the image tower, of the text tower, or of all else."""

@@ -1,27 +1,26 @@
 """Candidate pairs of a table as a sparse symmetric graph, and how their partners agree."""
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Self
 
-import faiss
 import numpy as np
 import torch
+from scipy.sparse import csr_array
 from torch import Tensor
 
 from truepair.data.table import PairTable
 from truepair.judges.evidence import EvidenceModel
+from truepair.mining.neighbours import nearest
 
 FLOOR = -9.0  # log-odds of a pair that is no candidate
 _KNOWN = 8.0  # log-odds of a declared pair
 _MOST_FRIENDS = 50.0  # more common partners than this tell nothing new
 _DOUBT = 0.5  # of a partner, so that rows without any have an average
-_ROWS = 4096  # rows of a product of sparse matrices held at once
-_ROWS_SCORED = 256  # rows scored at once
+_ROWS = 512  # rows of a product of sparse matrices held at once
+_TILE_ROWS, _TILE_COLUMNS = 512, 4096  # of the pairs scored at once
 _PROBED = 16  # cells of the index searched for each row
-_PAIRS = 65_536  # proposed pairs scored at once
 
 
 @dataclass(frozen=True)
@@ -84,35 +83,38 @@ class PairGraph:
         """Sums of edge values over the edges of each row [N]."""
         return torch.zeros(self.size, dtype=values.dtype).index_add(0, self.rows, values)
 
-    def over_neighbours(self, left: Tensor, right: Tensor) -> Tensor:
-        """Of each edge (i, j) the sum over k of left (i, k) times right (k, j) [E]; time O(E * neighbours)."""
-        with torch.sparse.check_sparse_tensor_invariants(False), warnings.catch_warnings():  # edges are in order
-            warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
-            whole = self._matrix(0, self.size, right)
-            parts = range(0, self.size, _ROWS)
-            return torch.cat([self._product(start, min(start + _ROWS, self.size), left, whole) for start in parts])
+    def over_neighbours(self, left: Tensor, one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+        """Of each edge (i, j) the sum over k of left (i, k) times right (k, j), for two right sides at once.
 
-    def _product(self, start: int, stop: int, left: Tensor, whole: Tensor) -> Tensor:
-        """Values of a product of two matrices at the edges of some rows."""
-        product = torch.sparse.mm(self._matrix(start, stop, left), whole).coalesce()
-        rows, columns = product.indices()
-        keys = torch.cat([(rows + start) * self.size + columns, torch.tensor([self.size**2])])  # in order
-        first, last = self._edges(start, stop)
-        asked = self.rows[first:last] * self.size + self.columns[first:last]
-        place = torch.searchsorted(keys, asked)
-        values = torch.cat([product.values(), torch.zeros(1)])
-        return torch.where(keys[place] == asked, values[place], 0.0)
+        One and the other are the parts of a complex matrix: the cells of their products with the left are the same, and
+        finding them takes longer than computing them. Time O(E * neighbours).
 
-    def _matrix(self, start: int, stop: int, values: Tensor) -> Tensor:
-        """Some rows of the matrix of edge values, sparse [stop - start, N]."""
-        first, last = self._edges(start, stop)
-        cells = torch.stack([self.rows[first:last] - start, self.columns[first:last]])
-        return torch.sparse_coo_tensor(cells, values[first:last], (stop - start, self.size), is_coalesced=True)
+        Args:
+            left: float32 [E].
+            one: the first right side [E].
+            other: the second [E].
 
-    def _edges(self, start: int, stop: int) -> tuple[int, int]:
-        """First edge of a row, and of another."""
-        first, last = torch.searchsorted(self.rows, torch.tensor([start, stop])).tolist()
-        return first, last
+        Returns:
+            The sums for each right side, float32 [E] each.
+        """
+        whole, right, edges = self._matrices(left.to(torch.complex64), torch.complex(one, other), torch.ones(len(self)))
+        sums = np.zeros(len(self), np.complex64)
+        for start in range(0, self.size, _ROWS):
+            stop = min(start + _ROWS, self.size)
+            first, last = int(edges.indptr[start]), int(edges.indptr[stop])
+            found = (whole[start:stop] @ right).multiply(edges[start:stop]).tocoo()  # without the cells of sum 0
+            keys = (found.row + np.int64(start)) * self.size + found.col
+            asked = self.rows[first:last].numpy() * self.size + self.columns[first:last].numpy()  # in order
+            sums[first + np.searchsorted(asked, keys)] = found.data
+        parts = torch.view_as_real(torch.from_numpy(sums))
+        return parts[:, 0].contiguous(), parts[:, 1].contiguous()
+
+    def _matrices(self, *values: Tensor) -> list[csr_array]:
+        """The matrices [N, N] of some edge values [E]; they share their places."""
+        starts = torch.searchsorted(self.rows, torch.arange(self.size + 1)).numpy()
+        narrow = np.int32 if max(self.size, len(self)) < 2**31 else np.int64  # as scipy would have it, but once for all
+        columns, starts = self.columns.numpy().astype(narrow), starts.astype(narrow)
+        return [csr_array((each.numpy(), columns, starts), shape=(self.size, self.size)) for each in values]
 
 
 @dataclass(frozen=True)
@@ -142,26 +144,63 @@ class Declared:
         return same_image | (self.caption_keys[rows] == self.caption_keys[columns])
 
 
-def graph_of(log_odds: Callable[[Tensor], Tensor], declared: Declared, neighbours: int) -> PairGraph:
-    """The best candidates of each row, out of all pairs.
+class _Best:
+    """The best cells of each of N rows among those offered so far.
 
     Args:
-        log_odds: of rows [R] with all rows, [R, N]; the same for (i, j) and (j, i).
+        size: N.
+        count: cells of a row.
+    """
+
+    def __init__(self, size: int, count: int) -> None:
+        self.count = count
+        self.columns = torch.full((size, count), -1)  # -1 where less was offered
+        self.scores = torch.zeros(size, count)
+        self.ranks = torch.full((size, count), -torch.inf)
+
+    def offer(self, rows: slice, start: int, scores: Tensor, ranks: Tensor) -> None:
+        """Take the best of some cells.
+
+        Args:
+            rows: R rows.
+            start: the first of M columns.
+            scores: of the cells [R, M].
+            ranks: by which they are chosen, the highest first; -inf for never [R, M].
+        """
+        ranks, place = torch.cat([self.ranks[rows], ranks], dim=1).topk(self.count, dim=1)
+        new, old, there = place >= self.count, place.clamp(max=self.count - 1), (place - self.count).clamp(min=0)
+        self.scores[rows] = torch.where(new, scores.gather(1, there), self.scores[rows].gather(1, old))
+        self.columns[rows] = torch.where(new, there + start, self.columns[rows].gather(1, old))
+        self.ranks[rows] = ranks
+
+
+def graph_of(log_odds: Callable[[Tensor, Tensor], Tensor], declared: Declared, neighbours: int) -> PairGraph:
+    """The best candidates of each row, out of all pairs; each pair is scored once, for both of its directions.
+
+    Args:
+        log_odds: of rows [R] with columns [M], [R, M]; the same for (i, j) and (j, i).
         declared: what is known of the N rows; known pairs come first.
         neighbours: how many of each row.
     """
     size = len(declared)
-    parts = []
-    for rows in torch.arange(size).split(_ROWS_SCORED):
-        scores = log_odds(rows).clone()  # [R, N]
-        known = declared.known(rows[:, None], torch.arange(size))
-        ranking = scores.masked_fill(known, torch.inf)
-        ranking[torch.arange(len(rows)), rows] = -torch.inf
-        best = ranking.topk(min(neighbours, size - 1), dim=1).indices  # [R, neighbours]
-        of_row = rows[:, None].expand_as(best).flatten()
-        parts.append((of_row, best.flatten(), scores.gather(1, best).flatten(), known.gather(1, best).flatten()))
-    rows, columns, scores, known = (torch.cat(column) for column in zip(*parts, strict=True))
-    return PairGraph.of_proposals(size, rows, columns, scores, known)
+    best = _Best(size, min(neighbours, size - 1))
+    for top in range(0, size, _TILE_ROWS):
+        rows = torch.arange(top, min(top + _TILE_ROWS, size))
+        below = top + len(rows)  # rows from here on have not asked yet
+        for left in range(top, size, _TILE_COLUMNS):
+            columns = torch.arange(left, min(left + _TILE_COLUMNS, size))
+            scores = log_odds(rows, columns)  # [R, M]
+            ranks = scores.masked_fill(declared.known(rows[:, None], columns), torch.inf)
+            ranks.masked_fill_(rows[:, None] == columns, -torch.inf)
+            best.offer(slice(top, below), left, scores, ranks)
+            first = max(below, left)  # the columns among the rows were offered to them
+            if first < left + len(columns):
+                others = slice(first, left + len(columns))
+                best.offer(others, top, scores[:, first - left :].T, ranks[:, first - left :].T)
+    there = best.columns >= 0
+    rows = torch.arange(size)[:, None].expand_as(there)[there]
+    columns = best.columns[there]
+    return PairGraph.of_proposals(size, rows, columns, best.scores[there], declared.known(rows, columns))
 
 
 def exact_graph(model: EvidenceModel, spaces: dict[str, Tensor], declared: Declared, neighbours: int) -> PairGraph:
@@ -173,34 +212,36 @@ def exact_graph(model: EvidenceModel, spaces: dict[str, Tensor], declared: Decla
         declared: What the table declares about its N pairs.
         neighbours: Most candidates of a pair.
     """
-    every = torch.arange(len(declared))
-    return graph_of(lambda rows: model.log_odds(spaces, rows, every), declared, neighbours)
+    return graph_of(lambda rows, columns: model.log_odds(spaces, rows, columns), declared, neighbours)
 
 
-def searched_graph(model: EvidenceModel, spaces: dict[str, Tensor], declared: Declared, neighbours: int) -> PairGraph:
-    """Candidates by neighbour search among images and captions [N, width]; the proposed pairs alone are scored.
+def searched_graph(
+    model: EvidenceModel, spaces: dict[str, Tensor], declared: Declared, neighbours: int
+) -> tuple[PairGraph, float]:
+    """Candidates by neighbour search among images and captions; the proposed pairs alone are scored.
 
-    An inverted file over the learned metrics of images and captions proposes: memory O(N (width + neighbours)), time
-    about O(N^1.5).
+    The learned metrics of images and captions propose, each as much: memory O(N (width + neighbours)).
+
+    Args:
+        model: scores pairs.
+        spaces: features of the table in the model's spaces, by name [N, width].
+        declared: what the table declares about its N pairs.
+        neighbours: how many are proposed for each row.
+
+    Returns:
+        The candidates, and the share of the true nearest that the search found.
     """
     size = len(declared)
-    vectors = torch.cat([spaces["image"], spaces["text"]], dim=1).numpy().astype(np.float32)  # [N, A + B]
-    cells = max(round(size**0.5), 1)
-    quantizer = faiss.IndexFlatIP(vectors.shape[1])
-    index = faiss.IndexIVFFlat(quantizer, vectors.shape[1], cells, faiss.METRIC_INNER_PRODUCT)
-    index.cp.min_points_per_centroid = 1  # no warning on small tables
-    index.train(vectors)
-    index.add(vectors)
-    index.nprobe = min(_PROBED, cells)
-    found = torch.from_numpy(index.search(vectors, min(neighbours + 1, size))[1])  # [N, neighbours + 1], -1 for none
+    vectors = torch.cat([spaces["image"], spaces["text"]], dim=1)  # [N, A + B]
+    near = nearest(vectors, vectors, neighbours + 1, exact=0)
+    found = near.places  # [N, neighbours + 1], -1 for none
     rows = torch.arange(size)[:, None].expand_as(found)
     proposed = (found >= 0) & (found != rows)
-    rows, columns = rows[proposed], found[proposed]
-    scores = [
-        (model.edge_log_odds(spaces, left, right) + model.edge_log_odds(spaces, right, left)) / 2
-        for left, right in zip(rows.split(_PAIRS), columns.split(_PAIRS), strict=True)
-    ]
-    return PairGraph.of_proposals(size, rows, columns, torch.cat(scores), declared.known(rows, columns))
+    first, last = torch.minimum(rows, found)[proposed], torch.maximum(rows, found)[proposed]
+    keys = (first * size + last).unique()  # many are proposed from both ends
+    rows, columns = keys // size, keys % size
+    scores = model.edge_log_odds(spaces, rows, columns)
+    return PairGraph.of_proposals(size, rows, columns, scores, declared.known(rows, columns)), near.recall
 
 
 def with_known(graph: PairGraph) -> PairGraph:
@@ -222,8 +263,8 @@ def agreement_of(graph: PairGraph) -> Tensor:
     chance = graph.log_odds.sigmoid()  # [E]
     partners = graph.row_sums(chance)  # [N]
     others = partners[graph.rows] - chance  # [E] partners of i without j
-    common = graph.over_neighbours(chance, chance)
-    link = graph.over_neighbours(chance, graph.log_odds - FLOOR) / (others + _DOUBT)
+    common, excess = graph.over_neighbours(chance, chance, graph.log_odds - FLOOR)
+    link = excess / (others + _DOUBT)
     either = others + others[graph.reverse] - common + _DOUBT
     crowd = partners.log1p()
     columns = [

@@ -1,5 +1,6 @@
 """False negatives of a whole table, found once and offline."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from truepair.errors import CheckpointError, ConfigError
@@ -38,10 +39,12 @@ def mine_pairs(
     tables: EvidenceTables,
     declared: Declared,
     config: MiningConfig | None = None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> PairSet:
     """Find the probable matches among the undeclared pairs of a table, in both directions.
 
-    Time O(N^2) up to ``exact_rows``, about O(N^1.5) beyond; memory O(N * neighbours) beside the features.
+    Time O(N^2); beyond ``exact_rows`` of a search among vectors alone, or less of it. Memory O(N * neighbours) beside
+    the features.
 
     Args:
         model: scores pairs one by one.
@@ -49,6 +52,7 @@ def mine_pairs(
         tables: features of the N pairs.
         declared: ids and captions of the pairs.
         config: what counts.
+        say: takes a line on what was searched, where not every pair is scored.
 
     Returns:
         Cells (image row, caption row) of the N x N table; values are the probabilities of a match, float32.
@@ -60,8 +64,12 @@ def mine_pairs(
     if tables.encoders != model.encoders:
         raise CheckpointError("the judge was fitted on features of other encoders than this recipe's; fit it again")
     spaces = model.spaces.project(tables)
-    propose = exact_graph if len(declared) <= config.exact_rows else searched_graph
-    graph = refinement.refine(propose(model, spaces, declared, refinement.neighbours))
+    if len(declared) <= config.exact_rows:
+        graph = exact_graph(model, spaces, declared, refinement.neighbours)
+    else:
+        graph, recall = searched_graph(model, spaces, declared, refinement.neighbours)
+        say(f"of {len(declared):,} rows, those that neighbour search proposed are scored: {recall:.0%} of the nearest")
+    graph = refinement.refine(graph)
     scores = graph.log_odds.sigmoid()
     kept = (scores >= config.low) & ~graph.known
     return PairSet(graph.rows[kept], graph.columns[kept], scores[kept], (graph.size, graph.size))

@@ -23,6 +23,8 @@ from truepair.models.encoders.fingerprint import combined_key
 
 _FILE = "refinement.safetensors"
 
+_EDGES = 65_536  # whose inputs are made at once
+
 
 Matches = Callable[[Tensor, Tensor], Tensor]
 """Whether images of rows match captions of rows: (int64 [P], int64 [P]) -> bool [P]."""
@@ -88,9 +90,17 @@ class Refinement:
         graph = graph.scored(graph.log_odds + rarer)
         for number in range(len(self.weights)):
             graph = with_known(graph).strongest(self.neighbours, FLOOR)
-            inputs = (with_products(agreement_of(graph)) - self.centre[number]) / self.spread[number]  # [E, Q]
-            graph = graph.scored(inputs @ self.weights[number, :-1] + self.weights[number, -1])
+            graph = graph.scored(self._log_odds(number, agreement_of(graph)))
         return graph
+
+    def _log_odds(self, number: int, evidence: Tensor) -> Tensor:
+        """What a round says of edges [E], by their evidence [E, 5]; its products are made of some edges at a time."""
+        found = torch.empty(len(evidence))
+        for start in range(0, len(evidence), _EDGES):
+            part = slice(start, start + _EDGES)
+            inputs = (with_products(evidence[part]) - self.centre[number]) / self.spread[number]  # [_EDGES, Q]
+            found[part] = inputs @ self.weights[number, :-1] + self.weights[number, -1]
+        return found
 
     def save(self, folder: Path) -> None:
         """Write it beside the evidence model that makes the graphs.
@@ -151,7 +161,7 @@ def fit_refinement(
         raise DataError(f"{table.name} does not state the group of each row; fit a refinement on clean data that does")
     log_odds = cross_fitted(model, tables, list(table.rows["group"]), evidence or EvidenceConfig(), config)
     declared = Declared.of_table(table)
-    graph = graph_of(lambda rows: log_odds[rows], declared, config.neighbours)
+    graph = graph_of(lambda rows, columns: log_odds[rows[:, None], columns], declared, config.neighbours)
 
     def matches(rows: Tensor, columns: Tensor) -> Tensor:
         """The known truth of cells."""
@@ -188,6 +198,8 @@ def cross_fitted(
         for left, right in blocks:
             rows, columns = ((fold == part).nonzero()[:, 0] for part in (left, right))
             block = model.log_odds(spaces, rows, columns)  # [R, M]
+            if left == right:
+                block = (block + block.T) / 2  # sums in another order differ in the last bit
             found[rows[:, None], columns] = block
             found[columns[:, None], rows] = block.T
     return found

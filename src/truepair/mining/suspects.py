@@ -11,9 +11,12 @@ from truepair.evaluation.reranking import find_candidates, score_candidates
 from truepair.evaluation.scores import FeatureScores
 from truepair.models.fusion.gallery import GalleryMatcher
 from truepair.relations.pairs import PairSet
+from truepair.relations.similarity import similarities
 
 _TIE = 1e-3
 """Cosines, or log-odds, that are no further apart say the same."""
+
+_AT_ONCE = 1024  # rows of similarities held at once
 
 
 @dataclass(frozen=True)
@@ -93,14 +96,17 @@ def _ties(pairs: PairSet, images: Tensor, captions: Tensor) -> Tensor:
 
     Args:
         pairs: cells [n, n].
-        images: features [n, E].
+        images: features [n, E], or [n, Q, E] of a model with queries.
         captions: features [n, E].
     """
     return _is_blunt(images, captions)[pairs.rows] | _is_blunt(captions, images)[pairs.columns]
 
 
 def _is_blunt(features: Tensor, others: Tensor) -> Tensor:
-    """Whether each of some features [n, E] is as similar to all of the others [m, E], bool [n]."""
+    """Whether each of some features [n, E] is as similar to all of the others [m, E] (one may have queries), [n]."""
+    if features.dim() == 3 or others.dim() == 3:
+        parts = (similarities(part, others).double().var(dim=1, correction=0) for part in features.split(_AT_ONCE))
+        return torch.cat(list(parts)) <= _TIE**2
     centred = others.double() - others.double().mean(0)
     covariance = centred.T @ centred / len(others)  # [E, E]
     variance = ((features.double() @ covariance) * features.double()).sum(1)  # [n]

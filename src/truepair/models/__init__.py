@@ -2,7 +2,8 @@
 
 - `dual`: the two protocols, `DualEncoder` and `FusionModel`, and any CLIP or SigLIP of transformers or of
   open_clip as a dual encoder.
-- `fusion`: ALBEF and BLIP, which are `FusionModel`s, the models of downstream tasks made of its parts, and galleries.
+- `fusion`: ALBEF, BLIP and BLIP-2, which are `FusionModel`s, the models of downstream tasks made of ALBEF's parts, and
+  galleries.
 - `encoders`: image encoders by name, MiniLM, and states of frozen encoders kept on disk.
 - `checkpoints`: models from folders and hub names, from a BERT, from checkpoint files of other programs, and to the
   official ALBEF names.
@@ -21,6 +22,8 @@ from truepair.models.encoders.images import build_image_encoder, load_image_enco
 from truepair.models.fusion.albef import AlbefModel, AlbefOutput
 from truepair.models.fusion.answers import AnswerTrie, RankedAnswers
 from truepair.models.fusion.blip import BlipFusionModel
+from truepair.models.fusion.blip2 import Blip2FusionModel
+from truepair.models.fusion.captioning import CaptionConfig, CaptionModel
 from truepair.models.fusion.config import AlbefConfig
 from truepair.models.fusion.nlvr2 import Nlvr2Config, Nlvr2Model
 from truepair.models.fusion.vqa import VqaConfig, VqaModel
@@ -34,7 +37,10 @@ __all__ = [
     "AlbefOutput",
     "AnswerTrie",
     "BertReport",
+    "Blip2FusionModel",
     "BlipFusionModel",
+    "CaptionConfig",
+    "CaptionModel",
     "ConvertOptions",
     "DualEncoder",
     "Encoded",

@@ -22,6 +22,7 @@ from truepair.models.dual.open_clip import open_open_clip
 from truepair.models.dual.open_clip_source import is_open_clip
 from truepair.models.fusion.albef import AlbefModel
 from truepair.models.fusion.blip import is_blip, open_blip_folder
+from truepair.models.fusion.blip2 import is_blip2, open_blip2_folder
 from truepair.models.fusion.config import AlbefConfig
 
 
@@ -113,6 +114,15 @@ def _is_blip(name: str) -> bool:
     return is_blip(_settings(name))
 
 
+def _is_blip2(name: str) -> bool:
+    """Whether the config is that of a BLIP-2 of the first stage.
+
+    Raises:
+        CheckpointError: there is no config.
+    """
+    return is_blip2(_settings(name))
+
+
 def _settings(name: str) -> dict[str, Any]:
     settings = load_part(_Settings, name)
     return settings if isinstance(settings, dict) else {}
@@ -134,5 +144,6 @@ _OPENERS: list[tuple[Callable[[str], bool], Callable[[str], tuple[DualEncoder, P
     (is_open_clip, open_open_clip),
     (_is_own, load_own),
     (_is_blip, open_blip_folder),
+    (_is_blip2, open_blip2_folder),
 ]
 """What recognises a kind of model, and what opens it; the last kind, any model of transformers, is not among them."""

@@ -5,12 +5,13 @@ factor is chosen so that the mean ratio over the N candidates is 1: ``log r_ij =
 drives the information with all negatives towards none, false negatives too; SRCL keeps some of it.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from truepair.objectives.srcl import Regulation, normalised_weights
+from truepair.objectives.srcl import Regulation
 from truepair.relations.pairs import PairSet
 
 _CHUNK = 512  # anchors whose logits are held at once
@@ -50,6 +51,7 @@ def information_bounds(
     *,
     regulation: Regulation | None = None,
     suspects: PairSet | None = None,
+    anchors: slice = slice(None),
 ) -> InformationBounds:
     """Estimate the bounds on a batch of N pairs; anchors are the queries. Memory O(N), a chunk of anchors at a time.
 
@@ -59,6 +61,8 @@ def information_bounds(
         temperature: Positive scalar.
         regulation: SRCL weights of the negatives; None: all 1.
         suspects: Undeclared pairs whose information is reported by itself [N, N].
+        anchors: Which queries the means are over, a slice of ascending rows; candidates are all keys. Of the suspects,
+            those of the anchors count.
 
     Raises:
         ValueError: If there are fewer than two pairs, or not as many queries as keys.
@@ -67,37 +71,54 @@ def information_bounds(
     if size != len(keys) or size < 2:
         raise ValueError(f"Bounds need the same number of queries and keys, at least 2; got {size} and {len(keys)}.")
     queries, keys = queries.detach().float(), keys.detach().float()
-    sums: list[Tensor] = []
-    for start in range(0, size, _CHUNK):
-        rows = slice(start, min(start + _CHUNK, size))
-        similarity = queries[rows] @ keys.T  # [R, N]
-        sums.append(_anchor_terms(similarity, similarity / temperature, rows, regulation))
-    log_mean_f = torch.cat([part[:, 0] for part in sums])  # [N]
-    terms = torch.cat([part[:, 1:] for part in sums]).cpu().double().mean(dim=0).tolist()  # MPS has no float64
-    found = float("nan")
-    if suspects is not None and len(suspects):
-        scores = (queries[suspects.rows] * keys[suspects.columns]).sum(dim=1) / temperature
-        found = float((scores - log_mean_f[suspects.rows]).mean())
-    positive, negative, log_mean_ratio, regulated, bound = terms
+    chosen = range(*anchors.indices(size))
+    terms = []
+    for start in range(0, len(chosen), _CHUNK):
+        part = chosen[start : start + _CHUNK]
+        rows = slice(part.start, part.stop, part.step)
+        terms.append(_anchor_terms(queries[rows] @ keys.T, temperature, rows, regulation))
+    log_mean_f = torch.cat([part[:, 0] for part in terms])  # [A]
+    means = torch.cat([part[:, 1:] for part in terms]).cpu().double().mean(dim=0)  # MPS has no float64
+    found = math.nan
+    if suspects is not None:
+        place = (suspects.rows - chosen.start) / chosen.step  # [P]
+        asked = (place >= 0) & (place < len(chosen)) & (place == place.floor())
+        scores = (queries[suspects.rows[asked]] * keys[suspects.columns[asked]]).sum(dim=1) / temperature
+        found = float((scores - log_mean_f[place[asked].long()]).mean())  # NaN of none
+    positive, negative, log_mean_ratio, regulated, bound = means.tolist()
     return InformationBounds(positive, negative, log_mean_ratio, regulated, bound, found)
 
 
-def _anchor_terms(similarity: Tensor, logits: Tensor, rows: slice, regulation: Regulation | None) -> Tensor:
-    """Per anchor: log mean_k f_ik, then the terms of the bounds in their order [R, 6]; logits [R, N]."""
-    size = logits.shape[1]
-    own = torch.arange(rows.start, rows.stop, device=logits.device).unsqueeze(1)  # [R, 1]
-    negatives = torch.ones_like(logits, dtype=torch.bool).scatter_(1, own, False)
-    log_n = torch.tensor(float(size), device=logits.device).log()
-    log_mean_f = torch.logsumexp(logits, dim=1) - log_n
-    log_ratio = logits - log_mean_f.unsqueeze(1)
-    positive = log_ratio.gather(1, own).squeeze(1)
-    negative = log_ratio.masked_fill(~negatives, 0.0).sum(dim=1) / (size - 1)
-    of_negatives = log_ratio.masked_fill(~negatives, -torch.inf)
-    log_mean_ratio = torch.logsumexp(of_negatives, dim=1) - torch.log(log_n.exp() - 1)
+def _anchor_terms(
+    similarity: Tensor, temperature: Tensor | float, rows: slice, regulation: Regulation | None
+) -> Tensor:
+    """Per anchor log mean_k f_ik, then the terms of the bounds in their order [R, 6], of cosines [R, N].
+
+    Few passes over the cells: sums over the negatives leave out one cell a row, and weights stay logarithms.
+    """
+    size = similarity.shape[1]
+    own = torch.arange(size, device=similarity.device)[rows].unsqueeze(1)  # [R, 1]
+    log_n, log_others = math.log(size), math.log(size - 1)
+    logits = similarity / temperature  # [R, N]
+    own_logit = logits.gather(1, own).squeeze(1)
+    others = logits.scatter_(1, own, -torch.inf)
+    log_sum_others = torch.logsumexp(others, dim=1)
+    log_mean_f = torch.logaddexp(own_logit, log_sum_others) - log_n
+    positive = own_logit - log_mean_f
+    negative = _row_sums(others, own) / (size - 1) - log_mean_f
+    log_mean_ratio = log_sum_others - log_others - log_mean_f
     if regulation is None:
         return torch.stack([log_mean_f, positive, negative, log_mean_ratio, negative, positive], dim=1)
-    weights = normalised_weights(regulation.log_weights(rows, slice(None), similarity), negatives)
-    log_w = weights.masked_fill(~negatives, 1.0).log()
-    regulated = negative + log_w.sum(dim=1) / (size - 1)
-    bound = log_n + positive - torch.logsumexp(log_ratio + log_w, dim=1)
+    log_weights = regulation.log_weights(rows, slice(None), similarity).scatter_(1, own, -torch.inf)
+    log_mean_weight = torch.logsumexp(log_weights, dim=1) - log_others
+    regulated = negative + _row_sums(log_weights, own) / (size - 1) - log_mean_weight
+    weighted = torch.logsumexp(others.add_(log_weights), dim=1) - log_mean_weight
+    bound = log_n + own_logit - torch.logaddexp(own_logit, weighted)
     return torch.stack([log_mean_f, positive, negative, log_mean_ratio, regulated, bound], dim=1)
+
+
+def _row_sums(values: Tensor, own: Tensor) -> Tensor:
+    """Sums over the negatives [R]: own cells [R, 1] of ``values`` [R, N] are none, and hold minus infinity after."""
+    total = values.scatter_(1, own, 0.0).sum(dim=1)
+    values.scatter_(1, own, -torch.inf)
+    return total

@@ -167,6 +167,26 @@ def _without(soft: Tensor, left_out: PairSet | None) -> Tensor:
     return kept / kept.sum(dim=1, keepdim=True).clamp(min=torch.finfo(kept.dtype).tiny)
 
 
+def loss_at_chance(direction: Direction, shape: tuple[int, int], device: torch.device) -> Tensor:
+    """The softmax loss of one direction where all pairs have one score: mean log of the effective candidates, a scalar.
+
+    A regulation changes nothing: its weights are 1 in the mean of the candidates that it weighs. There are no soft
+    targets, which would say who has a target.
+
+    Args:
+        direction: Positives and weights of single cells.
+        shape: Anchors and candidates, (A, C).
+        device: Where the result is.
+    """
+    positives = direction.resolved_positives(shape, device)
+    candidates = torch.full((shape[0],), float(shape[1]), device=device)  # [A]
+    if direction.weights is not None:
+        others = direction.weights.where(~positives.contains(direction.weights))
+        candidates = candidates.index_add(0, others.rows, others.values.to(candidates.dtype) - 1)
+    has_target = positives.row_sums() > 0
+    return torch.where(has_target, candidates.log(), 0.0).sum() / has_target.sum().clamp(min=1)
+
+
 Implementation = Literal["auto", "dense", "tiled"]
 
 DENSE_LIMIT = 1 << 22

@@ -13,6 +13,7 @@ from truepair.errors import ConfigError
 from truepair.randomness import GOLDEN, splitmix64, unit_interval
 from truepair.relations.ledger import VerdictIndex, open_index
 from truepair.relations.pairs import PairSet
+from truepair.relations.similarity import paired_similarities, similarities
 from truepair.relations.zones import Zone, Zones
 
 Signal = Tensor | PairSet | tuple[Tensor, Tensor]
@@ -26,7 +27,8 @@ class Signals:
     ======================  ============================================================================================
     ``caption_keys``        key of each normalised caption text, int64 [B]
     ``groups``              what each pair shows, where that is declared, int64 [B]; below 0 where it is not
-    ``guide``               image and text features of a frozen dual encoder, L2-normalised ([B, G], [B, G])
+    ``guide``               image and text features of a frozen dual encoder, L2-normalised ([B, G], [B, G]); those of
+                            images with a query axis are [B, Q, G]
     ``momentum``            image and text features of the momentum model, L2-normalised ([B, E], [B, E])
     ``weights``             SRCL's weight of each text as a negative of each image, and of each image as a negative of
                             each text, both as images by texts ([B, B], [B, B])
@@ -278,10 +280,10 @@ class _SimilarityMargin(Detector):
 
     def _above_bar(self, images: Tensor, texts: Tensor) -> PairSet:
         """Cells above the bar of their image or of their text; the score is the similarity [B, B]."""
-        bar = _BARS[self.strategy]((images * texts).sum(dim=1), self.margin)  # [B]
+        bar = _BARS[self.strategy](paired_similarities(images, texts), self.margin)  # [B]
         parts = []
         for start in range(0, len(images), _CHUNK):
-            similarity = images[start : start + _CHUNK] @ texts.T  # [R, B]
+            similarity = similarities(images[start : start + _CHUNK], texts)  # [R, B]
             by_image = similarity > bar[start : start + _CHUNK, None]
             by_text = similarity > bar[None, :]
             rows, columns = torch.nonzero(by_image | by_text, as_tuple=True)
@@ -315,6 +317,11 @@ class GuideSimilarity(_SimilarityMargin):
         if self.compare == "across":
             return self._above_bar(images, texts)
         side = images if self.compare == "images" else texts
+        if side.dim() == 3:
+            raise ConfigError(
+                "guide.compare 'images' compares one feature an image, and this guide has several queries; set it to "
+                "'across' or 'texts', or give another relations.guide_model"
+            )
         return self._above_bar(side, side)
 
 

@@ -506,7 +506,7 @@ def _parts(folder: Path) -> list[tuple[Path, int, int]]:
 
 def _read(file: Path) -> pa.Table:
     try:
-        table = pq.read_table(file)
+        table = pq.read_table(file, page_checksum_verification=True)
         if "detector" in table.column_names:
             table = _of_first_edition(table)
         return table.select(SCHEMA.names).cast(SCHEMA)
@@ -539,7 +539,7 @@ def _sha256(path: Path) -> str:
 def _write_aside(table: pa.Table, target: Path) -> None:
     """Write a file so that it is there as a whole or not at all."""
     with writing_file(target) as file:
-        pq.write_table(table, file, compression="zstd")
+        pq.write_table(table, file, compression="zstd", write_page_checksum=True)
 
 
 def _ranges(first: np.ndarray, last: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -185,14 +185,19 @@ def _shape(matrix: Tensor) -> tuple[int, int]:
     return rows, columns
 
 
-def same_pair(image_ids: Tensor, caption_keys: Tensor) -> Tensor:
+def same_pair(
+    image_ids: Tensor, caption_keys: Tensor, images: slice = slice(None), texts: slice = slice(None)
+) -> Tensor:
     """Which (image i, text j) of a batch of pairs are one image or one text, so that calling them negatives is wrong.
 
     Args:
         image_ids: Image id of each pair of the batch, int64 [B].
         caption_keys: Key of the normalised caption text of each pair (``caption_key``), int64 [B].
+        images: Which rows are asked for; R of them.
+        texts: Which columns; C of them.
 
     Returns:
-        bool [B, B], symmetric, True on the diagonal.
+        bool [R, C]; of all rows and columns symmetric, True on the diagonal.
     """
-    return (image_ids[:, None] == image_ids[None, :]) | (caption_keys[:, None] == caption_keys[None, :])
+    same_image = image_ids[images, None] == image_ids[None, texts]
+    return same_image | (caption_keys[images, None] == caption_keys[None, texts])

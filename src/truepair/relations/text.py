@@ -68,6 +68,9 @@ _NUMBER = re.compile(
     re.VERBOSE,
 )
 
+# Where an ASCII caption may be more than its plain words: a mark beside a digit, spaces aside, or behind a capital.
+_MAY_MEAN_MORE = re.compile(r"\d\s*[^\w\s]|[^\w\s]\s*\d|[A-Z]-")
+
 # Marks of a number are written as these while others are stripped.
 _HELD = {mark: chr(0xE000 + place) for place, mark in enumerate(map(chr, range(33, 127))) if not mark.isalnum()}
 
@@ -104,6 +107,8 @@ def identity_of_caption(text: str, cased: bool = False) -> str:
     Returns:
         Empty only if ``text`` is blank.
     """
+    if text.isascii() and not _MAY_MEAN_MORE.search(text):
+        return normalise_caption(text, cased)
     marked = _GRADE.sub("\\1\u207b", text)
     if not any(map(str.isdecimal, marked)):
         return normalise_caption(marked, cased)

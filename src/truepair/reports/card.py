@@ -202,6 +202,7 @@ class _CardFacts:
     def _losses(self) -> str:
         objectives = self.recipe.objectives
         named = {"ITC": objectives.itc.weight, "ITM": objectives.itm.weight, "MLM": objectives.mlm.weight}
+        named["ITG"] = objectives.itg.weight
         return " + ".join(name for name, weight in named.items() if weight) or "no loss"
 
     def _data(self) -> str:

@@ -157,7 +157,7 @@ def interpolation_plots(curves: Mapping[str, InterpolationCurve]) -> list[Plot]:
 
 
 def batch_plots(logs: Mapping[str, Records]) -> list[Plot]:
-    """How hard the batches were, and how many of their partners show the same, as far as it was logged.
+    """How hard the batches were, where that was learned, and how many partners show the same, as far as logged.
 
     Args:
         logs: name of each run -> its records, as ``read_log`` gives them.
@@ -171,10 +171,23 @@ def batch_plots(logs: Mapping[str, Records]) -> list[Plot]:
     plots = []
     if hardest:
         plots.append(Plot(title="Hardest in-batch negative: similarity", x_label="epoch", lines=hardest))
+    quantiles = _quantile_lines(logs)
+    if quantiles:
+        plots.append(Plot(title="Learned hardness: quantile of a walk's steps", x_label="epoch", lines=quantiles))
     if rates:
         title = "False-negative rate of batches, and of random ones"
         plots.append(Plot(title=title, x_label="epoch", lines=rates + chance, percent=True))
     return plots
+
+
+def _quantile_lines(logs: Mapping[str, Records]) -> list[Line]:
+    """Mean, first and last tenth of the quantiles that each run's learned hardness drew."""
+    lines = []
+    for run, records in logs.items():
+        of_run = f", {run}" if len(logs) > 1 else ""
+        for suffix, title in (("", "mean"), ("_p10", "first tenth"), ("_p90", "last tenth")):
+            lines += _epoch_line(records, f"hardness_quantile{suffix}", f"{title}{of_run}")
+    return lines
 
 
 def conversion_plots(logs: Mapping[str, Records]) -> list[Plot]:

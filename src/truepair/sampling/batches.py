@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from truepair.errors import ConfigError
+from truepair.relations.similarity import similarities
+from truepair.sampling.falcon import LearnedHardness
 from truepair.sampling.grouped import GroupedBatchSampler, GroupedConfig
 from truepair.sampling.hardness import HardnessConfig
 from truepair.sampling.known import KnownMatches
@@ -54,6 +56,8 @@ class SamplerConfig:
     def __post_init__(self) -> None:
         if self.kind not in SAMPLERS:
             raise ConfigError(f"sampler.kind is '{self.kind}'; give {' or '.join(SAMPLERS)}")
+        if self.kind != "grit" and self.hardness.learned is not None:
+            raise ConfigError("sampler.hardness.learned is for grouped batches; set sampler.kind to grit")
         self.grouped()
 
     def grouped(self) -> GroupedConfig:
@@ -192,13 +196,28 @@ class EpochBatches:
         """All batches of an epoch over all ranks: dataset indices [global batch] each."""
         raise NotImplementedError
 
-    def trained(self, index: Tensor, image_features: Tensor | None, text_features: Tensor | None) -> None:
+    def rewarded(self, step: int) -> bool:
+        """Whether the sampler wants to know what a training step gains: the fall of a loss over it.
+
+        Args:
+            step: finished optimizer steps.
+        """
+        return False
+
+    def trained(
+        self,
+        index: Tensor,
+        image_features: Tensor | None,
+        text_features: Tensor | None,
+        reward: float | None = None,
+    ) -> None:
         """Take note of a batch that has been trained on; all ranks call this together.
 
         Args:
             index: dataset indices of this rank's batch [B].
             image_features: that the step computed of them [B, E]; None where it computes none.
             text_features: of their texts [B, E].
+            reward: what the step gained, the same on all ranks; None where it was not measured.
         """
 
     def skipped(self) -> None:
@@ -289,14 +308,27 @@ class GritBatches(EpochBatches):
         self._require(epoch, start)
         return _visits(epoch, self.sampler)
 
-    def trained(self, index: Tensor, image_features: Tensor | None, text_features: Tensor | None) -> None:
-        """Collect the features [B, E]; after the last batch of an epoch, plan the next.
+    def rewarded(self, step: int) -> bool:
+        """Whether hardness is learned, and from this step."""
+        learned = self.config.hardness.learned
+        return learned is not None and self.sampler.epoch > 0 and step % learned.every == 0
+
+    def trained(
+        self,
+        index: Tensor,
+        image_features: Tensor | None,
+        text_features: Tensor | None,
+        reward: float | None = None,
+    ) -> None:
+        """Collect the features [B, E] and the reward; after the last batch of an epoch, plan the next.
 
         Raises:
             ConfigError: the step computes no features.
         """
         if image_features is None or text_features is None:
             raise ConfigError("sampler.kind is 'grit', but this training step has no features to go by; give random")
+        if reward is not None:
+            self.sampler.learn(reward)
         self.sampler.collect(index, image_features, text_features)
 
     def skipped(self) -> None:
@@ -314,12 +346,14 @@ class GritBatches(EpochBatches):
         ]
 
     def figures(self, epoch: int) -> dict[str, float]:
-        """The rates of an epoch's batches, and how many samples share a batch with a known match of theirs."""
+        """The rates of an epoch's batches, how many samples share one with a known match, and quantiles if learned."""
         figures = super().figures(epoch)
         if self.sampler.known is not None:
             samples = np.concatenate(self.global_batches(epoch))
             batch = np.repeat(np.arange(self.per_epoch), self.global_batch)
             figures["clashes"] = float(len(self.sampler.known.clashes(samples, batch)))
+        if isinstance(self.sampler.hardness, LearnedHardness):
+            figures |= self.sampler.hardness.figures()
         return figures
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -346,14 +380,14 @@ def hardest_similarity(image: Tensor, text: Tensor) -> Tensor:
     """Similarity of each sample's hardest negative in its batch.
 
     Args:
-        image: Normalised image features [B, D].
+        image: Normalised image features [B, D], or [B, Q, D] of a model with queries.
         text: Normalised text features [B, D].
 
     Returns:
         The mean over both directions (image to other texts, text to other images) of the largest cosine, [B]; -inf
         in a batch of one.
     """
-    similarity = (image @ text.T).fill_diagonal_(-torch.inf)  # [B, B]
+    similarity = similarities(image, text).fill_diagonal_(-torch.inf)  # [B, B]
     return (similarity.amax(dim=1) + similarity.amax(dim=0)) / 2
 
 

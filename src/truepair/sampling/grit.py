@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from truepair.relations.similarity import similarities
 from truepair.sampling.hardness import Hardness
 from truepair.sampling.known import KnownMatches
 from truepair.sampling.plan import Indices
@@ -35,8 +36,9 @@ def grit_order(
     zeros. Walks go in lock-step on the device of the features and wait for the host at no step.
 
     Args:
-        image: L2-normalised image features, floating point [S, M, D] for S search spaces, or [M, D] for one.
-        text: L2-normalised features of their captions, same shape.
+        image: L2-normalised image features, floating point [S, M, D] for S search spaces, or [M, D] for one; of a model
+            with queries [S, M, Q, D] or [M, Q, D], whose similarity to a text is that of the best query.
+        text: L2-normalised features of their captions [S, M, D] or [M, D].
         start: Where each walk starts, integers [S] from 0 to M - 1, or one for all.
         generator: Draws the starts that are not given. Without either, each walk starts at sample 0.
         quantile: Hardness of the step away from each sample, from 0 to 1: one number, or [S, M] (or [M]) for one per
@@ -54,11 +56,12 @@ def grit_order(
         ValueError: The shapes do not fit, a start or quantile is out of range, or ``forbidden`` lacks ``batch_size``.
     """
     _check(image, text, forbidden, batch_size)
-    shape = image.shape[:-1]  # [S, M] or [M]
+    shape = text.shape[:-1]  # [S, M] or [M]
     if not shape.numel():
         return torch.empty(shape, dtype=torch.int64, device=image.device)
-    image, text = (features.reshape(-1, *features.shape[-2:]) for features in (image, text))
-    spaces, samples, _ = image.shape
+    if text.dim() == 2:
+        image, text = image[None], text[None]
+    spaces, samples, _ = text.shape
     starts = _starts(start, generator, spaces, samples).to(image.device)
     quantiles = _quantiles(quantile, spaces, samples, image.device)
     blocks = None if forbidden is None else forbidden.view(spaces, samples, samples)
@@ -78,8 +81,13 @@ def grit_order(
 
 
 def _check(image: Tensor, text: Tensor, forbidden: Tensor | None, batch_size: int | None) -> None:
-    if image.shape != text.shape or image.dim() not in (2, 3):
-        raise ValueError(f"image {tuple(image.shape)} and text {tuple(text.shape)} must both be [S, M, D] or [M, D].")
+    queries = image.shape[text.dim() - 1 : -1]  # [] or [Q]
+    alike = image.shape[: text.dim() - 1] + image.shape[-1:] == text.shape
+    if not alike or len(queries) > 1 or text.dim() not in (2, 3):
+        raise ValueError(
+            f"image {tuple(image.shape)} and text {tuple(text.shape)} must both be [S, M, D] or [M, D]; an image may "
+            "have queries, [S, M, Q, D] or [M, Q, D]."
+        )
     if forbidden is not None and not batch_size:
         raise ValueError("forbidden needs batch_size: it keeps samples out of one batch.")
 
@@ -128,7 +136,10 @@ def _fill(tables: Tensor, image: Tensor, text: Tensor) -> Tensor:
     """
     for space in range(len(image)):
         pair = [_finite(features[space], tables.dtype) for features in (image, text)]
-        torch.mm(pair[0], pair[1].T, out=tables[0, space])
+        if pair[0].dim() == 2:
+            torch.mm(pair[0], pair[1].T, out=tables[0, space])
+        else:
+            tables[0, space] = similarities(pair[0], pair[1])
         tables[1, space].copy_(tables[0, space].T)
     return tables[:, : len(image)]
 
@@ -246,7 +257,7 @@ def walk_spaces(
         starts: Where each walk starts: a place within its search space.
         image: Normalised image features of the window [n, D].
         text: Normalised text features of the window [n, D].
-        samples: What ``known`` calls the samples of the window, int64 [n].
+        samples: What ``known`` and ``hardness`` call the samples of the window, int64 [n].
         group_size: Length of the slices of a walk that become groups.
         hardness: The dial.
         epoch: Epoch that is planned.
@@ -268,7 +279,7 @@ def walk_spaces(
             images,
             texts,
             start=torch.tensor([starts[number] for number in members]),
-            quantile=hardness(images, texts, epoch),
+            quantile=hardness(images, texts, epoch, samples[positions]),
             forbidden=None if known is None else _forbidden(known, samples[positions]).to(image.device),
             batch_size=group_size,
         )

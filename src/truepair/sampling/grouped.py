@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import Sampler
 
 from truepair.errors import CheckpointError, ConfigError
+from truepair.sampling.falcon import LearnedHardness
 from truepair.sampling.grit import cut_spaces, walk_spaces
 from truepair.sampling.hardness import Hardness, HardnessConfig, HardnessSchedule
 from truepair.sampling.known import KnownMatches, separate
@@ -144,7 +145,7 @@ class GroupedBatchSampler(Sampler[list[int]]):
         self.seed = seed
         self.drop_last = drop_last
         self.known = known
-        self.hardness = hardness or HardnessSchedule(self.config.hardness)
+        self.hardness = hardness or _hardness(self.config.hardness, count, seed)
         self.all_ranks = all_ranks
         self._bounds = step_bounds(count, self.global_batch, self.ranks.count, drop_last=drop_last)
         self._plans = PlanFolder(plan_folder) if plan_folder else None
@@ -198,7 +199,7 @@ class GroupedBatchSampler(Sampler[list[int]]):
 
         Args:
             indices: Dataset indices of this rank's batch, int64 [B].
-            image_features: Their L2-normalised image features [B, D].
+            image_features: Their L2-normalised image features [B, D], or [B, Q, D] of a model with queries.
             text_features: Their L2-normalised text features [B, D].
 
         Raises:
@@ -227,6 +228,8 @@ class GroupedBatchSampler(Sampler[list[int]]):
     def end_epoch(self) -> None:
         """Plan the next epoch from what has been collected, and begin it; called by the last :meth:`collect`."""
         self._group(final=True)
+        if isinstance(self.hardness, LearnedHardness):
+            self.hardness.begin_epoch()
         epoch = self.epoch + 1
         order = np.empty(self.count, np.int64)
         if self.ranks.rank == 0:
@@ -238,6 +241,14 @@ class GroupedBatchSampler(Sampler[list[int]]):
         self._begin(epoch, self.ranks.broadcast(torch.from_numpy(order)).numpy())
         if self._plans and self.ranks.rank == 0:
             self._plans.write(epoch, self.order)
+
+    def learn(self, reward: float) -> None:
+        """Tell a hardness that is learned what the step just trained has gained; before its :meth:`collect`.
+
+        All ranks call it together, with the same number: the fall of a loss. Any other hardness takes no note.
+        """
+        if isinstance(self.hardness, LearnedHardness):
+            self.hardness.learn(self.step_samples(self.step), reward)
 
     def set_epoch(self, epoch: int) -> None:
         """Say which epoch comes, as some loops do; the next one ends the present one early.
@@ -254,7 +265,7 @@ class GroupedBatchSampler(Sampler[list[int]]):
         """Everything that :meth:`load_state_dict` needs, as CPU tensors; the same on every rank.
 
         The collected features [n, D] are part of it: at most ``queue_size`` and two steps of samples. So is the plan of
-        the epoch [count], unless a plan folder holds it.
+        the epoch [count], unless a plan folder holds it, and what a learned hardness has drawn for two epochs.
         """
         state = {
             "progress": torch.tensor([self.epoch, self.step, self._windows]),
@@ -263,6 +274,8 @@ class GroupedBatchSampler(Sampler[list[int]]):
             "walks": torch.from_numpy(np.concatenate([np.empty(0, np.int64), *self._walks])),
             **{f"queue_{name}": value for name, value in self._queue.state_dict().items()},
         }
+        if isinstance(self.hardness, LearnedHardness):
+            state |= {f"hardness.{name}": value for name, value in self.hardness.state_dict().items()}
         if self._plans and self.epoch:
             return state | {"plan_checksum": torch.tensor([checksum(self.order)])}
         return state | {"plan": torch.from_numpy(self.order.copy())}
@@ -277,6 +290,10 @@ class GroupedBatchSampler(Sampler[list[int]]):
         for name, old, new in zip(_SETTINGS, theirs, self._settings(), strict=True):
             if old != new:
                 raise CheckpointError(f"the sampler's state has {name} {old}, this run has {new}; give the old value")
+        if isinstance(self.hardness, LearnedHardness):
+            prefix = "hardness."
+            learned = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+            self.hardness.load_state_dict(learned)
         epoch, step, windows = state["progress"].tolist()
         self._begin(epoch, self._saved_plan(epoch, state))
         self.step, self._windows = step, windows
@@ -319,6 +336,9 @@ class GroupedBatchSampler(Sampler[list[int]]):
             known=self.known,
             ranks=self.ranks,
         )
+        if isinstance(self.hardness, LearnedHardness):
+            count = self.ranks.count
+            self.hardness.share(self.ranks, [sum(map(len, spaces[rank::count])) for rank in range(count)])
         self._walks += [index[walk] for walk in walks]
         self._seen[index[shuffled[:end]]] = True
         self._queue.keep(torch.from_numpy(shuffled[end:]).to(self._queue.index.device))
@@ -354,3 +374,10 @@ class GroupedBatchSampler(Sampler[list[int]]):
 
     def _rng(self, epoch: int, purpose: int, number: int = 0) -> np.random.Generator:
         return np.random.default_rng([self.seed, epoch, purpose, number])
+
+
+def _hardness(config: HardnessConfig, count: int, seed: int) -> Hardness:
+    """The dial that a config states, for some samples."""
+    if config.learned is not None:
+        return LearnedHardness(config.learned, count, seed)
+    return HardnessSchedule(config)

@@ -172,7 +172,7 @@ class CollectedFeatures:
 
     @property
     def image(self) -> Tensor:
-        """Image features [n, D]."""
+        """Image features [n, D], or [n, Q, D] of a model with queries."""
         return self._image[: self._size]
 
     @property
@@ -181,9 +181,9 @@ class CollectedFeatures:
         return self._text[: self._size]
 
     def add(self, index: Tensor, image: Tensor, text: Tensor) -> None:
-        """Append samples: int64 [b], and features [b, D] of the storage type."""
+        """Append samples: int64 [b], and features [b, D] of the storage type; those of images may be [b, Q, D]."""
         if not len(self._index) or self._index.device != index.device:
-            self._reserve(image.shape[1], index.device)
+            self._reserve(image.shape[1:], text.shape[1:], index.device)
         end = self._size + len(index)
         self._index[self._size : end] = index
         self._image[self._size : end] = image.detach()
@@ -197,12 +197,12 @@ class CollectedFeatures:
         if len(positions):
             self.add(*kept)
 
-    def _reserve(self, dimension: int, device: torch.device) -> None:
+    def _reserve(self, image: torch.Size, text: torch.Size, device: torch.device) -> None:
         """Take the memory on a device, and move what is held there."""
         held = (self.index, self.image, self.text)
         self._index = torch.empty(self.capacity, dtype=torch.int64, device=device)
-        self._image = torch.empty(self.capacity, dimension, dtype=self.storage, device=device)
-        self._text = torch.empty_like(self._image)
+        self._image = torch.empty(self.capacity, *image, dtype=self.storage, device=device)
+        self._text = torch.empty(self.capacity, *text, dtype=self.storage, device=device)
         for block, part in zip((self._index, self._image, self._text), held, strict=True):
             if self._size:
                 block[: self._size] = part

@@ -46,7 +46,7 @@ class GroupedStream(IterableDataset[list[Sample]]):
         hardness: The dial, if not that of ``config``.
 
     Raises:
-        ConfigError: A size or the seed is out of range.
+        ConfigError: A size or the seed is out of range, or the hardness is to be learned.
     """
 
     def __init__(
@@ -70,6 +70,8 @@ class GroupedStream(IterableDataset[list[Sample]]):
         self.config = config or GroupedConfig()
         if batch_size > self.config.queue_size:
             raise ConfigError(f"a window of {self.config.queue_size} holds no batch of {batch_size}; raise queue_size")
+        if hardness is None and self.config.hardness.learned is not None:
+            raise ConfigError("a stream says nothing back of what its batches gained; drop sampler.hardness.learned")
         self.seed = seed
         self.epoch = epoch
         self.drop_last = drop_last

@@ -1,7 +1,7 @@
 """What downstream tasks have in common: data, states of frozen encoders, answers, training and evaluation."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -282,15 +282,19 @@ class DownstreamTask(ABC, Generic[_Table, _Answer, _Result]):
         """An answer to each text, in the order of the table."""
         self.model.eval()
         self.prepare()
-        dataset: Any = self.dataset(table, self._transform(train=False))
-        loader: DataLoader[Any] = DataLoader(dataset, batch_size=self.recipe.batch_size, collate_fn=self.collate)
         found: list[_Answer] = []
         with counting(f"answers to {len(table):,} {self.texts_name}") as progress:
-            for batch in loader:
-                batch = batch.to(self.model.device)
+            for batch in self._batches(table):
                 found += self.answer(batch, *states(self.model, batch))
                 progress(len(found), len(table))
         return found
+
+    def _batches(self, table: _Table) -> Iterator[Any]:
+        """The rows of a table in order, unaugmented, on the model's device."""
+        dataset: Any = self.dataset(table, self._transform(train=False))
+        loader: DataLoader[Any] = DataLoader(dataset, batch_size=self.recipe.batch_size, collate_fn=self.collate)
+        for batch in loader:
+            yield batch.to(self.model.device)
 
 
 def finetune(task: DownstreamTask[Any, Any, _Result], recipe: TaskRecipe, run_folder: Path, say: Say) -> _Result | None:

@@ -25,7 +25,7 @@ from truepair.relations.pairs import PairSet
 
 
 def frozen_inputs(recipe: PretrainRecipe, folder: Path, say: Say) -> JudgeInputs:
-    """What a run of the recipe would give its judge, without the run.
+    """What a run of the recipe would give its judge, without the run; of frozen states, their means are kept alone.
 
     Args:
         recipe: names the pairs and the frozen encoders.
@@ -47,7 +47,7 @@ def frozen_inputs(recipe: PretrainRecipe, folder: Path, say: Say) -> JudgeInputs
     model, preprocessing = student.model, student.preprocessing
     table = tables.read_by(preprocessing.tokenization).train
     model.to(own_device(cpu=recipe.loop.cpu))
-    caches = StateCaches(recipe, student, left_out)
+    caches = StateCaches(recipe, student, left_out, means=True)
     table, images = caches.images(table)
     captions = table.captions()
     texts = caches.captions(captions)
@@ -57,7 +57,7 @@ def frozen_inputs(recipe: PretrainRecipe, folder: Path, say: Say) -> JudgeInputs
         model=model,
         image_cache=images,
         caption_cache=texts,
-        pooled=recipe.model.pool_images,
+        pooled=True,
     )
 
 
@@ -89,7 +89,7 @@ def mine(
     inputs = frozen_inputs(recipe, run_folder, say)
     declared = Declared.of_table(inputs.table)
     tables = EvidenceTables.of_run(inputs)
-    mined = mine_pairs(model, refinement, tables, declared, config)
+    mined = mine_pairs(model, refinement, tables, declared, config, say)
     caption_ids = torch.tensor([ids[0] for ids in inputs.table.rows["caption_ids"]])
     folder = run_folder / "ledger"
     with writing_folder(folder) as aside, Ledger(aside) as ledger:

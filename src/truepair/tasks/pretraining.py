@@ -34,6 +34,7 @@ from truepair.models.dual.base import DualEncoder
 from truepair.models.dual.interpolation import weights_of
 from truepair.models.encoders.fingerprint import caption_input_key, combined_key, weights_fingerprint
 from truepair.models.fusion.albef import AlbefModel
+from truepair.models.fusion.blip2 import Blip2FusionModel
 from truepair.models.open import OpenedModel
 from truepair.relations.detectors import Recorded
 from truepair.relations.standing import Standing
@@ -115,6 +116,8 @@ def pretrain(
     model.to(state.device)  # for the states of frozen encoders
     if isinstance(model, AlbefModel):
         model.config.itm_trained = trains_itm(recipe)
+    if isinstance(model, Blip2FusionModel) and (trains_itm(recipe) or recipe.model.checkpoint is None):
+        model.model.config.itm_trained = trains_itm(recipe)  # else it is as trained as it was
     for line in untrained_losses(recipe):
         say(line)
     say(f"pictures are decoded by {decoder_name()}")
@@ -127,7 +130,8 @@ def pretrain(
     pictures = _Pictures(recipe, student.preprocessing, collator, caches)
     train_images = pictures.of(tables.train, recipe.model.image_views)
     validation, test, unseen = (pictures.task(table) for table in (tables.validation, tables.test, tables.unseen))
-    builder = StepBuilder(recipe, student, caches, train_images.table, train_images.cache, run_folder, say)
+    held_out = None if validation is None else (validation.images.table, validation.images.cache)
+    builder = StepBuilder(recipe, student, caches, train_images.table, train_images.cache, run_folder, say, held_out)
     step = builder.build()
     loop = TrainingLoop(
         step,
@@ -228,6 +232,7 @@ class _Pictures:
             cache=self.caches.captions,
             source=self.recipe.data.named("+".join(table.splits)),
             unreadable=int(table.pictures.max()) + 1 - len(images.table),
+            lost=partial(left_out.pictures, most=self.recipe.data.max_bad_fraction),
         )
 
 

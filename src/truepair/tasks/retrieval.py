@@ -281,6 +281,8 @@ class RetrievalTask:
         source: where the pairs come from, as the figures name it; by default the table's name.
         unreadable: pictures that were left out, as the figures say.
         encoded: what the one model that is measured makes of the pictures; None to read them for each that is.
+        lost: is told of pictures that cannot be read any more (table, row -> why), and may refuse; they are left out
+            from then on. None makes one an error.
 
     Raises:
         ConfigError: a picture has several rows.
@@ -300,6 +302,7 @@ class RetrievalTask:
         source: str | None = None,
         unreadable: int = 0,
         encoded: EncodedImages | None = None,
+        lost: Callable[[PairTable, Mapping[int, str]], None] | None = None,
     ) -> None:
         table = images.table
         if len(table) > table.pictures.max() + 1:
@@ -307,12 +310,20 @@ class RetrievalTask:
         self.collator = collator
         self.images = images
         self.protocol = protocol or RetrievalProtocol()
-        self.known = build_truth(images.table, judged)
-        self.truth = self.known if self.protocol.leave_out_families else self.known.without_ignored()
+        self.judged = judged
         self.source = source or table.name
         self.unreadable = unreadable
         self._encoded = encoded
-        self.caption_states = None if cache is None else cache(self.texts)
+        self._lost = lost
+        self._cache = cache
+        self._know()
+
+    def _know(self) -> None:
+        """Gather what is known of the pictures."""
+        self.known = build_truth(self.images.table, self.judged)
+        self.truth = self.known if self.protocol.leave_out_families else self.known.without_ignored()
+        self.__dict__.pop("_reading", None)
+        self.caption_states = None if self._cache is None else self._cache(self.texts)
 
     @property
     def texts(self) -> list[str]:
@@ -419,9 +430,23 @@ class RetrievalTask:
         model.eval()
         images = self._encoded
         if images is None:
-            images = encode_images(model, self.images.batches(), are_states=self.images.are_states)
+            why: dict[int, str] = {}
+            batches = self.images.batches(None if self._lost is None else why)
+            images = encode_images(model, batches, are_states=self.images.are_states)
+            if self._lost is not None and why:
+                self._lost(self.images.table, why)
+                images = self._without(images, list(why))
         captions = encode_captions(model, self.texts, self.collator.encode, cache=self.caption_states)
         return GalleryMatcher(model, images, captions)
+
+    def _without(self, images: EncodedImages, rows: list[int]) -> EncodedImages:
+        """Leave pictures out from now on that broke since the task began, and their place among those encoded."""
+        kept = np.setdiff1d(np.arange(len(self.images.table)), rows)
+        source = self.images
+        self.images = ImageSource(source.table.select(kept), transform=source.transform, batch_size=source.batch_size)
+        self.unreadable += len(rows)
+        self._know()
+        return EncodedImages(images.states[kept], images.features[kept])
 
     def _reranks(self, model: DualEncoder) -> bool:
         """ITM that was not trained does not rank."""

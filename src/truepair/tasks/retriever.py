@@ -19,6 +19,7 @@ from truepair.data.tokens import padded
 from truepair.data.transforms import ImageTransform
 from truepair.engine.distributed.processes import own_device
 from truepair.errors import ConfigError, DataError
+from truepair.models.dual.base import require_one_vector
 from truepair.models.encoders.fingerprint import (
     caption_input_key,
     combined_key,
@@ -88,11 +89,15 @@ class Retriever:
     Attributes:
         model: in evaluation mode.
         preprocessing: how captions and images reach it.
+
+    Raises:
+        ConfigError: the model has several vectors an image.
     """
 
     def __init__(self, opened: OpenedModel, *, device: torch.device | str | None = None) -> None:
         place = own_device() if device is None else torch.device(device)
         self.model = opened.model.to(place).eval()
+        require_one_vector(self.model, "this")
         self.preprocessing = opened.preprocessing
         self._transform = opened.preprocessing.images()
 

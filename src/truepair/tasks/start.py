@@ -172,9 +172,10 @@ class States(nn.Module):
 
     def forward(self, model: DownstreamModel, batch: Any) -> tuple[Tensor, Tensor]:
         """Image states [I, N, W] and text states [B, L, D] of a `TaskBatch`."""
-        return self._images(model, batch), self._texts(model, batch)
+        return self.images_of(model, batch), self._texts(model, batch)
 
-    def _images(self, model: DownstreamModel, batch: TaskBatch) -> Tensor:
+    def images_of(self, model: DownstreamModel, batch: TaskBatch) -> Tensor:
+        """Image states [I, N, W] of a batch."""
         if self.images is not None:
             return self.images[batch.image_index].to(batch.input_ids.device)
         assert batch.pixel_values is not None, "without a cache, the dataset must deliver pixels"

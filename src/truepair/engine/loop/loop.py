@@ -3,7 +3,7 @@
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from signal import SIGTERM
@@ -31,7 +31,7 @@ from truepair.engine.state.checkpoint import ADVICE, CheckpointSchedule, Checkpo
 from truepair.engine.state.identity import Identity
 from truepair.engine.state.lock import require_held
 from truepair.engine.state.snapshot import Saved, Snapshot, load_average, load_weights, save_anew
-from truepair.errors import CheckpointError, TruepairError
+from truepair.errors import CheckpointError, ConfigError, TruepairError
 from truepair.files import writing_folder
 from truepair.randomness import seed_generators
 from truepair.sampling.batches import SamplerConfig, build_batches, describe_scaling
@@ -196,6 +196,7 @@ class TrainingLoop:
             RunProgress(self.total_steps, joins=joins, enabled=self.accelerator.is_main_process) as self.progress,
         ):
             lines = [*describe_scaling(self.sampler_config, self.batches), *self.batches.warnings()]
+            lines += self._about_rewards()
             lines += self.validation.warnings()
             for line in [*lines, *self.optimizer_step.config.warnings(self.total_steps)]:
                 self.progress.say(line)
@@ -233,7 +234,8 @@ class TrainingLoop:
         """One optimizer step; the global generator is seeded by the step, so that dropout repeats after a resume."""
         seed_generators(self.config.seed, self.done, self.accelerator.process_index, "step")
         logged = self.config.logs(self.done + 1, self.steps_per_epoch)
-        info = StepInfo(epoch, self.done, self.total_steps, self.steps_per_epoch, logged)
+        rewarded = self.batches.rewarded(self.done) and bool(self.bare_step.reward_loss(epoch))
+        info = StepInfo(epoch, self.done, self.total_steps, self.steps_per_epoch, logged, rewarded)
         profiles = self.config.profile == self.done + 1 and self.accelerator.is_main_process
         with profiled(self.run_folder, self.done + 1) if profiles else contextlib.nullcontext():
             result = self.optimizer_step.take(group, info, self._requests)
@@ -241,12 +243,31 @@ class TrainingLoop:
         if not result.finite:
             losses = [output.losses for output in result.outputs]
             self.progress.say(self.bad_batches.record(self.done, group, losses, result.gradient_norm))
-        for batch, output in zip(group, result.outputs, strict=True):
+        rewards: Sequence[float | None] = result.rewards or [None] * len(group)
+        for batch, output, reward in zip(group, result.outputs, rewards, strict=True):
             if result.finite:
-                self.batches.trained(batch.index, output.image_feature, output.text_feature)
+                self.batches.trained(batch.index, output.image_feature, output.text_feature, reward)
             else:
                 self.batches.skipped()
         return result
+
+    def _about_rewards(self) -> list[str]:
+        """Say in a line what a learned hardness learns from, and from when on.
+
+        Raises:
+            ConfigError: the training step has nothing that it could learn from.
+        """
+        if self.sampler_config.hardness.learned is None:
+            return []
+        epochs = range(1, self.config.epochs)  # the first one is random
+        names = {epoch: name for epoch in epochs if (name := self.bare_step.reward_loss(epoch))}
+        if names:
+            first, name = next(iter(names.items()))
+            return [f"hardness is learned from the fall of {name} over a step, from epoch {first} on"]
+        raise ConfigError(
+            "sampler.hardness.learned learns from the fall of the MLM loss, which this run does not train in an epoch "
+            "after the first; give objectives.mlm.weight and a later end, or a fixed sampler.hardness.quantile"
+        )
 
     def _requests(self) -> dict[str, float]:
         """What this process asks all of them to do after the step: to stop, or to write a checkpoint."""
@@ -304,6 +325,8 @@ class TrainingLoop:
         values["gradient_norm"] = result.gradient_norm
         if self.hardest.count:
             values["hardest_similarity"] = result.hardest_similarity
+        if result.rewards is not None:
+            values["hardness_reward"] = sum(result.rewards) / len(result.rewards)
         self._write("step", epoch, **values)
         self.log.write_timing(self.done, self.watch.lap())
         remark = self.bare_step.remark(self.done, self.total_steps, values)

@@ -18,6 +18,8 @@ class StepInfo(NamedTuple):
         total_steps: Optimizer steps of the whole run.
         steps_per_epoch: Optimizer steps of an epoch.
         logged: Whether figures of this step go to the log, so that costly ones are worth computing.
+        rewarded: Whether the sampler learns from this step; see ``TrainingStep.reward_loss``.
+        measures: Whether this is no step, but only measures for that.
     """
 
     epoch: int
@@ -25,6 +27,8 @@ class StepInfo(NamedTuple):
     total_steps: int
     steps_per_epoch: int
     logged: bool = False
+    rewarded: bool = False
+    measures: bool = False
 
     @property
     def progress(self) -> float:
@@ -134,6 +138,17 @@ class TrainingStep(nn.Module):
         Args:
             info: The same as in the forward pass of this step.
         """
+
+    def reward_loss(self, epoch: int) -> str:
+        """Name the loss whose fall over a step tells the sampler how good its batch was; empty where there is none.
+
+        :meth:`forward` is then called without gradient before and after the update, with ``info.measures`` set, and
+        returns that loss of the batch as ``loss`` and does nothing else.
+
+        Args:
+            epoch: The loss may join in a later one; before that, the sampler does not learn.
+        """
+        return ""
 
     def begin(self) -> None:
         """Prepare a run that starts from its first step; one that goes on has :meth:`load_state` called instead."""

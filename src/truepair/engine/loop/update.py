@@ -43,6 +43,7 @@ class StepResult:
         hardest_similarity: of the hardest negative in a batch, mean over pairs and ranks; NaN without features or
             without a negative.
         requests: what the processes asked for on the way, as numbers summed over ranks.
+        rewards: fall of the sampler's loss over the update for each batch, mean over ranks; None if not measured.
     """
 
     outputs: list[StepOutput]
@@ -50,6 +51,7 @@ class StepResult:
     gradient_norm: float
     hardest_similarity: float
     requests: dict[str, float]
+    rewards: list[float] | None = None
 
     @property
     def losses(self) -> dict[str, Tensor]:
@@ -110,14 +112,31 @@ class OptimizerStep:
         shared = hardest / self.accelerator.num_processes
         summed = sum_over_ranks({"bad": float(not sound), "hardest": shared, **requests()})
         finite = not summed.pop("bad")
+        rewards = None
         if finite:
+            before = self._sampler_losses(batches, info) if info.rewarded else None
             self.optimizer.step()
             if math.isfinite(norm):  # else the scaler has left it out; of a fused optimizer, accelerate cannot tell
                 self.bare_step.after_update(info)
                 if self.average is not None:
                     self.average.update()
+            if before is not None:
+                after = self._sampler_losses(batches, info)
+                rewards = [then - now for then, now in zip(before, after, strict=True)]
         self.optimizer.zero_grad(set_to_none=True)
-        return StepResult(outputs, finite, norm, summed.pop("hardest"), summed)
+        return StepResult(outputs, finite, norm, summed.pop("hardest"), summed, rewards)
+
+    @torch.no_grad()
+    def _sampler_losses(self, batches: Sequence[TrainingBatch], info: StepInfo) -> list[float]:
+        """What the sampler learns from, of each batch with the present weights and without dropout; mean over ranks."""
+        info = info._replace(measures=True)
+        device, ranks = self.accelerator.device, self.accelerator.num_processes
+        self.step.eval()
+        with self.accelerator.autocast():
+            losses = [self.step(batch.to(device), info).losses["loss"].float() for batch in batches]
+        self.step.train()
+        shares = {str(number): loss / ranks for number, loss in enumerate(_on_host(losses))}
+        return list(sum_over_ranks(shares).values())
 
     def _overflows(self) -> bool:
         """Whether gradients may be endless for want of range: fp16's scaler leaves such a step out and falls."""

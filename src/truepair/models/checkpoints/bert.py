@@ -106,7 +106,7 @@ def albef_from_bert(source: str | Path, **config_fields: Any) -> tuple[AlbefMode
     Raises:
         CheckpointError: when the source is missing, is no BERT, or does not fit the fields.
     """
-    bert = _bert_config(source)
+    bert = bert_config(source)
     text_layers = max(1, bert.num_hidden_layers // 2)
     fields: dict[str, Any] = {
         name: getattr(bert, name)
@@ -145,8 +145,8 @@ def load_bert(model: AlbefModel, source: str | Path) -> BertReport:
         CheckpointError: when the source is missing, is no BERT, or has other sizes than the model.
     """
     config = model.config
-    found = _bert_weights(source)
-    names = _our_names(config, _bert_config(source).num_hidden_layers)
+    found = bert_weights(source)
+    names = _our_names(config, bert_config(source).num_hidden_layers)
     needed = {bert for bert, _ in names}
     if absent := sorted(needed - set(found)):
         raise CheckpointError(
@@ -178,7 +178,12 @@ def _our_names(config: AlbefConfig, bert_layers: int) -> list[tuple[str, str]]:
     return [*text.items(), *fusion.items()]
 
 
-def _bert_config(source: str | Path) -> Any:
+def bert_config(source: str | Path) -> Any:
+    """The config of a BERT.
+
+    Raises:
+        CheckpointError: there is none, or it is of another kind.
+    """
     try:
         config = AutoConfig.from_pretrained(str(source), trust_remote_code=False)
     except LOADING_ERRORS as error:
@@ -188,8 +193,13 @@ def _bert_config(source: str | Path) -> Any:
     return config
 
 
-def _bert_weights(source: str | Path) -> dict[str, Tensor]:
-    config = _bert_config(source)
+def bert_weights(source: str | Path) -> dict[str, Tensor]:
+    """The weights of a BERT by their names without the prefix ``bert.``, and of its vocabulary head if it has one.
+
+    Raises:
+        CheckpointError: there is none, or it is damaged.
+    """
+    config = bert_config(source)
     try:
         bert, info = BertForMaskedLM.from_pretrained(
             str(source), config=config, output_loading_info=True, trust_remote_code=False

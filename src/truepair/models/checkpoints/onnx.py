@@ -21,7 +21,7 @@ from truepair.data.tokens import padded
 from truepair.data.transforms import normalisation
 from truepair.errors import CheckpointError, ConfigError
 from truepair.files import writing_folder
-from truepair.models.dual.base import DualEncoder
+from truepair.models.dual.base import DualEncoder, require_one_vector
 from truepair.models.dual.hub_preprocessing import HubPreprocessing
 from truepair.models.open import OpenedModel
 
@@ -64,9 +64,11 @@ def export_onnx(opened: OpenedModel, folder: Path, *, name: str) -> Exported:
         name: of the model, for the README.
 
     Raises:
-        ConfigError: the packages of ``truepair[onnx]`` are missing, or the folder holds something else.
+        ConfigError: the packages of ``truepair[onnx]`` are missing, the model has several vectors an image, or the
+            folder holds something else.
         CheckpointError: the model cannot be exported, or the export computes something else.
     """
+    require_one_vector(opened.model, "an export")
     missing = [package for package in _PACKAGES if find_spec(package) is None]
     if missing:
         raise ConfigError(f'export needs {", ".join(missing)}: pip install "truepair[onnx]"')

@@ -8,6 +8,8 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
+from truepair.errors import ConfigError
+
 
 class Encoded(NamedTuple):
     """What an encoder makes of a batch."""
@@ -16,7 +18,7 @@ class Encoded(NamedTuple):
     """What the tower makes of each image or text, before the projection, [B, N, W]: one state per patch or token, or
     the pooled state alone (N is 1)."""
     features: Tensor
-    """The L2-normalised projection that ITC compares, [B, E]."""
+    """The L2-normalised projection that ITC compares, [B, E]; of images in models with queries, [B, Q, E]."""
 
 
 class DualEncoder(nn.Module, ABC):
@@ -48,7 +50,7 @@ class DualEncoder(nn.Module, ABC):
 
     @abstractmethod
     def project_image(self, states: Tensor) -> Tensor:
-        """Image states [B, N, W] to L2-normalised features [B, E]."""
+        """Image states [B, N, W] to L2-normalised features [B, E], or [B, Q, E] where `vectors_per_image` is Q."""
 
     @abstractmethod
     def project_text(self, states: Tensor, attention_mask: Tensor) -> Tensor:
@@ -68,6 +70,11 @@ class DualEncoder(nn.Module, ABC):
     def bias(self) -> Tensor | None:
         """What the sigmoid loss adds to the logits, a scalar with gradient; None where a model has none."""
         return None
+
+    @property
+    def vectors_per_image(self) -> int:
+        """Features of an image: 1, or Q queries of which a text is compared with the most similar one (BLIP-2)."""
+        return 1
 
     @property
     def itm_trained(self) -> bool:
@@ -164,6 +171,24 @@ class DualEncoder(nn.Module, ABC):
         return self
 
 
+def require_one_vector(model: DualEncoder, what: str, advice: str = "give a model such as CLIP") -> None:
+    """Refuse a model with several features an image where one is needed.
+
+    Args:
+        model: Any.
+        what: Needs one.
+        advice: What to do instead.
+
+    Raises:
+        ConfigError: It has queries.
+    """
+    if model.vectors_per_image > 1:
+        raise ConfigError(
+            f"{model.kind} compares a text with the best of {model.vectors_per_image} queries of an image, and {what} "
+            f"keeps one vector an image; {advice}"
+        )
+
+
 class ImageKeysValues(NamedTuple):
     """What the fusion layers need to know of I images: per layer, keys and values of their N states."""
 
@@ -181,11 +206,14 @@ class ImageKeysValues(NamedTuple):
 
 
 class FusionModel(DualEncoder):
-    """A dual encoder whose fusion encoder reads pairs: the only kind of model that ITM and MLM can train.
+    """A dual encoder whose fusion encoder reads pairs: the only kind of model that ITM, MLM and ITG can train.
 
     `fuse` takes image keys and values that were computed once per image, and states which image each row uses. So a
     training step encodes each image and text once, and fuses many pairings of them.
     """
+
+    writes_captions = False
+    """Whether `predict_next` is there, for ITG."""
 
     @property
     def itm_trained(self) -> bool:
@@ -242,3 +270,25 @@ class FusionModel(DualEncoder):
             fused: Fused states [R, L, D].
             positions: True at the P places to predict, [R, L] bool.
         """
+
+    def predict_next(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        keys_values: ImageKeysValues,
+        image_rows: Tensor,
+        positions: Tensor,
+    ) -> Tensor:
+        """Vocabulary logits of the token behind each place [P, V], from the image and the tokens up to there alone.
+
+        Args:
+            input_ids: Token ids [R, L].
+            attention_mask: 1 for tokens, then 0 for padding, [R, L].
+            keys_values: From `image_keys_values`, for I images.
+            image_rows: The image of each row, [R] int64.
+            positions: True at the P places behind which to predict, [R, L] bool.
+
+        Raises:
+            ConfigError: The model writes no captions.
+        """
+        raise ConfigError(f"{self.kind} writes no captions; set objectives.itg.weight to 0")

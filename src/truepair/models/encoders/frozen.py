@@ -157,7 +157,7 @@ class FrozenStates:
         Raises:
             DataError: no room on the disk, or states beyond the range of float16.
         """
-        path = folder / f"{label}-{key[:16]}"
+        path = _place(folder, label, key)
         with one_maker(path, _ADVICE):
             build = _Build(path, key, rows, tuple(shape), None if inputs is None else inputs.stamps)
             states = None
@@ -184,6 +184,11 @@ class FrozenStates:
             unread = [row for row in states.unreadable if row < first]
             asked = np.union1d(np.flatnonzero(stamps != inputs.stamps), np.asarray(unread, np.int64))
             return states._with_new(asked, stamps, inputs) if len(asked) else states
+
+    @staticmethod
+    def kept(folder: Path, key: str, label: str) -> bool:
+        """Whether a finished cache of a key is there, whole or not."""
+        return (_place(folder, label, key) / CACHE_MANIFEST).exists()
 
     def _with_new(self, asked: NDArray[np.int64], stamps: NDArray[np.int64], inputs: Inputs) -> Self:
         """The states with some rows computed again; the file takes the place of the former when it is whole.
@@ -279,6 +284,11 @@ class FrozenStates:
             return self._states[rows].to(dtype, copy=True)
         wanted = torch.as_tensor(rows, dtype=torch.int64, device="cpu")  # [B]
         return self._states.index_select(0, wanted).to(dtype)
+
+
+def _place(folder: Path, label: str, key: str) -> Path:
+    """Where the cache of a key is kept."""
+    return folder / f"{label}-{key[:16]}"
 
 
 def _write_manifest(

@@ -3,16 +3,20 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from truepair.errors import DataError
+from truepair.models.encoders.base import masked_mean
 from truepair.models.encoders.fingerprint import combined_key, encoder_fingerprint
 from truepair.models.encoders.frozen import FrozenStates, Progress, StateBlock
 
 EncodeCaptions = Callable[[Sequence[str]], tuple[Tensor, Tensor]]
 """Captions to token ids and attention mask (1 = token, then 0 = padding), both int64 [T, L]."""
+
+_LABEL = "captions"
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,7 @@ def cache_caption_states(
     batch_size: int = 64,
     progress: Progress | None = None,
     encoder_key: str | None = None,
+    whole: tuple[nn.Module, str] | None = None,
 ) -> CaptionStates:
     """Compute the states of every distinct caption once, or open those that are there.
 
@@ -73,6 +78,8 @@ def cache_caption_states(
         batch_size: captions encoded at once.
         progress: called with (states done, states in all).
         encoder_key: the encoder's fingerprint, if it is known.
+        whole: an encoder whose states the encoder's are the mean of, and its fingerprint: where its states are kept
+            already, those are opened.
 
     Raises:
         DataError: no captions, or no room on the disk.
@@ -84,6 +91,14 @@ def cache_caption_states(
     order = attention_mask.sum(dim=1).argsort(stable=True)
     distinct, input_ids, attention_mask = [distinct[i] for i in order], input_ids[order], attention_mask[order]
     tokens = attention_mask.sum(dim=1)  # [T]
+
+    def key_of(fingerprint: str) -> str:
+        """The key of what an encoder makes of the captions."""
+        return combined_key(encoder=fingerprint, input_ids=input_ids, attention_mask=attention_mask)
+
+    key = key_of(encoder_key or encoder_fingerprint(encoder))
+    if whole is not None and FrozenStates.kept(folder, key_of(whole[1]), _LABEL):
+        encoder, key = whole[0], key_of(whole[1])
 
     def encoded(part: slice) -> tuple[Tensor, Tensor]:
         """Some captions as states [B, N, D], and which of these are none of padding, bool [B, N]."""
@@ -104,14 +119,28 @@ def cache_caption_states(
             states, is_state = encoded(slice(begin, begin + batch_size))
             yield StateBlock(states[is_state])
 
-    key = combined_key(
-        encoder=encoder_key or encoder_fingerprint(encoder), input_ids=input_ids, attention_mask=attention_mask
-    )
     cache = FrozenStates.open_or_compute(
-        folder, key, int(lengths.sum()), (width,), blocks, label="captions", progress=progress
+        folder, key, int(lengths.sum()), (width,), blocks, label=_LABEL, progress=progress
     )
     places = dict(zip(distinct, zip(first.tolist(), lengths.tolist(), strict=True), strict=True))
     return CaptionStates(cache, places)
+
+
+class PooledCaptions(nn.Module):
+    """A text encoder that hands out one state a caption, the mean of its token states.
+
+    Args:
+        encoder: called with ``input_ids`` and ``attention_mask`` [B, L]; see `cache_caption_states`.
+    """
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Token ids and mask [B, L] to states [B, 1, D]."""
+        states = _states_of(self.encoder(input_ids=input_ids, attention_mask=attention_mask))  # [B, N, D]
+        return masked_mean(states, attention_mask[:, : states.shape[1]])[:, None]
 
 
 @torch.inference_mode()
@@ -122,5 +151,10 @@ def _encode(encoder: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Te
     encoder.eval()
     output = encoder(input_ids=input_ids.to(device), attention_mask=attention_mask.to(device))
     encoder.train(training)
+    return _states_of(output).cpu()
+
+
+def _states_of(output: Any) -> Tensor:
+    """The states of a text encoder's output."""
     states: Tensor = getattr(output, "last_hidden_state", output)
-    return states.cpu()
+    return states

@@ -20,6 +20,8 @@ from truepair.models.encoders.fingerprint import combined_key, encoder_fingerpri
 from truepair.models.encoders.frozen import FrozenStates, Inputs, Progress, StateBlock
 from truepair.sampling.batches import Visit
 
+_LABEL = "images"
+
 
 @dataclass(frozen=True)
 class ImageStates:
@@ -108,6 +110,7 @@ def cache_image_states(
     timeout: float = DATA_TIMEOUT,
     progress: Progress | None = None,
     encoder_key: str | None = None,
+    whole: tuple[nn.Module, str] | None = None,
     check: str = "times",
 ) -> ImageStates:
     """Compute the states of every distinct image of a table once, or open those that are there.
@@ -131,6 +134,8 @@ def cache_image_states(
         timeout: seconds that a batch of these processes is waited for; 0 for ever.
         progress: called with (images done, images in all) after each batch of a view.
         encoder_key: the encoder's fingerprint, if it is known.
+        whole: an encoder whose states the encoder's are the mean of, and its fingerprint: where its states are kept
+            already, those are opened.
         check: how pictures are compared, one of ``truepair.checked.CHECKS``; see ``PairTable.picture_stamps``.
 
     Raises:
@@ -147,22 +152,24 @@ def cache_image_states(
     for view in range(views):
         dataset = plain if view == 0 or augmented is None else augmented
         source = _ViewSource(dataset, first, view, batch_size, workers, timeout)
-        key = combined_key(
-            encoder=encoder_key,
-            ids=ids.tobytes(),
-            pixels=source.probe,
-            preprocessing=preprocessing,
-            view=view,
-            check=check,
-        )
-        states_of = source.compute(encoder)
+
+        def key_of(used: str, view: int = view, probe: Tensor = source.probe) -> str:
+            """The key of what an encoder of a fingerprint makes of the view."""
+            return combined_key(
+                encoder=used, ids=ids.tobytes(), pixels=probe, preprocessing=preprocessing, view=view, check=check
+            )
+
+        used, key = encoder, key_of(encoder_key)
+        if whole is not None and FrozenStates.kept(folder, key_of(whole[1]), _LABEL):
+            used, key = whole[0], key_of(whole[1])
+        states_of = source.compute(used)
         cache = FrozenStates.open_or_compute(
             folder,
             key,
             len(ids),
-            tuple(_encode(encoder, source.probe[None]).shape[1:]),
+            tuple(_encode(used, source.probe[None]).shape[1:]),
             partial(_rest, states_of, len(ids)),
-            label="images",
+            label=_LABEL,
             progress=progress,
             inputs=Inputs(stamps, states_of),
         )

@@ -10,7 +10,7 @@ from typing import Any, Self
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AutoImageProcessor, AutoTokenizer, BlipForImageTextRetrieval
+from transformers import AutoImageProcessor, AutoTokenizer, BlipForImageTextRetrieval, PreTrainedModel
 
 from truepair.data.preprocessing import PREPROCESSING_FILE
 from truepair.data.transforms import TransformConfig
@@ -31,65 +31,31 @@ _MOST_WORDS = 30  # of a caption, in BLIP's programs
 _REMOVED = re.compile(r"[.!\"()*#:;~]")
 
 
-class BlipFusionModel(FusionModel):
-    """A BLIP (Li et al., ICML 2022) that is trained and saved as what it is: its class, parameters and format.
-
-    Its text encoder reads a caption alone for ITC, and once more, from [ENC] on and with cross-attention to the image,
-    for ITM. So the states of a text [B, L, 2 D] are those of the encoder [B, L, D], and beside them the embeddings that
-    the second reading starts from [B, L, D].
-
-    Transformers' class has no place for the learnt temperature of ITC; it is kept in the config as
-    ``logit_scale_init_value``, the logarithm of its inverse.
+class BlipLine(FusionModel):
+    """What BLIP and BLIP-2 have in common: transformers' class inside, and a temperature of their own.
 
     Args:
-        model: The model.
-        start: Id of [ENC]; None reads [CLS] there as well, as transformers does.
+        model: The model of transformers.
+        start: Id of what is read in the place of [CLS] the second time; None reads [CLS] there as well.
+        temperature: Where the temperature of ITC starts, a scalar.
     """
 
-    def __init__(self, model: BlipForImageTextRetrieval, start: int | None = None) -> None:
+    def __init__(self, model: PreTrainedModel, start: int | None, temperature: Tensor) -> None:
         super().__init__()
         self.model: Any = model
         self.start = start
-        self.temp = nn.Parameter(torch.tensor(-float(model.config.logit_scale_init_value)).exp())
+        self.temp = nn.Parameter(temperature)
         name = str(model.name_or_path)
         self.origin = str(Path(name).resolve()) if name and Path(name).exists() else name
-
-    def save_pretrained(self, folder: str | Path, state_dict: Mapping[str, Tensor] | None = None) -> None:
-        """Write an ordinary folder of transformers, which `BlipForImageTextRetrieval.from_pretrained` reads."""
-        state = dict(self.state_dict() if state_dict is None else state_dict)
-        self.model.config.logit_scale_init_value = -float(state.pop("temp").log())
-        self.model.save_pretrained(folder, state_dict={k.removeprefix("model."): v for k, v in state.items()})
 
     @property
     def kind(self) -> str:
         """The model's class in transformers."""
         return type(self.model).__name__
 
-    def blank(self) -> Self:
-        """A model of the same kind and sizes with other weights."""
-        return type(self)(type(self.model)(self.model.config), self.start)
-
     def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any]) -> None:
         """Let the backward pass recompute what the forward pass made, instead of keeping it."""
         self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=gradient_checkpointing_kwargs)
-
-    @property
-    def image_tower(self) -> nn.Module:
-        """The image encoder: images [B, 3, H, W] to states [B, N, W]."""
-        return _ImageTower(self.model.vision_model)
-
-    @property
-    def text_tower(self) -> nn.Module:
-        """The text encoder, its cross-attention included: ids and mask, both [B, L], to [B, L, 2 D]."""
-        return _TextTower(self.model.text_encoder, self.start)
-
-    def project_image(self, states: Tensor) -> Tensor:
-        """Image states [B, N, W] to L2-normalised features [B, E]."""
-        return F.normalize(self.model.vision_proj(states[:, 0]), dim=-1)
-
-    def project_text(self, states: Tensor, attention_mask: Tensor) -> Tensor:
-        """Text states [B, L, 2 D] to L2-normalised features [B, E]; the mask is not needed any more."""
-        return F.normalize(self.model.text_proj(states[:, 0, : self._width]), dim=-1)
 
     @property
     def embed_dim(self) -> int:
@@ -106,14 +72,74 @@ class BlipFusionModel(FusionModel):
         """Bring the temperature back into [0.001, 0.5], as BLIP does."""
         self.temp.clamp_(*_TEMPERATURES)
 
+    def image_keys_values(self, image_states: Tensor) -> ImageKeysValues:
+        """The image states [I, N, W] themselves: transformers' layers make keys and values of them when they fuse."""
+        return ImageKeysValues((image_states,), (image_states,))
+
+
+class BlipFusionModel(BlipLine):
+    """A BLIP (Li et al., ICML 2022) that is trained and saved as what it is: its class, parameters and format.
+
+    Its text encoder reads a caption alone for ITC, and once more, from [ENC] on and with cross-attention to the image,
+    for ITM. So the states of a text [B, L, 2 D] are those of the encoder [B, L, D], and beside them the embeddings that
+    the second reading starts from [B, L, D].
+
+    Transformers' class has no place for the learnt temperature of ITC; it is kept in the config as
+    ``logit_scale_init_value``, the logarithm of its inverse.
+
+    Args:
+        model: The model.
+        start: Id of [ENC]; None reads [CLS] there as well, as transformers does.
+    """
+
+    def __init__(self, model: BlipForImageTextRetrieval, start: int | None = None) -> None:
+        super().__init__(model, start, torch.tensor(-float(model.config.logit_scale_init_value)).exp())
+
+    @classmethod
+    def from_pretrained(cls, name_or_folder: str | Path, **options: Any) -> Self:
+        """Load a model without what reads captions and images for it: [ENC] is not known.
+
+        Args:
+            name_or_folder: A folder that `save_pretrained` wrote, of this class or of transformers, or a hub name.
+            **options: How transformers is to read the weights, such as ``use_safetensors``.
+
+        Raises:
+            CheckpointError: it is missing or damaged.
+        """
+        return cls(load_hub_model(BlipForImageTextRetrieval, str(name_or_folder), dtype=torch.float32, **options))
+
+    def save_pretrained(self, folder: str | Path, state_dict: Mapping[str, Tensor] | None = None) -> None:
+        """Write an ordinary folder of transformers, which `BlipForImageTextRetrieval.from_pretrained` reads."""
+        state = dict(self.state_dict() if state_dict is None else state_dict)
+        self.model.config.logit_scale_init_value = -float(state.pop("temp").log())
+        self.model.save_pretrained(folder, state_dict={k.removeprefix("model."): v for k, v in state.items()})
+
+    def blank(self) -> Self:
+        """A model of the same kind and sizes with other weights."""
+        return type(self)(type(self.model)(self.model.config), self.start)
+
+    @property
+    def image_tower(self) -> nn.Module:
+        """The image encoder: images [B, 3, H, W] to states [B, N, W]."""
+        return BlipImageTower(self.model.vision_model)
+
+    @property
+    def text_tower(self) -> nn.Module:
+        """The text encoder, its cross-attention included: ids and mask, both [B, L], to [B, L, 2 D]."""
+        return _TextTower(self.model.text_encoder, self.start)
+
+    def project_image(self, states: Tensor) -> Tensor:
+        """Image states [B, N, W] to L2-normalised features [B, E]."""
+        return F.normalize(self.model.vision_proj(states[:, 0]), dim=-1)
+
+    def project_text(self, states: Tensor, attention_mask: Tensor) -> Tensor:
+        """Text states [B, L, 2 D] to L2-normalised features [B, E]; the mask is not needed any more."""
+        return F.normalize(self.model.text_proj(states[:, 0, : self._width]), dim=-1)
+
     @property
     def vocab_size(self) -> int:
         """V, the tokens that it reads."""
         return int(self.model.config.text_config.vocab_size)
-
-    def image_keys_values(self, image_states: Tensor) -> ImageKeysValues:
-        """The image states [I, N, W] themselves: transformers' layers make keys and values of them when they fuse."""
-        return ImageKeysValues((image_states,), (image_states,))
 
     def fuse(
         self,
@@ -154,7 +180,7 @@ class BlipFusionModel(FusionModel):
         return int(self.model.config.text_config.hidden_size)
 
 
-class _ImageTower(nn.Module):
+class BlipImageTower(nn.Module):
     """The image encoder that returns its states."""
 
     def __init__(self, model: nn.Module) -> None:

@@ -17,7 +17,7 @@ class EncodedImages:
 
     Attributes:
         states: float16 [I, N, W]; half precision, since a large gallery is mostly this.
-        features: float32 [I, E], L2-normalised.
+        features: float32 [I, E], L2-normalised; [I, Q, E] of a model with queries.
     """
 
     states: Tensor

@@ -1,0 +1,358 @@
+"""BLIP-2 stage 1, `Blip2ForImageTextRetrieval` of transformers: a Q-Former between images and texts."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import AutoImageProcessor, AutoTokenizer, Blip2Config, Blip2ForImageTextRetrieval, Blip2VisionModel
+from transformers.models.bert.modeling_bert import BertPredictionHeadTransform
+from transformers.utils import cached_file
+
+from truepair.data.transforms import TransformConfig
+from truepair.errors import CheckpointError, ConfigError
+from truepair.models.checkpoints.load import load_hub_model, load_part
+from truepair.models.dual.base import ImageKeysValues
+from truepair.models.dual.hub_preprocessing import HubPreprocessing, image_side
+from truepair.models.encoders.base import ImageEncoder
+from truepair.models.encoders.images import build_image_encoder
+from truepair.models.fusion.blip import BlipImageTower, BlipLine, with_start
+
+CAPTION_TOKEN = "[DEC]"
+"""What the Q-Former reads in the place of [CLS] where it writes a caption."""
+
+HEAD_FILE = "itg_head.safetensors"
+"""What transformers' class has no place for: the head of ITG."""
+
+TOWER_FILE = "image_encoder.safetensors"
+"""... and an image tower that is no ViT of its kind."""
+
+_ROWS = 64  # pairs that are fused at once without gradient: each holds a copy of its image's states
+
+_TEMPERATURE = 0.07  # where BLIP-2's programs start it
+
+
+class CaptionHead(nn.Module):
+    """ITG: linear, activation, LayerNorm, then products with the word embeddings, which are the Q-Former's own.
+
+    Args:
+        config: Of the Q-Former.
+    """
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        self.transform = BertPredictionHeadTransform(config)
+        self.bias = nn.Parameter(torch.zeros(config.vocab_size))
+        nn.init.normal_(self.transform.dense.weight, std=config.initializer_range)
+        nn.init.zeros_(self.transform.dense.bias)
+
+    def forward(self, states: Tensor, words: Tensor) -> Tensor:
+        """States [P, D] and word embeddings [V, D] to logits [P, V]."""
+        return F.linear(self.transform(states), words, self.bias)
+
+
+class Blip2FusionModel(BlipLine):
+    """The first stage of BLIP-2 (Li et al., ICML 2023), trained and saved as what it is: its class and its format.
+
+    Learned queries read the states of an image through the Q-Former, alone or together with a text:
+
+    - **ITC**: each query becomes a feature of the image, and the one most similar to a text counts: the features of
+      images are [B, Q, E], and :func:`truepair.relations.similarity.similarities` compares them.
+    - **ITM**: queries and text see each other, and the mean over the queries is the verdict.
+    - **ITG** (`predict_next`): queries see each other alone, a word the queries and the words before it.
+
+    So the image tower is the vision model, usually frozen, and all of the Q-Former is trained. Any other image encoder
+    may stand in its place; then transformers' class, which has only a ViT, reads no more than the Q-Former of the
+    folder, and says that it lacks the rest. The states of a text
+    [B, L, 2 D] are what the Q-Former makes of it alone [B, L, D], and beside them the embeddings that the second
+    reading starts from [B, L, D].
+
+    Transformers' class has no place for the learnt temperature of ITC, which is kept in the config as
+    ``logit_scale_init_value``, the logarithm of its inverse, nor for the head of ITG, which has a file of its own.
+
+    Args:
+        model: The model.
+        start: Id of [DEC]; None reads [CLS] in its place.
+        vision: The image tower, if not the model's own.
+    """
+
+    writes_captions = True
+
+    def __init__(
+        self, model: Blip2ForImageTextRetrieval, start: int | None = None, vision: ImageEncoder | None = None
+    ) -> None:
+        scale = getattr(model.config, "logit_scale_init_value", None)
+        temperature = torch.tensor(_TEMPERATURE) if scale is None else torch.tensor(-float(scale)).exp()
+        super().__init__(model, start, temperature)
+        self.vision = vision
+        if vision is not None:
+            self.model.vision_model = None
+            self.model.config.image_encoder = vision.config
+        self.itg_head = CaptionHead(model.config.qformer_config)
+        self.itg_fresh = True  # until a head is loaded
+
+    @classmethod
+    def from_pretrained(cls, name_or_folder: str | Path, **options: Any) -> Self:
+        """Load a model without what reads captions and images for it: [DEC] is not known.
+
+        Args:
+            name_or_folder: A folder that `save_pretrained` wrote, of this class or of transformers, or a hub name.
+            **options: How transformers is to read the weights, such as ``use_safetensors``.
+
+        Raises:
+            CheckpointError: It is missing or damaged.
+        """
+        name = str(name_or_folder)
+        config = load_part(Blip2Config, name, what="config")
+        tower = getattr(config, "image_encoder", None)
+        absent = frozenset() if tower is None else frozenset(_vision_names(config))
+        model = load_hub_model(Blip2ForImageTextRetrieval, name, may_lack=absent, dtype=torch.float32, **options)
+        made = cls(model, vision=None if tower is None else build_image_encoder(tower))
+        head = load_part(_Weights(HEAD_FILE), name, what=HEAD_FILE)
+        if head is not None:
+            _take(made.itg_head, head, f"{name}: {HEAD_FILE}")
+            made.itg_fresh = False
+        if made.vision is not None:
+            weights = load_part(_Weights(TOWER_FILE), name, what=TOWER_FILE)
+            if weights is None:
+                raise CheckpointError(f"{name} has no {TOWER_FILE}, the weights of its image tower; give a whole model")
+            _take(made.vision, weights, f"{name}: {TOWER_FILE}")
+        return made
+
+    def save_pretrained(self, folder: str | Path, state_dict: Mapping[str, Tensor] | None = None) -> None:
+        """Write a folder of transformers, which `Blip2ForImageTextRetrieval.from_pretrained` reads, and ITG's head."""
+        state = dict(self.state_dict() if state_dict is None else state_dict)
+        self.model.config.logit_scale_init_value = -float(state["temp"].log())
+        model, head = (_under(prefix, state) for prefix in ("model.", "itg_head."))
+        self.model.save_pretrained(folder, state_dict=model)
+        _write(head, Path(folder, HEAD_FILE))
+        if self.vision is not None:
+            _write(_under("vision.", state), Path(folder, TOWER_FILE))
+
+    def blank(self) -> Self:
+        """A model of the same kind and sizes with other weights."""
+        vision = None if self.vision is None else build_image_encoder(self.vision.config)
+        return type(self)(type(self.model)(self.model.config), self.start, vision)
+
+    @property
+    def image_tower(self) -> nn.Module:
+        """The vision model: images [B, 3, H, W] to states [B, N, W]."""
+        return BlipImageTower(self.model.vision_model) if self.vision is None else self.vision
+
+    @property
+    def text_tower(self) -> nn.Module:
+        """The Q-Former as it reads texts, its cross-attention included: ids and mask, both [B, L], to [B, L, 2 D]."""
+        return _TextTower(self.model)
+
+    def project_image(self, states: Tensor) -> Tensor:
+        """Image states [B, N, W] to one L2-normalised feature for each query [B, Q, E]."""
+        queries = self.model.query_tokens.expand(len(states), -1, -1)  # [B, Q, D]
+        read = self.model.qformer(query_embeds=queries, encoder_hidden_states=states).last_hidden_state
+        return F.normalize(self.model.vision_projection(read), dim=-1)
+
+    def project_text(self, states: Tensor, attention_mask: Tensor) -> Tensor:
+        """Text states [B, L, 2 D] to L2-normalised features [B, E]; the mask is not needed any more."""
+        return F.normalize(self.model.text_projection(states[:, 0, : self._width]), dim=-1)
+
+    @property
+    def vectors_per_image(self) -> int:
+        """Q, the learned queries."""
+        return int(self.model.query_tokens.shape[1])
+
+    @property
+    def itm_trained(self) -> bool:
+        """False where the config says that no step has trained the ITM head; those of the hub are trained."""
+        return bool(getattr(self.model.config, "itm_trained", True))
+
+    @property
+    def vocab_size(self) -> int:
+        """V, the tokens that it reads and writes."""
+        return int(self.model.config.qformer_config.vocab_size)
+
+    def fuse(
+        self,
+        text_states: Tensor,
+        attention_mask: Tensor,
+        keys_values: ImageKeysValues,
+        image_rows: Tensor | None = None,
+        *,
+        cls_only: bool = False,
+    ) -> Tensor:
+        """What the queries make of each row of text with its image [R, Q, D]: all that `match` reads.
+
+        See `FusionModel.fuse`; ``cls_only`` changes nothing.
+        """
+        rows = torch.arange(len(text_states), device=text_states.device) if image_rows is None else image_rows
+        parts = []
+        for some in torch.arange(len(rows), device=rows.device).split(len(rows) if torch.is_grad_enabled() else _ROWS):
+            queries = self.model.query_tokens.expand(len(some), -1, -1)  # [r, Q, D]
+            count, mask = queries.shape[1], attention_mask[some]
+            fused = self.model.qformer(
+                query_embeds=torch.cat([queries, text_states[some, :, self._width :]], dim=1),
+                query_length=count,
+                attention_mask=torch.cat([mask.new_ones(len(some), count), mask], dim=1),
+                encoder_hidden_states=keys_values.keys[0][rows[some]],
+            ).last_hidden_state  # [r, Q + L, D]
+            parts.append(fused[:, :count])
+        return torch.cat(parts)
+
+    def match(self, fused: Tensor, image_feature: Tensor | None = None, text_feature: Tensor | None = None) -> Tensor:
+        """ITM logits [R, 2] (index 1 = match) of what the queries made of the rows [R, Q, D]: their mean."""
+        logits: Tensor = self.model.itm_head(fused).mean(dim=1)
+        return logits
+
+    def predict_next(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        keys_values: ImageKeysValues,
+        image_rows: Tensor,
+        positions: Tensor,
+    ) -> Tensor:
+        """Logits of the token behind each place [P, V], see `FusionModel.predict_next`."""
+        queries = self.model.query_tokens.expand(len(input_ids), -1, -1)  # [R, Q, D]
+        count = queries.shape[1]
+        states = self.model.qformer(
+            query_embeds=self.model.embeddings(input_ids=with_start(input_ids, self.start), query_embeds=queries),
+            query_length=count,
+            attention_mask=caption_mask(attention_mask, count),
+            encoder_hidden_states=keys_values.keys[0][image_rows],
+        ).last_hidden_state[:, count:]  # [R, L, D]
+        logits: Tensor = self.itg_head(states[positions], self.model.embeddings.word_embeddings.weight)
+        return logits
+
+    def predict_tokens(self, fused: Tensor, positions: Tensor) -> Tensor:
+        """BLIP-2 masks no words: it writes captions.
+
+        Raises:
+            ConfigError: Always.
+        """
+        raise ConfigError(f"{self.kind} guesses no masked words; set objectives.mlm.weight to 0, and train ITG instead")
+
+    @property
+    def _width(self) -> int:
+        return int(self.model.config.qformer_config.hidden_size)
+
+
+def caption_mask(attention_mask: Tensor, queries: int) -> Tensor:
+    """BLIP-2's multimodal causal mask, added to the logits of attention: 0 where one may look, else the least number.
+
+    Queries look at queries alone; a word looks at all queries, at itself and at the words before it.
+
+    Args:
+        attention_mask: 1 for tokens, then 0 for padding, [R, L].
+        queries: Q, which stand before the words.
+
+    Returns:
+        [R, 1, Q + L, Q + L].
+    """
+    rows, length = attention_mask.shape
+    total = queries + length
+    places = torch.arange(total, device=attention_mask.device)
+    sees = (places[None, :] < queries) | ((places[:, None] >= places[None, :]) & (places[:, None] >= queries))
+    shown = torch.cat([attention_mask.new_ones(rows, queries), attention_mask], dim=1).bool()  # [R, Q + L]
+    allowed = sees[None] & shown[:, None, :]  # [R, Q + L, Q + L]
+    least = torch.finfo(torch.float32).min
+    return torch.zeros(allowed.shape, device=allowed.device).masked_fill(~allowed, least)[:, None]
+
+
+class _TextTower(nn.Module):
+    """The Q-Former that reads texts alone, and returns what both readings need."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.embeddings = model.embeddings
+        self.qformer = model.qformer
+        self.training = model.qformer.training  # not of its parts: some may be frozen
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Token ids and mask (1 = token, 0 = padding), both [B, L], to [B, L, 2 D]."""
+        embedded = self.embeddings(input_ids=input_ids)  # [B, L, D]
+        alone = self.qformer(query_embeds=embedded, query_length=0, attention_mask=attention_mask).last_hidden_state
+        return torch.cat([alone, embedded], dim=2)
+
+
+def is_blip2(settings: Mapping[str, Any]) -> bool:
+    """Whether a config is that of a BLIP-2 of the first stage; others have a language model and compare nothing."""
+    return settings.get("model_type") == "blip-2" and Blip2ForImageTextRetrieval.__name__ in (
+        settings.get("architectures") or ()
+    )
+
+
+def open_blip2_folder(name_or_folder: str) -> tuple[Blip2FusionModel, HubPreprocessing]:
+    """Load a BLIP-2 of the first stage with its image processor and tokenizer, and the head of ITG if it has one.
+
+    Raises:
+        CheckpointError: One of the three is missing or damaged, or they do not fit together.
+    """
+    opened = Blip2FusionModel.from_pretrained(name_or_folder)
+    processor = load_part(AutoImageProcessor, name_or_folder, what="image processor")
+    tokenizer = load_part(AutoTokenizer, name_or_folder, what="tokenizer")
+    config = opened.model.config
+    if config.image_token_index is not None or len(tokenizer) > config.qformer_config.vocab_size:
+        raise CheckpointError(
+            f"{name_or_folder} has a tokenizer of {len(tokenizer)} entries and a Q-Former of "
+            f"{config.qformer_config.vocab_size}; save the tokenizer that the model was trained with beside it"
+        )
+    side, expected = image_side(processor), config.vision_config.image_size
+    if side != expected:
+        raise CheckpointError(
+            f"{name_or_folder} has an image processor of {side} px and a model of {expected}; set its size to that"
+        )
+    longest = min(int(config.qformer_config.max_position_embeddings), tokenizer.model_max_length)
+    transform = TransformConfig(size=side, normalisation="encoder")
+    opened.start = caption_token(tokenizer)
+    return opened.eval(), HubPreprocessing(processor, tokenizer, longest, transform)
+
+
+def _vision_names(config: Blip2Config) -> list[str]:
+    """The names of the weights of a vision model, which stands empty where another tower is in its place."""
+    with torch.device("meta"):
+        return [f"vision_model.{name}" for name in Blip2VisionModel(config.vision_config).state_dict()]
+
+
+def caption_token(tokenizer: Any) -> int | None:
+    """The id of [DEC], if the tokenizer has that token."""
+    found: int | None = tokenizer.get_vocab().get(CAPTION_TOKEN)
+    return found
+
+
+class _Weights:
+    """A file of weights beside a model, read like a model.
+
+    Args:
+        file: Its name.
+    """
+
+    def __init__(self, file: str) -> None:
+        self.file = file
+
+    def from_pretrained(self, name: str, *, trust_remote_code: bool, **revision: str) -> dict[str, Tensor] | None:
+        """The weights; None where there is no such file, as on the hub."""
+        file = cached_file(name, self.file, _raise_exceptions_for_missing_entries=False, **revision)
+        return None if file is None else load_file(file)
+
+
+def _take(module: nn.Module, weights: Mapping[str, Tensor], file: str) -> None:
+    """Put the weights of a file into a module.
+
+    Raises:
+        CheckpointError: They are of another one.
+    """
+    try:
+        module.load_state_dict(dict(weights))
+    except RuntimeError as error:
+        raise CheckpointError(f"{file} is of another model; give a whole one") from error
+
+
+def _write(weights: Mapping[str, Tensor], file: Path) -> None:
+    """Write weights to a file."""
+    save_file({name: tensor.contiguous().cpu() for name, tensor in weights.items()}, file)
+
+
+def _under(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names begin with a prefix, by the rest of their names."""
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}

@@ -1,0 +1,291 @@
+"""Captioning: training on captions of pictures, writing them by beam search, and comparing them with people's."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from truepair.data.left_out import LeftOut
+from truepair.data.preprocessing import OwnPreprocessing
+from truepair.data.splits import Tables
+from truepair.data.tasks.captioning import (
+    CaptionBatch,
+    CaptionCollator,
+    CaptionDataConfig,
+    CaptionDataset,
+    CaptionSample,
+    CaptionTable,
+    part_of_pictures,
+)
+from truepair.data.transforms import ImageTransform
+from truepair.engine.logs.progress import counting
+from truepair.engine.loop.config import LoopConfig
+from truepair.errors import ConfigError, DataError
+from truepair.evaluation.captioning import (
+    CaptionFigures,
+    java_is_there,
+    most_frequent_caption,
+    require_scorers,
+    score_captions,
+    write_caption_results,
+)
+from truepair.files import write_json
+from truepair.methods.student import Say
+from truepair.methods.towers import TowerOptimizerConfig
+from truepair.models.checkpoints.load import load_model
+from truepair.models.fusion.captioning import CaptionModel
+from truepair.settings import Positive, Weight
+from truepair.tasks.downstream import DownstreamTask, FigureTable, Split, finetune, listing_in
+from truepair.tasks.retrieval import one_row_a_picture
+from truepair.tasks.start import StartConfig, load_start
+
+RESULTS = "captions.json"
+"""File of the captions that were written, as COCO's evaluation takes them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionRecipe:
+    """Fine-tuning on captions of pictures.
+
+    Attributes:
+        data: where pictures and captions come from.
+        model: what is started from, and which parts move.
+        list_vocabulary: write with the tokens of the training captions alone; a vocabulary head of 30,522 tokens is
+            saved.
+        beams: beginnings of each caption that the beam search keeps.
+        max_caption_length: most tokens of a caption that is written, its end included.
+        length_penalty: the power of its number of tokens that a caption's log-likelihood is divided by.
+        batch_size: pictures captioned at once in evaluation.
+        optimizer: how the weights move.
+        loop: how long and how.
+    """
+
+    data: CaptionDataConfig = field(default_factory=CaptionDataConfig)
+    model: StartConfig = field(default_factory=StartConfig)
+    list_vocabulary: bool = False
+    beams: Positive = 3
+    max_caption_length: Positive = 20
+    length_penalty: Weight = 1.0
+    batch_size: Positive = 32
+    optimizer: TowerOptimizerConfig = field(default_factory=TowerOptimizerConfig)
+    loop: LoopConfig = field(default_factory=LoopConfig)
+
+    def __post_init__(self) -> None:
+        if self.model.cache_texts:
+            raise ConfigError(
+                "model.cache_texts keeps states that have seen the whole caption, and captioning reads from left to "
+                "right; leave it out"
+            )
+
+
+@dataclass(frozen=True)
+class CaptionResult:
+    """How good the captions of the test pictures are.
+
+    Attributes:
+        pictures: how many.
+        references: captions that people gave them.
+        scores: by who wrote the captions: "model", "nearest picture", "most frequent".
+    """
+
+    pictures: int
+    references: int
+    scores: dict[str, CaptionFigures]
+
+    def table(self) -> FigureTable:
+        """Figures times 100, as papers state them, of the model and of who does not write."""
+        names = {name: None for one in self.scores.values() for name in one.figures}
+        rows = [[_TITLES[name], *(f"{100 * one.figures[name]:.1f}" for one in self.scores.values())] for name in names]
+        title = f"Captions: {self.pictures:,} pictures, {self.references:,} references"
+        return FigureTable(title, ["figure x 100", *self.scores], rows)
+
+
+_TITLES = {
+    "cider_d": "CIDEr-D",
+    **{f"bleu_{length}": f"BLEU-{length}" for length in range(1, 5)},
+    "rouge_l": "ROUGE-L",
+    "meteor": "METEOR",
+}
+
+
+def finetune_captioning(recipe: CaptionRecipe, run_folder: Path, say: Say) -> CaptionResult | None:
+    """Fine-tune on captions, and caption the test pictures with the model that is left; see `finetune`.
+
+    Raises:
+        TruepairError: anything in recipe, data or checkpoint that does not fit, in one line.
+    """
+    task = CaptionTask.from_checkpoint(recipe, listing_in(run_folder, say))
+    return finetune(task, recipe, run_folder, say)
+
+
+def evaluate_captioning(model_folder: Path, recipe: CaptionRecipe, folder: Path, say: Say) -> CaptionResult:
+    """Caption the test pictures of a recipe with a trained model; files go to ``folder``.
+
+    Raises:
+        TruepairError: anything in recipe, data or model that does not fit, in one line.
+    """
+    model, preprocessing = load_model(CaptionModel, model_folder), OwnPreprocessing.load(model_folder)
+    left_out = listing_in(folder, say)
+    task = CaptionTask(recipe, model, preprocessing, left_out, _open(recipe, left_out))
+    if not task.tests:
+        raise DataError("there are no test pictures; give --data.test FILE or --data.test_split SPLIT")
+    return task.evaluate(folder)
+
+
+def _open(recipe: CaptionRecipe, left_out: LeftOut) -> Tables:
+    """All pairs of a recipe by split; what is to be said of them is said."""
+    tables = recipe.data.open()
+    for line in tables.describe():
+        left_out.say(line)
+    left_out.rows(tables.train)
+    return tables
+
+
+class CaptionTask(DownstreamTask[CaptionTable, str, CaptionResult]):
+    """Captions of pictures, written by beam search.
+
+    Args:
+        recipe: as the user gave it.
+        model: a decoder on a pre-trained checkpoint, or a trained model.
+        preprocessing: tokenization and images.
+        left_out: takes what is left out of the sources.
+        tables: the pairs of the recipe.
+
+    Raises:
+        ConfigError: figures are asked for, and the package that computes them is not installed.
+    """
+
+    texts_name = "captions"
+    recipe: CaptionRecipe
+    model: CaptionModel
+
+    def __init__(
+        self,
+        recipe: CaptionRecipe,
+        model: CaptionModel,
+        preprocessing: OwnPreprocessing,
+        left_out: LeftOut,
+        tables: Tables,
+    ) -> None:
+        super().__init__(recipe, model, preprocessing, left_out)
+        self._tables = tables
+        longest = model.config.max_position_embeddings
+        if recipe.max_caption_length >= longest:
+            raise ConfigError(f"max_caption_length is {recipe.max_caption_length}, but the model reads {longest}")
+        if self.validates or self.tests:
+            require_scorers()
+        self._collate = CaptionCollator(preprocessing.collator().encode)
+
+    @classmethod
+    def from_checkpoint(cls, recipe: CaptionRecipe, left_out: LeftOut) -> "CaptionTask":
+        """Build the task's model on the checkpoint that the recipe names."""
+        start = load_start(recipe.model, recipe.loop.seed, left_out.say)
+        # A caption has to end, whatever the captions of pre-training did.
+        preprocessing = replace(start.preprocessing, add_sep=True)
+        tables, fields = _open(recipe, left_out), dict(recipe.model.options)
+        if recipe.list_vocabulary:
+            rows = preprocessing.tokenization(list(tables.train.captions()))
+            fields["caption_tokens"] = sorted({token for row in rows for token in row})
+        return cls(recipe, CaptionModel.from_albef(start.albef, **fields), preprocessing, left_out, tables)
+
+    @property
+    def validates(self) -> bool:
+        """Whether there are validation pictures."""
+        return self._tables.validation is not None
+
+    @property
+    def tests(self) -> bool:
+        """Whether there are test pictures."""
+        return self._tables.test is not None
+
+    def read(self, split: Split) -> CaptionTable:
+        """The captions to train on, or the pictures of a split with their references; as many as the recipe wants."""
+        pairs = getattr(self._tables, split)
+        count = getattr(self.recipe.data, f"{split}_pictures")
+        return CaptionTable.of(
+            part_of_pictures(one_row_a_picture(pairs, self.left_out), count), training=split == "train"
+        )
+
+    def texts(self, table: CaptionTable) -> list[str]:
+        """The captions of a table."""
+        return [caption for captions in table.rows["captions"] for caption in captions]
+
+    def dataset(self, table: CaptionTable, transform: ImageTransform | None) -> CaptionDataset:
+        """The rows of a table as samples."""
+        return CaptionDataset(table, transform, seed=self.recipe.loop.seed)
+
+    def collate(self, samples: Sequence[CaptionSample]) -> CaptionBatch:
+        """Make a batch of captions."""
+        return self._collate(samples)
+
+    def answer(self, batch: CaptionBatch, images: Tensor, texts: Tensor) -> list[str]:
+        """A caption of each of B pictures.
+
+        Args:
+            batch: The pictures.
+            images: Image states [I, N, W].
+            texts: Not read.
+        """
+        tokenizer, recipe = self.preprocessing.tokenizer, self.recipe
+        end = tokenizer.sep_token_id
+        written = self.model.generate_captions(
+            images,
+            start=tokenizer.cls_token_id,
+            end=end,
+            beams=recipe.beams,
+            max_length=recipe.max_caption_length,
+            length_penalty=recipe.length_penalty,
+            banned=tuple(token for token in tokenizer.all_special_ids if token != end),
+        )
+        captions = [str(tokenizer.decode(row, skip_special_tokens=True)) for row in written]
+        return [captions[place] for place in batch.image_rows.tolist()]
+
+    def measure(self, answers: Sequence[str], table: CaptionTable) -> dict[str, float]:
+        """CIDEr-D, BLEU and ROUGE-L; words are split without Java, which starts anew each time."""
+        return dict(score_captions({"model": answers}, table.rows["captions"])["model"].figures)
+
+    def report(self, answers: Sequence[str], table: CaptionTable, folder: Path) -> CaptionResult:
+        """Write ``captions.json`` for COCO's evaluation, and ``captioning.json`` with figures."""
+        ids = table.images.image_ids[list(table.rows["image"])].tolist()
+        write_caption_results(dict(zip(ids, answers, strict=True)), folder / RESULTS)
+        java = java_is_there()
+        if not java:
+            self.say(
+                "no Java here: captions are split into words by the rules of PTBTokenizer in Python, and METEOR is "
+                "left out"
+            )
+        references = list(table.rows["captions"])
+        by_whom = {"model": list(answers), **self._baselines(table)}
+        scores = score_captions(by_whom, references, java=java)
+        result = CaptionResult(len(table), sum(map(len, references)), scores)
+        write_json(folder / "captioning.json", asdict(result))
+        return result
+
+    def _baselines(self, table: CaptionTable) -> dict[str, list[str]]:
+        """What can be had without writing: the caption of the training picture nearest in ITC, and the usual one."""
+        train = self._train
+        captions = self.texts(train)
+        images = list(train.rows["image"])
+        firsts = {image: captions[row] for row, image in reversed(list(enumerate(images)))}
+        kept = sorted(firsts)  # pictures with a caption
+        shown = CaptionTable.of(train.images.select(kept), training=False)
+        known = self._features(shown)  # [T, E]
+        nearest = torch.cat([(part @ known.T).argmax(dim=1) for part in self._features(table).split(1024)])  # [N]
+        return {
+            "nearest picture": [firsts[kept[row]] for row in nearest.tolist()],
+            "most frequent": [most_frequent_caption(captions)] * len(table),
+        }
+
+    @torch.inference_mode()
+    def _features(self, table: CaptionTable) -> Tensor:
+        """Features of the pictures of a table, in the order of its rows [N, E]."""
+        states = self._states(table)
+        features: list[Tensor] = []
+        with counting(f"features of {len(table):,} pictures") as progress:
+            for batch in self._batches(table):
+                images = states.images_of(self.model, batch)
+                features.append(self.model.image_features(images)[batch.image_rows])
+                progress(min(len(features) * self.recipe.batch_size, len(table)), len(table))
+        return torch.cat(features)
