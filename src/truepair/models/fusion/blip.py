@@ -1,6 +1,7 @@
 """BLIP for retrieval, `BlipForImageTextRetrieval` of transformers, as a model that reads image and text together."""
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -77,6 +78,19 @@ class BlipLine(FusionModel):
         return ImageKeysValues((image_states,), (image_states,))
 
 
+def stated_temperature(scale: float) -> Tensor:
+    """The temperature, a scalar, of a config that states the logarithm of its inverse; inverse of `log_scale`.
+
+    Both reckon in 64 bits: in 32, a temperature would come back from a checkpoint as another one, by its last bit.
+    """
+    return torch.tensor(math.exp(-scale))
+
+
+def log_scale(temperature: Tensor) -> float:
+    """The logarithm of the inverse of a temperature, a scalar."""
+    return -float(temperature.double().log())
+
+
 class BlipFusionModel(BlipLine):
     """A BLIP (Li et al., ICML 2022) that is trained and saved as what it is: its class, parameters and format.
 
@@ -93,7 +107,7 @@ class BlipFusionModel(BlipLine):
     """
 
     def __init__(self, model: BlipForImageTextRetrieval, start: int | None = None) -> None:
-        super().__init__(model, start, torch.tensor(-float(model.config.logit_scale_init_value)).exp())
+        super().__init__(model, start, stated_temperature(model.config.logit_scale_init_value))
 
     @classmethod
     def from_pretrained(cls, name_or_folder: str | Path, **options: Any) -> Self:
@@ -111,7 +125,7 @@ class BlipFusionModel(BlipLine):
     def save_pretrained(self, folder: str | Path, state_dict: Mapping[str, Tensor] | None = None) -> None:
         """Write an ordinary folder of transformers, which `BlipForImageTextRetrieval.from_pretrained` reads."""
         state = dict(self.state_dict() if state_dict is None else state_dict)
-        self.model.config.logit_scale_init_value = -float(state.pop("temp").log())
+        self.model.config.logit_scale_init_value = log_scale(state.pop("temp"))
         self.model.save_pretrained(folder, state_dict={k.removeprefix("model."): v for k, v in state.items()})
 
     def blank(self) -> Self:

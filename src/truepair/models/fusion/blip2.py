@@ -19,7 +19,7 @@ from truepair.models.dual.base import ImageKeysValues
 from truepair.models.dual.hub_preprocessing import HubPreprocessing, image_side
 from truepair.models.encoders.base import ImageEncoder
 from truepair.models.encoders.images import build_image_encoder
-from truepair.models.fusion.blip import BlipImageTower, BlipLine, with_start
+from truepair.models.fusion.blip import BlipImageTower, BlipLine, log_scale, stated_temperature, with_start
 
 CAPTION_TOKEN = "[DEC]"
 """What the Q-Former reads in the place of [CLS] where it writes a caption."""
@@ -85,7 +85,7 @@ class Blip2FusionModel(BlipLine):
         self, model: Blip2ForImageTextRetrieval, start: int | None = None, vision: ImageEncoder | None = None
     ) -> None:
         scale = getattr(model.config, "logit_scale_init_value", None)
-        temperature = torch.tensor(_TEMPERATURE) if scale is None else torch.tensor(-float(scale)).exp()
+        temperature = torch.tensor(_TEMPERATURE) if scale is None else stated_temperature(scale)
         super().__init__(model, start, temperature)
         self.vision = vision
         if vision is not None:
@@ -125,7 +125,7 @@ class Blip2FusionModel(BlipLine):
     def save_pretrained(self, folder: str | Path, state_dict: Mapping[str, Tensor] | None = None) -> None:
         """Write a folder of transformers, which `Blip2ForImageTextRetrieval.from_pretrained` reads, and ITG's head."""
         state = dict(self.state_dict() if state_dict is None else state_dict)
-        self.model.config.logit_scale_init_value = -float(state["temp"].log())
+        self.model.config.logit_scale_init_value = log_scale(state["temp"])
         model, head = (_under(prefix, state) for prefix in ("model.", "itg_head."))
         self.model.save_pretrained(folder, state_dict=model)
         _write(head, Path(folder, HEAD_FILE))
