@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from tests.tasks.own_pairs import save_clip, write_list
 from truepair.cli.main import main
 from truepair.data.open import open_pairs
+from truepair.data.pixels import decoder_name
 from truepair.engine.state.lock import LOCK
 from truepair.relations.ledger import Ledger
 from truepair.relations.standing import Standing
@@ -149,11 +150,12 @@ def test_another_decoder_is_refused_by_name_unless_it_is_accepted(
     stopped: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("truepair.tasks.pretraining.decoder_name", lambda: "another 1.0")
-    assert "the decoder of pictures: not what the run in run began with" in refusal(capsys)
+    difference = f"the decoder of pictures (another 1.0, then {decoder_name()}): not what the run in run began with; "
+    assert f"{difference}give another --run-folder" in refusal(capsys)
     main([*WORDS, "--loop.accept_changes", "true"])
     printed = capsys.readouterr().err
-    assert "pictures are decoded by another 1.0" in printed
-    assert "the decoder of pictures: not what the run in run began with; it goes on with what is there now" in printed
+    assert "the decoder of pictures is another 1.0\n" in printed
+    assert f"{difference}it goes on with what is there now" in printed
     assert (stopped / "model").exists()
 
 

@@ -14,6 +14,9 @@ from torch import Tensor
 
 from truepair.data.images import DEFAULT_MAX_PIXELS, OpenedImage, opened_image
 
+DECODER = "the decoder of pictures"
+"""What runs call it in what they say, and in their checkpoints."""
+
 _REDUCTIONS = (8, 4, 2)
 """A JPEG can be decoded at one part in so many of its size, for less than the whole costs."""
 

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from truepair.data.caption_check import check_captions
 from truepair.data.fingerprint import rows_fingerprint, table_fingerprints
 from truepair.data.left_out import SKIPPED, LeftOut
-from truepair.data.pixels import decoder_name
+from truepair.data.pixels import DECODER, decoder_name
 from truepair.data.preprocessing import OwnPreprocessing
 from truepair.data.readable import unreadable_pictures
 from truepair.data.table import PairTable
@@ -213,7 +213,6 @@ class DownstreamTask(ABC, Generic[_Table, _Answer, _Result]):
             "pictures of the training data": pictures,
             f"the model {self.recipe.model.checkpoint}": weights_fingerprint(self.model),
             "the tokenizer": caption_input_key(self.preprocessing),
-            "the decoder of pictures": decoder_name(),
         }
 
     @property
@@ -316,7 +315,8 @@ def finetune(task: DownstreamTask[Any, Any, _Result], recipe: TaskRecipe, run_fo
         TruepairError: anything that does not fit, in one line.
     """
     dataset = task.train_dataset()
-    for line in (f"{len(dataset):,} training {task.texts_name}", *task.lost_words()):
+    decoder = f"{DECODER} is {decoder_name()}"
+    for line in (f"{len(dataset):,} training {task.texts_name}", decoder, *task.lost_words()):
         say(line)
     engine = TrainingLoop(
         FinetuneStep(task.model, task.train_states()),
@@ -327,7 +327,7 @@ def finetune(task: DownstreamTask[Any, Any, _Result], recipe: TaskRecipe, run_fo
         optimizer=task.recipe.optimizer,
         run_folder=run_folder,
         evaluator=task.figures if task.validates else None,
-        identity=Identity(*settings_of(recipe), task.contents()),
+        identity=Identity(*settings_of(recipe), task.contents(), {DECODER: decoder_name()}),
     )
     run = engine.run()
     if not engine.accelerator.is_main_process:

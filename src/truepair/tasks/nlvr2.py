@@ -12,7 +12,7 @@ from truepair.data.caption_check import check_captions
 from truepair.data.fingerprint import table_fingerprints
 from truepair.data.left_out import LeftOut
 from truepair.data.pairs import PairBatch, PairDataset
-from truepair.data.pixels import decoder_name
+from truepair.data.pixels import DECODER, decoder_name
 from truepair.data.preprocessing import OwnPreprocessing
 from truepair.data.sample_tasks.store import sample_nlvr2
 from truepair.data.splits import DataConfig, build_tables
@@ -311,7 +311,6 @@ def assign_texts(
     )
     contents = {f"{name} of the assignment's pairs": key for name, key in table_fingerprints(table).items()}
     contents |= {f"the model {start.checkpoint}": weights_fingerprint(model), "the tokenizer": caption_input_key(own)}
-    contents["the decoder of pictures"] = decoder_name()
     transform = image_transform(own.transform, model.image_encoder, train=True)
     captions = "first" if config.data.captions == "pairs" else config.data.captions
     states = States(freeze_image=start.freeze_image, freeze_text=start.freeze_text)
@@ -324,7 +323,7 @@ def assign_texts(
         optimizer=config.optimizer,
         run_folder=run_folder,
         max_bad_fraction=config.data.max_bad_fraction,
-        identity=Identity(*settings_of(config), contents),
+        identity=Identity(*settings_of(config), contents, {DECODER: decoder_name()}),
     )
     engine.run()
     trained = cast(Nlvr2Model, engine.model)

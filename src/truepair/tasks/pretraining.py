@@ -12,7 +12,7 @@ from truepair.data.fingerprint import table_fingerprints
 from truepair.data.identity import concept_labels, match_keys
 from truepair.data.left_out import SKIPPED, LeftOut
 from truepair.data.pairs import PairCollator, PairDataset
-from truepair.data.pixels import decoder_name
+from truepair.data.pixels import DECODER, decoder_name
 from truepair.data.preprocessing import Preprocessing
 from truepair.data.splits import Tables, build_tables
 from truepair.data.table import PairTable
@@ -120,7 +120,7 @@ def pretrain(
         model.model.config.itm_trained = trains_itm(recipe)  # else it is as trained as it was
     for line in untrained_losses(recipe):
         say(line)
-    say(f"pictures are decoded by {decoder_name()}")
+    say(f"{DECODER} is {decoder_name()}")
     _lost_words(student.preprocessing, tables.train, say, left_out)
     guard = None if recipe.zero_shot is None else _guard(recipe, student.preprocessing, left_out)
     between = recipe.model.interpolate
@@ -149,7 +149,7 @@ def pretrain(
         evaluator=partial(_figures, validation, guard) if validation is not None or guard is not None else None,
         describe_figures=_recalls,
         compare_figures=_comparison(recipe),
-        identity=Identity(*settings, contents | builder.contents),
+        identity=Identity(*settings, contents | builder.contents, {DECODER: decoder_name()}),
     )
     run = loop.run()
     outcome = PretrainOutcome(
@@ -181,7 +181,6 @@ def _contents(recipe: PretrainRecipe, tables: Tables, student: OpenedModel, hear
         found[f"the model {start}"] = weights_fingerprint(student.model)
     found["the tokenizer"] = caption_input_key(student.preprocessing)
     found["the preprocessing of pictures"] = combined_key(**student.preprocessing.image_settings(train=True))
-    found["the decoder of pictures"] = decoder_name()
     for detector in recipe.relations.detectors:
         if isinstance(detector, Recorded):
             found[f"the ledger {heard.names.get(detector.ledger, detector.ledger)}"] = detector.verdicts.fingerprint

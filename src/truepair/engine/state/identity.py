@@ -16,11 +16,13 @@ class Identity:
         settings: dotted names of the fields that may not change, and their values, of JSON types.
         settled: those that may not change once the run has finished.
         contents: what the run reads, in words -> a fingerprint of it, wherever it lies.
+        tools: what the run reads it with, in words -> its name and version.
     """
 
     settings: Mapping[str, Any] = field(default_factory=dict)
     settled: Mapping[str, Any] = field(default_factory=dict)
     contents: Mapping[str, str] = field(default_factory=dict)
+    tools: Mapping[str, str] = field(default_factory=dict)
 
     def state(self) -> dict[str, Any]:
         """It as JSON values."""
@@ -42,7 +44,7 @@ class Identity:
             then: what :meth:`state` gave when the checkpoint was written; None for one that does not say.
             say: prints a line.
             finished: the run has nothing left to do.
-            accept: go on with other contents all the same; a line says which.
+            accept: go on with other contents and tools all the same; a line says which.
 
         Raises:
             ConfigError: something differs.
@@ -54,6 +56,8 @@ class Identity:
         if finished:
             require_same_settings(run_folder, then["settled"], self.settled)
         changed = [name for name, now in self.contents.items() if then["contents"].get(name, now) != now]
+        used = then.get("tools", {})
+        changed += [f"{n} ({now}, then {used[n]})" for n, now in self.tools.items() if used.get(n, now) != now]
         if not changed:
             return
         said = f"{', '.join(changed)}: not what the run in {run_folder} began with"
