@@ -1,7 +1,13 @@
+import io
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from datasets import config
+from PIL import Image
+from torch import Tensor
+
+from truepair.data import pixels
 
 
 @pytest.fixture(autouse=True)
@@ -10,3 +16,29 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     folder = tmp_path_factory.mktemp("cache")
     monkeypatch.setattr(config, "HF_DATASETS_CACHE", folder)
     return folder
+
+
+def pillow_decodes(data: Tensor) -> Tensor:
+    """Stands in for torchcodec, and fails as it does."""
+    try:
+        with Image.open(io.BytesIO(data.numpy().tobytes())) as image:
+            return pixels.as_pixels(image.convert("RGB"))
+    except OSError as error:
+        raise RuntimeError("Image is incomplete or truncated") from error
+
+
+@pytest.fixture(params=["Pillow", "a stand-in", "torchcodec"])
+def decoder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Sizes in bytes of what the fast decoder was given."""
+    given: list[int] = []
+    decode: Callable[[Tensor], Tensor] = pillow_decodes
+    if request.param == "torchcodec":
+        decode = pytest.importorskip("torchcodec.decoders").decode_jpeg
+
+    def counted(data: Tensor) -> Tensor:
+        given.append(len(data))
+        return decode(data)
+
+    monkeypatch.setattr(pixels, "_torchcodec", lambda: "" if request.param == "Pillow" else counted)
+    request.node.fast = request.param != "Pillow"
+    return given

@@ -1,99 +1,28 @@
 """Parts of images as tensors: the pixels and the refusals of whole images of Pillow, whatever decodes them."""
 
-import io
 import math
 import random
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from benchmarks.pillow_path import pillow_transform
-from PIL import Image, ImageFilter
+from PIL import Image
 from torch import Tensor
 
-from tests.data.makers import encoded, noise
+from tests.data.makers import encoded
+from tests.data.odd_images import OTHERS, PLAIN, picture
 from truepair.data import TransformConfig, build_transform, load_image
 from truepair.data import pixels as decoding
 from truepair.data.images import BadImageError
-from truepair.data.pixels import Part, as_pixels, decoder_name, load_part
+from truepair.data.pixels import Part, as_pixels, load_part
 from truepair.data.transforms import NORMALISATIONS
 from truepair.randomness import isolated_rng
-
-Decoder = Callable[[Tensor], Tensor]
-
-
-def picture(size: tuple[int, int] = (160, 120)) -> Image.Image:
-    image = noise(1, size).filter(ImageFilter.GaussianBlur(2))
-    image.paste(noise(2, (size[0] // 3, size[1] // 3)), (size[0] // 2, size[1] // 4))
-    return image
 
 
 def whole(height: int, width: int) -> Part:
     return Part(0, 0, height, width, (height, width))
-
-
-def pillow_decodes(data: Tensor) -> Tensor:
-    """Stands in for torchcodec, and fails as it does."""
-    try:
-        with Image.open(io.BytesIO(data.numpy().tobytes())) as image:
-            return as_pixels(image.convert("RGB"))
-    except OSError as error:
-        raise RuntimeError("Image is incomplete or truncated") from error
-
-
-@pytest.fixture(params=["Pillow", "a stand-in", "torchcodec"])
-def decoder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Sizes in bytes of what the fast decoder was given."""
-    given: list[int] = []
-    decode: Decoder = pillow_decodes
-    if request.param == "torchcodec":
-        decode = pytest.importorskip("torchcodec.decoders").decode_jpeg
-
-    def counted(data: Tensor) -> Tensor:
-        given.append(len(data))
-        return decode(data)
-
-    monkeypatch.setattr(decoding, "_torchcodec", lambda: None if request.param == "Pillow" else counted)
-    request.node.fast = request.param != "Pillow"
-    return given
-
-
-def turned(orientation: int) -> bytes:
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    return encoded(picture((90, 60)), "JPEG", exif=exif.tobytes())
-
-
-PLAIN = {
-    "fine": encoded(picture(), "JPEG", quality=95, subsampling=0),
-    "coarse": encoded(picture((161, 119)), "JPEG", quality=60, subsampling=2),
-    "progressive": encoded(picture(), "JPEG", progressive=True),
-    "stored as RGB": encoded(picture(), "JPEG", keep_rgb=True),
-    "one pixel": encoded(picture((1, 1)), "JPEG"),
-    "followed by other bytes": encoded(picture(), "JPEG") + b"more" * 20,
-}
-OTHERS = {f"turned {number}": turned(number) for number in range(2, 9)} | {
-    "grey": encoded(picture().convert("L"), "JPEG"),
-    "CMYK": encoded(picture().convert("CMYK"), "JPEG"),
-    "PNG": encoded(picture()),
-    "transparent": encoded(Image.merge("RGBA", [*picture().split(), picture().split()[0]])),
-    "16 bits": encoded(Image.fromarray(np.arange(4096, dtype=np.uint16).reshape(64, 64))),
-    "WebP": encoded(picture(), "WEBP"),
-    "GIF": encoded(picture(), "GIF"),
-}
-
-
-@pytest.mark.parametrize("kind", [*PLAIN, *OTHERS])
-def test_a_whole_image_is_what_load_image_makes(kind: str, decoder: list[int], request: pytest.FixtureRequest) -> None:
-    stored = {"bytes": (PLAIN | OTHERS)[kind]}
-
-    pixels = load_part(stored, whole)
-
-    assert pixels.dtype == torch.uint8
-    assert int((pixels.int() - as_pixels(load_image(stored)).int()).abs().max()) == 0
-    assert len(decoder) == (kind in PLAIN and request.node.fast)
 
 
 def test_a_part_is_that_of_the_upright_image(decoder: list[int]) -> None:
@@ -215,8 +144,3 @@ def test_reading_is_transforming_what_is_read_at_full_size() -> None:
             read = transform.read(stored)
         with isolated_rng(seed):
             assert torch.equal(read, transform(load_image(stored)))
-
-
-def test_the_decoder_has_a_name() -> None:
-    assert decoder_name().startswith(("torchcodec ", "Pillow "))
-    assert any(letter.isdigit() for letter in decoder_name())

@@ -94,6 +94,9 @@ def load_image(
 class OpenedImage:
     """An image of which the header is read, and no pixel is decoded yet.
 
+    What orientation and size say before it is decoded, they say of JPEGs alone: the EXIF block of a PNG may lie behind
+    its pixels, and to look for it decodes them.
+
     Attributes:
         header: as Pillow opened it.
         where: names it in messages.
@@ -103,6 +106,11 @@ class OpenedImage:
         self.header = header
         self.where = where
         self._stream = stream
+
+    @property
+    def is_jpeg(self) -> bool:
+        """Whether it is an ordinary JPEG."""
+        return self.header.format == "JPEG"
 
     @property
     def orientation(self) -> int:

@@ -64,6 +64,10 @@ def load_part(
         BadImageError: the image cannot be read.
     """
     with opened_image(stored, max_pixels) as opened:
+        if not opened.is_jpeg:
+            image = opened.decoded()
+            part = choose(image.height, image.width)
+            return as_pixels(image.crop(_box(part, image.size, image.size)))
         height, width = opened.size
         part = choose(height, width)
         _reduce(opened, part)
@@ -72,7 +76,7 @@ def load_part(
             if pixels is not None:
                 return part.of(pixels)
         image = opened.decoded()
-        return as_pixels(image.crop(_box(part, (height, width), (image.height, image.width))))
+        return as_pixels(image.crop(_box(part, (width, height), image.size)))
 
 
 def as_pixels(image: Image.Image) -> Tensor:
@@ -85,24 +89,32 @@ def as_image(pixels: Tensor) -> Image.Image:
     return Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
 
 
-@cache
 def decoder_name() -> str:
     """What decodes plain JPEGs here, with its version: pixels may depend on it."""
-    if _torchcodec() is not None:
+    if callable(_torchcodec()):
         return f"torchcodec {version('torchcodec')}"
     return f"Pillow {PIL.__version__} with libjpeg {features.version('libjpeg_turbo') or features.version('jpg')}"
 
 
-@cache
-def _torchcodec() -> Callable[[Tensor], Tensor] | None:
-    """The JPEG decoder of torchcodec, where one is installed; its older versions have none."""
-    try:
-        version("torchcodec")
-    except PackageNotFoundError:
-        return None
-    from torchcodec import decoders  # loads its libraries, which nothing else needs
+def decoder_line() -> str:
+    """What a run says of its decoder; also why a torchcodec that is installed is not used."""
+    decode = _torchcodec()
+    return f"{DECODER} is {decoder_name()}{decode if isinstance(decode, str) else ''}"
 
-    return getattr(decoders, "decode_jpeg", None)
+
+@cache
+def _torchcodec() -> Callable[[Tensor], Tensor] | str:
+    """The JPEG decoder of torchcodec, or in words why there is none; empty where torchcodec is not installed."""
+    try:
+        name = f"torchcodec {version('torchcodec')}"
+    except PackageNotFoundError:
+        return ""
+    try:
+        from torchcodec import decoders  # loads its libraries, which nothing else needs
+    except (ImportError, OSError, RuntimeError) as error:
+        return f": {name} cannot be loaded ({' '.join(str(error).split())[:80]})"
+    found: Callable[[Tensor], Tensor] | str = getattr(decoders, "decode_jpeg", f": {name} decodes no JPEGs")
+    return found
 
 
 def _reduce(opened: OpenedImage, part: Part) -> None:
@@ -118,7 +130,7 @@ def _decoded_fast(opened: OpenedImage) -> Tensor | None:
     """An image [3, H, W] as torchcodec decodes it; None for one that is Pillow's to decode, or to find bad."""
     decode = _torchcodec()
     header = opened.header
-    if decode is None or header.format != "JPEG" or header.mode != "RGB" or opened.orientation != 1:
+    if isinstance(decode, str) or header.mode != "RGB" or opened.orientation != 1:
         return None
     try:
         # A bytearray, for it may be written to: that bytes may not is a warning, and to silence it takes longer.
@@ -128,11 +140,11 @@ def _decoded_fast(opened: OpenedImage) -> Tensor | None:
 
 
 def _box(part: Part, whole: tuple[int, int], decoded: tuple[int, int]) -> tuple[int, int, int, int]:
-    """Left, top, right and bottom of a part of the whole in an image as it was decoded (heights and widths)."""
-    (top, bottom), (left, right) = (
+    """Left, top, right and bottom of a part of the whole in an image as it was decoded (widths and heights)."""
+    (left, right), (top, bottom) = (
         (start * has // had, -(-(start + length) * has // had))
         for start, length, has, had in zip(
-            (part.top, part.left), (part.height, part.width), decoded, whole, strict=True
+            (part.left, part.top), (part.width, part.height), decoded, whole, strict=True
         )
     )
     return left, top, right, bottom

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from truepair.data.caption_check import check_captions
 from truepair.data.fingerprint import rows_fingerprint, table_fingerprints
 from truepair.data.left_out import SKIPPED, LeftOut
-from truepair.data.pixels import DECODER, decoder_name
+from truepair.data.pixels import DECODER, decoder_line, decoder_name
 from truepair.data.preprocessing import OwnPreprocessing
 from truepair.data.readable import unreadable_pictures
 from truepair.data.table import PairTable
@@ -315,8 +315,7 @@ def finetune(task: DownstreamTask[Any, Any, _Result], recipe: TaskRecipe, run_fo
         TruepairError: anything that does not fit, in one line.
     """
     dataset = task.train_dataset()
-    decoder = f"{DECODER} is {decoder_name()}"
-    for line in (f"{len(dataset):,} training {task.texts_name}", decoder, *task.lost_words()):
+    for line in (f"{len(dataset):,} training {task.texts_name}", decoder_line(), *task.lost_words()):
         say(line)
     engine = TrainingLoop(
         FinetuneStep(task.model, task.train_states()),

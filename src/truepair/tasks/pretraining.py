@@ -12,7 +12,7 @@ from truepair.data.fingerprint import table_fingerprints
 from truepair.data.identity import concept_labels, match_keys
 from truepair.data.left_out import SKIPPED, LeftOut
 from truepair.data.pairs import PairCollator, PairDataset
-from truepair.data.pixels import DECODER, decoder_name
+from truepair.data.pixels import DECODER, decoder_line, decoder_name
 from truepair.data.preprocessing import Preprocessing
 from truepair.data.splits import Tables, build_tables
 from truepair.data.table import PairTable
@@ -120,7 +120,7 @@ def pretrain(
         model.model.config.itm_trained = trains_itm(recipe)  # else it is as trained as it was
     for line in untrained_losses(recipe):
         say(line)
-    say(f"{DECODER} is {decoder_name()}")
+    say(decoder_line())
     _lost_words(student.preprocessing, tables.train, say, left_out)
     guard = None if recipe.zero_shot is None else _guard(recipe, student.preprocessing, left_out)
     between = recipe.model.interpolate
