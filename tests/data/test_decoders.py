@@ -72,6 +72,7 @@ def test_what_is_refused_is_refused_in_the_same_words(kind: str, decoder: list[i
     assert str(expected.value) == str(whole.value) == str(seen.value) and "\n" not in str(seen.value)
 
 
+@pytest.mark.filterwarnings(STRANGE)
 @pytest.mark.parametrize("size", [16, 64])
 def test_a_data_set_of_all_kinds_under_wrong_names_leaves_out_what_is_refused(
     size: int, decoder: list[int], tmp_path: Path
