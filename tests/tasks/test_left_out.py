@@ -2,14 +2,17 @@
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
 from tests.methods.test_chance import WORDS
 from truepair.cli.main import main
-from truepair.data.images import BadImageError, load_image
+from truepair.data.images import BadImageError, OpenedImage, opened_image
 from truepair.data.table import PairTable
 from truepair.models.dual.base import DualEncoder
 from truepair.tasks.retrieval import RetrievalTask
@@ -135,12 +138,14 @@ def test_evaluate_decodes_each_picture_once(
 ) -> None:
     read: list[str] = []
 
-    def load(stored: dict[str, str], **options: object) -> Image.Image:
+    @contextmanager
+    def opened(stored: dict[str, str], *options: Any) -> Iterator[OpenedImage]:
         read.append(Path(stored["path"]).name)
-        return load_image(stored, **options)  # type: ignore[arg-type]
+        with opened_image(stored, *options) as image:
+            yield image
 
-    for module in ("truepair.data.transforms", "truepair.data.readable"):
-        monkeypatch.setattr(f"{module}.load_image", load)
+    for module in ("truepair.data.images", "truepair.data.pixels"):
+        monkeypatch.setattr(f"{module}.opened_image", opened)
     main(["evaluate", str(trained), "--data", str(pairs), "--max_bad_fraction", "0.3", "--validation_split", ""])
     assert sorted(read) == [f"{number}.png" for number in range(50, 60)]
 
@@ -150,7 +155,8 @@ def test_evaluate_finds_missing_pictures_before_it_reads_any(
 ) -> None:
     for number in (56, 57):
         (pairs.parent / f"{number}.png").unlink()
-    monkeypatch.setattr("truepair.data.transforms.load_image", None)
+    for module in ("truepair.data.images", "truepair.data.pixels"):
+        monkeypatch.setattr(f"{module}.opened_image", None)
     with pytest.raises(SystemExit):
         main(["evaluate", str(trained), "--data", str(pairs), "--validation_split", ""])
     told = " ".join(capsys.readouterr().err.split())
