@@ -88,7 +88,8 @@ def load_image(
     with opened_image(stored, max_pixels) as opened:
         if min_side is not None:
             opened.reduce(min_side, min_side)
-        return opened.decoded()
+        decoded = opened.decoded()
+        return decoded.copy() if decoded is opened.header else decoded
 
 
 class OpenedImage:
@@ -135,7 +136,7 @@ class OpenedImage:
         self.header.draft(None, (width, height))
 
     def decoded(self) -> Image.Image:
-        """Decode it to 8-bit RGB, upright; once."""
+        """Decode it to 8-bit RGB, upright; once, and not to be kept: what needs no change is the header itself."""
         return _upright(self.header, to_rgb(_whole_range(self.header, self._stream, self.where), self.where))
 
 
@@ -235,6 +236,9 @@ def to_rgb(image: Image.Image, where: str = "image") -> Image.Image:
         return _scaled_grey(image, where)
     if image.has_transparency_data:
         return _in_strips(image, _over_white)
+    if image.mode == "RGB":
+        image.load()
+        return image  # to convert it would be to copy it
     return image.convert("RGB")
 
 

@@ -234,11 +234,16 @@ def _drawn(scale: tuple[float, float], least: tuple[int, int], height: int, widt
     return Part(top, left, rows, columns, least)
 
 
+def _flipped(probability: float, pixels: Tensor) -> Tensor:
+    """An image [3, H, W], mirrored by chance."""
+    return pixels.flip(-1) if float(torch.rand(1)) < probability else pixels
+
+
 def augmentation(config: TransformConfig) -> list[Callable[[Tensor], Tensor]]:
     """What training does to an image, uint8 [3, H, W], after cropping: flip and RandAugment; its size stays."""
     steps: list[Callable[[Tensor], Tensor]] = []
     if config.flip:
-        steps.append(v2.RandomHorizontalFlip(config.flip))
+        steps.append(partial(_flipped, config.flip))
     if config.rand_augment_ops:
         steps.append(AlbefRandAugment(config.rand_augment_ops, config.rand_augment_level))
     return steps
