@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from truepair.data.tokens import Tokenization, tells_case
-from truepair.relations.text import caption_key
+from truepair.relations.text import caption_keys
 
 _AT_ONCE = 16_384  # captions tokenized at once
 
@@ -64,11 +64,11 @@ class CaptionTokens:
             for place, own in zip(long, tokenization([part[place] for place in long]) if long else (), strict=True):
                 cut[start + place] = True
                 ids[place] = own
-            for place, (text, own) in enumerate(zip(part, ids, strict=True), start):
+            keys[start : start + len(part)] = caption_keys(part, cased)
+            for place, own in enumerate(ids, start):
                 tokens[place] = sum(token not in special for token in own)
                 unknown[place] = 0 if unknown_id is None else own.count(unknown_id)
                 read[place] = hash(tuple(own))  # 64 bits, the same in every process: the ids are integers
-                keys[place] = caption_key(text, cased)
             progress(min(start + _AT_ONCE, count), count)
         _, sharing = np.unique(read, return_inverse=True)
         meant = np.unique(np.stack([sharing, keys]), axis=1)[0]  # one entry for each text that is read so
