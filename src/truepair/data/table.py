@@ -168,10 +168,13 @@ class PairTable:
             return list(column.to_pylist())
         return [value for part in column.chunks for value in _lists(part)]
 
-    def captions(self) -> Iterator[str]:
-        """All captions of all rows in order; few of them are in memory at once."""
+    def captions(self, step: int = 1) -> Iterator[str]:
+        """All captions of all rows in order, or every so many-th of them; few of them are in memory at once."""
+        first = 0  # that is wanted of a block
         for block in self.caption_blocks():
-            yield from block.to_pylist()
+            wanted = block if step == 1 else block.take(pa.array(np.arange(first, len(block), step)))
+            yield from wanted.to_pylist()
+            first = (first - len(block)) % step
 
     def caption_blocks(self) -> Iterator[pa.ChunkedArray]:
         """All captions of all rows in order, as Arrow arrays of text, so many rows at a time."""

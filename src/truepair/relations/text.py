@@ -25,7 +25,9 @@ class _Stripped(dict[int, str]):
 
     def __missing__(self, code: int) -> str:
         character = chr(code)
-        if character in _WITHIN_WORDS:
+        if character.isspace() and character != "\n":
+            character = " "
+        elif character in _WITHIN_WORDS:
             character = ""
         elif unicodedata.category(character).startswith("P") and character not in _MEANINGFUL:
             character = " "
@@ -207,8 +209,10 @@ def _normalised_lines(texts: Sequence[str], cased: bool) -> list[str]:
         return []
     block = "\n".join(texts)
     composed = unicodedata.normalize("NFC", block if cased else block.lower())
-    stripped = unicodedata.normalize("NFC", composed.translate(_STRIPPED))
-    return [" ".join(line.split()) for line in stripped.split("\n")]
+    stripped = unicodedata.normalize("NFC", composed.translate(_STRIPPED))  # of all spaces, " " and "\n" are left
+    while "  " in stripped:
+        stripped = stripped.replace("  ", " ")
+    return stripped.replace(" \n", "\n").replace("\n ", "\n").strip(" ").split("\n")
 
 
 UNSTATED = ""
