@@ -34,7 +34,23 @@ from PIL import Image
 
 PICTURES = 2000
 
-WORDS = "a the dog cat man woman red small on in with two street plays water".split()
+WORDS = [
+    "a",
+    "the",
+    "dog",
+    "cat",
+    "man",
+    "woman",
+    "red",
+    "small",
+    "on",
+    "in",
+    "with",
+    "two",
+    "street",
+    "plays",
+    "water",
+]
 
 RECIPE = {
     "data": {
@@ -76,8 +92,6 @@ def make_up(folder: Path, rows: int) -> None:
 
 def train(folder: Path, run_folder: str) -> None:
     """Give the command in this process, up to the first step; prints the figures."""
-    import truepair.reports.card  # noqa: F401 - what a training run imports, none of which is timed as start-up
-    import truepair.reports.run  # noqa: F401
     from truepair.cli.main import main as command
     from truepair.engine.loop.loop import TrainingLoop
 
@@ -109,7 +123,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
         folder = Path(name)
         make_up(folder, arguments.rows)
-        surroundings = os.environ | {"XDG_CACHE_HOME": f"{name}/cache", "HF_HOME": f"{name}/hub", "OMP_NUM_THREADS": "1"}
+        own = {"XDG_CACHE_HOME": f"{name}/cache", "HF_HOME": f"{name}/hub", "OMP_NUM_THREADS": "1"}
+        surroundings = os.environ | own
         for what in ("cold", "warm"):
             words = [sys.executable, __file__, "--train", name, f"{name}/{what}"]
             done = subprocess.run(words, env=surroundings, check=True, capture_output=True, text=True)

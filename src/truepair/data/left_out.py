@@ -168,8 +168,8 @@ class LeftOut:
         if cut:
             looked_at = f" looked at, of {among:,}," if among is not None and among > len(captions) else ""
             summary = (
-                f"{len(cut):,} of {len(captions):,} captions{looked_at} have more than {longest} tokens, and lose their end; "
-                "shorten them, or train with a larger text.max_length"
+                f"{len(cut):,} of {len(captions):,} captions{looked_at} have more than {longest} tokens, and lose "
+                "their end; shorten them, or train with a larger text.max_length"
             )
             entries = [
                 Entry("cut", name, row, f"longer than {longest} tokens: {captions[place]:.{_SHOWN}}")

@@ -160,10 +160,10 @@ _AT_ONCE = 1 << 14  # captions that are one text meanwhile
 
 
 def caption_keys(texts: Sequence[str], cased: bool = False) -> NDArray[np.int64]:
-    """The :func:`caption_key` of many captions, in a fifth of the time.
+    """The :func:`caption_key` of many captions, in a third of the time.
 
-    Those that are no more than their plain words, which nearly all are, become one text, a line each, and are normalised
-    together.
+    Those that are no more than their plain words, which nearly all are, become one text, a line each, and are
+    normalised together.
 
     Args:
         texts: N captions.
