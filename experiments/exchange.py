@@ -70,10 +70,11 @@ class Pairs:
     Args:
         recipe: names them.
         seed: draws the hidden matches that are found.
+        folder: takes the list of what is left out.
     """
 
-    def __init__(self, recipe: PretrainRecipe, seed: int) -> None:
-        inputs = frozen_inputs(recipe, print)
+    def __init__(self, recipe: PretrainRecipe, seed: int, folder: Path) -> None:
+        inputs = frozen_inputs(recipe, folder, print)
         self.declared = Declared.of_table(inputs.table)
         self.caption_ids = torch.tensor([ids[0] for ids in inputs.table.rows["caption_ids"]])
         truth = Truth.from_table(inputs.table)
@@ -157,7 +158,7 @@ def main() -> None:
     runs: list[dict[str, Any]] = []
     for seed in options.seeds:
         place: Path = options.runs / str(seed)
-        pairs = Pairs(recipe_of(seed, [], fields), seed)
+        pairs = Pairs(recipe_of(seed, [], fields), seed, options.runs)
         print(f"seed {seed}: {len(pairs.declared):,} pairs, {len(pairs.found):,} hidden matches are found", flush=True)
         for arm, precision in [("none", 1.0), *product(ARMS, PRECISIONS)]:
             folder = place / f"{arm}-{precision:g}".replace(", ", "-").replace(" ", "-")

@@ -7,8 +7,10 @@ and on all undeclared pairs of the recipe `sample`. Settings were chosen by the 
 """
 
 import sys
+import tempfile
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -31,7 +33,8 @@ class Pairs:
 
     def __init__(self, *layers: str, share: float = 1.0, seed: int = 0) -> None:
         recipe = read_recipe(PretrainRecipe, [find_recipe(name) for name in layers], [], command="mined_pairs")
-        run = frozen_inputs(recipe, print)
+        with tempfile.TemporaryDirectory() as folder:  # for the list of what is left out
+            run = frozen_inputs(recipe, Path(folder), print)
         groups = list(run.table.rows["group"])
         chosen = [row for row, name in enumerate(groups) if stable_hash("pick", str(seed), name) < share * 2**63]
         self.tables = EvidenceTables.of_run(run).rows(torch.tensor(chosen))

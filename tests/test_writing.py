@@ -46,6 +46,7 @@ TEMPORARY = {
 
 MADE_ONCE = {
     "engine/state/lock.py: _Lock._write",
+    "engine/state/lock.py: _Lock._write_in_place",
 }
 """A file that may only be made if there is none, which the system sees to; one that was cut off holds nothing."""
 

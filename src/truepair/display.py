@@ -51,9 +51,11 @@ def console(*, errors: bool = False) -> "Console":
         """Shows what is hidden in any text. A ``str`` is one line; a ``Text`` may have several, they are ours."""
 
         def render_str(self, text: str, **options: Any) -> "Text":
+            """A text without markup."""
             return super().render_str(visible(text), **options)
 
         def render(self, renderable: "RenderableType", options: "ConsoleOptions | None" = None) -> "Iterable[Segment]":
+            """The parts of anything that is printed, those that steer the terminal as they are."""
             for segment in super().render(renderable, options):
                 yield segment if segment.control else segment._replace(text=visible(segment.text, keep="\n"))
 

@@ -127,7 +127,7 @@ def writing_folder(
         TruepairError: of the kind ``error``: the disk is full, say. What was written aside is removed.
     """
     aside = _own_place(final) if shared else final.with_name(f".{final.name}.partial")
-    with one_line_errors(final, error, advice), _by_final_name(aside, final):
+    with one_line_errors(final, error, advice), by_final_name(aside, final):
         discard(aside)
         if not shared:
             _bring_back(final)
@@ -193,7 +193,7 @@ def writing_together(
         TruepairError: of the kind ``error``: the disk is full, say. What was written aside is removed.
     """
     aside = folder / f".{seal}.partial"
-    with one_line_errors(folder, error, advice), _by_final_name(aside, folder):
+    with one_line_errors(folder, error, advice), by_final_name(aside, folder):
         discard(aside)
         try:
             aside.mkdir(parents=True)
@@ -311,7 +311,7 @@ def one_line_errors(final: Path, error: type[TruepairError] | None, advice: str)
 
 
 @contextmanager
-def _by_final_name(aside: Path, final: Path) -> Iterator[None]:
+def by_final_name(aside: Path, final: Path) -> Iterator[None]:
     """Let errors of what is written aside name what is to become of it."""
     try:
         yield

@@ -3,11 +3,10 @@
 import re
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from truepair.data.caption_check import CaptionCheck, CaptionTokens, check_captions
+from truepair.data.caption_check import CaptionCheck, CaptionTokens, check_captions, look_step
 from truepair.data.tokens import OwnTokenization, load_tokenizer, train_wordpiece
 from truepair.models.encoders.minilm import minilm_folder
 from truepair.relations.text import caption_key
@@ -86,10 +85,18 @@ def test_nothing_is_said_where_nothing_is_lost_and_little_is_no_warning() -> Non
     ]
 
 
-def test_of_very_many_every_kth_is_looked_at_and_the_line_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("truepair.data.caption_check._LOOKED_AT", 10)
-    lines = check_captions(words(), LENGTH, ["a dog", "🐶"] * 25)[0].lines(length="L", tokenizer="T")
+def test_the_line_says_of_how_many_captions_some_were_looked_at() -> None:
+    lines = check_captions(words(), LENGTH, ["a dog", "🐶"] * 5, 50)[0].lines(length="L", tokenizer="T")
     assert len(lines) == 1 and lines[0].startswith("warning: 5 of 10 captions looked at, of 50, hold words")
+
+
+def test_places_of_captions_that_are_cut() -> None:
+    long = "a dog runs in deep snow"
+    assert check_captions(words(), LENGTH, ["a dog", long, "a cat", long])[1] == [1, 3]
+
+
+def test_of_very_many_every_kth_is_looked_at() -> None:
+    assert [look_step(count) for count in (0, 1, 100_000, 100_001, 1_000_000, 10_000_000)] == [1, 1, 1, 5, 40, 400]
 
 
 def test_tokens_of_no_texts() -> None:

@@ -5,7 +5,7 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from truepair.data.columns import take_rows
+from truepair.data.columns import blocks_of_rows, take_rows
 
 
 @given(parts=st.lists(st.integers(0, 4), min_size=1, max_size=6), block=st.integers(1, 9), data=st.data())
@@ -19,6 +19,8 @@ def test_rows_of_a_column_in_parts_are_those_of_a_plain_list(parts, block, data)
 
     assert taken.to_pylist() == [values[row] for row in rows]
     assert taken.type == column.type
+    blocks = [part.to_pylist() for part in blocks_of_rows(column, np.array(rows, np.int64), block)]
+    assert blocks == [[values[row] for row in rows[at : at + block]] for at in range(0, len(rows), block)]
 
 
 def test_what_is_taken_in_order_is_not_joined():

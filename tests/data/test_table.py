@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from tests.data.makers import encoded, photos, picture, put, put_jsonl
 from truepair.data import PairTable, open_pairs
 from truepair.errors import DataError
+from truepair.relations.text import caption_key
 
 
 def table_of(captions, name="made", splits=None, **columns):
@@ -221,7 +222,9 @@ def test_captions_come_in_order_whatever_is_read_at_once(monkeypatch, block):
     chosen = table_of(texts).select([3, 0, 2])
 
     assert list(chosen.captions()) == ["g", "a", "b", "d", "e", "f"]
-    assert list(chosen.first_captions(np.array([2, 0]))) == ["d", "g"]
+    assert list(chosen.captions(2)) == ["g", "b", "e"]
+    assert list(chosen.captions(4)) == ["g", "e"]
+    assert chosen.first_caption_keys(np.array([2, 0])).tolist() == [caption_key("d"), caption_key("g")]
     assert chosen.caption_counts.tolist() == [1, 2, 3]
     assert chosen.caption_ids.tolist() == [number for row in chosen.rows["caption_ids"] for number in row]
     assert chosen.values("captions") == [["g"], ["a", "b"], ["d", "e", "f"]]
@@ -231,3 +234,11 @@ def test_lists_that_are_not_there_are_none():
     names = [["a"], None, [], ["b", "c"]]
 
     assert table_of(["w", "x", "y", "z"], names=names).values("names") == names
+
+
+def test_all_rows_in_order_are_the_table_itself(table):
+    same = table.select(range(4))
+
+    assert same._chosen is None and same.values("captions") == table.values("captions")
+    assert table.split("train+test")._chosen is None
+    assert table.select([3, 1]).select([0, 1]).numbers.tolist() == [3, 1]

@@ -1,5 +1,7 @@
 """A run folder is held by one run at a time, and the lock of a dead one is told from that of a living one."""
 
+import contextlib
+import errno
 import json
 import os
 import subprocess
@@ -129,3 +131,52 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match=r"the run folder .*file cannot be used .*give another one"):
         taken(tmp_path / "file")
+
+
+def test_a_lock_is_never_seen_half_written(tmp_path: Path) -> None:
+    seen, over = list[str](), threading.Event()
+
+    def look() -> None:
+        """Read it as often as it is there."""
+        while not over.is_set():
+            with contextlib.suppress(FileNotFoundError):
+                seen.append((tmp_path / LOCK).read_text())
+
+    reader = threading.Thread(target=look)
+    reader.start()
+    try:
+        for _ in range(300):
+            taken(tmp_path)
+    finally:
+        over.set()
+        reader.join()
+    assert all("token" in json.loads(text) for text in seen)
+    assert [path.name for path in tmp_path.iterdir()] == []
+
+
+def test_the_lock_is_whole_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    link, linked = os.link, list[dict[str, Any]]()
+
+    def linking(source: Path, target: Path) -> None:
+        """Look at the file first."""
+        linked.append(json.loads(Path(source).read_text()))
+        link(source, target)
+
+    monkeypatch.setattr("os.link", linking)
+    with holding(tmp_path, print):
+        assert linked == [json.loads((tmp_path / LOCK).read_text())]
+        assert [path.name for path in tmp_path.iterdir()] == [LOCK]
+
+
+def test_a_file_system_without_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_link(source: Path, target: Path) -> None:
+        """As FAT has it."""
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr("os.link", no_link)
+    with holding(tmp_path, print):
+        assert json.loads((tmp_path / LOCK).read_text())["pid"] == os.getpid()
+        assert [path.name for path in tmp_path.iterdir()] == [LOCK]
+    place(tmp_path)
+    with pytest.raises(ConfigError, match=f"is in use by process {os.getpid()}"):
+        taken(tmp_path)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from truepair.relations import text as text_of_captions
-from truepair.relations.text import caption_key, identity_of_caption, normalise_caption
+from truepair.relations.text import caption_key, caption_keys, identity_of_caption, normalise_caption
 
 
 @pytest.mark.parametrize(
@@ -144,3 +144,20 @@ def test_plain_captions_take_a_short_way_to_the_same_identity(monkeypatch: pytes
         for cased in (False, True)
     ]
     assert short == long
+
+
+LETTERS = "aA b5 1-.,/:'\"()_#!\u2212\u00e4\u0301\u03a3\u03c3\u4e2d\u0665\u2013\x1c\x85\u2028\ud800\t\n"
+
+
+@given(st.lists(st.text(LETTERS, max_size=8) | st.text(max_size=8), max_size=12), st.booleans())
+def test_keys_of_many_captions_are_those_of_each(texts: list[str], cased: bool) -> None:
+    assert caption_keys(texts, cased).tolist() == [caption_key(text, cased) for text in texts]
+
+
+def test_keys_of_more_captions_than_are_taken_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("truepair.relations.text._AT_ONCE", 3)
+    draw = random.Random(1)
+    texts = ["".join(draw.choices(LETTERS, k=draw.randint(0, 9))) for _ in range(2000)]
+    plain = [text for text in texts if "\n" not in text]
+    for captions in (texts, plain, ["A dog.", "a  dog", "\ta dog!", "?!", "", "1.5", "15"]):
+        assert caption_keys(captions).tolist() == [caption_key(text) for text in captions]

@@ -1,5 +1,6 @@
 """Vectors on disk: what stands beside them, what is left out, and a command that is killed."""
 
+import errno
 import json
 import signal
 import subprocess
@@ -23,7 +24,7 @@ from truepair.cli.main import main
 from truepair.data.source import SourceConfig
 from truepair.errors import ConfigError, DataError
 from truepair.tasks.embedding import EmbedConfig, embed
-from truepair.tasks.vectors import COLUMNS, StoredVectors
+from truepair.tasks.vectors import COLUMNS, StoredVectors, VectorFiles
 
 
 @pytest.fixture(scope="module")
@@ -258,6 +259,43 @@ def test_finished_vectors_are_left_as_they_are(model: Path, pairs: Path, tmp_pat
         run(model, pairs, tmp_path / "v.parquet")
     run(model, pairs, tmp_path / "v.parquet", overwrite=True)
     assert [path.name for path in tmp_path.glob("v*.parquet")] == ["v.parquet"]
+
+
+@pytest.mark.parametrize(("name", "shards"), [("v.parquet", 1), ("v.parquet", 3), ("v.npy", 2)])
+def test_a_former_set_stays_until_the_new_one_is_whole(
+    model: Path,
+    pairs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    shards: int,
+) -> None:
+    output = tmp_path / "out" / name
+    run(model, pairs, output, shards=shards)
+    before = {path.name: path.read_bytes() for path in VectorFiles(output, shards).all_paths}
+    write, written = pq.write_table if name == "v.npy" else pq.ParquetWriter.write_table, list[int]()
+
+    def full_at_last(*words: Any, **fields: Any) -> None:
+        """A disk that fills up with the last file."""
+        written.append(1)
+        if len(written) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(*words, **fields)
+
+    monkeypatch.setattr(pq if name == "v.npy" else pq.ParquetWriter, "write_table", full_at_last)
+    call = ["embed", str(model), str(pairs), "--output", str(output), "--shards", "2", "--dtype", "float16"]
+    call += ["--overwrite", "true", "--workers", "0"]
+    with pytest.raises(SystemExit):
+        main(call)
+    assert f"could not write {output.parent}" in capsys.readouterr().err
+    assert all((output.parent / name).read_bytes() == content for name, content in before.items())
+    assert len(StoredVectors.open(output)) == 41
+    monkeypatch.undo()
+    main(call)
+    assert StoredVectors.open(output).origin.dtype == "float16" and len(StoredVectors.open(output)) == 41
+    assert len([path for path in output.parent.glob("v-*") if path.suffix == output.suffix]) == 2
+    assert not list(output.parent.glob(".*"))
 
 
 def test_pictures_inside_the_source_are_found_again(model: Path, tmp_path: Path) -> None:

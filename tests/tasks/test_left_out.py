@@ -1,6 +1,7 @@
 """What is left out, cut, merged or replaced: said in the same words by every command that reads data, and listed."""
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -93,6 +94,20 @@ def test_a_run_lists_all_and_shows_it_on_its_page(
     assert SAYS_LINE in page and "replaced: 2 of 40 training pairs" in page
     figures = json.loads((run / "retrieval.json").read_text())
     assert (figures["images"], figures["unreadable"]) == (8, 2)
+
+
+def test_of_very_many_captions_some_are_looked_at_and_the_lines_say_so(
+    pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("truepair.data.caption_check._ALL", 39)
+    monkeypatch.setattr("truepair.data.caption_check._LOOKED_AT", 10)
+    words = [*WORDS, *LIMIT, "--loop.epochs", "1", "--text.max_length", "3", "--run-folder", str(tmp_path / "run")]
+    main(["train", "scratch", str(pairs), *words])
+    told = " ".join(capsys.readouterr().err.split())
+    found = re.search(r"cut: (\d+) of 10 captions looked at, of 40, have more than 3 tokens", told)
+    rows = [row for what, _, row in listed(tmp_path / "run/skipped.jsonl") if what == "cut"]
+    assert found is not None and len(rows) == int(found[1]) > 0
+    assert all(row is not None and row % 4 == 0 for row in rows)
 
 
 def test_evaluate_leaves_out_the_same_pictures_for_every_model(

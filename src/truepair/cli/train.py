@@ -68,17 +68,19 @@ def run(words: list[str]) -> None:
 
 def _train(opened: "Opening[PretrainRecipe]", called: str) -> None:
     """Train, and write what is asked for beside the model."""
+    from truepair.tasks.pretraining import pretrain
+
+    started = time.perf_counter()
+    with opened.recorded():
+        outcome = pretrain(opened.recipe, opened.folder, say)
+
+    # What a page is drawn with takes half a second to import, which the first step need not wait for.
     from truepair.cli.tables import precision_table, retrieval_table, zero_shot_tables
     from truepair.engine.logs.log import read_log
     from truepair.models.dual.lora import merge_adapter
     from truepair.reports.card import write_card
     from truepair.reports.run import report_run
     from truepair.tasks.conversions import rule_counts
-    from truepair.tasks.pretraining import pretrain
-
-    started = time.perf_counter()
-    with opened.recorded():
-        outcome = pretrain(opened.recipe, opened.folder, say)
 
     done = outcome.run
     speed = f"{done.pairs_per_second:.0f} pairs/s in training" if done.seconds else "trained in an earlier call"

@@ -1,5 +1,7 @@
 """Rows of long Arrow columns."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
@@ -22,12 +24,19 @@ def take_rows(column: pa.ChunkedArray, rows: NDArray[np.int64], block: int = BLO
         rows: numbers of the values [M], in any order, repeated or not.
         block: how many are taken at once; only where their order is not that of the column are they joined.
     """
-    ends = np.cumsum([len(chunk) for chunk in column.chunks])
-    parts = [part for at in range(0, len(rows), block) for part in _block(column, rows[at : at + block], ends)]
+    parts = [part for taken in blocks_of_rows(column, rows, block) for part in taken.chunks]
     return pa.chunked_array(parts, column.type)
 
 
-def _block(column: pa.ChunkedArray, rows: NDArray[np.int64], ends: NDArray[np.int64]) -> list[pa.Array]:
+def blocks_of_rows(column: pa.ChunkedArray, rows: NDArray[np.int64], block: int = BLOCK) -> Iterator[pa.ChunkedArray]:
+    """Some values of a column, so many at a time; see :func:`take_rows`."""
+    chunks = column.chunks
+    ends = np.cumsum([len(chunk) for chunk in chunks])
+    for start in range(0, len(rows), block):
+        yield pa.chunked_array(_block(chunks, rows[start : start + block], ends), column.type)
+
+
+def _block(chunks: list[pa.Array], rows: NDArray[np.int64], ends: NDArray[np.int64]) -> list[pa.Array]:
     """The values of a block of rows, as one array or several."""
     ascending = bool((rows[1:] >= rows[:-1]).all())
     order = None if ascending else np.argsort(rows, kind="stable")
@@ -36,7 +45,7 @@ def _block(column: pa.ChunkedArray, rows: NDArray[np.int64], ends: NDArray[np.in
     asked, starts = np.unique(numbers, return_index=True)
     parts = []
     for number, start, end in zip(asked.tolist(), starts, [*starts[1:], len(rows)], strict=True):
-        chunk = column.chunk(number)
+        chunk = chunks[number]
         parts.append(chunk.take(pa.array(ordered[start:end] - (ends[number] - len(chunk)))))
     if order is None:
         return parts

@@ -28,7 +28,7 @@ def match_keys(table: PairTable, captions: str) -> NDArray[np.int64]:
     counts = table.caption_counts  # [N]
     texts = np.full(len(table), -1, np.int64)
     known = np.flatnonzero(counts == 1) if captions == "draw" else np.arange(len(table))
-    texts[known] = np.fromiter(map(table.caption_key, table.first_captions(known)), np.int64, len(known))
+    texts[known] = table.first_caption_keys(known)
     return np.stack([pictures, texts], axis=1)
 
 

@@ -148,7 +148,14 @@ class LeftOut:
             )
             self._tell("replaced", summary, _of_pictures("replaced", table, reasons), list(reasons.values()))
 
-    def cut(self, name: str, captions: Sequence[str], cut: Mapping[int, int | None], longest: int) -> None:
+    def cut(
+        self,
+        name: str,
+        captions: Sequence[str],
+        cut: Mapping[int, int | None],
+        longest: int,
+        among: int | None = None,
+    ) -> None:
         """Captions that lose their end.
 
         Args:
@@ -156,11 +163,13 @@ class LeftOut:
             captions: all that were looked at.
             cut: places of those that are longer among them -> the row that each is of, where there is one.
             longest: tokens that are read.
+            among: how many there are, where only some were looked at; None for all.
         """
         if cut:
+            looked_at = f" looked at, of {among:,}," if among is not None and among > len(captions) else ""
             summary = (
-                f"{len(cut):,} of {len(captions):,} captions have more than {longest} tokens, and lose their end; "
-                "shorten them, or train with a larger text.max_length"
+                f"{len(cut):,} of {len(captions):,} captions{looked_at} have more than {longest} tokens, and lose "
+                "their end; shorten them, or train with a larger text.max_length"
             )
             entries = [
                 Entry("cut", name, row, f"longer than {longest} tokens: {captions[place]:.{_SHOWN}}")

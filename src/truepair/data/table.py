@@ -13,13 +13,13 @@ from datasets import Dataset, concatenate_datasets
 from numpy.typing import NDArray
 from PIL import Image
 
-from truepair.data.columns import BLOCK, IMAGES, take_rows
+from truepair.data.columns import BLOCK, IMAGES, blocks_of_rows, take_rows
 from truepair.data.contents import Contents, picture_stamps
 from truepair.data.images import load_image
 from truepair.data.split_names import split_of_word
 from truepair.errors import DataError
 from truepair.randomness import splitmix64, stable_hash
-from truepair.relations.text import caption_key
+from truepair.relations.text import caption_key, caption_keys
 
 
 class PairTable:
@@ -168,15 +168,23 @@ class PairTable:
             return list(column.to_pylist())
         return [value for part in column.chunks for value in _lists(part)]
 
-    def captions(self) -> Iterator[str]:
-        """All captions of all rows in order; few of them are in memory at once."""
-        for column in self._blocks("captions"):
-            yield from pc.list_flatten(column).to_pylist()
+    def captions(self, step: int = 1) -> Iterator[str]:
+        """All captions of all rows in order, or every so many-th of them; few of them are in memory at once."""
+        first = 0  # that is wanted of a block
+        for block in self.caption_blocks():
+            wanted = block if step == 1 else block.take(pa.array(np.arange(first, len(block), step)))
+            yield from wanted.to_pylist()
+            first = (first - len(block)) % step
 
-    def first_captions(self, rows: NDArray[np.int64]) -> Iterator[str]:
-        """The first caption of each of some rows [M]; few of them are in memory at once."""
-        for column in self.select(rows)._blocks("captions"):
-            yield from pc.list_element(column, 0).to_pylist()
+    def caption_blocks(self) -> Iterator[pa.ChunkedArray]:
+        """All captions of all rows in order, as Arrow arrays of text, so many rows at a time."""
+        return map(pc.list_flatten, self._blocks("captions"))
+
+    def first_caption_keys(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The ``caption_key`` of the first caption of each of some rows, int64 [M]; few texts are in memory at once."""
+        blocks = self.select(rows)._blocks("captions")
+        keys = [caption_keys(pc.list_element(column, 0).to_pylist(), self.cased) for column in blocks]
+        return np.concatenate(keys) if keys else np.empty(0, np.int64)
 
     def caption_key(self, text: str) -> int:
         """Number that is equal for captions that count as the same in this table, see ``caption_key``."""
@@ -230,6 +238,8 @@ class PairTable:
         chosen = np.asarray(indices if isinstance(indices, np.ndarray) else list(indices), dtype=np.int64)
         if len(chosen) and not 0 <= chosen.min() <= chosen.max() < len(self):
             raise DataError(f"rows {chosen.min()} to {chosen.max()} of {self.name} are asked for; it has {len(self)}")
+        if len(chosen) == len(self) and np.array_equal(chosen, np.arange(len(self))):
+            return self._with(self._stored, self._chosen)  # columns that are whole are read several times faster
         return self._with(self._stored, chosen if self._chosen is None else self._chosen[chosen])
 
     def read_by_case(self, cased: bool) -> "PairTable":
@@ -391,11 +401,9 @@ class PairTable:
     def _blocks(self, name: str) -> Iterator[pa.ChunkedArray]:
         """A column, so many rows at a time."""
         column = self._stored_column(name)
-        for start in range(0, len(self), BLOCK):
-            if self._chosen is None:
-                yield column.slice(start, BLOCK)
-            else:
-                yield take_rows(column, self._chosen[start : start + BLOCK])
+        if self._chosen is None:
+            return (column.slice(start, BLOCK) for start in range(0, len(self), BLOCK))
+        return blocks_of_rows(column, self._chosen, BLOCK)
 
     def _stored_column(self, name: str) -> Any:
         return self._stored.select_columns([name]).with_format("arrow")[:].column(name)

@@ -269,10 +269,12 @@ def most_probable(inputs: Doubles, shares: Doubles, start: Doubles, variances: D
         return float((np.logaddexp(0, found) - shares * found).sum() + ((weights - start) ** 2 / variances).sum() / 2)
 
     def gradient(weights: Doubles) -> Doubles:
+        """Slope of the loss by each weight."""
         slope: Doubles = inputs.T @ (expit(inputs @ weights) - shares) + (weights - start) / variances
         return slope
 
     def curvature(weights: Doubles) -> Doubles:
+        """Second derivatives of the loss."""
         chance = expit(inputs @ weights)
         matrix: Doubles = (inputs.T * (chance * (1 - chance))) @ inputs + np.diag(1 / variances)
         return matrix

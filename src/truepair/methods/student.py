@@ -1,9 +1,11 @@
 """The model a run starts with: tokenizer, preprocessing, weights."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
-from itertools import compress
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from transformers import BlipImageProcessor, PreTrainedTokenizerBase
 
@@ -60,10 +62,23 @@ def _corpus(train: PairTable) -> list[str]:
         return list(train.captions())
     share = _CORPUS / train.caption_count
     chosen = hash_ids(train.caption_ids, stable_hash("tokenizer")) < int(share * 2**63)  # [C]
-    texts = list(compress(train.captions(), chosen))
-    characters = set().union(*texts)
-    texts += (text for text in compress(train.captions(), ~chosen) if not characters.issuperset(text))
+    starts = np.cumsum([0, *(len(block) for block in train.caption_blocks())])
+    texts = list[str]()
+    for start, block in zip(starts, train.caption_blocks(), strict=False):
+        texts += block.filter(pa.array(chosen[start : start + len(block)])).to_pylist()
+    another = _any_but(set().union(*texts))
+    for start, block in zip(starts, train.caption_blocks(), strict=False):
+        others = block.filter(pa.array(~chosen[start : start + len(block)]))
+        texts += others.filter(pc.match_substring_regex(others, another)).to_pylist()
     return texts
+
+
+def _any_but(characters: Iterable[str]) -> str:
+    """A regular expression of Arrow for any character but these."""
+    codes = np.unique(np.fromiter(map(ord, characters), np.int64))
+    ranges = np.split(codes, np.flatnonzero(np.diff(codes) > 1) + 1)
+    listed = "".join(f"\\x{{{part[0]:x}}}-\\x{{{part[-1]:x}}}" for part in ranges if len(part))
+    return f"[^{listed}]" if listed else "(?s)."
 
 
 def build_student(recipe: PretrainRecipe, train: PairTable, say: Say) -> OpenedModel:

@@ -20,7 +20,6 @@ _MOST_FRIENDS = 50.0  # more common partners than this tell nothing new
 _DOUBT = 0.5  # of a partner, so that rows without any have an average
 _ROWS = 512  # rows of a product of sparse matrices held at once
 _TILE_ROWS, _TILE_COLUMNS = 512, 4096  # of the pairs scored at once
-_PROBED = 16  # cells of the index searched for each row
 
 
 @dataclass(frozen=True)

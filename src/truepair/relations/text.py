@@ -3,8 +3,12 @@
 import hashlib
 import re
 import unicodedata
+from collections.abc import Sequence
 from functools import lru_cache
-from itertools import product
+from itertools import compress, product
+
+import numpy as np
+from numpy.typing import NDArray
 
 # Punctuation in Unicode's books that names something in a caption: "keycap: #", "50% off", "black & white".
 _MEANINGFUL = frozenset("#*&@%\u2030\u00a7")
@@ -21,7 +25,9 @@ class _Stripped(dict[int, str]):
 
     def __missing__(self, code: int) -> str:
         character = chr(code)
-        if character in _WITHIN_WORDS:
+        if character.isspace() and character != "\n":
+            character = " "
+        elif character in _WITHIN_WORDS:
             character = ""
         elif unicodedata.category(character).startswith("P") and character not in _MEANINGFUL:
             character = " "
@@ -134,6 +140,79 @@ def caption_key(text: str, cased: bool = False) -> int:
     identity = identity_of_caption(text, cased)
     digest = hashlib.blake2b(identity.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
+
+
+# Kinds of ASCII characters, by which captions are found that may be more than their plain words: a digit, a capital,
+# a mark, anything else; spaces are gone.
+_KINDS = str.maketrans(
+    {
+        character: "" if character.isspace() else "0" if character.isdigit() else "A" if character.isupper() else "a"
+        for character in map(chr, range(128))
+    }
+    | {character: "-" for character in map(chr, range(128)) if re.match(r"[^\w\s]", character)}
+    | {"\n": "\n"}
+)
+
+# The same of other captions.
+_MAY_MEAN_MORE_BEYOND_ASCII = re.compile(r"\d|[A-Z][-\u2212]|\n")
+
+_AT_ONCE = 1 << 14  # captions that are one text meanwhile
+
+
+def caption_keys(texts: Sequence[str], cased: bool = False) -> NDArray[np.int64]:
+    """The :func:`caption_key` of many captions, in a third of the time.
+
+    Those that are no more than their plain words, which nearly all are, become one text, a line each, and are
+    normalised together.
+
+    Args:
+        texts: N captions.
+        cased: as for :func:`caption_key`.
+
+    Returns:
+        Their keys, int64 [N].
+    """
+    parts = [_keys(texts[start : start + _AT_ONCE], cased) for start in range(0, len(texts), _AT_ONCE)]
+    return np.concatenate(parts) if parts else np.empty(0, np.int64)
+
+
+def _keys(texts: Sequence[str], cased: bool) -> NDArray[np.int64]:
+    """The keys of some captions [N]."""
+    plain = _are_plain(texts)
+    lines = iter(_normalised_lines(list(compress(texts, plain)), cased))
+    identities = [
+        (is_plain and next(lines)) or identity_of_caption(text, cased)
+        for text, is_plain in zip(texts, plain, strict=True)
+    ]
+    digests = [
+        hashlib.blake2b(identity.encode("utf-8", "surrogatepass"), digest_size=8).digest() for identity in identities
+    ]
+    return (np.frombuffer(b"".join(digests), ">u8") >> np.uint64(1)).astype(np.int64)
+
+
+def _are_plain(texts: Sequence[str]) -> list[bool]:
+    """Which captions are the same whenever their ``normalise_caption`` is, and hold no line break; a few are missed."""
+    block = "\n".join(texts)
+    if not block.isascii():
+        ascii_texts = [text for text in texts if text.isascii()]
+        found = iter(_are_plain(ascii_texts))
+        return [next(found) if text.isascii() else not _MAY_MEAN_MORE_BEYOND_ASCII.search(text) for text in texts]
+    kinds = block.translate(_KINDS).split("\n")
+    if len(kinds) > len(texts):  # somewhere a line breaks
+        return ["\n" not in text and not _MAY_MEAN_MORE.search(text) for text in texts]
+    return ["0-" not in line and "-0" not in line and "A-" not in line for line in kinds]
+
+
+def _normalised_lines(texts: Sequence[str], cased: bool) -> list[str]:
+    """``normalise_caption`` of captions without line breaks; empty where nothing but punctuation was there."""
+    if not texts:
+        return []
+    block = "\n".join(texts)
+    composed = unicodedata.normalize("NFC", block if cased else block.lower())
+    stripped = unicodedata.normalize("NFC", composed.translate(_STRIPPED))  # of all spaces, " " and "\n" are left
+    while "  " in stripped:
+        stripped = stripped.replace("  ", " ")
+    return stripped.replace(" \n", "\n").replace("\n ", "\n").strip(" ").split("\n")
 
 
 UNSTATED = ""

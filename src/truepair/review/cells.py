@@ -131,5 +131,6 @@ class _Lookup:
         self._ids, self._numbers = lists.values[order], lists.owners[order]
 
     def find(self, number: int) -> int | None:
+        """The number of the list of an id; None for an id that no list has."""
         place = int(np.searchsorted(self._ids, number))
         return int(self._numbers[place]) if place < len(self._ids) and self._ids[place] == number else None

@@ -50,6 +50,7 @@ class Guard:
         by_address = bool(named) and self._is_token(named)
 
         async def send_guarded(message: Message) -> None:
+            """Send a part of the answer, with the headers that keep others out."""
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 headers.update(HEADERS)

@@ -294,6 +294,7 @@ def _told(call: Callable[[Request], Awaitable[Response]]) -> Callable[[Request],
     """The call, whose user's mistakes are answered as JSON of one line."""
 
     async def answered(request: Request) -> Response:
+        """Answer a request."""
         try:
             return await call(request)
         except TruepairError as error:

@@ -37,7 +37,7 @@ from truepair.tasks.vectors import (
     StoredVectors,
     VectorFiles,
     read_origin,
-    write_vectors,
+    replace_vectors,
 )
 
 Say = Callable[[str], None]
@@ -441,9 +441,8 @@ def _assemble(
     """Write the files of parts that are complete, and say what they hold."""
     columns, numbers = items.columns(encoded)
     arrays = _Arrays([array for parts in encoded.values() for array in parts.arrays])
-    for shards in VectorFiles.sets(files.output):  # of other settings: the caller has allowed it
-        VectorFiles(files.output, shards).remove()
-    write_vectors(files, columns, lambda rows: arrays.take(numbers[rows]), origin, width)
+    # What is there is of other settings, and the caller has allowed it.
+    replace_vectors(files, columns, lambda rows: arrays.take(numbers[rows]), origin, width)
     unreadable = encoded[IMAGE].unreadable if IMAGE in encoded else {}
     rows = {int(items.image_rows[number]): why for number, why in unreadable.items()}
     left_out.pictures(items.table, rows)

@@ -84,6 +84,11 @@ class EncodingConfig:
         if not self.pictures and (self.model is not None or self.image_encoder is not None):
             raise ConfigError("without pictures there is nothing for a model or an image encoder to read; drop them")
 
+    @property
+    def reads_frozen(self) -> bool:
+        """Whether a frozen image encoder reads the pictures, beside the model or for want of one."""
+        return self.pictures and (self.image_encoder is not None or self.model is None)
+
 
 def encode_gallery(
     table: PairTable,
@@ -118,7 +123,7 @@ def encode_gallery(
     gallery = Gallery.of_table(table)
     shown = table.select(gallery.rows)
     found: list[tuple[Tensor, dict[int, str]]] = []
-    if config.pictures and (config.image_encoder is not None or dual is None):
+    if config.reads_frozen:
         found.append(_frozen_images(shown, config, folder))
     if dual is not None:
         found.append(_dual_images(dual, shown, folder, min(_workers(config), 4), config.cache_check))

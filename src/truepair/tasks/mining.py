@@ -23,6 +23,11 @@ from truepair.mining.refinement import Refinement, fit_refinement
 from truepair.relations.ledger import Ledger
 from truepair.relations.pairs import PairSet
 
+_MEANS = (
+    "of each picture and caption the mean of its states is kept: a run that trains on the states themselves encodes "
+    "them again; one that has trained on them before leaves them to this command"
+)
+
 
 def frozen_inputs(recipe: PretrainRecipe, folder: Path, say: Say) -> JudgeInputs:
     """What a run of the recipe would give its judge, without the run; of frozen states, their means are kept alone.
@@ -49,8 +54,9 @@ def frozen_inputs(recipe: PretrainRecipe, folder: Path, say: Say) -> JudgeInputs
     model.to(own_device(cpu=recipe.loop.cpu))
     caches = StateCaches(recipe, student, left_out, means=True)
     table, images = caches.images(table)
-    captions = table.captions()
-    texts = caches.captions(captions)
+    texts = caches.captions(table.captions())
+    if images is not None and images.views[0].shape[0] == 1 and not recipe.model.pool_images:
+        say(_MEANS)
     return JudgeInputs(
         table=table,
         preprocessing=preprocessing,

@@ -8,7 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from truepair.data.caption_check import check_captions
+from truepair.data.caption_check import check_captions, look_step
 from truepair.data.fingerprint import table_fingerprints
 from truepair.data.left_out import LeftOut
 from truepair.data.pairs import PairBatch, PairDataset
@@ -296,8 +296,9 @@ def assign_texts(
     for line in tables.notes:
         say(line)
     say(f"text assignment on {len(table):,} pairs from {table.name}")
-    texts = [caption for captions in table.values("captions") for caption in captions]
-    check, _ = check_captions(preprocessing.tokenization, preprocessing.max_length, texts)
+    among = table.caption_count
+    looked_at = list(table.captions(look_step(among)))
+    check, _ = check_captions(preprocessing.tokenization, preprocessing.max_length, looked_at, among)
     for line in check.lines(length="model.max_length", tokenizer="start from a model whose tokenizer knows them"):
         say(line)
     size = model.image_encoder.image_size

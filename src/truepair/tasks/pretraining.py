@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from truepair.data.caption_check import check_captions
+from truepair.data.caption_check import check_captions, look_step
 from truepair.data.fingerprint import table_fingerprints
 from truepair.data.identity import concept_labels, match_keys
 from truepair.data.left_out import SKIPPED, LeftOut
@@ -189,13 +189,15 @@ def _contents(recipe: PretrainRecipe, tables: Tables, student: OpenedModel, hear
 
 def _lost_words(preprocessing: Preprocessing, train: PairTable, say: Say, left_out: LeftOut) -> None:
     """Tell what the tokenizer loses of the training captions; those that are cut are listed."""
-    captions = list(train.captions())
-    owners = np.repeat(train.numbers, train.caption_counts)
-    check, looked_at = check_captions(preprocessing.tokenization, preprocessing.max_length, captions)
+    among = train.caption_count
+    step = look_step(among)
+    captions = list(train.captions(step))
+    owners = np.repeat(train.numbers, train.caption_counts)[::step]
+    check, cut = check_captions(preprocessing.tokenization, preprocessing.max_length, captions, among)
     for line in check.lines(length="text.max_length", tokenizer=_OTHER_TOKENIZER, cut=False):
         say(line)
-    cut = {number: int(owners[place]) for number, (place, is_cut) in enumerate(looked_at.items()) if is_cut}
-    left_out.cut(train.name, [captions[place] for place in looked_at], cut, preprocessing.max_length)
+    rows = {place: int(owners[place]) for place in cut}
+    left_out.cut(train.name, captions, rows, preprocessing.max_length, among)
 
 
 class _Pictures:

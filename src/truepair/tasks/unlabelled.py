@@ -57,6 +57,10 @@ _PARTNERS = 64
 
 _TRUTH = ("group", "family")  # columns that state the known truth
 
+_MEANS = (
+    "what is kept of pictures is the mean of their states, for mining: a run with model.cache_images encodes them again"
+)
+
 Say = Callable[[str], None]
 
 
@@ -137,6 +141,8 @@ def mine_unlabelled(data: DataConfig, config: UnlabelledConfig, folder: Path, sa
     if config.group is not None:
         groups_of_pictures(Gallery.of_table(tables.train), config.group)  # what is wrong with it, before the long work
     encoded = encode_gallery(tables.train, config.encoding, say, left_out=left_out)
+    if encoded.images is not None and config.encoding.reads_frozen:
+        say(_MEANS)
     groups = None if config.group is None else groups_of_pictures(encoded.gallery, config.group)
     families, lacking = usual_families(encoded)
     for line in lacking:

@@ -21,7 +21,7 @@ from truepair.data.open import open_pairs
 from truepair.data.source import SourceConfig
 from truepair.data.table import PairTable
 from truepair.errors import ConfigError, DataError, TruepairError
-from truepair.files import writing_file
+from truepair.files import by_final_name, discard, one_line_errors, sync, writing_file
 
 SUFFIXES = (".parquet", ".npy")
 
@@ -160,6 +160,49 @@ class VectorFiles:
 def columns_path(vectors: Path) -> Path:
     """The Parquet file with the columns of a file of vectors: itself, or the one beside a .npy."""
     return vectors if vectors.suffix == ".parquet" else vectors.with_suffix(".ids.parquet")
+
+
+def replace_vectors(
+    files: VectorFiles,
+    columns: pa.Table,
+    vectors: Callable[[NDArray[np.int64]], NDArray[np.floating]],
+    origin: Origin,
+    width: int,
+) -> None:
+    """Write all files aside; once they are whole, they take the place of every set under their name.
+
+    Until then a former set stays, which takes its room on the disk a second time. A call that is killed in the moment
+    of the change leaves no set, or one with files missing, which the next call writes again.
+
+    Args:
+        files: their names.
+        columns: as for :func:`write_vectors`.
+        vectors: as there.
+        origin: as there.
+        width: as there.
+
+    Raises:
+        DataError: the disk refuses; a former set stays.
+    """
+    folder = files.output.with_name(f".{files.output.name}.partial")
+    aside = VectorFiles(folder / files.output.name, files.shards)
+    advice = "free some space, or choose another place"
+    discard(folder)
+    try:
+        with by_final_name(folder, files.output.parent), one_line_errors(files.output, DataError, advice):
+            write_vectors(aside, columns, vectors, origin, width)
+            for shards in VectorFiles.sets(files.output):
+                VectorFiles(files.output, shards).remove()
+            for written, final in zip(_columns_first(aside), _columns_first(files), strict=True):
+                written.replace(final)
+            sync(files.output.parent)
+    finally:
+        discard(folder)
+
+
+def _columns_first(files: VectorFiles) -> list[Path]:
+    """All paths, those of columns first: the file of the vectors says that both are there."""
+    return sorted(files.all_paths, key=lambda path: path in files.paths)
 
 
 def write_vectors(

@@ -6,6 +6,7 @@ lives renews it every few seconds.
 """
 
 import contextlib
+import errno
 import json
 import os
 import platform
@@ -28,6 +29,8 @@ PATIENCE = 60.0
 """Seconds without a sign of life after which a holder that cannot be asked counts as dead."""
 
 _LOOK = 1.0  # seconds between two looks at the lock of such a holder
+
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)  # what file systems without hard links say
 
 _HELD: dict[Path, "_Lock"] = {}  # of this process
 
@@ -122,11 +125,7 @@ class _Lock:
         return token is not None and token != self.token
 
     def _write(self) -> bool:
-        """Write it, unless there is one."""
-        try:
-            handle = os.open(self.file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
-        except FileExistsError:
-            return False
+        """Write it, unless there is one; it stands there whole at once, wherever the file system has links."""
         said = {
             "pid": self.pid,
             "started": _start_of(self.pid),
@@ -135,9 +134,30 @@ class _Lock:
             "since": datetime.now().astimezone().isoformat(timespec="seconds"),
             "token": self.token,
         }
+        text = json.dumps(said, indent=1)
+        aside = self.file.with_name(f".{LOCK}.{self.token}.new")
+        try:
+            aside.write_text(text, encoding="utf-8")
+            os.link(aside, self.file)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            return self._write_in_place(text)
+        finally:
+            aside.unlink(missing_ok=True)
+        return True
+
+    def _write_in_place(self, text: str) -> bool:
+        """Write it where a file cannot be linked: until it is whole, others take it for one that is being written."""
+        try:
+            handle = os.open(self.file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+        except FileExistsError:
+            return False
         try:
             with open(handle, "w", encoding="utf-8") as file:  # noqa: PTH123 - of a handle
-                json.dump(said, file, indent=1)
+                file.write(text)
         except OSError:
             self.file.unlink(missing_ok=True)
             raise

@@ -14,7 +14,7 @@ from ftfy.badness import is_bad
 from numpy.typing import NDArray
 
 from truepair.data.formats.record import IMAGE_SUFFIXES
-from truepair.relations.text import caption_key
+from truepair.relations.text import caption_keys
 
 _AT_ONCE = 65_536  # texts between two calls of a progress bar
 
@@ -78,11 +78,10 @@ class TextFaults:
             cased: whether case tells captions apart.
             progress: called with (done, all).
         """
-        keys = np.zeros(len(texts), np.int64)
+        keys = caption_keys(texts, cased)
         generic, mojibake, control = (np.zeros(len(texts), bool) for _ in range(3))
         scripts, names = np.zeros(len(texts), np.int64), {"LATIN": 0}
         for place, text in enumerate(texts):
-            keys[place] = caption_key(text, cased)
             generic[place] = is_generic(text)
             mojibake[place] = is_mojibake(text)
             control[place] = not text.isprintable() and has_control(text)

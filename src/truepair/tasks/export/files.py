@@ -161,6 +161,7 @@ def export_verdicts(source: VerdictSource, kind: str, folder: Path, config: Expo
     lines: list[str] = []
 
     def tell(line: str) -> None:
+        """Say a line, and keep it for the record."""
         lines.append(line)
         say(line)
 
