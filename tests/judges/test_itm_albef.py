@@ -93,8 +93,8 @@ def test_states_come_from_the_runs_caches_if_the_encoders_are_the_same(
     def unwanted(*_: object) -> None:
         raise AssertionError("the encoders need not run")
 
-    for encoder in ("image_states", "text_states"):
-        monkeypatch.setattr(type(student), encoder, unwanted)
+    monkeypatch.setattr(type(student.image_encoder), "forward", unwanted)
+    monkeypatch.setattr(type(student), "text_states", unwanted)
     torch.testing.assert_close(cached.score(batch, IMAGES, TEXTS), expected, atol=2e-3, rtol=0)
     pooled = open_judge(config, replace(run, pooled=True))  # fusion has nothing to attend to in a mean
     with pytest.raises(AssertionError, match="need not run"):

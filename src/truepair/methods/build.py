@@ -1,6 +1,7 @@
 """From a recipe to the training step it describes."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -189,6 +190,7 @@ class StepBuilder:
             image_cache=encoder.image_cache,
             caption_cache=encoder.caption_cache,
             pooled=self.recipe.model.pool_images,
+            keep_images=partial(self.caches.of_judge, self.table),
         )
         judge = open_judge(config.judge, inputs, self.device)
         self.contents[f"the judge {config.judge.checkpoint}"] = judge.fingerprint
