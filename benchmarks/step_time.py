@@ -7,9 +7,10 @@ The textbook step has the same blocks and weights. It repeats the states of an i
 computes all tokens of all rows through all layers, padding included, and vocabulary logits at every place, keeps all
 activations, and asks the judge (con-D) about its 2B candidates in each step. The library's step shares all that, and
 from the second turn on the judge has judged the pairs before (warm memory); with `--judge cold` it forgets them before
-each turn, with `--judge kept` too, but has kept the states of the images (`ecm.judge.cache_images`). Both use fused attention; the textbook of
-`--against plain` keeps its attention weights, as the official program does. Nothing is converted, dropout is off,
-caption lengths are those of COCO (8 to 24 tokens, mostly near 12). Losses must be equal to 1e-4.
+each turn, with `--judge kept` too, but has kept the states of the images (`ecm.judge.cache_images`). Both use fused
+attention; the textbook of `--against plain` keeps its attention weights, as the official program does. Nothing is
+converted, dropout is off, caption lengths are those of COCO (8 to 24 tokens, mostly near 12). Losses must be equal to
+1e-4.
 
 The two take turns in one process, forward and backward, timed in seconds of CPU time; one JSON line a round, one for
 the median and range of the ratio. Each trains twice in a process of its own too, for the peak of its memory. Part of
