@@ -1,9 +1,11 @@
 """A MAFA step on random weights and pairs, composed as the recipe `mafa` does it; for the benchmarks of a step."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from truepair.data.pairs import PairBatch
 from truepair.data.preprocessing import OwnPreprocessing
@@ -17,6 +19,8 @@ from truepair.methods.ecm import Ecm, EcmConfig
 from truepair.methods.encode import BatchEncoder, MicroBatches
 from truepair.methods.rules import RelationsConfig, RuleSet
 from truepair.methods.step import ItcConfig, MlmConfig, ObjectivesConfig, PretrainStep
+from truepair.models.encoders.frozen import FrozenStates, StateBlock
+from truepair.models.encoders.frozen_images import ImageStates
 from truepair.models.fusion.albef import AlbefModel
 from truepair.models.fusion.config import AlbefConfig
 from truepair.objectives.mlm import MaskingConfig, TokenMasker
@@ -62,10 +66,38 @@ def half_masked(model: AlbefModel) -> TokenMasker:
     return TokenMasker(MASK_ID, SPECIAL_IDS, model.config.vocab_size, MaskingConfig(probability=0.5))
 
 
+class KeptView(BatchView):
+    """The batch's tokens, and in place of its pixels the states that the judge's image encoder made of them before."""
+
+    def __init__(self, model: AlbefModel, own: OwnPreprocessing, kept: ImageStates) -> None:
+        super().__init__(model, own, own)
+        self.kept = kept
+
+    def image_states(self, batch: PairBatch, rows: Tensor) -> Tensor:
+        """Kept states of the images of some rows [U, N, W]."""
+        return self.kept[batch.source_index[rows]]
+
+
+def kept_states(judge: AlbefModel, batch: PairBatch, folder: Path) -> ImageStates:
+    """What the judge's image encoder makes of a batch, on disk as `ecm.judge.cache_images` keeps it."""
+    with torch.inference_mode():
+        states = judge.eval().image_states(batch.pixel_values)  # [B, N, W]
+    rows, shape = len(states), tuple(states.shape[1:])
+    found = FrozenStates.open_or_compute(
+        folder, "benchmark", rows, shape, lambda first: iter([StateBlock(states[first:])])
+    )
+    return ImageStates((found,), batch.source_index)
+
+
 def mafa_step(
-    student: AlbefModel, judge: AlbefModel, rules: Mapping[str, Any], *, micro_batch: int = 0
+    student: AlbefModel,
+    judge: AlbefModel,
+    rules: Mapping[str, Any],
+    *,
+    micro_batch: int = 0,
+    kept: ImageStates | None = None,
 ) -> PretrainStep:
-    """The step of the recipe; the judge reads the pairs of the batch, and remembers its verdicts."""
+    """The step of the recipe; the judge reads the batch, or kept states of its images, and remembers its verdicts."""
     same = OwnPreprocessing(
         train_wordpiece(["any"], 60, min_frequency=1),
         max_length=25,
@@ -73,7 +105,8 @@ def mafa_step(
         normalise=True,
         transform=TransformConfig(size=judge.image_encoder.image_size),
     )
-    itm_judge = AlbefJudge(judge, BatchView(judge, same, same), name="random", fingerprint="random")
+    view = BatchView(judge, same, same) if kept is None else KeptView(judge, same, kept)
+    itm_judge = AlbefJudge(judge, view, name="random", fingerprint="random")
     remembering = MemorisedJudge(itm_judge, VerdictMemory(itm_judge.fingerprint))
     masker = half_masked(student)
     objectives = ObjectivesConfig(

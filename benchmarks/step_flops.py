@@ -4,9 +4,10 @@
 
 The real `PretrainStep` with random weights, 4 pairs, captions of 25 tokens, half of them masked. A multiplication and
 an addition are two operations; only matrix products and convolutions count, as torch's FlopCounterMode counts them. One
-JSON line for each of four cases, in GFLOP per pair, with the parts of the model they are spent in:
+JSON line for each of five cases, in GFLOP per pair, with the parts of the model they are spent in:
 
     cold               the judge knows no pair, and no pair is converted
+    cold, kept         the same, and the judge has kept the states of the images (`ecm.judge.cache_images`)
     warm               the judge remembers all pairs, and no pair is converted
     converted          the judge knows no pair, and takes all 2B candidates for matches: 2B further rows of MLM
     converted, warm    the same, and the judge remembers all pairs
@@ -18,13 +19,15 @@ import argparse
 import bisect
 import functools
 import json
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
-from mafa_step import ALL_CONVERTED, INFO, NONE_CONVERTED, mafa_step, random_model, random_pairs
+from mafa_step import ALL_CONVERTED, INFO, NONE_CONVERTED, kept_states, mafa_step, random_model, random_pairs
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
@@ -34,7 +37,7 @@ from truepair.methods.step import PretrainStep
 from truepair.models.fusion.albef import AlbefModel
 
 OTHER = "other"
-OFFICIAL = {"cold": 291.3, "warm": 291.3, "converted": 348.7, "converted, warm": 348.7}
+OFFICIAL = {"cold": 291.3, "cold, kept": 291.3, "warm": 291.3, "converted": 348.7, "converted, warm": 348.7}
 
 
 class PartCounter(TorchDispatchMode):
@@ -129,8 +132,11 @@ def main() -> None:
     arguments = parser.parse_args()
     student, judge = random_model(arguments.size, 1), random_model(arguments.size, 2)
     batch = random_pairs(student, torch.full((arguments.batch,), arguments.tokens))
+    with tempfile.TemporaryDirectory() as folder:
+        kept = kept_states(judge, batch, Path(folder))
     for case, official in OFFICIAL.items():
-        step = mafa_step(student, judge, ALL_CONVERTED if "converted" in case else NONE_CONVERTED)
+        rules = ALL_CONVERTED if "converted" in case else NONE_CONVERTED
+        step = mafa_step(student, judge, rules, kept=kept if "kept" in case else None)
         if "warm" in case:
             remember_all(step, batch)
         student.zero_grad()

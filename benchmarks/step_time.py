@@ -1,13 +1,16 @@
 """Time and memory of a MAFA step: the library's `PretrainStep` against a textbook implementation of the same losses.
 
     python benchmarks/step_time.py                      # size "small", 16 pairs, one thread
+    python benchmarks/step_time.py --against plain --judge cold    # nothing is remembered
 
 The textbook step has the same blocks and weights. It repeats the states of an image for each row that reads it,
 computes all tokens of all rows through all layers, padding included, and vocabulary logits at every place, keeps all
 activations, and asks the judge (con-D) about its 2B candidates in each step. The library's step shares all that, and
-from the second turn on the judge has judged the pairs before (warm memory). Both use fused attention; the textbook of
-`--against plain` keeps its attention weights, as the official program does. Nothing is converted, dropout is off,
-caption lengths are those of COCO (8 to 24 tokens, mostly near 12). Losses must be equal to 1e-4.
+from the second turn on the judge has judged the pairs before (warm memory); with `--judge cold` it forgets them before
+each turn, with `--judge kept` too, but has kept the states of the images (`ecm.judge.cache_images`). Both use fused
+attention; the textbook of `--against plain` keeps its attention weights, as the official program does. Nothing is
+converted, dropout is off, caption lengths are those of COCO (8 to 24 tokens, mostly near 12). Losses must be equal to
+1e-4.
 
 The two take turns in one process, forward and backward, timed in seconds of CPU time; one JSON line a round, one for
 the median and range of the ratio. Each trains twice in a process of its own too, for the peak of its memory. Part of
@@ -21,6 +24,7 @@ import json
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -29,12 +33,13 @@ from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
-from mafa_step import INFO, NONE_CONVERTED, SEED, half_masked, mafa_step, random_model, random_pairs
+from mafa_step import INFO, NONE_CONVERTED, SEED, half_masked, kept_states, mafa_step, random_model, random_pairs
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from truepair.data.pairs import PairBatch
 from truepair.engine.loop.update import release_free_memory
+from truepair.judges.memory import VerdictMemory
 from truepair.models.encoders import recomputing
 from truepair.models.encoders.recomputing import RecomputingLayer
 from truepair.models.fusion import text_encoder as bert_layers
@@ -121,8 +126,8 @@ def captions_of(pairs: int) -> Tensor:
     return lengths.clamp(max=24).long()
 
 
-def build(size: str, pairs: int, side: str) -> Callable[[], Losses]:
-    """A step that trains one model again and again on one batch."""
+def build(size: str, pairs: int, side: str, judged: str = "warm") -> Callable[[], Losses]:
+    """A step that trains one model again and again on one batch; of ours, what its judge knows is stated."""
     student, judge = (random_model(size, seed, dropout=0.0) for seed in (1, 2))
     batch = random_pairs(student, captions_of(pairs))
     if side != "truepair":
@@ -130,8 +135,17 @@ def build(size: str, pairs: int, side: str) -> Callable[[], Losses]:
         judge.eval().requires_grad_(False)
         forward = everything_kept()(lambda: textbook_step(student, judge, batch))
     else:
-        step = mafa_step(student, judge, NONE_CONVERTED)
-        forward = lambda: step(batch, INFO).losses  # noqa: E731
+        with tempfile.TemporaryDirectory() as folder:
+            kept = kept_states(judge, batch, Path(folder)) if judged == "kept" else None
+        step = mafa_step(student, judge, NONE_CONVERTED, kept=kept)
+        assert step.ecm is not None and step.ecm.memory is not None
+        memory = step.ecm.memory
+
+        def forward() -> Losses:
+            """The losses, with what the judge remembers."""
+            if judged != "warm":
+                memory.memory = VerdictMemory(memory.fingerprint)
+            return step(batch, INFO).losses
 
     def train() -> Losses:
         """Losses; the gradients are in the student."""
@@ -151,9 +165,9 @@ def timed(step: Callable[[], Losses]) -> tuple[Losses, float]:
     return step(), time.process_time() - start
 
 
-def compare(size: str, pairs: int, rounds: int, against: str) -> None:
+def compare(size: str, pairs: int, rounds: int, against: str, judged: str) -> None:
     """Let the two take turns."""
-    sides = {side: build(size, pairs, side) for side in (against, "truepair")}
+    sides = {side: build(size, pairs, side, judged) for side in (against, "truepair")}
     ratios, largest = [], 0.0
     for number in range(-1, rounds):  # the first turns warm up
         order = list(sides) if number % 2 else list(sides)[::-1]
@@ -170,7 +184,8 @@ def compare(size: str, pairs: int, rounds: int, against: str) -> None:
         print(json.dumps({**row, "ratio": round(ratios[-1], 2)}), flush=True)
     low, median, high = min(ratios), statistics.median(ratios), max(ratios)
     figures = {"median_ratio": round(median, 2), "range": [round(low, 2), round(high, 2)]}
-    print(json.dumps({"size": size, "pairs": pairs, **figures, "largest_difference": largest}), flush=True)
+    facts = {"size": size, "pairs": pairs, "judge": judged}
+    print(json.dumps({**facts, **figures, "largest_difference": largest}), flush=True)
 
 
 def resident(field: str) -> float:
@@ -214,6 +229,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=4, help="turns of each side")
     parser.add_argument("--threads", type=int, default=1, help="threads of each side")
     parser.add_argument("--against", choices=["textbook", "plain"], default="textbook", help="the other side")
+    parser.add_argument("--judge", choices=["warm", "cold", "kept"], default="warm", help="what our judge knows before")
     parser.add_argument("--peak", choices=SIDES, help="only print the memory of one side, in MB")
     parser.add_argument("--memory", action="store_true", help="compare memory alone")
     arguments = parser.parse_args()
@@ -223,7 +239,7 @@ def main() -> None:
         return
     compare_peaks(arguments.size, arguments.pairs, arguments.against)
     if not arguments.memory:
-        compare(arguments.size, arguments.pairs, arguments.rounds, arguments.against)
+        compare(arguments.size, arguments.pairs, arguments.rounds, arguments.against, arguments.judge)
 
 
 if __name__ == "__main__":

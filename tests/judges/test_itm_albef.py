@@ -3,21 +3,23 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from tests.judges.tiny_judges import preprocessing_of, save_albef
+from truepair.data.images import BadImageError
 from truepair.data.open import open_pairs
 from truepair.data.pairs import PairBatch, PairDataset
 from truepair.data.preprocessing import OwnPreprocessing
 from truepair.data.table import PairTable
-from truepair.data.transforms import build_transform
+from truepair.data.transforms import ImageTransform, build_transform
 from truepair.errors import CheckpointError, ConfigError
-from truepair.judges.base import JudgeConfig, JudgeInputs
+from truepair.judges.base import JudgeConfig, JudgeInputs, PlainImages, PlainStates
 from truepair.judges.itm import AlbefJudge
 from truepair.judges.memory import MemorisedJudge
 from truepair.judges.open import open_judge
 from truepair.models.checkpoints.load import load_albef
 from truepair.models.encoders.frozen_captions import cache_caption_states
-from truepair.models.encoders.frozen_images import cache_image_states
+from truepair.models.encoders.frozen_images import ImageStates, cache_image_states
 
 IMAGES, TEXTS = torch.tensor([0, 3, 3, 1, 0]), torch.tensor([2, 3, 0, 4, 2])
 
@@ -93,8 +95,8 @@ def test_states_come_from_the_runs_caches_if_the_encoders_are_the_same(
     def unwanted(*_: object) -> None:
         raise AssertionError("the encoders need not run")
 
-    for encoder in ("image_states", "text_states"):
-        monkeypatch.setattr(type(student), encoder, unwanted)
+    monkeypatch.setattr(type(student.image_encoder), "forward", unwanted)
+    monkeypatch.setattr(type(student), "text_states", unwanted)
     torch.testing.assert_close(cached.score(batch, IMAGES, TEXTS), expected, atol=2e-3, rtol=0)
     pooled = open_judge(config, replace(run, pooled=True))  # fusion has nothing to attend to in a mean
     with pytest.raises(AssertionError, match="need not run"):
@@ -104,6 +106,47 @@ def test_states_come_from_the_runs_caches_if_the_encoders_are_the_same(
     other = open_judge(config, run)
     with pytest.raises(AssertionError, match="need not run"):
         other.score(batch, IMAGES, TEXTS)
+
+
+def test_kept_states_are_read_in_place_of_images(
+    table: PairTable, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, student = OwnPreprocessing.load(folder), preprocessing_of(table)
+
+    def keep(encoder: nn.Module, transform: ImageTransform) -> ImageStates:
+        return cache_image_states(encoder, PairDataset(table, transform, captions="first"), tmp_path)
+
+    run = JudgeInputs(table=table, preprocessing=student)
+    config = JudgeConfig(checkpoint=str(folder), memory=False)
+    batch = batch_of(table, own, train=False)
+    expected = open_judge(config, run).score(batch, IMAGES, TEXTS)
+    judge = open_judge(replace(config, cache_images=True), replace(run, keep_images=keep))
+    monkeypatch.setattr(PlainImages, "__call__", lambda *_: pytest.fail("it reads an image"))
+    torch.testing.assert_close(judge.score(batch, IMAGES, TEXTS), expected, atol=2e-3, rtol=0)
+    with pytest.raises(ConfigError, match="only a training run keeps states; leave it out"):
+        open_judge(replace(config, cache_images=True), run)
+
+
+class _Unread(ImageStates):
+    """States of images of which one could not be read."""
+
+    unreadable = {1: "row 1 is no picture"}  # type: ignore[assignment]  # noqa: RUF012
+
+
+def test_an_image_that_could_not_be_kept_is_not_judged(table: PairTable) -> None:
+    images = PlainImages(table, preprocessing_of(table).images())
+    kept = _Unread((), torch.arange(3))
+    states = PlainStates(nn.Identity(), images, kept)
+    with pytest.raises(BadImageError, match="row 1 is no picture"):
+        states(torch.tensor([0, 1]), torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "view"), [("dual", "plain"), ("evidence", "plain"), ("vlm", "plain"), ("albef", "batch")]
+)
+def test_states_are_kept_where_there_are_any(kind: str, view: str) -> None:
+    with pytest.raises(ConfigError, match=f"this judge is '{kind}' with view '{view}'; leave it out"):
+        JudgeConfig(checkpoint="any", kind=kind, view=view, cache_images=True)
 
 
 def test_fingerprints_tell_judges_and_views_apart(table: PairTable, folder: Path, tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def check(
 
 
 def test_pairs_of_one_image_or_caption_are_matches() -> None:
-    step = Composition(OBJECTIVES).build()
+    step = Composition(OBJECTIVES, RelationsConfig(extra_rows=1.0)).build()
     found, matches = by_hand.features(step.model, BATCH), SAME_IMAGE | SAME_CAPTION
     texts, images = by_hand.ranking(found, matches)
     negatives = [(row, texts[row][0]) for row in range(8)] + [(images[row][0], row) for row in range(8)]
@@ -204,7 +204,7 @@ def test_a_match_is_never_a_negative(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_further_matches_are_capped_by_lot(monkeypatch: pytest.MonkeyPatch) -> None:
     spy, drawn = Spy(monkeypatch), []
-    step = Composition(OBJECTIVES, RelationsConfig(extra_rows=0.25)).build()
+    step = Composition(OBJECTIVES).build()  # a quarter of a batch
     for number in (0, 1, 2, 3, 0):
         step(BATCH, info(number))
         drawn.append(set(spy.of_label(1)) - set(own()))

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from truepair.cli.arguments import bundled_recipes, find_recipe, read_recipe
+from truepair.cli.main import main
 from truepair.errors import CheckpointError, ConfigError
+from truepair.judges.base import PlainImages
 from truepair.methods.recipe import PretrainRecipe
 from truepair.relations.ledger import read_ledger
 from truepair.tasks.pretraining import PretrainOutcome, pretrain
@@ -98,6 +100,26 @@ def test_mafa(preset: str, judge: Path, squares: Path, tmp_path: Path) -> None:
     assert table["judge"].str.startswith("judge:").all() and len(table)
     if preset == "mafa":
         assert epochs[0]["ecm/memory_misses"] > 0
+
+
+def test_a_judge_whose_image_states_are_kept_says_the_same_and_reads_no_image(
+    judge: Path, squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = tmp_path / "small.yaml"
+    small.write_text(SMALL.replace("PAIRS", str(squares / "pairs.jsonl")), encoding="utf-8")
+    words = ["train", "mafa", str(small), "--ecm.judge.checkpoint", str(judge), "--text.tokenizer", str(judge)]
+    words += ["--ecm.zones.low", "0", "--model.cache_folder", str(tmp_path / "states")]  # all verdicts are written down
+    said = []
+    for kept in ("false", "true"):
+        run = tmp_path / kept
+        main([*words, "--ecm.judge.cache_images", kept, "--run-folder", str(run)])
+        told = read_ledger(run / "ledger").to_pandas()
+        said.append(told.set_index(["image_id", "caption_id"])["probability"])
+        monkeypatch.setattr(PlainImages, "__call__", lambda *_: pytest.fail("the judge reads an image"))
+    assert "the judge's states of 36 images are kept: " in capsys.readouterr().err
+    both = said[0].index.intersection(said[1].index)
+    assert len(both) > 20 and said[0][both].corr(said[1][both]) > 0.99
+    assert said[0][both].sub(said[1][both]).abs().max() < 1e-3
 
 
 def test_srcl(seed: Path, squares: Path, tmp_path: Path) -> None:

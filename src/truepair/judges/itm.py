@@ -17,13 +17,13 @@ from truepair.data.pairs import PairBatch, PairCollator
 from truepair.data.preprocessing import OwnPreprocessing, Preprocessing
 from truepair.data.transforms import normalisation
 from truepair.errors import CheckpointError, ConfigError
-from truepair.judges.base import JudgeConfig, JudgeInputs, PairReader, PlainImages, Read
+from truepair.judges.base import JudgeConfig, JudgeInputs, PairReader, PlainImages, PlainStates, Read
 from truepair.models.checkpoints.load import load_hub_model, load_part, processor_key, processor_transform
 from truepair.models.encoders.fingerprint import caption_input_key, combined_key, encoder_fingerprint, image_input_key
 from truepair.models.encoders.frozen_captions import CaptionStates
 from truepair.models.encoders.frozen_images import ImageStates
 from truepair.models.fusion.albef import AlbefModel
-from truepair.models.fusion.blip import start_of, with_start
+from truepair.models.fusion.blip import BlipImageTower, start_of, with_start
 from truepair.models.open import open_own
 
 
@@ -95,7 +95,7 @@ class PlainView:
 
     Args:
         model: the judge.
-        images: reads pixels by row; or states of the judge's own image encoder, row by row.
+        images: states by the judge's own image encoder, row by row.
         collator: the judge's tokenization.
         captions: token states of the judge's own text encoder, under this tokenization; None computes them.
     """
@@ -105,7 +105,7 @@ class PlainView:
     def __init__(
         self,
         model: AlbefModel,
-        images: PlainImages | ImageStates,
+        images: PlainStates,
         collator: PairCollator,
         captions: CaptionStates | None = None,
     ) -> None:
@@ -116,10 +116,7 @@ class PlainView:
 
     def image_states(self, batch: PairBatch, rows: Tensor) -> Tensor:
         """States of the plain images of some rows [U, N, W]."""
-        wanted = batch.source_index[rows].cpu()
-        if isinstance(self.images, ImageStates):
-            return self.images[wanted].to(self.model.device)
-        return self.model.image_states(self.images(wanted).to(self.model.device))
+        return self.images(batch.source_index[rows], self.model.device)
 
     def text_states(self, batch: PairBatch, rows: Tensor) -> tuple[Tensor, Tensor]:
         """States of the captions as their source states them [V, L, W], and their mask [V, L]."""
@@ -197,7 +194,10 @@ def open_albef(config: JudgeConfig, run: JudgeInputs, device: torch.device | str
         view = BatchView(model, own, run.preprocessing)
     else:
         states, captions = _shared_states(model, own, run)
-        images = PlainImages(run.table, own.images()) if states is None else states
+        if states is None:
+            images = PlainStates.of_run(model.image_tower, own.images(), config, run)
+        else:
+            images = PlainStates(model.image_tower, PlainImages(run.table, own.images()), states)
         view = PlainView(model, images, own.collator(), captions)
     fingerprint = combined_key(
         model=encoder_fingerprint(model), images=image_input_key(own), captions=caption_input_key(own), view=config.view
@@ -234,7 +234,7 @@ class BlipJudge(PairReader):
     Args:
         model: the judge; it is put into evaluation mode and gets no gradient.
         tokenizer: its own.
-        images: reads images through its own processor.
+        images: states of images that came through its own processor.
         name: for logs.
         fingerprint: of weights and preprocessing.
         pairs_at_once: pairs that are fused together.
@@ -246,7 +246,7 @@ class BlipJudge(PairReader):
         self,
         model: BlipForImageTextRetrieval | Blip2ForImageTextRetrieval,
         tokenizer: PreTrainedTokenizerBase,
-        images: PlainImages,
+        images: PlainStates,
         *,
         name: str,
         fingerprint: str,
@@ -267,8 +267,7 @@ class BlipJudge(PairReader):
 
     def encode(self, batch: PairBatch, image_rows: Tensor, text_rows: Tensor) -> Read:
         """Encode images [U] and tokenize captions [V], see ``PairReader.encode``."""
-        pixels = self.images(batch.source_index[image_rows].cpu()).to(self.device)
-        states = self.model.vision_model(pixel_values=pixels).last_hidden_state  # [U, N, W]
+        states = self.images(batch.source_index[image_rows], self.device)  # [U, N, W]
         captions = [batch.captions[row] for row in text_rows.tolist()]
         tokens = self.tokenizer(
             captions, padding=True, truncation=True, max_length=self._room(), return_tensors="pt"
@@ -352,10 +351,11 @@ def _open_hub(
         )
     processor = load_part(AutoImageProcessor, config.checkpoint)
     tokenizer = load_part(AutoTokenizer, config.checkpoint)
+    model.to(device).eval()
     return judge(
-        model.to(device),
+        model,
         tokenizer,
-        PlainImages(run.table, processor_transform(processor)),
+        PlainStates.of_run(BlipImageTower(model.vision_model), processor_transform(processor), config, run),
         name=f"{config.kind} {config.checkpoint}",
         fingerprint=combined_key(model=encoder_fingerprint(model), inputs=processor_key(processor, tokenizer)),
         pairs_at_once=config.pairs_at_once,

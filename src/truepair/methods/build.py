@@ -4,12 +4,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from truepair.data.identity import concept_labels
 from truepair.data.pairs import PairDataset
 from truepair.data.preprocessing import OwnPreprocessing, Preprocessing
 from truepair.data.table import PairTable
-from truepair.data.transforms import normalisation
+from truepair.data.transforms import ImageTransform, normalisation
 from truepair.engine.distributed.accelerator import sharding_plugin
 from truepair.engine.distributed.processes import join_processes
 from truepair.errors import CheckpointError, ConfigError
@@ -189,6 +190,7 @@ class StepBuilder:
             image_cache=encoder.image_cache,
             caption_cache=encoder.caption_cache,
             pooled=self.recipe.model.pool_images,
+            keep_images=self._images_of_judge,
         )
         judge = open_judge(config.judge, inputs, self.device)
         self.contents[f"the judge {config.judge.checkpoint}"] = judge.fingerprint
@@ -203,6 +205,12 @@ class StepBuilder:
             ledger=ledger,
             least=min([config.zones.low, *lows]),
         )
+
+    def _images_of_judge(self, encoder: nn.Module, transform: ImageTransform) -> ImageStates:
+        """What a judge's encoder makes of the plain images of the table; says what is kept."""
+        states = self.caches.of_judge(self.table, encoder.to(self.device), transform)
+        self.say(f"the judge's states of {len(self.table):,} images are kept: {states.nbytes / 1e9:.3g} GB on disk")
+        return states
 
     def _check_coverage(self, judge: Judge, ecm: EcmConfig) -> None:
         """Warn when a judge would convert next to nothing. The evidence judge knows nothing of own pairs."""

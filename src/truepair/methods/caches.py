@@ -14,6 +14,7 @@ from truepair.data.left_out import LeftOut
 from truepair.data.pairs import PairDataset
 from truepair.data.splits import open_sources
 from truepair.data.table import PairTable
+from truepair.data.transforms import ImageTransform
 from truepair.engine.logs.progress import counting
 from truepair.methods.recipe import PretrainRecipe
 from truepair.models.encoders.fingerprint import encoder_fingerprint
@@ -76,6 +77,27 @@ class StateCaches:
             return table, states
         self.left_out.pictures(table, unreadable, most=self.recipe.data.max_bad_fraction)
         return table.select(states.readable), states.of_rows(states.readable)
+
+    def of_judge(self, table: PairTable, encoder: nn.Module, transform: ImageTransform) -> ImageStates:
+        """States that a judge's frozen encoder makes of a table's plain images.
+
+        Args:
+            table: the images.
+            encoder: from images [B, 3, H, W] to states [B, N, W].
+            transform: the judge's own.
+        """
+        recipe = self.recipe
+        with counting(f"the judge's image states of {table.name}, {len(table):,} rows") as progress:
+            states = cache_image_states(
+                encoder,
+                PairDataset(table, transform, captions="first"),
+                cache_folder(recipe.model.cache_folder),
+                workers=recipe.loop.workers,
+                timeout=recipe.loop.data_timeout,
+                progress=progress,
+                check=recipe.model.cache_check,
+            )
+        return _agreed(states)
 
     def captions(self, captions: Iterable[str]) -> CaptionStates | None:
         """Token states of captions, or None."""
