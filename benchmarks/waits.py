@@ -45,6 +45,7 @@ from truepair.methods.srcl import SrclConfig, SrclWeights
 from truepair.methods.step import ItcConfig, ItmConfig, MlmConfig, ObjectivesConfig, PretrainStep
 from truepair.methods.towers import TowerOptimizerConfig
 from truepair.models.fusion.albef import AlbefModel
+from truepair.objectives.momentum import FeatureQueue
 from truepair.relations.zones import Zones
 
 DEVICE = torch.device("meta")  # the name of the made-up device: no other is free of drivers and known to autograd
@@ -205,6 +206,7 @@ def made_up_device() -> Iterator[Counter[Wait]]:
         patches.enter_context(patch.object(Tensor, "tolist", read(listed)))
         patches.enter_context(patch.object(Tensor, "numpy", read(numbered)))
         patches.enter_context(patch.object(adam, "_device_dtype_check_for_fused", lambda *_, **__: None))
+        patches.enter_context(patch.object(torch, "inference_mode", torch.no_grad))
         patches.enter_context(mode)
         yield mode.waits
 
@@ -305,6 +307,9 @@ def move(modules: Sequence[nn.Module], device: torch.device) -> None:
             if weight is not None:
                 known = moved.setdefault(id(weight), nn.Parameter(weight.detach().to(device), weight.requires_grad))
                 moved[id(known)] = module._parameters[name] = known
+        if isinstance(module, FeatureQueue):  # keeps some of its state on the host
+            module.to(device)
+            continue
         for name, buffer in module._buffers.items():
             module._buffers[name] = None if buffer is None else buffer.to(device)
 

@@ -44,11 +44,11 @@ class Judge(Protocol):
 
         Args:
             batch: B pairs.
-            images: image rows, int64 [P].
-            texts: text rows, int64 [P].
+            images: image rows, int64 on the host [P].
+            texts: text rows, int64 on the host [P].
 
         Returns:
-            Probabilities in [0, 1], float32 [P], on the device of ``images``.
+            Probabilities in [0, 1], float32 on the host [P].
         """
         ...
 

@@ -22,6 +22,9 @@ from truepair.sampling.ranks import Ranks
 
 _Result = TypeVar("_Result")
 
+_TEXTS, _IDS = ("captions", "reasons"), ("index", "source_index", "image_id", "caption_id", "caption_key")
+"""What stays on the host of a batch."""
+
 
 @dataclass(frozen=True)
 class MicroBatches:
@@ -227,18 +230,15 @@ def gather_batch(batch: PairBatch, *, pixels: bool = False) -> PairBatch:
     """
     if Ranks.current().count == 1:
         return batch
-    texts: list[Any] = [None] * Ranks.current().count
-    dist.all_gather_object(texts, (batch.captions, batch.reasons))
+    told: list[Any] = [None] * Ranks.current().count
+    dist.all_gather_object(told, {name: getattr(batch, name) for name in (*_TEXTS, *_IDS)})
+    texts = {name: [text for of_rank in told for text in of_rank[name]] for name in _TEXTS}
+    ids = {name: torch.cat([of_rank[name] for of_rank in told]) for name in _IDS}
     return replace(
         batch,
         pixel_values=gather(batch.pixel_values) if pixels and batch.pixel_values is not None else None,
         input_ids=gather_padded(batch.input_ids),
         attention_mask=gather_padded(batch.attention_mask),
-        index=gather(batch.index),
-        source_index=gather(batch.source_index),
-        image_id=gather(batch.image_id),
-        caption_id=gather(batch.caption_id),
-        caption_key=gather(batch.caption_key),
-        captions=[caption for captions, _ in texts for caption in captions],
-        reasons=[reason for _, reasons in texts for reason in reasons],
+        **texts,
+        **ids,
     )
