@@ -126,10 +126,18 @@ class FeatureQueue(nn.Module):
     def __len__(self) -> int:
         return min(int(self.seen), self.size)
 
+    def get_extra_state(self) -> dict[str, Tensor]:
+        """What ``state_dict`` keeps beside the features."""
+        return {"image_ids": self.image_ids, "caption_keys": self.caption_keys, "seen": self.seen}
+
+    def set_extra_state(self, state: dict[str, Tensor]) -> None:
+        """Take up what :meth:`get_extra_state` gave."""
+        for name, tensor in self.get_extra_state().items():
+            tensor.copy_(state[name])
+
     def tensors(self) -> dict[str, Tensor]:
         """All state by name; what is saved of it is copied back into these."""
-        names = ("images", "texts", "image_ids", "caption_keys", "seen")
-        return {name: getattr(self, name) for name in names}
+        return dict(self.named_buffers()) | self.get_extra_state()
 
     def features(self, kind: Literal["images", "texts"]) -> Tensor:
         """The filled entries [F, D]; concatenate or copy them before the next :meth:`enqueue`."""
