@@ -258,11 +258,13 @@ class PairBatch(TensorBatch):
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Self:
         """The same batch with its pixels and tokens on another device."""
-        read = (self.pixel_values, self.input_ids, self.attention_mask)
-        pixels, ids, mask = (
-            None if part is None else part.to(device, non_blocking=non_blocking) for part in read
+        pixels, ids, mask = self.pixel_values, self.input_ids, self.attention_mask
+        return replace(
+            self,
+            pixel_values=None if pixels is None else pixels.to(device, non_blocking=non_blocking),
+            input_ids=ids.to(device, non_blocking=non_blocking),
+            attention_mask=mask.to(device, non_blocking=non_blocking),
         )
-        return replace(self, pixel_values=pixels, input_ids=ids, attention_mask=mask)
 
 
 class PairCollator:

@@ -232,13 +232,12 @@ def gather_batch(batch: PairBatch, *, pixels: bool = False) -> PairBatch:
         return batch
     told: list[Any] = [None] * Ranks.current().count
     dist.all_gather_object(told, {name: getattr(batch, name) for name in (*_TEXTS, *_IDS)})
-    texts = {name: [text for of_rank in told for text in of_rank[name]] for name in _TEXTS}
-    ids = {name: torch.cat([of_rank[name] for of_rank in told]) for name in _IDS}
+    of_host: dict[str, Any] = {name: [text for of_rank in told for text in of_rank[name]] for name in _TEXTS}
+    of_host |= {name: torch.cat([of_rank[name] for of_rank in told]) for name in _IDS}
     return replace(
         batch,
         pixel_values=gather(batch.pixel_values) if pixels and batch.pixel_values is not None else None,
         input_ids=gather_padded(batch.input_ids),
         attention_mask=gather_padded(batch.attention_mask),
-        **texts,
-        **ids,
+        **of_host,
     )

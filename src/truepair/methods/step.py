@@ -901,9 +901,9 @@ def mlm(
 def _caption_rows(
     encoded: EncodedBatch, matches: PairSet, share: float, seed: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Image (counted from this rank's first), text (counted over all ranks) and randomness key of each row [R].
+    """Image (counted from this rank's first, on the host), text (counted over all ranks) and randomness key [R].
 
-    And whether it counts. All but the images are on the device. Where no row was chosen, one is read all the same, so that all ranks differentiate alike.
+    And whether a row counts. Where no row was chosen, one is read all the same, so that all ranks differentiate alike.
     """
     own = torch.arange(encoded.own.start, encoded.own.stop)
     more = matches.where((matches.rows >= encoded.own.start) & (matches.rows < encoded.own.stop))

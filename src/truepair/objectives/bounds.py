@@ -84,10 +84,10 @@ def information_bounds(
     if suspects is not None:
         place = (suspects.rows - chosen.start) / chosen.step  # [P]
         asked = (place >= 0) & (place < len(chosen)) & (place == place.floor())
-        rows, columns, anchor = (
+        images, texts, anchor = (
             sent(part[asked], queries.device) for part in (suspects.rows, suspects.columns, place.long())
         )
-        scores = (queries[rows] * keys[columns]).sum(dim=1) / temperature
+        scores = (queries[images] * keys[texts]).sum(dim=1) / temperature
         found = float((scores - log_mean_f[anchor]).mean())  # NaN of none
     positive, negative, log_mean_ratio, regulated, bound = means.tolist()
     return InformationBounds(positive, negative, log_mean_ratio, regulated, bound, found)

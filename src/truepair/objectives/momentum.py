@@ -92,8 +92,8 @@ class FeatureQueue(nn.Module):
     """The last ``size`` pairs of momentum features, with their ids.
 
     The ids travel with the features, so that an entry of the same image or the same caption is a positive instead of a
-    negative. Only filled entries are candidates; batches of any size may come. The features are buffers, which move with
-    the module; ids, and the number of pairs seen, stay on the host, where pairs are compared by them.
+    negative. Only filled entries are candidates; batches of any size may come. The features are buffers, which move
+    with the module; ids, and the number of pairs seen, stay on the host, where pairs are compared by them.
 
     Example:
         >>> keys = torch.cat([momentum_texts, queue.features("texts")])  # doctest: +SKIP

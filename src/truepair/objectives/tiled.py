@@ -118,13 +118,16 @@ class FixedCells:
         """
         if cells is None or len(cells) == 0:
             return None
-        counts = (torch.bincount(part, minlength=n) for part, n in zip((cells.rows, cells.columns), cells.shape))
         down, across = (-(-length // tile) for length in cells.shape)
         bucket, order = torch.sort((cells.rows // tile) * across + cells.columns // tile)
         bounds = torch.searchsorted(bucket, torch.arange(down * across + 1, device=bucket.device)).tolist()
         rows, columns = cells.rows[order] % tile, cells.columns[order] % tile
-        rows, columns, order, *counts = (sent(part, device) for part in (rows, columns, order, *counts))
-        return cls(rows, columns, order, bounds, *counts)
+        per_row = torch.bincount(cells.rows, minlength=cells.shape[0])
+        per_column = torch.bincount(cells.columns, minlength=cells.shape[1])
+        rows, columns, order, per_row, per_column = (
+            sent(part, device) for part in (rows, columns, order, per_row, per_column)
+        )
+        return cls(rows, columns, order, bounds, per_row, per_column)
 
     def inside(self, tile_number: int) -> Cells | None:
         """The cells of one tile, or None."""
@@ -249,8 +252,8 @@ def tiled_sums(
         Sums of the rows and of the columns, equal to those of the dense form.
     """
     exponentials = exponentials_for(queries.detach(), keys.detach(), scale.detach(), regulation)
-    fixed = (FixedCells.of(cells, tile, queries.device) for cells in (row_fixed, column_fixed))
-    task = _Task(TilePlan(tile, exponentials, *fixed, regulation), symmetric, key_gradient)
+    by_row, by_column = (FixedCells.of(cells, tile, queries.device) for cells in (row_fixed, column_fixed))
+    task = _Task(TilePlan(tile, exponentials, by_row, by_column, regulation), symmetric, key_gradient)
     row_sum, row_mean, column_sum, column_mean = _TiledSums.apply(queries, keys, scale, task)
     rows = DirectionSums(row_sum, row_mean if regulation else None)
     return rows, DirectionSums(column_sum, column_mean if regulation else None) if symmetric else None

@@ -109,8 +109,9 @@ class PairSet:
         """The same set on another device; from the host it is sent there without a wait."""
         if self.device == torch.device(device):
             return self
+        rows, columns, values = (sent(part, device) for part in (self.rows, self.columns, self.values))
         sides = (None if side is None else sent(side, device) for side in (self.by_row, self.by_column))
-        return PairSet(*(sent(part, device) for part in (self.rows, self.columns, self.values)), self.shape, *sides)
+        return PairSet(rows, columns, values, self.shape, *sides)
 
     def on_host(self) -> "PairSet":
         """The same set on the host; a device is waited for twice, and not for each column."""

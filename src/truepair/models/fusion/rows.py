@@ -30,8 +30,8 @@ def apply_by_length(
     Args:
         states: One entry per token, ids [R, L] or states [R, L, D].
         attention_mask: 1 for tokens, then 0 for padding, [R, L].
-        function: From the numbers [r] of some rows, or a slice of them, their entries and their mask, both cut to the l tokens of the
-            longest of them, to new states [r, l, D]; [r, 1, D] with ``cls_only``.
+        function: From the numbers [r] of some rows, or a slice of them, their entries and their mask, both cut to the
+            l tokens of the longest of them, to new states [r, l, D]; [r, 1, D] with ``cls_only``.
         cls_only: The function returns one state a row.
 
     Returns:
