@@ -5,8 +5,8 @@
 
 A whole optimizer step is counted: forward, backward, clipping, a look at loss and gradient, update. A tenth of the
 pairs share their image, and a tenth their caption, with another, so that rules find something. Each wait is printed
-with the line of truepair that asks for it, then one JSON line a step. A step that is good to a GPU waits as often at any
-size.
+with the line of truepair that asks for it, then one JSON line a step. A step that is good to a GPU waits as often at
+any size.
 
 With a GPU the waits are those that `torch.cuda.set_sync_debug_mode` reports; without one they are counted on a made-up
 device (`made_up_device.py`).
@@ -33,6 +33,7 @@ from truepair.data.pairs import PairBatch
 from truepair.engine.loop.optimizer import build_optimizer
 from truepair.engine.loop.update import OptimizerStep
 from truepair.judges.itm import AlbefJudge
+from truepair.judges.memory import VerdictMemory
 from truepair.methods.encode import BatchEncoder
 from truepair.methods.frozen import FrozenOnBatch
 from truepair.methods.momentum import MomentumConfig, MomentumModel
@@ -111,7 +112,7 @@ def albef(model: AlbefModel) -> PretrainStep:
 
 
 def mafa(model: AlbefModel) -> PretrainStep:
-    """The recipe `mafa`: a judge's verdicts, of which it has none yet; some pairs are converted."""
+    """The recipe `mafa`: a judge reads the hardest pairs, of which it remembers none; some are converted."""
     return mafa_step(model, random_model("tiny", 2, dropout=0.0), {"zones": Zones(0.45, 0.5)})
 
 
@@ -161,6 +162,8 @@ def waits(name: str, pairs: int, *, logged: bool = False) -> Counter[Wait]:
         config = TowerOptimizerConfig(clip_norm=1.0)
         update = OptimizerStep(step, build_optimizer(step, config), OneProcess(device), config, None)
         for number in range(2):
+            if step.ecm is not None and step.ecm.memory is not None:
+                step.ecm.memory.memory = VerdictMemory(step.ecm.memory.fingerprint)
             counted.clear()
             update.take([batch], INFO._replace(step=INFO.step + number, logged=logged), dict)
         return Counter(counted)
@@ -175,8 +178,8 @@ def main() -> None:
     for name in arguments.steps:
         for pairs in arguments.sizes:
             found = waits(name, pairs, logged=arguments.logged)
-            for (what, line), count in found.most_common():
-                print(f"  {count:3} {what:28} {line}")
+            for (what, asked), count in found.most_common():
+                print(f"  {count:3} {what:28} {asked}")
             row = {"step": name, "pairs": pairs, "logged": arguments.logged, "waits": found.total()}
             print(json.dumps(row), flush=True)
 
