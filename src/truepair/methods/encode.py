@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from truepair.data.pairs import PairBatch
+from truepair.devices import sent
 from truepair.engine.distributed.gathering import gather, gather_padded
 from truepair.engine.loop.step import StepInfo
 from truepair.errors import ConfigError
@@ -108,7 +109,7 @@ class BatchEncoder:
         """States [B, L, D] and features [B, E] of the batch's captions."""
         ids, mask = batch.input_ids, batch.attention_mask
         if self.caption_cache is not None:
-            states = self.caption_cache.gather(batch.captions)[0].to(ids.device)
+            states = sent(self.caption_cache.gather(batch.captions)[0], ids.device)
         else:
             parts = self.parts.slices(len(batch))
             states = _joined([self.parts.call(self.model.text_states, ids[rows], mask[rows]) for rows in parts])
@@ -117,7 +118,7 @@ class BatchEncoder:
     def _image_states(self, batch: PairBatch, rows: slice, epoch: int) -> Tensor:
         """States of the images of some rows [n, N, W]."""
         if self.image_cache is not None:
-            return self.image_cache.visit(batch.source_index[rows], epoch, self.seed).to(batch.input_ids.device)
+            return sent(self.image_cache.visit(batch.source_index[rows], epoch, self.seed), batch.device)
         assert batch.pixel_values is not None, "without a cache, the dataset must deliver pixels"
         return self.parts.call(self.model.image_states, batch.pixel_values[rows])
 
