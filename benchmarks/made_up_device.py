@@ -112,15 +112,16 @@ class MadeUpDevice(TorchDispatchMode):
         self, name: str, into: Tensor, by: Sequence[Tensor | None], value: Tensor | None = None
     ) -> None:
         indices = [index for index in by if index is not None]
+        if not isinstance(into, OnDevice):
+            raise RuntimeError(f"{name} of the host by an index of the device, which a GPU would refuse")
         if any(index.dtype in (torch.bool, torch.uint8) for index in indices):
             filled = value is not None and value.numel() == 1 and len(indices) == 1  # by masked_fill
             if not filled:
                 self.note(f"{name} by a mask")
-        elif isinstance(into, OnDevice) and not all(isinstance(index, OnDevice) for index in indices):
+            return
+        if not all(isinstance(index, OnDevice) for index in indices):
             self.note(f"{name} by an index of the host")
-        if not isinstance(into, OnDevice):
-            raise RuntimeError(f"{name} of the host by an index of the device, which a GPU would refuse")
-        if value is not None and not isinstance(value, OnDevice):
+        if value is not None and value.dim() == 0:  # CUDA keeps a number on the host until then
             self.note(f"{name} of a value of the host")
 
 
