@@ -270,12 +270,15 @@ def test_without_images_there_are_no_pixel_values(dataset, tokenizer):
     assert batch.to("cpu").pixel_values is None
 
 
-def test_it_moves_to_a_device(dataset, tokenizer):
+def test_it_moves_to_a_device_and_its_ids_stay(dataset, tokenizer):
     batch = PairCollator(OwnTokenization(tokenizer, 20))([dataset[0]])
 
     moved = batch.to("meta")
 
-    assert {moved.pixel_values.device.type, moved.input_ids.device.type, moved.image_id.device.type} == {"meta"}
+    assert moved.device.type == "meta"
+    assert {moved.pixel_values.device.type, moved.input_ids.device.type, moved.attention_mask.device.type} == {"meta"}
+    for name in ("index", "source_index", "image_id", "caption_id", "caption_key"):
+        assert torch.equal(getattr(moved, name), getattr(batch, name))
     assert moved.captions == batch.captions
 
 

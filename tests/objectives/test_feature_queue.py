@@ -72,6 +72,26 @@ def test_state_comes_back() -> None:
     assert len(other) == 5
 
 
+def test_ids_stay_on_the_host_and_are_part_of_the_state() -> None:
+    queue = FeatureQueue(2, 2)
+    put(queue, [1, 2, 3])
+    moved = queue.to("meta")
+    assert moved.images.is_meta and not moved.image_ids.is_meta and len(moved) == 2
+    assert set(queue.tensors()) == {"images", "texts", "image_ids", "caption_keys", "seen"}
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("filled", [0, 5, 9])
+def test_positives_are_those_of_comparing_all(seed: int, filled: int) -> None:
+    images, captions = torch.randint(6, (2, 6 + filled), generator=torch.Generator().manual_seed(seed))
+    queue = FeatureQueue(9, 2)
+    queue.enqueue(torch.zeros(filled, 2), torch.zeros(filled, 2), images[6:], captions[6:])
+    found = queue.positives(images[:6], captions[:6])
+    alike = (images[:6, None] == images) | (captions[:6, None] == captions)
+    assert torch.equal(torch.stack([found.rows, found.columns]), torch.stack(alike.nonzero(as_tuple=True)))
+    assert torch.equal(found.values, torch.ones(len(found))) and found.shape == (6, 6 + filled)
+
+
 def test_unknown_side() -> None:
     with pytest.raises(KeyError):
         FeatureQueue(2, 2).features("audio")

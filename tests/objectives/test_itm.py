@@ -103,6 +103,18 @@ def test_rows_of_itm() -> None:
     assert rows == [(0, 0, 1), (1, 1, 1), (2, 2, 1), (2, 0, 0), (2, 1, 0), (2, 2, 0), (0, 1, 0), (1, 2, 0), (2, 0, 0)]
 
 
+def test_rows_that_count_and_rows_of_some_images() -> None:
+    negatives = HardNegatives(
+        i2t=torch.tensor([[1, 2], [-1, -1], [0, 1]]), t2i=torch.tensor([[2, 1], [0, 2], [-1, -1]])
+    )
+    pairs = matching_pairs(negatives)
+    counted = pairs.counted
+    assert len(pairs) == 9 and len(counted) == 7 and counted.valid.all()
+    some = counted.of_images(slice(1, 3))
+    rows = list(zip(some.images.tolist(), some.texts.tolist(), some.labels.tolist(), strict=True))
+    assert rows == [(0, 1, 1), (1, 2, 1), (1, 0, 0), (1, 0, 0)]
+
+
 def test_known_matches_are_further_rows() -> None:
     matches = PairSet(torch.tensor([0, 2]), torch.tensor([2, 1]), torch.ones(2), (3, 3))
     pairs = matching_pairs(hardest_negatives(torch.zeros(3, 3), ~matches.mask()), matches)

@@ -57,6 +57,15 @@ def test_diagonal_of_a_rank() -> None:
         PairSet.diagonal(2, 5, offset=4)
 
 
+def test_a_set_keeps_its_sides_on_a_device() -> None:
+    rows = torch.tensor([0, 1])
+    by_row = torch.tensor([True, False])
+    pairs = PairSet(rows, 1 - rows, torch.ones(2), (2, 2), by_row, ~by_row)
+    moved = pairs.to("meta")
+    assert moved.by_row is not None and moved.by_row.is_meta and moved.values.is_meta and moved.shape == (2, 2)
+    assert pairs.to("cpu") is pairs and pairs.on_host() is pairs
+
+
 def test_unequal_lengths_say_so() -> None:
     with pytest.raises(ValueError, match="one length"):
         PairSet(torch.zeros(2).long(), torch.zeros(3).long(), torch.zeros(2), (4, 4))

@@ -222,7 +222,7 @@ class TensorBatch:
 
 @dataclass(frozen=True)
 class PairBatch(TensorBatch):
-    """A batch of B pairs.
+    """A batch of B pairs. Ids stay on the host, wherever the batch is: from them it is decided what pairs match.
 
     Attributes:
         pixel_values: images, float32 [B, 3, H, W]; None if the dataset has no transform.
@@ -250,6 +250,21 @@ class PairBatch(TensorBatch):
 
     def __len__(self) -> int:
         return len(self.captions)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the pixels and tokens are."""
+        return self.input_ids.device
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Self:
+        """The same batch with its pixels and tokens on another device."""
+        pixels, ids, mask = self.pixel_values, self.input_ids, self.attention_mask
+        return replace(
+            self,
+            pixel_values=None if pixels is None else pixels.to(device, non_blocking=non_blocking),
+            input_ids=ids.to(device, non_blocking=non_blocking),
+            attention_mask=mask.to(device, non_blocking=non_blocking),
+        )
 
 
 class PairCollator:

@@ -13,6 +13,7 @@ from truepair.data.pairs import PairBatch, PairDataset
 from truepair.data.preprocessing import Preprocessing
 from truepair.data.table import PairTable
 from truepair.data.transforms import ImageTransform
+from truepair.devices import sent
 from truepair.errors import ConfigError
 from truepair.models.dual.base import DualEncoder
 from truepair.models.encoders.frozen_captions import CaptionStates
@@ -47,11 +48,11 @@ class Judge(Protocol):
 
         Args:
             batch: B pairs.
-            images: image rows, int64 [P].
-            texts: text rows, int64 [P].
+            images: image rows, int64 on the host [P].
+            texts: text rows, int64 on the host [P].
 
         Returns:
-            Probabilities in [0, 1], float32 [P], on the device of ``images``.
+            Probabilities in [0, 1], float32 on the host [P].
         """
         ...
 
@@ -256,6 +257,6 @@ class PairReader(ABC):
             image_rows, image_of = images.unique(return_inverse=True)  # [U], [P]
             text_rows, text_of = texts.unique(return_inverse=True)  # [V], [P]
             read = self.encode(batch, image_rows, text_rows)
-            places = (rows.to(self.device).split(self.pairs_at_once) for rows in (image_of, text_of))
+            places = (sent(rows, self.device).split(self.pairs_at_once) for rows in (image_of, text_of))
             scores = torch.cat([read(image, text) for image, text in zip(*places, strict=True)]).to(images.device)
         return scores.clone()  # outside inference mode, so that autograd may keep it

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from truepair.data.pairs import PairBatch
+from truepair.devices import sent
 from truepair.errors import CheckpointError, ConfigError, DataError
 from truepair.files import require_whole, write_json, writing_file
 from truepair.judges.base import JudgeConfig, JudgeInputs
@@ -415,8 +416,7 @@ class EvidenceJudge:
 
     def score(self, batch: PairBatch, images: Tensor, texts: Tensor) -> Tensor:
         """Match probabilities [P], see ``Judge.score``; of own pairs they say nothing."""
-        rows = batch.source_index.to(self.device)
-        left, right = rows[images.to(self.device)], rows[texts.to(self.device)]
+        left, right = (sent(batch.source_index[rows], self.device) for rows in (images, texts))
         with torch.no_grad():
             return self.model.score(self.spaces, left, right).to(images.device)
 

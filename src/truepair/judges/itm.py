@@ -16,6 +16,7 @@ from transformers import (
 from truepair.data.pairs import PairBatch, PairCollator
 from truepair.data.preprocessing import OwnPreprocessing, Preprocessing
 from truepair.data.transforms import normalisation
+from truepair.devices import sent
 from truepair.errors import CheckpointError, ConfigError
 from truepair.judges.base import JudgeConfig, JudgeInputs, PairReader, PlainImages, PlainStates, Read
 from truepair.models.checkpoints.load import load_hub_model, load_part, processor_key, processor_transform
@@ -80,13 +81,14 @@ class BatchView:
         """
         if batch.pixel_values is None:
             raise ConfigError("ecm.judge.view is batch, but the student's images come from a cache; set it to plain")
-        return self.model.image_states(batch.pixel_values[rows].to(self.model.device))
+        return self.model.image_states(batch.pixel_values[sent(rows, batch.device)].to(self.model.device))
 
     def text_states(self, batch: PairBatch, rows: Tensor) -> tuple[Tensor, Tensor]:
         """States of the batch's tokens [V, L, W], and their mask [V, L]."""
-        mask = batch.attention_mask[rows]
+        there = sent(rows, batch.device)
+        mask = batch.attention_mask[there]
         length = int(mask.sum(dim=1).max())  # padding costs as much as words
-        ids, mask = (part[:, :length].to(self.model.device) for part in (batch.input_ids[rows], mask))
+        ids, mask = (part[:, :length].to(self.model.device) for part in (batch.input_ids[there], mask))
         return self.model.text_states(ids, mask), mask
 
 

@@ -7,6 +7,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from truepair.data.pairs import PairBatch
+from truepair.devices import sent
 from truepair.engine.distributed.gathering import sum_over_ranks
 from truepair.engine.logs.measure import EpochCounts
 from truepair.errors import ConfigError
@@ -171,7 +172,7 @@ class Ecm:
         return EcmPairs(
             relations=relations,
             itm=found.pairs if "itm" in config.places else matching_pairs(candidates),
-            mlm=found.converted if "mlm" in config.places else PairSet.empty(*said.shape, device=encoded.device),
+            mlm=found.converted if "mlm" in config.places else PairSet.empty(*said.shape, device=said.device),
             matches=found.converted,
             judged=said,
         )
@@ -222,12 +223,13 @@ class SharedJudge:
         """Match probabilities [P] of (image row, text row) pairs [P], [P], see ``Judge.score``."""
         if self.ranks == 1:
             return self.judge.score(batch, images, texts)
-        scores = torch.zeros(len(images), device=images.device)  # [P]
+        scores = torch.zeros(len(images))  # [P]
         own = batch.image_id[images] % self.ranks == self.rank  # [P]
         if own.any():
             scores[own] = self.judge.score(batch, images[own], texts[own])
-        dist.all_reduce(scores)
-        return scores
+        shared = sent(scores, batch.device)
+        dist.all_reduce(shared)
+        return shared.cpu()
 
 
 def judge_candidates(

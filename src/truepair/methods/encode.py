@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from truepair.data.pairs import PairBatch
+from truepair.devices import sent
 from truepair.engine.distributed.gathering import gather, gather_padded
 from truepair.engine.loop.step import StepInfo
 from truepair.errors import ConfigError
@@ -21,6 +22,9 @@ from truepair.relations.similarity import similarities
 from truepair.sampling.ranks import Ranks
 
 _Result = TypeVar("_Result")
+
+_TEXTS, _IDS = ("captions", "reasons"), ("index", "source_index", "image_id", "caption_id", "caption_key")
+"""What stays on the host of a batch."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +109,7 @@ class BatchEncoder:
         """States [B, L, D] and features [B, E] of the batch's captions."""
         ids, mask = batch.input_ids, batch.attention_mask
         if self.caption_cache is not None:
-            states = self.caption_cache.gather(batch.captions)[0].to(ids.device)
+            states = sent(self.caption_cache.gather(batch.captions)[0], ids.device)
         else:
             parts = self.parts.slices(len(batch))
             states = _joined([self.parts.call(self.model.text_states, ids[rows], mask[rows]) for rows in parts])
@@ -114,7 +118,7 @@ class BatchEncoder:
     def _image_states(self, batch: PairBatch, rows: slice, epoch: int) -> Tensor:
         """States of the images of some rows [n, N, W]."""
         if self.image_cache is not None:
-            return self.image_cache.visit(batch.source_index[rows], epoch, self.seed).to(batch.input_ids.device)
+            return sent(self.image_cache.visit(batch.source_index[rows], epoch, self.seed), batch.device)
         assert batch.pixel_values is not None, "without a cache, the dataset must deliver pixels"
         return self.parts.call(self.model.image_states, batch.pixel_values[rows])
 
@@ -227,18 +231,14 @@ def gather_batch(batch: PairBatch, *, pixels: bool = False) -> PairBatch:
     """
     if Ranks.current().count == 1:
         return batch
-    texts: list[Any] = [None] * Ranks.current().count
-    dist.all_gather_object(texts, (batch.captions, batch.reasons))
+    told: list[Any] = [None] * Ranks.current().count
+    dist.all_gather_object(told, {name: getattr(batch, name) for name in (*_TEXTS, *_IDS)})
+    of_host: dict[str, Any] = {name: [text for of_rank in told for text in of_rank[name]] for name in _TEXTS}
+    of_host |= {name: torch.cat([of_rank[name] for of_rank in told]) for name in _IDS}
     return replace(
         batch,
         pixel_values=gather(batch.pixel_values) if pixels and batch.pixel_values is not None else None,
         input_ids=gather_padded(batch.input_ids),
         attention_mask=gather_padded(batch.attention_mask),
-        index=gather(batch.index),
-        source_index=gather(batch.source_index),
-        image_id=gather(batch.image_id),
-        caption_id=gather(batch.caption_id),
-        caption_key=gather(batch.caption_key),
-        captions=[caption for captions, _ in texts for caption in captions],
-        reasons=[reason for _, reasons in texts for reason in reasons],
+        **of_host,
     )

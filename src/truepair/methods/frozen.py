@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from truepair.devices import sent
 from truepair.engine.distributed.gathering import gather
 from truepair.judges.base import FeatureReader
 from truepair.methods.encode import BatchEncoder, EncodedBatch
@@ -64,13 +65,14 @@ class FrozenOnStates(_FrozenEncoder):
     def features(self, encoded: EncodedBatch) -> tuple[Tensor, Tensor]:
         """Image and text features of a batch ([B, G], [B, G]), see ``FrozenModel.features``."""
         self.follow(encoded.image_features.device)
-        cache, rows = self.encoder.image_cache, encoded.batch.source_index.cpu()  # [B]
+        cache, rows = self.encoder.image_cache, encoded.batch.source_index  # [B]
         assert cache is not None
         shown = cache.shown(rows, encoded.info.epoch, self.encoder.seed)  # [B]
         images, place_of_row = self._images
         texts, place_of_caption = self._texts
         places = torch.tensor([place_of_caption[caption] for caption in encoded.batch.captions])  # [B]
-        return images[shown, place_of_row[rows]], texts[places]
+        shown, of_row = (sent(part, images.device) for part in (shown, place_of_row[rows]))
+        return images[shown, of_row], texts[sent(places, texts.device)]
 
     @cached_property
     def _images(self) -> tuple[Tensor, Tensor]:

@@ -145,8 +145,12 @@ class MomentumModel(nn.Module):
         caption is a positive. A regulation knows no weights for a queue; there must be none.
         """
         halves = []
+        queued = None
+        if self.queue is not None and len(self.queue):
+            queued = self.queue.positives(encoded.batch.image_id, encoded.batch.caption_key)
+            queued = queued.where(queued.columns >= encoded.size)
         for side in SIDES:
-            direction, keys = self._candidates(encoded, features, side, relations, smoothing, contrast)
+            direction, keys = self._candidates(encoded, features, side, relations, queued, smoothing, contrast)
             half = contrast.loss(
                 (encoded.image_features if side == "i2t" else encoded.text_features)[encoded.own],  # [b, E]
                 keys,
@@ -166,7 +170,7 @@ class MomentumModel(nn.Module):
         """What is this model's own, in any shape: parameters that moved away from the student's, and the queue."""
         students = {id(parameter) for parameter in self._student[0].parameters()}
         own: dict[str, Tensor] = {n: value for n, value in self.named_parameters() if id(value) not in students}
-        return own if self.queue is None else own | {f"queue.{name}": v for name, v in self.queue.named_buffers()}
+        return own if self.queue is None else own | {f"queue.{name}": v for name, v in self.queue.tensors().items()}
 
     def _candidates(
         self,
@@ -174,17 +178,20 @@ class MomentumModel(nn.Module):
         features: MomentumFeatures,
         side: Side,
         relations: BatchRelations,
+        queued: PairSet | None,
         smoothing: float,
         contrast: Contrast,
     ) -> tuple[Direction, Tensor]:
-        """Targets and weights of this rank's anchors of one side, and their candidates [B + F, E]."""
+        """Targets and weights of this rank's anchors of one side, and their candidates [B + F, E].
+
+        Positives among the F entries of the queue are given; None where it has none yet.
+        """
         images_ask = side == "i2t"
         anchors, keys = (features.images, features.texts) if images_ask else (features.texts, features.images)  # [B, E]
         positives, weights = relations.positives(side), relations.weights(side)
-        if self.queue is not None and len(self.queue):
+        if self.queue is not None and queued is not None:
             keys = torch.cat([keys, self.queue.features("texts" if images_ask else "images")])  # [B + F, E]
-            queued = self.queue.positives(encoded.batch.image_id, encoded.batch.caption_key)
-            positives = PairSet.union(positives.widened(len(keys)), queued.where(queued.columns >= encoded.size))
+            positives = PairSet.union(positives.widened(len(keys)), queued)
             weights = weights.widened(len(keys))
         rows = (encoded.own.start, encoded.own.stop)
         positives, alpha = positives.of_rows(*rows), self.alpha(encoded)

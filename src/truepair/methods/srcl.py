@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from truepair.devices import sent
 from truepair.errors import ConfigError
 from truepair.methods.encode import EncodedBatch
 from truepair.methods.frozen import FrozenModel
@@ -73,7 +74,7 @@ class SrclWeights:
             images, texts = self.seed.features(encoded)
             if self.config.shuffle:
                 lots = keyed_uniform(sample_keys(encoded.batch.image_id, encoded.info.step), 1)[:, 0]  # [B]
-                texts = texts[lots.argsort()]
+                texts = texts[sent(lots.argsort(), texts.device)]
             images, texts = as_products(images, texts)
         regulation = Regulation(self.weights, alpha, images, texts)
         if self.config.calibrate is not None and encoded.info.step % encoded.info.steps_per_epoch == 0:
@@ -119,7 +120,7 @@ def weight_figures(
         "srcl_below_0.7": histogram.share_below_0_7,
     }
     if hidden is not None and hidden.any():
-        figures["srcl_false_negatives"] = float(weights[hidden].mean())
+        figures["srcl_false_negatives"] = float(weights[sent(hidden, weights.device)].mean())
     return {name: torch.tensor(value) for name, value in figures.items()}, histogram.counts
 
 

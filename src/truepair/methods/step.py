@@ -14,6 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from truepair.data.pairs import PairBatch
+from truepair.devices import sent
+from truepair.engine.distributed.gathering import sum_over_ranks
 from truepair.engine.distributed.sharding import gathered, spread_like
 from truepair.engine.logs.measure import EpochCounts
 from truepair.engine.loop.step import StepInfo, StepOutput
@@ -339,11 +341,11 @@ class PretrainStep(TowerStep):
             local = self.held_out.batch.to(batch.input_ids.device)
             encoded = EncodedBatch.of(local, self.held_out.encoder, info)
             contrast = Contrast(encoded.temperature, self.bias)
-            nothing_found = BatchRelations(encoded.size, device=encoded.device)
+            nothing_found = BatchRelations(encoded.size)
             return _itc_in_batch(encoded, nothing_found, 0.0, True, contrast, None)
         assert self.masker is not None, "MLM has a weight, so there is one"
         encoded = EncodedBatch.of(batch, self.encoder, info)
-        nothing = PairSet.empty(encoded.size, encoded.size, device=encoded.device)
+        nothing = PairSet.empty(encoded.size, encoded.size)
         masked = CaptionRows.masked(encoded, self.masker, nothing, self.objectives.mlm, self.seed)
         return self._read(encoded, None, masked, None, None)["mlm"]
 
@@ -394,7 +396,7 @@ class PretrainStep(TowerStep):
     ) -> tuple[BatchRelations, MatchingPairs | None, PairSet]:
         """The rows of ITM if it is due, and the undeclared matches that MLM or ITG read; asks of the hardest."""
         due = {name for name, part in self.objectives.fused.items() if part.due(encoded.info.epoch)}
-        extra = PairSet.empty(encoded.size, encoded.size, device=encoded.device)
+        extra = PairSet.empty(encoded.size, encoded.size)
         if due:
             extra = self.rules.extra_matches(relations, encoded, self.seed)
         if self.ecm is not None and self.ecm.config.ask == "hardest":
@@ -409,11 +411,12 @@ class PretrainStep(TowerStep):
         return relations, itm_pairs, extra
 
     def _candidates(self, encoded: EncodedBatch, relations: BatchRelations) -> HardNegatives:
-        """The hardest negatives of each image and each text; those that are drawn are the same on all ranks."""
+        """The hardest negatives of each image and each text, on the host; those drawn are the same on all ranks."""
         seed = stable_hash(self.seed, encoded.info.step, int(encoded.batch.index[0]), "negatives")
         generator = torch.Generator(encoded.device).manual_seed(seed)
         matching = self.objectives.itm.matching(encoded.info.progress)
-        return hardest_negatives(encoded.logits, relations.allowed(), matching, generator)
+        allowed = relations.allowed(encoded.device)
+        return hardest_negatives(encoded.logits, allowed, matching, generator).on_host()
 
     def _fused_losses(
         self, encoded: EncodedBatch, pairs: MatchingPairs | None, matches: PairSet, momentum: Momentum | None
@@ -762,19 +765,14 @@ def itm(
     Returns:
         A scalar; summed over the parts, and meaned over the ranks, it is the loss of the whole batch.
     """
-    images, texts, labels = (column[pairs.valid] for column in (pairs.images, pairs.texts, pairs.labels))  # [V]
-    inside = (images >= here.start) & (images < here.stop)
-    all_rows = len(images)
-    images, texts, labels = images[inside], texts[inside], labels[inside]  # [R]
+    counted = pairs.counted
+    rows = counted.of_images(here)  # R of them
+    images, texts, labels = (sent(part, encoded.device) for part in (rows.images + here.start, rows.texts, rows.labels))
     fused = model.fuse(
-        encoded.text_states[texts],
-        encoded.batch.attention_mask[texts],
-        keys_values,
-        images - here.start,
-        cls_only=True,
+        encoded.text_states[texts], encoded.batch.attention_mask[texts], keys_values, rows.images, cls_only=True
     )  # [R, 1, D]
     logits = model.match(fused, encoded.image_features[images], encoded.text_features[texts])  # [R, 2]
-    share = len(images) / max(all_rows, 1) * (encoded.size // len(encoded.local))
+    share = len(rows) / max(len(counted), 1) * (encoded.size // len(encoded.local))
     return itm_loss(logits, labels) * share
 
 
@@ -783,11 +781,12 @@ class CaptionRows:
     """The captions that MLM or ITG of this rank reads, each with an image and with words to guess.
 
     Attributes:
-        images: Image of each row, counted from this rank's first [R].
+        images: Image of each row, counted from this rank's first, on the host [R].
         ids: Tokens, for MLM some of them hidden [R, L].
         mask: 1 for tokens, 0 for padding [R, L].
         labels: What is to be guessed at a place, to MLM what is hidden there, to ITG what comes next; IGNORED where
             nothing is [R, L].
+        guessed: Where something is, bool on the host [R, L].
         weight: What a guessed word weighs in the loss: the ranks over the guessed words of all ranks.
     """
 
@@ -795,6 +794,7 @@ class CaptionRows:
     ids: Tensor  # [R, L]
     mask: Tensor  # [R, L]
     labels: Tensor  # [R, L]
+    guessed: Tensor  # [R, L]
     weight: Weight
 
     @classmethod
@@ -811,8 +811,7 @@ class CaptionRows:
         images, texts, keys, counted = _caption_rows(encoded, matches, config.row_share, seed)
         mask = encoded.batch.attention_mask[texts]  # [R, L]
         ids, labels = masker(encoded.batch.input_ids[texts], mask, keys)
-        labels = labels.masked_fill(~counted[:, None], IGNORED)
-        return cls(images, ids, mask, labels, _word_weight((labels != IGNORED).sum(), encoded))
+        return cls._guessing(encoded, images, ids, mask, labels.masked_fill(~counted[:, None], IGNORED))
 
     @classmethod
     def written(cls, encoded: EncodedBatch, matches: PairSet, config: ItgConfig, seed: int) -> Self:
@@ -828,13 +827,26 @@ class CaptionRows:
         ids, mask = encoded.batch.input_ids[texts], encoded.batch.attention_mask[texts]  # [R, L] each
         follows = torch.cat([mask[:, 1:], torch.zeros_like(mask[:, :1])], dim=1).bool()  # [R, L]: a token comes next
         labels = ids.roll(-1, dims=1).masked_fill(~(follows & counted[:, None]), IGNORED)
-        return cls(images, ids, mask, labels, _word_weight((labels != IGNORED).sum(), encoded))
+        return cls._guessing(encoded, images, ids, mask, labels)
+
+    @classmethod
+    def _guessing(cls, encoded: EncodedBatch, images: Tensor, ids: Tensor, mask: Tensor, labels: Tensor) -> Self:
+        """The rows with their labels; a device is waited for once, to say where something is to be guessed."""
+        guessed = (labels != IGNORED).cpu()
+        return cls(images, ids, mask, labels, guessed, _word_weight(int(guessed.sum()), encoded))
+
+    @property
+    def targets(self) -> Tensor:
+        """What is to be guessed, place by place [P]."""
+        places = self.guessed.flatten().nonzero()[:, 0]
+        return self.labels.flatten().index_select(0, sent(places, self.labels.device))
 
     def of_images(self, rows: slice) -> Self:
         """The rows of some images, counted from the first of these."""
-        here = (self.images >= rows.start) & (self.images < rows.stop)
-        columns = {name: getattr(self, name)[here] for name in ("ids", "mask", "labels")}
-        return replace(self, images=self.images[here] - rows.start, **columns)
+        here = ((self.images >= rows.start) & (self.images < rows.stop)).nonzero()[:, 0]
+        there = sent(here, self.ids.device)
+        columns = {name: getattr(self, name)[there] for name in ("ids", "mask", "labels")}
+        return replace(self, images=self.images[here] - rows.start, guessed=self.guessed[here], **columns)
 
 
 def itg(rows: CaptionRows, model: FusionModel, keys_values: ImageKeysValues, smoothing: float) -> Tensor:
@@ -849,11 +861,10 @@ def itg(rows: CaptionRows, model: FusionModel, keys_values: ImageKeysValues, smo
     Returns:
         A scalar; summed over the parts, and meaned over the ranks, it is the loss of the whole batch.
     """
-    predicted = rows.labels != IGNORED  # [R, L]
-    logits = model.predict_next(rows.ids, rows.mask, keys_values, rows.images, predicted)  # [P, V]
+    logits = model.predict_next(rows.ids, rows.mask, keys_values, rows.images, rows.guessed)  # [P, V]
     with torch.autocast(logits.device.type, enabled=False):
         wide = full_precision(logits)
-        return F.cross_entropy(wide, rows.labels[predicted], reduction="sum", label_smoothing=smoothing) * rows.weight
+        return F.cross_entropy(wide, rows.targets, reduction="sum", label_smoothing=smoothing) * rows.weight
 
 
 def mlm(
@@ -877,25 +888,24 @@ def mlm(
     Returns:
         A scalar; summed over the parts, and meaned over the ranks, it is the loss of the whole batch.
     """
-    predicted = rows.labels != IGNORED  # [R, L]
     states = model.text_states(rows.ids, rows.mask)
     fused = model.fuse(states, rows.mask, keys_values, rows.images)  # [R, L, D]
-    logits = model.predict_tokens(fused, predicted)  # [P, V]
+    logits = model.predict_tokens(fused, rows.guessed)  # [P, V]
     soft, alpha = None, 0.0 if momentum is None else momentum[0].alpha(encoded)
     if momentum is not None and alpha:
         image_states = momentum[1].image_states[part]
-        soft = momentum[0].token_logits(image_states, rows.ids, rows.mask, rows.images, predicted)
-    return mlm_loss(logits, rows.labels[predicted], soft, alpha) * (len(logits) * rows.weight)
+        soft = momentum[0].token_logits(image_states, rows.ids, rows.mask, rows.images, rows.guessed)
+    return mlm_loss(logits, rows.targets, soft, alpha) * (len(logits) * rows.weight)
 
 
 def _caption_rows(
     encoded: EncodedBatch, matches: PairSet, share: float, seed: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Image (counted from this rank's first), text (counted over all ranks) and randomness key of each row [R].
+    """Image (counted from this rank's first, on the host), text (counted over all ranks) and randomness key [R].
 
-    And whether it counts: where no row was chosen, one is read all the same, so that all ranks differentiate alike.
+    And whether a row counts. Where no row was chosen, one is read all the same, so that all ranks differentiate alike.
     """
-    own = torch.arange(encoded.own.start, encoded.own.stop, device=encoded.device)
+    own = torch.arange(encoded.own.start, encoded.own.stop)
     more = matches.where((matches.rows >= encoded.own.start) & (matches.rows < encoded.own.stop))
     epoch, caption_id, image_id = encoded.info.epoch, encoded.batch.caption_id, encoded.batch.image_id
     keys = torch.cat(
@@ -909,16 +919,15 @@ def _caption_rows(
     if share < 1.0:
         counted = keyed_uniform(keys, 1, stream=_MLM_ROWS).squeeze(1) < share
     read = torch.nonzero(counted).squeeze(1) if counted.any() else torch.zeros_like(keys[:1])  # [R]
-    return images[read], texts[read], keys[read], counted[read]
+    texts, keys, counted = (sent(part[read], encoded.device) for part in (texts, keys, counted))
+    return images[read], texts, keys, counted
 
 
-def _word_weight(words: Tensor, encoded: EncodedBatch) -> float:
+def _word_weight(words: int, encoded: EncodedBatch) -> float:
     """What each of this rank's hidden words weighs."""
     if encoded.alone:
-        return 1.0 / max(int(words), 1)
-    words = words.float()
-    dist.all_reduce(words)
-    return dist.get_world_size() / max(float(words), 1.0)
+        return 1.0 / max(words, 1)
+    return dist.get_world_size() / max(sum_over_ranks({"words": float(words)})["words"], 1.0)
 
 
 def hardest_is_false(encoded: EncodedBatch, truth: Truth, anchors: slice) -> float:
@@ -934,8 +943,8 @@ def hardest_is_false(encoded: EncodedBatch, truth: Truth, anchors: slice) -> flo
     for side in SIDES:
         images, texts = (anchors, every) if side == "i2t" else (every, anchors)
         declared = same_pair(batch.image_id, batch.caption_key, images, texts)
-        undeclared = encoded.similarity_of(images, texts).masked_fill_(declared, -torch.inf)
-        similarity, hardest = undeclared.max(dim=1 if side == "i2t" else 0)  # [A]
+        undeclared = encoded.similarity_of(images, texts).masked_fill_(sent(declared, encoded.device), -torch.inf)
+        similarity, hardest = (part.cpu() for part in undeclared.max(dim=1 if side == "i2t" else 0))  # [A] each
         image, text = (anchors, hardest) if side == "i2t" else (hardest, anchors)
         false = truth.matches(batch.source_index[image], batch.caption_key[text])  # [A]
         shares.append((false & (similarity > -torch.inf)).float().mean())  # none where all are declared

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from truepair.devices import sent
 from truepair.objectives.srcl import Regulation
 from truepair.relations.pairs import PairSet
 
@@ -83,8 +84,11 @@ def information_bounds(
     if suspects is not None:
         place = (suspects.rows - chosen.start) / chosen.step  # [P]
         asked = (place >= 0) & (place < len(chosen)) & (place == place.floor())
-        scores = (queries[suspects.rows[asked]] * keys[suspects.columns[asked]]).sum(dim=1) / temperature
-        found = float((scores - log_mean_f[place[asked].long()]).mean())  # NaN of none
+        images, texts, anchor = (
+            sent(part[asked], queries.device) for part in (suspects.rows, suspects.columns, place.long())
+        )
+        scores = (queries[images] * keys[texts]).sum(dim=1) / temperature
+        found = float((scores - log_mean_f[anchor]).mean())  # NaN of none
     positive, negative, log_mean_ratio, regulated, bound = means.tolist()
     return InformationBounds(positive, negative, log_mean_ratio, regulated, bound, found)
 

@@ -15,6 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from truepair.devices import sent
 from truepair.objectives.srcl import Regulation
 from truepair.objectives.sums import DirectionSums, dense_sums, row_logsumexp, safe_logsumexp
 from truepair.objectives.tiled import tiled_sums
@@ -82,6 +83,10 @@ class Direction:
     def resolved_positives(self, shape: tuple[int, int], device: torch.device) -> PairSet:
         """The positives, or each anchor's own pair; checked against the shape of the logits.
 
+        Args:
+            shape: Anchors and candidates, (A, C).
+            device: Where own pairs are made, unless there are weights: sets that are combined are in one place.
+
         Raises:
             ValueError: If a set belongs to a matrix of another shape.
         """
@@ -90,7 +95,7 @@ class Direction:
                 raise ValueError(f"The pairs are of a {pairs.shape} matrix, the logits of {shape}.")
         if self.positives is not None:
             return self.positives
-        return PairSet.diagonal(*shape, self.offset, device=device)
+        return PairSet.diagonal(*shape, self.offset, device=device if self.weights is None else self.weights.device)
 
 
 _DENSE = 32  # a logit out of a matrix product costs so much less than one out of gathered rows, backward pass included
@@ -105,7 +110,12 @@ def pair_scores(anchors: Tensor, candidates: Tensor, scale: Tensor, pairs: PairS
 
 
 def target_score(
-    anchors: Tensor, candidates: Tensor, scale: Tensor, direction: Direction, positives: PairSet
+    anchors: Tensor,
+    candidates: Tensor,
+    scale: Tensor,
+    direction: Direction,
+    positives: PairSet,
+    left_out: PairSet | None,
 ) -> tuple[Tensor, Tensor]:
     """Score of each anchor's target row under y = (1 - smoothing) * positives + smoothing * uniform.
 
@@ -115,13 +125,13 @@ def target_score(
         anchors: Features [A, D].
         candidates: Features [C, D].
         scale: 1 / temperature, scalar.
-        direction: Smoothing, soft targets and weights.
-        positives: The direction's positives, resolved [A, C].
+        direction: Smoothing and soft targets.
+        positives: The direction's positives, resolved, on the device [A, C].
+        left_out: Candidates that do not take part, on the device; None: all do [A, C].
 
     Returns:
         Scores [A], and which anchors have a target, bool [A].
     """
-    left_out = _left_out(direction.weights, positives)
     if direction.soft is not None:
         soft = _without(direction.soft.to(anchors.dtype), left_out)
         score = (anchors * (soft @ candidates)).sum(dim=1) * scale
@@ -148,7 +158,8 @@ def _uniform_score(anchors: Tensor, candidates: Tensor, scale: Tensor, left_out:
     if left_out is None:
         return total / len(candidates)
     removed = pair_scores(anchors, candidates, scale, left_out)
-    count = len(candidates) - torch.bincount(left_out.rows, minlength=len(anchors))
+    removals = torch.zeros(len(anchors), dtype=torch.int64, device=anchors.device)
+    count = len(candidates) - removals.index_add(0, left_out.rows, torch.ones_like(left_out.rows))
     return total.index_add(0, left_out.rows, removed, alpha=-1) / count.clamp(min=1)
 
 
@@ -179,12 +190,13 @@ def loss_at_chance(direction: Direction, shape: tuple[int, int], device: torch.d
         device: Where the result is.
     """
     positives = direction.resolved_positives(shape, device)
-    candidates = torch.full((shape[0],), float(shape[1]), device=device)  # [A]
+    candidates = torch.full((shape[0],), float(shape[1]), device=positives.device)  # [A]
     if direction.weights is not None:
         others = direction.weights.where(~positives.contains(direction.weights))
         candidates = candidates.index_add(0, others.rows, others.values.to(candidates.dtype) - 1)
     has_target = positives.row_sums() > 0
-    return torch.where(has_target, candidates.log(), 0.0).sum() / has_target.sum().clamp(min=1)
+    mean = torch.where(has_target, candidates.log(), 0.0).sum() / has_target.sum().clamp(min=1)
+    return sent(mean, device)
 
 
 Implementation = Literal["auto", "dense", "tiled"]
@@ -292,12 +304,15 @@ class _Side:
     def __init__(self, anchors: Tensor, candidates: Tensor, direction: Direction, regulated: bool) -> None:
         self.anchors, self.candidates, self.direction = anchors, candidates, direction
         shape = (len(anchors), len(candidates))
-        self.positives = direction.resolved_positives(shape, anchors.device)
-        self.fixed = self._fixed(regulated)
+        positives = direction.resolved_positives(shape, anchors.device)
+        self.fixed = self._fixed(positives, regulated)
+        left_out = _left_out(direction.weights, positives)
+        self.left_out = None if left_out is None else left_out.to(anchors.device)
+        self.positives = positives.to(anchors.device)
 
-    def _fixed(self, regulated: bool) -> PairSet | None:
+    def _fixed(self, positives: PairSet, regulated: bool) -> PairSet | None:
         """Cells whose weight is given: 1 on positives, then the direction's weights. None: all candidates weigh 1."""
-        ones = self.positives.with_values(torch.ones_like(self.positives.values))
+        ones = positives.with_values(torch.ones_like(positives.values))
         if self.direction.weights is not None:
             return PairSet.union(ones, self.direction.weights)
         return ones.distinct() if regulated else None
@@ -306,10 +321,13 @@ class _Side:
         """Put numerator and denominator together."""
         log_denominator = sums.normalised()
         if self.fixed is not None:
-            scores = pair_scores(self.anchors, self.candidates, scale, self.fixed)
-            fixed = row_logsumexp(scores + self.fixed.values.to(scores.dtype).log(), self.fixed)
+            given = self.fixed.to(self.anchors.device)
+            scores = pair_scores(self.anchors, self.candidates, scale, given)
+            fixed = row_logsumexp(scores + given.values.to(scores.dtype).log(), given)
             log_denominator = safe_logsumexp(torch.stack([fixed, log_denominator]), dim=0)
-        score, has_target = target_score(self.anchors, self.candidates, scale, self.direction, self.positives)
+        score, has_target = target_score(
+            self.anchors, self.candidates, scale, self.direction, self.positives, self.left_out
+        )
         losses = torch.where(has_target, log_denominator - score, 0.0)
         return DirectionLosses(losses, has_target, log_denominator)
 

@@ -51,6 +51,10 @@ class HardNegatives:
     i2t: Tensor  # [B, 2]
     t2i: Tensor  # [B, 2]
 
+    def on_host(self) -> "HardNegatives":
+        """The same on the host; a device is waited for once."""
+        return HardNegatives(*torch.stack([self.i2t, self.t2i]).cpu())
+
 
 @dataclass(frozen=True)
 class MatchingPairs:
@@ -69,6 +73,21 @@ class MatchingPairs:
     texts: Tensor  # [R]
     labels: Tensor  # [R]
     valid: Tensor  # [R]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def counted(self) -> "MatchingPairs":
+        """The rows that count [V], all of them valid."""
+        rows = self.valid.nonzero()[:, 0]
+        return MatchingPairs(*(part[rows] for part in (self.images, self.texts, self.labels, self.valid)))
+
+    def of_images(self, rows: slice) -> "MatchingPairs":
+        """The rows of some images, counted from the first of these."""
+        here = ((self.images >= rows.start) & (self.images < rows.stop)).nonzero()[:, 0]
+        images, texts, labels, valid = (part[here] for part in (self.images, self.texts, self.labels, self.valid))
+        return MatchingPairs(images - rows.start, texts, labels, valid)
 
     def adding(self, matches: PairSet) -> "MatchingPairs":
         """These rows, and further matches [B, B] behind them."""

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from truepair.devices import sent
 from truepair.objectives.contrastive import Direction
 from truepair.objectives.srcl import Regulation, normalised_weights
 from truepair.relations.pairs import PairSet
@@ -21,7 +22,8 @@ class CellLabels:
 
     Attributes:
         along: Dimension of an anchor's candidates: 1 where the queries are the anchors, 0 where the keys are.
-        fixed: Cells whose weight is given, each once; all others have weight 1, or the regulation's [Bq, Bk].
+        fixed: Cells whose weight is given, each once; all others have weight 1, or the regulation's. They are where the
+            direction's sets are, on the host as a rule [Bq, Bk].
         labels: Label of each of them [P].
         rest: Label of all other cells.
         soft: Labels of all cells, the fixed ones too; None: ``labels`` and ``rest`` say all [Bq, Bk].
@@ -59,9 +61,11 @@ class CellLabels:
         soft = None
         if direction.soft is None:
             labels = fixed.with_values(torch.zeros_like(fixed.values)).overridden_by(positives).values * known + rest
+            labels = sent(labels, like.device)
         else:
             soft = direction.soft.detach().to(like.dtype) * known + rest
-            labels = soft[fixed.rows, fixed.columns]
+            there = fixed.to(like.device)
+            labels = soft[there.rows, there.columns]
         if along == 1:
             return cls(along, fixed, labels, rest, soft)
         return cls(along, fixed.T, labels, rest, None if soft is None else soft.T)
@@ -72,18 +76,19 @@ class CellLabels:
 
     def dense(self, log_weights: Tensor | None) -> tuple[Tensor, Tensor]:
         """Labels and weights of all cells, given the logarithms of the regulation's weights [Bq, Bk] each."""
-        cells = self.fixed.rows, self.fixed.columns
+        fixed = self.fixed.to(self.labels.device)
+        cells = fixed.rows, fixed.columns
         labels = self.soft
         if labels is None:
-            labels = self.labels.new_full(self.fixed.shape, self.rest)
+            labels = self.labels.new_full(fixed.shape, self.rest)
             labels[cells] = self.labels
         if log_weights is None:
             weights = torch.ones_like(labels)
         elif self.along == 1:
-            weights = normalised_weights(log_weights, ~self.fixed.mask())
+            weights = normalised_weights(log_weights, ~fixed.mask())
         else:
-            weights = normalised_weights(log_weights.T, ~self.fixed.mask().T).T
-        weights[cells] = self.fixed.values
+            weights = normalised_weights(log_weights.T, ~fixed.mask().T).T
+        weights[cells] = fixed.values
         return labels, weights
 
 

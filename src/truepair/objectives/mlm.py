@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from truepair.devices import sent
 from truepair.errors import ConfigError
 from truepair.randomness import keyed_integers, keyed_uniform
 
@@ -85,7 +86,8 @@ class TokenMasker:
             Masked ids [B, L] and labels [B, L]: the original id where a token is predicted, -100 elsewhere.
         """
         length = input_ids.shape[1]
-        maskable = attention_mask.bool() & ~self.is_special.to(input_ids.device)[input_ids]  # [B, L]
+        self.is_special = sent(self.is_special, input_ids.device)
+        maskable = attention_mask.bool() & ~self.is_special[input_ids]  # [B, L]
         chance = keyed_uniform(keys, length).masked_fill(~maskable, torch.inf)  # [B, L]
         predicted = chance < self.config.probability
         if self.config.at_least_one and length:
@@ -99,8 +101,8 @@ class TokenMasker:
 
     def _random_ids(self, keys: Tensor, length: int) -> Tensor:
         """One ordinary token per position [B, L]."""
-        ordinary = self.ordinary_ids.to(keys.device)
-        return ordinary[keyed_integers(keys, length, len(ordinary), stream=2)]
+        self.ordinary_ids = sent(self.ordinary_ids, keys.device)
+        return self.ordinary_ids[keyed_integers(keys, length, len(self.ordinary_ids), stream=2)]
 
 
 def mlm_loss(logits: Tensor, labels: Tensor, teacher_logits: Tensor | None = None, alpha: float = 0.0) -> Tensor:

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from truepair.devices import sent
 from truepair.objectives.contrastive import ContrastiveOutput, Direction, contrastive_loss
 from truepair.relations.pairs import PairSet
 
@@ -28,7 +29,8 @@ def momentum_targets(
     """
     dtype = torch.promote_types(queries.dtype, torch.float32)
     teacher = F.softmax(queries.to(dtype) @ keys.to(dtype).T / temperature, dim=1)
-    return teacher.mul_(alpha).add_(positives.normalised().dense().to(dtype), alpha=1.0 - alpha)
+    known = positives.normalised().to(teacher.device).dense()
+    return teacher.mul_(alpha).add_(known.to(dtype), alpha=1.0 - alpha)
 
 
 @torch.no_grad()
@@ -55,7 +57,7 @@ def momentum_labels(
     """
     dtype = torch.promote_types(queries.dtype, torch.float32)
     teacher = torch.sigmoid(queries.to(dtype) @ keys.to(dtype).T / temperature + bias)
-    return teacher.mul_(alpha).add_(positives.dense().to(dtype), alpha=1.0 - alpha)
+    return teacher.mul_(alpha).add_(positives.to(teacher.device).dense().to(dtype), alpha=1.0 - alpha)
 
 
 def consistency_loss(queries: Tensor, keys: Tensor, temperature: Tensor | float) -> ContrastiveOutput:
@@ -90,7 +92,8 @@ class FeatureQueue(nn.Module):
     """The last ``size`` pairs of momentum features, with their ids.
 
     The ids travel with the features, so that an entry of the same image or the same caption is a positive instead of a
-    negative. Only filled entries are candidates; batches of any size may come. All state is in buffers.
+    negative. Only filled entries are candidates; batches of any size may come. The features are buffers, which move
+    with the module; ids, and the number of pairs seen, stay on the host, where pairs are compared by them.
 
     Example:
         >>> keys = torch.cat([momentum_texts, queue.features("texts")])  # doctest: +SKIP
@@ -116,12 +119,25 @@ class FeatureQueue(nn.Module):
         self.size = size
         self.register_buffer("images", torch.zeros(size, dim))
         self.register_buffer("texts", torch.zeros(size, dim))
-        self.register_buffer("image_ids", torch.zeros(size, dtype=torch.long))
-        self.register_buffer("caption_keys", torch.zeros(size, dtype=torch.long))
-        self.register_buffer("seen", torch.zeros((), dtype=torch.long))
+        self.image_ids = torch.zeros(size, dtype=torch.long)
+        self.caption_keys = torch.zeros(size, dtype=torch.long)
+        self.seen = torch.zeros((), dtype=torch.long)
 
     def __len__(self) -> int:
         return min(int(self.seen), self.size)
+
+    def get_extra_state(self) -> dict[str, Tensor]:
+        """What ``state_dict`` keeps beside the features."""
+        return {"image_ids": self.image_ids, "caption_keys": self.caption_keys, "seen": self.seen}
+
+    def set_extra_state(self, state: dict[str, Tensor]) -> None:
+        """Take up what :meth:`get_extra_state` gave."""
+        for name, tensor in self.get_extra_state().items():
+            tensor.copy_(state[name])
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All state by name; what is saved of it is copied back into these."""
+        return dict(self.named_buffers()) | self.get_extra_state()
 
     def features(self, kind: Literal["images", "texts"]) -> Tensor:
         """The filled entries [F, D]; concatenate or copy them before the next :meth:`enqueue`."""
@@ -131,17 +147,19 @@ class FeatureQueue(nn.Module):
         """Positives of a batch among [batch; queue]: its own pairs, and all entries of the same image or caption.
 
         Args:
-            image_ids: Image id of each pair of the batch, int64 [B].
+            image_ids: Image id of each pair of the batch, int64 on the host [B].
             caption_keys: Key of each normalised caption, int64 [B].
 
         Returns:
-            Cells of value 1 [B, B + F]; the same for both directions.
+            Cells of value 1 [B, B + F], ordered by row and column; the same for both directions.
         """
         filled = len(self)
-        candidate_images = torch.cat([image_ids, self.image_ids[:filled]])
-        candidate_captions = torch.cat([caption_keys, self.caption_keys[:filled]])
-        same = (image_ids[:, None] == candidate_images) | (caption_keys[:, None] == candidate_captions)  # [B, B + F]
-        return PairSet.from_dense(same)
+        found = [
+            _of_one_key(asked, torch.cat([asked, known[:filled]]))
+            for asked, known in ((image_ids, self.image_ids), (caption_keys, self.caption_keys))
+        ]
+        rows, columns = (torch.cat(parts) for parts in zip(*found, strict=True))
+        return PairSet(rows, columns, torch.ones(len(rows)), (len(image_ids), len(image_ids) + filled)).distinct()
 
     @torch.no_grad()
     def enqueue(self, images: Tensor, texts: Tensor, image_ids: Tensor, caption_keys: Tensor) -> None:
@@ -156,9 +174,20 @@ class FeatureQueue(nn.Module):
         count = len(images)
         kept = slice(max(count - self.size, 0), count)
         first = int(self.seen) + kept.start
-        slots = torch.arange(first, first + kept.stop - kept.start, device=self.images.device) % self.size
-        self.images[slots] = images[kept].to(self.images.dtype)
-        self.texts[slots] = texts[kept].to(self.texts.dtype)
+        slots = torch.arange(first, first + kept.stop - kept.start) % self.size
+        there = sent(slots, self.images.device)
+        self.images[there] = images[kept].to(self.images.dtype)
+        self.texts[there] = texts[kept].to(self.texts.dtype)
         self.image_ids[slots] = image_ids[kept]
         self.caption_keys[slots] = caption_keys[kept]
         self.seen += count
+
+
+def _of_one_key(asked: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+    """Places (among the asked [B], among the known [N]) of equal keys; no B x N comparison is made."""
+    keys, order = asked.sort()
+    first, last = torch.searchsorted(keys, known), torch.searchsorted(keys, known, right=True)  # [N] each
+    columns = (last > first).nonzero()[:, 0]
+    counts = (last - first)[columns]
+    start = (first[columns] - counts.cumsum(0) + counts).repeat_interleave(counts)
+    return order[start + torch.arange(len(start))], columns.repeat_interleave(counts)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from truepair.devices import sent
 from truepair.objectives.labels import CellLabels
 from truepair.objectives.srcl import Regulation
 from truepair.objectives.tiled import TILE, Cells, FixedCells, without
@@ -70,10 +71,11 @@ class _Direction:
     @classmethod
     def of(cls, labels: CellLabels, tile: int) -> "_Direction":
         """Sort the cells."""
-        cells = FixedCells.of(labels.fixed, tile)
+        device = labels.labels.device
+        cells, weights = FixedCells.of(labels.fixed, tile, device), sent(labels.fixed.values, device)
         if cells is None:
-            return cls(labels, None, labels.fixed.values, labels.labels)
-        return cls(labels, cells, labels.fixed.values[cells.order], labels.labels[cells.order])
+            return cls(labels, None, weights, labels.labels)
+        return cls(labels, cells, weights[cells.order], labels.labels[cells.order])
 
     def inside(self, number: int) -> tuple[Cells | None, Tensor, Tensor]:
         """The given cells of a tile, or None; their weights and labels [p]."""

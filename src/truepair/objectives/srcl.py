@@ -122,7 +122,7 @@ class Regulation:
 _FORMS: Mapping[str, Callable[[Tensor, RegulationConfig], Tensor]] = {
     "literal": lambda mixed, _: mixed.log_().neg_(),
     "tempered": lambda mixed, _: mixed.log_().neg_(),
-    "softmax": lambda mixed, config: torch.div(mixed.new_tensor(config.delta), mixed, out=mixed),
+    "softmax": lambda mixed, config: torch.div(mixed.new_full((), config.delta), mixed, out=mixed),
 }
 
 

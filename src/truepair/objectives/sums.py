@@ -132,7 +132,7 @@ def dense_sums(
 
 def _sums(logits: Tensor, log_weights: Tensor | None, fixed: PairSet | None) -> DirectionSums:
     """Row sums of one direction; logits [A, C]."""
-    free = None if fixed is None else ~fixed.mask()
+    free = None if fixed is None else ~fixed.to(logits.device).mask()
     if log_weights is None:
         return DirectionSums(safe_logsumexp(_only(logits, free), dim=1))
     count = torch.full(logits.shape[:1], logits.shape[1], device=logits.device) if free is None else free.sum(dim=1)

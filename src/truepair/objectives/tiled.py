@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from truepair.devices import sent
 from truepair.objectives.srcl import Regulation
 from truepair.objectives.sums import DirectionSums, RunningLogSumExp, RunningSum
 from truepair.relations.pairs import PairSet
@@ -107,21 +108,26 @@ class FixedCells:
     per_column: Tensor  # [Bk]
 
     @classmethod
-    def of(cls, cells: PairSet | None, tile: int) -> "FixedCells | None":
-        """Sort cells into tiles; None where there are none."""
+    def of(cls, cells: PairSet | None, tile: int, device: torch.device) -> "FixedCells | None":
+        """Sort cells into tiles; None where there are none.
+
+        Args:
+            cells: The set; where it is on the host, no device is waited for.
+            tile: Rows and columns of a tile.
+            device: Where the tiles are.
+        """
         if cells is None or len(cells) == 0:
             return None
         down, across = (-(-length // tile) for length in cells.shape)
         bucket, order = torch.sort((cells.rows // tile) * across + cells.columns // tile)
         bounds = torch.searchsorted(bucket, torch.arange(down * across + 1, device=bucket.device)).tolist()
-        return cls(
-            cells.rows[order] % tile,
-            cells.columns[order] % tile,
-            order,
-            bounds,
-            torch.bincount(cells.rows, minlength=cells.shape[0]),
-            torch.bincount(cells.columns, minlength=cells.shape[1]),
+        rows, columns = cells.rows[order] % tile, cells.columns[order] % tile
+        per_row = torch.bincount(cells.rows, minlength=cells.shape[0])
+        per_column = torch.bincount(cells.columns, minlength=cells.shape[1])
+        rows, columns, order, per_row, per_column = (
+            sent(part, device) for part in (rows, columns, order, per_row, per_column)
         )
+        return cls(rows, columns, order, bounds, per_row, per_column)
 
     def inside(self, tile_number: int) -> Cells | None:
         """The cells of one tile, or None."""
@@ -246,8 +252,8 @@ def tiled_sums(
         Sums of the rows and of the columns, equal to those of the dense form.
     """
     exponentials = exponentials_for(queries.detach(), keys.detach(), scale.detach(), regulation)
-    fixed = FixedCells.of(row_fixed, tile), FixedCells.of(column_fixed, tile)
-    task = _Task(TilePlan(tile, exponentials, *fixed, regulation), symmetric, key_gradient)
+    by_row, by_column = (FixedCells.of(cells, tile, queries.device) for cells in (row_fixed, column_fixed))
+    task = _Task(TilePlan(tile, exponentials, by_row, by_column, regulation), symmetric, key_gradient)
     row_sum, row_mean, column_sum, column_mean = _TiledSums.apply(queries, keys, scale, task)
     rows = DirectionSums(row_sum, row_mean if regulation else None)
     return rows, DirectionSums(column_sum, column_mean if regulation else None) if symmetric else None

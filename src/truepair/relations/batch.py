@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from truepair.devices import sent
 from truepair.relations.actions import Action, ItmRole
 from truepair.relations.pairs import SIDES, PairSet, Side
 
@@ -37,7 +38,7 @@ class BatchRelations:
         findings: In the order of the rules.
         symmetric: A finding holds in both directions; otherwise only in the direction(s) whose side found it, as in the
             MAFA program.
-        device: Where the tensors live.
+        device: Where the findings are: the host, so that combining them waits for no GPU.
     """
 
     size: int
@@ -73,12 +74,17 @@ class BatchRelations:
         found = self._resolved[side]
         return _oriented(found.pairs.with_values(found.weights).where(~found.weights.isnan()), side)
 
-    def allowed(self) -> Tensor:
-        """True where (image row, text row) may be an ITM negative, whichever side asks; False on own pairs [B, B]."""
-        allowed = ~torch.eye(self.size, dtype=torch.bool, device=self.device)
+    def allowed(self, device: torch.device | str | None = None) -> Tensor:
+        """True where (image row, text row) may be an ITM negative, whichever side asks; False on own pairs [B, B].
+
+        Args:
+            device: Where the matrix is wanted; where the findings are when absent.
+        """
+        device = self.device if device is None else device
+        allowed = ~torch.eye(self.size, dtype=torch.bool, device=device)
         for found in self._resolved.values():
             barred = found.pairs.where(found.roles != int(ItmRole.NEGATIVE))
-            allowed[barred.rows, barred.columns] = False
+            allowed.view(-1).index_fill_(0, sent(barred.linear, device), False)
         return allowed
 
     def matches(self) -> PairSet:

@@ -35,6 +35,8 @@ class Signals:
     ``judged``              a judge's match probability of the (image row, text row) cells it was asked about [B, B]
     ======================  ============================================================================================
 
+    Ids, keys, groups and what a judge says are on the host, features and weights on any device.
+
     Args:
         image_ids: Image id of each pair, int64 [B].
         caption_ids: Caption id of each pair, int64 [B].
@@ -129,7 +131,10 @@ class Detector(ABC):
 
     @abstractmethod
     def find(self, signals: Signals) -> PairSet:
-        """The cells found, each once, with the sides that found them; values are scores, 1 is certain [B, B]."""
+        """The cells found, each once, with the sides that found them; values are scores, 1 is certain [B, B].
+
+        They are on the host.
+        """
 
 
 @dataclass(frozen=True)
@@ -289,7 +294,7 @@ class _SimilarityMargin(Detector):
             rows, columns = torch.nonzero(by_image | by_text, as_tuple=True)
             parts.append((rows + start, columns, *(m[rows, columns] for m in (similarity, by_image, by_text))))
         rows, columns, scores, by_image, by_text = (torch.cat(column) for column in zip(*parts, strict=True))
-        return PairSet(rows, columns, scores, (len(images), len(texts)), by_image, by_text)
+        return PairSet(rows, columns, scores, (len(images), len(texts)), by_image, by_text).on_host()
 
 
 @dataclass(frozen=True)
@@ -356,7 +361,7 @@ class LowWeight(Detector):
         rows, columns = torch.nonzero((by_image < self.below) | (by_text < self.below), as_tuple=True)
         lesser = torch.minimum(by_image, by_text)[rows, columns]
         found_by = (weights[rows, columns] < self.below for weights in (by_image, by_text))
-        return PairSet(rows, columns, (1.0 - lesser).clamp(min=0.0), (signals.size, signals.size), *found_by)
+        return PairSet(rows, columns, (1.0 - lesser).clamp(min=0.0), (signals.size, signals.size), *found_by).on_host()
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from truepair.devices import sent
+
 Side = Literal["i2t", "t2i"]
 """Who asks: images for texts, or texts for images."""
 
@@ -18,6 +20,9 @@ class PairSet:
 
     The one container of pairs. What a value means is the business of whoever holds the set: a share of the target, a
     weight, a probability of matching.
+
+    Sets of a batch are made and combined on the host, and sent to the device once nothing more is to be decided: how
+    many cells a result has is for the data to say, and a GPU that is asked runs dry until it has answered.
 
     Attributes:
         rows: Row of each cell, int64 [P].
@@ -95,9 +100,26 @@ class PairSet:
             self.columns, self.rows, self.values, (self.shape[1], self.shape[0]), self.by_column, self.by_row
         )
 
+    @property
+    def device(self) -> torch.device:
+        """Where the cells are."""
+        return self.rows.device
+
     def to(self, device: torch.device | str) -> "PairSet":
-        """The same set on another device."""
-        return PairSet(self.rows.to(device), self.columns.to(device), self.values.to(device), self.shape)
+        """The same set on another device; from the host it is sent there without a wait."""
+        if self.device == torch.device(device):
+            return self
+        rows, columns, values = (sent(part, device) for part in (self.rows, self.columns, self.values))
+        sides = (None if side is None else sent(side, device) for side in (self.by_row, self.by_column))
+        return PairSet(rows, columns, values, self.shape, *sides)
+
+    def on_host(self) -> "PairSet":
+        """The same set on the host; a device is waited for twice, and not for each column."""
+        if self.device.type == "cpu":
+            return self
+        sides = () if self.by_row is None or self.by_column is None else (self.by_row.long(), self.by_column.long())
+        rows, columns, *found_by = torch.stack([self.rows, self.columns, *sides]).cpu()
+        return PairSet(rows, columns, self.values.cpu(), self.shape, *(side.bool() for side in found_by))
 
     def with_values(self, values: Tensor) -> "PairSet":
         """The same cells with other values [P]."""
@@ -175,8 +197,8 @@ class PairSet:
 
     def mask(self) -> Tensor:
         """True at the cells of the set, bool [R, C]."""
-        matrix = torch.zeros(self.shape, dtype=torch.bool, device=self.rows.device)
-        matrix[self.rows, self.columns] = True
+        matrix = torch.zeros(self.shape, dtype=torch.bool, device=self.device)
+        matrix.view(-1).index_fill_(0, self.linear, True)
         return matrix
 
 

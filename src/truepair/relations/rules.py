@@ -105,7 +105,7 @@ def apply_rules(rules: Sequence[Rule], signals: Signals, *, symmetric: bool = Tr
         signals: What is known about the batch; only what a rule needs is computed.
         symmetric: Whether a finding holds in both directions whichever side found it.
     """
-    relations = BatchRelations(signals.size, (), symmetric, signals.image_ids.device)
+    relations = BatchRelations(signals.size, (), symmetric)
     for rule in rules:
         relations = relations.adding(rule.detector.name, rule.detector.find(signals), rule.action)
     return relations

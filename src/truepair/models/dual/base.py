@@ -268,7 +268,7 @@ class FusionModel(DualEncoder):
 
         Args:
             fused: Fused states [R, L, D].
-            positions: True at the P places to predict, [R, L] bool.
+            positions: True at the P places to predict, [R, L] bool; on the host, if no device is to be waited for.
         """
 
     def predict_next(

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
 
+from truepair.devices import sent
 from truepair.errors import ConfigError
 from truepair.models.dual.base import Encoded, FusionModel, ImageKeysValues
 from truepair.models.encoders.base import ImageEncoder, masked_mean
@@ -154,7 +155,7 @@ class AlbefModel(PreTrainedModel, FusionModel):
             fused: Tensor = self.fusion_encoder(text_states, attention_mask, keys_values, image_rows, cls_only=cls_only)
             return fused
         assert keys_values.regions is not None, "keys and values must be of this model"
-        rows = torch.arange(len(text_states), device=text_states.device) if image_rows is None else image_rows
+        rows = torch.arange(len(text_states)) if image_rows is None else image_rows
         with torch.no_grad():
             words = F.normalize(self.text_projection(text_states), dim=-1)  # [R, L, E]
             temperature = self.temperature
@@ -180,7 +181,7 @@ class AlbefModel(PreTrainedModel, FusionModel):
 
         Args:
             fused: Fused states [R, L, D].
-            positions: True at the P places to predict, [R, L] bool.
+            positions: True at the P places to predict, [R, L] bool; on the host, if no device is to be waited for.
 
         Returns:
             Logits [P, V], in row-major order of the places.
@@ -190,7 +191,8 @@ class AlbefModel(PreTrainedModel, FusionModel):
         """
         if self.mlm_head is None:
             raise ConfigError("this model has no vocabulary head: set mlm_head to true in its config.")
-        logits: Tensor = self.mlm_head(fused[positions])
+        places = sent(positions.flatten().nonzero()[:, 0], fused.device)  # [P]
+        logits: Tensor = self.mlm_head(fused.flatten(0, 1).index_select(0, places))
         return logits
 
     def forward(self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor) -> AlbefOutput:

@@ -15,6 +15,7 @@ from transformers import AutoImageProcessor, AutoTokenizer, BlipForImageTextRetr
 
 from truepair.data.preprocessing import PREPROCESSING_FILE
 from truepair.data.transforms import TransformConfig
+from truepair.devices import sent
 from truepair.errors import CheckpointError, ConfigError
 from truepair.models.checkpoints.load import load_hub_model, load_part
 from truepair.models.dual.base import FusionModel, ImageKeysValues
@@ -165,7 +166,7 @@ class BlipFusionModel(BlipLine):
         cls_only: bool = False,
     ) -> Tensor:
         """Fused states of each row of text with its image [R, L, D], or of [ENC] alone; see `FusionModel.fuse`."""
-        rows = torch.arange(len(text_states), device=text_states.device) if image_rows is None else image_rows
+        rows = sent(torch.arange(len(text_states)) if image_rows is None else image_rows, text_states.device)
         parts = []
         for some in torch.arange(len(rows), device=rows.device).split(len(rows) if torch.is_grad_enabled() else _ROWS):
             fused = self.model.text_encoder(

@@ -75,17 +75,18 @@ class FusionEncoder(nn.Module):
             text_states: States of the text encoder [R, L, D].
             attention_mask: 1 for tokens, then 0 for padding, [R, L].
             keys_values: From `image_keys_values`, for I images.
-            image_rows: The image of each row, [R] int64; None means row r uses image r.
+            image_rows: The image of each row, [R] int64; on the host, if no device is to be waited for. None means row
+                r uses image r.
             cls_only: Only [CLS] is wanted, as for ITM: the last layer computes nothing else.
 
         Returns:
             Fused states [R, L, D], or [R, 1, D] with `cls_only`.
         """
         if image_rows is None:
-            image_rows = torch.arange(len(text_states), device=text_states.device)
+            image_rows = torch.arange(len(text_states))
         images = image_rows
 
-        def fuse(rows: Tensor, states: Tensor, mask: Tensor) -> Tensor:
+        def fuse(rows: Tensor | slice, states: Tensor, mask: Tensor) -> Tensor:
             """All layers over some rows."""
             return self._layers(states, mask, keys_values, images[rows], cls_only)
 
@@ -100,7 +101,7 @@ class FusionEncoder(nn.Module):
         cls_only: bool,
     ) -> Tensor:
         """All layers over all rows at once."""
-        groups = RowGroups.of(image_rows, keys_values.images)
+        groups = RowGroups.of(image_rows, keys_values.images, text_states.device)
         mask = visible_keys(attention_mask)
         states = text_states
         last = len(self.layers) - 1

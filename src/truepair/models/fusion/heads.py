@@ -135,7 +135,7 @@ class RegionProducts(nn.Module):
 
 def _shared_with_regions(words: Tensor, regions: Tensor, image_rows: Tensor, temperature: Tensor) -> Tensor:
     """Products of each word [R, L, E] with what it attends to in the regions [I, N, E], and their sum [R, L, E + 1]."""
-    groups = RowGroups.of(image_rows, len(regions))
+    groups = RowGroups.of(image_rows, len(regions), regions.device)
     queries, keys = groups.pack(words), groups.expand(regions)  # [S, G * L, E], [S, N, E]
     attention = (queries @ keys.transpose(1, 2) / temperature).softmax(dim=2)  # [S, G * L, N]
     attended = groups.unpack(attention @ keys)  # [R, L, E]

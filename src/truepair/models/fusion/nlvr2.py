@@ -9,6 +9,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from truepair.data.pairs import PairBatch
 from truepair.data.tasks.nlvr2 import Nlvr2Batch
+from truepair.devices import sent
 from truepair.errors import ConfigError
 from truepair.models.fusion.albef import AlbefModel
 from truepair.models.fusion.downstream import DownstreamConfig, DownstreamModel
@@ -123,7 +124,7 @@ class Nlvr2Model(DownstreamModel):
         """
         assert self.assignment is not None, "text assignment needs assignment_head: true"
         states = self._states_of(batch.pixel_values, image_states)
-        drawn = draw_assignment(~same_pair(batch.image_id, batch.caption_key), generator)
+        drawn = draw_assignment(sent(~same_pair(batch.image_id, batch.caption_key), batch.device), generator)
         if not len(drawn.texts):  # every image may belong to every caption
             return states.sum() * 0.0
         mask = batch.attention_mask[drawn.texts]

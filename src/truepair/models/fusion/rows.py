@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from truepair.devices import sent
+
 _LEAST_ROWS = 16
 
 _MOST_GROUPS = 8
@@ -16,7 +18,7 @@ _MOST_GROUPS = 8
 def apply_by_length(
     states: Tensor,
     attention_mask: Tensor,
-    function: Callable[[Tensor, Tensor, Tensor], Tensor],
+    function: Callable[[Tensor | slice, Tensor, Tensor], Tensor],
     *,
     cls_only: bool = False,
 ) -> Tensor:
@@ -28,8 +30,8 @@ def apply_by_length(
     Args:
         states: One entry per token, ids [R, L] or states [R, L, D].
         attention_mask: 1 for tokens, then 0 for padding, [R, L].
-        function: From the numbers [r] of some rows, their entries and their mask, both cut to the l tokens of the
-            longest of them, to new states [r, l, D]; [r, 1, D] with ``cls_only``.
+        function: From the numbers [r] of some rows, or a slice of them, their entries and their mask, both cut to the
+            l tokens of the longest of them, to new states [r, l, D]; [r, 1, D] with ``cls_only``.
         cls_only: The function returns one state a row.
 
     Returns:
@@ -37,7 +39,7 @@ def apply_by_length(
     """
     rows, length = attention_mask.shape
     if states.device.type != "cpu" or torch.compiler.is_compiling():
-        return function(torch.arange(rows, device=states.device), states, attention_mask)
+        return function(slice(None), states, attention_mask)
     lengths = attention_mask.sum(dim=1)  # [R]
     order = torch.argsort(lengths, stable=True)
     parts = []
@@ -69,14 +71,16 @@ class RowGroups:
     """Slot s uses source s, so nothing has to be copied."""
 
     @classmethod
-    def of(cls, sources: Tensor, count: int) -> Self:
-        """Pack rows.
+    def of(cls, sources: Tensor, count: int, device: torch.device | None = None) -> Self:
+        """Pack rows. This is planned on the host: a device where the sources are is waited for once.
 
         Args:
             sources: The source of each row, [R] int64, each below `count`.
             count: I, the number of sources.
+            device: Where the rows are; where the sources are when absent.
         """
-        rows = len(sources)
+        device = sources.device if device is None else device
+        sources, rows = sources.cpu(), len(sources)
         size = max(1, -(-rows // count))
         used = torch.bincount(sources, minlength=count)  # [I] rows of each source
         slots = (used + size - 1).div(size, rounding_mode="floor")  # [I] slots of each source
@@ -84,11 +88,11 @@ class RowGroups:
         order = torch.argsort(sources, stable=True)
         begins = used.cumsum(0) - used  # [I]
         rank = torch.empty_like(sources)
-        rank[order] = torch.arange(rows, device=sources.device) - begins[sources[order]]
+        rank[order] = torch.arange(rows) - begins[sources[order]]
         place = (slots.cumsum(0) - slots)[sources] * size + rank
         in_order = bool((slots == 1).all())
-        source = torch.repeat_interleave(torch.arange(count, device=sources.device), slots)
-        return cls(place, source, size, in_order)
+        source = torch.repeat_interleave(torch.arange(count), slots)
+        return cls(sent(place, device), sent(source, device), size, in_order)
 
     def pack(self, rows: Tensor) -> Tensor:
         """Rows [R, L, D] to slots [S, G * L, D]; empty places are zero."""

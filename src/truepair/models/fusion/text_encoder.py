@@ -159,7 +159,7 @@ class TextEncoder(nn.Module):
         """Token ids and mask (1 = token, 0 = padding), both [R, L], to states [R, L, D]."""
         return apply_by_length(input_ids, attention_mask, self._encode)
 
-    def _encode(self, _: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    def _encode(self, _: Tensor | slice, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Embeddings and all layers over some rows."""
         states: Tensor = self.embeddings(input_ids)
         mask = visible_keys(attention_mask)
