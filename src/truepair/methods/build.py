@@ -202,6 +202,7 @@ class StepBuilder:
             people=rules.people,
             ledger=ledger,
             least=min([config.zones.low, *lows]),
+            doubt=self.recipe.sampler.hardness.below,
         )
 
     def _check_coverage(self, judge: Judge, ecm: EcmConfig) -> None:

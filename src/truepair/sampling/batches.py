@@ -58,6 +58,8 @@ class SamplerConfig:
             raise ConfigError(f"sampler.kind is '{self.kind}'; give {' or '.join(SAMPLERS)}")
         if self.kind != "grit" and self.hardness.learned is not None:
             raise ConfigError("sampler.hardness.learned is for grouped batches; set sampler.kind to grit")
+        if self.kind == "random" and self.hardness.below is not None:
+            raise ConfigError("sampler.hardness.below is for grouped batches; set sampler.kind to grit or communities")
         self.grouped()
 
     def grouped(self) -> GroupedConfig:
@@ -85,6 +87,7 @@ class SampledRows:
         seed: seed of the run.
         ranks: this process among all.
         keys: pairs with the same key in a column match each other, int64 [count, K]; see ``KnownMatches``.
+        apart: further pairs that do not belong in one batch, int64 [P, 2].
         labels: what each pair shows, int64 [count], negative where that is not known; for the log alone.
         plan_folder: where plans of grouped epochs go.
     """
@@ -94,6 +97,7 @@ class SampledRows:
     seed: int
     ranks: Ranks
     keys: Indices | None = None
+    apart: Indices | None = None
     labels: Indices | None = None
     plan_folder: Path | None = None
 
@@ -106,6 +110,7 @@ def build_batches(
     seed: int,
     ranks: Ranks,
     keys: Indices | None = None,
+    apart: Indices | None = None,
     labels: Indices | None = None,
     plan_folder: Path | None = None,
 ) -> "EpochBatches":
@@ -118,6 +123,7 @@ def build_batches(
         seed: seed of the run.
         ranks: this process among all.
         keys: pairs with the same key in a column match each other, int64 [count, K]; see ``KnownMatches``.
+        apart: further pairs that do not belong in one batch, int64 [P, 2].
         labels: what each pair shows, int64 [count], negative where that is not known; for the log.
         plan_folder: where plans of grouped epochs go.
 
@@ -130,6 +136,7 @@ def build_batches(
         seed=seed,
         ranks=ranks,
         keys=keys,
+        apart=apart,
         labels=labels,
         plan_folder=plan_folder,
     )
@@ -210,6 +217,7 @@ class EpochBatches:
         image_features: Tensor | None,
         text_features: Tensor | None,
         reward: float | None = None,
+        probable: Tensor | None = None,
     ) -> None:
         """Take note of a batch that has been trained on; all ranks call this together.
 
@@ -218,6 +226,7 @@ class EpochBatches:
             image_features: that the step computed of them [B, E]; None where it computes none.
             text_features: of their texts [B, E].
             reward: what the step gained, the same on all ranks; None where it was not measured.
+            probable: pairs of dataset indices that it found to match probably [P, 2]; the same on all ranks.
         """
 
     def skipped(self) -> None:
@@ -274,7 +283,8 @@ class GritBatches(EpochBatches):
 
     def __init__(self, config: SamplerConfig, rows: SampledRows) -> None:
         super().__init__(config, rows)
-        known = KnownMatches(rows.keys) if config.separate_known and rows.keys is not None else None
+        keys = rows.keys if config.separate_known else None
+        known = None if keys is None and config.hardness.below is None else KnownMatches(keys, rows.apart)
         self.sampler = GroupedBatchSampler(
             rows.count,
             rows.batch_size,
@@ -319,8 +329,9 @@ class GritBatches(EpochBatches):
         image_features: Tensor | None,
         text_features: Tensor | None,
         reward: float | None = None,
+        probable: Tensor | None = None,
     ) -> None:
-        """Collect the features [B, E] and the reward; after the last batch of an epoch, plan the next.
+        """Collect the features [B, E], the reward and probable matches; after the last batch, plan the next epoch.
 
         Raises:
             ConfigError: the step computes no features.
@@ -329,6 +340,8 @@ class GritBatches(EpochBatches):
             raise ConfigError("sampler.kind is 'grit', but this training step has no features to go by; give random")
         if reward is not None:
             self.sampler.learn(reward)
+        if probable is not None:
+            self.sampler.suspect(probable)
         self.sampler.collect(index, image_features, text_features)
 
     def skipped(self) -> None:
@@ -346,12 +359,13 @@ class GritBatches(EpochBatches):
         ]
 
     def figures(self, epoch: int) -> dict[str, float]:
-        """The rates of an epoch's batches, how many samples share one with a known match, and quantiles if learned."""
+        """The rates of an epoch's batches, how many samples meet one kept apart, and quantiles if learned."""
         figures = super().figures(epoch)
-        if self.sampler.known is not None:
+        apart = self.sampler.apart
+        if apart is not None:
             samples = np.concatenate(self.global_batches(epoch))
             batch = np.repeat(np.arange(self.per_epoch), self.global_batch)
-            figures["clashes"] = float(len(self.sampler.known.clashes(samples, batch)))
+            figures["clashes"] = float(len(apart.clashes(samples, batch)))
         if isinstance(self.sampler.hardness, LearnedHardness):
             figures |= self.sampler.hardness.figures()
         return figures

@@ -14,7 +14,7 @@ from truepair.errors import CheckpointError, ConfigError
 from truepair.sampling.falcon import LearnedHardness
 from truepair.sampling.grit import cut_spaces, walk_spaces
 from truepair.sampling.hardness import Hardness, HardnessConfig, HardnessSchedule
-from truepair.sampling.known import KnownMatches, separate
+from truepair.sampling.known import FoundMatches, KnownMatches, separate
 from truepair.sampling.plan import (
     CollectedFeatures,
     Indices,
@@ -145,6 +145,8 @@ class GroupedBatchSampler(Sampler[list[int]]):
         self.seed = seed
         self.drop_last = drop_last
         self.known = known
+        self._found = FoundMatches()
+        self._heeded: tuple[KnownMatches | None, KnownMatches | None] = (None, None)  # known, and found besides
         self.hardness = hardness or _hardness(self.config.hardness, count, seed)
         self.all_ranks = all_ranks
         self._bounds = step_bounds(count, self.global_batch, self.ranks.count, drop_last=drop_last)
@@ -227,6 +229,8 @@ class GroupedBatchSampler(Sampler[list[int]]):
 
     def end_epoch(self) -> None:
         """Plan the next epoch from what has been collected, and begin it; called by the last :meth:`collect`."""
+        if self._found.heed():
+            self._heeded = (None, None)
         self._group(final=True)
         if isinstance(self.hardness, LearnedHardness):
             self.hardness.begin_epoch()
@@ -249,6 +253,23 @@ class GroupedBatchSampler(Sampler[list[int]]):
         """
         if isinstance(self.hardness, LearnedHardness):
             self.hardness.learn(self.step_samples(self.step), reward)
+
+    def suspect(self, pairs: Tensor) -> None:
+        """Keep pairs that probably match out of one step, from the next epoch on; before the step's :meth:`collect`.
+
+        Args:
+            pairs: Dataset indices, int64 [P, 2]; all ranks give the same. They are kept for the rest of the run.
+        """
+        self._found.add(pairs.cpu().numpy())
+
+    @property
+    def apart(self) -> KnownMatches | None:
+        """What is kept out of one step in the plans that are made now: ``known``, and what :meth:`suspect` told."""
+        if not len(self._found.heeded):
+            return self.known
+        if self._heeded[1] is None or self._heeded[0] is not self.known:
+            self._heeded = self.known, (self.known or KnownMatches()).adding(self._found.heeded)
+        return self._heeded[1]
 
     def set_epoch(self, epoch: int) -> None:
         """Say which epoch comes, as some loops do; the next one ends the present one early.
@@ -273,6 +294,7 @@ class GroupedBatchSampler(Sampler[list[int]]):
             "walk_lengths": torch.tensor([len(walk) for walk in self._walks], dtype=torch.int64),
             "walks": torch.from_numpy(np.concatenate([np.empty(0, np.int64), *self._walks])),
             **{f"queue_{name}": value for name, value in self._queue.state_dict().items()},
+            **{f"found_{name}": value for name, value in self._found.state_dict().items()},
         }
         if isinstance(self.hardness, LearnedHardness):
             state |= {f"hardness.{name}": value for name, value in self.hardness.state_dict().items()}
@@ -294,6 +316,9 @@ class GroupedBatchSampler(Sampler[list[int]]):
             prefix = "hardness."
             learned = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
             self.hardness.load_state_dict(learned)
+        if "found_heeded" in state:  # else it is of an older version
+            self._found.load_state_dict({name: state[f"found_{name}"] for name in ("heeded", "fresh")})
+            self._heeded = (None, None)
         epoch, step, windows = state["progress"].tolist()
         self._begin(epoch, self._saved_plan(epoch, state))
         self.step, self._windows = step, windows
@@ -333,7 +358,7 @@ class GroupedBatchSampler(Sampler[list[int]]):
             group_size=self.group_size,
             hardness=self.hardness,
             epoch=self.epoch + 1,
-            known=self.known,
+            known=self.apart,
             ranks=self.ranks,
         )
         if isinstance(self.hardness, LearnedHardness):
@@ -354,8 +379,9 @@ class GroupedBatchSampler(Sampler[list[int]]):
     def _separated(self, order: Indices, epoch: int) -> Indices:
         """The order with known matches in different steps; :attr:`clashes` counts those that could not be parted."""
         self.clashes = 0
-        if self.known is not None:
-            order, self.clashes = separate(order, self._bounds, self.known, self._rng(epoch, _SEPARATE))
+        apart = self.apart
+        if apart is not None:
+            order, self.clashes = separate(order, self._bounds, apart, self._rng(epoch, _SEPARATE))
         return order
 
     def _saved_plan(self, epoch: int, state: dict[str, Tensor]) -> Indices:
