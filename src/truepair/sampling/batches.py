@@ -12,6 +12,7 @@ from torch import Tensor
 
 from truepair.errors import ConfigError
 from truepair.relations.similarity import similarities
+from truepair.sampling.communities import CommunitiesConfig
 from truepair.sampling.falcon import LearnedHardness
 from truepair.sampling.grouped import GroupedBatchSampler, GroupedConfig
 from truepair.sampling.hardness import HardnessConfig
@@ -36,12 +37,14 @@ class SamplerConfig:
     """Who meets in a batch.
 
     Attributes:
-        kind: "random", or "grit": hard batches from the features of the epoch before (GRIT-VLP, MAFA).
+        kind: "random"; or hard batches from the features of the epoch before: "grit", a walk from sample to sample
+            (GRIT-VLP, MAFA), or "communities", samples that are neighbours among themselves (as in B3).
         queue_size: samples (of all ranks together) whose features are collected before they are grouped.
-        search_space: samples among which a walk looks for the next one; scaled down to small data, which the run says.
+        search_space: samples among which a walk looks for the next one, or communities are found; scaled down to small data, which the run says.
         group_size: samples of one slice of a walk; those of one batch over all ranks when absent.
         storage: type the collected features are kept in: float32, float16 or bfloat16.
         hardness: which candidate a walk takes; the most similar by default.
+        communities: for kind "communities", who is whose neighbour, and how large they are; absent for the defaults.
         separate_known: keep samples of one image or one caption out of each other's batch.
     """
 
@@ -51,6 +54,7 @@ class SamplerConfig:
     group_size: int | None = None
     storage: str = "float32"
     hardness: HardnessConfig = field(default_factory=HardnessConfig)
+    communities: CommunitiesConfig | None = None
     separate_known: bool = True
 
     def __post_init__(self) -> None:
@@ -58,6 +62,8 @@ class SamplerConfig:
             raise ConfigError(f"sampler.kind is '{self.kind}'; give {' or '.join(SAMPLERS)}")
         if self.kind != "grit" and self.hardness.learned is not None:
             raise ConfigError("sampler.hardness.learned is for grouped batches; set sampler.kind to grit")
+        if self.kind != "communities" and self.communities is not None:
+            raise ConfigError("sampler.communities is for sampler.kind communities; set that, or drop it")
         if self.kind == "random" and self.hardness.below is not None:
             raise ConfigError("sampler.hardness.below is for grouped batches; set sampler.kind to grit or communities")
         self.grouped()
@@ -74,6 +80,7 @@ class SamplerConfig:
             group_size=self.group_size,
             storage=self.storage,
             hardness=self.hardness,
+            communities=(self.communities or CommunitiesConfig()) if self.kind == "communities" else None,
         )
 
 
@@ -143,13 +150,16 @@ def build_batches(
     return SAMPLERS[config.kind](config, rows)
 
 
+_NAMES = {"grit": "GRIT", "communities": "Communities"}
+
+
 def describe_scaling(config: SamplerConfig, batches: "EpochBatches") -> list[str]:
     """Say in a line what was scaled down to the data; no line where nothing was."""
     wanted, used = config.grouped(), batches.grouping
     if used is None or used == wanted:
         return []
     return [
-        f"GRIT on {batches.count:,} pairs: search_space {wanted.search_space:,} -> {used.search_space:,}, "
+        f"{_NAMES[config.kind]} on {batches.count:,} pairs: search_space {wanted.search_space:,} -> {used.search_space:,}, "
         f"queue_size {wanted.queue_size:,} -> {used.queue_size:,}"
     ]
 
@@ -278,8 +288,8 @@ class RandomBatches(EpochBatches):
             yield from self.visits(later)
 
 
-class GritBatches(EpochBatches):
-    """Random in epoch 0, then grouped by the features that training computes anyway."""
+class GroupedBatches(EpochBatches):
+    """Random in epoch 0, then grouped by the features that training computes anyway: walks, or communities."""
 
     def __init__(self, config: SamplerConfig, rows: SampledRows) -> None:
         super().__init__(config, rows)
@@ -337,7 +347,9 @@ class GritBatches(EpochBatches):
             ConfigError: the step computes no features.
         """
         if image_features is None or text_features is None:
-            raise ConfigError("sampler.kind is 'grit', but this training step has no features to go by; give random")
+            raise ConfigError(
+                f"sampler.kind is '{self.config.kind}', but this training step has no features to go by; give random"
+            )
         if reward is not None:
             self.sampler.learn(reward)
         if probable is not None:
@@ -386,7 +398,11 @@ class GritBatches(EpochBatches):
             )
 
 
-SAMPLERS: dict[str, type[EpochBatches]] = {"random": RandomBatches, "grit": GritBatches}
+SAMPLERS: dict[str, type[EpochBatches]] = {
+    "random": RandomBatches,
+    "grit": GroupedBatches,
+    "communities": GroupedBatches,
+}
 """Each kind of sampler, by the name that ``SamplerConfig.kind`` takes."""
 
 

@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.utils.data import Sampler
 
 from truepair.errors import CheckpointError, ConfigError
+from truepair.sampling.communities import CommunitiesConfig, part_spaces
 from truepair.sampling.falcon import LearnedHardness
-from truepair.sampling.grit import cut_spaces, walk_spaces
+from truepair.sampling.grit import walk_spaces
 from truepair.sampling.hardness import Hardness, HardnessConfig, HardnessSchedule
 from truepair.sampling.known import FoundMatches, KnownMatches, separate
 from truepair.sampling.plan import (
@@ -25,6 +26,7 @@ from truepair.sampling.plan import (
     step_bounds,
 )
 from truepair.sampling.ranks import Ranks
+from truepair.sampling.spaces import cut_spaces
 
 STORAGE = ("float32", "float16", "bfloat16")
 
@@ -39,6 +41,7 @@ class GroupedConfig:
         group_size: Samples of one slice of a walk; left out, those of one step over all ranks.
         storage: Type the collected features are kept in: float32, float16 or bfloat16.
         hardness: Which candidate a walk takes; the most similar by default.
+        communities: How search spaces are cut into communities, in place of walks; absent for walks.
     """
 
     queue_size: int = 48_000
@@ -46,6 +49,7 @@ class GroupedConfig:
     group_size: int | None = None
     storage: str = "float32"
     hardness: HardnessConfig = field(default_factory=HardnessConfig)
+    communities: CommunitiesConfig | None = None
 
     def __post_init__(self) -> None:
         if self.storage not in STORAGE:
@@ -59,6 +63,13 @@ class GroupedConfig:
                 f"sampler.queue_size {self.queue_size} is smaller than sampler.search_space {self.search_space}; "
                 "give at least as much"
             )
+        if self.communities is not None:
+            self.communities.require_neighbours(self.search_space)
+            if self.hardness.learned is not None or (self.hardness.quantile, self.hardness.final_quantile) != (1, None):
+                raise ConfigError(
+                    "sampler.hardness.quantile, final_quantile and learned are for the walk of sampler.kind grit; drop "
+                    "them (sampler.communities.skip says how similar the nearest neighbours may be)"
+                )
 
     def scaled(self, count: int, global_batch: int) -> "GroupedConfig":
         """Shrink search space and queue to a small data set; a large one leaves them as they are.
@@ -76,6 +87,65 @@ class GroupedConfig:
         if space < self.search_space and space > group:
             space -= space % group
         return dataclasses.replace(self, search_space=space, queue_size=max(space, min(self.queue_size, count)))
+
+
+def order_spaces(
+    config: GroupedConfig,
+    spaces: list[Indices],
+    rng: np.random.Generator,
+    image: Tensor,
+    text: Tensor,
+    *,
+    samples: Indices,
+    group_size: int,
+    hardness: Hardness,
+    epoch: int,
+    known: KnownMatches | None = None,
+    ranks: Ranks | None = None,
+) -> list[Indices]:
+    """Bring the search spaces of a window into an order of which slices become groups: a walk, or communities.
+
+    Args:
+        config: Which of both.
+        spaces: Positions in the window, int64 [M] each.
+        rng: Chooses where walks start, or the order of communities; the same on all ranks.
+        image: Normalised image features of the window [n, D].
+        text: Normalised text features of the window [n, D].
+        samples: What ``known`` and ``hardness`` call the samples of the window, int64 [n].
+        group_size: Samples of a group.
+        hardness: The dial of walks.
+        epoch: Epoch that is planned.
+        known: Matches to keep out of a group.
+        ranks: Ranks that hold the same window and share the work.
+
+    Returns:
+        The positions of each space in that order, int64 [M] each; the same on every rank.
+    """
+    numbers = [int(rng.integers(len(space))) for space in spaces]
+    if config.communities is not None:
+        return part_spaces(
+            spaces,
+            numbers,
+            image,
+            text,
+            config.communities,
+            samples=samples,
+            group_size=group_size,
+            known=known,
+            ranks=ranks,
+        )
+    return walk_spaces(
+        spaces,
+        numbers,
+        image,
+        text,
+        samples=samples,
+        group_size=group_size,
+        hardness=hardness,
+        epoch=epoch,
+        known=known,
+        ranks=ranks,
+    )
 
 
 # What a random generator is for; together with seed and epoch it makes the key of its numbers.
@@ -142,6 +212,8 @@ class GroupedBatchSampler(Sampler[list[int]]):
         self.count = count
         self.global_batch = batch_size * self.ranks.count
         self.group_size = self.config.group_size or self.global_batch
+        if self.config.communities is not None:
+            self.config.communities.members(self.group_size)  # refuses in time what does not fit
         self.seed = seed
         self.drop_last = drop_last
         self.known = known
@@ -348,10 +420,10 @@ class GroupedBatchSampler(Sampler[list[int]]):
         size = self.config.search_space
         end = len(shuffled) if final else len(shuffled) - len(shuffled) % size
         spaces = cut_spaces(shuffled[:end], size)
-        starts = [int(rng.integers(len(space))) for space in spaces]
-        walks = walk_spaces(
+        walks = order_spaces(
+            self.config,
             spaces,
-            starts,
+            rng,
             self._queue.image,
             self._queue.text,
             samples=index,
