@@ -40,7 +40,8 @@ class SamplerConfig:
         kind: "random"; or hard batches from the features of the epoch before: "grit", a walk from sample to sample
             (GRIT-VLP, MAFA), or "communities", samples that are neighbours among themselves (as in B3).
         queue_size: samples (of all ranks together) whose features are collected before they are grouped.
-        search_space: samples among which a walk looks for the next one, or communities are found; scaled down to small data, which the run says.
+        search_space: samples among which a walk looks for the next one, or communities are found; scaled down to small data,
+            which the run says.
         group_size: samples of one slice of a walk; those of one batch over all ranks when absent.
         storage: type the collected features are kept in: float32, float16 or bfloat16.
         hardness: which candidate a walk takes; the most similar by default.
@@ -159,8 +160,8 @@ def describe_scaling(config: SamplerConfig, batches: "EpochBatches") -> list[str
     if used is None or used == wanted:
         return []
     return [
-        f"{_NAMES[config.kind]} on {batches.count:,} pairs: search_space {wanted.search_space:,} -> {used.search_space:,}, "
-        f"queue_size {wanted.queue_size:,} -> {used.queue_size:,}"
+        f"{_NAMES[config.kind]} on {batches.count:,} pairs: search_space {wanted.search_space:,} -> "
+        f"{used.search_space:,}, queue_size {wanted.queue_size:,} -> {used.queue_size:,}"
     ]
 
 

@@ -1,7 +1,7 @@
 """Batches of communities: samples that are alike among themselves, found in the graph of who is whose neighbour.
 
-The idea is that of B3 (NeurIPS 2025): the most similar others of a sample are often matches, so its neighbours are those
-of rank ``skip`` on; the graph is cut into communities of one size, and batches are made of whole communities.
+The idea is that of B3 (NeurIPS 2025): the most similar others of a sample are often matches, so its neighbours are
+those of rank ``skip`` on; the graph is cut into communities of one size, and batches are made of whole communities.
 """
 
 from collections.abc import Sequence
