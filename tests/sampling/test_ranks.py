@@ -11,6 +11,7 @@ from torch import Tensor
 from tests.sampling.gloo import GlooPool
 from tests.sampling.pairs import make_features, reward_of, run_epochs
 from truepair.errors import ConfigError
+from truepair.sampling.communities import CommunitiesConfig
 from truepair.sampling.falcon import FalconConfig
 from truepair.sampling.grouped import GroupedBatchSampler, GroupedConfig
 from truepair.sampling.hardness import HardnessConfig
@@ -29,6 +30,7 @@ CASES: list[dict[str, Any]] = [
     {"count": 40, "space": 13, "queue": 13, "batch": 4, "drop_last": True, "captions": 3, "group": 2},
     {"count": 23, "space": 1, "queue": 1, "batch": 8, "drop_last": False},
     {"count": 55, "space": 12, "queue": 30, "batch": 12, "drop_last": False, "learned": True},
+    {"count": 55, "space": 13, "queue": 30, "batch": 12, "drop_last": False, "communities": 4, "captions": 3},
 ]
 
 
@@ -39,6 +41,9 @@ def make_sampler(case: dict[str, Any]) -> GroupedBatchSampler:
         queue_size=case["queue"],
         group_size=case.get("group"),
         storage=case.get("storage", "float32"),
+        communities=CommunitiesConfig(skip=1, neighbours=3, size=case["communities"])
+        if "communities" in case
+        else None,
         hardness=HardnessConfig(learned=FalconConfig(learning_rate=0.05) if case.get("learned") else None),
     )
     known = KnownMatches(np.arange(case["count"]) // case["captions"]) if "captions" in case else None
@@ -126,7 +131,7 @@ def test_the_global_order_is_the_same_on_1_2_and_4_ranks(pool: GlooPool) -> None
                 assert len(set(seen)) == len(seen) == whole
 
 
-@pytest.mark.parametrize("case", [CASES[2], {**CASES[2], "learned": True}])
+@pytest.mark.parametrize("case", [CASES[2], {**CASES[2], "learned": True}, {**CASES[2], "communities": 2}])
 def test_a_run_goes_on_with_another_number_of_ranks(pool: GlooPool, case: dict[str, Any]) -> None:
     steps = 9  # in the second epoch, with features in the queue
     states = pool.run(stop, (case, steps), 4)

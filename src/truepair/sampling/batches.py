@@ -40,8 +40,8 @@ class SamplerConfig:
         kind: "random"; or hard batches from the features of the epoch before: "grit", a walk from sample to sample
             (GRIT-VLP, MAFA), or "communities", samples that are neighbours among themselves (as in B3).
         queue_size: samples (of all ranks together) whose features are collected before they are grouped.
-        search_space: samples among which a walk looks for the next one, or communities are found; scaled down to small data,
-            which the run says.
+        search_space: samples among which a walk looks for the next one, or communities are found; scaled down to small
+            data, which the run says.
         group_size: samples of one slice of a walk; those of one batch over all ranks when absent.
         storage: type the collected features are kept in: float32, float16 or bfloat16.
         hardness: which candidate a walk takes; the most similar by default.
