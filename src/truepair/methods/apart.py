@@ -26,7 +26,7 @@ def probable_pairs(verdicts: VerdictIndex, table: PairTable, captions: str, belo
     if captions != "draw":
         first = np.cumsum(counts) - counts
         owners, ids = owners[first], ids[first]
-    known = verdicts.of_pictures(table.image_ids, pictures).within(torch.from_numpy(pictures), torch.from_numpy(ids))
+    known = verdicts.of_pictures(table.image_ids, pictures).within(torch.tensor(pictures), torch.tensor(ids))
     probable = known.where(known.values >= below)
     both = np.stack([probable.rows.numpy(), owners[probable.columns.numpy()]], axis=1)  # [P, 2]
     both.sort(axis=1)
