@@ -5,7 +5,14 @@ from dataclasses import replace
 import pytest
 
 from truepair.evaluation import Estimate
-from truepair.reports.study.plots import BandPlot, HistogramPlot, IntervalPlot, RankingPlot, gain_estimate, share_estimate
+from truepair.reports.study.plots import (
+    BandPlot,
+    HistogramPlot,
+    IntervalPlot,
+    RankingPlot,
+    gain_estimate,
+    share_estimate,
+)
 from truepair.reports.study.view import Band
 from truepair.tasks.study.statistics import PairedDifference, RecoveredShare
 

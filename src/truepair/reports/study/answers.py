@@ -8,7 +8,14 @@ from truepair.evaluation import Estimate
 from truepair.reports.data import Line, Plot
 from truepair.reports.plots import SERIES
 from truepair.reports.study.data import Chart, LineDrawing, QuestionAnswer, TextTable
-from truepair.reports.study.plots import BandPlot, HistogramPlot, IntervalPlot, RankingPlot, gain_estimate, share_estimate
+from truepair.reports.study.plots import (
+    BandPlot,
+    HistogramPlot,
+    IntervalPlot,
+    RankingPlot,
+    gain_estimate,
+    share_estimate,
+)
 from truepair.reports.study.view import Band, StudyView
 from truepair.reports.study.words import (
     TextCell,
@@ -104,7 +111,7 @@ def _hardness_sentences(view: StudyView, data: str) -> list[str]:
 
 
 def _hardness_drawings(view: StudyView) -> list[Chart]:
-    """The quantile by epoch, for each kind of data on which an arm learns it; a figure holds as many as it has colours."""
+    """The quantile by epoch, for each kind of data on which an arm learns it, as many to a figure as it has colours."""
     drawings: list[Chart] = []
     for data in view.table.data:
         bands = _hardness_bands(view, data)
