@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.engine.processes import Fault, run_in_process
+from tests.engine.processes import Fault, run_in_process, run_ranks
 from tests.engine.tiny import remains
 from truepair.cli.main import main
 from truepair.data.open import open_pairs
@@ -90,6 +90,23 @@ def test_a_learned_hardness_goes_on_exactly(recipe: Path, tmp_path: Path) -> Non
     assert quantiles[0] is None and 0 < quantiles[1] < 1 and quantiles[2] != quantiles[1]
     gained = ["hardness_reward" in record for record in records if record["kind"] == "step"]
     assert gained == [False] * 12 + [True] * 24
+
+
+def test_a_learned_hardness_learns_alike_where_weights_are_spread(recipe: Path, tmp_path: Path) -> None:
+    logs = []
+    for spread in ("true", "false"):
+        folder = tmp_path / spread
+        words = ("train", str(recipe), *FALCON, "--loop.batch_size", "4", "--loop.epochs", "2", "--run-folder")
+        words = (*words, str(folder), "--loop.checkpoint_every", "0", "--loop.shard", spread)
+        assert run_ranks([Command(words), Command(words)], limit=280) == [0, 0]
+        logs.append(read_log(folder / "log.jsonl"))
+    rewards, quantiles = (
+        [[record[name] for record in log if name in record] for log in logs]
+        for name in ("hardness_reward", "hardness_quantile")
+    )
+    assert len(rewards[0]) == 12 and len(quantiles[0]) == 1
+    assert rewards[0] == pytest.approx(rewards[1], abs=1e-4) and max(map(abs, rewards[0])) > 1e-3
+    assert quantiles[0] == pytest.approx(quantiles[1], abs=1e-4)
 
 
 def test_a_learned_hardness_needs_something_to_learn_from(
