@@ -28,7 +28,9 @@ def suspects_of(sampler: GroupedBatchSampler) -> Tensor:
     return torch.stack([samples[:-1], samples[1:]], dim=1)[samples[:-1] % 7 == 0]
 
 
-def run_epochs(sampler: GroupedBatchSampler, image: Tensor, text: Tensor, epochs: int) -> list[list[list[int]]]:
+def run_epochs(
+    sampler: GroupedBatchSampler, image: Tensor, text: Tensor, epochs: int, *, suspecting: bool = False
+) -> list[list[list[int]]]:
     """Train on nothing for some epochs; returns the batches of each."""
     seen = []
     for _ in range(epochs):
@@ -37,7 +39,8 @@ def run_epochs(sampler: GroupedBatchSampler, image: Tensor, text: Tensor, epochs
             batches.append(batch)
             index = torch.tensor(batch)
             sampler.learn(reward_of(sampler))
-            sampler.suspect(suspects_of(sampler))
+            if suspecting:
+                sampler.suspect(suspects_of(sampler))
             sampler.collect(index, image[index], text[index])
         seen.append(batches)
     return seen

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tests.sampling.gloo import GlooPool
-from tests.sampling.pairs import make_features, reward_of, run_epochs
+from tests.sampling.pairs import make_features, reward_of, run_epochs, suspects_of
 from truepair.errors import ConfigError
 from truepair.sampling.communities import CommunitiesConfig
 from truepair.sampling.falcon import FalconConfig
@@ -60,7 +60,7 @@ def make_sampler(case: dict[str, Any]) -> GroupedBatchSampler:
 
 def train(cases: list[dict[str, Any]]) -> list[Run]:
     """The batches of this rank, in three epochs of each case."""
-    return [run_epochs(make_sampler(case), *make_features(case["count"]), 3) for case in cases]
+    return [run_epochs(make_sampler(case), *make_features(case["count"]), 3, suspecting=True) for case in cases]
 
 
 def stop(job: tuple[dict[str, Any], int]) -> dict[str, Tensor]:
@@ -71,6 +71,7 @@ def stop(job: tuple[dict[str, Any], int]) -> dict[str, Tensor]:
     for _ in range(steps):
         index = torch.tensor(next(iter(sampler)))
         sampler.learn(reward_of(sampler))
+        sampler.suspect(suspects_of(sampler))
         sampler.collect(index, image[index], text[index])
     return sampler.state_dict()
 
@@ -80,7 +81,7 @@ def go_on(job: tuple[dict[str, Any], dict[str, Tensor]]) -> Run:
     case, state = job
     sampler = make_sampler(case)
     sampler.load_state_dict(state)
-    return run_epochs(sampler, *make_features(case["count"]), 2)
+    return run_epochs(sampler, *make_features(case["count"]), 2, suspecting=True)
 
 
 def gather_odd_shapes(_: None) -> list[Any]:
