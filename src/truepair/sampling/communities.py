@@ -184,6 +184,7 @@ def part_spaces(
     size = config.members(group_size)
 
     def order(numbers: Sequence[int]) -> dict[int, Indices]:
+        """The communities of some spaces, one after the other."""
         ordered = {}
         for number in numbers:
             positions = spaces[number]

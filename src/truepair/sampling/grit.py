@@ -265,6 +265,7 @@ def walk_spaces(
     """
 
     def order(numbers: Sequence[int]) -> dict[int, Indices]:
+        """The walks of some spaces, those of one size in lock-step."""
         walks: dict[int, Indices] = {}
         for size in sorted({len(spaces[number]) for number in numbers}):
             members = [number for number in numbers if len(spaces[number]) == size]
