@@ -105,7 +105,8 @@ def test_a_learned_hardness_learns_alike_where_weights_are_spread(recipe: Path, 
         for name in ("hardness_reward", "hardness_quantile")
     )
     assert len(rewards[0]) == 12 and len(quantiles[0]) == 1
-    assert rewards[0] == pytest.approx(rewards[1], abs=1e-4) and max(map(abs, rewards[0])) > 1e-3
+    # Adam makes whole steps of gradients that are zero but for rounding, which spread weights round otherwise.
+    assert rewards[0] == pytest.approx(rewards[1], abs=5e-4) and max(map(abs, rewards[0])) > 5e-3
     assert quantiles[0] == pytest.approx(quantiles[1], abs=1e-4)
 
 
