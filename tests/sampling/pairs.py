@@ -22,7 +22,15 @@ def reward_of(sampler: GroupedBatchSampler) -> float:
     return math.sin(int(sampler.step_samples(sampler.step)[:3].sum()))
 
 
-def run_epochs(sampler: GroupedBatchSampler, image: Tensor, text: Tensor, epochs: int) -> list[list[list[int]]]:
+def suspects_of(sampler: GroupedBatchSampler) -> Tensor:
+    """Pairs that a step is said to have found, int64 [P, 2]; the same on all ranks."""
+    samples = torch.from_numpy(sampler.step_samples(sampler.step))
+    return torch.stack([samples[:-1], samples[1:]], dim=1)[samples[:-1] % 7 == 0]
+
+
+def run_epochs(
+    sampler: GroupedBatchSampler, image: Tensor, text: Tensor, epochs: int, *, suspecting: bool = False
+) -> list[list[list[int]]]:
     """Train on nothing for some epochs; returns the batches of each."""
     seen = []
     for _ in range(epochs):
@@ -31,6 +39,8 @@ def run_epochs(sampler: GroupedBatchSampler, image: Tensor, text: Tensor, epochs
             batches.append(batch)
             index = torch.tensor(batch)
             sampler.learn(reward_of(sampler))
+            if suspecting:
+                sampler.suspect(suspects_of(sampler))
             sampler.collect(index, image[index], text[index])
         seen.append(batches)
     return seen

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from truepair.sampling.batches import (
-    GritBatches,
+    GroupedBatches,
     RandomBatches,
     SampledRows,
     SamplerConfig,
@@ -33,7 +33,7 @@ def test_shared_labels() -> None:
 def test_a_caption_in_more_rows_than_batches_is_said() -> None:
     keys = np.stack([np.arange(40), np.where(np.arange(40) < 12, 7, np.arange(40))], axis=1)
     rows = SampledRows(count=40, batch_size=4, seed=0, ranks=Ranks(), keys=keys)
-    (line,) = GritBatches(SamplerConfig(kind="grit"), rows).warnings()
+    (line,) = GroupedBatches(SamplerConfig(kind="grit"), rows).warnings()
     assert line.startswith("1 picture(s) or caption(s) stand in more rows than the 10 batches of an epoch (the largest")
-    assert GritBatches(SamplerConfig(kind="grit"), replace(rows, batch_size=2)).warnings() == []
+    assert GroupedBatches(SamplerConfig(kind="grit"), replace(rows, batch_size=2)).warnings() == []
     assert RandomBatches(SamplerConfig(kind="random"), rows).warnings() == []

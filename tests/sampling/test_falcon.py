@@ -72,6 +72,15 @@ def test_rows_are_the_quantiles_of_both_directions_soft_maxed() -> None:
         assert row.tolist() == sorted(row.tolist())
 
 
+def test_rows_of_a_model_with_queries_are_those_of_the_best_query() -> None:
+    image, text = make_features(12)
+    queries = torch.stack([image, image.flip(1)], dim=1)  # [M, 2, D]
+    best = torch.maximum(image @ text.T, image.flip(1) @ text.T)
+    once = torch.cat([best, torch.eye(12)], dim=1)  # features whose inner products are those cosines
+    twice = torch.cat([torch.eye(12), torch.zeros(12, 12)], dim=1)
+    assert torch.allclose(quantile_rows(queries, text, 5, 0.3), quantile_rows(once, twice, 5, 0.3))
+
+
 def test_rows_of_few_and_of_broken_samples() -> None:
     image, text = make_features(3)
     assert quantile_rows(image[:1], text[:1], 4, 0.1).tolist() == [[0.25] * 4]

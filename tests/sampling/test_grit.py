@@ -14,9 +14,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.sampling.pairs import make_features
 from truepair.sampling import grit
-from truepair.sampling.grit import cut_spaces, grit_order, walk_spaces
+from truepair.sampling.grit import grit_order, walk_spaces
 from truepair.sampling.hardness import HardnessSchedule
 from truepair.sampling.known import KnownMatches
+from truepair.sampling.spaces import cut_spaces
 
 TESTS = Path(__file__).parents[1]
 sys.path.insert(0, str(TESTS))

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from tests.sampling.pairs import make_features, run_epochs
 from truepair.errors import CheckpointError, ConfigError
 from truepair.sampling.batches import hardest_similarity
+from truepair.sampling.communities import CommunitiesConfig
 from truepair.sampling.grouped import GroupedBatchSampler, GroupedConfig
 from truepair.sampling.hardness import HardnessConfig
 from truepair.sampling.known import KnownMatches
@@ -34,11 +35,15 @@ def flatten(batches: list[list[int]]) -> list[int]:
 @st.composite
 def options(draw: st.DrawFn) -> dict[str, Any]:
     space = draw(st.integers(1, 30))
+    skip = draw(st.none() | st.integers(0, 4))  # None for a walk
     config = GroupedConfig(
         search_space=space,
         queue_size=space + draw(st.integers(0, 60)),
         group_size=draw(st.none() | st.integers(1, 12)),
         storage=draw(st.sampled_from(["float32", "float16", "bfloat16"])),
+        communities=None
+        if skip is None or skip >= space - 1
+        else CommunitiesConfig(skip=skip, neighbours=space // 3 + 1),
     )
     batch_size = draw(st.integers(1, 12))
     drop_last = draw(st.booleans())
@@ -142,6 +147,62 @@ def test_known_matches_never_share_a_step() -> None:
             assert not known.matrix(np.array(batch)).any()
     plain = run_epochs(make_sampler(120, 10, config=config), image, text, 2)[1]
     assert any(known.matrix(np.array(batch)).any() for batch in plain)  # they would have met
+
+
+def suspect_and_collect(sampler: GroupedBatchSampler, pairs: NDArray[np.int64], image: Tensor, text: Tensor) -> None:
+    """A step that learns that some pairs match, if both are in its batch."""
+    here = sampler.step_samples(sampler.step)
+    sampler.suspect(torch.from_numpy(pairs[np.isin(pairs, here).all(axis=1)]))
+    index = torch.from_numpy(here)
+    sampler.collect(index, image[index], text[index])
+
+
+@pytest.mark.parametrize("communities", [None, CommunitiesConfig(skip=0)])
+def test_what_a_step_suspects_never_meets_again(communities: CommunitiesConfig | None) -> None:
+    image, text = make_features(120, clusters=40)
+    cosine = image @ text.T + (image @ text.T).T
+    nearest = cosine.fill_diagonal_(-9).topk(3).indices  # pairs that grouping brings together
+    pairs = np.stack([np.repeat(np.arange(120), 3), nearest.reshape(-1).numpy()], axis=1)
+    truth = KnownMatches(pairs=pairs)
+    config = GroupedConfig(queue_size=120, search_space=60, communities=communities)
+    sampler = make_sampler(120, 6, config=config)
+    told: set[tuple[int, int]] = set()
+    for epoch in range(4):
+        met = {
+            (min(a, b), max(a, b))
+            for step in range(sampler.steps)
+            for a in sampler.step_samples(step).tolist()
+            for b in truth.partners(a).tolist()
+            if b in sampler.step_samples(step)
+        }
+        assert met.isdisjoint(told) and (epoch > 1 or met)
+        told |= met
+        for _ in range(sampler.steps):
+            suspect_and_collect(sampler, pairs, image, text)
+
+
+@pytest.mark.parametrize("stop", [0, 7, 13, 20, 25])
+def test_suspects_outlive_a_stop(stop: int, tmp_path: Path) -> None:
+    image, text = make_features(120, clusters=40)
+    pairs = np.random.default_rng(0).integers(120, size=(900, 2))
+    config = GroupedConfig(queue_size=60, search_space=30)
+
+    def train(sampler: GroupedBatchSampler, steps: int) -> list[list[int]]:
+        seen = []
+        for _ in range(steps):
+            seen.append(sampler.step_samples(sampler.step).tolist())
+            suspect_and_collect(sampler, pairs, image, text)
+        return seen
+
+    expected = train(make_sampler(120, 10, config=config), 40)
+    killed = make_sampler(120, 10, config=config)
+    train(killed, stop)
+    save_file(killed.state_dict(), tmp_path / "sampler.safetensors")
+    resumed = make_sampler(120, 10, config=config)
+    resumed.load_state_dict(load_file(tmp_path / "sampler.safetensors"))
+    assert train(resumed, 40 - stop) == expected[stop:]
+    older = {name: value for name, value in killed.state_dict().items() if not name.startswith("found_")}
+    make_sampler(120, 10, config=config).load_state_dict(older)  # what older versions wrote
 
 
 def test_groups_smaller_than_a_step_do_not_depend_on_it() -> None:

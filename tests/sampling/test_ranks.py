@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from tests.sampling.gloo import GlooPool
-from tests.sampling.pairs import make_features, reward_of, run_epochs
+from tests.sampling.pairs import make_features, reward_of, run_epochs, suspects_of
 from truepair.errors import ConfigError
+from truepair.sampling.communities import CommunitiesConfig
 from truepair.sampling.falcon import FalconConfig
 from truepair.sampling.grouped import GroupedBatchSampler, GroupedConfig
 from truepair.sampling.hardness import HardnessConfig
@@ -29,6 +30,7 @@ CASES: list[dict[str, Any]] = [
     {"count": 40, "space": 13, "queue": 13, "batch": 4, "drop_last": True, "captions": 3, "group": 2},
     {"count": 23, "space": 1, "queue": 1, "batch": 8, "drop_last": False},
     {"count": 55, "space": 12, "queue": 30, "batch": 12, "drop_last": False, "learned": True},
+    {"count": 55, "space": 13, "queue": 30, "batch": 12, "drop_last": False, "communities": 4, "captions": 3},
 ]
 
 
@@ -39,6 +41,9 @@ def make_sampler(case: dict[str, Any]) -> GroupedBatchSampler:
         queue_size=case["queue"],
         group_size=case.get("group"),
         storage=case.get("storage", "float32"),
+        communities=CommunitiesConfig(skip=1, neighbours=3, size=case["communities"])
+        if "communities" in case
+        else None,
         hardness=HardnessConfig(learned=FalconConfig(learning_rate=0.05) if case.get("learned") else None),
     )
     known = KnownMatches(np.arange(case["count"]) // case["captions"]) if "captions" in case else None
@@ -55,7 +60,7 @@ def make_sampler(case: dict[str, Any]) -> GroupedBatchSampler:
 
 def train(cases: list[dict[str, Any]]) -> list[Run]:
     """The batches of this rank, in three epochs of each case."""
-    return [run_epochs(make_sampler(case), *make_features(case["count"]), 3) for case in cases]
+    return [run_epochs(make_sampler(case), *make_features(case["count"]), 3, suspecting=True) for case in cases]
 
 
 def stop(job: tuple[dict[str, Any], int]) -> dict[str, Tensor]:
@@ -66,6 +71,7 @@ def stop(job: tuple[dict[str, Any], int]) -> dict[str, Tensor]:
     for _ in range(steps):
         index = torch.tensor(next(iter(sampler)))
         sampler.learn(reward_of(sampler))
+        sampler.suspect(suspects_of(sampler))
         sampler.collect(index, image[index], text[index])
     return sampler.state_dict()
 
@@ -75,7 +81,7 @@ def go_on(job: tuple[dict[str, Any], dict[str, Tensor]]) -> Run:
     case, state = job
     sampler = make_sampler(case)
     sampler.load_state_dict(state)
-    return run_epochs(sampler, *make_features(case["count"]), 2)
+    return run_epochs(sampler, *make_features(case["count"]), 2, suspecting=True)
 
 
 def gather_odd_shapes(_: None) -> list[Any]:
@@ -126,7 +132,7 @@ def test_the_global_order_is_the_same_on_1_2_and_4_ranks(pool: GlooPool) -> None
                 assert len(set(seen)) == len(seen) == whole
 
 
-@pytest.mark.parametrize("case", [CASES[2], {**CASES[2], "learned": True}])
+@pytest.mark.parametrize("case", [CASES[2], {**CASES[2], "learned": True}, {**CASES[2], "communities": 2}])
 def test_a_run_goes_on_with_another_number_of_ranks(pool: GlooPool, case: dict[str, Any]) -> None:
     steps = 9  # in the second epoch, with features in the queue
     states = pool.run(stop, (case, steps), 4)

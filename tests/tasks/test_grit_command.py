@@ -1,7 +1,8 @@
-"""``truepair pretrain`` with GRIT batches on a part of the bundled sample, stopped from outside and resumed."""
+"""``truepair pretrain`` with grouped batches on a part of the bundled sample, stopped from outside and resumed."""
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,12 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from tests.engine.processes import Fault, run_in_process
+from tests.engine.processes import Fault, run_in_process, run_ranks
 from tests.engine.tiny import remains
 from truepair.cli.main import main
 from truepair.data.open import open_pairs
 from truepair.engine.logs.log import read_log
+from truepair.relations.ledger import Ledger
 
 ROWS = 96
 
@@ -89,6 +92,24 @@ def test_a_learned_hardness_goes_on_exactly(recipe: Path, tmp_path: Path) -> Non
     assert gained == [False] * 12 + [True] * 24
 
 
+def test_a_learned_hardness_learns_alike_where_weights_are_spread(recipe: Path, tmp_path: Path) -> None:
+    logs = []
+    for spread in ("true", "false"):
+        folder = tmp_path / spread
+        words = ("train", str(recipe), *FALCON, "--loop.batch_size", "4", "--loop.epochs", "2", "--run-folder")
+        words = (*words, str(folder), "--loop.checkpoint_every", "0", "--loop.shard", spread)
+        assert run_ranks([Command(words), Command(words)], limit=280) == [0, 0]
+        logs.append(read_log(folder / "log.jsonl"))
+    rewards, quantiles = (
+        [[record[name] for record in log if name in record] for log in logs]
+        for name in ("hardness_reward", "hardness_quantile")
+    )
+    assert len(rewards[0]) == 12 and len(quantiles[0]) == 1
+    # Adam makes whole steps of gradients that are zero but for rounding, which spread weights round otherwise.
+    assert rewards[0] == pytest.approx(rewards[1], abs=5e-4) and max(map(abs, rewards[0])) > 5e-3
+    assert quantiles[0] == pytest.approx(quantiles[1], abs=1e-4)
+
+
 def test_a_learned_hardness_needs_something_to_learn_from(
     recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -101,6 +122,97 @@ def test_a_learned_hardness_needs_something_to_learn_from(
     ):
         with pytest.raises(SystemExit):
             main(["train", str(recipe), "--run-folder", str(tmp_path), *FALCON, *options])
+        assert reason in capsys.readouterr().err
+
+
+COMMUNITIES = ("--sampler.kind", "communities", "--sampler.communities.skip", "1", "--sampler.communities.size", "4")
+
+
+def test_communities_go_on_exactly(recipe: Path, whole: Path, tmp_path: Path) -> None:
+    words = ("train", str(recipe), *COMMUNITIES, "--run-folder")
+    assert run_in_process(Command((*words, str(tmp_path / "whole"))))[0] == 0
+    killed = Command((*words, str(tmp_path / "killed")))
+    assert run_in_process(killed, Fault("truepair.engine.loop.update:_hardest", 20))[0] == -signal.SIGKILL
+    assert run_in_process(killed)[0] == 0
+    assert remains(tmp_path / "killed") == remains(tmp_path / "whole")
+    plans = [np.load(folder / "plans" / "plan-00001.npy") for folder in (whole, tmp_path / "whole")]
+    assert sorted(plans[1].tolist()) == list(range(ROWS)) and plans[0].tolist() != plans[1].tolist()
+
+
+@pytest.fixture(scope="module")
+def suspects(recipe: Path, whole: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, set[tuple[int, int]]]:
+    """A ledger that finds neighbours of GRIT's second plan to match, and the pairs of rows that it means."""
+    rows = open_pairs(str(recipe.parent / "part.parquet"), split="train")
+    plan = np.load(whole / "plans" / "plan-00001.npy").reshape(-1, 8)
+    met = np.stack([plan[:, :-1].ravel(), plan[:, 1:].ravel()], axis=1)  # [84, 2]
+    images = torch.from_numpy(rows.image_ids[met[:, 0]])
+    first = (np.cumsum(rows.caption_counts) - rows.caption_counts)[met[:, 1]]
+    texts = torch.from_numpy(rows.caption_ids[first])
+    folder = tmp_path_factory.mktemp("ledger")
+    with Ledger(folder) as ledger:
+        ledger.record(images, texts, torch.where(torch.arange(len(met)) % 2 == 0, 0.9, 0.2), judge="mined:a")
+    return folder, {(min(pair), max(pair)) for pair in met[::2].tolist()}
+
+
+def met_in(plan: Path) -> set[tuple[int, int]]:
+    """The pairs of rows that share a batch of a plan."""
+    return {(a, b) for batch in np.load(plan).reshape(-1, 8).tolist() for a in batch for b in batch if a < b}
+
+
+def test_pairs_above_the_doubt_of_a_ledger_are_kept_apart(
+    recipe: Path,
+    whole: Path,
+    suspects: tuple[Path, set[tuple[int, int]]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    ledger, apart = suspects
+    words = ("train", str(recipe), "--data.captions", "first", "--sampler.hardness.ledger", str(ledger))
+    words += ("--sampler.hardness.below", "0.3")
+    for kind, more in (("grit", ()), ("communities", COMMUNITIES)):
+        folder = tmp_path / kind
+        main([*words, *more, "--run-folder", str(folder)])
+        said = " ".join("".join(capsys.readouterr()).split())
+        assert f"{ledger}: {len(apart)} pairs of rows match with a probability of 0.3 or more" in said
+        for number in (1, 2):
+            assert met_in(folder / "plans" / f"plan-{number:05d}.npy").isdisjoint(apart)
+        clashes = [record["clashes"] for record in read_log(folder / "log.jsonl") if record["kind"] == "epoch"]
+        assert clashes == [0, 0, 0]
+    assert met_in(whole / "plans" / "plan-00001.npy") >= apart
+
+
+def test_a_ledger_that_changes_is_noticed(
+    recipe: Path, suspects: tuple[Path, set[tuple[int, int]]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ledger = shutil.copytree(suspects[0], tmp_path / "ledger")
+    words = ("train", str(recipe), "--data.captions", "first", "--sampler.hardness.ledger", str(ledger))
+    words += ("--sampler.hardness.below", "0.3", "--run-folder", str(tmp_path / "run"))
+    assert run_in_process(Command(words), Fault("truepair.engine.loop.update:_hardest", 20))[0] == -signal.SIGKILL
+    with Ledger(ledger) as more:
+        more.record(torch.tensor([1]), torch.tensor([2]), torch.tensor([0.9]), judge="mined:a")
+    with pytest.raises(SystemExit):
+        main(words)
+    assert f"the ledger {ledger}: not what the run in {tmp_path / 'run'} began with" in capsys.readouterr().err
+
+
+def test_verdicts_of_whom(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for options, reason in (
+        (["--sampler.hardness.below", "0.3"], "give sampler.hardness.ledger, the ledger of truepair mine, or an ecm"),
+        (["--sampler.hardness.ledger", "mined"], "sampler.hardness.below from where on they are kept apart; give both"),
+        (["--sampler.hardness.below", "0"], "sampler.hardness.below is 0.0; give a number above 0, up to 1"),
+        (
+            ["--sampler.hardness.below", "0.3", "--sampler.hardness.ledger", "m", "--sampler.kind", "random"],
+            "sampler.hardness.below is for grouped batches; set sampler.kind to grit or communities",
+        ),
+        (["--sampler.communities.size", "4"], "sampler.communities is for sampler.kind communities"),
+        ([*COMMUNITIES[:2], "--sampler.communities.size", "3"], "size 3 does not divide a batch of 8"),
+        (
+            ["--sampler.hardness.below", "0.3", "--sampler.hardness.ledger", str(tmp_path / "none")],
+            "There is no ledger in",
+        ),
+    ):
+        with pytest.raises(SystemExit):
+            main(["train", str(recipe), "--run-folder", str(tmp_path / "run"), *options])
         assert reason in capsys.readouterr().err
 
 

@@ -204,6 +204,7 @@ class StepBuilder:
             people=rules.people,
             ledger=ledger,
             least=min([config.zones.low, *lows]),
+            doubt=self.recipe.sampler.hardness.below,
         )
 
     def _images_of_judge(self, encoder: nn.Module, transform: ImageTransform) -> ImageStates:

@@ -109,6 +109,7 @@ class Ecm:
         people: Verdicts of people, which override the judge's.
         ledger: Where the judge's verdicts go.
         least: For "all" and "rules": least probability worth writing down.
+        doubt: Probability from which on :meth:`probable` keeps pairs for the sampler; None for keeping none.
     """
 
     def __init__(
@@ -121,6 +122,7 @@ class Ecm:
         people: VerdictIndex | None = None,
         ledger: Ledger | None = None,
         least: float | None = None,
+        doubt: float | None = None,
     ) -> None:
         self.config = config
         self.own_judge = judge
@@ -128,6 +130,8 @@ class Ecm:
         self.people = people
         self.ledger = ledger
         self.least = config.zones.low if least is None else least
+        self.doubt = doubt
+        self._probable: Tensor | None = None
         self.counts = EpochCounts()
 
     @property
@@ -142,6 +146,7 @@ class Ecm:
         said = PairSet(rows, columns, self.judge.score(batch, rows, columns), (encoded.size, encoded.size))
         self._record(said.where(said.values >= self.least), encoded)
         judged = _overridden(said, batch, self.people)
+        self._keep_probable(judged, batch)
         if self.config.ask == "all":
             zones = self.config.zones.of(judged.values)
             counted = {"between": Zone.DOUBTFUL, "above": Zone.MATCH}
@@ -164,6 +169,7 @@ class Ecm:
             candidates, batch, self.judge, config.zones, judge_second=config.judge_second, people=self.people
         )
         self._record(said, encoded)
+        self._keep_probable(_overridden(said, batch, self.people), batch)
         found = connect(candidates, i2t, t2i, config.zones, judge_second=config.judge_second, once=config.once)
         self.counts.add(found.counts)
         if "itc" in config.places:
@@ -177,6 +183,14 @@ class Ecm:
             judged=said,
         )
 
+    def probable(self) -> Tensor | None:
+        """Rows of the pairs of the last batch that match with probability ``doubt`` or more, int64 [P, 2]; once.
+
+        None where none were to be kept, or nobody was asked.
+        """
+        found, self._probable = self._probable, None
+        return found
+
     def figures(self) -> dict[str, float]:
         """Counts per zone and direction, hits and misses of the memory; starts counting anew."""
         figures = {f"ecm/{name}": count for name, count in self.counts.take().items()}
@@ -186,6 +200,11 @@ class Ecm:
             figures |= {f"ecm/memory_{name}": count for name, count in asked.items()}
             memory.reset_counts()
         return figures
+
+    def _keep_probable(self, judged: PairSet, batch: PairBatch) -> None:
+        if self.doubt is not None:
+            likely = judged.where(judged.values >= self.doubt)
+            self._probable = torch.stack([batch.source_index[likely.rows], batch.source_index[likely.columns]], dim=1)
 
     def _record(self, said: PairSet, encoded: EncodedBatch) -> None:
         """Write down what the judge said; what it would say again is written once."""

@@ -203,6 +203,12 @@ class PretrainRecipe:
     def __post_init__(self) -> None:
         if self.srcl is not None and self.momentum is not None and self.momentum.queue_size:
             raise ConfigError("srcl weighs pairs of the batch only; set momentum.queue_size to 0, or drop one of both")
+        hardness = self.sampler.hardness
+        if hardness.below is not None and hardness.ledger is None and self.ecm is None:
+            raise ConfigError(
+                "sampler.hardness.below keeps pairs apart that match by somebody's verdict; give "
+                "sampler.hardness.ledger, the ledger of truepair mine, or an ecm section with a judge"
+            )
         between = self.model.interpolate
         if between is not None and (between.alpha is not None or between.choose) and not self.loop.save:
             raise ConfigError(

@@ -17,7 +17,7 @@ better of both at every precision (``experiments/exchange.py``, docs/mining.md).
 """
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -52,6 +52,10 @@ class Heard:
     standings: Mapping[str, Standing]
     names: Mapping[str, str]
 
+    def place(self, ledger: str) -> str:
+        """Where a ledger is read: the run's copy, or the folder that the recipe names."""
+        return next((copy for copy, name in self.names.items() if name == ledger), ledger)
+
 
 def rules_by_standing(rule: Rule, standing: Standing) -> list[Rule]:
     """What becomes of a rule that leaves its thresholds to the ledger; see the table of the module.
@@ -75,13 +79,16 @@ def rules_by_standing(rule: Rule, standing: Standing) -> list[Rule]:
     return [Rule(people, Relabel()), Rule(replace(people, zone="negative"), Keep()), Rule(judged, action)]
 
 
-def hear(relations: RelationsConfig, run_folder: Path, say: Say, *, first: bool = True) -> Heard:
+def hear(
+    relations: RelationsConfig, run_folder: Path, say: Say, *, also: Sequence[str] = (), first: bool = True
+) -> Heard:
     """Read what the ledgers of a run stand on, say it, and keep them in the run folder; a run goes on with those.
 
     Args:
         relations: of the recipe.
         run_folder: a run that has begun goes on with the copies there.
         say: prints a line.
+        also: ledgers that no rule names, but something else in the recipe.
         first: this is the only process of the run, or the first of several; the others call this after it.
 
     Raises:
@@ -90,7 +97,7 @@ def hear(relations: RelationsConfig, run_folder: Path, say: Say, *, first: bool 
         DataError: a standing is damaged.
     """
     begun = has_begun(run_folder)
-    for ledger, copy in _copies(relations, run_folder).items():
+    for ledger, copy in _copies(relations, run_folder, also).items():
         if begun and first:
             _mend(Path(ledger), copy, say)
         now, then = _standing(Path(ledger)), _standing(copy)
@@ -111,7 +118,7 @@ def hear(relations: RelationsConfig, run_folder: Path, say: Say, *, first: bool 
             shutil.rmtree(copy, ignore_errors=True)
             if now is not None:
                 _copy(Path(ledger), copy)
-    heard = read_heard(relations, run_folder)
+    heard = read_heard(relations, run_folder, also=also)
     for ledger, standing in heard.standings.items():
         say(f"{ledger}: {standing.sentence()}")
         if any(_is_open(rule, ledger) and isinstance(rule.action, Relabel) for rule in relations.built):
@@ -119,13 +126,13 @@ def hear(relations: RelationsConfig, run_folder: Path, say: Say, *, first: bool 
     return heard
 
 
-def read_heard(relations: RelationsConfig, run_folder: Path) -> Heard:
+def read_heard(relations: RelationsConfig, run_folder: Path, *, also: Sequence[str] = ()) -> Heard:
     """The rules of a run that has heard its ledgers.
 
     Raises:
         DataError: a standing in the run folder is damaged.
     """
-    copies = _copies(relations, run_folder)
+    copies = _copies(relations, run_folder, also)
     said = {ledger: _standing(copy) for ledger, copy in copies.items()}
     standings = {ledger: standing for ledger, standing in said.items() if standing is not None}
     rules: list[Rule] = []
@@ -176,9 +183,10 @@ def _is_open(rule: Rule, ledger: str) -> bool:
     return isinstance(found, Recorded) and found.ledger == ledger and found.low is None and found.high is None
 
 
-def _copies(relations: RelationsConfig, run_folder: Path) -> dict[str, Path]:
-    """Every ledger that rules name -> where the run keeps it, if it says what it stands on."""
-    ledgers = dict.fromkeys(found.ledger for found in relations.detectors if isinstance(found, Recorded))
+def _copies(relations: RelationsConfig, run_folder: Path, also: Sequence[str]) -> dict[str, Path]:
+    """Every ledger that rules or others name -> where the run keeps it, if it says what it stands on."""
+    named = [found.ledger for found in relations.detectors if isinstance(found, Recorded)]
+    ledgers = dict.fromkeys([*named, *also])
     return {ledger: run_folder / HEARD / str(number) for number, ledger in enumerate(ledgers, start=1)}
 
 

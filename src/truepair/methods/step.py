@@ -324,6 +324,7 @@ class PretrainStep(TowerStep):
             {"loss": loss, **losses, **learnt, **figures},
             encoded.image_features[encoded.own].detach(),
             encoded.text_features[encoded.own].detach(),
+            None if self.ecm is None else self.ecm.probable(),
         )
 
     def reward_loss(self, epoch: int) -> str:

@@ -1,1 +1,1 @@
-"""Who meets in a batch. Needs nothing but torch and numpy."""
+"""Who meets in a batch. Needs nothing but torch, numpy and scipy."""

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from truepair.errors import ConfigError
 from truepair.relations.similarity import similarities
+from truepair.sampling.communities import CommunitiesConfig
 from truepair.sampling.falcon import LearnedHardness
 from truepair.sampling.grouped import GroupedBatchSampler, GroupedConfig
 from truepair.sampling.hardness import HardnessConfig
@@ -36,12 +37,15 @@ class SamplerConfig:
     """Who meets in a batch.
 
     Attributes:
-        kind: "random", or "grit": hard batches from the features of the epoch before (GRIT-VLP, MAFA).
+        kind: "random"; or hard batches from the features of the epoch before: "grit", a walk from sample to sample
+            (GRIT-VLP, MAFA), or "communities", samples that are neighbours among themselves (as in B3).
         queue_size: samples (of all ranks together) whose features are collected before they are grouped.
-        search_space: samples among which a walk looks for the next one; scaled down to small data, which the run says.
+        search_space: samples among which a walk looks for the next one, or communities are found; scaled down to small
+            data, which the run says.
         group_size: samples of one slice of a walk; those of one batch over all ranks when absent.
         storage: type the collected features are kept in: float32, float16 or bfloat16.
         hardness: which candidate a walk takes; the most similar by default.
+        communities: for kind "communities", who is whose neighbour, and how large they are; absent for the defaults.
         separate_known: keep samples of one image or one caption out of each other's batch.
     """
 
@@ -51,6 +55,7 @@ class SamplerConfig:
     group_size: int | None = None
     storage: str = "float32"
     hardness: HardnessConfig = field(default_factory=HardnessConfig)
+    communities: CommunitiesConfig | None = None
     separate_known: bool = True
 
     def __post_init__(self) -> None:
@@ -58,6 +63,10 @@ class SamplerConfig:
             raise ConfigError(f"sampler.kind is '{self.kind}'; give {' or '.join(SAMPLERS)}")
         if self.kind != "grit" and self.hardness.learned is not None:
             raise ConfigError("sampler.hardness.learned is for grouped batches; set sampler.kind to grit")
+        if self.kind != "communities" and self.communities is not None:
+            raise ConfigError("sampler.communities is for sampler.kind communities; set that, or drop it")
+        if self.kind == "random" and self.hardness.below is not None:
+            raise ConfigError("sampler.hardness.below is for grouped batches; set sampler.kind to grit or communities")
         self.grouped()
 
     def grouped(self) -> GroupedConfig:
@@ -72,6 +81,7 @@ class SamplerConfig:
             group_size=self.group_size,
             storage=self.storage,
             hardness=self.hardness,
+            communities=(self.communities or CommunitiesConfig()) if self.kind == "communities" else None,
         )
 
 
@@ -85,6 +95,7 @@ class SampledRows:
         seed: seed of the run.
         ranks: this process among all.
         keys: pairs with the same key in a column match each other, int64 [count, K]; see ``KnownMatches``.
+        apart: further pairs that do not belong in one batch, int64 [P, 2].
         labels: what each pair shows, int64 [count], negative where that is not known; for the log alone.
         plan_folder: where plans of grouped epochs go.
     """
@@ -94,6 +105,7 @@ class SampledRows:
     seed: int
     ranks: Ranks
     keys: Indices | None = None
+    apart: Indices | None = None
     labels: Indices | None = None
     plan_folder: Path | None = None
 
@@ -106,6 +118,7 @@ def build_batches(
     seed: int,
     ranks: Ranks,
     keys: Indices | None = None,
+    apart: Indices | None = None,
     labels: Indices | None = None,
     plan_folder: Path | None = None,
 ) -> "EpochBatches":
@@ -118,6 +131,7 @@ def build_batches(
         seed: seed of the run.
         ranks: this process among all.
         keys: pairs with the same key in a column match each other, int64 [count, K]; see ``KnownMatches``.
+        apart: further pairs that do not belong in one batch, int64 [P, 2].
         labels: what each pair shows, int64 [count], negative where that is not known; for the log.
         plan_folder: where plans of grouped epochs go.
 
@@ -130,10 +144,14 @@ def build_batches(
         seed=seed,
         ranks=ranks,
         keys=keys,
+        apart=apart,
         labels=labels,
         plan_folder=plan_folder,
     )
     return SAMPLERS[config.kind](config, rows)
+
+
+_NAMES = {"grit": "GRIT", "communities": "Communities"}
 
 
 def describe_scaling(config: SamplerConfig, batches: "EpochBatches") -> list[str]:
@@ -142,8 +160,8 @@ def describe_scaling(config: SamplerConfig, batches: "EpochBatches") -> list[str
     if used is None or used == wanted:
         return []
     return [
-        f"GRIT on {batches.count:,} pairs: search_space {wanted.search_space:,} -> {used.search_space:,}, "
-        f"queue_size {wanted.queue_size:,} -> {used.queue_size:,}"
+        f"{_NAMES[config.kind]} on {batches.count:,} pairs: search_space {wanted.search_space:,} -> "
+        f"{used.search_space:,}, queue_size {wanted.queue_size:,} -> {used.queue_size:,}"
     ]
 
 
@@ -210,6 +228,7 @@ class EpochBatches:
         image_features: Tensor | None,
         text_features: Tensor | None,
         reward: float | None = None,
+        probable: Tensor | None = None,
     ) -> None:
         """Take note of a batch that has been trained on; all ranks call this together.
 
@@ -218,6 +237,7 @@ class EpochBatches:
             image_features: that the step computed of them [B, E]; None where it computes none.
             text_features: of their texts [B, E].
             reward: what the step gained, the same on all ranks; None where it was not measured.
+            probable: pairs of dataset indices that it found to match probably [P, 2]; the same on all ranks.
         """
 
     def skipped(self) -> None:
@@ -269,12 +289,13 @@ class RandomBatches(EpochBatches):
             yield from self.visits(later)
 
 
-class GritBatches(EpochBatches):
-    """Random in epoch 0, then grouped by the features that training computes anyway."""
+class GroupedBatches(EpochBatches):
+    """Random in epoch 0, then grouped by the features that training computes anyway: walks, or communities."""
 
     def __init__(self, config: SamplerConfig, rows: SampledRows) -> None:
         super().__init__(config, rows)
-        known = KnownMatches(rows.keys) if config.separate_known and rows.keys is not None else None
+        keys = rows.keys if config.separate_known else None
+        known = None if keys is None and config.hardness.below is None else KnownMatches(keys, rows.apart)
         self.sampler = GroupedBatchSampler(
             rows.count,
             rows.batch_size,
@@ -319,16 +340,21 @@ class GritBatches(EpochBatches):
         image_features: Tensor | None,
         text_features: Tensor | None,
         reward: float | None = None,
+        probable: Tensor | None = None,
     ) -> None:
-        """Collect the features [B, E] and the reward; after the last batch of an epoch, plan the next.
+        """Collect the features [B, E], the reward and probable matches; after the last batch, plan the next epoch.
 
         Raises:
             ConfigError: the step computes no features.
         """
         if image_features is None or text_features is None:
-            raise ConfigError("sampler.kind is 'grit', but this training step has no features to go by; give random")
+            raise ConfigError(
+                f"sampler.kind is '{self.config.kind}', but this training step has no features to go by; give random"
+            )
         if reward is not None:
             self.sampler.learn(reward)
+        if probable is not None:
+            self.sampler.suspect(probable)
         self.sampler.collect(index, image_features, text_features)
 
     def skipped(self) -> None:
@@ -346,12 +372,13 @@ class GritBatches(EpochBatches):
         ]
 
     def figures(self, epoch: int) -> dict[str, float]:
-        """The rates of an epoch's batches, how many samples share one with a known match, and quantiles if learned."""
+        """The rates of an epoch's batches, how many samples meet one kept apart, and quantiles if learned."""
         figures = super().figures(epoch)
-        if self.sampler.known is not None:
+        apart = self.sampler.apart
+        if apart is not None:
             samples = np.concatenate(self.global_batches(epoch))
             batch = np.repeat(np.arange(self.per_epoch), self.global_batch)
-            figures["clashes"] = float(len(self.sampler.known.clashes(samples, batch)))
+            figures["clashes"] = float(len(apart.clashes(samples, batch)))
         if isinstance(self.sampler.hardness, LearnedHardness):
             figures |= self.sampler.hardness.figures()
         return figures
@@ -372,7 +399,11 @@ class GritBatches(EpochBatches):
             )
 
 
-SAMPLERS: dict[str, type[EpochBatches]] = {"random": RandomBatches, "grit": GritBatches}
+SAMPLERS: dict[str, type[EpochBatches]] = {
+    "random": RandomBatches,
+    "grit": GroupedBatches,
+    "communities": GroupedBatches,
+}
 """Each kind of sampler, by the name that ``SamplerConfig.kind`` takes."""
 
 

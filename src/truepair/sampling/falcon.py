@@ -16,6 +16,7 @@ from torch.distributions import Beta
 
 from truepair.errors import CheckpointError, ConfigError
 from truepair.randomness import isolated_rng
+from truepair.relations.similarity import similarities
 from truepair.sampling.plan import Indices
 from truepair.sampling.ranks import Ranks
 from truepair.settings import PartShare, Positive, Rate, SomeShare, Weight, check_settings
@@ -74,7 +75,7 @@ def quantile_rows(image: Tensor, text: Tensor, points: int, temperature: float) 
     """How each sample of a search space resembles the others, in a few numbers.
 
     Args:
-        image: Normalised image features [M, D].
+        image: Normalised image features [M, D], or [M, Q, D] of a model with queries.
         text: Normalised text features [M, D].
         points: Evenly spaced quantiles (m), from the least similar other sample to the most similar.
         temperature: Of the soft-max.
@@ -87,7 +88,7 @@ def quantile_rows(image: Tensor, text: Tensor, points: int, temperature: float) 
     others = len(image) - 1
     if others == 0:
         return torch.full((1, points), 1 / points)
-    cosine = image @ text.T
+    cosine = similarities(image, text)
     similarity = (cosine + cosine.T).fill_diagonal_(-math.inf)  # [M, M]
     places = torch.linspace(1, others, points).round().long()  # place 0 is the sample itself
     if similarity.device.type == "cpu":  # NumPy's sort is vectorised

@@ -14,6 +14,7 @@ from truepair.sampling.hardness import Hardness
 from truepair.sampling.known import KnownMatches
 from truepair.sampling.plan import Indices
 from truepair.sampling.ranks import Ranks
+from truepair.sampling.spaces import share_spaces
 
 
 @torch.no_grad()
@@ -232,11 +233,6 @@ def _ascending(scores: Any) -> Any:
     return np.sort(scores, axis=1) if isinstance(scores, np.ndarray) else scores.sort(dim=1).values
 
 
-def cut_spaces(positions: Indices, size: int) -> list[Indices]:
-    """Cut positions [n] into search spaces of ``size``; the last may be smaller."""
-    return [positions[first : first + size] for first in range(0, len(positions), size)]
-
-
 def walk_spaces(
     spaces: Sequence[Indices],
     starts: Sequence[int],
@@ -267,40 +263,30 @@ def walk_spaces(
     Returns:
         The positions of each space in walking order, int64 [M] each; the same on every rank.
     """
-    ranks = ranks or Ranks()
-    own = range(ranks.rank, len(spaces), ranks.count)
-    walks: dict[int, Indices] = {}
-    for size in sorted({len(spaces[number]) for number in own}):
-        members = [number for number in own if len(spaces[number]) == size]
-        positions = np.stack([spaces[number] for number in members])  # [S, M]
-        where = torch.from_numpy(positions).to(image.device)
-        images, texts = image[where], text[where]  # [S, M, D] each
-        order = grit_order(
-            images,
-            texts,
-            start=torch.tensor([starts[number] for number in members]),
-            quantile=hardness(images, texts, epoch, samples[positions]),
-            forbidden=None if known is None else _forbidden(known, samples[positions]).to(image.device),
-            batch_size=group_size,
-        )
-        walked = torch.from_numpy(positions).gather(1, order.cpu()).numpy()
-        walks |= zip(members, walked, strict=True)
-    if ranks.count == 1 or not spaces:
-        return [walks[number] for number in range(len(spaces))]
-    return _exchange([walks[number] for number in own], [len(space) for space in spaces], ranks)
+
+    def order(numbers: Sequence[int]) -> dict[int, Indices]:
+        """The walks of some spaces, those of one size in lock-step."""
+        walks: dict[int, Indices] = {}
+        for size in sorted({len(spaces[number]) for number in numbers}):
+            members = [number for number in numbers if len(spaces[number]) == size]
+            positions = np.stack([spaces[number] for number in members])  # [S, M]
+            where = torch.from_numpy(positions).to(image.device)
+            images, texts = image[where], text[where]  # [S, M, D] each
+            walk = grit_order(
+                images,
+                texts,
+                start=torch.tensor([starts[number] for number in members]),
+                quantile=hardness(images, texts, epoch, samples[positions]),
+                forbidden=None if known is None else _forbidden(known, samples[positions]).to(image.device),
+                batch_size=group_size,
+            )
+            walked = torch.from_numpy(positions).gather(1, walk.cpu()).numpy()
+            walks |= zip(members, walked, strict=True)
+        return walks
+
+    return share_spaces(spaces, ranks or Ranks(), order)
 
 
 def _forbidden(known: KnownMatches, samples: Indices) -> Tensor:
     """The matches within each search space, bool [S, M, M], of samples [S, M]."""
     return torch.from_numpy(np.stack([known.matrix(row) for row in samples]))
-
-
-def _exchange(own: list[Indices], lengths: list[int], ranks: Ranks) -> list[Indices]:
-    """All walks, of which each rank has made its own: the first, and every ``ranks.count``-th after its number."""
-    joined = torch.from_numpy(np.concatenate([np.empty(0, np.int64), *own]))
-    numbers = [number for rank in range(ranks.count) for number in range(rank, len(lengths), ranks.count)]
-    sizes = [sum(lengths[rank :: ranks.count]) for rank in range(ranks.count)]
-    ends = np.cumsum([lengths[number] for number in numbers])
-    (gathered,) = ranks.gather(sizes, joined)
-    walks = np.split(gathered.numpy(), ends[:-1])
-    return [walk for _, walk in sorted(zip(numbers, walks, strict=True), key=lambda pair: pair[0])]

@@ -11,10 +11,11 @@ from torch import Tensor
 from torch.utils.data import Sampler
 
 from truepair.errors import CheckpointError, ConfigError
+from truepair.sampling.communities import CommunitiesConfig, part_spaces
 from truepair.sampling.falcon import LearnedHardness
-from truepair.sampling.grit import cut_spaces, walk_spaces
+from truepair.sampling.grit import walk_spaces
 from truepair.sampling.hardness import Hardness, HardnessConfig, HardnessSchedule
-from truepair.sampling.known import KnownMatches, separate
+from truepair.sampling.known import FoundMatches, KnownMatches, separate
 from truepair.sampling.plan import (
     CollectedFeatures,
     Indices,
@@ -25,6 +26,7 @@ from truepair.sampling.plan import (
     step_bounds,
 )
 from truepair.sampling.ranks import Ranks
+from truepair.sampling.spaces import cut_spaces
 
 STORAGE = ("float32", "float16", "bfloat16")
 
@@ -39,6 +41,7 @@ class GroupedConfig:
         group_size: Samples of one slice of a walk; left out, those of one step over all ranks.
         storage: Type the collected features are kept in: float32, float16 or bfloat16.
         hardness: Which candidate a walk takes; the most similar by default.
+        communities: How search spaces are cut into communities, in place of walks; absent for walks.
     """
 
     queue_size: int = 48_000
@@ -46,6 +49,7 @@ class GroupedConfig:
     group_size: int | None = None
     storage: str = "float32"
     hardness: HardnessConfig = field(default_factory=HardnessConfig)
+    communities: CommunitiesConfig | None = None
 
     def __post_init__(self) -> None:
         if self.storage not in STORAGE:
@@ -59,6 +63,13 @@ class GroupedConfig:
                 f"sampler.queue_size {self.queue_size} is smaller than sampler.search_space {self.search_space}; "
                 "give at least as much"
             )
+        if self.communities is not None:
+            self.communities.require_neighbours(self.search_space)
+            if self.hardness.learned is not None or (self.hardness.quantile, self.hardness.final_quantile) != (1, None):
+                raise ConfigError(
+                    "sampler.hardness.quantile, final_quantile and learned are for the walk of sampler.kind grit; drop "
+                    "them (sampler.communities.skip says how similar the nearest neighbours may be)"
+                )
 
     def scaled(self, count: int, global_batch: int) -> "GroupedConfig":
         """Shrink search space and queue to a small data set; a large one leaves them as they are.
@@ -76,6 +87,65 @@ class GroupedConfig:
         if space < self.search_space and space > group:
             space -= space % group
         return dataclasses.replace(self, search_space=space, queue_size=max(space, min(self.queue_size, count)))
+
+
+def order_spaces(
+    config: GroupedConfig,
+    spaces: list[Indices],
+    rng: np.random.Generator,
+    image: Tensor,
+    text: Tensor,
+    *,
+    samples: Indices,
+    group_size: int,
+    hardness: Hardness,
+    epoch: int,
+    known: KnownMatches | None = None,
+    ranks: Ranks | None = None,
+) -> list[Indices]:
+    """Bring the search spaces of a window into an order of which slices become groups: a walk, or communities.
+
+    Args:
+        config: Which of both.
+        spaces: Positions in the window, int64 [M] each.
+        rng: Chooses where walks start, or the order of communities; the same on all ranks.
+        image: Normalised image features of the window [n, D].
+        text: Normalised text features of the window [n, D].
+        samples: What ``known`` and ``hardness`` call the samples of the window, int64 [n].
+        group_size: Samples of a group.
+        hardness: The dial of walks.
+        epoch: Epoch that is planned.
+        known: Matches to keep out of a group.
+        ranks: Ranks that hold the same window and share the work.
+
+    Returns:
+        The positions of each space in that order, int64 [M] each; the same on every rank.
+    """
+    numbers = [int(rng.integers(len(space))) for space in spaces]
+    if config.communities is not None:
+        return part_spaces(
+            spaces,
+            numbers,
+            image,
+            text,
+            config.communities,
+            samples=samples,
+            group_size=group_size,
+            known=known,
+            ranks=ranks,
+        )
+    return walk_spaces(
+        spaces,
+        numbers,
+        image,
+        text,
+        samples=samples,
+        group_size=group_size,
+        hardness=hardness,
+        epoch=epoch,
+        known=known,
+        ranks=ranks,
+    )
 
 
 # What a random generator is for; together with seed and epoch it makes the key of its numbers.
@@ -142,9 +212,13 @@ class GroupedBatchSampler(Sampler[list[int]]):
         self.count = count
         self.global_batch = batch_size * self.ranks.count
         self.group_size = self.config.group_size or self.global_batch
+        if self.config.communities is not None:
+            self.config.communities.members(self.group_size)  # refuses in time what does not fit
         self.seed = seed
         self.drop_last = drop_last
         self.known = known
+        self._found = FoundMatches()
+        self._heeded: tuple[KnownMatches | None, KnownMatches | None] = (None, None)  # known, and found besides
         self.hardness = hardness or _hardness(self.config.hardness, count, seed)
         self.all_ranks = all_ranks
         self._bounds = step_bounds(count, self.global_batch, self.ranks.count, drop_last=drop_last)
@@ -227,6 +301,8 @@ class GroupedBatchSampler(Sampler[list[int]]):
 
     def end_epoch(self) -> None:
         """Plan the next epoch from what has been collected, and begin it; called by the last :meth:`collect`."""
+        if self._found.heed():
+            self._heeded = (None, None)
         self._group(final=True)
         if isinstance(self.hardness, LearnedHardness):
             self.hardness.begin_epoch()
@@ -249,6 +325,23 @@ class GroupedBatchSampler(Sampler[list[int]]):
         """
         if isinstance(self.hardness, LearnedHardness):
             self.hardness.learn(self.step_samples(self.step), reward)
+
+    def suspect(self, pairs: Tensor) -> None:
+        """Keep pairs that probably match out of one step, from the next epoch on; before the step's :meth:`collect`.
+
+        Args:
+            pairs: Dataset indices, int64 [P, 2]; all ranks give the same. They are kept for the rest of the run.
+        """
+        self._found.add(pairs.cpu().numpy())
+
+    @property
+    def apart(self) -> KnownMatches | None:
+        """What is kept out of one step in the plans that are made now: ``known``, and what :meth:`suspect` told."""
+        if not len(self._found.heeded):
+            return self.known
+        if self._heeded[1] is None or self._heeded[0] is not self.known:
+            self._heeded = self.known, (self.known or KnownMatches()).adding(self._found.heeded)
+        return self._heeded[1]
 
     def set_epoch(self, epoch: int) -> None:
         """Say which epoch comes, as some loops do; the next one ends the present one early.
@@ -273,6 +366,7 @@ class GroupedBatchSampler(Sampler[list[int]]):
             "walk_lengths": torch.tensor([len(walk) for walk in self._walks], dtype=torch.int64),
             "walks": torch.from_numpy(np.concatenate([np.empty(0, np.int64), *self._walks])),
             **{f"queue_{name}": value for name, value in self._queue.state_dict().items()},
+            **{f"found_{name}": value for name, value in self._found.state_dict().items()},
         }
         if isinstance(self.hardness, LearnedHardness):
             state |= {f"hardness.{name}": value for name, value in self.hardness.state_dict().items()}
@@ -294,6 +388,9 @@ class GroupedBatchSampler(Sampler[list[int]]):
             prefix = "hardness."
             learned = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
             self.hardness.load_state_dict(learned)
+        if "found_heeded" in state:  # else it is of an older version
+            self._found.load_state_dict({name: state[f"found_{name}"] for name in ("heeded", "fresh")})
+            self._heeded = (None, None)
         epoch, step, windows = state["progress"].tolist()
         self._begin(epoch, self._saved_plan(epoch, state))
         self.step, self._windows = step, windows
@@ -323,17 +420,17 @@ class GroupedBatchSampler(Sampler[list[int]]):
         size = self.config.search_space
         end = len(shuffled) if final else len(shuffled) - len(shuffled) % size
         spaces = cut_spaces(shuffled[:end], size)
-        starts = [int(rng.integers(len(space))) for space in spaces]
-        walks = walk_spaces(
+        walks = order_spaces(
+            self.config,
             spaces,
-            starts,
+            rng,
             self._queue.image,
             self._queue.text,
             samples=index,
             group_size=self.group_size,
             hardness=self.hardness,
             epoch=self.epoch + 1,
-            known=self.known,
+            known=self.apart,
             ranks=self.ranks,
         )
         if isinstance(self.hardness, LearnedHardness):
@@ -354,8 +451,9 @@ class GroupedBatchSampler(Sampler[list[int]]):
     def _separated(self, order: Indices, epoch: int) -> Indices:
         """The order with known matches in different steps; :attr:`clashes` counts those that could not be parted."""
         self.clashes = 0
-        if self.known is not None:
-            order, self.clashes = separate(order, self._bounds, self.known, self._rng(epoch, _SEPARATE))
+        apart = self.apart
+        if apart is not None:
+            order, self.clashes = separate(order, self._bounds, apart, self._rng(epoch, _SEPARATE))
         return order
 
     def _saved_plan(self, epoch: int, state: dict[str, Tensor]) -> Indices:

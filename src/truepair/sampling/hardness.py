@@ -8,7 +8,7 @@ from torch import Tensor
 from truepair.errors import ConfigError
 from truepair.sampling.falcon import FalconConfig
 from truepair.sampling.plan import Indices
-from truepair.settings import Positive, Share, check_settings
+from truepair.settings import Positive, Share, SomeShare, check_settings
 
 
 class Hardness(Protocol):
@@ -31,19 +31,25 @@ class Hardness(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class HardnessConfig:
-    """A fixed quantile, a straight line over epochs, or quantiles that are learned.
+    """A fixed quantile, a straight line over epochs, or quantiles that are learned; and how doubtful a pair may be.
 
     Attributes:
         quantile: Quantile of the first grouped epoch; 1 is GRIT, 0 the easiest negatives.
         final_quantile: Quantile at the end of the line; left out, the quantile stays as it is.
         over_epochs: Epochs from the first grouped one until ``final_quantile`` is reached.
         learned: FALCON's scheduler in place of all that; ``{}`` for its defaults, absent for none.
+        below: Pairs that match with at least this probability are kept apart, so that quantiles are taken among the
+            others; absent for not asking who matches.
+        ledger: Who says so: the folder of verdicts that were mined, or of an earlier run. Those of the run's own judge
+            (``ecm``) count besides, from the epoch after on.
     """
 
     quantile: Share = 1.0
     final_quantile: Share | None = None
     over_epochs: Positive = 10
     learned: FalconConfig | None = None
+    below: SomeShare | None = None
+    ledger: str | None = None
 
     def __post_init__(self) -> None:
         check_settings(self, "sampler.hardness")
@@ -51,6 +57,11 @@ class HardnessConfig:
             raise ConfigError(
                 "sampler.hardness.learned draws the quantiles that sampler.hardness.quantile and final_quantile state; "
                 "drop one of both (sampler.hardness.learned.start says where it begins)"
+            )
+        if self.ledger is not None and self.below is None:
+            raise ConfigError(
+                "sampler.hardness.ledger says how probable matches are, and sampler.hardness.below from where on they "
+                "are kept apart; give both"
             )
 
 

@@ -4,7 +4,9 @@ from collections import Counter
 from collections.abc import Iterator
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from truepair.sampling.plan import Indices
 
@@ -33,6 +35,10 @@ class KnownMatches:
         both = both[both[:, 0] != both[:, 1]]
         both = both[np.argsort(both[:, 0], kind="stable")]
         self._source, self._target = both[:, 0].copy(), both[:, 1].copy()  # [2P] each, sorted by source
+
+    def adding(self, pairs: Indices) -> "KnownMatches":
+        """These matches and further ones, dataset indices [P, 2]."""
+        return KnownMatches(self.keys, np.concatenate([self.pairs, pairs]))
 
     def matrix(self, indices: Indices) -> NDArray[np.bool_]:
         """Which of some distinct samples [M] match each other, bool [M, M] with False on the diagonal."""
@@ -111,6 +117,35 @@ class KnownMatches:
         rows = np.repeat(np.arange(len(indices)), counts)
         step = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
         return rows, self._target[np.repeat(first, counts) + step]
+
+
+class FoundMatches:
+    """Matches that training finds: collected over an epoch, and heeded from the next plan on."""
+
+    def __init__(self) -> None:
+        self.heeded = np.empty((0, 2), np.int64)  # [P, 2], each pair once, the smaller sample first
+        self._fresh: list[Indices] = []  # [n, 2] each, as they came
+
+    def add(self, pairs: Indices) -> None:
+        """Note pairs of dataset indices [n, 2], in whatever order and however often."""
+        self._fresh.append(np.sort(pairs, axis=1))
+
+    def heed(self) -> bool:
+        """Let what was noted count; whether that is anything new."""
+        before = len(self.heeded)
+        self.heeded = np.unique(np.concatenate([self.heeded, *self._fresh]), axis=0)
+        self._fresh = []
+        return len(self.heeded) > before
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Both, as CPU tensors [P, 2] and [n, 2]."""
+        fresh = np.concatenate([np.empty((0, 2), np.int64), *self._fresh])
+        return {"heeded": torch.from_numpy(self.heeded.copy()), "fresh": torch.from_numpy(fresh)}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Go on from a saved state."""
+        self.heeded = state["heeded"].numpy().copy()
+        self._fresh = [state["fresh"].numpy().copy()]
 
 
 _TRIES = 32

@@ -10,11 +10,11 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from truepair.errors import ConfigError
-from truepair.sampling.grit import cut_spaces, walk_spaces
-from truepair.sampling.grouped import GroupedConfig
+from truepair.sampling.grouped import GroupedConfig, order_spaces
 from truepair.sampling.hardness import Hardness, HardnessSchedule
 from truepair.sampling.known import KnownMatches, separate
 from truepair.sampling.plan import CollectedFeatures, Indices, lay_out, step_bounds
+from truepair.sampling.spaces import cut_spaces
 
 Sample = TypeVar("Sample")
 
@@ -106,9 +106,10 @@ class GroupedStream(IterableDataset[list[Sample]]):
         known = None
         if self.keys is not None:
             known = KnownMatches(np.array([self.keys(sample) for sample in window], np.int64))
-        walks = walk_spaces(
+        walks = order_spaces(
+            self.config,
             spaces,
-            [int(rng.integers(len(space))) for space in spaces],
+            rng,
             queue.image,
             queue.text,
             samples=np.arange(len(window)),

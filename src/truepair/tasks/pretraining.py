@@ -23,6 +23,7 @@ from truepair.engine.state.identity import Identity
 from truepair.errors import ConfigError
 from truepair.evaluation.reranking import Combination
 from truepair.files import write_json
+from truepair.methods.apart import pairs_apart
 from truepair.methods.build import StepBuilder
 from truepair.methods.caches import StateCaches
 from truepair.methods.recipe import MODELS_OWN, PretrainRecipe, trains_itm, untrained_losses
@@ -37,6 +38,7 @@ from truepair.models.fusion.albef import AlbefModel
 from truepair.models.fusion.blip2 import Blip2FusionModel
 from truepair.models.open import OpenedModel
 from truepair.relations.detectors import Recorded
+from truepair.relations.ledger import open_index
 from truepair.relations.standing import Standing
 from truepair.tasks.interpolation import InterpolationCurve, interpolate_run
 from truepair.tasks.retrieval import ImageSource, RetrievalResult, RetrievalTask, one_row_a_picture, readable_rows
@@ -101,8 +103,10 @@ def pretrain(
     refusal = alone_in_its_batch(recipe.objectives, recipe.loop.batch_size * state.num_processes, queued=queued)
     if refusal is not None:
         raise ConfigError(refusal)
+    hardness = recipe.sampler.hardness
     with first_process_first(state):
-        heard = hear(recipe.relations, run_folder, say, first=state.is_main_process)
+        also = [] if hardness.ledger is None else [hardness.ledger]
+        heard = hear(recipe.relations, run_folder, say, also=also, first=state.is_main_process)
     recipe = replace(recipe, relations=heard.relations)
     left_out = LeftOut(say, run_folder / SKIPPED if state.is_main_process else None)
     tables = build_tables(recipe.data)
@@ -133,6 +137,11 @@ def pretrain(
     held_out = None if validation is None else (validation.images.table, validation.images.cache)
     builder = StepBuilder(recipe, student, caches, train_images.table, train_images.cache, run_folder, say, held_out)
     step = builder.build()
+    apart = None
+    if hardness.ledger is not None and hardness.below is not None:
+        verdicts = open_index(heard.place(hardness.ledger))
+        apart, line = pairs_apart(hardness.ledger, verdicts, train_images.table, recipe.data.captions, hardness.below)
+        say(line)
     loop = TrainingLoop(
         step,
         _dataset(recipe, train_images, student.preprocessing),
@@ -143,6 +152,7 @@ def pretrain(
         run_folder=run_folder,
         sampler=recipe.sampler,
         keys=match_keys(train_images.table, recipe.data.captions),
+        apart=apart,
         labels=concept_labels(train_images.table),
         max_bad_fraction=recipe.data.max_bad_fraction,
         tell_replaced=partial(left_out.replaced, train_images.table),
@@ -184,6 +194,9 @@ def _contents(recipe: PretrainRecipe, tables: Tables, student: OpenedModel, hear
     for detector in recipe.relations.detectors:
         if isinstance(detector, Recorded):
             found[f"the ledger {heard.names.get(detector.ledger, detector.ledger)}"] = detector.verdicts.fingerprint
+    ledger = recipe.sampler.hardness.ledger
+    if ledger is not None:
+        found[f"the ledger {ledger}"] = open_index(heard.place(ledger)).fingerprint
     return found
 
 

@@ -28,3 +28,10 @@ def test_bins_are_shares_of_the_last_epoch():
 
 def test_a_study_may_have_none(tmp_path):
     assert StudyCurves.read(tmp_path / "curves.parquet").line("GRIT", "a", "x") == []
+
+
+def test_a_band_holds_the_runs_of_each_epoch():
+    curves = StudyCurves([row(1, 1.0), row(1, 3.0, seed=1), row(2, 5.0), row(2, 4.0, seed=1)])
+    (band,) = curves.band("GRIT", "a", "mi_negative")
+    assert (band.name, band.x, band.low, band.mean, band.high) == ("GRIT", [1, 2], [1, 4], [2, 4.5], [3, 5])
+    assert curves.band("other", "a", "mi_negative") == []

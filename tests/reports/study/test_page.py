@@ -156,3 +156,19 @@ def test_what_cannot_be_reported_is_said(tmp_path):
     (tmp_path / "curves.parquet").write_text("nothing")
     with pytest.raises(DataError, match="curves cannot be read"):
         report(tmp_path)
+
+
+def test_learned_hardness_is_drawn_for_the_arms_that_have_it(tmp_path):
+    folder = write_study(tmp_path)
+    key = {"study": "made up", "arm": "GRIT + ECM", "data": "7 drawings", "data_seed": 0}
+    learned = [
+        key | {"seed": seed, "epoch": epoch, "name": "hardness_quantile", "value": 0.9 - 0.1 * epoch + 0.04 * seed}
+        for seed in (0, 1)
+        for epoch in (1, 2, 3)
+    ]
+    rows = pq.read_table(folder / "curves.parquet").to_pylist() + learned
+    pq.write_table(pa.Table.from_pylist(rows), folder / "curves.parquet")
+    text, words = section(report(folder), "batches")
+    assert "7 drawings: hardness is learned; its mean quantile goes in GRIT + ECM from 0.82 to 0.62" in words
+    assert "range of its runs, 7 drawings by epoch: GRIT + ECM from 0.82 to 0.62 (runs 0.60 to 0.64)." in text
+    assert "hardness" not in section(report(write_study(tmp_path / "without")), "batches")[1]

@@ -5,7 +5,15 @@ from dataclasses import replace
 import pytest
 
 from truepair.evaluation import Estimate
-from truepair.reports.study.plots import HistogramPlot, IntervalPlot, RankingPlot, gain_estimate, share_estimate
+from truepair.reports.study.plots import (
+    BandPlot,
+    HistogramPlot,
+    IntervalPlot,
+    RankingPlot,
+    gain_estimate,
+    share_estimate,
+)
+from truepair.reports.study.view import Band
 from truepair.tasks.study.statistics import PairedDifference, RecoveredShare
 
 ROWS = ["InfoNCE <b>$x^2$", "a method with a name that is far too long for one line", "GRIT"]
@@ -33,7 +41,15 @@ HISTOGRAM = HistogramPlot(
     edges=[0, 0.5, 1.0, 1.5],
     series={"a": [20.0, 70.0, 10.0], "b": [90.0, 10.0, 0.0]},
 )
-ALL = [INTERVALS, RANKING, HISTOGRAM]
+BANDS = BandPlot(
+    title="Quantile",
+    x_label="epoch",
+    bands=[
+        Band("FALCON", [2.0, 3.0, 4.0], [0.8, 0.6, 0.5], [0.9, 0.7, 0.6], [0.95, 0.8, 0.7]),
+        Band("per space <b>", [2.0], [0.4], [0.4], [0.4]),
+    ],
+)
+ALL = [INTERVALS, RANKING, HISTOGRAM, BANDS]
 
 
 @pytest.mark.parametrize("plot", ALL, ids=lambda plot: plot.title)
@@ -123,3 +139,12 @@ def test_descriptions_hold_the_figures():
     assert HISTOGRAM.description() == (
         "Weights by weight: a most between 0.5 and 1 (70 per cent); b most between 0 and 0.5 (90 per cent)."
     )
+
+
+def test_a_band_spans_the_runs_of_an_arm():
+    assert BANDS.description() == (
+        "Quantile by epoch: FALCON from 0.90 to 0.60 (runs 0.50 to 0.70); per space <b> from 0.40 to 0.40 "
+        "(runs 0.40 to 0.40)."
+    )
+    assert {"FALCON", "per space <b>"} <= set(words(BANDS))
+    assert BANDS.draw("p").count("fill-opacity: 0.2") == 2

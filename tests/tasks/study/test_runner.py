@@ -170,3 +170,29 @@ def test_half_a_run_of_another_definition_is_begun_anew(
     half_done(plain)
     main(["study", str(plain), *only])
     assert losses() == wanted
+
+
+def test_hard_batches_hear_of_a_mined_ledger_and_the_page_shows_what_is_learned(
+    squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    grit = {"sampler.kind": "grit", "loop.epochs": 3, "data.validation_split": "test"}
+    below = {"below": 0.4, "ledger": "{mined}/ledger"}
+    arms = {
+        "InfoNCE": {},
+        "FALCON": {"fields": {**grit, "sampler.hardness.learned.held_out": 8}},
+        "below": {"fields": {**grit, "sampler.hardness": below}},
+        "communities": {"fields": {**grit, "sampler.kind": "communities", "sampler.hardness": below}},
+    }
+    file = str(study_of(squares, tmp_path, data={"all": {}}, arms=arms, ceiling=""))
+    main(["study", file, "--folder", "out", "--workers", "1"])
+    assert {row["arm"] for row in rows_of(tmp_path / "out")} == set(arms)
+    curves = pq.read_table(tmp_path / "out" / "curves.parquet").to_pylist()
+    learned = [curve for curve in curves if curve["name"] == "hardness_quantile"]
+    assert {(curve["arm"], curve["epoch"]) for curve in learned} == {("FALCON", 2), ("FALCON", 3)}
+    page = (tmp_path / "out" / "study.html").read_text(encoding="utf-8")
+    assert "hardness is learned; its mean quantile goes in FALCON from 0." in page
+    assert "Learned hardness: mean quantile, and the range of its runs, all" in page
+    for name in ("below", "communities"):
+        (said,) = (tmp_path / "out" / "cells").glob(f"*/*/{name}/*/said.txt")
+        assert "hard batches keep them apart (sampler.hardness.below)" in " ".join(said.read_text().split())

@@ -80,6 +80,16 @@ def settle_gradients(parameters: list[nn.Parameter]) -> None:
             weight.grad /= dist.get_world_size()
 
 
+def give_up_foreign(step: nn.Module) -> None:
+    """Let go of foreign weights that a forward pass without a backward pass has left, whether a step is spread or not.
+
+    torch gathers nothing that is there already: after an update such a step would go on with the weights of before.
+    """
+    for module in step.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+
+
 def _has_gradient(weight: nn.Parameter) -> Tensor:
     """Whether this process holds a gradient other than zero."""
     gradient = weight.grad.to_local() if isinstance(weight.grad, DTensor) else weight.grad

@@ -79,6 +79,7 @@ class TrainingLoop:
         run_folder: where checkpoints, logs and the final model go; all ranks see it.
         sampler: who meets in a batch.
         keys: which pairs match each other, int64 [N, K], for grouped sampling; see ``match_keys``.
+        apart: further pairs that grouped sampling keeps apart, int64 [P, 2].
         labels: what each pair shows, int64 [N], for the false-negative rate in the log; see ``concept_labels``.
         max_bad_fraction: largest share of unreadable samples that the run puts up with.
         tell_replaced: called at the end of an epoch with the unreadable samples that were new in it, on all ranks.
@@ -102,6 +103,7 @@ class TrainingLoop:
         run_folder: Path,
         sampler: SamplerConfig | None = None,
         keys: Indices | None = None,
+        apart: Indices | None = None,
         labels: Indices | None = None,
         max_bad_fraction: float = 0.05,
         tell_replaced: Callable[[list[Substitution]], None] | None = None,
@@ -126,6 +128,7 @@ class TrainingLoop:
             seed=loop.seed,
             ranks=Ranks(rank, self.accelerator.num_processes),
             keys=keys,
+            apart=apart,
             labels=labels,
             plan_folder=run_folder / "plans",
         )
@@ -246,7 +249,7 @@ class TrainingLoop:
         rewards: Sequence[float | None] = result.rewards or [None] * len(group)
         for batch, output, reward in zip(group, result.outputs, rewards, strict=True):
             if result.finite:
-                self.batches.trained(batch.index, output.image_feature, output.text_feature, reward)
+                self.batches.trained(batch.index, output.image_feature, output.text_feature, reward, output.probable)
             else:
                 self.batches.skipped()
         return result

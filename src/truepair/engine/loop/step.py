@@ -44,11 +44,14 @@ class StepOutput(NamedTuple):
         image_feature: L2-normalised image features of this rank's pairs, for the sampler's queue [B, E]; None where a
             step computes none (grouped sampling needs them).
         text_feature: Text features of the same pairs [B, E].
+        probable: Pairs of rows that the step found to match probably, for a sampler that keeps such apart, int64
+            [P, 2]; the same on all ranks. None where it was not asked.
     """
 
     losses: dict[str, Tensor]
     image_feature: Tensor | None = None  # [B, E]
     text_feature: Tensor | None = None  # [B, E]
+    probable: Tensor | None = None  # [P, 2]
 
 
 class TrainingBatch(Protocol):

@@ -16,7 +16,7 @@ from accelerate.optimizer import AcceleratedOptimizer
 from torch import Tensor, nn
 
 from truepair.engine.distributed.gathering import sum_over_ranks
-from truepair.engine.distributed.sharding import is_sharded, settle_gradients, whole
+from truepair.engine.distributed.sharding import give_up_foreign, is_sharded, settle_gradients, whole
 from truepair.engine.logs.log import JsonlLog
 from truepair.engine.loop.average import WeightAverage
 from truepair.engine.loop.optimizer import OptimizerConfig, learning_rate_at, set_learning_rate
@@ -134,6 +134,7 @@ class OptimizerStep:
         self.step.eval()
         with self.accelerator.autocast():
             losses = [self.step(batch.to(device), info).losses["loss"].float() for batch in batches]
+        give_up_foreign(self.step)
         self.step.train()
         shares = {str(number): loss / ranks for number, loss in enumerate(_on_host(losses))}
         return list(sum_over_ranks(shares).values())

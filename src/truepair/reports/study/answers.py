@@ -8,8 +8,15 @@ from truepair.evaluation import Estimate
 from truepair.reports.data import Line, Plot
 from truepair.reports.plots import SERIES
 from truepair.reports.study.data import Chart, LineDrawing, QuestionAnswer, TextTable
-from truepair.reports.study.plots import HistogramPlot, IntervalPlot, RankingPlot, gain_estimate, share_estimate
-from truepair.reports.study.view import StudyView
+from truepair.reports.study.plots import (
+    BandPlot,
+    HistogramPlot,
+    IntervalPlot,
+    RankingPlot,
+    gain_estimate,
+    share_estimate,
+)
+from truepair.reports.study.view import Band, StudyView
 from truepair.reports.study.words import (
     TextCell,
     counted,
@@ -46,12 +53,13 @@ def answer_batches(view: StudyView) -> QuestionAnswer:
     """The share of false negatives among the hardest negatives, random batches against grouped ones."""
     arms = [view.reference, *view.arms_of("batches")]
     sentences = [text for data in view.table.data for text in _batch_sentences(view, data, arms)]
+    sentences += [text for data in view.table.data for text in _hardness_sentences(view, data)]
     return QuestionAnswer(
         key="batches",
         title="False negatives among the hardest",
         question="How many of the hardest in-batch negatives are false, with random batches and with GRIT's?",
         sentences=sentences or ["This study did not count how many of the hardest negatives are false."],
-        drawings=_batch_drawings(view, arms[:_MOST_LINES]),
+        drawings=[*_batch_drawings(view, arms[:_MOST_LINES]), *_hardness_drawings(view)],
         tables=_batch_tables(view, arms),
     )
 
@@ -82,6 +90,35 @@ def _batch_drawings(view: StudyView, arms: Sequence[str]) -> list[Chart]:
             if lines:
                 plot = Plot(title=f"{title}, {data}", x_label="epoch", lines=lines, percent=True)
                 drawings.append(LineDrawing(plot))
+    return drawings
+
+
+_QUANTILE = "hardness_quantile"
+
+
+def _hardness_bands(view: StudyView, data: str) -> list[Band]:
+    """The quantiles of every arm that learns hardness, whatever it is called."""
+    return [band for arm in view.table.arms for band in view.curves.band(arm, data, _QUANTILE)]
+
+
+def _hardness_sentences(view: StudyView, data: str) -> list[str]:
+    """Where learned hardness begins and ends."""
+    bands = _hardness_bands(view, data)
+    if not bands:
+        return []
+    moves = [f"{band.name} from {number(band.mean[0], 2)} to {number(band.mean[-1], 2)}" for band in bands]
+    return [f"{data}: hardness is learned; its mean quantile goes in {listed(moves)} (1 takes the most similar pair)."]
+
+
+def _hardness_drawings(view: StudyView) -> list[Chart]:
+    """The quantile by epoch, for each kind of data on which an arm learns it, as many to a figure as it has colours."""
+    drawings: list[Chart] = []
+    for data in view.table.data:
+        bands = _hardness_bands(view, data)
+        for first in range(0, len(bands), _MOST_LINES):
+            more = f", {first // _MOST_LINES + 1}" if len(bands) > _MOST_LINES else ""
+            title = f"Learned hardness: mean quantile, and the range of its runs, {data}{more}"
+            drawings.append(BandPlot(title=title, x_label="epoch", bands=bands[first : first + _MOST_LINES]))
     return drawings
 
 

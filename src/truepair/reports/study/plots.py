@@ -1,4 +1,4 @@
-"""Drawings of a study: intervals, rankings side by side, histograms."""
+"""Drawings of a study: intervals, rankings side by side, bands over training, histograms."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,6 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from truepair.evaluation import Estimate
 from truepair.reports.plots import DASHES, INK, MUTED, RULE, SERIES, clear_figure, inline_svg, page_settings
+from truepair.reports.study.view import Band
 from truepair.reports.study.words import number
 from truepair.tasks.study.statistics import FEWEST, PairedDifference, RecoveredShare
 
@@ -148,6 +149,47 @@ class RankingPlot:
     def description(self) -> str:
         """Both rankings in words."""
         return f"{self.title}. {self.left}: {', '.join(self.left_order)}. {self.right}: {', '.join(self.right_order)}."
+
+
+@dataclass(frozen=True, kw_only=True)
+class BandPlot:
+    """Figures over training, each with the band in which its runs lie.
+
+    Attributes:
+        title: what is plotted.
+        x_label: horizontal axis.
+        bands: one for each thing compared.
+    """
+
+    title: str
+    x_label: str
+    bands: Sequence[Band]
+
+    def draw(self, name: str) -> str:
+        """The figure as inline SVG."""
+        with page_settings(name):
+            figure, axes = clear_figure(2.7 + _LEGEND * len(self.bands))
+            drawn = []
+            for band, colour, dashes in zip(self.bands, cycle(SERIES), cycle(DASHES), strict=False):
+                axes.fill_between(band.x, band.low, band.high, color=colour, alpha=0.2, linewidth=0)
+                drawn += axes.plot(band.x, band.mean, color=colour, linestyle=dashes, linewidth=1.8)
+                axes.plot(band.x[-1], band.mean[-1], "o", color=colour, markersize=4.5)
+            axes.set_xlabel(self.x_label, color=MUTED)
+            axes.grid(axis="y", color=RULE, linewidth=0.8)
+            axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+            axes.yaxis.set_major_locator(MaxNLocator(5))
+            names = [band.name for band in self.bands]
+            figure.legend(drawn, names, loc="outside upper left", frameon=False, labelcolor=INK, labelspacing=0.3)
+            return inline_svg(figure, self.description())
+
+    def description(self) -> str:
+        """Where each begins and ends, in words."""
+        parts = [
+            f"{band.name} from {number(band.mean[0], 2)} to {number(band.mean[-1], 2)} "
+            f"(runs {number(band.low[-1], 2)} to {number(band.high[-1], 2)})"
+            for band in self.bands
+        ]
+        return f"{self.title} by {self.x_label}: {'; '.join(parts)}."
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,6 +26,25 @@ KNOWS_TRUTH = "*oracle*"  # arms so called are ceilings, not methods
 _CURVE_COLUMNS = ("arm", "data", "epoch", "name", "value")
 
 
+@dataclass(frozen=True)
+class Band:
+    """A figure of an arm over training, and how far its runs lie apart.
+
+    Attributes:
+        name: of the arm.
+        x: epochs.
+        low: of the run that is lowest in each.
+        mean: over the runs.
+        high: of the run that is highest in each.
+    """
+
+    name: str
+    x: Sequence[float]
+    low: Sequence[float]
+    mean: Sequence[float]
+    high: Sequence[float]
+
+
 class StudyCurves:
     """Means over cells by arm, data, name and epoch.
 
@@ -40,6 +59,9 @@ class StudyCurves:
         self._means = {
             key: {epoch: sum(values) / len(values) for epoch, values in sorted(epochs.items())}
             for key, epochs in cells.items()
+        }
+        self._ends = {
+            key: [(min(values), max(values)) for _, values in sorted(epochs.items())] for key, epochs in cells.items()
         }
 
     @classmethod
@@ -68,6 +90,14 @@ class StudyCurves:
         means = self._means.get((arm, data, name), {})
         x = [float(epoch) for epoch in means]
         return [Line(name=arm, x=x, y=[factor * value for value in means.values()])] if means else []
+
+    def band(self, arm: str, data: str, name: str) -> list[Band]:
+        """An arm's mean figure by epoch between its lowest and its highest run; none where no cell has it."""
+        return [
+            Band(arm, line.x, [low for low, _ in ends], line.y, [high for _, high in ends])
+            for line in self.line(arm, data, name)
+            for ends in [self._ends[arm, data, name]]
+        ]
 
     def last(self, arm: str, data: str, name: str) -> float | None:
         """An arm's mean figure in the last epoch that has it."""

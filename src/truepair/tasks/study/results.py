@@ -65,6 +65,7 @@ CURVE_NAMES = (
     "srcl_false_negatives",
     "ecm/conversion_precision",
     "ecm/conversion_recall",
+    "hardness_quantile",
 )
 """Names in a run's log that become curves, beside the bins of ``srcl_weights/``."""
 
