@@ -1,5 +1,6 @@
 """BLIP-2 stage 1, `Blip2ForImageTextRetrieval` of transformers: a Q-Former between images and texts."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -26,6 +27,9 @@ CAPTION_TOKEN = "[DEC]"
 
 HEAD_FILE = "itg_head.safetensors"
 """What transformers' class has no place for: the head of ITG."""
+
+PRODUCT_FILE = "itm_product.safetensors"
+"""... what ITM makes of the product of features, where a model has that."""
 
 TOWER_FILE = "image_encoder.safetensors"
 """... and an image tower that is no ViT of its kind."""
@@ -54,6 +58,28 @@ class CaptionHead(nn.Module):
         return F.linear(self.transform(states), words, self.bias)
 
 
+class ItmProduct(nn.Linear):
+    """What ITM makes of the product of a text's feature with its best query's, two logits; it starts at zero.
+
+    Queries learn slowly to compare what they read of an image with the words, and ITM stays at chance until they do.
+    ITC compares both much earlier, and so ITM starts from there.
+
+    Args:
+        width: E, of a feature.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, 2, bias=False)
+        nn.init.zeros_(self.weight)
+
+    def forward(self, image_feature: Tensor, text_feature: Tensor) -> Tensor:
+        """Features of the image [R, Q, E] and of the text [R, E] of each row to logits [R, 2]."""
+        alike = (image_feature @ text_feature[:, :, None]).squeeze(2)  # [R, Q]
+        best = image_feature[torch.arange(len(alike), device=alike.device), alike.argmax(dim=1)]  # [R, E]
+        logits: Tensor = super().forward(best * text_feature * math.sqrt(self.in_features))
+        return logits
+
+
 class Blip2FusionModel(BlipLine):
     """The first stage of BLIP-2 (Li et al., ICML 2023), trained and saved as what it is: its class and its format.
 
@@ -71,7 +97,9 @@ class Blip2FusionModel(BlipLine):
     reading starts from [B, L, D].
 
     Transformers' class has no place for the learnt temperature of ITC, which is kept in the config as
-    ``logit_scale_init_value``, the logarithm of its inverse, nor for the head of ITG, which has a file of its own.
+    ``logit_scale_init_value``, the logarithm of its inverse, nor for the head of ITG, which has a file of its own. With
+    ``itm_product`` in the config the verdict of ITM also hears the product of the features, see `ItmProduct`; its file
+    is read by no one else, so other programs get another verdict from the folder.
 
     Args:
         model: The model.
@@ -93,6 +121,7 @@ class Blip2FusionModel(BlipLine):
             self.model.config.image_encoder = vision.config
         self.itg_head = CaptionHead(model.config.qformer_config)
         self.itg_fresh = True  # until a head is loaded
+        self.itm_product = ItmProduct(self.embed_dim) if getattr(model.config, "itm_product", False) else None
 
     @classmethod
     def from_pretrained(cls, name_or_folder: str | Path, **options: Any) -> Self:
@@ -115,11 +144,15 @@ class Blip2FusionModel(BlipLine):
         if head is not None:
             _take(made.itg_head, head, f"{name}: {HEAD_FILE}")
             made.itg_fresh = False
-        if made.vision is not None:
-            weights = load_part(_Weights(TOWER_FILE), name, what=TOWER_FILE)
-            if weights is None:
-                raise CheckpointError(f"{name} has no {TOWER_FILE}, the weights of its image tower; give a whole model")
-            _take(made.vision, weights, f"{name}: {TOWER_FILE}")
+        for part, file, what in (
+            (made.vision, TOWER_FILE, "the weights of its image tower"),
+            (made.itm_product, PRODUCT_FILE, "of which its config says that ITM reads it"),
+        ):
+            if part is not None:
+                weights = load_part(_Weights(file), name, what=file)
+                if weights is None:
+                    raise CheckpointError(f"{name} has no {file}, {what}; give a whole model")
+                _take(part, weights, f"{name}: {file}")
         return made
 
     def save_pretrained(self, folder: str | Path, state_dict: Mapping[str, Tensor] | None = None) -> None:
@@ -131,6 +164,8 @@ class Blip2FusionModel(BlipLine):
         _write(head, Path(folder, HEAD_FILE))
         if self.vision is not None:
             _write(_under("vision.", state), Path(folder, TOWER_FILE))
+        if self.itm_product is not None:
+            _write(_under("itm_product.", state), Path(folder, PRODUCT_FILE))
 
     def blank(self) -> Self:
         """A model of the same kind and sizes with other weights."""
@@ -200,9 +235,19 @@ class Blip2FusionModel(BlipLine):
         return torch.cat(parts)
 
     def match(self, fused: Tensor, image_feature: Tensor | None = None, text_feature: Tensor | None = None) -> Tensor:
-        """ITM logits [R, 2] (index 1 = match) of what the queries made of the rows [R, Q, D]: their mean."""
+        """ITM logits [R, 2] (index 1 = match) of what the queries made of the rows [R, Q, D]: their mean.
+
+        With ``itm_product`` the features of each row's image [R, Q, E] and text [R, E] are needed as well.
+
+        Raises:
+            ConfigError: The features are needed and missing.
+        """
         logits: Tensor = self.model.itm_head(fused).mean(dim=1)
-        return logits
+        if self.itm_product is None:
+            return logits
+        if image_feature is None or text_feature is None:
+            raise ConfigError("itm_product is on: pass image_feature and text_feature of each row to match")
+        return logits + self.itm_product(image_feature, text_feature)
 
     def predict_next(
         self,
