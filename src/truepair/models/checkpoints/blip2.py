@@ -33,6 +33,7 @@ SIZES: Mapping[str, Mapping[str, Any]] = {
             "intermediate_size": 512,
             "max_position_embeddings": 128,
             "cross_attention_frequency": 1,
+            "initializer_range": 0.09,  # about 1 / sqrt(128): BERT's 0.02 is for 768, and here all attention begins even
         },
         "num_query_tokens": 8,
         "image_text_hidden_size": 128,
@@ -52,6 +53,7 @@ SIZES: Mapping[str, Mapping[str, Any]] = {
             "num_hidden_layers": 6,
             "num_attention_heads": 12,
             "intermediate_size": 1536,
+            "initializer_range": 0.05,
         },
     },
     # The Q-Former of the paper, a BERT-base, with a ViT-L/14 at 224 px.
@@ -79,6 +81,7 @@ _FROM_BERT = (
     "max_position_embeddings",
     "layer_norm_eps",
     "pad_token_id",
+    "initializer_range",
 )
 
 _SPREAD = 0.02  # of the weights that start at random; transformers starts queries at 0, all of them alike

@@ -21,6 +21,7 @@ from truepair.models.dual.hub_preprocessing import HubPreprocessing, image_side
 from truepair.models.encoders.base import ImageEncoder
 from truepair.models.encoders.images import build_image_encoder
 from truepair.models.fusion.blip import BlipImageTower, BlipLine, with_start
+from truepair.models.fusion.qformer import image_keys_values, read_captions, read_images, read_pairs
 
 CAPTION_TOKEN = "[DEC]"
 """What the Q-Former reads in the place of [CLS] where it writes a caption."""
@@ -33,8 +34,6 @@ PRODUCT_FILE = "itm_product.safetensors"
 
 TOWER_FILE = "image_encoder.safetensors"
 """... and an image tower that is no ViT of its kind."""
-
-_ROWS = 64  # pairs that are fused at once without gradient: each holds a copy of its image's states
 
 _TEMPERATURE = 0.07  # where BLIP-2's programs start it
 
@@ -184,9 +183,17 @@ class Blip2FusionModel(BlipLine):
 
     def project_image(self, states: Tensor) -> Tensor:
         """Image states [B, N, W] to one L2-normalised feature for each query [B, Q, E]."""
-        queries = self.model.query_tokens.expand(len(states), -1, -1)  # [B, Q, D]
-        read = self.model.qformer(query_embeds=queries, encoder_hidden_states=states).last_hidden_state
-        return F.normalize(self.model.vision_projection(read), dim=-1)
+        return self.read_images(states)[0]
+
+    def image_keys_values(self, image_states: Tensor) -> ImageKeysValues:
+        """Keys and values of I images [I, N, W] for every layer that looks at them, once for all rows that do."""
+        return image_keys_values(self.model.qformer, image_states)
+
+    def read_images(self, states: Tensor) -> tuple[Tensor, ImageKeysValues]:
+        """Features of I images [I, Q, E] of their states [I, N, W], and keys and values, those of the queries too."""
+        keys_values = self.image_keys_values(states)
+        read, keys_values = read_images(self.model.qformer, self.model.query_tokens, keys_values)
+        return F.normalize(self.model.vision_projection(read), dim=-1), keys_values
 
     def project_text(self, states: Tensor, attention_mask: Tensor) -> Tensor:
         """Text states [B, L, 2 D] to L2-normalised features [B, E]; the mask is not needed any more."""
@@ -221,18 +228,8 @@ class Blip2FusionModel(BlipLine):
         See `FusionModel.fuse`; ``cls_only`` changes nothing.
         """
         rows = torch.arange(len(text_states), device=text_states.device) if image_rows is None else image_rows
-        parts = []
-        for some in torch.arange(len(rows), device=rows.device).split(len(rows) if torch.is_grad_enabled() else _ROWS):
-            queries = self.model.query_tokens.expand(len(some), -1, -1)  # [r, Q, D]
-            count, mask = queries.shape[1], attention_mask[some]
-            fused = self.model.qformer(
-                query_embeds=torch.cat([queries, text_states[some, :, self._width :]], dim=1),
-                query_length=count,
-                attention_mask=torch.cat([mask.new_ones(len(some), count), mask], dim=1),
-                encoder_hidden_states=keys_values.keys[0][rows[some]],
-            ).last_hidden_state  # [r, Q + L, D]
-            parts.append(fused[:, :count])
-        return torch.cat(parts)
+        words = text_states[:, :, self._width :]  # [R, L, D]
+        return read_pairs(self.model.qformer, self.model.query_tokens, words, attention_mask, keys_values, rows)
 
     def match(self, fused: Tensor, image_feature: Tensor | None = None, text_feature: Tensor | None = None) -> Tensor:
         """ITM logits [R, 2] (index 1 = match) of what the queries made of the rows [R, Q, D]: their mean.
@@ -258,14 +255,10 @@ class Blip2FusionModel(BlipLine):
         positions: Tensor,
     ) -> Tensor:
         """Logits of the token behind each place [P, V], see `FusionModel.predict_next`."""
-        queries = self.model.query_tokens.expand(len(input_ids), -1, -1)  # [R, Q, D]
-        count = queries.shape[1]
-        states = self.model.qformer(
-            query_embeds=self.model.embeddings(input_ids=with_start(input_ids, self.start), query_embeds=queries),
-            query_length=count,
-            attention_mask=caption_mask(attention_mask, count),
-            encoder_hidden_states=keys_values.keys[0][image_rows],
-        ).last_hidden_state[:, count:]  # [R, L, D]
+        if not keys_values.query_keys:
+            _, keys_values = read_images(self.model.qformer, self.model.query_tokens, keys_values)
+        words = self.model.embeddings(input_ids=with_start(input_ids, self.start))  # [R, L, D]
+        states = read_captions(self.model.qformer, words, attention_mask, keys_values, image_rows)  # [R, L, D]
         logits: Tensor = self.itg_head(states[positions], self.model.embeddings.word_embeddings.weight)
         return logits
 
@@ -280,28 +273,6 @@ class Blip2FusionModel(BlipLine):
     @property
     def _width(self) -> int:
         return int(self.model.config.qformer_config.hidden_size)
-
-
-def caption_mask(attention_mask: Tensor, queries: int) -> Tensor:
-    """BLIP-2's multimodal causal mask, added to the logits of attention: 0 where one may look, else the least number.
-
-    Queries look at queries alone; a word looks at all queries, at itself and at the words before it.
-
-    Args:
-        attention_mask: 1 for tokens, then 0 for padding, [R, L].
-        queries: Q, which stand before the words.
-
-    Returns:
-        [R, 1, Q + L, Q + L].
-    """
-    rows, length = attention_mask.shape
-    total = queries + length
-    places = torch.arange(total, device=attention_mask.device)
-    sees = (places[None, :] < queries) | ((places[:, None] >= places[None, :]) & (places[:, None] >= queries))
-    shown = torch.cat([attention_mask.new_ones(rows, queries), attention_mask], dim=1).bool()  # [R, Q + L]
-    allowed = sees[None] & shown[:, None, :]  # [R, Q + L, Q + L]
-    least = torch.finfo(torch.float32).min
-    return torch.zeros(allowed.shape, device=allowed.device).masked_fill(~allowed, least)[:, None]
 
 
 class _TextTower(nn.Module):
