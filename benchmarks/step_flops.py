@@ -128,7 +128,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=25, help="tokens of a caption")
     arguments = parser.parse_args()
     student, judge = random_model(arguments.size, 1), random_model(arguments.size, 2)
-    batch = random_pairs(student, torch.full((arguments.batch,), arguments.tokens))
+    batch = random_pairs(torch.full((arguments.batch,), arguments.tokens), side=student.image_encoder.image_size)
     for case, official in OFFICIAL.items():
         step = mafa_step(student, judge, ALL_CONVERTED if "converted" in case else NONE_CONVERTED)
         if "warm" in case:

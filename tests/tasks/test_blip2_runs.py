@@ -88,9 +88,7 @@ def test_cosmo_from_a_folder_asks_a_blip2_and_groups_batches(
     assert "the head of ITG starts from random weights" in capsys.readouterr().err
 
 
-def test_cosmo_converts_what_a_ledger_holds(
-    squares: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_cosmo_converts_what_a_ledger_holds(squares: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """All pairs are in it, so the hardest of each anchor becomes a match; its coverage of own pairs is not asked."""
     table, ledger = open_pairs(squares / "pairs.jsonl"), tmp_path / "ledger"
     captions = torch.tensor([ids[0] for ids in table.rows["caption_ids"]])

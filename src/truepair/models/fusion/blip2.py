@@ -1,6 +1,5 @@
 """BLIP-2 stage 1, `Blip2ForImageTextRetrieval` of transformers: a Q-Former between images and texts."""
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -75,7 +74,8 @@ class ItmProduct(nn.Linear):
         """Features of the image [R, Q, E] and of the text [R, E] of each row to logits [R, 2]."""
         alike = (image_feature @ text_feature[:, :, None]).squeeze(2)  # [R, Q]
         best = image_feature[torch.arange(len(alike), device=alike.device), alike.argmax(dim=1)]  # [R, E]
-        logits: Tensor = super().forward(best * text_feature * math.sqrt(self.in_features))
+        # Times E its elements are near 1, as those of a state are, and the weights need not become large first.
+        logits: Tensor = super().forward(best * text_feature * self.in_features)
         return logits
 
 
