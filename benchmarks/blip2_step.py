@@ -1,6 +1,6 @@
 """Operations and CPU seconds of one step of BLIP-2's first stage per pair, beside a textbook step with the same losses.
 
-    python benchmarks/blip2_step.py --size base         # Q-Former of BERT-base, 32 queries, 257 states of a ViT-L; 10 GB
+    python benchmarks/blip2_step.py --size base   # Q-Former of BERT-base, 32 queries, 257 states of a ViT-L; 10 GB
 
 ITC + ITM + ITG, forward and backward, on image states that are there (the vision tower is frozen and cached), with
 random weights. One JSON line a way, and the ratio of each to ours:
@@ -39,6 +39,7 @@ class LooksBack(Blip2FusionModel):
     """Each row of ITM has a copy of its image's states, and makes keys and values of it."""
 
     def read_images(self, states: Tensor) -> tuple[Tensor, ImageKeysValues]:
+        """Keys and values of the queries, and the states themselves."""
         features, keys_values = super().read_images(states)
         return features, keys_values._replace(keys=(states,), values=(states,))
 
@@ -51,6 +52,7 @@ class LooksBack(Blip2FusionModel):
         *,
         cls_only: bool = False,
     ) -> Tensor:
+        """Transformers' Q-Former over all rows."""
         assert image_rows is not None
         queries = self.model.query_tokens.expand(len(text_states), -1, -1)  # [R, Q, D]
         count = queries.shape[1]
@@ -67,6 +69,7 @@ class Textbook(LooksBack):
     """The same for each row of ITG, which reads the queries anew."""
 
     def read_images(self, states: Tensor) -> tuple[Tensor, ImageKeysValues]:
+        """The states themselves; nothing of this pass is used again."""
         queries = self.model.query_tokens.expand(len(states), -1, -1)  # [I, Q, D]
         read = self.model.qformer(query_embeds=queries, encoder_hidden_states=states).last_hidden_state
         features = torch.nn.functional.normalize(self.model.vision_projection(read), dim=-1)
@@ -80,6 +83,7 @@ class Textbook(LooksBack):
         image_rows: Tensor,
         positions: Tensor,
     ) -> Tensor:
+        """Transformers' Q-Former over all rows, with the causal mask."""
         queries = self.model.query_tokens.expand(len(input_ids), -1, -1)  # [R, Q, D]
         count = queries.shape[1]
         place = torch.arange(count + input_ids.shape[1])
@@ -160,12 +164,9 @@ def main() -> None:
             run(step, batch)
             seconds[name] = min(seconds[name], time.process_time() - begin)
     for name in steps:
-        figures = {"gflop_per_pair": operations[name], "cpu_seconds": seconds[name]}
-        ratios = {
-            "gflop_ratio": operations[name] / operations["ours"],
-            "seconds_ratio": seconds[name] / seconds["ours"],
-        }
-        print(json.dumps({"way": name, **{key: round(value, 3) for key, value in (figures | ratios).items()}}))
+        figures = {"gflop_per_pair": operations[name], "gflop_ratio": operations[name] / operations["ours"]}
+        figures |= {"cpu_seconds": seconds[name], "seconds_ratio": seconds[name] / seconds["ours"]}
+        print(json.dumps({"way": name, **{key: round(value, 3) for key, value in figures.items()}}), flush=True)
 
 
 if __name__ == "__main__":

@@ -352,8 +352,8 @@ def _open_hub(
         )
     if getattr(model.config, "itm_product", False):
         raise CheckpointError(
-            f"{config.checkpoint} cannot judge: its ITM also reads products of features, for which {kind.__name__} has no "
-            "place; train the judge without model.options.itm_product"
+            f"{config.checkpoint} cannot judge: its ITM also reads products of features, for which {kind.__name__} has "
+            "no place; train the judge without model.options.itm_product"
         )
     processor = load_part(AutoImageProcessor, config.checkpoint)
     tokenizer = load_part(AutoTokenizer, config.checkpoint)

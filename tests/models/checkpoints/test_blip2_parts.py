@@ -115,7 +115,7 @@ def test_a_bert_that_does_not_fit_is_named(tmp_path: Path) -> None:
 
 
 def test_a_small_q_former_from_random_weights_learns_to_match_soon() -> None:
-    """Eight images and the word of each: with the spread of BERT-base it stays at chance, 0.69, for hundreds of steps."""
+    """Eight images and the word of each: with the spread of BERT-base it stays at chance, 0.69, for long."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         vision = {"image_size": 8, "patch_size": 8, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 1}

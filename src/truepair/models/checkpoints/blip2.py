@@ -33,7 +33,7 @@ SIZES: Mapping[str, Mapping[str, Any]] = {
             "intermediate_size": 512,
             "max_position_embeddings": 128,
             "cross_attention_frequency": 1,
-            "initializer_range": 0.09,  # about 1 / sqrt(128): BERT's 0.02 is for 768, and here all attention begins even
+            "initializer_range": 0.09,  # 1 / sqrt(128); with the 0.02 of BERT, for 768, all attention starts even
         },
         "num_query_tokens": 8,
         "image_text_hidden_size": 128,
@@ -112,8 +112,8 @@ def new_blip2(
 
     Args:
         size: "tiny", "small" or "base".
-        options: Fields that replace the size's: ``num_query_tokens``, ``image_text_hidden_size``, ``itm_product``, and of
-            the parts, in ``vision_config`` and ``qformer_config``.
+        options: Fields that replace the size's: ``num_query_tokens``, ``image_text_hidden_size``, ``itm_product``, and
+            of the parts, in ``vision_config`` and ``qformer_config``.
         vocab_size: V, the entries of the tokenizer.
         start: Id of [DEC].
         vision: The image tower; its sizes count. A ViT becomes the vision model of the class, which computes the same;
