@@ -21,6 +21,7 @@ from truepair.models.encoders.base import ImageEncoder
 from truepair.models.encoders.images import build_image_encoder
 from truepair.models.fusion.blip import BlipImageTower, BlipLine, with_start
 from truepair.models.fusion.qformer import image_keys_values, read_captions, read_images, read_pairs
+from truepair.models.fusion.rows import apply_by_length
 
 CAPTION_TOKEN = "[DEC]"
 """What the Q-Former reads in the place of [CLS] where it writes a caption."""
@@ -287,8 +288,13 @@ class _TextTower(nn.Module):
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Token ids and mask (1 = token, 0 = padding), both [B, L], to [B, L, 2 D]."""
         embedded = self.embeddings(input_ids=input_ids)  # [B, L, D]
-        alone = self.qformer(query_embeds=embedded, query_length=0, attention_mask=attention_mask).last_hidden_state
-        return torch.cat([alone, embedded], dim=2)
+
+        def read(_: Tensor, words: Tensor, mask: Tensor) -> Tensor:
+            """All layers over some rows."""
+            states: Tensor = self.qformer(query_embeds=words, query_length=0, attention_mask=mask).last_hidden_state
+            return states
+
+        return torch.cat([apply_by_length(embedded, attention_mask, read), embedded], dim=2)
 
 
 def is_blip2(settings: Mapping[str, Any]) -> bool:
