@@ -115,7 +115,7 @@ class GivenStates:
 
 
 def random_model(size: str) -> Blip2FusionModel:
-    """A BLIP-2 of a named size without dropout, so that all ways have the same losses; its vision tower does not run."""
+    """A BLIP-2 of a named size without dropout, so that all ways have one loss; its vision tower does not run."""
     torch.manual_seed(SEED)
     qformer = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     options = {"qformer_config": qformer, "vision_config": {"num_hidden_layers": 0}}
@@ -141,7 +141,7 @@ def run(step: PretrainStep, batch: PairBatch) -> float:
     step.zero_grad()
     loss = step(batch, INFO).losses["loss"]
     loss.backward()
-    return loss.item()
+    return float(loss.detach())
 
 
 def main() -> None:

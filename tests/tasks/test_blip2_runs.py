@@ -92,9 +92,9 @@ def test_cosmo_converts_what_a_ledger_holds(squares: Path, tmp_path: Path, capsy
     """All pairs are in it, so the hardest of each anchor becomes a match; its coverage of own pairs is not asked."""
     table, ledger = open_pairs(squares / "pairs.jsonl"), tmp_path / "ledger"
     captions = torch.tensor([ids[0] for ids in table.rows["caption_ids"]])
-    cells = [part.reshape(-1) for part in torch.meshgrid(torch.from_numpy(table.image_ids), captions, indexing="ij")]
+    cells = torch.cartesian_prod(torch.tensor(table.image_ids), captions)  # [C, 2]
     with Ledger(ledger) as written:
-        written.record(*cells, torch.full((len(cells[0]),), 0.9), judge="mined:0")
+        written.record(cells[:, 0], cells[:, 1], torch.full((len(cells),), 0.9), judge="mined:0")
     words = ["--ecm.judge.kind", "recorded", "--ecm.judge.checkpoint", str(ledger), "--data.min_group_size", "0"]
     run = tmp_path / "run"
     main([*command(squares, run, recipe="blip2_cosmo"), *NEW, *words])
@@ -112,7 +112,7 @@ def test_itm_that_hears_products_is_saved_and_evaluated_with_them(
     assert "model.options.itm_product: ITM also reads products of features" in capsys.readouterr().err
     model = open_model(run).model
     assert isinstance(model, Blip2FusionModel) and model.itm_product is not None
-    assert model.itm_product.weight.abs().max() > 0
+    assert model.itm_product.linear.weight.abs().max() > 0
     said = json.loads((run / "retrieval.json").read_text())["ways"]["ITM"]
     main(["evaluate", str(run), "--output", str(tmp_path / "again.json")])
     assert json.loads((tmp_path / "again.json").read_text())["ways"]["ITM"] == said

@@ -147,10 +147,10 @@ def test_itm_hears_the_product_with_the_best_query() -> None:
     texts = F.normalize(torch.randn(3, 8), dim=-1)
     alone = model.model.itm_head(fused).mean(dim=1)
     torch.testing.assert_close(model.match(fused, images, texts), alone)  # it starts at zero
-    model.itm_product.weight.normal_()
+    model.itm_product.linear.weight.normal_()
     for row, text in enumerate(texts):
         best = max(images[row], key=lambda query: float(query @ text))
-        expected = alone[row] + model.itm_product.weight @ (best * text) * 8
+        expected = alone[row] + model.itm_product.linear.weight @ (best * text) * 8
         torch.testing.assert_close(model.match(fused, images, texts)[row], expected)
     with pytest.raises(ConfigError, match="itm_product is on: pass image_feature and text_feature"):
         model.match(fused)

@@ -89,9 +89,9 @@ def gradients(model: Blip2FusionModel, outputs: Outputs) -> dict[str, Tensor]:
 def test_outputs_and_gradients_are_those_of_transformers() -> None:
     model = blip2()
     found, expected = shared(model), plain(model)
-    for ours, theirs in zip(found, expected, strict=True):
-        torch.testing.assert_close(ours, theirs, atol=1e-9, rtol=1e-9)
-        assert theirs.std() > 1e-2
+    for part, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(part, other, atol=1e-9, rtol=1e-9)
+        assert other.std() > 1e-2
     ours, theirs = gradients(model, found), gradients(model, expected)
     assert ours.keys() == theirs.keys() and "model.query_tokens" in ours
     for name, gradient in theirs.items():

@@ -57,7 +57,7 @@ class CaptionHead(nn.Module):
         return F.linear(self.transform(states), words, self.bias)
 
 
-class ItmProduct(nn.Linear):
+class ItmProduct(nn.Module):
     """What ITM makes of the product of a text's feature with its best query's, two logits; it starts at zero.
 
     Queries learn slowly to compare what they read of an image with the words, and ITM stays at chance until they do.
@@ -68,15 +68,16 @@ class ItmProduct(nn.Linear):
     """
 
     def __init__(self, width: int) -> None:
-        super().__init__(width, 2, bias=False)
-        nn.init.zeros_(self.weight)
+        super().__init__()
+        self.linear = nn.Linear(width, 2, bias=False)
+        nn.init.zeros_(self.linear.weight)
 
     def forward(self, image_feature: Tensor, text_feature: Tensor) -> Tensor:
         """Features of the image [R, Q, E] and of the text [R, E] of each row to logits [R, 2]."""
         alike = (image_feature @ text_feature[:, :, None]).squeeze(2)  # [R, Q]
         best = image_feature[torch.arange(len(alike), device=alike.device), alike.argmax(dim=1)]  # [R, E]
         # Times E its elements are near 1, as those of a state are, and the weights need not become large first.
-        logits: Tensor = super().forward(best * text_feature * self.in_features)
+        logits: Tensor = self.linear(best * text_feature * self.linear.in_features)
         return logits
 
 
@@ -245,7 +246,8 @@ class Blip2FusionModel(BlipLine):
             return logits
         if image_feature is None or text_feature is None:
             raise ConfigError("itm_product is on: pass image_feature and text_feature of each row to match")
-        return logits + self.itm_product(image_feature, text_feature)
+        product: Tensor = self.itm_product(image_feature, text_feature)
+        return logits + product
 
     def predict_next(
         self,
