@@ -83,8 +83,8 @@ def read_pairs(
         for layer in qformer.encoder.layer[:-1]:
             states, words = _run(layer, _pair_layer(layer, shown, groups), states, words, *images.of(layer))
         last = qformer.encoder.layer[-1]
-        (states,) = _run(last, _pair_layer(last, shown, groups, last=True), states, words, *images.of(last))
-        return states
+        out: tuple[Tensor] = _run(last, _pair_layer(last, shown, groups, last=True), states, words, *images.of(last))
+        return out[0]
 
     return apply_by_length(words, attention_mask, read, cls_only=True)
 
@@ -178,10 +178,11 @@ def _pair_layer(
         states: Tensor = layer.attention.output(context[:, :count], queries)  # [R, Q, D]
         if image:
             states = _attended(layer.crossattention, states, *image, groups=groups)
-        states = layer.feed_forward_chunk_query(states)
+        out: Tensor = layer.feed_forward_chunk_query(states)
         if last:
-            return (states,)
-        return states, layer.feed_forward_chunk(layer.attention.output(context[:, count:], words))
+            return (out,)
+        others: Tensor = layer.feed_forward_chunk(layer.attention.output(context[:, count:], words))
+        return out, others
 
     return read
 
