@@ -153,12 +153,13 @@ class _Images:
     """
 
     def __init__(self, qformer: Any, keys_values: ImageKeysValues) -> None:
-        looking = [layer.layer_idx for layer in qformer.encoder.layer if layer.has_cross_attention]
+        looking: list[int] = [layer.layer_idx for layer in qformer.encoder.layer if layer.has_cross_attention]
         self._of_layer = dict(zip(looking, zip(keys_values.keys, keys_values.values, strict=True), strict=True))
 
     def of(self, layer: Any) -> tuple[Tensor, ...]:
         """Keys and values for a layer, [I, N, D] each; none where it does not look at images."""
-        return self._of_layer.get(layer.layer_idx, ())
+        number: int = layer.layer_idx
+        return self._of_layer.get(number, ())
 
 
 def _pair_layer(
