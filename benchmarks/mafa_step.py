@@ -39,11 +39,10 @@ def random_model(size: str, seed: int, *, dropout: float = 0.1) -> AlbefModel:
     return AlbefModel(AlbefConfig.of_size(size, hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout))
 
 
-def random_pairs(model: AlbefModel, lengths: torch.Tensor) -> PairBatch:
-    """B pairs of different images and captions; `lengths` [B] are the captions' tokens."""
+def random_pairs(lengths: torch.Tensor, *, side: int) -> PairBatch:
+    """B pairs of different images and captions; `lengths` [B] are the captions' tokens, `side` the images' pixels."""
     generator = torch.Generator().manual_seed(SEED)
     rows = torch.arange(len(lengths))
-    side = model.image_encoder.image_size
     ids = torch.randint(1000, 30000, (len(rows), int(lengths.max())), generator=generator)  # [B, L]
     ids[:, 0] = 101  # [CLS]
     mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long()  # [B, L]

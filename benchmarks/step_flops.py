@@ -131,7 +131,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=25, help="tokens of a caption")
     arguments = parser.parse_args()
     student, judge = random_model(arguments.size, 1), random_model(arguments.size, 2)
-    batch = random_pairs(student, torch.full((arguments.batch,), arguments.tokens))
+    batch = random_pairs(torch.full((arguments.batch,), arguments.tokens), side=student.image_encoder.image_size)
     with tempfile.TemporaryDirectory() as folder:
         kept = kept_states(judge, batch, Path(folder))
     for case, official in OFFICIAL.items():

@@ -129,7 +129,7 @@ def captions_of(pairs: int) -> Tensor:
 def build(size: str, pairs: int, side: str, judged: str = "warm") -> Callable[[], Losses]:
     """A step that trains one model again and again on one batch; of ours, what its judge knows is stated."""
     student, judge = (random_model(size, seed, dropout=0.0) for seed in (1, 2))
-    batch = random_pairs(student, captions_of(pairs))
+    batch = random_pairs(captions_of(pairs), side=student.image_encoder.image_size)
     if side != "truepair":
         student.train()
         judge.eval().requires_grad_(False)

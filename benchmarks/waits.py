@@ -153,7 +153,7 @@ def waits(name: str, pairs: int, *, logged: bool = False) -> Counter[Wait]:
         logged: Whether figures of the step go to the log.
     """
     model = random_model("tiny", 1, dropout=0.0)
-    step, batch = STEPS[name](model), some_alike(random_pairs(model, captions_of(pairs)))
+    step, batch = STEPS[name](model), some_alike(random_pairs(captions_of(pairs), side=model.image_encoder.image_size))
     real = torch.cuda.is_available()
     device = torch.device("cuda") if real else DEVICE
     with gpu() if real else made_up_device() as counted:

@@ -132,7 +132,7 @@ def test_the_hardest_negative_is_counted_where_it_is_a_false_one() -> None:
     batch = replace(batch, source_index=torch.arange(12))
     nothing = torch.zeros(12, 0)
     encoded = EncodedBatch(
-        batch, batch, slice(0, 12), [nothing], images, texts, nothing, torch.tensor(0.1), info(0, logged=True)
+        batch, batch, slice(0, 12), [nothing], [None], images, texts, nothing, torch.tensor(0.1), info(0, logged=True)
     )
     assert hardest_is_false(encoded, truth, slice(0, 12, 1)) == pytest.approx(sum(hits) / 24)
     assert 0 < sum(hits) < 24

@@ -13,6 +13,7 @@ from truepair.data.open import open_pairs
 from truepair.engine.logs.log import read_log
 from truepair.models import Blip2FusionModel
 from truepair.models.open import open_model
+from truepair.relations.ledger import Ledger
 
 NEW = [
     *("--model.checkpoint", "null", "--model.freeze_image", "false", "--data.transform.size", "16"),
@@ -85,6 +86,40 @@ def test_cosmo_from_a_folder_asks_a_blip2_and_groups_batches(
     assert not any(name.startswith("model.vision_model.") for name in moved)  # it is frozen
     assert {"model.query_tokens", "temp", "itg_head.bias", "model.itm_head.weight"} <= moved
     assert "the head of ITG starts from random weights" in capsys.readouterr().err
+
+
+def test_cosmo_converts_what_a_ledger_holds(squares: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """All pairs are in it, so the hardest of each anchor becomes a match; its coverage of own pairs is not asked."""
+    table, ledger = open_pairs(squares / "pairs.jsonl"), tmp_path / "ledger"
+    captions = torch.tensor([ids[0] for ids in table.rows["caption_ids"]])
+    cells = torch.cartesian_prod(torch.tensor(table.image_ids), captions)  # [C, 2]
+    with Ledger(ledger) as written:
+        written.record(cells[:, 0], cells[:, 1], torch.full((len(cells),), 0.9), judge="mined:0")
+    words = ["--ecm.judge.kind", "recorded", "--ecm.judge.checkpoint", str(ledger), "--data.min_group_size", "0"]
+    run = tmp_path / "run"
+    main([*command(squares, run, recipe="blip2_cosmo"), *NEW, *words])
+    (epoch,) = [record for record in read_log(run / "log.jsonl") if record["kind"] == "epoch"]
+    assert epoch["ecm/t2i/above"] > 0
+    assert "recorded" not in capsys.readouterr().err
+
+
+def test_itm_that_hears_products_is_saved_and_evaluated_with_them(
+    squares: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    words = [word.replace('"num_query_tokens"', '"itm_product": true, "num_query_tokens"') for word in NEW]
+    main([*command(squares, run), *words])
+    assert "model.options.itm_product: ITM also reads products of features" in capsys.readouterr().err
+    model = open_model(run).model
+    assert isinstance(model, Blip2FusionModel) and model.itm_product is not None
+    assert model.itm_product.linear.weight.abs().max() > 0
+    said = json.loads((run / "retrieval.json").read_text())["ways"]["ITM"]
+    main(["evaluate", str(run), "--output", str(tmp_path / "again.json")])
+    assert json.loads((tmp_path / "again.json").read_text())["ways"]["ITM"] == said
+    asks = ["--ecm.judge.kind", "blip2", "--ecm.judge.checkpoint", str(run / "model")]
+    with pytest.raises(SystemExit):
+        main([*command(squares, tmp_path / "asks", recipe="blip2_cosmo"), *NEW, *asks])
+    assert "cannot judge: its ITM also reads products of features" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

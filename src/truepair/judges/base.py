@@ -67,10 +67,12 @@ class JudgeConfig:
     """Which judge a run asks, and how.
 
     Attributes:
-        checkpoint: folder of the judge (kinds blip, blip2, dual and vlm: or a name on the hub).
+        checkpoint: folder of the judge (kinds blip, blip2, dual and vlm: or a name on the hub; kind recorded: folder or
+            file of a ledger).
         kind: "albef" (ITM head of a truepair model), "blip" (``BlipForImageTextRetrieval``), "blip2"
             (``Blip2ForImageTextRetrieval``), "dual" (similarity of a dual encoder), "evidence" (what the two pairs of a
-            candidate have in common), "vlm" (yes or no of any image-text-to-text model).
+            candidate have in common), "recorded" (the verdicts of a ledger, such as a mined one), "vlm" (yes or no of
+            any image-text-to-text model).
         view: what an albef judge reads: "plain" images, through its own preprocessing; or the "batch" as it is,
             augmentation included, as in the MAFA program. The other kinds always read plain images.
         memory: ask once per (image, caption). None does so where a verdict depends on nothing else; crops of the batch

@@ -25,6 +25,7 @@ from truepair.models.encoders.frozen_captions import CaptionStates
 from truepair.models.encoders.frozen_images import ImageStates
 from truepair.models.fusion.albef import AlbefModel
 from truepair.models.fusion.blip import BlipImageTower, start_of, with_start
+from truepair.models.fusion.qformer import image_keys_values, read_pairs
 from truepair.models.open import open_own
 
 
@@ -275,20 +276,22 @@ class BlipJudge(PairReader):
             captions, padding=True, truncation=True, max_length=self._room(), return_tensors="pt"
         ).to(self.device)
         ids = with_start(tokens["input_ids"], start_of(self.tokenizer))
-        return lambda image, text: (
-            self._logits(states[image], ids[text], tokens["attention_mask"][text]).float().softmax(dim=1)[:, 1]
-        )
+        return self._reader(states, ids, tokens["attention_mask"])
 
-    def _logits(self, states: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
-        """What the ITM head says of image states [p, N, W] and tokens [p, L] with their mask: [p, 2]."""
-        fused = self.model.text_encoder(
-            input_ids=ids,
-            attention_mask=mask,
-            encoder_hidden_states=states,
-            encoder_attention_mask=mask.new_ones(states.shape[:2]),
-        ).last_hidden_state  # [p, L, D]
-        logits: Tensor = self.model.itm_head(fused[:, 0])
-        return logits
+    def _reader(self, states: Tensor, ids: Tensor, mask: Tensor) -> Read:
+        """Asks the ITM head about image states [U, N, W] and tokens [V, L] with their mask."""
+
+        def read(image: Tensor, text: Tensor) -> Tensor:
+            """Match probabilities [p]; each pair has a copy of its image's states."""
+            fused = self.model.text_encoder(
+                input_ids=ids[text],
+                attention_mask=mask[text],
+                encoder_hidden_states=states[image],
+                encoder_attention_mask=mask.new_ones(len(image), states.shape[1]),
+            ).last_hidden_state  # [p, L, D]
+            return _matching(self.model.itm_head(fused[:, 0]))
+
+        return read
 
     def _room(self) -> int:
         """Most tokens of a caption."""
@@ -299,25 +302,28 @@ class BlipJudge(PairReader):
 class Blip2Judge(BlipJudge):
     """Match probability by a frozen ``Blip2ForImageTextRetrieval`` (Li et al., ICML 2023), on plain images."""
 
-    def _logits(self, states: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
-        """What the ITM head says on average of the queries, each of which has read both [p, 2]."""
+    def _reader(self, states: Tensor, ids: Tensor, mask: Tensor) -> Read:
+        """Asks the ITM head, on average of the queries, each of which has read both; keys and values once an image."""
         model = self.model
-        queries = model.query_tokens.expand(len(states), -1, -1)  # [p, Q, D]
-        count = queries.shape[1]
-        fused = model.qformer(
-            query_embeds=model.embeddings(input_ids=ids, query_embeds=queries),
-            query_length=count,
-            attention_mask=torch.cat([mask.new_ones(len(mask), count), mask], dim=1),
-            encoder_hidden_states=states,
-            encoder_attention_mask=mask.new_ones(states.shape[:2]),
-        ).last_hidden_state  # [p, Q + L, D]
-        logits: Tensor = model.itm_head(fused[:, :count].to(model.itm_head.weight.dtype)).mean(dim=1)
-        return logits
+        keys_values = image_keys_values(model.qformer, states)
+
+        def read(image: Tensor, text: Tensor) -> Tensor:
+            """Match probabilities [p]."""
+            words = model.embeddings(input_ids=ids[text])  # [p, L, D]
+            fused = read_pairs(model.qformer, model.query_tokens, words, mask[text], keys_values, image)  # [p, Q, D]
+            return _matching(model.itm_head(fused.to(model.itm_head.weight.dtype)).mean(dim=1))
+
+        return read
 
     def _room(self) -> int:
         """Most tokens of a caption."""
         most: int = self.model.config.qformer_config.max_position_embeddings
         return min(most, int(self.tokenizer.model_max_length))
+
+
+def _matching(logits: Tensor) -> Tensor:
+    """Probability of a match [p] of ITM logits [p, 2]."""
+    return logits.float().softmax(dim=1)[:, 1]
 
 
 def open_blip(config: JudgeConfig, run: JudgeInputs, device: torch.device | str) -> BlipJudge:
@@ -350,6 +356,11 @@ def _open_hub(
         raise CheckpointError(
             f"{config.checkpoint} cannot judge: its run did not train ITM; see objectives.itm.weight and start_epoch "
             "in its recipe"
+        )
+    if getattr(model.config, "itm_product", False):
+        raise CheckpointError(
+            f"{config.checkpoint} cannot judge: its ITM also reads products of features, for which {kind.__name__} has "
+            "no place; train the judge without model.options.itm_product"
         )
     processor = load_part(AutoImageProcessor, config.checkpoint)
     tokenizer = load_part(AutoTokenizer, config.checkpoint)

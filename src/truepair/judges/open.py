@@ -10,6 +10,7 @@ from truepair.judges.dual import open_dual
 from truepair.judges.evidence import open_evidence
 from truepair.judges.itm import open_albef, open_blip, open_blip2
 from truepair.judges.memory import MemorisedJudge, VerdictMemory
+from truepair.judges.recorded import open_recorded
 from truepair.judges.vlm import open_vlm
 
 JUDGES: dict[str, Callable[[JudgeConfig, JudgeInputs, torch.device | str], Judge]] = {
@@ -18,6 +19,7 @@ JUDGES: dict[str, Callable[[JudgeConfig, JudgeInputs, torch.device | str], Judge
     "blip2": open_blip2,
     "dual": open_dual,
     "evidence": open_evidence,
+    "recorded": open_recorded,
     "vlm": open_vlm,
 }
 """What opens a judge of each kind; a judge of one's own needs its file, and its line here."""

@@ -214,9 +214,9 @@ class StepBuilder:
         return states
 
     def _check_coverage(self, judge: Judge, ecm: EcmConfig) -> None:
-        """Warn when a judge would convert next to nothing. The evidence judge knows nothing of own pairs."""
+        """Warn when a judge would convert next to nothing. Evidence and ledgers know nothing of own pairs."""
         config = ecm.judge
-        if config.kind == "evidence":
+        if config.kind in ("evidence", "recorded"):
             return
         transform = self.preprocessing.images(train=True) if config.view == "batch" else None
         dataset = PairDataset(self.table, transform, captions="first")

@@ -15,7 +15,7 @@ from truepair.devices import sent
 from truepair.engine.distributed.gathering import gather, gather_padded
 from truepair.engine.loop.step import StepInfo
 from truepair.errors import ConfigError
-from truepair.models.dual.base import DualEncoder, Encoded
+from truepair.models.dual.base import DualEncoder, Encoded, ImageKeysValues
 from truepair.models.encoders.frozen_captions import CaptionStates
 from truepair.models.encoders.frozen_images import ImageStates
 from truepair.relations.similarity import similarities
@@ -102,8 +102,14 @@ class BatchEncoder:
 
     def encode_images(self, batch: PairBatch, epoch: int) -> tuple[list[Tensor], Tensor]:
         """States of the batch's images part by part, each [n, N, W], and the features of all [B, E], or [B, Q, E]."""
+        states, features, _ = self.read_images(batch, epoch)
+        return states, features
+
+    def read_images(self, batch: PairBatch, epoch: int) -> tuple[list[Tensor], Tensor, list[ImageKeysValues | None]]:
+        """The same, and for each part the keys and values for fusion, where the features' pass makes them."""
         states = [self._image_states(batch, rows, epoch) for rows in self.parts.slices(len(batch))]
-        return states, _joined([self.model.project_image(part) for part in states])
+        features, keys_values = zip(*(self.model.read_images(part) for part in states), strict=True)
+        return states, _joined(features), list(keys_values)
 
     def encode_texts(self, batch: PairBatch) -> Encoded:
         """States [B, L, D] and features [B, E] of the batch's captions."""
@@ -132,6 +138,7 @@ class EncodedBatch:
         local: This rank's pairs.
         own: Rows of this rank's pairs among all.
         image_states: States of this rank's images, part by part, each [n, N, W].
+        image_keys_values: Of each part what fusion needs to know, where the pass of the features makes it.
         image_features: Image features of all ranks [B, E]; [B, Q, E] where a model has queries.
         text_features: Text features of all ranks [B, E].
         text_states: Text states of all ranks [B, L, D].
@@ -143,6 +150,7 @@ class EncodedBatch:
     local: PairBatch
     own: slice
     image_states: list[Tensor]
+    image_keys_values: list[ImageKeysValues | None]
     image_features: Tensor  # [B, E] or [B, Q, E]
     text_features: Tensor  # [B, E]
     text_states: Tensor  # [B, L, D]
@@ -161,13 +169,14 @@ class EncodedBatch:
         """
         # Images come last: so the backward pass frees their activations, the largest, before it comes to the texts.
         text = encoder.encode_texts(local)
-        image_states, image_features = encoder.encode_images(local, info.epoch)
+        image_states, image_features, image_keys_values = encoder.read_images(local, info.epoch)
         rank = Ranks.current().rank
         return cls(
             batch=gather_batch(local, pixels=pixels),
             local=local,
             own=slice(rank * len(local), (rank + 1) * len(local)),
             image_states=image_states,
+            image_keys_values=image_keys_values,
             image_features=gather(image_features),
             text_features=gather(text.features),
             text_states=gather_padded(text.states),

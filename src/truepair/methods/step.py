@@ -468,7 +468,9 @@ class PretrainStep(TowerStep):
     ) -> dict[str, Tensor]:
         """What some images contribute [n, N, W]; their keys and values are computed once for the rows of all losses."""
         assert isinstance(self.model, FusionModel), "checked when the step was built"
-        keys_values = self.model.image_keys_values(states)
+        keys_values = encoded.image_keys_values[number]
+        if keys_values is None:
+            keys_values = self.model.image_keys_values(states)
         losses = {}
         # The backward pass goes from the end: ITM has many rows to free, MLM makes the gradients of the vocabulary.
         read = None if masked is None else masked.of_images(rows)

@@ -188,6 +188,11 @@ def _new_blip2(recipe: PretrainRecipe, tokenizer: PreTrainedTokenizerBase, say: 
             f"{config.image_checkpoint} is no ViT, which is all that transformers' class of BLIP-2 has for images: it "
             "stays what it is, and the saved folder is opened by truepair alone"
         )
+    elif model.itm_product is not None:
+        say(
+            "model.options.itm_product: ITM also reads products of features, for which transformers' class of BLIP-2 "
+            "has no place; what it says of pairs in the saved folder is without them"
+        )
     return OpenedModel(model, HubPreprocessing(processor, tokenizer, text.max_length, transform))
 
 

@@ -16,7 +16,7 @@ from truepair.data.open import open_pairs
 from truepair.errors import CheckpointError, ConfigError
 from truepair.models import Blip2FusionModel
 from truepair.models.fusion.blip import log_scale, stated_temperature
-from truepair.models.fusion.blip2 import HEAD_FILE, caption_mask
+from truepair.models.fusion.blip2 import HEAD_FILE
 from truepair.models.open import open_model
 from truepair.relations.similarity import similarities
 
@@ -100,12 +100,6 @@ def _by_hand(ours: Blip2FusionModel, ids: Tensor, image: Tensor) -> Tensor:
         words = layer.feed_forward_chunk(torch.cat(seen, dim=1))
         queries = layer(queries, None, image[None], query_length=count)
     return words[0, -1]
-
-
-def test_the_mask_of_captions_is_that_of_the_paper() -> None:
-    found = caption_mask(torch.tensor([[1, 1, 0]]), 2)[0, 0] == 0
-    expected = [[1, 1, 0, 0, 0], [1, 1, 0, 0, 0], [1, 1, 1, 0, 0], [1, 1, 1, 1, 0], [1, 1, 1, 1, 0]]
-    assert found.int().tolist() == expected
 
 
 def test_a_temperature_comes_back_from_a_config_to_the_last_bit() -> None:

@@ -33,6 +33,7 @@ SIZES: Mapping[str, Mapping[str, Any]] = {
             "intermediate_size": 512,
             "max_position_embeddings": 128,
             "cross_attention_frequency": 1,
+            "initializer_range": 0.09,  # 1 / sqrt(128); with the 0.02 of BERT, for 768, all attention starts even
         },
         "num_query_tokens": 8,
         "image_text_hidden_size": 128,
@@ -52,6 +53,7 @@ SIZES: Mapping[str, Mapping[str, Any]] = {
             "num_hidden_layers": 6,
             "num_attention_heads": 12,
             "intermediate_size": 1536,
+            "initializer_range": 0.05,
         },
     },
     # The Q-Former of the paper, a BERT-base, with a ViT-L/14 at 224 px.
@@ -68,7 +70,7 @@ SIZES: Mapping[str, Mapping[str, Any]] = {
 
 _PARTS = {"vision_config": Blip2VisionConfig, "qformer_config": Blip2QFormerConfig}
 
-_OWN_FIELDS = ("num_query_tokens", "image_text_hidden_size")
+_OWN_FIELDS = ("num_query_tokens", "image_text_hidden_size", "itm_product")
 
 _FROM_BERT = (
     "hidden_size",
@@ -79,6 +81,7 @@ _FROM_BERT = (
     "max_position_embeddings",
     "layer_norm_eps",
     "pad_token_id",
+    "initializer_range",
 )
 
 _SPREAD = 0.02  # of the weights that start at random; transformers starts queries at 0, all of them alike
@@ -109,8 +112,8 @@ def new_blip2(
 
     Args:
         size: "tiny", "small" or "base".
-        options: Fields that replace the size's: ``num_query_tokens``, ``image_text_hidden_size``, and of the parts, in
-            ``vision_config`` and ``qformer_config``.
+        options: Fields that replace the size's: ``num_query_tokens``, ``image_text_hidden_size``, ``itm_product``, and
+            of the parts, in ``vision_config`` and ``qformer_config``.
         vocab_size: V, the entries of the tokenizer.
         start: Id of [DEC].
         vision: The image tower; its sizes count. A ViT becomes the vision model of the class, which computes the same;
@@ -163,6 +166,8 @@ def _fields(size: str, options: Mapping[str, Any]) -> dict[str, Any]:
             raise ConfigError(f"model.options.{name} is {value!r}; give fields of {_PARTS[name].__name__}")
         require_known_fields(value, list(_PARTS[name]().to_dict()), _PARTS[name].__name__)
         fields[name] |= value
+    if not isinstance(fields.get("itm_product", False), bool):
+        raise ConfigError(f"model.options.itm_product is {fields['itm_product']!r}; give true or false")
     if "vocab_size" in fields["qformer_config"]:
         raise ConfigError("model.options.qformer_config.vocab_size is that of the tokenizer; drop it")
     return fields

@@ -52,6 +52,10 @@ class DualEncoder(nn.Module, ABC):
     def project_image(self, states: Tensor) -> Tensor:
         """Image states [B, N, W] to L2-normalised features [B, E], or [B, Q, E] where `vectors_per_image` is Q."""
 
+    def read_images(self, states: Tensor) -> tuple[Tensor, "ImageKeysValues | None"]:
+        """`project_image` of states [B, N, W], and keys and values for fusion where the same pass makes them."""
+        return self.project_image(states), None
+
     @abstractmethod
     def project_text(self, states: Tensor, attention_mask: Tensor) -> Tensor:
         """Text states [B, N, D] and the mask of their tokens [B, L] to L2-normalised features [B, E]."""
@@ -198,6 +202,10 @@ class ImageKeysValues(NamedTuple):
     """One [I, N, D] per fusion layer."""
     regions: Tensor | None = None
     """Each state in the space of ITC, L2-normalised [I, N, E], where the model has `region_products`."""
+    query_keys: tuple[Tensor, ...] = ()
+    """One [I, Q, D] per layer, where learned queries have read the images (BLIP-2): words look back at them."""
+    query_values: tuple[Tensor, ...] = ()
+    """One [I, Q, D] per layer, likewise."""
 
     @property
     def images(self) -> int:

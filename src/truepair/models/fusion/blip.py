@@ -74,10 +74,6 @@ class BlipLine(FusionModel):
         """Bring the temperature back into [0.001, 0.5], as BLIP does."""
         self.temp.clamp_(*_TEMPERATURES)
 
-    def image_keys_values(self, image_states: Tensor) -> ImageKeysValues:
-        """The image states [I, N, W] themselves: transformers' layers make keys and values of them when they fuse."""
-        return ImageKeysValues((image_states,), (image_states,))
-
 
 def stated_temperature(scale: float) -> Tensor:
     """The temperature, a scalar, of a config that states the logarithm of its inverse; inverse of `log_scale`.
@@ -150,6 +146,10 @@ class BlipFusionModel(BlipLine):
     def project_text(self, states: Tensor, attention_mask: Tensor) -> Tensor:
         """Text states [B, L, 2 D] to L2-normalised features [B, E]; the mask is not needed any more."""
         return F.normalize(self.model.text_proj(states[:, 0, : self._width]), dim=-1)
+
+    def image_keys_values(self, image_states: Tensor) -> ImageKeysValues:
+        """The image states [I, N, W] themselves: transformers' layers make keys and values of them when they fuse."""
+        return ImageKeysValues((image_states,), (image_states,))
 
     @property
     def vocab_size(self) -> int:

@@ -20,6 +20,8 @@ from truepair.models.dual.hub_preprocessing import HubPreprocessing, image_side
 from truepair.models.encoders.base import ImageEncoder
 from truepair.models.encoders.images import build_image_encoder
 from truepair.models.fusion.blip import BlipImageTower, BlipLine, log_scale, stated_temperature, with_start
+from truepair.models.fusion.qformer import image_keys_values, read_captions, read_images, read_pairs
+from truepair.models.fusion.rows import apply_by_length
 
 CAPTION_TOKEN = "[DEC]"
 """What the Q-Former reads in the place of [CLS] where it writes a caption."""
@@ -27,10 +29,11 @@ CAPTION_TOKEN = "[DEC]"
 HEAD_FILE = "itg_head.safetensors"
 """What transformers' class has no place for: the head of ITG."""
 
+PRODUCT_FILE = "itm_product.safetensors"
+"""... what ITM makes of the product of features, where a model has that."""
+
 TOWER_FILE = "image_encoder.safetensors"
 """... and an image tower that is no ViT of its kind."""
-
-_ROWS = 64  # pairs that are fused at once without gradient: each holds a copy of its image's states
 
 _TEMPERATURE = 0.07  # where BLIP-2's programs start it
 
@@ -54,6 +57,30 @@ class CaptionHead(nn.Module):
         return F.linear(self.transform(states), words, self.bias)
 
 
+class ItmProduct(nn.Module):
+    """What ITM makes of the product of a text's feature with its best query's, two logits; it starts at zero.
+
+    Queries learn slowly to compare what they read of an image with the words, and ITM stays at chance until they do.
+    ITC compares both much earlier, and so ITM starts from there.
+
+    Args:
+        width: E, of a feature.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width, 2, bias=False)
+        nn.init.zeros_(self.linear.weight)
+
+    def forward(self, image_feature: Tensor, text_feature: Tensor) -> Tensor:
+        """Features of the image [R, Q, E] and of the text [R, E] of each row to logits [R, 2]."""
+        alike = (image_feature @ text_feature[:, :, None]).squeeze(2)  # [R, Q]
+        best = image_feature[torch.arange(len(alike), device=alike.device), alike.argmax(dim=1)]  # [R, E]
+        # Times E its elements are near 1, as those of a state are, and the weights need not become large first.
+        logits: Tensor = self.linear(best * text_feature * self.linear.in_features)
+        return logits
+
+
 class Blip2FusionModel(BlipLine):
     """The first stage of BLIP-2 (Li et al., ICML 2023), trained and saved as what it is: its class and its format.
 
@@ -71,7 +98,9 @@ class Blip2FusionModel(BlipLine):
     reading starts from [B, L, D].
 
     Transformers' class has no place for the learnt temperature of ITC, which is kept in the config as
-    ``logit_scale_init_value``, the logarithm of its inverse, nor for the head of ITG, which has a file of its own.
+    ``logit_scale_init_value``, the logarithm of its inverse, nor for the head of ITG, which has a file of its own. With
+    ``itm_product`` in the config the verdict of ITM also hears the product of the features, see `ItmProduct`; its file
+    is read by no one else, so other programs get another verdict from the folder.
 
     Args:
         model: The model.
@@ -93,6 +122,7 @@ class Blip2FusionModel(BlipLine):
             self.model.config.image_encoder = vision.config
         self.itg_head = CaptionHead(model.config.qformer_config)
         self.itg_fresh = True  # until a head is loaded
+        self.itm_product = ItmProduct(self.embed_dim) if getattr(model.config, "itm_product", False) else None
 
     @classmethod
     def from_pretrained(cls, name_or_folder: str | Path, **options: Any) -> Self:
@@ -115,11 +145,15 @@ class Blip2FusionModel(BlipLine):
         if head is not None:
             _take(made.itg_head, head, f"{name}: {HEAD_FILE}")
             made.itg_fresh = False
-        if made.vision is not None:
-            weights = load_part(_Weights(TOWER_FILE), name, what=TOWER_FILE)
-            if weights is None:
-                raise CheckpointError(f"{name} has no {TOWER_FILE}, the weights of its image tower; give a whole model")
-            _take(made.vision, weights, f"{name}: {TOWER_FILE}")
+        for part, file, what in (
+            (made.vision, TOWER_FILE, "the weights of its image tower"),
+            (made.itm_product, PRODUCT_FILE, "of which its config says that ITM reads it"),
+        ):
+            if part is not None:
+                weights = load_part(_Weights(file), name, what=file)
+                if weights is None:
+                    raise CheckpointError(f"{name} has no {file}, {what}; give a whole model")
+                _take(part, weights, f"{name}: {file}")
         return made
 
     def save_pretrained(self, folder: str | Path, state_dict: Mapping[str, Tensor] | None = None) -> None:
@@ -131,6 +165,8 @@ class Blip2FusionModel(BlipLine):
         _write(head, Path(folder, HEAD_FILE))
         if self.vision is not None:
             _write(_under("vision.", state), Path(folder, TOWER_FILE))
+        if self.itm_product is not None:
+            _write(_under("itm_product.", state), Path(folder, PRODUCT_FILE))
 
     def blank(self) -> Self:
         """A model of the same kind and sizes with other weights."""
@@ -149,9 +185,17 @@ class Blip2FusionModel(BlipLine):
 
     def project_image(self, states: Tensor) -> Tensor:
         """Image states [B, N, W] to one L2-normalised feature for each query [B, Q, E]."""
-        queries = self.model.query_tokens.expand(len(states), -1, -1)  # [B, Q, D]
-        read = self.model.qformer(query_embeds=queries, encoder_hidden_states=states).last_hidden_state
-        return F.normalize(self.model.vision_projection(read), dim=-1)
+        return self.read_images(states)[0]
+
+    def image_keys_values(self, image_states: Tensor) -> ImageKeysValues:
+        """Keys and values of I images [I, N, W] for every layer that looks at them, once for all rows that do."""
+        return image_keys_values(self.model.qformer, image_states)
+
+    def read_images(self, states: Tensor) -> tuple[Tensor, ImageKeysValues]:
+        """Features of I images [I, Q, E] of their states [I, N, W], and keys and values, those of the queries too."""
+        keys_values = self.image_keys_values(states)
+        read, keys_values = read_images(self.model.qformer, self.model.query_tokens, keys_values)
+        return F.normalize(self.model.vision_projection(read), dim=-1), keys_values
 
     def project_text(self, states: Tensor, attention_mask: Tensor) -> Tensor:
         """Text states [B, L, 2 D] to L2-normalised features [B, E]; the mask is not needed any more."""
@@ -186,23 +230,24 @@ class Blip2FusionModel(BlipLine):
         See `FusionModel.fuse`; ``cls_only`` changes nothing.
         """
         rows = torch.arange(len(text_states), device=text_states.device) if image_rows is None else image_rows
-        parts = []
-        for some in torch.arange(len(rows), device=rows.device).split(len(rows) if torch.is_grad_enabled() else _ROWS):
-            queries = self.model.query_tokens.expand(len(some), -1, -1)  # [r, Q, D]
-            count, mask = queries.shape[1], attention_mask[some]
-            fused = self.model.qformer(
-                query_embeds=torch.cat([queries, text_states[some, :, self._width :]], dim=1),
-                query_length=count,
-                attention_mask=torch.cat([mask.new_ones(len(some), count), mask], dim=1),
-                encoder_hidden_states=keys_values.keys[0][rows[some]],
-            ).last_hidden_state  # [r, Q + L, D]
-            parts.append(fused[:, :count])
-        return torch.cat(parts)
+        words = text_states[:, :, self._width :]  # [R, L, D]
+        return read_pairs(self.model.qformer, self.model.query_tokens, words, attention_mask, keys_values, rows)
 
     def match(self, fused: Tensor, image_feature: Tensor | None = None, text_feature: Tensor | None = None) -> Tensor:
-        """ITM logits [R, 2] (index 1 = match) of what the queries made of the rows [R, Q, D]: their mean."""
+        """ITM logits [R, 2] (index 1 = match) of what the queries made of the rows [R, Q, D]: their mean.
+
+        With ``itm_product`` the features of each row's image [R, Q, E] and text [R, E] are needed as well.
+
+        Raises:
+            ConfigError: The features are needed and missing.
+        """
         logits: Tensor = self.model.itm_head(fused).mean(dim=1)
-        return logits
+        if self.itm_product is None:
+            return logits
+        if image_feature is None or text_feature is None:
+            raise ConfigError("itm_product is on: pass image_feature and text_feature of each row to match")
+        product: Tensor = self.itm_product(image_feature, text_feature)
+        return logits + product
 
     def predict_next(
         self,
@@ -213,14 +258,10 @@ class Blip2FusionModel(BlipLine):
         positions: Tensor,
     ) -> Tensor:
         """Logits of the token behind each place [P, V], see `FusionModel.predict_next`."""
-        queries = self.model.query_tokens.expand(len(input_ids), -1, -1)  # [R, Q, D]
-        count = queries.shape[1]
-        states = self.model.qformer(
-            query_embeds=self.model.embeddings(input_ids=with_start(input_ids, self.start), query_embeds=queries),
-            query_length=count,
-            attention_mask=caption_mask(attention_mask, count),
-            encoder_hidden_states=keys_values.keys[0][image_rows],
-        ).last_hidden_state[:, count:]  # [R, L, D]
+        if not keys_values.query_keys:
+            _, keys_values = read_images(self.model.qformer, self.model.query_tokens, keys_values)
+        words = self.model.embeddings(input_ids=with_start(input_ids, self.start))  # [R, L, D]
+        states = read_captions(self.model.qformer, words, attention_mask, keys_values, image_rows)  # [R, L, D]
         logits: Tensor = self.itg_head(states[positions], self.model.embeddings.word_embeddings.weight)
         return logits
 
@@ -237,28 +278,6 @@ class Blip2FusionModel(BlipLine):
         return int(self.model.config.qformer_config.hidden_size)
 
 
-def caption_mask(attention_mask: Tensor, queries: int) -> Tensor:
-    """BLIP-2's multimodal causal mask, added to the logits of attention: 0 where one may look, else the least number.
-
-    Queries look at queries alone; a word looks at all queries, at itself and at the words before it.
-
-    Args:
-        attention_mask: 1 for tokens, then 0 for padding, [R, L].
-        queries: Q, which stand before the words.
-
-    Returns:
-        [R, 1, Q + L, Q + L].
-    """
-    rows, length = attention_mask.shape
-    total = queries + length
-    places = torch.arange(total, device=attention_mask.device)
-    sees = (places[None, :] < queries) | ((places[:, None] >= places[None, :]) & (places[:, None] >= queries))
-    shown = torch.cat([attention_mask.new_ones(rows, queries), attention_mask], dim=1).bool()  # [R, Q + L]
-    allowed = sees[None] & shown[:, None, :]  # [R, Q + L, Q + L]
-    least = torch.finfo(torch.float32).min
-    return torch.zeros(allowed.shape, device=allowed.device).masked_fill(~allowed, least)[:, None]
-
-
 class _TextTower(nn.Module):
     """The Q-Former that reads texts alone, and returns what both readings need."""
 
@@ -271,8 +290,13 @@ class _TextTower(nn.Module):
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Token ids and mask (1 = token, 0 = padding), both [B, L], to [B, L, 2 D]."""
         embedded = self.embeddings(input_ids=input_ids)  # [B, L, D]
-        alone = self.qformer(query_embeds=embedded, query_length=0, attention_mask=attention_mask).last_hidden_state
-        return torch.cat([alone, embedded], dim=2)
+
+        def read(_: Tensor, words: Tensor, mask: Tensor) -> Tensor:
+            """All layers over some rows."""
+            states: Tensor = self.qformer(query_embeds=words, query_length=0, attention_mask=mask).last_hidden_state
+            return states
+
+        return torch.cat([apply_by_length(embedded, attention_mask, read), embedded], dim=2)
 
 
 def is_blip2(settings: Mapping[str, Any]) -> bool:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from truepair.devices import sent
+from truepair.models.encoders.recomputing import recomputed
 
 _LEAST_ROWS = 16
 
@@ -106,3 +107,46 @@ class RowGroups:
     def expand(self, sources: Tensor) -> Tensor:
         """One entry per source [I, ...] to one per slot [S, ...]; a source's gradient is the sum over its slots."""
         return sources if self.in_order else sources.index_select(0, self.source)
+
+
+def attention(
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    heads: int,
+    *,
+    mask: Tensor | None = None,
+    dropout: float = 0.0,
+    groups: RowGroups | None = None,
+) -> Tensor:
+    """What each row reads of its source with each of its heads [R, L, D]; all are projected already, none is split.
+
+    Args:
+        queries: Rows [R, L, D].
+        keys: Keys [R, N, D]; with `groups`, [I, N, D] for the I shared sources.
+        values: As `keys`.
+        heads: How many.
+        mask: True where a key may be seen; it must broadcast to [R, heads, L, N]. With `groups`, one row per slot,
+            [S, 1, 1, N].
+        dropout: Share of the weights of attention that is dropped.
+        groups: Which row uses which source; None means row r uses source r.
+    """
+
+    def split(states: Tensor) -> Tensor:
+        return states.view(*states.shape[:2], heads, -1).transpose(1, 2)  # [R, L, D] -> [R, heads, L, D / heads]
+
+    def attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """What each row or slot reads of its source [R or S, L or G * L, D]."""
+        if groups is not None:
+            keys, values = groups.expand(keys), groups.expand(values)  # [S, N, D]
+        context = F.scaled_dot_product_attention(
+            split(queries), split(keys), split(values), attn_mask=mask, dropout_p=dropout
+        )
+        return context.transpose(1, 2).flatten(2)
+
+    if groups is None:
+        return attend(queries, keys, values)
+    if groups.in_order:
+        return groups.unpack(attend(groups.pack(queries), keys, values))
+    # Copies of keys and values for each slot would be most of what fusion keeps.
+    return groups.unpack(recomputed(attend, groups.pack(queries), keys, values, random=dropout > 0))

@@ -1,14 +1,13 @@
 """The text encoder: BERT's blocks, and the first layers of a BERT."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from truepair.models.encoders.recomputing import recomputed
 from truepair.models.fusion.config import AlbefConfig
-from truepair.models.fusion.rows import RowGroups, apply_by_length
+from truepair.models.fusion.rows import RowGroups, apply_by_length, attention
 
 
 class AttentionBlock(nn.Module):
@@ -61,29 +60,17 @@ class AttentionBlock(nn.Module):
         Returns:
             New states [R, L, D].
         """
-        queries = self.query(states)  # [R, L, D]
-        dropout = self.attention_dropout if self.training else 0.0
-
-        def attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-            """What each row or slot reads of its source [R or S, L or G * L, D]."""
-            if groups is not None:
-                keys, values = groups.expand(keys), groups.expand(values)  # [S, N, D]
-            context = F.scaled_dot_product_attention(
-                self._split(queries), self._split(keys), self._split(values), attn_mask=mask, dropout_p=dropout
-            )
-            return context.transpose(1, 2).flatten(2)
-
-        if groups is None:
-            context = attend(queries, keys, values)  # [R, L, D]
-        elif groups.in_order:
-            context = groups.unpack(attend(groups.pack(queries), keys, values))
-        else:  # copies of keys and values for each slot would be most of what fusion keeps
-            context = groups.unpack(recomputed(attend, groups.pack(queries), keys, values, random=dropout > 0))
+        context = attention(
+            self.query(states),
+            keys,
+            values,
+            self.heads,
+            mask=mask,
+            dropout=self.attention_dropout if self.training else 0.0,
+            groups=groups,
+        )  # [R, L, D]
         attended: Tensor = self.norm(self.dropout(self.output(context)) + states)
         return attended
-
-    def _split(self, states: Tensor) -> Tensor:
-        return states.view(*states.shape[:2], self.heads, -1).transpose(1, 2)  # [R, L, D] -> [R, heads, L, D / heads]
 
 
 class FeedForwardBlock(nn.Module):
