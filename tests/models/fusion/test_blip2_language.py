@@ -33,7 +33,7 @@ from truepair.models.checkpoints.blip2_language import (
 from truepair.models.fusion.blip2 import open_blip2_folder
 from truepair.models.fusion.blip2_language import Blip2LanguageModel
 from truepair.models.fusion.language_adapter import add_language_lora
-from truepair.models.open import blip2_stage
+from truepair.models.open import blip2_stage, open_model
 
 PROMPTS = ["a photo of", "a", "a small red"]
 TEXTS = ["red square", "small", "large green square"]
@@ -260,6 +260,8 @@ def test_what_is_no_language_model_is_said(squares: Path, tmp_path: Path) -> Non
 
 def test_folders_that_do_not_fit_together_are_said(folders: dict[str, Path], tmp_path: Path) -> None:
     assert [blip2_stage(folders["gpt2"]), blip2_stage(folders["gpt2"].with_name("gpt2-first"))] == [2, 1]
+    with pytest.raises(ConfigError, match="is a BLIP-2 with a language model, which writes, and compares no pictures"):
+        open_model(folders["gpt2"])
     model, preprocessing = open_blip2_language(folders["gpt2"])
     model.save_pretrained(tmp_path)
     preprocessing.save(tmp_path)
