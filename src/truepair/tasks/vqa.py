@@ -170,6 +170,7 @@ class VqaTask(DownstreamTask[VqaTable, str, VqaResult]):
     texts_name = "questions"
     recipe: VqaRecipe
     model: VqaModel
+    preprocessing: OwnPreprocessing
 
     def __init__(self, recipe: VqaRecipe, model: VqaModel, preprocessing: OwnPreprocessing, left_out: LeftOut) -> None:
         super().__init__(recipe, model, preprocessing, left_out)

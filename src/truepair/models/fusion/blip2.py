@@ -6,11 +6,9 @@ from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoImageProcessor, AutoTokenizer, Blip2Config, Blip2ForImageTextRetrieval, Blip2VisionModel
+from transformers import AutoImageProcessor, AutoTokenizer, Blip2Config, Blip2ForImageTextRetrieval
 from transformers.models.bert.modeling_bert import BertPredictionHeadTransform
-from transformers.utils import cached_file
 
 from truepair.data.transforms import TransformConfig
 from truepair.errors import CheckpointError, ConfigError
@@ -20,6 +18,15 @@ from truepair.models.dual.hub_preprocessing import HubPreprocessing, image_side
 from truepair.models.encoders.base import ImageEncoder
 from truepair.models.encoders.images import build_image_encoder
 from truepair.models.fusion.blip import BlipImageTower, BlipLine, log_scale, stated_temperature, with_start
+from truepair.models.fusion.blip2_files import (
+    TOWER_FILE,
+    Weights,
+    load_tower,
+    take_weights,
+    vision_names,
+    weights_under,
+    write_weights,
+)
 from truepair.models.fusion.qformer import image_keys_values, read_captions, read_images, read_pairs
 from truepair.models.fusion.rows import apply_by_length
 
@@ -30,10 +37,8 @@ HEAD_FILE = "itg_head.safetensors"
 """What transformers' class has no place for: the head of ITG."""
 
 PRODUCT_FILE = "itm_product.safetensors"
-"""... what ITM makes of the product of features, where a model has that."""
+"""... and what ITM makes of the product of features, where a model has that."""
 
-TOWER_FILE = "image_encoder.safetensors"
-"""... and an image tower that is no ViT of its kind."""
 
 _TEMPERATURE = 0.07  # where BLIP-2's programs start it
 
@@ -137,36 +142,34 @@ class Blip2FusionModel(BlipLine):
         """
         name = str(name_or_folder)
         config = load_part(Blip2Config, name, what="config")
-        tower = getattr(config, "image_encoder", None)
-        absent = frozenset() if tower is None else frozenset(_vision_names(config))
+        tower = load_tower(config, name)
+        absent = frozenset() if tower is None else vision_names(config)
         model = load_hub_model(Blip2ForImageTextRetrieval, name, may_lack=absent, dtype=torch.float32, **options)
-        made = cls(model, vision=None if tower is None else build_image_encoder(tower))
-        head = load_part(_Weights(HEAD_FILE), name, what=HEAD_FILE)
+        made = cls(model, vision=tower)
+        head = load_part(Weights(HEAD_FILE), name, what=HEAD_FILE)
         if head is not None:
-            _take(made.itg_head, head, f"{name}: {HEAD_FILE}")
+            take_weights(made.itg_head, head, f"{name}: {HEAD_FILE}")
             made.itg_fresh = False
-        for part, file, what in (
-            (made.vision, TOWER_FILE, "the weights of its image tower"),
-            (made.itm_product, PRODUCT_FILE, "of which its config says that ITM reads it"),
-        ):
-            if part is not None:
-                weights = load_part(_Weights(file), name, what=file)
-                if weights is None:
-                    raise CheckpointError(f"{name} has no {file}, {what}; give a whole model")
-                _take(part, weights, f"{name}: {file}")
+        if made.itm_product is not None:
+            weights = load_part(Weights(PRODUCT_FILE), name, what=PRODUCT_FILE)
+            if weights is None:
+                raise CheckpointError(
+                    f"{name} has no {PRODUCT_FILE}, of which its config says that ITM reads it; give a whole model"
+                )
+            take_weights(made.itm_product, weights, f"{name}: {PRODUCT_FILE}")
         return made
 
     def save_pretrained(self, folder: str | Path, state_dict: Mapping[str, Tensor] | None = None) -> None:
         """Write a folder of transformers, which `Blip2ForImageTextRetrieval.from_pretrained` reads, and ITG's head."""
         state = dict(self.state_dict() if state_dict is None else state_dict)
         self.model.config.logit_scale_init_value = log_scale(state["temp"])
-        model, head = (_under(prefix, state) for prefix in ("model.", "itg_head."))
+        model, head = (weights_under(prefix, state) for prefix in ("model.", "itg_head."))
         self.model.save_pretrained(folder, state_dict=model)
-        _write(head, Path(folder, HEAD_FILE))
+        write_weights(head, Path(folder, HEAD_FILE))
         if self.vision is not None:
-            _write(_under("vision.", state), Path(folder, TOWER_FILE))
+            write_weights(weights_under("vision.", state), Path(folder, TOWER_FILE))
         if self.itm_product is not None:
-            _write(_under("itm_product.", state), Path(folder, PRODUCT_FILE))
+            write_weights(weights_under("itm_product.", state), Path(folder, PRODUCT_FILE))
 
     def blank(self) -> Self:
         """A model of the same kind and sizes with other weights."""
@@ -332,51 +335,7 @@ def open_blip2_folder(name_or_folder: str) -> tuple[Blip2FusionModel, HubPreproc
     return opened.eval(), HubPreprocessing(processor, tokenizer, longest, transform)
 
 
-def _vision_names(config: Blip2Config) -> list[str]:
-    """The names of the weights of a vision model, which stands empty where another tower is in its place."""
-    with torch.device("meta"):
-        return [f"vision_model.{name}" for name in Blip2VisionModel(config.vision_config).state_dict()]
-
-
 def caption_token(tokenizer: Any) -> int | None:
     """The id of [DEC], if the tokenizer has that token."""
     found: int | None = tokenizer.get_vocab().get(CAPTION_TOKEN)
     return found
-
-
-class _Weights:
-    """A file of weights beside a model, read like a model.
-
-    Args:
-        file: Its name.
-    """
-
-    def __init__(self, file: str) -> None:
-        self.file = file
-
-    def from_pretrained(self, name: str, *, trust_remote_code: bool, **revision: str) -> dict[str, Tensor] | None:
-        """The weights; None where there is no such file, as on the hub."""
-        file = cached_file(name, self.file, _raise_exceptions_for_missing_entries=False, **revision)
-        return None if file is None else load_file(file)
-
-
-def _take(module: nn.Module, weights: Mapping[str, Tensor], file: str) -> None:
-    """Put the weights of a file into a module.
-
-    Raises:
-        CheckpointError: They are of another one.
-    """
-    try:
-        module.load_state_dict(dict(weights))
-    except RuntimeError as error:
-        raise CheckpointError(f"{file} is of another model; give a whole one") from error
-
-
-def _write(weights: Mapping[str, Tensor], file: Path) -> None:
-    """Write weights to a file."""
-    save_file({name: tensor.contiguous().cpu() for name, tensor in weights.items()}, file)
-
-
-def _under(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors whose names begin with a prefix, by the rest of their names."""
-    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
