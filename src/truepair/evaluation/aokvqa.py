@@ -12,13 +12,13 @@ from truepair.files import write_json
 _ENOUGH = 3
 
 
-class AokvqaAnswer(NamedTuple):
-    """What is answered to one question."""
+class GivenAnswer(NamedTuple):
+    """What is answered to one question about an image."""
 
     direct: str
-    """In own words."""
-    choice: str
-    """One of its choices."""
+    """In own words, or from a list of answers to all questions."""
+    choice: str = ""
+    """One of the choices among which the question asks; empty where it does not."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def direct_answer_accuracy(predicted: str, answers: Sequence[str]) -> float:
 
 
 def aokvqa_accuracy(
-    predictions: Mapping[int, AokvqaAnswer],
+    predictions: Mapping[int, GivenAnswer],
     answers: Mapping[int, Sequence[str]],
     choices: Mapping[int, Choices],
     *,
@@ -86,7 +86,7 @@ def aokvqa_accuracy(
 
 
 def write_aokvqa_predictions(
-    predictions: Mapping[int, AokvqaAnswer], path: str | Path, stated_ids: Mapping[int, str]
+    predictions: Mapping[int, GivenAnswer], path: str | Path, stated_ids: Mapping[int, str]
 ) -> None:
     """Write answers as the leaderboard takes them: ``{question_id: {"multiple_choice": ..., "direct_answer": ...}}``.
 

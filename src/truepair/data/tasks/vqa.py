@@ -72,8 +72,8 @@ def frequent_answers(table: VqaTable, least: int) -> list[str]:
     found = sorted((one for one, count in counts.items() if count >= least), key=lambda one: (-counts[one], one))
     if not found:
         raise DataError(
-            f"no training answer was given {least} times, so there is none to choose from; lower data.least_answers, or "
-            "name a list as data.answers"
+            f"no training answer was given {least} times, and there is none to choose from; lower "
+            "data.least_answers, or name a list as data.answers"
         )
     return found
 
