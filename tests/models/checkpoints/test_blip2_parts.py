@@ -10,7 +10,7 @@ from transformers import AutoConfig, BertConfig, BertForMaskedLM, Blip2ForImageT
 from truepair.errors import CheckpointError, ConfigError
 from truepair.models import Blip2FusionModel, build_image_encoder, load_image_encoder
 from truepair.models.checkpoints.blip2 import new_blip2
-from truepair.models.fusion.blip2 import TOWER_FILE
+from truepair.models.fusion.blip2_files import TOWER_FILE
 
 TEXT = {"hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 40}
 FIELDS = {"num_query_tokens": 4, "image_text_hidden_size": 8}

@@ -230,6 +230,7 @@ class CaptionBatch(StrictBatch):
         attention_mask: 1 at tokens and 0 at padding, int64 [B, L].
         index: rows of the captions in the dataset, int64 [B].
         texts: the captions as their source states them.
+        written: True at the tokens that are learned, bool [B, L]; absent where that is each but the first.
     """
 
     pixel_values: Tensor | None  # [I, 3, H, W]
@@ -239,6 +240,7 @@ class CaptionBatch(StrictBatch):
     attention_mask: Tensor  # [B, L]
     index: Tensor  # [B]
     texts: list[str] = field(default_factory=list)
+    written: Tensor | None = None  # [B, L]
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -248,10 +250,11 @@ class CaptionCollator:
     """Makes a `CaptionBatch` of samples.
 
     Args:
-        encode: tokens and mask [B, L] of B captions, from start to end token.
+        encode: tokens and mask [B, L] of B captions, from start to end token; and which of them are learned, if that is
+            not each but the first.
     """
 
-    def __init__(self, encode: Callable[[Sequence[str]], tuple[Tensor, Tensor]]) -> None:
+    def __init__(self, encode: Callable[[Sequence[str]], tuple[Tensor, ...]]) -> None:
         self.encode = encode
 
     def __call__(self, samples: Sequence[CaptionSample]) -> CaptionBatch:
@@ -259,7 +262,7 @@ class CaptionCollator:
         pixels = {sample.image: sample.pixels for sample in samples if sample.pixels is not None}
         image_index, image_rows, pixel_values = stack_images((sample.image for sample in samples), pixels)
         captions = [sample.caption for sample in samples]
-        input_ids, attention_mask = self.encode(captions)
+        input_ids, attention_mask, *written = self.encode(captions)
         return CaptionBatch(
             pixel_values=pixel_values,
             image_index=image_index,
@@ -268,4 +271,5 @@ class CaptionCollator:
             attention_mask=attention_mask,
             index=torch.tensor([sample.row for sample in samples]),
             texts=captions,
+            written=written[0] if written else None,
         )

@@ -6,11 +6,9 @@ from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoImageProcessor, AutoTokenizer, Blip2Config, Blip2ForImageTextRetrieval, Blip2VisionModel
+from transformers import AutoImageProcessor, AutoTokenizer, Blip2Config, Blip2ForImageTextRetrieval
 from transformers.models.bert.modeling_bert import BertPredictionHeadTransform
-from transformers.utils import cached_file
 
 from truepair.data.transforms import TransformConfig
 from truepair.errors import CheckpointError, ConfigError
@@ -20,15 +18,21 @@ from truepair.models.dual.hub_preprocessing import HubPreprocessing, image_side
 from truepair.models.encoders.base import ImageEncoder
 from truepair.models.encoders.images import build_image_encoder
 from truepair.models.fusion.blip import BlipImageTower, BlipLine, with_start
+from truepair.models.fusion.blip2_files import (
+    TOWER_FILE,
+    Weights,
+    load_tower,
+    take_weights,
+    vision_names,
+    weights_under,
+    write_weights,
+)
 
 CAPTION_TOKEN = "[DEC]"
 """What the Q-Former reads in the place of [CLS] where it writes a caption."""
 
 HEAD_FILE = "itg_head.safetensors"
 """What transformers' class has no place for: the head of ITG."""
-
-TOWER_FILE = "image_encoder.safetensors"
-"""... and an image tower that is no ViT of its kind."""
 
 _ROWS = 64  # pairs that are fused at once without gradient: each holds a copy of its image's states
 
@@ -107,30 +111,25 @@ class Blip2FusionModel(BlipLine):
         """
         name = str(name_or_folder)
         config = load_part(Blip2Config, name, what="config")
-        tower = getattr(config, "image_encoder", None)
-        absent = frozenset() if tower is None else frozenset(_vision_names(config))
+        tower = load_tower(config, name)
+        absent = frozenset() if tower is None else vision_names(config)
         model = load_hub_model(Blip2ForImageTextRetrieval, name, may_lack=absent, dtype=torch.float32, **options)
-        made = cls(model, vision=None if tower is None else build_image_encoder(tower))
-        head = load_part(_Weights(HEAD_FILE), name, what=HEAD_FILE)
+        made = cls(model, vision=tower)
+        head = load_part(Weights(HEAD_FILE), name, what=HEAD_FILE)
         if head is not None:
-            _take(made.itg_head, head, f"{name}: {HEAD_FILE}")
+            take_weights(made.itg_head, head, f"{name}: {HEAD_FILE}")
             made.itg_fresh = False
-        if made.vision is not None:
-            weights = load_part(_Weights(TOWER_FILE), name, what=TOWER_FILE)
-            if weights is None:
-                raise CheckpointError(f"{name} has no {TOWER_FILE}, the weights of its image tower; give a whole model")
-            _take(made.vision, weights, f"{name}: {TOWER_FILE}")
         return made
 
     def save_pretrained(self, folder: str | Path, state_dict: Mapping[str, Tensor] | None = None) -> None:
         """Write a folder of transformers, which `Blip2ForImageTextRetrieval.from_pretrained` reads, and ITG's head."""
         state = dict(self.state_dict() if state_dict is None else state_dict)
         self.model.config.logit_scale_init_value = -float(state["temp"].log())
-        model, head = (_under(prefix, state) for prefix in ("model.", "itg_head."))
+        model, head = (weights_under(prefix, state) for prefix in ("model.", "itg_head."))
         self.model.save_pretrained(folder, state_dict=model)
-        _write(head, Path(folder, HEAD_FILE))
+        write_weights(head, Path(folder, HEAD_FILE))
         if self.vision is not None:
-            _write(_under("vision.", state), Path(folder, TOWER_FILE))
+            write_weights(weights_under("vision.", state), Path(folder, TOWER_FILE))
 
     def blank(self) -> Self:
         """A model of the same kind and sizes with other weights."""
@@ -308,51 +307,7 @@ def open_blip2_folder(name_or_folder: str) -> tuple[Blip2FusionModel, HubPreproc
     return opened.eval(), HubPreprocessing(processor, tokenizer, longest, transform)
 
 
-def _vision_names(config: Blip2Config) -> list[str]:
-    """The names of the weights of a vision model, which stands empty where another tower is in its place."""
-    with torch.device("meta"):
-        return [f"vision_model.{name}" for name in Blip2VisionModel(config.vision_config).state_dict()]
-
-
 def caption_token(tokenizer: Any) -> int | None:
     """The id of [DEC], if the tokenizer has that token."""
     found: int | None = tokenizer.get_vocab().get(CAPTION_TOKEN)
     return found
-
-
-class _Weights:
-    """A file of weights beside a model, read like a model.
-
-    Args:
-        file: Its name.
-    """
-
-    def __init__(self, file: str) -> None:
-        self.file = file
-
-    def from_pretrained(self, name: str, *, trust_remote_code: bool, **revision: str) -> dict[str, Tensor] | None:
-        """The weights; None where there is no such file, as on the hub."""
-        file = cached_file(name, self.file, _raise_exceptions_for_missing_entries=False, **revision)
-        return None if file is None else load_file(file)
-
-
-def _take(module: nn.Module, weights: Mapping[str, Tensor], file: str) -> None:
-    """Put the weights of a file into a module.
-
-    Raises:
-        CheckpointError: They are of another one.
-    """
-    try:
-        module.load_state_dict(dict(weights))
-    except RuntimeError as error:
-        raise CheckpointError(f"{file} is of another model; give a whole one") from error
-
-
-def _write(weights: Mapping[str, Tensor], file: Path) -> None:
-    """Write weights to a file."""
-    save_file({name: tensor.contiguous().cpu() for name, tensor in weights.items()}, file)
-
-
-def _under(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors whose names begin with a prefix, by the rest of their names."""
-    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
