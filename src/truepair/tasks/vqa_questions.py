@@ -62,9 +62,11 @@ class QuestionTask(DownstreamTask[VqaTable, GivenAnswer, VqaResult]):
                 count = len(table) - len(answered)
                 self.say(f"data.{split}: left out: {count:,} of {len(table):,} questions have no answers")
             table = answered
-        if split != "train" and table.choices and len(table.choices) < len(table):
+        among = sum(question in table.choices for question in table.questions["question_id"])
+        if split != "train" and 0 < among < len(table):
             raise DataError(
-                f"data.{split} mixes questions of A-OKVQA with others, whose accuracy is another one; measure each alone"
+                f"data.{split}: {among:,} of {len(table):,} questions are of A-OKVQA, whose accuracy is another one; "
+                "measure each data set alone"
             )
         return _part(table, counts[split])
 
@@ -85,9 +87,13 @@ class QuestionTask(DownstreamTask[VqaTable, GivenAnswer, VqaResult]):
         difficult = self.recipe.difficult_questions
         return report_answers(answers, table, folder, self._blind, self.say, difficult=difficult)
 
+    def known_answers(self) -> list[str]:
+        """The answers that who does not look knows."""
+        return answer_list(self.recipe.data)
+
     @cached_property
     def _blind(self) -> Blind:
-        return Blind(training_questions(self.recipe.data), answer_list(self.recipe.data))
+        return Blind(training_questions(self.recipe.data), self.known_answers())
 
 
 def _part(table: VqaTable, count: int) -> VqaTable:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field, replace
 
 from truepair.data.sample_tasks.store import ANSWERS, sample_vqa
+from truepair.data.tasks.vqa_language import QUESTION
 from truepair.data.tasks.vqa_source import VqaSource
 from truepair.engine.loop.config import LoopConfig
 from truepair.errors import ConfigError
@@ -70,7 +71,12 @@ class VqaRecipe:
             trained on. Answers with others, which could not be chosen, are not trained on; a vocabulary head of 30,522
             tokens is saved.
         candidates: answers of each question that are scored in full (ALBEF: 128).
-        generate: let the decoder write each answer, the likeliest token each time, in place of choosing from the list.
+        generate: let the decoder write each answer, the likeliest token each time, in place of choosing from the list. A
+            language model always writes, by beam search.
+        prompt: what a language model reads of a question, which stands for ``{}``.
+        beams: beginnings of each answer that the beam search of a language model keeps.
+        length_penalty: the power of its number of tokens that the log-likelihood of an answer is divided by, where a
+            language model writes it; below 0 favours short ones (BLIP-2: -1).
         similarity_weight: what the cosine of image and answer in ITC counts beside the answer's log-likelihood, in
             ranking alone; to be chosen on validation questions. Needs ``token_products``.
         difficult_questions: A-OKVQA's questions that are marked as difficult for answers in own words
@@ -86,6 +92,9 @@ class VqaRecipe:
     list_vocabulary: bool = True
     candidates: Positive = 128
     generate: bool = False
+    prompt: str = "Question: {} Short answer:"
+    beams: Positive = 5
+    length_penalty: float = -1.0
     similarity_weight: Weight = 0.0
     difficult_questions: bool = False
     batch_size: Positive = 64
@@ -93,5 +102,7 @@ class VqaRecipe:
     loop: LoopConfig = field(default_factory=LoopConfig)
 
     def __post_init__(self) -> None:
+        if self.prompt.count(QUESTION) != 1:
+            raise ConfigError(f"prompt is '{self.prompt:.60}'; it must hold {QUESTION} once, where the question stands")
         if self.generate and self.similarity_weight:
             raise ConfigError("similarity_weight ranks a list, and generate writes without one; drop one of both")
