@@ -71,8 +71,8 @@ class VqaRecipe:
             trained on. Answers with others, which could not be chosen, are not trained on; a vocabulary head of 30,522
             tokens is saved.
         candidates: answers of each question that are scored in full (ALBEF: 128).
-        generate: let the decoder write each answer, the likeliest token each time, in place of choosing from the list. A
-            language model always writes, by beam search.
+        generate: let the decoder write each answer, the likeliest token each time, in place of choosing from the list.
+            A language model always writes, by beam search.
         prompt: what a language model reads of a question, which stands for ``{}``.
         beams: beginnings of each answer that the beam search of a language model keeps.
         length_penalty: the power of its number of tokens that the log-likelihood of an answer is divided by, where a

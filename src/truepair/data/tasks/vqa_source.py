@@ -298,10 +298,9 @@ class _SourceReader:
             for layout, count in self._images.elsewhere.items()
         ]
         if self._stems:
-            which = (
-                "stemmed, as their evaluation scores them" if self._source.answer_field == "answer" else "as written"
-            )
-            found.append(f"{self.path.name}: answers are those under '{self._source.answer_field}', {which}")
+            name = self._source.answer_field
+            which = "stemmed, as OK-VQA's evaluation scores them" if name == "answer" else "as people wrote them"
+            found.append(f"{self.path.name}: answers are those under '{name}', {which}")
         return found
 
     def _official(self, content: Any) -> Iterator[_Question]:

@@ -147,9 +147,7 @@ class Blip2LanguageModel(nn.Module):
         mapped: Tensor = self.model.language_projection(read)
         return mapped
 
-    def logits(
-        self, image_states: Tensor, image_rows: Tensor, text_states: Tensor, attention_mask: Tensor
-    ) -> Tensor:
+    def logits(self, image_states: Tensor, image_rows: Tensor, text_states: Tensor, attention_mask: Tensor) -> Tensor:
         """What follows the queries, and each token of B texts [B, 1 + L, V].
 
         Args:
