@@ -122,6 +122,20 @@ def train_wordpiece(
     )
 
 
+def starting_tokenizer(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+    """The same, from `train_wordpiece`, for a language model: [CLS] starts a text, and who writes it ends it by [SEP].
+
+    Args:
+        tokenizer: changed in place.
+    """
+    start = _SPECIAL["cls"]
+    tokenizer.bos_token, tokenizer.eos_token = start, _SPECIAL["sep"]
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{start} $A", special_tokens=[(start, tokenizer.bos_token_id)]
+    )
+    return tokenizer
+
+
 def tokenize_captions(
     tokenizer: PreTrainedTokenizerBase, captions: Sequence[str], *, max_length: int, add_sep: bool = True
 ) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,7 @@ from truepair.engine.loop.step import TrainingStep
 from truepair.errors import ConfigError
 from truepair.models.dual.base import DualEncoder
 from truepair.models.dual.blocks import TowerBlocks
+from truepair.models.fusion.blip2_language import Blip2LanguageModel
 from truepair.models.fusion.downstream import DownstreamModel
 from truepair.settings import Rate
 
@@ -22,8 +23,9 @@ class TowerOptimizerConfig(OptimizerConfig):
 
     Attributes:
         image_learning_rate: peak learning rate of the image encoder; ``learning_rate`` when absent (SRCL: 1e-5).
-        text_learning_rate: peak learning rate of the text encoder; ``learning_rate`` when absent. Projections,
-            temperature and bias, and what reads image and text together, always have ``learning_rate``.
+        text_learning_rate: peak learning rate of the text encoder, or of the language model of a BLIP-2;
+            ``learning_rate`` when absent. Projections, temperature and bias, and what reads image and text together,
+            always have ``learning_rate``.
     """
 
     image_learning_rate: Rate | None = None
@@ -89,7 +91,7 @@ def _tower(module: nn.Module, side: str) -> nn.Module | None:
     """What encodes images or texts in a model; None of other modules."""
     if isinstance(module, DualEncoder):
         return module.image_tower if side == IMAGE else module.text_tower
-    if isinstance(module, DownstreamModel):
+    if isinstance(module, DownstreamModel | Blip2LanguageModel):
         tower: nn.Module = module.image_encoder if side == IMAGE else module.text_encoder
         return tower
     return None

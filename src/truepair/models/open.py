@@ -11,6 +11,7 @@ from transformers.utils import cached_file
 
 from truepair.data.preprocessing import OwnPreprocessing, Preprocessing
 from truepair.errors import CheckpointError
+from truepair.models.checkpoints.blip2_language import is_blip2_language
 from truepair.models.checkpoints.convert import open_checkpoint
 from truepair.models.checkpoints.load import load_own, load_part
 from truepair.models.checkpoints.tensors import SUFFIXES
@@ -84,6 +85,19 @@ def open_own(
     if not isinstance(opened.model, AlbefModel) or not isinstance(opened.preprocessing, OwnPreprocessing):
         raise CheckpointError(f"{name_or_folder} is a {opened.model.kind}; give an ALBEF, or a folder of truepair")
     return opened.model, opened.preprocessing
+
+
+def blip2_stage(name_or_folder: str | Path) -> int:
+    """1 of a BLIP-2 of the first stage, 2 of one with a language model, 0 of all else.
+
+    Raises:
+        CheckpointError: there is no such model.
+    """
+    name = str(model_folder(name_or_folder))
+    if Path(name).expanduser().is_file():
+        return 0
+    settings = _settings(name)
+    return 2 if is_blip2_language(settings) else int(is_blip2(settings))
 
 
 def _warn(line: str) -> None:

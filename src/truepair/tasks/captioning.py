@@ -1,14 +1,15 @@
 """Captioning: training on captions of pictures, writing them by beam search, and comparing them with people's."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from truepair.data.left_out import LeftOut
-from truepair.data.preprocessing import OwnPreprocessing
+from truepair.data.preprocessing import OwnPreprocessing, Preprocessing
 from truepair.data.splits import Tables
 from truepair.data.tasks.captioning import (
     CaptionBatch,
@@ -34,10 +35,15 @@ from truepair.evaluation.captioning import (
 from truepair.files import write_json
 from truepair.methods.student import Say
 from truepair.methods.towers import TowerOptimizerConfig
+from truepair.models.checkpoints.blip2_language import open_blip2_language
 from truepair.models.checkpoints.load import load_model
+from truepair.models.fusion.blip2_language import Blip2LanguageModel
 from truepair.models.fusion.captioning import CaptionModel
-from truepair.settings import Positive, Weight
+from truepair.models.fusion.language_preprocessing import LanguagePreprocessing
+from truepair.models.open import blip2_stage
+from truepair.settings import Natural, Positive, Weight
 from truepair.tasks.downstream import DownstreamTask, FigureTable, Split, finetune, listing_in
+from truepair.tasks.language_start import load_language_start
 from truepair.tasks.retrieval import one_row_a_picture
 from truepair.tasks.start import StartConfig, load_start
 
@@ -56,6 +62,7 @@ class CaptionRecipe:
             saved.
         beams: beginnings of each caption that the beam search keeps.
         max_caption_length: most tokens of a caption that is written, its end included.
+        min_caption_length: fewest tokens of a caption that is written, its end not counted.
         length_penalty: the power of its number of tokens that a caption's log-likelihood is divided by.
         batch_size: pictures captioned at once in evaluation.
         optimizer: how the weights move.
@@ -67,6 +74,7 @@ class CaptionRecipe:
     list_vocabulary: bool = False
     beams: Positive = 3
     max_caption_length: Positive = 20
+    min_caption_length: Natural = 0
     length_penalty: Weight = 1.0
     batch_size: Positive = 32
     optimizer: TowerOptimizerConfig = field(default_factory=TowerOptimizerConfig)
@@ -77,6 +85,11 @@ class CaptionRecipe:
             raise ConfigError(
                 "model.cache_texts keeps states that have seen the whole caption, and captioning reads from left to "
                 "right; leave it out"
+            )
+        if self.min_caption_length >= self.max_caption_length:
+            raise ConfigError(
+                f"min_caption_length is {self.min_caption_length} and max_caption_length {self.max_caption_length}, "
+                "which counts the end as well; give a larger one"
             )
 
 
@@ -116,7 +129,11 @@ def finetune_captioning(recipe: CaptionRecipe, run_folder: Path, say: Say) -> Ca
     Raises:
         TruepairError: anything in recipe, data or checkpoint that does not fit, in one line.
     """
-    task = CaptionTask.from_checkpoint(recipe, listing_in(run_folder, say))
+    left_out = listing_in(run_folder, say)
+    if recipe.model.checkpoint and blip2_stage(recipe.model.checkpoint):
+        task: CaptionTask = LanguageCaptionTask.from_checkpoint(recipe, left_out)
+    else:
+        task = CaptionTask.from_checkpoint(recipe, left_out)
     return finetune(task, recipe, run_folder, say)
 
 
@@ -126,9 +143,15 @@ def evaluate_captioning(model_folder: Path, recipe: CaptionRecipe, folder: Path,
     Raises:
         TruepairError: anything in recipe, data or model that does not fit, in one line.
     """
-    model, preprocessing = load_model(CaptionModel, model_folder), OwnPreprocessing.load(model_folder)
     left_out = listing_in(folder, say)
-    task = CaptionTask(recipe, model, preprocessing, left_out, _open(recipe, left_out))
+    if blip2_stage(model_folder) == 2:
+        asked = None if recipe.model.language is None else recipe.model.language.prompt
+        writer, read = open_blip2_language(model_folder)
+        tables = _open(recipe, left_out)
+        task: CaptionTask = LanguageCaptionTask(recipe, writer, read.prompted(asked), left_out, tables)
+    else:
+        model, preprocessing = load_model(CaptionModel, model_folder), OwnPreprocessing.load(model_folder)
+        task = CaptionTask(recipe, model, preprocessing, left_out, _open(recipe, left_out))
     if not task.tests:
         raise DataError("there are no test pictures; give --data.test FILE or --data.test_split SPLIT")
     return task.evaluate(folder)
@@ -159,24 +182,22 @@ class CaptionTask(DownstreamTask[CaptionTable, str, CaptionResult]):
 
     texts_name = "captions"
     recipe: CaptionRecipe
-    model: CaptionModel
+    model: CaptionModel | Blip2LanguageModel
 
     def __init__(
         self,
         recipe: CaptionRecipe,
-        model: CaptionModel,
-        preprocessing: OwnPreprocessing,
+        model: CaptionModel | Blip2LanguageModel,
+        preprocessing: Preprocessing,
         left_out: LeftOut,
         tables: Tables,
     ) -> None:
         super().__init__(recipe, model, preprocessing, left_out)
         self._tables = tables
-        longest = model.config.max_position_embeddings
-        if recipe.max_caption_length >= longest:
-            raise ConfigError(f"max_caption_length is {recipe.max_caption_length}, but the model reads {longest}")
+        self._require_room()
         if self.validates or self.tests:
             require_scorers()
-        self._collate = CaptionCollator(preprocessing.collator().encode)
+        self._collate = CaptionCollator(self._encode())
 
     @classmethod
     def from_checkpoint(cls, recipe: CaptionRecipe, left_out: LeftOut) -> "CaptionTask":
@@ -189,6 +210,20 @@ class CaptionTask(DownstreamTask[CaptionTable, str, CaptionResult]):
             rows = preprocessing.tokenization(list(tables.train.captions()))
             fields["caption_tokens"] = sorted({token for row in rows for token in row})
         return cls(recipe, CaptionModel.from_albef(start.albef, **fields), preprocessing, left_out, tables)
+
+    def _require_room(self) -> None:
+        """Refuse captions that are longer than what the model reads.
+
+        Raises:
+            ConfigError: they are.
+        """
+        longest, wanted = cast(CaptionModel, self.model).config.max_position_embeddings, self.recipe.max_caption_length
+        if wanted >= longest:
+            raise ConfigError(f"max_caption_length is {wanted}, but the model reads {longest}")
+
+    def _encode(self) -> Callable[[Sequence[str]], tuple[Tensor, ...]]:
+        """What makes tokens of captions; see `CaptionCollator`."""
+        return self.preprocessing.collator().encode
 
     @property
     def validates(self) -> bool:
@@ -228,14 +263,15 @@ class CaptionTask(DownstreamTask[CaptionTable, str, CaptionResult]):
             images: Image states [I, N, W].
             texts: Not read.
         """
-        tokenizer, recipe = self.preprocessing.tokenizer, self.recipe
+        tokenizer, recipe = cast(OwnPreprocessing, self.preprocessing).tokenizer, self.recipe
         end = tokenizer.sep_token_id
-        written = self.model.generate_captions(
+        written = cast(CaptionModel, self.model).generate_captions(
             images,
             start=tokenizer.cls_token_id,
             end=end,
             beams=recipe.beams,
             max_length=recipe.max_caption_length,
+            min_length=recipe.min_caption_length,
             length_penalty=recipe.length_penalty,
             banned=tuple(token for token in tokenizer.all_special_ids if token != end),
         )
@@ -289,3 +325,62 @@ class CaptionTask(DownstreamTask[CaptionTable, str, CaptionResult]):
                 features.append(self.model.image_features(images)[batch.image_rows])
                 progress(min(len(features) * self.recipe.batch_size, len(table)), len(table))
         return torch.cat(features)
+
+
+class LanguageCaptionTask(CaptionTask):
+    """Captions of pictures that a language model writes from what the queries of a BLIP-2 saw."""
+
+    model: Blip2LanguageModel
+    preprocessing: LanguagePreprocessing
+
+    @classmethod
+    def from_checkpoint(cls, recipe: CaptionRecipe, left_out: LeftOut) -> "LanguageCaptionTask":
+        """Build the task's model on the checkpoint, and the language model, that the recipe names.
+
+        Raises:
+            ConfigError: settings that mean nothing to a BLIP-2.
+        """
+        if recipe.list_vocabulary:
+            raise ConfigError("list_vocabulary is for a head of truepair's own; a language model has its own, drop it")
+        tables = _open(recipe, left_out)
+        model, preprocessing = load_language_start(recipe.model, tables.train.captions, recipe.loop.seed, left_out.say)
+        return cls(recipe, model, preprocessing, left_out, tables)
+
+    def _require_room(self) -> None:
+        wanted, longest = self.recipe.max_caption_length, self.model.longest
+        before = len(self.preprocessing.encode_prompts([self.preprocessing.prompt])[0][0])
+        if before + wanted > longest:
+            raise ConfigError(
+                f"max_caption_length is {wanted}, but behind the queries and {before} tokens of prompt the language "
+                f"model reads {longest - before}"
+            )
+        if before >= self.preprocessing.max_length:
+            raise ConfigError(
+                f"the prompt has {before} tokens, and model.max_length is {self.preprocessing.max_length}; give more"
+            )
+
+    def _encode(self) -> Callable[[Sequence[str]], tuple[Tensor, ...]]:
+        return self.preprocessing.encode
+
+    def answer(self, batch: CaptionBatch, images: Tensor, texts: Tensor) -> list[str]:
+        """A caption of each of B pictures.
+
+        Args:
+            batch: The pictures.
+            images: Image states [I, N, W].
+            texts: Not read.
+        """
+        recipe, prompt = self.recipe, self.preprocessing.prompt
+        ids, mask = self.preprocessing.encode_prompts([prompt] * len(images))
+        written = self.model.write(
+            images,
+            torch.arange(len(images), device=images.device),
+            ids.to(images.device),
+            mask.to(images.device),
+            beams=recipe.beams,
+            max_length=recipe.max_caption_length,
+            min_length=recipe.min_caption_length,
+            length_penalty=recipe.length_penalty,
+        )
+        captions = self.preprocessing.decode(written)
+        return [captions[place] for place in batch.image_rows.tolist()]

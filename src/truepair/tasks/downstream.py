@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from truepair.data.caption_check import check_captions
 from truepair.data.fingerprint import rows_fingerprint, table_fingerprints
 from truepair.data.left_out import SKIPPED, LeftOut
-from truepair.data.preprocessing import OwnPreprocessing
+from truepair.data.preprocessing import Preprocessing
 from truepair.data.readable import unreadable_pictures
 from truepair.data.table import PairTable
 from truepair.data.tasks.base import MOST_SKIPPED
@@ -34,9 +34,7 @@ from truepair.methods.settings import settings_of
 from truepair.methods.student import Say
 from truepair.methods.towers import TowerStep
 from truepair.models.encoders.fingerprint import caption_input_key, weights_fingerprint
-from truepair.models.encoders.images import image_transform
-from truepair.models.fusion.downstream import DownstreamModel
-from truepair.tasks.start import StartConfig, States, task_states
+from truepair.tasks.start import StartConfig, States, TaskModel, task_states, task_transform
 
 Split = Literal["train", "validation", "test"]
 
@@ -146,9 +144,7 @@ class DownstreamTask(ABC, Generic[_Table, _Answer, _Result]):
     texts_name: ClassVar[str]
     """What the texts are, for people: "questions"."""
 
-    def __init__(
-        self, recipe: TaskRecipe, model: DownstreamModel, preprocessing: OwnPreprocessing, left_out: LeftOut
-    ) -> None:
+    def __init__(self, recipe: TaskRecipe, model: TaskModel, preprocessing: Preprocessing, left_out: LeftOut) -> None:
         self.recipe = recipe
         self.model = model
         self.preprocessing = preprocessing
@@ -226,7 +222,7 @@ class DownstreamTask(ABC, Generic[_Table, _Answer, _Result]):
 
     def figures(self, model: PreTrainedModel) -> dict[str, float]:
         """Figures of a model, which is the task's from now on, on the validation data."""
-        self.model = cast(DownstreamModel, model)
+        self.model = cast(TaskModel, model)
         table, states = self._validation
         return self.measure(self._answers(table, states), table)
 
@@ -252,7 +248,7 @@ class DownstreamTask(ABC, Generic[_Table, _Answer, _Result]):
             DataError: most of them cannot.
         """
         table = self.read(split)
-        transform = image_transform(self.preprocessing.transform, self.model.image_encoder, train=False)
+        transform = task_transform(self.preprocessing, self.model, train=False)
         with counting(f"images of {table.images.name} that can be read") as progress:
             unreadable = unreadable_pictures(table.images, min_side=transform.min_side, progress=progress)
         if not unreadable:
@@ -274,7 +270,7 @@ class DownstreamTask(ABC, Generic[_Table, _Answer, _Result]):
     def _transform(self, *, train: bool) -> ImageTransform | None:
         if self.recipe.model.cache_images:
             return None
-        return image_transform(self.preprocessing.transform, self.model.image_encoder, train=train)
+        return task_transform(self.preprocessing, self.model, train=train)
 
     def _answers(self, table: _Table, states: States) -> list[_Answer]:
         """An answer to each text, in the order of the table."""
@@ -330,8 +326,8 @@ def finetune(task: DownstreamTask[Any, Any, _Result], recipe: TaskRecipe, run_fo
     run = engine.run()
     if not engine.accelerator.is_main_process:
         return None
-    task.model = cast(DownstreamModel, engine.model)
-    take_best(task.model, run)
+    task.model = cast(TaskModel, engine.model)
+    take_best(engine.model, run)
     return task.evaluate(run_folder) if task.tests else None
 
 
@@ -343,8 +339,8 @@ class FinetuneStep(TowerStep):
         states: where the states of images and texts come from.
     """
 
-    def __init__(self, model: DownstreamModel, states: States) -> None:
-        super().__init__(model)
+    def __init__(self, model: TaskModel, states: States) -> None:
+        super().__init__(cast(PreTrainedModel, model))
         states.freeze(model)
         self.states = states
 

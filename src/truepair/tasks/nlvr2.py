@@ -182,6 +182,7 @@ class Nlvr2Task(DownstreamTask[Nlvr2Table, bool, Nlvr2Result]):
     texts_name = "statements"
     recipe: Nlvr2Recipe
     model: Nlvr2Model
+    preprocessing: OwnPreprocessing
 
     def __init__(
         self, recipe: Nlvr2Recipe, model: Nlvr2Model, preprocessing: OwnPreprocessing, left_out: LeftOut

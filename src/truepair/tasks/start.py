@@ -2,27 +2,64 @@
 
 from collections.abc import Callable, Container, Iterable
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
 from truepair.data.pairs import PairDataset
-from truepair.data.preprocessing import OwnPreprocessing
+from truepair.data.preprocessing import OwnPreprocessing, Preprocessing
 from truepair.data.table import PairTable
-from truepair.data.transforms import TransformConfig
+from truepair.data.transforms import ImageTransform, TransformConfig
 from truepair.engine.logs.progress import counting
 from truepair.engine.loop.config import LoopConfig
 from truepair.errors import ConfigError, DataError
 from truepair.methods.caches import cache_folder, text_states
 from truepair.methods.student import seed_weights
+from truepair.models.encoders.base import ImageEncoder
 from truepair.models.encoders.frozen_captions import CaptionStates
 from truepair.models.encoders.frozen_images import ImageStates, cache_image_states
 from truepair.models.encoders.images import image_transform, resize_images
 from truepair.models.fusion.albef import AlbefModel
+from truepair.models.fusion.blip2_language import Blip2LanguageModel
 from truepair.models.fusion.downstream import DownstreamModel
-from truepair.models.open import open_own
-from truepair.settings import Positive
+from truepair.models.open import blip2_stage, open_own
+from truepair.settings import Positive, check_settings
+
+TaskModel = DownstreamModel | Blip2LanguageModel
+"""What tasks train: it has image_encoder and text_encoder, image_states and text_states, and a loss of its own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LanguageConfig:
+    """The language model that goes on from what the queries of a BLIP-2 saw.
+
+    Attributes:
+        checkpoint: folder or hub name of a language model that only decodes (OPT, GPT-2, Llama, Qwen, ...), which is
+            joined to a BLIP-2 of the first stage; absent where ``model.checkpoint`` has one.
+        options: in its place, ``model_type`` and fields of one that starts from random weights (gpt2, say), with a
+            tokenizer that is trained on the training texts.
+        vocab_size: most entries of that tokenizer.
+        freeze: leave the language model as it is, without dropout; false trains it as well.
+        prompt: what is read before each caption, and not learned, such as "a photo of"; that of the checkpoint when
+            absent.
+    """
+
+    checkpoint: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    vocab_size: Positive = 4096
+    freeze: bool = True
+    prompt: str | None = None
+
+    def __post_init__(self) -> None:
+        check_settings(self, "model.language")
+        if self.checkpoint and self.options:
+            raise ConfigError("model.language.checkpoint and model.language.options both give a language model")
+        if self.options and self.freeze:
+            raise ConfigError(
+                "model.language.options makes a language model of random weights, which writes nothing while it rests; "
+                "set model.language.freeze to false"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +68,8 @@ class StartConfig:
 
     Attributes:
         checkpoint: the ``model`` folder of a pre-training run, the name of such a model, or a checkpoint file of ALBEF,
-            GRIT-VLP or MAFA.
+            GRIT-VLP or MAFA. For what a language model can write, also a BLIP-2, of the first stage or a whole one.
+        language: the language model of a BLIP-2.
         fresh: take only the two encoders of the checkpoint; what reads both starts from random weights. For comparison:
             does pre-training help?
         options: further fields of the task's model, such as ``token_products``.
@@ -48,6 +86,7 @@ class StartConfig:
     """
 
     checkpoint: str = ""
+    language: LanguageConfig | None = None
     fresh: bool = False
     options: dict[str, Any] = field(default_factory=dict)
     max_length: Positive | None = None
@@ -93,6 +132,10 @@ def load_start(config: StartConfig, seed: int, say: Callable[[str], None]) -> St
     """
     if not config.checkpoint:
         raise ConfigError("model.checkpoint names nothing to start from; give the 'model' folder of a pre-training run")
+    if blip2_stage(config.checkpoint):
+        raise ConfigError(f"{config.checkpoint} is a BLIP-2, and this task is trained from an ALBEF; give one of these")
+    if config.language is not None:
+        raise ConfigError(f"model.language is for a BLIP-2, and {config.checkpoint} is none; leave it out")
     albef, preprocessing = open_own(config.checkpoint, say)
     transform = config.transform or preprocessing.transform
     seed_weights(seed)
@@ -165,16 +208,17 @@ class States(nn.Module):
         self.images = images
         self.texts = texts
 
-    def freeze(self, model: DownstreamModel) -> None:
-        """Leave what is frozen out of training."""
+    def freeze(self, model: TaskModel) -> None:
+        """Leave what is frozen out of training; whether a language model rests is its own to say."""
         model.image_encoder.requires_grad_(not self.freeze_image)
-        model.text_encoder.requires_grad_(not self.freeze_text)
+        if self.freeze_text:
+            model.text_encoder.requires_grad_(False)
 
-    def forward(self, model: DownstreamModel, batch: Any) -> tuple[Tensor, Tensor]:
+    def forward(self, model: TaskModel, batch: Any) -> tuple[Tensor, Tensor]:
         """Image states [I, N, W] and text states [B, L, D] of a `TaskBatch`."""
         return self.images_of(model, batch), self._texts(model, batch)
 
-    def images_of(self, model: DownstreamModel, batch: TaskBatch) -> Tensor:
+    def images_of(self, model: TaskModel, batch: TaskBatch) -> Tensor:
         """Image states [I, N, W] of a batch."""
         if self.images is not None:
             return self.images[batch.image_index].to(batch.input_ids.device)
@@ -185,7 +229,7 @@ class States(nn.Module):
         with torch.no_grad():
             return model.image_states(batch.pixel_values)
 
-    def _texts(self, model: DownstreamModel, batch: TaskBatch) -> Tensor:
+    def _texts(self, model: TaskModel, batch: TaskBatch) -> Tensor:
         if self.texts is not None:
             return self.texts.gather(batch.texts)[0].to(batch.input_ids.device)
         if not self.freeze_text:
@@ -195,10 +239,17 @@ class States(nn.Module):
             return model.text_states(batch.input_ids, batch.attention_mask)
 
 
+def task_transform(preprocessing: Preprocessing, model: TaskModel, *, train: bool) -> ImageTransform:
+    """From an image to pixels; a model of ours normalises them as its image encoder expects it."""
+    if isinstance(preprocessing, OwnPreprocessing):
+        return image_transform(preprocessing.transform, cast(ImageEncoder, model.image_encoder), train=train)
+    return preprocessing.images(train=train)
+
+
 def task_states(
     config: StartConfig,
-    preprocessing: OwnPreprocessing,
-    model: DownstreamModel,
+    preprocessing: Preprocessing,
+    model: TaskModel,
     images: PairTable,
     texts: Iterable[str],
     loop: LoopConfig,
@@ -229,20 +280,20 @@ def task_states(
 
 def _image_states(
     config: StartConfig,
-    preprocessing: OwnPreprocessing,
-    model: DownstreamModel,
+    preprocessing: Preprocessing,
+    model: TaskModel,
     table: PairTable,
     loop: LoopConfig,
     unreadable: Container[int],
 ) -> ImageStates:
-    transform = image_transform(preprocessing.transform, model.image_encoder, train=False)
-    dataset = PairDataset(table, transform, captions="first")
+    dataset = PairDataset(table, task_transform(preprocessing, model, train=False), captions="first")
+    own = preprocessing if isinstance(preprocessing, OwnPreprocessing) else None
     with counting(f"image states of {table.name}") as progress:
         states = cache_image_states(
             model.image_encoder,
             dataset,
             cache_folder(config.cache_folder),
-            preprocessing=asdict(preprocessing.transform),
+            preprocessing=preprocessing.image_settings() if own is None else asdict(own.transform),
             workers=loop.workers,
             timeout=loop.data_timeout,
             progress=progress,

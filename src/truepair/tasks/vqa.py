@@ -56,6 +56,7 @@ class VqaTask(QuestionTask):
     """
 
     model: VqaModel
+    preprocessing: OwnPreprocessing
 
     def __init__(self, recipe: VqaRecipe, model: VqaModel, preprocessing: OwnPreprocessing, left_out: LeftOut) -> None:
         super().__init__(recipe, model, preprocessing, left_out)

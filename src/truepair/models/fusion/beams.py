@@ -17,6 +17,7 @@ def beam_search(
     end: int,
     beams: int,
     max_length: int,
+    min_length: int = 0,
     length_penalty: float = 1.0,
     banned: Sequence[int] = (),
     device: torch.device | str = "cpu",
@@ -36,6 +37,7 @@ def beam_search(
         end: end token.
         beams: K.
         max_length: most tokens of a text, its end token included.
+        min_length: fewest tokens of a text, its end token not counted.
         length_penalty: 0 compares sums; 1 compares means, which favours longer texts.
         banned: tokens that no text has.
         device: where `step` computes.
@@ -59,8 +61,8 @@ def beam_search(
         logs = step(tokens, parents).float()  # [I * K, V]
         logs[:, list(banned)] = -math.inf
         total = sums[:, :, None] + logs.view(texts, beams, -1)  # [I, K, V]
-        ended = total[:, :, end] / length**length_penalty  # [I, K]
-        _keep_best(best, ended, written)
+        if length > min_length:
+            _keep_best(best, total[:, :, end] / length**length_penalty, written)
         total[:, :, end] = -math.inf
         vocabulary = total.shape[2]
         found = total.flatten(1).topk(beams, dim=1)  # of [I, K * V]

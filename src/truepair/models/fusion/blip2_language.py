@@ -7,7 +7,7 @@ from typing import Any, Self
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import Blip2Config, Blip2ForConditionalGeneration
+from transformers import Blip2Config, Blip2ForConditionalGeneration, PreTrainedModel
 
 from truepair.data.tasks.captioning import CaptionBatch
 from truepair.data.tasks.vqa_language import LanguageVqaBatch
@@ -26,8 +26,8 @@ class Blip2LanguageModel(nn.Module):
     that reads it before its own tokens and goes on: a caption, or the answer to a prompt. The Q-Former and the linear
     layer are trained; the language model rests unless `rest_language` says otherwise.
 
-    An image encoder that is no ViT may stand in the place of the vision model, as in the first stage; then transformers'
-    class reads all else of the folder, and says what it lacks.
+    An image encoder that is no ViT may stand in the place of the vision model, as in the first stage; then the class of
+    transformers reads all else of the folder, and says what it lacks.
 
     Args:
         model: The model.
@@ -103,9 +103,9 @@ class Blip2LanguageModel(nn.Module):
         return BlipImageTower(self.model.vision_model) if self.vision is None else self.vision
 
     @property
-    def text_encoder(self) -> nn.Module:
+    def text_encoder(self) -> PreTrainedModel:
         """The language model."""
-        language: nn.Module = self.model.language_model
+        language: PreTrainedModel = self.model.language_model
         return language
 
     def rest_language(self, rests: bool) -> Self:
@@ -261,7 +261,7 @@ class Blip2LanguageModel(nn.Module):
         total = mask.shape[1]
         order = (torch.arange(total, device=mask.device) + mask.sum(dim=1)[:, None]) % total  # [B, T]
         ends = self.ends
-        rows = self.text_encoder.generate(
+        rows = self.model.language_model.generate(
             inputs_embeds=embedded.gather(1, order[:, :, None].expand_as(embedded)),
             attention_mask=mask.gather(1, order),
             num_beams=beams,

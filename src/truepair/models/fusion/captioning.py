@@ -171,6 +171,7 @@ class CaptionModel(DownstreamModel):
         end: int,
         beams: int = 3,
         max_length: int = 20,
+        min_length: int = 0,
         length_penalty: float = 1.0,
         banned: tuple[int, ...] = (),
     ) -> list[list[int]]:
@@ -182,6 +183,7 @@ class CaptionModel(DownstreamModel):
             end: end token.
             beams: K, beginnings that are kept of each caption.
             max_length: most tokens of a caption, its end included.
+            min_length: fewest tokens of a caption, its end not counted.
             length_penalty: see `beam_search`.
             banned: tokens that no caption has.
 
@@ -210,6 +212,7 @@ class CaptionModel(DownstreamModel):
             end=place[end],
             beams=beams,
             max_length=max_length,
+            min_length=min_length,
             length_penalty=length_penalty,
             banned=[place[token] for token in banned if token in place],
             device=self.device,
