@@ -12,12 +12,15 @@ from truepair.data.tasks.vqa import AnswerVocabulary, VqaBatch, VqaCollator, Vqa
 from truepair.data.tasks.vqa_source import VqaTable
 from truepair.evaluation.aokvqa import GivenAnswer
 from truepair.methods.student import Say
+from truepair.models.checkpoints.blip2_language import open_blip2_language
 from truepair.models.checkpoints.load import load_model
 from truepair.models.encoders.fingerprint import combined_key
 from truepair.models.fusion.answers import AnswerTrie
 from truepair.models.fusion.vqa import VqaModel
+from truepair.models.open import blip2_stage
 from truepair.tasks.downstream import Split, finetune, listing_in, with_data
 from truepair.tasks.start import load_start
+from truepair.tasks.vqa_language import LanguageVqaTask
 from truepair.tasks.vqa_questions import QuestionTask, answer_list, training_questions
 from truepair.tasks.vqa_recipe import VqaRecipe
 from truepair.tasks.vqa_results import VqaResult
@@ -29,7 +32,10 @@ def finetune_vqa(recipe: VqaRecipe, run_folder: Path, say: Say) -> VqaResult | N
     Raises:
         TruepairError: anything in recipe, data or checkpoint that does not fit, in one line.
     """
-    task = VqaTask.from_checkpoint(recipe, listing_in(run_folder, say))
+    left_out, checkpoint = listing_in(run_folder, say), recipe.model.checkpoint
+    if checkpoint and blip2_stage(checkpoint):
+        return finetune(LanguageVqaTask.from_checkpoint(recipe, left_out), recipe, run_folder, say)
+    task = VqaTask.from_checkpoint(recipe, left_out)
     say(f"{len(task.answers):,} answers to choose from")
     return finetune(task, recipe, run_folder, say)
 
@@ -41,6 +47,8 @@ def evaluate_vqa(model_folder: Path, recipe: VqaRecipe, folder: Path, say: Say) 
         TruepairError: anything in recipe, data or model that does not fit, in one line.
     """
     recipe = with_data(recipe)
+    if blip2_stage(model_folder) == 2:
+        return LanguageVqaTask(recipe, *open_blip2_language(model_folder), listing_in(folder, say)).evaluate(folder)
     model, preprocessing = load_model(VqaModel, model_folder), OwnPreprocessing.load(model_folder)
     return VqaTask(recipe, model, preprocessing, listing_in(folder, say)).evaluate(folder)
 
