@@ -1,15 +1,16 @@
-"""How good captions are: CIDEr-D, BLEU, ROUGE-L and METEOR, by the scorers of ``pycocoevalcap``.
+"""How good captions are: CIDEr-D, BLEU, ROUGE-L, METEOR and SPICE, by the scorers of ``pycocoevalcap``.
 
 The package comes with ``pip install truepair[captioning]``. Its scorers take texts split into words, without
 punctuation. It splits them with a Java program (PTBTokenizer of Stanford CoreNLP), and METEOR is one; where Java is not
-there, `truepair.evaluation.words` splits by the same rules, and METEOR is left out.
+there, `truepair.evaluation.words` splits by the same rules, and METEOR is left out. SPICE needs Java, too, and a parser
+that the package fetches.
 """
 
 import json
 import shutil
 import subprocess
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from itertools import islice
@@ -23,7 +24,7 @@ from truepair.files import write_text
 References = Sequence[Sequence[str]]
 """The captions that people gave to each of some pictures."""
 
-FIGURES = ("cider_d", "bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "meteor")
+FIGURES = ("cider_d", "bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "meteor", "spice")
 """In the order in which tables show them."""
 
 PTB = "PTBTokenizer (Java)"
@@ -36,11 +37,12 @@ class CaptionFigures:
     """Figures of one caption for each of some pictures; 1 is perfect, for CIDEr-D 10.
 
     Attributes:
-        figures: "cider_d", "bleu_1" to "bleu_4", "rouge_l", and "meteor" where Java is there.
+        figures: "cider_d", "bleu_1" to "bleu_4", "rouge_l", "meteor" where Java is there, and "spice" where its parser
+            is there as well.
         words: what split the captions into words: ``PTB`` or ``RULES``.
     """
 
-    figures: Mapping[str, float] = field(default_factory=dict)
+    figures: dict[str, float] = field(default_factory=dict)
     words: str = RULES
 
 
@@ -57,6 +59,19 @@ def require_scorers() -> None:
 def java_is_there() -> bool:
     """Whether programs of Java can be run."""
     return shutil.which("java") is not None
+
+
+def missing_of_spice() -> str:
+    """What SPICE lacks here, and where it comes from; empty where it can be computed."""
+    if not java_is_there():
+        return "it is a program of Java"
+    require_scorers()
+    from pycocoevalcap.spice import get_stanford_models as package
+
+    folder = Path(package.__file__).with_name(package.SPICELIB)
+    if all((folder / f"{package.JAR}{part}.jar").is_file() for part in ("", "-models")):
+        return ""
+    return f"its parser, {package.JAR}.jar with its models, is not in {folder}; python -m {package.__name__} fetches it"
 
 
 def score_captions(
@@ -87,16 +102,12 @@ def score_captions(
                 f"{len(texts):,} captions ({who}) of {len(references):,} pictures, {sum(not r for r in references):,} "
                 "of them without references; each picture needs a caption and a reference"
             )
-    split = _split_by_java if java else _split_by_rules
-    counts = [len(texts) for texts in references]
-    words = iter(split([text for texts in (*references, *captions.values()) for text in texts]))
-    given = {picture: list(islice(words, count)) for picture, count in enumerate(counts)}
+    given, all_said = _in_words(captions, references, _split_by_java if java else _split_by_rules)
     scorers: dict[str, Any] = {"cider_d": Cider(), "rouge_l": Rouge()}
     if java:
         scorers["meteor"] = _meteor()
     found = {}
-    for who in captions:
-        said = {picture: [text] for picture, text in enumerate(islice(words, len(references)))}
+    for who, said in all_said.items():
         bleu, _ = Bleu(4).compute_score(given, said, verbose=0)
         figures = {f"bleu_{length}": float(value) for length, value in enumerate(bleu, 1)}
         try:
@@ -107,6 +118,32 @@ def score_captions(
             {name: figures[name] for name in FIGURES if name in figures}, PTB if java else RULES
         )
     return found
+
+
+def score_spice(captions: Mapping[str, Sequence[str]], references: References) -> dict[str, float]:
+    """SPICE of captions by who wrote them, which `score_captions` has checked, where `missing_of_spice` is empty.
+
+    Raises:
+        DataError: its program fails, as with a Java much newer than 8.
+    """
+    from pycocoevalcap.spice.spice import Spice
+
+    given, all_said = _in_words(captions, references, _split_by_java)
+    try:
+        return {who: float(Spice().compute_score(given, said)[0]) for who, said in all_said.items()}
+    except (OSError, ValueError, subprocess.CalledProcessError) as error:
+        raise DataError(f"SPICE's program of Java failed: {error}; it was made for Java 8") from error
+
+
+def _in_words(
+    captions: Mapping[str, Sequence[str]], references: References, split: Callable[[Sequence[str]], list[str]]
+) -> tuple[dict[int, list[str]], dict[str, dict[int, list[str]]]]:
+    """References by picture, and captions by who wrote them and by picture, as scorers take them."""
+    counts = [len(texts) for texts in references]
+    words = iter(split([text for texts in (*references, *captions.values()) for text in texts]))
+    given = {picture: list(islice(words, count)) for picture, count in enumerate(counts)}
+    said = {who: {picture: [text] for picture, text in enumerate(islice(words, len(references)))} for who in captions}
+    return given, said
 
 
 def most_frequent_caption(captions: Iterable[str]) -> str:

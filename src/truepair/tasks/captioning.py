@@ -27,9 +27,11 @@ from truepair.errors import ConfigError, DataError
 from truepair.evaluation.captioning import (
     CaptionFigures,
     java_is_there,
+    missing_of_spice,
     most_frequent_caption,
     require_scorers,
     score_captions,
+    score_spice,
     write_caption_results,
 )
 from truepair.files import write_json
@@ -120,6 +122,7 @@ _TITLES = {
     **{f"bleu_{length}": f"BLEU-{length}" for length in range(1, 5)},
     "rouge_l": "ROUGE-L",
     "meteor": "METEOR",
+    "spice": "SPICE",
 }
 
 
@@ -294,10 +297,24 @@ class CaptionTask(DownstreamTask[CaptionTable, str, CaptionResult]):
             )
         references = list(table.rows["captions"])
         by_whom = {"model": list(answers), **self._baselines(table)}
-        scores = score_captions(by_whom, references, java=java)
+        scores = self._with_spice(score_captions(by_whom, references, java=java), by_whom, references)
         result = CaptionResult(len(table), sum(map(len, references)), scores)
         write_json(folder / "captioning.json", asdict(result))
         return result
+
+    def _with_spice(
+        self, scores: dict[str, CaptionFigures], by_whom: dict[str, list[str]], references: list[list[str]]
+    ) -> dict[str, CaptionFigures]:
+        """Figures with SPICE, or a line that says why it is left out."""
+        lacks = missing_of_spice()
+        if not lacks:
+            try:
+                found = score_spice(by_whom, references)
+                return {who: replace(one, figures=one.figures | {"spice": found[who]}) for who, one in scores.items()}
+            except DataError as error:  # the other figures are there
+                lacks = str(error)
+        self.say(f"SPICE is left out: {lacks}")
+        return scores
 
     def _baselines(self, table: CaptionTable) -> dict[str, list[str]]:
         """What can be had without writing: the caption of the training picture nearest in ITC, and the usual one."""

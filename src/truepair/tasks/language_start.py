@@ -1,7 +1,7 @@
 """What a task starts from where a language model writes: a BLIP-2 of the first stage and a language model, or both."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -17,6 +17,7 @@ from truepair.models.checkpoints.blip2_language import (
 )
 from truepair.models.fusion.blip2 import open_blip2_folder
 from truepair.models.fusion.blip2_language import Blip2LanguageModel
+from truepair.models.fusion.language_adapter import add_language_lora
 from truepair.models.fusion.language_preprocessing import LanguagePreprocessing
 from truepair.models.open import blip2_stage, model_folder
 from truepair.tasks.start import LanguageConfig, StartConfig
@@ -40,6 +41,7 @@ def load_language_start(
     _require_fitting(config)
     name, language = str(model_folder(config.checkpoint)), config.language or LanguageConfig()
     rests = "rests" if language.freeze else "is trained, too"
+    rests += "" if language.lora is None else f" but for LoRA of rank {language.lora.rank}"
     stated = language.checkpoint or language.options
     if blip2_stage(name) == 2:
         if stated:
@@ -64,6 +66,8 @@ def load_language_start(
             "folder is opened by truepair alone"
         )
     model.rest_language(language.freeze)
+    if language.lora is not None:
+        add_language_lora(model.text_encoder, **asdict(language.lora))
     return model, _adapted(config, name, model, preprocessing.prompted(language.prompt))
 
 

@@ -24,10 +24,28 @@ from truepair.models.fusion.albef import AlbefModel
 from truepair.models.fusion.blip2_language import Blip2LanguageModel
 from truepair.models.fusion.downstream import DownstreamModel
 from truepair.models.open import blip2_stage, open_own
-from truepair.settings import Positive, check_settings
+from truepair.settings import PartShare, Positive, check_settings
 
 TaskModel = DownstreamModel | Blip2LanguageModel
 """What tasks train: it has image_encoder and text_encoder, image_states and text_states, and a loss of its own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LanguageLora:
+    """How a language model that rests is adapted.
+
+    Attributes:
+        rank: width of the two matrices beside each layer.
+        alpha: what they add is multiplied by ``alpha / rank``.
+        dropout: dropout before them, in training.
+        targets: endings of the names of the linear layers that get them, such as q_proj and v_proj; all but the head
+            when absent.
+    """
+
+    rank: Positive = 16
+    alpha: Positive = 32
+    dropout: PartShare = 0.0
+    targets: list[str] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +61,7 @@ class LanguageConfig:
         freeze: leave the language model as it is, without dropout; false trains it as well.
         prompt: what is read before each caption, and not learned, such as "a photo of"; that of the checkpoint when
             absent.
+        lora: adapt a language model that rests; it is saved with the adapter added to its weights.
     """
 
     checkpoint: str | None = None
@@ -50,11 +69,17 @@ class LanguageConfig:
     vocab_size: Positive = 4096
     freeze: bool = True
     prompt: str | None = None
+    lora: LanguageLora | None = None
 
     def __post_init__(self) -> None:
         check_settings(self, "model.language")
         if self.checkpoint and self.options:
             raise ConfigError("model.language.checkpoint and model.language.options both give a language model")
+        if self.lora is not None and not self.freeze:
+            raise ConfigError(
+                "model.language.lora adapts a language model that rests, and model.language.freeze is false; drop one of "
+                "both"
+            )
         if self.options and self.freeze:
             raise ConfigError(
                 "model.language.options makes a language model of random weights, which writes nothing while it rests; "

@@ -51,7 +51,7 @@ def open_blip2_language(name_or_folder: str | Path) -> tuple[Blip2LanguageModel,
         ConfigError: Its language model is no decoder.
     """
     name = str(name_or_folder)
-    model = Blip2LanguageModel.from_pretrained(name)
+    model = Blip2LanguageModel.from_pretrained(name, merged=True)
     processor = load_part(AutoImageProcessor, name, what="image processor")
     tokenizer = load_part(AutoTokenizer, name, what="tokenizer")
     config = model.model.config

@@ -13,10 +13,17 @@ from truepair.data.tasks.captioning import CaptionBatch
 from truepair.data.tasks.vqa_language import LanguageVqaBatch
 from truepair.errors import ConfigError
 from truepair.models.checkpoints.load import load_hub_model, load_part
+from truepair.models.dual.adapter import has_adapter, insert_like
 from truepair.models.encoders.base import ImageEncoder
 from truepair.models.encoders.images import build_image_encoder
 from truepair.models.fusion.blip import BlipImageTower
 from truepair.models.fusion.blip2_files import TOWER_FILE, load_tower, vision_names, weights_under, write_weights
+from truepair.models.fusion.language_adapter import (
+    restore_language_adapter,
+    save_language_adapter,
+    train_dropout,
+    without_adapter,
+)
 
 
 class Blip2LanguageModel(nn.Module):
@@ -46,11 +53,12 @@ class Blip2LanguageModel(nn.Module):
         self.rest_language(True)
 
     @classmethod
-    def from_pretrained(cls, name_or_folder: str | Path, **options: Any) -> Self:
+    def from_pretrained(cls, name_or_folder: str | Path, *, merged: bool = False, **options: Any) -> Self:
         """Load a model without what reads images and texts for it.
 
         Args:
             name_or_folder: A folder that `save_pretrained` wrote, of this class or of transformers, or a hub name.
+            merged: Leave an adapter where it is, added to the weights of the language model.
             **options: How transformers is to read the weights, such as ``use_safetensors``.
 
         Raises:
@@ -63,19 +71,29 @@ class Blip2LanguageModel(nn.Module):
         tower = load_tower(config, name)
         absent = frozenset() if tower is None else vision_names(config)
         model = load_hub_model(Blip2ForConditionalGeneration, name, may_lack=absent, dtype=torch.float32, **options)
-        return cls(model, tower)
+        made = cls(model, tower)
+        if not merged:
+            restore_language_adapter(made.text_encoder, name)
+        return made
 
     def save_pretrained(self, folder: str | Path, state_dict: Mapping[str, Tensor] | None = None) -> None:
         """Write a folder of transformers, which `Blip2ForConditionalGeneration.from_pretrained` reads."""
         state = dict(self.state_dict() if state_dict is None else state_dict)
-        self.model.save_pretrained(folder, state_dict=weights_under("model.", state))
+        weights = weights_under("model.", state)
+        if has_adapter(self.text_encoder):
+            without_adapter(self.model, weights).save_pretrained(folder)
+            save_language_adapter(self.text_encoder, Path(folder), weights_under("language_model.", weights))
+        else:
+            self.model.save_pretrained(folder, state_dict=weights)
         if self.vision is not None:
             write_weights(weights_under("vision.", state), Path(folder, TOWER_FILE))
 
     def blank(self) -> Self:
         """A model of the same kind and sizes with other weights."""
         vision = None if self.vision is None else build_image_encoder(self.vision.config)
-        return type(self)(type(self.model)(self.model.config), vision)
+        made = type(self)(type(self.model)(self.model.config), vision)
+        insert_like(made.text_encoder, self.text_encoder)
+        return made
 
     @property
     def kind(self) -> str:
@@ -119,6 +137,7 @@ class Blip2LanguageModel(nn.Module):
         super().train(mode)
         if self.language_rests:
             self.text_encoder.eval()
+            train_dropout(self.text_encoder, mode)
         return self
 
     def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any]) -> None:
