@@ -77,8 +77,8 @@ class LanguageConfig:
             raise ConfigError("model.language.checkpoint and model.language.options both give a language model")
         if self.lora is not None and not self.freeze:
             raise ConfigError(
-                "model.language.lora adapts a language model that rests, and model.language.freeze is false; drop one of "
-                "both"
+                "model.language.lora adapts a language model that rests, and model.language.freeze is false; drop one "
+                "of both"
             )
         if self.options and self.freeze:
             raise ConfigError(

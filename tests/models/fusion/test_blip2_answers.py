@@ -23,7 +23,7 @@ GPT2 = {"model_type": "gpt2", "n_embd": 16, "n_layer": 1, "n_head": 2, "n_positi
 @pytest.fixture(scope="module")
 def made(squares: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Blip2LanguageModel, LanguagePreprocessing]:
     folder = save_blip2(tmp_path_factory.mktemp("start") / "blip2", open_pairs(squares / "pairs.jsonl"))
-    first, images = open_blip2_folder(folder)
+    first, images = open_blip2_folder(str(folder))
     words = ["question : answer : what colour is it red blue dark green is this a square yes no"]
     tokenizer = starting_tokenizer(train_wordpiece(words, 200, min_frequency=1))
     torch.manual_seed(3)

@@ -1,7 +1,7 @@
 """LoRA (Hu et al. 2022) in the language model of a BLIP-2: small matrices are trained beside its layers, which rest.
 
-The saved folder holds the language model with the matrices added to its weights, as any reader expects it. What training
-goes on from, the matrices and the weights that they are added to, lies in a folder within.
+The saved folder holds the language model with the matrices added to its weights, as any reader expects it. What
+training goes on from, the matrices and the weights that they are added to, lies in a folder within.
 """
 
 import copy
