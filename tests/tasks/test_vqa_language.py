@@ -1,6 +1,7 @@
 """OK-VQA and A-OKVQA, answered by the language model of a BLIP-2, from the command to the files it leaves."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,15 @@ def test_a_whole_blip2_is_trained_further(
     before, after = (_weights(folder / "model") for folder in (run, tmp_path / "further"))
     moved = {name.split(".")[0] for name in after if not torch.equal(before[name], after[name])}
     assert moved == {"query_tokens", "qformer", "language_projection"}
+
+    elsewhere = tmp_path / "elsewhere" / "model"
+    shutil.copytree(run / "model", elsewhere)
+    settings = json.loads((elsewhere / "preprocessing.json").read_text())
+    (elsewhere / "preprocessing.json").write_text(json.dumps({**settings, "prompt": "a photo of", "max_length": 4}))
+    main(["evaluate", "vqa", str(elsewhere), str(recipe)])
+    assert len(json.loads((elsewhere.parent / "vqa_results.json").read_text())) == 12, (
+        "of captions, say: no answers yet"
+    )
 
 
 def _weights(folder: Path) -> dict[str, torch.Tensor]:

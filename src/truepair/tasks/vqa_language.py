@@ -1,10 +1,12 @@
 """Questions about images that the language model of a BLIP-2 answers: trained on answers, written by beam search."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from truepair.data.caption_check import check_captions
 from truepair.data.left_out import LeftOut
 from truepair.data.tasks.vqa import VqaSample, frequent_answers, trained_answers
 from truepair.data.tasks.vqa_language import QUESTION, LanguageVqaBatch, LanguageVqaCollator
@@ -40,7 +42,10 @@ class LanguageVqaTask(QuestionTask):
         self, recipe: VqaRecipe, model: Blip2LanguageModel, preprocessing: LanguagePreprocessing, left_out: LeftOut
     ) -> None:
         _require_fitting(recipe)
-        super().__init__(recipe, model, preprocessing.prompted(recipe.prompt), left_out)
+        length = recipe.model.max_length or model.longest  # a batch is as long as its longest text
+        if length > model.longest:
+            raise ConfigError(f"model.max_length is {length}, but the language model reads {model.longest}")
+        super().__init__(recipe, model, preprocessing.prompted(recipe.prompt).reading(length), left_out)
         self._collate = LanguageVqaCollator(self.preprocessing.encode, recipe.prompt)
 
     @classmethod
@@ -51,8 +56,6 @@ class LanguageVqaTask(QuestionTask):
         model, preprocessing = load_language_start(
             recipe.model, lambda: _corpus(recipe), recipe.loop.seed, left_out.say
         )
-        if recipe.model.max_length is None:  # a batch is as long as its longest text
-            preprocessing = preprocessing.reading(model.longest)
         return cls(recipe, model, preprocessing, left_out)
 
     def read(self, split: Split) -> VqaTable:
@@ -79,8 +82,10 @@ class LanguageVqaTask(QuestionTask):
         return self._collate(samples)
 
     def lost_words(self) -> list[str]:
-        """Nothing: a question that would be cut is an error, and language models have a token for each byte."""
-        return []
+        """What the tokenizer loses of the training questions, a line each."""
+        read = self.preprocessing
+        check, _ = check_captions(replace(read.tokenization, prompt=""), read.max_length, self.texts(self._train))
+        return check.lines(length="model.max_length", tokenizer="give another language model", captions=self.texts_name)
 
     def answer(self, batch: LanguageVqaBatch, images: Tensor, texts: Tensor) -> list[GivenAnswer]:
         """What the language model writes behind each of Q questions; and the likeliest of its choices, if it has some.

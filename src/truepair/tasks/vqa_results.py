@@ -97,6 +97,9 @@ def report_answers(
     """
     ids = list(table.questions["question_id"])
     given = dict(zip(ids, answers, strict=True))
+    silent = sum(not answer.direct for answer in answers)
+    if silent:
+        say(f"data.test: {silent:,} of {len(table):,} answers are empty, and agree with nobody")
     if table.choices:
         write_aokvqa_predictions(given, folder / "aokvqa_predictions.json", table.stated_ids)
     else:
