@@ -8,8 +8,11 @@ from typing import Any
 import pytest
 
 from tests.tasks.task_sets import COLOURS, write_aokvqa, write_checkpoint, write_okvqa, write_vqa
+from truepair.cli.arguments import find_recipe, read_recipe
 from truepair.cli.main import main
+from truepair.cli.tasks import task_command
 from truepair.evaluation.aokvqa import AokvqaAccuracy
+from truepair.tasks.vqa_recipe import VqaRecipe
 from truepair.tasks.vqa_results import VqaResult
 
 FAST: dict[str, Any] = {
@@ -160,6 +163,21 @@ def test_the_questions_of_vqa_need_no_list(
     recipe = put_recipe(tmp_path, {"train": [source], "least_answers": 20})
     call(*train(recipe, tmp_path / "run", checkpoint, "--loop.epochs", "1"))
     assert "5 answers to choose from" in capsys.readouterr().err
+
+
+def test_recipes_lie_over_each_other() -> None:
+    def read(*names: str) -> VqaRecipe:
+        layers = [find_recipe(name, "vqa") for name in names]
+        recipe: VqaRecipe = read_recipe(task_command("vqa").recipe.load(), layers, [], command="test")
+        return recipe
+
+    okvqa, written, among = read("okvqa"), read("okvqa", "blip2"), read("okvqa", "aokvqa", "blip2")
+    assert okvqa.data.least_answers == 6 and not okvqa.data.answers and okvqa.model.max_length == 30
+    assert written.data == okvqa.data and written.model.max_length is None and written.model.transform is not None
+    assert (written.model.transform.size, written.optimizer.image_learning_rate) == (0, None)
+    assert (written.prompt, written.beams, written.length_penalty) == ("Question: {} Short answer:", 5, -1.0)
+    assert [Path(source.questions).name for source in among.data.train] == ["aokvqa_v1p0_train.json"]
+    assert among.loop.best_figure == "multiple_choice" and among.loop.batch_size == 32
 
 
 def test_results_are_tables_that_people_read() -> None:

@@ -76,7 +76,7 @@ def test_the_loss_is_the_weighted_likelihood_of_the_answers_alone(
     loss = model.loss(batch)
     assert loss.item() == pytest.approx(float(expected) / 3, rel=1e-5)
     states = model.image_states(batch.pixel_values), model.text_states(batch.input_ids)
-    assert float(model.loss(batch, *states)) == pytest.approx(loss.item(), rel=1e-6)
+    assert model.loss(batch, *states).item() == pytest.approx(loss.item(), rel=1e-6)
     loss.backward()
     assert model.model.query_tokens.grad.abs().sum() > 0
     assert all(parameter.grad is None for parameter in model.text_encoder.parameters()), "it rests"
