@@ -1,6 +1,7 @@
 """Figures of captions: those of the scorers themselves, with words as PTBTokenizer splits them."""
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -104,6 +105,47 @@ def test_java_splits_alike_and_adds_meteor() -> None:
     assert with_java.words == PTB and 0.05 < with_java.figures["meteor"] < 1
     rest = {name: value for name, value in with_java.figures.items() if name != "meteor"}
     assert rest == pytest.approx(dict(without.figures), abs=1e-9)
+
+
+def test_spice_is_asked_for_the_words_of_java_where_its_parser_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("pycocoevalcap")
+    from pycocoevalcap.spice import get_stanford_models, spice
+
+    monkeypatch.setattr(captioning, "java_is_there", lambda: False)
+    assert captioning.missing_of_spice() == "it is a program of Java"
+    monkeypatch.setattr(captioning, "java_is_there", lambda: True)
+    monkeypatch.setattr(get_stanford_models, "__file__", str(tmp_path / "get_stanford_models.py"))
+    assert captioning.missing_of_spice() == (
+        f"its parser, stanford-corenlp-3.6.0.jar with its models, is not in {tmp_path / 'lib'}; python -m "
+        "pycocoevalcap.spice.get_stanford_models fetches it"
+    )
+    (tmp_path / "lib").mkdir()
+    for part in ("", "-models"):
+        (tmp_path / "lib" / f"stanford-corenlp-3.6.0{part}.jar").touch()
+    assert captioning.missing_of_spice() == ""
+
+    asked = []
+
+    class Scorer:
+        def compute_score(self, given: dict[int, list[str]], said: dict[int, list[str]]) -> tuple[float, list[float]]:
+            asked.append((given, said))
+            return 0.1 * len(asked), []
+
+    monkeypatch.setattr(spice, "Spice", Scorer)
+    monkeypatch.setattr(captioning, "_split_by_java", lambda texts: [split_words(text) for text in texts])
+    scores = captioning.score_spice({"a": CAPTIONS, "b": ["x", "y", "z"]}, REFERENCES)
+    assert scores == {"a": 0.1, "b": 0.2}
+    assert asked[0][0][1] == ["two men stand by a bus", "two men a bus", "men"]
+    assert asked[1][1] == {0: ["x"], 1: ["y"], 2: ["z"]}
+
+    def fails(self: Scorer, given: object, said: object) -> None:
+        raise subprocess.CalledProcessError(1, "java")
+
+    monkeypatch.setattr(Scorer, "compute_score", fails)
+    with pytest.raises(DataError, match=r"SPICE's program of Java failed: .*; it was made for Java 8"):
+        captioning.score_spice({"a": CAPTIONS}, REFERENCES)
 
 
 def test_each_who_writes_is_measured_for_himself() -> None:

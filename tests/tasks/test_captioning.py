@@ -84,6 +84,14 @@ def test_captions_are_learned_written_and_measured(
     assert json.loads((run / "captioning.json").read_text()) == result
     main(["evaluate", "captioning", str(run), "--data.test_pictures", "1", "--beams", "1"])
     assert json.loads((run / "captioning.json").read_text())["pictures"] == 1
+    assert "SPICE is left out: " in said and "SPICE" not in told.out
+    monkeypatch.setattr("truepair.tasks.captioning.missing_of_spice", lambda: "")
+    monkeypatch.setattr("truepair.tasks.captioning.score_spice", lambda captions, _: dict.fromkeys(captions, 0.25))
+    main(["evaluate", "captioning", str(run), "--min_caption_length", "5"])
+    assert "SPICE" in capsys.readouterr().out
+    result = json.loads((run / "captioning.json").read_text())
+    assert result["scores"]["model"]["figures"]["spice"] == 0.25
+    assert min(len(entry["caption"].split()) for entry in json.loads((run / "captions.json").read_text())) > 3
 
 
 def test_a_stopped_run_goes_on(checkpoint: Path, tmp_path: Path) -> None:

@@ -133,7 +133,7 @@ def _with_one_table(
     def measure(model: str, recipe: Any) -> Any:
         """Figures, and the file for the evaluation server."""
         folder = Path(model_folder(model))
-        return evaluate(folder, recipe, folder.parent, say)
+        return evaluate(folder, recipe, folder.parent if folder.exists() else Path(), say)  # one of the hub: here
 
     return TaskActions(partial(_finetune, finetune), measure, lambda result: [figures_table(result.table())])
 

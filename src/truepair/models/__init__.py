@@ -2,8 +2,8 @@
 
 - `dual`: the two protocols, `DualEncoder` and `FusionModel`, and any CLIP or SigLIP of transformers or of
   open_clip as a dual encoder.
-- `fusion`: ALBEF, BLIP and BLIP-2, which are `FusionModel`s, the models of downstream tasks made of ALBEF's parts, and
-  galleries.
+- `fusion`: ALBEF, BLIP and BLIP-2, which are `FusionModel`s, the models of downstream tasks made of ALBEF's parts, a
+  BLIP-2 with a language model, and galleries.
 - `encoders`: image encoders by name, MiniLM, and states of frozen encoders kept on disk.
 - `checkpoints`: models from folders and hub names, from a BERT, from checkpoint files of other programs, and to the
   official ALBEF names.
@@ -23,6 +23,7 @@ from truepair.models.fusion.albef import AlbefModel, AlbefOutput
 from truepair.models.fusion.answers import AnswerTrie, RankedAnswers
 from truepair.models.fusion.blip import BlipFusionModel
 from truepair.models.fusion.blip2 import Blip2FusionModel
+from truepair.models.fusion.blip2_language import Blip2LanguageModel
 from truepair.models.fusion.captioning import CaptionConfig, CaptionModel
 from truepair.models.fusion.config import AlbefConfig
 from truepair.models.fusion.nlvr2 import Nlvr2Config, Nlvr2Model
@@ -38,6 +39,7 @@ __all__ = [
     "AnswerTrie",
     "BertReport",
     "Blip2FusionModel",
+    "Blip2LanguageModel",
     "BlipFusionModel",
     "CaptionConfig",
     "CaptionModel",

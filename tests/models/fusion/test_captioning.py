@@ -44,13 +44,13 @@ def logs_after(source: int, text: tuple[int, ...]) -> Tensor:
     return (2 * torch.randn(VOCABULARY, generator=torch.Generator().manual_seed(seed))).log_softmax(dim=0)
 
 
-def best_of_all(source: int, penalty: float) -> list[int]:
-    """The likeliest of all texts of up to `LONGEST` tokens, by trying each."""
+def best_of_all(source: int, penalty: float, shortest: int = 0) -> list[int]:
+    """The likeliest of all texts of up to `LONGEST` tokens, and of so many without the end, by trying each."""
     found: list[tuple[float, list[int]]] = []
     for length in range(1, LONGEST + 1):
         for text in itertools.product(range(2, VOCABULARY), repeat=length - 1):
             for last in range(1, VOCABULARY):
-                if last != END and length < LONGEST:
+                if (last != END and length < LONGEST) or (last == END and length <= shortest):
                     continue
                 tokens = (*text, last)
                 total = sum(float(logs_after(source, tokens[:n])[token]) for n, token in enumerate(tokens))
@@ -58,7 +58,7 @@ def best_of_all(source: int, penalty: float) -> list[int]:
     return max(found)[1]
 
 
-def written(sources: int, beams: int, penalty: float) -> list[list[int]]:
+def written(sources: int, beams: int, penalty: float, shortest: int = 0) -> list[list[int]]:
     before: list[tuple[int, ...]] = [()] * (sources * beams)
     begun = False
 
@@ -76,6 +76,7 @@ def written(sources: int, beams: int, penalty: float) -> list[list[int]]:
         end=END,
         beams=beams,
         max_length=LONGEST,
+        min_length=shortest,
         length_penalty=penalty,
         banned=[START],
     )
@@ -86,6 +87,13 @@ def test_with_enough_beams_the_best_text_of_all_is_found(penalty: float) -> None
     expected = [best_of_all(source, penalty) for source in range(12)]
     assert len({len(text) for text in expected}) > 1, "texts of several lengths win"
     assert written(12, 2 ** (LONGEST - 1), penalty) == expected
+
+
+@pytest.mark.parametrize("shortest", [1, 2, LONGEST - 1])
+def test_a_text_is_as_long_as_is_asked_for(shortest: int) -> None:
+    expected = [best_of_all(source, 0.0, shortest) for source in range(12)]
+    assert min(len(text) for text in expected) == shortest > min(len(best_of_all(source, 0.0)) for source in range(12))
+    assert written(12, 2 ** (LONGEST - 1), 0.0, shortest) == expected
 
 
 def test_one_beam_takes_the_likeliest_token_each_time() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from truepair.errors import CheckpointError, ConfigError
 from truepair.models.dual.adapter import has_adapter, insert_adapter, load_adapter, require_peft, save_adapter
@@ -39,7 +40,11 @@ def add_language_lora(
     """
     peft = require_peft()
     config = peft.LoraConfig(
-        r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules="all-linear" if targets is None else targets
+        r=rank,
+        lora_alpha=alpha,
+        lora_dropout=dropout,
+        target_modules="all-linear" if targets is None else targets,
+        fan_in_fan_out=any(isinstance(module, Conv1D) for module in language.modules()),  # GPT-2's layers
     )
     try:
         insert_adapter(language, config)
