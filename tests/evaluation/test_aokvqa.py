@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from truepair.data.tasks.vqa_entries import Choices
 from truepair.errors import DataError
 from truepair.evaluation.aokvqa import GivenAnswer, aokvqa_accuracy, direct_answer_accuracy, write_aokvqa_predictions
 from truepair.evaluation.vqa import answer_accuracy, vqa_accuracy

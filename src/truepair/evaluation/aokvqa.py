@@ -1,11 +1,10 @@
 """Accuracy of answers to the questions of A-OKVQA: of those chosen among four, and of those in own words."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from truepair.data.tasks.vqa_entries import Choices
 from truepair.errors import DataError
 from truepair.files import write_json
 
@@ -54,33 +53,32 @@ def direct_answer_accuracy(predicted: str, answers: Sequence[str]) -> float:
 def aokvqa_accuracy(
     predictions: Mapping[int, GivenAnswer],
     answers: Mapping[int, Sequence[str]],
-    choices: Mapping[int, Choices],
+    right_choices: Mapping[int, str | None],
     *,
-    difficult: bool = False,
+    left_out: Collection[int] = (),
 ) -> AokvqaAccuracy:
     """Both figures of a whole set, as A-OKVQA's evaluation program computes them.
 
     Args:
         predictions: by question id.
         answers: question id to people's answers; empty where they are unknown.
-        choices: by question id; each of these questions must be predicted.
-        difficult: questions marked as difficult count for answers in own words, too.
+        right_choices: question id to the right choice, None where it is unknown; each of these questions must be
+            predicted.
+        left_out: questions that count for multiple choice alone; in the program, those that are marked as difficult.
 
     Raises:
         DataError: no questions, or one that was not predicted.
     """
-    missing = [question for question in choices if question not in predictions]
-    if missing or not choices:
-        raise DataError(f"{len(missing)} of {len(choices)} questions have no prediction; answer each of them")
+    missing = [question for question in right_choices if question not in predictions]
+    if missing or not right_choices:
+        raise DataError(f"{len(missing)} of {len(right_choices)} questions have no prediction; answer each of them")
     chosen = [
-        float(predictions[question].choice == one.texts[one.right])
-        for question, one in choices.items()
-        if one.right is not None
+        float(predictions[question].choice == right) for question, right in right_choices.items() if right is not None
     ]
     direct = [
         direct_answer_accuracy(predictions[question].direct, answers[question])
-        for question, one in choices.items()
-        if answers.get(question) and (difficult or not one.difficult)
+        for question in right_choices
+        if answers.get(question) and question not in left_out
     ]
     return AokvqaAccuracy(_mean(chosen), len(chosen), _mean(direct), len(direct))
 

@@ -162,6 +162,7 @@ class VqaTask(QuestionTask):
     def _choose(self, batch: VqaBatch, images: Tensor, texts: Tensor) -> list[str]:
         """The likeliest of each question's choices; the first where the decoder knows none of them."""
         known = self._known(dict.fromkeys(text for choices in batch.choices for text in choices))
+        known = {text: row for text, row in known.items() if len(row) > 1}  # the end token alone is no answer
         if not known:
             return [choices[0] for choices in batch.choices]
         places = {text: place for place, text in enumerate(known)}

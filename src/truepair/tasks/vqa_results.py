@@ -59,7 +59,11 @@ def accuracy_of(answers: Sequence[GivenAnswer], table: VqaTable, *, difficult: b
     given = dict(zip(ids, answers, strict=True))
     right = dict(zip(ids, rows["answers"], strict=True))
     if table.choices:
-        return aokvqa_accuracy(given, right, {one: table.choices[one] for one in ids}, difficult=difficult)
+        chosen = {one: table.choices[one] for one in ids}
+        left_out = () if difficult else {question for question, one in chosen.items() if one.difficult}
+        return aokvqa_accuracy(
+            given, right, {question: one.right_text for question, one in chosen.items()}, left_out=left_out
+        )
     return vqa_accuracy(
         {question: answer.direct for question, answer in given.items()},
         right,

@@ -25,6 +25,11 @@ class Choices(NamedTuple):
     difficult: bool
     """People's own answers differ too much: it is no question for answers in own words (difficult_direct_answer)."""
 
+    @property
+    def right_text(self) -> str | None:
+        """The right one; None where it is unknown."""
+        return None if self.right is None else self.texts[self.right]
+
 
 def listed_question(entry: Mapping[str, Any]) -> str:
     """The question of an entry.
