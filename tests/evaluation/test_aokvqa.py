@@ -59,24 +59,22 @@ def test_both_figures_are_those_of_the_program(tmp_path: Path) -> None:
         }
         given[number] = GivenAnswer(chance.choice(WORDS), chance.choice(entries[f"q-{number}"]["choices"]))
     answers = {number: entries[f"q-{number}"]["direct_answers"] for number in given}
-    choices = {
-        number: Choices(tuple(one["choices"]), one["correct_choice_idx"], one["difficult_direct_answer"])
-        for number, one in zip(given, entries.values(), strict=True)
+    right = {
+        number: one["choices"][one["correct_choice_idx"]] for number, one in zip(given, entries.values(), strict=True)
     }
+    difficult = [number for number in given if entries[f"q-{number}"]["difficult_direct_answer"]]
     write_aokvqa_predictions(given, tmp_path / "predictions.json", {number: f"q-{number}" for number in given})
     said = json.loads((tmp_path / "predictions.json").read_text())
     assert list(said) == list(entries) and all(
         set(one) == {"multiple_choice", "direct_answer"} for one in said.values()
     )
-    found = aokvqa_accuracy(given, answers, choices)
+    found = aokvqa_accuracy(given, answers, right, left_out=difficult)
     chosen, direct = ({name: one[kind] for name, one in said.items()} for kind in ("multiple_choice", "direct_answer"))
     assert found.multiple_choice == pytest.approx(slow_aokvqa(entries, chosen, among=True), abs=1e-12)
     assert found.direct_answer == pytest.approx(slow_aokvqa(entries, direct, among=False), abs=1e-12)
-    assert found.choice_questions == 200 and found.direct_questions == sum(
-        not one.difficult for one in choices.values()
-    )
+    assert found.choice_questions == 200 and found.direct_questions == 200 - len(difficult) < 200
     easy = {name: {**entry, "difficult_direct_answer": False} for name, entry in entries.items()}
-    every = aokvqa_accuracy(given, answers, choices, difficult=True)
+    every = aokvqa_accuracy(given, answers, right)
     assert every.direct_answer == pytest.approx(slow_aokvqa(easy, direct, among=False), abs=1e-12)
     assert every.direct_questions == 200 and every.direct_answer != found.direct_answer
 
@@ -87,13 +85,12 @@ def test_direct_answers_are_compared_to_the_letter(said: str, expected: float) -
 
 
 def test_what_is_unknown_has_no_figure_and_gaps_are_errors() -> None:
-    choices = {1: Choices(("a", "b"), None, False), 2: Choices(("a", "b"), 1, True)}
-    given = {1: GivenAnswer("a", "a"), 2: GivenAnswer("a", "b")}
-    found = aokvqa_accuracy(given, {1: [], 2: ["a"] * 10}, choices)
+    right, given = {1: None, 2: "b"}, {1: GivenAnswer("a", "a"), 2: GivenAnswer("a", "b")}
+    found = aokvqa_accuracy(given, {1: [], 2: ["a"] * 10}, right, left_out=[2])
     assert (found.multiple_choice, found.choice_questions) == (1.0, 1)
     assert (found.direct_answer, found.direct_questions) == (None, 0)
     with pytest.raises(DataError, match="1 of 2 questions have no prediction"):
-        aokvqa_accuracy({1: given[1]}, {}, choices)
+        aokvqa_accuracy({1: given[1]}, {}, right)
 
 
 MARKS = [";", "/", "[", "]", '"', "{", "}", "(", ")", "=", "+", "\\", "_", "-", ">", "<", "@", "`", ",", "?", "!"]
