@@ -122,7 +122,11 @@ def test_choices_that_the_decoder_cannot_write_are_told(
     predictions = json.loads((run / "aokvqa_predictions.json").read_text())
     assert predictions["val-red-4"]["multiple_choice"] == "left", "of choices that it does not know, the first"
     call(*train(recipe, tmp_path / "whole", checkpoint, "--loop.epochs", "1", "--list_vocabulary", "false"))
-    assert "decoder does not know" not in " ".join(capsys.readouterr().err.split())
+    said = " ".join(capsys.readouterr().err.split())
+    assert "decoder does not know" not in said and "max_answer_length" not in said
+    call("evaluate", "vqa", str(tmp_path / "whole"), "--max_answer_length", "3")
+    said = " ".join(capsys.readouterr().err.split())
+    assert "1 of 8 choices have more than 1 tokens, and are compared by these; raise max_answer_length" in said
 
 
 def test_mistakes_are_one_line(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

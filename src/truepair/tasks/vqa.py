@@ -101,14 +101,23 @@ class VqaTask(QuestionTask):
     def read(self, split: Split) -> VqaTable:
         """The questions of a split, see `QuestionTask.read`."""
         table = super().read(split)
-        if split != "train":
-            texts = {text for one in table.choices.values() for text in one.texts}
-            lost = len(texts) - len(self._known(sorted(texts)))
-            if lost:
-                self.say(
-                    f"data.{split}: {lost:,} of {len(texts):,} choices have tokens that the model's decoder does not "
-                    "know, and are not chosen; train with list_vocabulary: false"
-                )
+        texts = sorted({text for one in table.choices.values() for text in one.texts})
+        if split == "train" or not texts:
+            return table
+        lost = len(texts) - len(self._known(texts))
+        if lost:
+            self.say(
+                f"data.{split}: {lost:,} of {len(texts):,} choices have tokens that the model's decoder does not know, "
+                "and are not chosen; train with list_vocabulary: false"
+            )
+        room = self.recipe.max_answer_length - 2  # beside start and end
+        rows = self.preprocessing.tokenizer(texts, add_special_tokens=False)["input_ids"]
+        cut = sum(len(row) > room for row in rows)
+        if cut:
+            self.say(
+                f"data.{split}: {cut:,} of {len(texts):,} choices have more than {room} tokens, and are compared by "
+                "these; raise max_answer_length"
+            )
         return table
 
     def collate(self, samples: Sequence[VqaSample]) -> VqaBatch:
