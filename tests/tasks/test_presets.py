@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from truepair.cli.arguments import bundled_recipes, find_recipe, read_recipe
+from truepair.cli.tasks import trained_tasks
 from truepair.errors import CheckpointError, ConfigError
 from truepair.methods.recipe import PretrainRecipe
 from truepair.relations.ledger import read_ledger
@@ -130,3 +131,15 @@ def test_every_bundled_recipe_is_a_recipe() -> None:
         layers = [*under.get(name, []), name]
         recipe = read_recipe(PretrainRecipe, [find_recipe(layer) for layer in layers], [], command="test")
         assert dataclasses.asdict(recipe)
+
+
+@pytest.mark.parametrize("task", trained_tasks())
+def test_every_bundled_recipe_of_a_task_is_one(task: str) -> None:
+    recipe = trained_tasks()[task].recipe
+    assert recipe is not None
+    names = bundled_recipes(task)
+    assert {"paper", "sample"} <= set(names)
+    for name in names:
+        under = {"assignment": ["paper"], "srcl": ["paper"]}  # which are laid over another one
+        layers = [find_recipe(layer, task) for layer in [*under.get(name, []), name]]
+        assert dataclasses.asdict(read_recipe(recipe.load(), layers, [], command="test"))

@@ -10,7 +10,7 @@ from typing import Any
 from transformers.utils import cached_file
 
 from truepair.data.preprocessing import OwnPreprocessing, Preprocessing
-from truepair.errors import CheckpointError
+from truepair.errors import CheckpointError, ConfigError
 from truepair.models.checkpoints.blip2_language import is_blip2_language
 from truepair.models.checkpoints.convert import open_checkpoint
 from truepair.models.checkpoints.load import load_own, load_part
@@ -64,6 +64,11 @@ def open_model(name_or_folder: str | Path, say: Callable[[str], None] | None = N
     for recognises, load in _OPENERS:
         if recognises(name):
             return OpenedModel(*load(name))
+    if is_blip2_language(_settings(name)):
+        raise ConfigError(
+            f"{name} is a BLIP-2 with a language model, which writes, and compares no pictures with texts; give the "
+            "first stage that it was trained from"
+        )
     return OpenedModel(*open_hub(name))
 
 

@@ -58,6 +58,8 @@ def load_language_start(
         first, images = open_blip2_folder(name)
         seed_weights(seed)
         writer, tokenizer, what = _language_model(language, texts)
+        if writer.config.bos_token_id is None:
+            say(f"{what} has no start token: its end token stands before each caption in its place")
         model, preprocessing = join_language_model(first, images.processor, writer, tokenizer, what)
         say(f"{name}, a BLIP-2 of {model.queries} queries, and {what}, which {rests}; a layer between them is new")
     if model.vision is not None:

@@ -33,7 +33,7 @@ from truepair.models.checkpoints.blip2_language import (
 from truepair.models.fusion.blip2 import open_blip2_folder
 from truepair.models.fusion.blip2_language import Blip2LanguageModel
 from truepair.models.fusion.language_adapter import add_language_lora
-from truepair.models.open import blip2_stage
+from truepair.models.open import blip2_stage, open_model
 
 PROMPTS = ["a photo of", "a", "a small red"]
 TEXTS = ["red square", "small", "large green square"]
@@ -231,6 +231,27 @@ def test_another_image_tower_is_saved_beside_the_rest(squares: Path, tmp_path: P
     torch.testing.assert_close(again.seen(again.image_states(pixels())), model.seen(model.image_states(pixels())))
 
 
+@torch.no_grad()
+def test_a_language_model_without_start_padding_and_limit(squares: Path, tmp_path: Path) -> None:
+    """Bloom has no position embeddings, Qwen no start token, GPT-2 no padding."""
+    table = open_pairs(squares / "pairs.jsonl")
+    tokenizer = language_tokenizer(table)
+    language = new_language_model({"model_type": "bloom", "hidden_size": 32, "n_layer": 1, "n_head": 2}, tokenizer)
+    language.config.bos_token_id, tokenizer.pad_token = None, None
+    first, images = open_blip2_folder(str(save_blip2(tmp_path / "first", table)))
+    model, preprocessing = join_language_model(first, images.processor, language, tokenizer, "bloom")
+    model.eval().save_pretrained(tmp_path / "model")
+    preprocessing.save(tmp_path / "model")
+    assert preprocessing.start == preprocessing.end == 3 and model.longest > 10**9
+    states, rows = model.image_states(pixels()), torch.arange(3)
+    written = model.write(states, rows, *preprocessing.encode_prompts(["", "a photo of", ""]), beams=2, max_length=5)
+    assert preprocessing.encode_prompts(["", "a"])[0][0].tolist() == [3, 3]
+    again, read = open_blip2_language(tmp_path / "model")
+    assert written == again.write(states, rows, *read.encode_prompts(["", "a photo of", ""]), beams=2, max_length=5)
+    made = theirs(tmp_path / "model").generate(pixels(), num_beams=2, max_new_tokens=5)[:, model.queries + 1 :].tolist()
+    assert [written[0], written[2]] == [_until_end(made[row], 3) for row in (0, 2)]
+
+
 def test_encoders_and_decoders_are_refused(folders: dict[str, Path], tmp_path: Path) -> None:
     sizes = {"d_model": 32, "d_ff": 32, "num_layers": 1, "num_heads": 2, "d_kv": 16, "vocab_size": 40}
     T5ForConditionalGeneration(T5Config(**sizes)).save_pretrained(tmp_path / "t5")
@@ -260,6 +281,8 @@ def test_what_is_no_language_model_is_said(squares: Path, tmp_path: Path) -> Non
 
 def test_folders_that_do_not_fit_together_are_said(folders: dict[str, Path], tmp_path: Path) -> None:
     assert [blip2_stage(folders["gpt2"]), blip2_stage(folders["gpt2"].with_name("gpt2-first"))] == [2, 1]
+    with pytest.raises(ConfigError, match="is a BLIP-2 with a language model, which writes, and compares no pictures"):
+        open_model(folders["gpt2"])
     model, preprocessing = open_blip2_language(folders["gpt2"])
     model.save_pretrained(tmp_path)
     preprocessing.save(tmp_path)

@@ -1,5 +1,7 @@
 """BLIP-2 stage 2, `Blip2ForConditionalGeneration` of transformers: a language model goes on from what queries saw."""
 
+import copy
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -19,10 +21,10 @@ from truepair.models.encoders.images import build_image_encoder
 from truepair.models.fusion.blip import BlipImageTower
 from truepair.models.fusion.blip2_files import TOWER_FILE, load_tower, vision_names, weights_under, write_weights
 from truepair.models.fusion.language_adapter import (
+    merge_adapter_into,
     restore_language_adapter,
     save_language_adapter,
     train_dropout,
-    without_adapter,
 )
 
 
@@ -81,7 +83,11 @@ class Blip2LanguageModel(nn.Module):
         state = dict(self.state_dict() if state_dict is None else state_dict)
         weights = weights_under("model.", state)
         if has_adapter(self.text_encoder):
-            without_adapter(self.model, weights).save_pretrained(folder)
+            # Weights that are given are whole, and the model's own may be spread over processes.
+            whole = copy.deepcopy(self.model) if state_dict is None else self.blank().model
+            whole.load_state_dict(weights)
+            merge_adapter_into(whole.language_model)
+            whole.save_pretrained(folder)
             save_language_adapter(self.text_encoder, Path(folder), weights_under("language_model.", weights))
         else:
             self.model.save_pretrained(folder, state_dict=weights)
@@ -112,8 +118,9 @@ class Blip2LanguageModel(nn.Module):
 
     @property
     def longest(self) -> int:
-        """Most tokens that the language model reads behind the queries."""
-        return int(self.model.config.text_config.max_position_embeddings) - self.queries
+        """Most tokens that the language model reads behind the queries; no limit without position embeddings."""
+        limit = getattr(self.model.config.text_config, "max_position_embeddings", None)
+        return (sys.maxsize if limit is None else int(limit)) - self.queries
 
     @property
     def image_encoder(self) -> nn.Module:

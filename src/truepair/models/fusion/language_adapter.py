@@ -4,7 +4,6 @@ The saved folder holds the language model with the matrices added to its weights
 training goes on from, the matrices and the weights that they are added to, lies in a folder within.
 """
 
-import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -67,21 +66,12 @@ def train_dropout(language: nn.Module, mode: bool) -> None:
         layer.lora_dropout.train(mode)
 
 
-def without_adapter(model: nn.Module, state: Mapping[str, Tensor]) -> Any:
-    """A copy of a model whose adapters are added to its weights.
-
-    Args:
-        model: With a ``language_model``.
-        state: Its weights.
-    """
-    plain: Any = copy.deepcopy(model)
-    plain.load_state_dict(state)
-    language = plain.language_model
+def merge_adapter_into(language: nn.Module) -> None:
+    """Add the adapter of a language model to its weights, in place, and leave no trace of it."""
     for name, layer in adapted_layers(language).items():
         layer.merge()
         language.set_submodule(name, layer.get_base_layer())
     del language.peft_config
-    return plain
 
 
 def save_language_adapter(language: nn.Module, folder: Path, state: Mapping[str, Tensor]) -> None:
