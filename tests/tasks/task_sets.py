@@ -7,6 +7,8 @@ from pathlib import Path
 import torch
 from PIL import Image
 
+from tests.data.makers import put_json
+from tests.data.tasks.knowledge import aokvqa_entry, okvqa_annotation, okvqa_question, put_okvqa, without_answers
 from truepair.data.preprocessing import OwnPreprocessing
 from truepair.data.tokens import train_wordpiece
 from truepair.data.transforms import TransformConfig
@@ -49,6 +51,54 @@ def write_vqa(folder: Path, shades: int = 4) -> None:
         (folder / f"{subtype}_questions.json").write_text(json.dumps({**head, "questions": questions}))
         (folder / f"{subtype}_annotations.json").write_text(json.dumps({**head, "annotations": annotations}))
     (folder / "answer_list.json").write_text(json.dumps([*COLOURS, "yes", "no"]))
+
+
+def write_okvqa(folder: Path) -> dict[str, list[dict[str, str]]]:
+    """The questions of `write_vqa` as OK-VQA's files, with COCO's photographs as those of 2017; what a recipe reads."""
+    sources = {}
+    for split, subtype, shades in (("train", "train2014", range(4)), ("test", "val2014", range(4, 6))):
+        asked, told = [], []
+        for colour, shade in itertools.product(COLOURS, shades):
+            image_id = 100 * list(COLOURS).index(colour) + shade
+            path = folder / "coco" / "train2017" / f"{image_id:012d}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            picture(colour, shade).save(path)
+            said = "yes" if colour == "red" else "no"
+            for number, (text, answer, kind) in enumerate(
+                [("What colour is it?", colour, "two"), ("Is it red?", said, "one")]
+            ):
+                asked.append(okvqa_question(image_id, number, text))
+                told.append(okvqa_annotation(asked[-1], [answer] * 8 + ["unheard of"] * 2, kind=kind))
+        files = put_okvqa(folder, subtype, asked, told)
+        sources[split] = [{**files, "image_root": str(folder / "coco")}]
+    return sources
+
+
+def write_aokvqa(folder: Path) -> dict[str, list[dict[str, str]]]:
+    """ "What colour is it?" among the colours and a fourth word, as A-OKVQA's files; what a recipe reads."""
+    sources = {}
+    for split, shades in (("train", range(4)), ("val", range(4, 5)), ("test", range(5, 6))):
+        entries = []
+        for colour, shade in itertools.product(COLOURS, shades):
+            image_id = 100 * list(COLOURS).index(colour) + shade
+            path = folder / "coco" / f"{split}2017" / f"{image_id:012d}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            picture(colour, shade).save(path)
+            choices = [*COLOURS, "one"][image_id % 3 :] + [*COLOURS, "one"][: image_id % 3]
+            entry = aokvqa_entry(
+                f"{split}-{colour}-{shade}",
+                image_id,
+                "What colour is it?",
+                choices,
+                choices.index(colour),
+                [colour] * 9 + ["one"],
+                split=split,
+                difficult_direct_answer=split == "val" and colour == "blue",
+            )
+            entries.append(without_answers(entry) if split == "test" else entry)
+        file = put_json(folder / f"aokvqa_v1p0_{split}.json", entries)
+        sources[split] = [{"questions": str(file), "image_root": str(folder / "coco")}]
+    return sources
 
 
 def write_nlvr2(folder: Path) -> None:

@@ -159,7 +159,7 @@ def _zero_shot() -> TaskActions:
     return TaskActions(None, lambda model, config: evaluate_zero_shot(model, config, say), zero_shot_tables)
 
 
-_VQA: RecipeClass[Any] = RecipeClass("truepair.tasks.vqa", "VqaRecipe")
+_VQA: RecipeClass[Any] = RecipeClass("truepair.tasks.vqa_recipe", "VqaRecipe")
 _NLVR2: RecipeClass[Any] = RecipeClass("truepair.tasks.nlvr2", "Nlvr2Recipe")
 _CAPTIONING: RecipeClass[Any] = RecipeClass("truepair.tasks.captioning", "CaptionRecipe")
 

@@ -1,5 +1,6 @@
 """Figures of retrieval, VQA, NLVR2 and captions, re-ranking and precision of suspects: arrays in, numbers out."""
 
+from truepair.evaluation.aokvqa import AokvqaAccuracy, GivenAnswer, aokvqa_accuracy, write_aokvqa_predictions
 from truepair.evaluation.captioning import CaptionFigures, score_captions, write_caption_results
 from truepair.evaluation.coco import CocoGallery, CocoReport, load_coco_truths
 from truepair.evaluation.detectors import SuspectPrecision, precision_at
@@ -22,6 +23,7 @@ from truepair.evaluation.vqa import TextBaseline, VqaAccuracy, answer_accuracy, 
 
 __all__ = [
     "ITM_ALONE",
+    "AokvqaAccuracy",
     "Candidates",
     "CaptionFigures",
     "CaptionScores",
@@ -32,6 +34,7 @@ __all__ = [
     "DirectionMetrics",
     "Estimate",
     "FeatureScores",
+    "GivenAnswer",
     "MatrixScores",
     "Nlvr2Metrics",
     "PairScorer",
@@ -45,6 +48,7 @@ __all__ = [
     "Truth",
     "VqaAccuracy",
     "answer_accuracy",
+    "aokvqa_accuracy",
     "choose_combination",
     "evaluate_retrieval",
     "find_candidates",
@@ -54,6 +58,7 @@ __all__ = [
     "score_candidates",
     "score_captions",
     "vqa_accuracy",
+    "write_aokvqa_predictions",
     "write_caption_results",
     "write_nlvr2_results",
     "write_vqa_results",

@@ -118,6 +118,23 @@ def test_ranking_wants_candidates() -> None:
 
 
 @torch.no_grad()
+def test_a_question_may_have_choices_of_its_own() -> None:
+    """As A-OKVQA's questions: what is no choice has a prior of nothing at all."""
+    model, batch = tiny_vqa(), make_batch()
+    own = [[0, 2, 4, 6], [1, 3], [5, 6, 0], [3, 2, 1, 0]]
+    prior = torch.full((4, len(ANSWERS)), -torch.inf)
+    for question, choices in enumerate(own):
+        prior[question, choices] = 0.0
+    ranked = model.predict(batch, trie(), candidates=4, prior=prior)
+    for question, choices in enumerate(own):
+        scores = torch.stack([log_likelihoods(model, batch, question, ANSWERS[choice]).sum() for choice in choices])
+        order = scores.sort(descending=True)
+        assert ranked.answers[question, : len(choices)].tolist() == [choices[place] for place in order.indices]
+        torch.testing.assert_close(ranked.scores[question, : len(choices)], order.values, rtol=1e-4, atol=1e-4)
+        assert ranked.scores[question, len(choices) :].isneginf().all()
+
+
+@torch.no_grad()
 def test_a_prior_counts_in_both_steps() -> None:
     model, batch = tiny_vqa(), make_batch()
     plain = model.predict(batch, trie())

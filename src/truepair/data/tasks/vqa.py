@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -14,6 +14,7 @@ from truepair.data.tasks.base import StrictBatch, TaskImages, split_visits, stac
 from truepair.data.tasks.vqa_source import VqaTable
 from truepair.data.tokens import tokenize_captions
 from truepair.data.transforms import ImageTransform
+from truepair.errors import DataError
 from truepair.relations.text import UNSTATED, normalise_answer
 from truepair.sampling.batches import Visit
 
@@ -25,10 +26,11 @@ class VqaSample(NamedTuple):
         question_id: of the source.
         image: row of its image.
         question: as its source states it.
-        answers: distinct normalised answers, the most frequent first; none where they are unknown.
+        answers: distinct answers as `trained_answers` has them, the most frequent first; none where they are unknown.
         weights: of the answers: the share of people who gave each, times the weight of the source.
         pixels: of the image [3, H, W]; None without a transform.
         row: its row.
+        choices: the answers among which it asks; none of most data.
     """
 
     question_id: int
@@ -38,6 +40,42 @@ class VqaSample(NamedTuple):
     weights: list[float]
     pixels: Tensor | None
     row: int
+    choices: tuple[str, ...] = ()
+
+
+def trained_answers(answers: Sequence[str], *, exact: bool) -> Counter[str]:
+    """How many people gave each answer to a question; those that the data do not state are left out.
+
+    Args:
+        answers: as people wrote them.
+        exact: leave them so, but for spaces around them, as the evaluation of A-OKVQA compares them; otherwise they are
+            normalised as that of VQA does it.
+    """
+    counts: Counter[str] = Counter()
+    for answer, count in Counter(answers).items():
+        if answer != UNSTATED:
+            plain = answer.strip() if exact else normalise_answer(answer) or answer.lower().strip()
+            counts[plain] += count
+    return counts
+
+
+def frequent_answers(table: VqaTable, least: int) -> list[str]:
+    """The answers that at least so many people gave to the questions of a table, the most frequent first.
+
+    Raises:
+        DataError: there is none.
+    """
+    counts: Counter[str] = Counter()
+    rows = table.questions
+    for question, answers in zip(rows["question_id"], rows["answers"], strict=True):
+        counts.update(trained_answers(answers, exact=question in table.choices))
+    found = sorted((one for one, count in counts.items() if count >= least), key=lambda one: (-counts[one], one))
+    if not found:
+        raise DataError(
+            f"no training answer was given {least} times, and there is none to choose from; lower "
+            "data.least_answers, or name a list as data.answers"
+        )
+    return found
 
 
 class VqaDataset(Dataset[VqaSample]):
@@ -79,14 +117,20 @@ class VqaDataset(Dataset[VqaSample]):
 
     def _sample(self, index: int, row: dict[str, Any], pixels: Tensor | None) -> VqaSample:
         given: list[str] = row["answers"]
-        counts: Counter[str] = Counter()
-        for answer, count in Counter(given).items():
-            if answer == UNSTATED:
-                continue
-            counts[normalise_answer(answer) or answer.lower().strip()] += count
+        choices = self.table.choices.get(row["question_id"])
+        counts = trained_answers(given, exact=choices is not None)
         answers = sorted(counts, key=lambda answer: (-counts[answer], answer))
         weights = [row["weight"] * counts[answer] / len(given) for answer in answers]
-        return VqaSample(row["question_id"], row["image"], row["question"], answers, weights, pixels, index)
+        return VqaSample(
+            row["question_id"],
+            row["image"],
+            row["question"],
+            answers,
+            weights,
+            pixels,
+            index,
+            () if choices is None else choices.texts,
+        )
 
 
 @dataclass(frozen=True)
@@ -106,6 +150,7 @@ class VqaBatch(StrictBatch):
         answer_weights: of each answer, float32 [A].
         index: rows of the questions in the dataset, int64 [Q].
         questions: the questions as their source states them.
+        choices: the answers among which each asks, for Q questions; none of most data.
     """
 
     pixel_values: Tensor | None  # [I, 3, H, W]
@@ -120,6 +165,7 @@ class VqaBatch(StrictBatch):
     answer_weights: Tensor  # [A]
     index: Tensor  # [Q]
     questions: list[str]
+    choices: list[tuple[str, ...]] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.questions)
@@ -179,6 +225,7 @@ class VqaCollator:
             answer_weights=weights[known],
             index=torch.tensor([sample.row for sample in samples]),
             questions=[sample.question for sample in samples],
+            choices=[sample.choices for sample in samples],
         )
 
     def encode_answers(self, answers: Sequence[str]) -> tuple[Tensor, Tensor]:

@@ -1,11 +1,10 @@
 """Questions about images: files, tables, answer lists."""
 
 import itertools
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import pyarrow as pa
 from datasets import Dataset
@@ -24,22 +23,23 @@ from truepair.data.tasks.base import (
     table_of_rows,
     unwrapped,
 )
+from truepair.data.tasks.vqa_entries import (
+    Choices,
+    answer_text,
+    is_aokvqa,
+    listed_answers,
+    listed_choices,
+    listed_question,
+)
+from truepair.data.tasks.vqa_images import COCO_PATTERN, QuestionImages
 from truepair.errors import ConfigError, DataError
 from truepair.randomness import stable_hash
 from truepair.relations.text import UNSTATED
 from truepair.settings import Rate, check_settings
 
-_COCO_PATTERN = "{subtype}/COCO_{subtype}_{id:012d}.jpg"
-
-_PLAIN_PATTERN = "{id}.jpg"  # of images that lists and GQA name by their id alone
-
 _IMAGE = ("image", "image_path", "img_path", "img", "file_name", "filename", "path")
 
 _IMAGE_ID = ("image_id", "imageId", "img_id")
-
-_QUESTION = ("question", "sent")
-
-_PEOPLE = 10  # whose answers VQA v2 has of each question
 
 _QUESTION_ID = ("question_id", "questionId", "qid", "id")
 
@@ -61,21 +61,27 @@ class VqaSource:
     """One file of questions, and what belongs to it.
 
     Attributes:
-        questions: JSON file: the official questions (``v2_OpenEnded_mscoco_train2014_questions.json``); a list, or JSON
-            Lines, of objects with image, question and answer, as the ALBEF line has them, or with ``img_id``, ``sent``
-            and ``label``, as LXMERT has them; or GQA's object of them.
+        questions: JSON file: the official questions of VQA v2 or OK-VQA
+            (``v2_OpenEnded_mscoco_train2014_questions.json``); A-OKVQA's list (``aokvqa_v1p0_train.json``); a list, or
+            JSON Lines, of objects with image, question and answer, as the ALBEF line has them, or with ``img_id``,
+            ``sent`` and ``label``, as LXMERT has them; or GQA's object of them.
         annotations: JSON file of the official answers; absent where they are unknown, or stand in ``questions``.
+        answer_field: which answers of OK-VQA's annotations count: "answer", stemmed, which its evaluation scores; or
+            "raw_answer", as people wrote them.
         image_root: folder of the images.
-        image_pattern: path of an image within it, of ``{subtype}`` (data_subtype of the file) and ``{id}``, where
-            images are named by ids; the default is that of the official layout, and ``{id}.jpg`` in the others.
+        image_pattern: path of an image within it, of ``{subtype}`` (data_subtype of the file; ``val2017`` of A-OKVQA's
+            split val) and ``{id}``, where images are named by ids. By default that of the official files, and where
+            COCO's photographs lie in another of its layouts, such as ``train2017/{id:012d}.jpg``, they are found
+            there; ``{id}.jpg`` in other lists.
         allow_outside_root: accept image paths that leave ``image_root``; only for files you trust.
         answer_weight: what the answers of a question weigh together; ALBEF gives those of Visual Genome 0.5.
     """
 
     questions: str
     annotations: str | None = None
+    answer_field: Literal["answer", "raw_answer"] = "answer"
     image_root: str
-    image_pattern: str = _COCO_PATTERN
+    image_pattern: str = COCO_PATTERN
     allow_outside_root: bool = False
     answer_weight: Rate = 1.0
 
@@ -98,14 +104,18 @@ class VqaTable:
         questions: columns question_id, image (row of ``images``), question, answers, weight, answer_type and
             question_type; answers are as people wrote them, ``UNSTATED`` where the source leaves them out, types are
             empty where unknown.
+        choices: those of the questions that ask among some, by question_id: of A-OKVQA.
         stated_ids: what the source calls questions whose ids are texts, by the numbers that stand for them.
+        notes: what is to be said of the sources, a line each.
         skipped: place and reason of what was left out.
         unreadable: rows of images that cannot be read; no question is about them.
     """
 
     images: PairTable
     questions: Dataset
+    choices: Mapping[int, Choices] = field(default_factory=dict)
     stated_ids: Mapping[int, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
     skipped: tuple[tuple[str, str], ...] = ()
     unreadable: frozenset[int] = frozenset()
 
@@ -148,15 +158,21 @@ def open_vqa(sources: Sequence[VqaSource]) -> VqaTable:
     )
     ids = _Ids()
     rows: list[_Question] = []
+    choices: dict[int, Choices] = {}
+    notes: list[str] = []
     skipped: list[tuple[str, str]] = []
     for source in sources:
-        skips = Skips()
-        own = list(_questions(source, images, ids, skips))
+        reader = _SourceReader(source, images, ids)
+        own = list(reader.questions())
         images.require_enough()
-        require_enough(skips, len(own), Path(source.questions).name)
+        require_enough(reader.skips, len(own), reader.path.name)
         rows += own
-        skipped += skips.entries
-    found = VqaTable(images.table(), table_of_rows(rows, _SCHEMA), ids.stated, tuple(skipped))
+        choices |= reader.choices
+        notes += reader.notes()
+        skipped += reader.skips.entries
+    found = VqaTable(
+        images.table(), table_of_rows(rows, _SCHEMA), choices, ids.stated, tuple(notes), skipped=tuple(skipped)
+    )
     twice = first_repeated(row.question_id for row in rows)
     if twice is not None:
         name = ids.stated.get(twice, twice)
@@ -172,7 +188,7 @@ def load_answer_list(path: str | Path) -> list[str]:
     """
     stated = load_json(existing(path))
     try:
-        answers = [_answer(one) for one in stated] if isinstance(stated, list) else []
+        answers = [answer_text(one) for one in stated] if isinstance(stated, list) else []
     except ValueError:
         answers = []
     if not answers:
@@ -225,26 +241,192 @@ class _Ids:
         return number
 
 
-def _questions(source: VqaSource, images: TaskImagePaths, ids: _Ids, skips: Skips) -> Iterator[_Question]:
-    path = existing(source.questions)
-    content, part = read_entries(path)
-    if part == "line" and not any(isinstance(entry, dict) for entry in content):
-        load_json(path)  # says what is wrong with it
-    if isinstance(content, dict) and isinstance(content.get("question"), str):
-        content, part = [content], "line"  # the only one of JSON Lines
-    content = unwrapped(content)
-    if isinstance(content, list):
-        listed = [(f"{path.name} {part} {number}", entry) for number, entry in enumerate(content, 1)]
-    elif _is_gqa(content):
-        listed = [
-            (f"{path.name} question {name}", {"question_id": name, **entry} if isinstance(entry, dict) else entry)
-            for name, entry in content.items()
+class _SourceReader:
+    """Reads the questions of one source.
+
+    Args:
+        source: which.
+        rows: collects the images of all sources.
+        ids: numbers of the questions of all sources.
+
+    Attributes:
+        path: of its questions.
+        skips: what is left out.
+        choices: of the questions that ask among some, by question id.
+    """
+
+    def __init__(self, source: VqaSource, rows: TaskImagePaths, ids: _Ids) -> None:
+        self.path = existing(source.questions)
+        self.skips = Skips()
+        self.choices: dict[int, Choices] = {}
+        self._source = source
+        self._ids = ids
+        outside = source.allow_outside_root
+        self._images = QuestionImages(source.image_root, source.image_pattern, outside=outside, rows=rows)
+        self._stems = False  # whether the annotations have answers as people wrote them, too
+
+    def questions(self) -> Iterator[_Question]:
+        """The questions, in order.
+
+        Raises:
+            DataError: the files cannot be read as such, or do not fit each other.
+        """
+        path = self.path
+        content, part = read_entries(path)
+        if part == "line" and not any(isinstance(entry, dict) for entry in content):
+            load_json(path)  # says what is wrong with it
+        if isinstance(content, dict) and isinstance(content.get("question"), str):
+            content, part = [content], "line"  # the only one of JSON Lines
+        content = unwrapped(content)
+        if isinstance(content, list):
+            listed = [(f"{path.name} {part} {number}", entry) for number, entry in enumerate(content, 1)]
+        elif _is_gqa(content):
+            listed = [
+                (f"{path.name} question {name}", {"question_id": name, **entry} if isinstance(entry, dict) else entry)
+                for name, entry in content.items()
+            ]
+        else:
+            return self._official(content)
+        if self._source.annotations is not None:
+            raise DataError(f"{path} is a list with answers of its own; leave annotations out")
+        return self._listed(listed)
+
+    def notes(self) -> list[str]:
+        """What is to be said of the source when its questions are read."""
+        found = [
+            f"{self.path.name}: {count:,} images lie as {layout} below {self._source.image_root}"
+            for layout, count in self._images.elsewhere.items()
         ]
-    else:
-        return _official(content, source, path, images, ids, skips)
-    if source.annotations is not None:
-        raise DataError(f"{path} is a list with answers of its own; leave annotations out")
-    return _listed(listed, source, images, ids, skips)
+        if self._stems:
+            name = self._source.answer_field
+            which = "stemmed, as OK-VQA's evaluation scores them" if name == "answer" else "as people wrote them"
+            found.append(f"{self.path.name}: answers are those under '{name}', {which}")
+        return found
+
+    def _official(self, content: Any) -> Iterator[_Question]:
+        """Questions in the layout of VQA v2."""
+        source, name = self._source, self.path.name
+        answers = self._annotations()
+        subtype = str(content.get("data_subtype") or "") if isinstance(content, dict) else ""
+        seen: set[int] = set()
+        for number, entry in enumerate(list_in(content, "questions", self.path), 1):
+            where = f"{name} question {number}"
+            question_id = _question_id(entry, self._ids, where)
+            image_id = first_of(entry, _IMAGE_ID)
+            if not _is_name(image_id):
+                raise DataError(f"{where}: image_id is not an integer but {image_id!r:.40}; repair it")
+            if question_id in seen:
+                raise DataError(f"{name} has a question_id twice, {question_id}; each question needs one of its own")
+            seen.add(question_id)
+            own = {} if answers is None else answers.pop(question_id, None)
+            if own is None:
+                raise DataError(f"{where} (id {question_id}) has no annotation; are the two files of one split?")
+            try:
+                image = self._images.of_question(image_id, subtype)
+            except MissingImageError as error:
+                self.skips.row(where, str(error))
+                continue
+            yield _Question(
+                question_id,
+                image,
+                _text(entry, "question", where),
+                own.get("answers", []),
+                source.answer_weight,
+                own.get("answer_type", ""),
+                own.get("question_type", ""),
+            )
+        if answers:
+            raise DataError(f"{len(answers)} annotations answer no question of {name}; are the files of one split?")
+
+    def _annotations(self) -> dict[int, dict[str, Any]] | None:
+        """Answers and types by question id; None where no file is named."""
+        if self._source.annotations is None:
+            return None
+        path = existing(self._source.annotations)
+        content = load_json(path)
+        entries = list_in(content, "annotations", path)
+        types = content.get("question_types")  # OK-VQA: {"one": "Vehicles and Transportation"}
+        names = types if isinstance(types, dict) else {}
+        found: dict[int, dict[str, Any]] = {}
+        for number, entry in enumerate(entries, 1):
+            where = f"{path.name} annotation {number}"
+            given = entry.get("answers")
+            if not isinstance(given, list) or not given or not all(isinstance(answer, dict) for answer in given):
+                raise DataError(f"{where} has no list of answers; repair it")
+            question_id = _question_id(entry, self._ids, where)
+            if question_id in found:
+                raise DataError(f"{where} is the second of question {question_id}; leave one of them")
+            kind = str(entry.get("question_type", ""))
+            found[question_id] = {
+                "answers": self._answers(given, where),
+                "answer_type": str(entry.get("answer_type", "")),
+                "question_type": str(names.get(kind, kind)),
+            }
+            self._stems = self._stems or "raw_answer" in given[0]
+        return found
+
+    def _answers(self, given: list[dict[str, Any]], where: str) -> list[str]:
+        """What people answered; an empty answer is `UNSTATED`, and of nothing but such there is none."""
+        name = self._source.answer_field
+        answers = [_official_answer(answer, name, where) for answer in given]
+        empty = answers.count(UNSTATED)
+        if empty:
+            self.skips.part(where, f"{empty} of {len(answers)} answers are empty, and agree with no other")
+        return answers if empty < len(answers) else []
+
+    def _listed(self, entries: list[tuple[str, Any]]) -> Iterator[_Question]:
+        """Questions in lists, or in GQA's object; those without an id are numbered downwards."""
+        asks_among = any(is_aokvqa(entry) for _, entry in entries)
+        for where, entry in entries:
+            if entry is None:
+                continue  # an empty line
+            try:
+                _require_object(entry)
+                question = listed_question(entry)
+                choices = listed_choices(entry) if asks_among else None
+                answers = listed_answers(entry, where, self.skips)
+                question_id = self._ids.number(first_of(entry, _QUESTION_ID))
+                image = self._listed_image(entry, asks_among)
+            except ValueError as error:
+                self.skips.row(where, str(error))
+                continue
+            if choices is not None:
+                self.choices[question_id] = choices
+            types = entry.get("types")
+            kind = types.get("structural", "") if isinstance(types, dict) else entry.get("question_type", "")
+            yield _Question(
+                question_id,
+                image,
+                question,
+                answers,
+                self._source.answer_weight,
+                str(entry.get("answer_type") or ""),
+                str(kind or ""),
+            )
+
+    def _listed_image(self, entry: Mapping[str, Any], aokvqa: bool) -> int:
+        """The row of the image of an entry.
+
+        Raises:
+            ValueError: it names none, or there is no such file.
+        """
+        stated, image_id = first_of(entry, _IMAGE), first_of(entry, _IMAGE_ID)
+        if isinstance(stated, str) and stated.strip():
+            return self._images.at(stated)
+        if stated is not None or not _is_name(image_id):
+            raise ValueError(f"names no image but {stated!r:.40}; repair it")
+        if not aokvqa:
+            return self._images.of_list(image_id)
+        split = entry.get("split")
+        return self._images.of_aokvqa(image_id, split if split in ("train", "val", "test") else "")
+
+
+def _require_object(entry: Any) -> None:
+    """Raise a ValueError for an entry that is no object."""
+    if isinstance(entry, ValueError):
+        raise ValueError(f"is not JSON ({entry}); repair or delete it")
+    if not isinstance(entry, dict):
+        raise ValueError(f"is not an object but {entry!r:.40}; repair or delete it")
 
 
 def _is_gqa(content: Any) -> bool:
@@ -254,192 +436,11 @@ def _is_gqa(content: Any) -> bool:
     return any(isinstance(entry, dict) and "question" in entry for entry in content.values())
 
 
-def _official(
-    content: Any, source: VqaSource, path: Path, images: TaskImagePaths, ids: _Ids, skips: Skips
-) -> Iterator[_Question]:
-    """Questions in the layout of VQA v2."""
-    answers = _annotations(source, ids)
-    subtype = content.get("data_subtype", "") if isinstance(content, dict) else ""
-    root = Path(source.image_root).expanduser()
-    for number, entry in enumerate(list_in(content, "questions", path), 1):
-        where = f"{path.name} question {number}"
-        question_id = _question_id(entry, ids, where)
-        image_id = first_of(entry, _IMAGE_ID)
-        if not _is_name(image_id):
-            raise DataError(f"{where}: image_id is not an integer but {image_id!r:.40}; repair it")
-        own = {} if answers is None else answers.pop(question_id, None)
-        if own is None:
-            raise DataError(f"{where} (id {question_id}) has no annotation; are the two files of one split?")
-        try:
-            image = images.add(root, _path_of(source, image_id, subtype), outside=source.allow_outside_root)
-        except MissingImageError as error:
-            skips.row(where, str(error))
-            continue
-        yield _Question(
-            question_id,
-            image,
-            _text(entry, "question", where),
-            own.get("answers", []),
-            source.answer_weight,
-            own.get("answer_type", ""),
-            own.get("question_type", ""),
-        )
-    if answers:
-        raise DataError(f"{len(answers)} annotations answer no question of {path.name}; are the files of one split?")
-
-
-def _annotations(source: VqaSource, ids: _Ids) -> dict[int, dict[str, Any]] | None:
-    """Answers and types by question id; None where no file is named."""
-    if source.annotations is None:
-        return None
-    path = existing(source.annotations)
-    found = {}
-    for number, entry in enumerate(list_in(load_json(path), "annotations", path), 1):
-        where = f"{path.name} annotation {number}"
-        given = entry.get("answers")
-        if not isinstance(given, list) or not given or not all(isinstance(answer, dict) for answer in given):
-            raise DataError(f"{where} has no list of answers; repair it")
-        found[_question_id(entry, ids, where)] = {
-            "answers": [_official_answer(answer, where) for answer in given],
-            "answer_type": str(entry.get("answer_type", "")),
-            "question_type": str(entry.get("question_type", "")),
-        }
-    return found
-
-
-def _listed(
-    entries: list[tuple[str, Any]], source: VqaSource, images: TaskImagePaths, ids: _Ids, skips: Skips
-) -> Iterator[_Question]:
-    """Questions in the lists of the ALBEF line, or in GQA's object; those without an id are numbered downwards."""
-    root = Path(source.image_root).expanduser()
-    for where, entry in entries:
-        if entry is None:
-            continue  # an empty line
-        try:
-            path, question = _listed_image(entry, source), _listed_question(entry)
-            answers = _listed_answers(entry, where, skips)
-            question_id = ids.number(first_of(entry, _QUESTION_ID))
-            image = images.add(root, path, outside=source.allow_outside_root)
-        except ValueError as error:
-            skips.row(where, str(error))
-            continue
-        types = entry.get("types")
-        kind = types.get("structural", "") if isinstance(types, dict) else entry.get("question_type", "")
-        yield _Question(
-            question_id,
-            image,
-            question,
-            answers,
-            source.answer_weight,
-            str(entry.get("answer_type") or ""),
-            str(kind or ""),
-        )
-
-
-def _listed_image(entry: Any, source: VqaSource) -> str:
-    """The path of the image of an entry.
-
-    Raises:
-        ValueError: it names none, or is no object.
-    """
-    if isinstance(entry, ValueError):
-        raise ValueError(f"is not JSON ({entry}); repair or delete it")
-    if not isinstance(entry, dict):
-        raise ValueError(f"is not an object but {entry!r:.40}; repair or delete it")
-    stated, image_id = first_of(entry, _IMAGE), first_of(entry, _IMAGE_ID)
-    if isinstance(stated, str) and stated.strip():
-        return stated
-    if stated is not None or not _is_name(image_id):
-        raise ValueError(f"names no image but {stated!r:.40}; repair it")
-    return _path_of(source, image_id, "", plain=True)
-
-
-def _listed_question(entry: Mapping[str, Any]) -> str:
-    question = first_of(entry, _QUESTION)
-    if not isinstance(question, str) or not question.strip():
-        raise ValueError(f"has no question but {question!r:.40}; repair it")
-    return question
-
-
-def _listed_answers(entry: Mapping[str, Any], where: str, skips: Skips) -> list[str]:
-    """The answers of an entry; none where it states none.
-
-    Raises:
-        ValueError: it states some, and none means anything.
-    """
-    stated = first_of(entry, ("answer", "answers"))
-    if stated is None and isinstance(entry.get("label"), dict):
-        return _scored_answers(entry["label"])
-    if stated is None or stated == []:
-        return []
-    found, reasons = [], []
-    for one in stated if isinstance(stated, list) else [stated]:
-        try:
-            found.append(_answer(one))
-        except ValueError as error:
-            reasons.append(str(error))
-    if not found:
-        raise ValueError(reasons[0])
-    for reason in reasons:
-        skips.part(where, reason)
-    return found
-
-
-def _scored_answers(scores: Mapping[str, Any]) -> list[str]:
-    """Ten people's answers with the scores that LXMERT states: of each as many as its accuracy stands for.
-
-    One, two or three of ten give an answer a score of 0.3, 0.6 and 0.9; four and more give it 1. Answers that the file
-    leaves out, since they are rare, are ``UNSTATED``.
-
-    Raises:
-        ValueError: a score is none, or an answer is empty.
-    """
-    counts: dict[str, int] = {}
-    for answer, score in scores.items():
-        if isinstance(score, bool) or not isinstance(score, int | float) or not 0 <= score <= 1:
-            raise ValueError(f"score of the answer '{answer:.40}' is {score!r:.40}; it must be from 0 to 1")
-        counts[_answer(answer)] = 4 if score > 0.95 else round(score / 0.3)
-    sure = [answer for answer, count in counts.items() if count == 4]
-    left = _PEOPLE - sum(counts.values())
-    for number in range(left if sure else 0):
-        counts[sure[number % len(sure)]] += 1
-    found = [answer for answer, count in counts.items() for _ in range(count)]
-    return [*found, *[UNSTATED] * (_PEOPLE - len(found))] if found else []
-
-
-def _answer(stated: Any) -> str:
-    """An answer as text: numbers as JSON writes them but without ".0", true and false as "yes" and "no".
-
-    Raises:
-        ValueError: it is none of these, or empty.
-    """
-    if isinstance(stated, dict):
-        stated = stated.get("answer")
-    if isinstance(stated, bool):
-        return "yes" if stated else "no"
-    if isinstance(stated, int | float) and math.isfinite(stated):
-        return str(int(stated)) if float(stated).is_integer() else str(stated)
-    if not isinstance(stated, str) or not stated.strip():
-        raise ValueError(f"answer is neither a text nor a number but {stated!r:.40}; repair it")
-    return stated
-
-
 def _is_name(image_id: Any) -> bool:
     """Whether an image can be named by it."""
     return not isinstance(image_id, bool) and (
         isinstance(image_id, int) or (isinstance(image_id, str) and bool(image_id.strip()))
     )
-
-
-def _path_of(source: VqaSource, image_id: int | str, subtype: str, *, plain: bool = False) -> str:
-    """The path of an image that is named by its id alone."""
-    pattern = _PLAIN_PATTERN if plain and source.image_pattern == _COCO_PATTERN else source.image_pattern
-    try:
-        return pattern.format(subtype=subtype, id=image_id)
-    except ValueError:  # the pattern wants a number
-        if not str(image_id).isdecimal():
-            raise DataError(f"image_pattern is '{pattern}', and an image is called {image_id}; give another") from None
-        return pattern.format(subtype=subtype, id=int(image_id))
 
 
 def _question_id(entry: Mapping[str, Any], ids: _Ids, where: str) -> int:
@@ -453,13 +454,15 @@ def _question_id(entry: Mapping[str, Any], ids: _Ids, where: str) -> int:
         raise DataError(f"{where}: {error}") from None
 
 
-def _official_answer(answer: Mapping[str, Any], where: str) -> str:
-    if answer.get("answer") is None or answer["answer"] == "":
-        raise DataError(f"{where}: answer is not a text but {answer.get('answer')!r:.40}; repair it")
+def _official_answer(answer: Mapping[str, Any], name: str, where: str) -> str:
+    """One person's answer as text; `UNSTATED` for an empty one."""
+    stated = answer.get(name)
+    if isinstance(stated, str) and not stated.strip():
+        return UNSTATED
     try:
-        return _answer(answer)
-    except ValueError as error:
-        raise DataError(f"{where}: {error}") from None
+        return answer_text(stated)
+    except ValueError:
+        raise DataError(f"{where}: {name} is not a text but {stated!r:.40}; repair it") from None
 
 
 def _text(entry: dict[str, Any], name: str, where: str) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import Blip2Config, Blip2ForConditionalGeneration, PreTrainedModel
 
 from truepair.data.tasks.captioning import CaptionBatch
+from truepair.data.tasks.vqa_language import LanguageVqaBatch
 from truepair.errors import ConfigError
 from truepair.models.checkpoints.load import load_hub_model, load_part
 from truepair.models.dual.adapter import has_adapter, insert_like
@@ -226,12 +227,18 @@ class Blip2LanguageModel(nn.Module):
         return each.new_zeros(len(input_ids)).index_add(0, rows, each)
 
     def loss(
-        self, batch: CaptionBatch, image_states: Tensor | None = None, text_states: Tensor | None = None
+        self,
+        batch: CaptionBatch | LanguageVqaBatch,
+        image_states: Tensor | None = None,
+        text_states: Tensor | None = None,
     ) -> Tensor:
-        """Cross-entropy of each written token, a scalar: the mean over those of all captions.
+        """Cross-entropy of each written token, a scalar.
+
+        Of captions it is the mean over the tokens of all; of answers, as in `VqaModel.answer_loss`, summed over the
+        tokens and the weighted answers of a question, the mean over questions.
 
         Args:
-            batch: B captions of I images, which says what is written.
+            batch: B captions, or answers, of I images, which says what is written.
             image_states: [I, N, W]; they replace the pixels.
             text_states: [B, L, D]; they replace the embeddings of the tokens.
         """
@@ -240,7 +247,10 @@ class Blip2LanguageModel(nn.Module):
             image_states = self.image_states(batch.pixel_values)
         assert batch.written is not None, "the collator of a language model says what is written"
         tokens = (batch.input_ids, batch.attention_mask, batch.written)
-        return -self.log_probabilities(image_states, batch.image_rows, *tokens, text_states=text_states).mean()
+        each = self.log_probabilities(image_states, batch.image_rows, *tokens, text_states=text_states)  # [P]
+        if isinstance(batch, CaptionBatch):
+            return -each.mean()
+        return -(each * batch.weights[batch.written.nonzero()[:, 0]]).sum() / len(batch)
 
     @torch.inference_mode()
     def write(

@@ -142,6 +142,10 @@ class LanguagePreprocessing(HubPreprocessing):
         """The same with another prompt; None for its own."""
         return self if prompt is None else replace(self, prompt=prompt.strip())
 
+    def reading(self, max_length: int) -> Self:
+        """The same for texts of so many tokens."""
+        return replace(self, max_length=max_length)
+
     def caption_settings(self) -> dict[str, Any]:
         """What the tokens of a text depend on."""
         return super().caption_settings() | {"start": self.start, "end": self.end, "prompt": self.prompt}
