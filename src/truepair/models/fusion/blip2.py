@@ -232,7 +232,7 @@ class Blip2FusionModel(BlipLine):
 
         See `FusionModel.fuse`; ``cls_only`` changes nothing.
         """
-        rows = torch.arange(len(text_states), device=text_states.device) if image_rows is None else image_rows
+        rows = torch.arange(len(text_states)) if image_rows is None else image_rows
         words = text_states[:, :, self._width :]  # [R, L, D]
         return read_pairs(self.model.qformer, self.model.query_tokens, words, attention_mask, keys_values, rows)
 
@@ -294,7 +294,7 @@ class _TextTower(nn.Module):
         """Token ids and mask (1 = token, 0 = padding), both [B, L], to [B, L, 2 D]."""
         embedded = self.embeddings(input_ids=input_ids)  # [B, L, D]
 
-        def read(_: Tensor, words: Tensor, mask: Tensor) -> Tensor:
+        def read(_: Tensor | slice, words: Tensor, mask: Tensor) -> Tensor:
             """All layers over some rows."""
             states: Tensor = self.qformer(query_embeds=words, query_length=0, attention_mask=mask).last_hidden_state
             return states

@@ -75,9 +75,9 @@ def read_pairs(
     """
     first = _embedded(qformer, queries)  # [1, Q, D]
 
-    def read(some: Tensor, words: Tensor, mask: Tensor) -> Tensor:
+    def read(some: Tensor | slice, words: Tensor, mask: Tensor) -> Tensor:
         """All layers over some rows."""
-        groups = RowGroups.of(rows[some], keys_values.images)
+        groups = RowGroups.of(rows[some], keys_values.images, words.device)
         shown = torch.cat([mask.new_ones(len(mask), first.shape[1]), mask], dim=1).bool()[:, None, None]
         states, words, images = first, _embedded(qformer, words), _Images(qformer, keys_values)
         for layer in qformer.encoder.layer[:-1]:
@@ -106,7 +106,7 @@ def read_captions(
     """
     count = keys_values.query_keys[0].shape[1]
 
-    def read(some: Tensor, words: Tensor, mask: Tensor) -> Tensor:
+    def read(some: Tensor | slice, words: Tensor, mask: Tensor) -> Tensor:
         """All layers over some rows."""
         seen, states = caption_mask(mask, count)[:, None], _embedded(qformer, words)
         for number, layer in enumerate(qformer.encoder.layer):
