@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from truepair.devices import sent
 from truepair.models.dual.base import ImageKeysValues
 from truepair.models.fusion.rows import RowGroups, apply_by_length, attention
 
@@ -104,7 +105,7 @@ def read_captions(
     Returns:
         States of the words [R, L, D].
     """
-    count = keys_values.query_keys[0].shape[1]
+    count, rows = keys_values.query_keys[0].shape[1], sent(rows, words.device)
 
     def read(some: Tensor | slice, words: Tensor, mask: Tensor) -> Tensor:
         """All layers over some rows."""
