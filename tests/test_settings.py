@@ -108,7 +108,7 @@ SETTINGS = {
     **{name: task.evaluation for name, task in TASKS.items()},
 }
 
-OF_ANY_SIGN = {"group_seed", "bias_init"}
+OF_ANY_SIGN = {"group_seed", "bias_init", "length_penalty"}
 
 CHECKED_BY_THE_CLASS = {
     "batch", "crop_scale", "low", "high", "delta", "tau_w", "share", "below", "probability", "mask_share",
