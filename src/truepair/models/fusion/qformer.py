@@ -173,6 +173,7 @@ def _pair_layer(
         block, rows, count = layer.attention.attention, len(words), queries.shape[1]
 
         def both(linear: Callable[[Tensor], Tensor]) -> Tensor:
+            """What a linear layer makes of queries and words."""
             return torch.cat([linear(queries).expand(rows, -1, -1), linear(words)], dim=1)  # [R, Q + L, D]
 
         asking = block.query(queries).expand(rows, -1, -1) if last else both(block.query)

@@ -133,6 +133,7 @@ def attention(
     """
 
     def split(states: Tensor) -> Tensor:
+        """States of all heads side by side, a head each."""
         return states.view(*states.shape[:2], heads, -1).transpose(1, 2)  # [R, L, D] -> [R, heads, L, D / heads]
 
     def attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
