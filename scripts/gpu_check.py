@@ -274,7 +274,7 @@ def arms(size: Sizes, device: Any, folder: Path) -> Iterator[Arm]:
 
     def mafa_ours(pairs: int, mode: Mode) -> Trained:
         student, judge = (random_model(size.mafa, seed, dropout=0.0).to(device) for seed in (1, 2))
-        batch = random_pairs(student, step_time.captions_of(pairs)).to(device)
+        batch = random_pairs(step_time.captions_of(pairs), side=student.image_encoder.image_size).to(device)
         step = mafa_step(student, judge, NONE_CONVERTED, micro_batch=mode.micro_batch)
         return ours(step, batch, mode)
 
@@ -282,7 +282,7 @@ def arms(size: Sizes, device: Any, folder: Path) -> Iterator[Arm]:
         student, judge = (random_model(size.mafa, seed, dropout=0.0).to(device) for seed in (1, 2))
         student.train()
         judge.eval().requires_grad_(False)
-        batch = random_pairs(student, step_time.captions_of(pairs)).to(device)
+        batch = random_pairs(step_time.captions_of(pairs), side=student.image_encoder.image_size).to(device)
         forward = step_time.everything_kept()(lambda: step_time.textbook_step(student, judge, batch))
         return theirs(student, lambda: forward()["loss"])
 
