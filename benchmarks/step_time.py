@@ -96,7 +96,9 @@ def textbook_step(model: AlbefModel, judge: AlbefModel, batch: PairBatch) -> Los
     fused = fuse(model, states[texts], mask[texts], image.states[images])
     itm = F.cross_entropy(model.match(fused), (torch.arange(len(images), device=device) < len(own)).long())
 
-    masked, labels = half_masked(model)(batch.input_ids, mask, sample_keys(SEED, INFO.epoch, batch.caption_id))
+    masked, labels = half_masked(model)(
+        batch.input_ids, mask, sample_keys(SEED, INFO.epoch, batch.caption_id).to(device)
+    )
     logits = model.mlm_head(fuse(model, text_states(model, masked, mask), mask, image.states))  # [B, L, V]
     mlm = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
     return {"loss": itc + itm + mlm, "itc": itc, "itm": itm, "mlm": mlm}
