@@ -11,7 +11,7 @@ from starlette.testclient import TestClient
 
 from tests.review.fake import BROKEN, FakePictures, FakeSession
 from truepair.errors import ConfigError
-from truepair.review.server import BODY, IMPORT, review_app, serve
+from truepair.review.server import BODY, IMPORT, _listen, review_app, serve
 
 TOKEN, HOME = "the-secret", "http://127.0.0.1:5000"
 SAME = {"origin": HOME, "sec-fetch-site": "same-origin"}
@@ -221,3 +221,10 @@ def test_a_port_that_is_taken_is_one_line(tmp_path: Path) -> None:
             serve(FakeSession(tmp_path), FakePictures(tmp_path), tmp_path, print, port=port, browser=False)
     with pytest.raises(ConfigError, match="port 99999 cannot be used"):
         serve(FakeSession(tmp_path), FakePictures(tmp_path), tmp_path, print, port=99999, browser=False)
+
+
+def test_who_comes_before_the_server_runs_is_not_refused(tmp_path: Path) -> None:
+    import socket
+
+    with _listen(tmp_path, None) as listening:
+        socket.create_connection(listening.getsockname(), timeout=60).close()

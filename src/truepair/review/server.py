@@ -163,12 +163,14 @@ def name_of(folder: Path) -> str:
 
 
 def _listen(folder: Path, port: int | None) -> socket.socket:
+    """A socket that takes connections from now on: those that come before the server runs wait for it."""
     wanted = 49152 + int(name_of(folder), 16) % 16000 if port is None else port
     for number in (wanted, 0) if port is None else (wanted,):
         listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listening.bind(("127.0.0.1", number))
+            listening.listen()
         except (OSError, OverflowError) as error:
             listening.close()
             if number == 0 or port is not None:
