@@ -72,6 +72,28 @@ def test_what_goes_wrong_in_a_process_is_one_line(what: str, line: str) -> None:
     assert "\n" not in str(found.value)
 
 
+@pytest.mark.parametrize("ready", [True, False])
+def test_a_batch_that_died_with_its_process_is_one_line(ready: bool) -> None:
+    reader = BatchReader(Samples("" if ready else "hangs", at=0), collate, workers=1, timeout=0, batch_size=2)
+    with closing(reader), pytest.raises(DataError, match=r"^a loading process was killed \(SIGKILL\), most often for"):
+        reader.start()
+        process = reader._batches._workers[0]
+        if ready:  # in the queue, with tensors that are still to be fetched from the process
+            assert reader._batches._worker_result_queue._reader.poll(300)
+        process.kill()
+        process.join(60)
+        reader.next()
+
+
+@pytest.mark.parametrize("error", [EOFError(), ConnectionRefusedError(111, "Connection refused")])
+def test_a_process_that_is_not_yet_counted_as_ended_is_waited_for(error: Exception) -> None:
+    reader = BatchReader(Samples("hangs", at=0), collate, workers=1, timeout=0, batch_size=2)
+    with closing(reader), pytest.raises(DataError, match="killed"):
+        reader.start()
+        threading.Timer(0.2, reader._batches._workers[0].kill).start()
+        reader._raise_known(error)
+
+
 def test_a_process_that_hangs_is_not_waited_for_for_ever() -> None:
     with pytest.raises(DataError, match=r"had no batch for [2-9].*raise loop.data_timeout"):
         list(read("hangs", timeout=2))

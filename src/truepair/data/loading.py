@@ -160,7 +160,7 @@ class BatchReader(Generic[_Batch]):
             else:
                 if error is None:
                     return batch
-                if isinstance(error, RuntimeError):
+                if isinstance(error, RuntimeError | OSError | EOFError):
                     self._raise_known(error)
                 raise error
             waited = time.monotonic() - began
@@ -172,8 +172,8 @@ class BatchReader(Generic[_Batch]):
                     "answer, or is too slow; look there, or raise loop.data_timeout"
                 )
 
-    def _raise_known(self, error: RuntimeError) -> None:
-        """Raise what torch says of its processes as one line.
+    def _raise_known(self, error: Exception) -> None:
+        """Raise what torch, or a connection to a process, says of its end as one line.
 
         Raises:
             DataError: a process was killed, or files cannot be opened for want of handles.
@@ -186,6 +186,11 @@ class BatchReader(Generic[_Batch]):
         if "DataLoader worker" in str(error):
             self._require_alive()
             raise DataError(f"a loading process has ended of itself; {_REMEDY_OF_MEMORY}") from error
+        if isinstance(error, EOFError | ConnectionError):  # what a dead process had ready, nobody can fetch any more
+            end = time.monotonic() + _PATIENCE
+            while time.monotonic() < end and all(process.exitcode is None for process in self._batches._workers):
+                time.sleep(0.01)  # its connections close before the system counts it as ended
+            self._require_alive()
 
     def _require_alive(self) -> None:
         """Say which end a process has found.
