@@ -106,7 +106,7 @@ class _Lock:
             if _lives(self.file, holder, say):
                 raise ConfigError(
                     f"{self.folder} is in use by {_described(_read(self.file) or holder)}; wait until that has "
-                    "ended, stop it, or give another --run-folder"
+                    "ended, stop it, or give another folder (--run-folder; of a study --folder)"
                 )
             if self._remove(holder):
                 say(f"{self.folder} was in use by {_described(holder)}, which has ended without a word; going on")
