@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.data._utils import signal_handling
 
 from truepair.data import loading
 from truepair.data.images import BadImageError
@@ -47,6 +48,18 @@ def collate(samples: Sequence[Tensor]) -> list[Tensor]:
     return list(samples)
 
 
+@pytest.fixture(params=[False, True], ids=["", "after a loader of torch's own"])
+def handler(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Without, and with the handler of SIGCHLD that any loader of torch's leaves behind, which raises anywhere."""
+    former = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    if request.param:
+        monkeypatch.setattr(signal_handling, "_SIGCHLD_handler_set", False)
+        signal_handling._set_SIGCHLD_handler()
+        assert callable(signal.getsignal(signal.SIGCHLD))
+    yield
+    signal.signal(signal.SIGCHLD, former)
+
+
 def read(what: str, *, workers: int = 2, timeout: float = 300) -> Iterator[list[Tensor]]:
     return read_batches(Samples(what), collate, workers=workers, timeout=timeout, batch_size=2)
 
@@ -66,6 +79,7 @@ def test_all_batches_come_in_order(workers: int) -> None:
         ("bad", "^image 5 is empty"),
     ],
 )
+@pytest.mark.usefixtures("handler")
 def test_what_goes_wrong_in_a_process_is_one_line(what: str, line: str) -> None:
     with pytest.raises(DataError, match=line) as found:
         list(read(what))
@@ -94,11 +108,13 @@ def test_a_process_that_is_not_yet_counted_as_ended_is_waited_for(error: Excepti
         reader._raise_known(error)
 
 
+@pytest.mark.usefixtures("handler")
 def test_a_process_that_hangs_is_not_waited_for_for_ever() -> None:
     with pytest.raises(DataError, match=r"had no batch for [2-9].*raise loop.data_timeout"):
         list(read("hangs", timeout=2))
 
 
+@pytest.mark.usefixtures("handler")
 def test_who_waits_may_leave_and_leaves_no_process_behind() -> None:
     class LeavesError(BaseException):
         """Of who waits."""

@@ -11,6 +11,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
 
 from torch import Tensor
+from torch._C import _remove_worker_pids
 from torch.utils.data import DataLoader
 
 from truepair.errors import DataError, TruepairError, message_of
@@ -94,6 +95,7 @@ class BatchReader(Generic[_Batch]):
                 "(loop.workers or --workers; 0 needs none)"
             ) from error
         if first and self.workers:
+            _disown(self._batches)
             threading.Thread(target=self._wait_for_processes, daemon=True).start()
 
     def next(self, poll: Poll | None = None) -> _Batch | None:
@@ -309,6 +311,16 @@ class _Delivered:
         except (RuntimeError, OSError) as error:
             raise DataError(f"a loading process cannot hand over its batch: {no_room()}") from error
         return batch
+
+
+def _disown(batches: Any) -> None:
+    """Leave processes out of what torch's handler of SIGCHLD looks after.
+
+    It raises wherever the program is, and stays for all loaders once anybody's loader has set it.
+    """
+    if batches._worker_pids_set:
+        _remove_worker_pids(id(batches))
+        batches._worker_pids_set = False
 
 
 @contextmanager
