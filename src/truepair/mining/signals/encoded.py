@@ -48,24 +48,17 @@ class TokenStates:
     weights: Tensor
     layers: int
 
-    def gather(self, captions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Tokens of some captions, padded to the longest.
-
-        Returns:
-            L2-normalised states, float32 [layers, *B, L, D], mask of content [*B, L] and weights [*B, L].
-        """
-        flat = captions.flatten()
-        longest = max(int(self.counts[flat].max()), 1)
-        there = torch.arange(longest) < self.counts[flat][:, None]  # [B, L]
-        rows = (self.first[flat][:, None] + torch.arange(longest))[there]
-        width = self.states.shape[0]
-        states = torch.zeros(*there.shape, width)
-        states[there] = self.states.gather(rows)
-        content, weights = torch.zeros(there.shape, dtype=torch.bool), torch.zeros(there.shape)
-        content[there], weights[there] = self.content[rows], self.weights[rows]
-        shape = (*captions.shape, longest)
-        by_layer = F.normalize(states.view(*shape, self.layers, -1), dim=-1).movedim(-2, 0)
-        return by_layer, content.view(shape), weights.view(shape)
+    @cached_property
+    def words(self) -> Lists:
+        """Rows of the content of each caption, M lists; the first row of a caption without any."""
+        counts, first = self.counts.numpy(), self.first.numpy()
+        caption = np.repeat(np.arange(len(counts)), counts)
+        rows = np.arange(len(caption)) + np.repeat(first - (np.cumsum(counts) - counts), counts)
+        kept = self.content.numpy()[rows]
+        kept[(np.cumsum(counts) - counts)[np.bincount(caption, kept, len(counts)) == 0]] = True
+        starts = np.zeros(len(counts) + 1, np.int64)
+        np.cumsum(np.bincount(caption[kept], minlength=len(counts)), out=starts[1:])
+        return Lists(starts, rows[kept])
 
 
 @dataclass(frozen=True)
