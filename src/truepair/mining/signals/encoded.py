@@ -22,8 +22,10 @@ from truepair.models.encoders.frozen import FrozenStates
 CROWD = 10
 """Nearest others that a similarity is compared with."""
 
+OWNERS = 16
+"""Pictures that a text stands for, at most: one of hundreds of drawings needs no more."""
+
 _DEPTH = 64  # neighbours of a caption that are looked at, so that 10 pictures are among them
-_OWNERS = 16  # pictures that a text stands for, at most: one of hundreds of drawings needs no more
 _FEWEST = 32  # captions beside the first of their picture, to fit a space on
 _CELLS = 1 << 22  # numbers sorted at once
 
@@ -109,7 +111,7 @@ class Encoded:
     def homes(self) -> Lists:
         """The other captions of the pictures that each caption is declared for, M lists."""
         gallery = self.gallery
-        counts = np.minimum(gallery.pictures.counts, _OWNERS)
+        counts = np.minimum(gallery.pictures.counts, OWNERS)
         caption = np.repeat(np.arange(len(counts)), counts)
         place = np.arange(len(caption)) - np.repeat(np.cumsum(counts) - counts, counts)
         owner = gallery.pictures.values[gallery.pictures.starts[caption] + place]
@@ -190,7 +192,7 @@ class Encoded:
         """By the best similarity of a caption to a picture's captions."""
         found, gallery = self.near_captions, self.gallery
         captions = torch.empty(len(gallery.texts))
-        owners, there = gallery.pictures.padded(np.arange(len(gallery.texts)), min(CROWD, _OWNERS))  # [M, O]
+        owners, there = gallery.pictures.padded(np.arange(len(gallery.texts)), min(CROWD, OWNERS))  # [M, O]
         for part in torch.arange(len(captions)).split(max(_CELLS // found.places[0].numel() // owners.shape[1], 1)):
             places = found.places[part].clamp(min=0)
             pictures = torch.from_numpy(owners)[places].flatten(1)  # [B, n * O]
@@ -257,7 +259,7 @@ class Encoded:
         return torch.where(real, best, 0.0).sum(dim=1) / real.sum(dim=1)  # NaN where there is none
 
 
-def owners_of(gallery: Gallery, captions: Integers, most: int = _OWNERS) -> tuple[Tensor, Tensor]:
+def owners_of(gallery: Gallery, captions: Integers, most: int = OWNERS) -> tuple[Tensor, Tensor]:
     """The pictures that captions are declared for [B, O], and which of them there are, bool [B, O]."""
     owners, there = gallery.pictures.padded(captions, most)
     return torch.from_numpy(owners), torch.from_numpy(there)
