@@ -1,5 +1,7 @@
 """Signals from pictures: how alike a picture is to those that a caption is declared for, and to the caption itself."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -61,22 +63,36 @@ def best_owners(
     best, owner = torch.empty(len(rows)), torch.empty(len(rows), dtype=torch.int64)
     order = np.argsort(captions, kind="stable")
     asked, first, counts = np.unique(captions[order], return_index=True, return_counts=True)  # [C] each
-    by_count = np.argsort(counts, kind="stable")  # so that captions of one product have about as many cells
-    start = 0
-    while start < len(by_count):
-        wide = max(_NUMBERS // vectors.shape[1], 1)  # vectors at once
-        width = int(counts[by_count[start]])
-        stop = start + 1 + int(np.searchsorted(counts[by_count[start + 1 :]], width + width // 8, side="right"))
-        some = by_count[start : min(stop, start + max(wide // (width + most), 1))]
-        start += len(some)
-        there = np.arange(int(counts[some].max())) < counts[some, None]  # [C, A]
-        cells = order[(first[some, None] + np.arange(there.shape[1])).clip(max=len(order) - 1)]  # [C, A]
-        owners, stated = owners_of(gallery, asked[some], most)  # [C, O]
-        products = torch.bmm(vectors[torch.from_numpy(rows[cells])], images[owners].transpose(1, 2))  # [C, A, O]
-        highest, which = products.masked_fill_(~stated[:, None], -torch.inf).max(dim=2)  # [C, A]
+    for some, start, stop in _blocks(counts, max(_NUMBERS // vectors.shape[1], 1), most):
+        places = first[some, None] + np.arange(start, stop)  # [B, A]
+        there = places < (first + counts)[some, None]
+        cells = order[places.clip(max=len(order) - 1)]
+        owners, stated = owners_of(gallery, asked[some], most)  # [B, O]
+        products = torch.bmm(vectors[torch.from_numpy(rows[cells])], images[owners].transpose(1, 2))  # [B, A, O]
+        highest, which = products.masked_fill_(~stated[:, None], -torch.inf).max(dim=2)  # [B, A]
         place, kept = torch.from_numpy(cells[there]), torch.from_numpy(there)
         best[place], owner[place] = highest[kept], owners.gather(1, which)[kept]
     return best, owner
+
+
+def _blocks(counts: Integers, most: int, more: int) -> Iterator[tuple[Integers, int, int]]:
+    """Yield lists that are about as long, and which part of them: so many that few vectors are gathered at once.
+
+    Args:
+        counts: length of each list [C].
+        most: vectors of a block.
+        more: vectors that each list needs beside its own.
+    """
+    order = np.argsort(counts, kind="stable")
+    start = 0
+    while start < len(order):
+        least = int(counts[order[start]])
+        stop = int(np.searchsorted(counts, least + least // 8, side="right", sorter=order))  # an eighth is padding
+        some = order[start : min(stop, start + max(most // (least + least // 8 + more), 1))]
+        start += len(some)
+        longest = int(counts[some].max())
+        for first in range(0, longest, most):
+            yield some, first, min(first + most, longest)
 
 
 class Across:
