@@ -51,7 +51,9 @@ def test_alignment_is_that_of_slow_loops(most: int, seed: int, tmp_path: Path, m
     def words(caption: int, layer: int) -> tuple[Tensor, list[float]]:
         rows = torch.arange(int(tokens.counts[caption])) + tokens.first[caption]
         rows = rows[tokens.content[rows]]
-        states = tokens.states.gather(rows).view(len(rows), tokens.layers, tokens.states.shape[0] // tokens.layers)[:, layer]
+        states = tokens.states.gather(rows).view(len(rows), tokens.layers, tokens.states.shape[0] // tokens.layers)[
+            :, layer
+        ]
         return F.normalize(states, dim=1), tokens.weights[rows].tolist()
 
     for row, picture, caption in zip(found.tolist(), *(part.tolist() for part in cells), strict=True):
