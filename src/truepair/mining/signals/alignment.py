@@ -46,8 +46,8 @@ class _Words:
 
     def mean(self, values: Floats, weights: Floats, least: float) -> Floats:
         """Weighted mean over the words of each caption, [..., T] to [..., C]; 0 where all weights are."""
-        total = np.add.reduceat(weights, self.starts)
-        found: Floats = np.add.reduceat(values * weights, self.starts, axis=-1) / np.maximum(total, least)
+        total: Floats = np.add.reduceat(weights, self.starts).clip(min=least)
+        found: Floats = np.add.reduceat(values * weights, self.starts, axis=-1) / total
         return found
 
 
@@ -110,9 +110,8 @@ def _similarity(tokens: TokenStates, own: _Words, asked: _Words) -> Floats:
     left, right = (tokens.states.gather(torch.from_numpy(words.rows)) for words in (own, asked))
     left, right = (states.view(len(states), tokens.layers, -1).transpose(0, 1) for states in (left, right))
     cosines = torch.bmm(left, right.transpose(1, 2))  # [S, T, U]
-    norms = (states.norm(dim=2).clamp(min=1e-12) for states in (left, right))
-    cosines /= next(norms)[:, :, None]
-    cosines /= next(norms)[:, None]
+    cosines /= left.norm(dim=2).clamp(min=1e-12)[:, :, None]  # fewer numbers than the states
+    cosines /= right.norm(dim=2).clamp(min=1e-12)[:, None]
     found: Floats = cosines.numpy()
     found[:, own.real == 0] = -1.0
     found[:, :, asked.real == 0] = -1.0
