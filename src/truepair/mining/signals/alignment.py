@@ -46,8 +46,9 @@ class _Words:
 
     def mean(self, values: Floats, weights: Floats, least: float) -> Floats:
         """Weighted mean over the words of each caption, [..., T] to [..., C]; 0 where all weights are."""
-        total: Floats = np.add.reduceat(weights, self.starts).clip(min=least)
-        found: Floats = np.add.reduceat(values * weights, self.starts, axis=-1) / total
+        sums: Floats = np.add.reduceat(values * weights, self.starts, axis=-1)
+        total: Floats = np.add.reduceat(weights, self.starts)
+        found: Floats = sums / total.clip(min=np.float32(least))
         return found
 
 
