@@ -58,7 +58,7 @@ class PairGraph:
 
     @cached_property
     def reverse(self) -> Tensor:
-        """Place of each edge's other direction [E]: edges by column and row, which transposing finds without sorting."""
+        """Place of each edge's other direction [E], which transposing finds without sorting."""
         places = self._matrices(torch.arange(len(self)))[0]
         return torch.from_numpy(places.tocsc().data)
 
