@@ -147,3 +147,22 @@ class Gallery:
         place = np.searchsorted(self.declared, asked).clip(max=max(len(self.declared) - 1, 0))
         found: NDArray[np.bool_] = self.declared[place] == asked
         return found
+
+    @cached_property
+    def _first_alike(self) -> Integers:
+        """The first picture with the same captions as each picture, in the same order [N]."""
+        first: dict[bytes, int] = {}
+        return np.array([first.setdefault(self.captions[number].tobytes(), number) for number in range(len(self))])
+
+    def distinct(self, pictures: Integers, captions: Integers) -> tuple[Integers, Integers, Integers]:
+        """Cells that differ in their captions: of pictures with the same captions, one stands for all.
+
+        Args:
+            pictures: of each cell [P].
+            captions: of each cell [P].
+
+        Returns:
+            Pictures and captions of the distinct cells [Q] each, and which of them stands for each cell [P].
+        """
+        keys, place = np.unique(self._first_alike[pictures] * len(self.texts) + captions, return_inverse=True)
+        return keys // len(self.texts), keys % len(self.texts), place

@@ -58,8 +58,9 @@ class PairGraph:
 
     @cached_property
     def reverse(self) -> Tensor:
-        """Place of each edge's other direction [E]."""
-        return (self.columns * self.size + self.rows).argsort()
+        """Place of each edge's other direction [E], which transposing finds without sorting."""
+        places = self._matrices(torch.arange(len(self)))[0]
+        return torch.from_numpy(places.tocsc().data)
 
     def scored(self, log_odds: Tensor) -> "PairGraph":
         """The same edges with other scores [E]."""

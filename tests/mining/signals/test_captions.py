@@ -1,20 +1,17 @@
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.mining.signals.galleries import encoded_of, gallery_of, undeclared
 from truepair.errors import DataError
-from truepair.mining.signals.captions import relative_similarity, set_similarity, token_alignment
-from truepair.mining.signals.encoded import CROWD, Encoded, TokenStates
+from truepair.mining.signals.captions import relative_similarity, set_similarity
+from truepair.mining.signals.encoded import CROWD, Encoded
 from truepair.mining.signals.spaces import caption_space, list_means
-from truepair.models.encoders.frozen import FrozenStates, StateBlock
 
 
 def cosine(one: Tensor, other: Tensor) -> float:
@@ -23,10 +20,6 @@ def cosine(one: Tensor, other: Tensor) -> float:
 
 def mean(values: list[float]) -> float:
     return sum(values) / len(values) if values else math.nan
-
-
-def weighted(values: list[float], weights: list[float]) -> float:
-    return sum(value * weight for value, weight in zip(values, weights, strict=True)) / max(sum(weights), 1e-6)
 
 
 def home_of(encoded: Encoded, caption: int) -> list[int]:
@@ -79,56 +72,6 @@ def test_relative_similarity_is_that_of_slow_loops(pictures: int, most: int, see
             for others in (of_caption, of_picture):
                 expected.append(value - mean(sorted(others, reverse=True)[:CROWD]))
         assert row == pytest.approx(expected, abs=1e-5)
-
-
-def tokens_of(count: int, folder: Path, seed: int, layers: int = 2, width: int = 3) -> TokenStates:
-    """Tokens of captions: the first of each is special, 1 to 4 follow."""
-    generator = torch.Generator().manual_seed(seed)
-    counts = torch.randint(2, 6, (count,), generator=generator)
-    first = counts.cumsum(0) - counts
-    rows = int(counts.sum())
-    states = torch.randn(rows, layers * width, generator=generator).half().float()
-    cache = FrozenStates.open_or_compute(
-        folder, f"{seed}", rows, (layers * width,), lambda _: iter([StateBlock(states)])
-    )
-    content = torch.ones(rows, dtype=torch.bool)
-    content[first] = False
-    weights = torch.randint(0, 3, (rows,), generator=generator) * content
-    return TokenStates(cache, first, counts, content, weights.float(), layers)
-
-
-@pytest.mark.parametrize(("most", "seed"), [(1, 0), (3, 1), (4, 2)])
-def test_alignment_is_that_of_slow_loops(most: int, seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    gallery = gallery_of(5, most, seed)
-    tokens = tokens_of(len(gallery.texts), tmp_path, seed)
-    encoded = encoded_of(gallery, seed, tokens=tokens)
-    monkeypatch.setattr("truepair.mining.signals.captions._NUMBERS", 1 << 10)  # in several parts
-    cells = undeclared(gallery)
-    found = token_alignment(encoded, tokens, *cells)
-
-    def words(caption: int, layer: int) -> tuple[Tensor, list[float]]:
-        rows = torch.arange(int(tokens.counts[caption])) + tokens.first[caption]
-        rows = rows[tokens.content[rows]]
-        states = tokens.states.gather(rows).view(len(rows), tokens.layers, -1)[:, layer]
-        return F.normalize(states, dim=1), tokens.weights[rows].tolist()
-
-    for row, picture, caption in zip(found.tolist(), *(part.tolist() for part in cells), strict=True):
-        expected = []
-        for layer in range(tokens.layers):
-            asked, told = words(caption, layer)
-            per = [
-                [max(cosine(token, other) for other in words(own, layer)[0]) for token in asked]
-                for own in gallery.captions[picture].tolist()
-            ]
-            best = [max(column) for column in zip(*per, strict=True)]
-            theirs = [words(own, layer) for own in gallery.captions[picture].tolist()]
-            back = [
-                max((cosine(token, other) for other in asked), default=-1.0) for states, _ in theirs for token in states
-            ]
-            back_told = [weight for _, weights in theirs for weight in weights]
-            expected += [mean(best), weighted(best, told), mean(back), weighted(back, back_told)]
-            expected += [] if encoded.single else [max(map(mean, per))]
-        assert row == pytest.approx(expected, abs=1e-4)
 
 
 def test_a_space_of_captions_makes_differences_within_pictures_alike_in_all_directions() -> None:

@@ -2,8 +2,10 @@ import numpy as np
 import pytest
 import torch
 
+from tests.data.test_table import table_of
 from tests.mining.signals.galleries import encoded_of, gallery_of, undeclared
 from truepair.errors import ConfigError
+from truepair.mining.gallery import Gallery
 from truepair.mining.graph import PairGraph, agreement_of
 from truepair.mining.signals.families import (
     Family,
@@ -28,6 +30,20 @@ def test_signals_of_cells_do_not_hang_on_the_others(monkeypatch: pytest.MonkeyPa
     some = np.random.default_rng(0).permutation(len(pictures))[:50]
     part, _ = compute_signals(pictures[some], captions[some], families)
     np.testing.assert_allclose(part, whole[some], atol=1e-5)
+
+
+def test_what_is_computed_once_for_pictures_with_the_same_captions_is_as_if_each_were_alone() -> None:
+    own = [["a red dog runs", "two cats"], ["two cats", "a red dog runs"], ["a man"], ["a man"], ["a boy", "two cats"]]
+    encoded = encoded_of(Gallery.of_table(table_of(own * 2)), 0)  # each list of captions is that of two or four
+    families, _ = usual_families(encoded, ["captions", "hubness", "words", "kinds"])
+    assert [family.name for family in families] == ["captions", "hubness", "words", "kinds"]
+    cells = undeclared(encoded.gallery)
+    distinct = encoded.gallery.distinct(*cells)
+    assert len(distinct[0]) < len(cells[0])
+    found, _ = compute_signals(*cells, families)
+    for place in range(len(cells[0])):
+        alone, _ = compute_signals(*(part[place : place + 1] for part in cells), families)
+        np.testing.assert_allclose(found[place], alone[0], atol=1e-6)
 
 
 def test_a_gallery_with_one_caption_a_picture_has_its_signals() -> None:

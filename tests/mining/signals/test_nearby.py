@@ -33,7 +33,7 @@ def said(encoded: Encoded) -> Tensor:
 def test_what_is_said_nearby_is_that_of_slow_loops(most: int, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("truepair.mining.signals.nearby._NEAREST", 4)
     monkeypatch.setattr("truepair.mining.signals.nearby._CELLS", 7)
-    monkeypatch.setattr("truepair.mining.signals.nearby._CAPTIONS", 5)
+    monkeypatch.setattr("truepair.mining.signals.nearby._NUMBERS", 300)
     encoded = encoded_of(gallery_of(15, most, seed), seed)
     gallery, cells = encoded.gallery, undeclared(encoded.gallery)
     for row, picture, caption in zip(Nearby(encoded)(*cells), *(part.tolist() for part in cells), strict=True):

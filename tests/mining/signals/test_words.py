@@ -7,6 +7,7 @@ from tests.data.test_table import table_of
 from truepair.mining.gallery import Gallery
 from truepair.mining.signals.words import (
     KIND_TERMS,
+    KINDS,
     SharedWords,
     WordStatistics,
     is_content,
@@ -25,6 +26,14 @@ def evidence(caption: str, own: list[str]) -> dict[str, float]:
     share, stated = groups.mean(dim=0, keepdim=True), kinds_named(groups).mean(dim=0, keepdim=True)
     found = kind_evidence(named_groups([caption]), share, stated)
     return dict(zip(KIND_TERMS, found[0].tolist(), strict=True))
+
+
+def test_the_groups_that_captions_name_are_those_that_a_slow_search_finds() -> None:
+    groups = [group for kind in KINDS.values() for group in kind]
+    captions = [*OWN, "", "A boy and two girls", "dogs, dogs, DOGS", *groups]
+    expected = [[float(bool(set(group.split()) & set(words(text)))) for group in groups] for text in captions]
+    assert named_groups(captions).tolist() == expected
+    assert named_groups([]).shape == (0, len(groups))
 
 
 def test_a_rare_word_tells_more() -> None:

@@ -10,15 +10,13 @@ import torch
 from torch import Tensor
 
 from truepair.mining.gallery import Integers
-from truepair.mining.signals.encoded import Encoded, TokenStates
+from truepair.mining.signals.encoded import Encoded
 from truepair.mining.signals.spaces import list_means
 from truepair.mining.signals.words import kind_evidence, kinds_named, named_groups
 
 SET_TERMS = ("best", "mean", "sets best", "sets mean", "best margin", "mean margin")
 
 HUB_TERMS = ("best pictures", "best captions", "mean pictures", "mean captions")
-
-ALIGNMENT_TERMS = ("mean", "rarity", "back", "back rarity", "one caption")
 
 _NUMBERS = 1 << 24  # float32 numbers that are gathered at once: 64 MB
 
@@ -45,6 +43,8 @@ def set_similarity(encoded: Encoded, vectors: Tensor, pictures: Integers, captio
         those of the caption to the other captions of its own picture, NaN where it has none. A caption that says little
         is close to many. Of a gallery with one caption a picture only the first, [P, 1].
     """
+    if encoded.single:
+        return _near(encoded, vectors, pictures, captions)[:, :1]
     found = torch.empty(len(pictures), len(set_columns(encoded)))
     own_lists, homes = encoded.gallery.captions, encoded.homes
     wide = own_lists.counts[pictures] + np.minimum(homes.counts[captions], _HOMES) + 1
@@ -53,9 +53,6 @@ def set_similarity(encoded: Encoded, vectors: Tensor, pictures: Integers, captio
         ours, caption = vectors[own], vectors[captions[some]]  # [B, K, D], [B, D]
         near = torch.einsum("bkd,bd->bk", ours, caption)
         best, mean = _best_and_mean(near, stated)
-        if encoded.single:
-            found[some] = best[:, None]
-            continue
         home, there = (torch.from_numpy(part) for part in homes.padded(captions[some], _HOMES))  # [B, H]
         theirs = vectors[home]  # [B, H, D]
         at_home = torch.einsum("bhd,bd->bh", theirs, caption)
@@ -65,6 +62,17 @@ def set_similarity(encoded: Encoded, vectors: Tensor, pictures: Integers, captio
         sets_best, sets_mean = _best_and_mean(across.flatten(1), counted.flatten(1))
         columns = [best, mean, sets_best, sets_mean, best - home_best, mean - home_mean]
         found[some] = torch.stack(columns, dim=1)
+    return found
+
+
+def _near(encoded: Encoded, vectors: Tensor, pictures: Integers, captions: Integers) -> Tensor:
+    """The best and the mean of the similarities of captions to those of pictures [P, 2]."""
+    found = torch.empty(len(pictures), 2)
+    lists = encoded.gallery.captions
+    for some in _parts(lists.counts[pictures] + 1, vectors.shape[1]):
+        own, stated = (torch.from_numpy(part) for part in lists.padded(pictures[some]))  # [B, K]
+        near = torch.einsum("bkd,bd->bk", vectors[own], vectors[captions[some]])
+        found[some] = torch.stack(_best_and_mean(near, stated), dim=1)
     return found
 
 
@@ -89,60 +97,13 @@ def relative_similarity(encoded: Encoded, pictures: Integers, captions: Integers
         the caption's nearest pictures, and minus that of the picture's nearest captions; both for the mean similarity.
         Of a gallery with one caption a picture only the first two.
     """
-    values = set_similarity(encoded, encoded.captions, pictures, captions)
+    *cells, place = encoded.gallery.distinct(pictures, captions)
+    values = _near(encoded, encoded.captions, *cells)[torch.from_numpy(place)]
     kinds = [encoded.best_crowd] if encoded.single else [encoded.best_crowd, encoded.mean_crowd]
     columns = []
     for number, crowd in enumerate(kinds):
         columns += [values[:, number] - crowd.captions[captions], values[:, number] - crowd.pictures[pictures]]
     return torch.stack(columns, dim=1)
-
-
-def alignment_columns(encoded: Encoded) -> tuple[str, ...]:
-    """Columns of :func:`token_alignment`, layer by layer."""
-    layers = 0 if encoded.tokens is None else encoded.tokens.layers
-    terms = ALIGNMENT_TERMS[:4] if encoded.single else ALIGNMENT_TERMS
-    return tuple(f"{layer + 1} of {layers} {term}" for layer in range(layers) for term in terms)
-
-
-def token_alignment(encoded: Encoded, tokens: TokenStates, pictures: Integers, captions: Integers) -> Tensor:
-    """How well the words of captions are matched by words of pictures' captions (Zhang et al., ICLR 2020, BERTScore).
-
-    Args:
-        encoded: the gallery.
-        tokens: of its captions.
-        pictures: of each cell [P].
-        captions: of each cell [P].
-
-    Returns:
-        [P, layers * 5], in each layer in the order of ``ALIGNMENT_TERMS``: the similarity of each token to the most
-        similar token of the picture, as a mean over the tokens, and as a mean by rarity; the same from the picture's
-        tokens to those of the caption; and the first mean if one of the captions must match all, which is left out of a
-        gallery with one caption a picture.
-    """
-    names = alignment_columns(encoded)
-    found = torch.empty(len(pictures), len(names))
-    lists, longest = encoded.gallery.captions, tokens.counts.numpy()
-    at_most = np.maximum.reduceat(longest[lists.values], lists.starts[:-1])  # [N]
-    wide = lists.counts[pictures] * at_most[pictures] + longest[captions]
-    for some in _parts(wide, tokens.states.shape[0]):
-        asked, mask, weights = tokens.gather(torch.from_numpy(captions[some]))  # [S, B, L, D], [B, L], [B, L]
-        own, stated = (torch.from_numpy(part) for part in lists.padded(pictures[some]))  # [B, K]
-        states, theirs, told = tokens.gather(own)  # [S, B, K, M, D], [B, K, M], [B, K, M]
-        counted = theirs & stated[:, :, None]
-        layers, batch, each, length, width = states.shape
-        similarity = asked @ states.reshape(layers, batch, each * length, width).transpose(2, 3)  # [S, B, L, K * M]
-        back = similarity.masked_fill(~mask[:, :, None], -1.0).amax(dim=2)  # [S, B, K * M]
-        similarity = similarity.masked_fill(~counted.view(batch, 1, -1), -1.0)
-        per_caption = similarity.view(layers, batch, -1, each, length).amax(dim=4)  # [S, B, L, K]
-        best = per_caption.amax(dim=3)  # [S, B, L]
-        words = mask.sum(dim=1).clamp(min=1)  # [B]
-        columns = [(best * mask).sum(dim=2) / words, _weighted_mean(best, weights)]
-        columns += [_weighted_mean(back, by * counted.view(batch, -1)) for by in (torch.ones(()), told.view(batch, -1))]
-        if not encoded.single:
-            each_mean = (per_caption * mask[:, :, None]).sum(dim=2) / words[:, None]  # [S, B, K]
-            columns.append(each_mean.masked_fill(~stated, -1.0).amax(dim=2))
-        found[some] = torch.stack(columns, dim=2).transpose(0, 1).flatten(1)
-    return found
 
 
 class Kinds:
@@ -163,11 +124,6 @@ class Kinds:
     def __call__(self, pictures: Integers, captions: Integers) -> Tensor:
         """Evidence on cells [P, 3 * kinds]."""
         return kind_evidence(self.groups[captions], self.share[pictures], self.stated[pictures])
-
-
-def _weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
-    """Mean over the tokens of each cell, from [S, B, L] and [B, L] to [S, B]; 0 where all weights are."""
-    return (values * weights).sum(dim=2) / weights.sum(dim=1).clamp(min=1e-6)
 
 
 def _best_and_mean(values: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:

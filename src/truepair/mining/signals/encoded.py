@@ -22,8 +22,10 @@ from truepair.models.encoders.frozen import FrozenStates
 CROWD = 10
 """Nearest others that a similarity is compared with."""
 
+OWNERS = 16
+"""Pictures that a text stands for, at most: one of hundreds of drawings needs no more."""
+
 _DEPTH = 64  # neighbours of a caption that are looked at, so that 10 pictures are among them
-_OWNERS = 16  # pictures that a text stands for, at most: one of hundreds of drawings needs no more
 _FEWEST = 32  # captions beside the first of their picture, to fit a space on
 _CELLS = 1 << 22  # numbers sorted at once
 
@@ -48,24 +50,17 @@ class TokenStates:
     weights: Tensor
     layers: int
 
-    def gather(self, captions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Tokens of some captions, padded to the longest.
-
-        Returns:
-            L2-normalised states, float32 [layers, *B, L, D], mask of content [*B, L] and weights [*B, L].
-        """
-        flat = captions.flatten()
-        longest = max(int(self.counts[flat].max()), 1)
-        there = torch.arange(longest) < self.counts[flat][:, None]  # [B, L]
-        rows = (self.first[flat][:, None] + torch.arange(longest))[there]
-        width = self.states.shape[0]
-        states = torch.zeros(*there.shape, width)
-        states[there] = self.states.gather(rows)
-        content, weights = torch.zeros(there.shape, dtype=torch.bool), torch.zeros(there.shape)
-        content[there], weights[there] = self.content[rows], self.weights[rows]
-        shape = (*captions.shape, longest)
-        by_layer = F.normalize(states.view(*shape, self.layers, -1), dim=-1).movedim(-2, 0)
-        return by_layer, content.view(shape), weights.view(shape)
+    @cached_property
+    def words(self) -> Lists:
+        """Rows of the content of each caption, M lists; the first row of a caption without any."""
+        counts, first = self.counts.numpy(), self.first.numpy()
+        caption = np.repeat(np.arange(len(counts)), counts)
+        rows = np.arange(len(caption)) + np.repeat(first - (np.cumsum(counts) - counts), counts)
+        kept = self.content.numpy()[rows]
+        kept[(np.cumsum(counts) - counts)[np.bincount(caption, kept, len(counts)) == 0]] = True
+        starts = np.zeros(len(counts) + 1, np.int64)
+        np.cumsum(np.bincount(caption[kept], minlength=len(counts)), out=starts[1:])
+        return Lists(starts, rows[kept])
 
 
 @dataclass(frozen=True)
@@ -116,7 +111,7 @@ class Encoded:
     def homes(self) -> Lists:
         """The other captions of the pictures that each caption is declared for, M lists."""
         gallery = self.gallery
-        counts = np.minimum(gallery.pictures.counts, _OWNERS)
+        counts = np.minimum(gallery.pictures.counts, OWNERS)
         caption = np.repeat(np.arange(len(counts)), counts)
         place = np.arange(len(caption)) - np.repeat(np.cumsum(counts) - counts, counts)
         owner = gallery.pictures.values[gallery.pictures.starts[caption] + place]
@@ -197,7 +192,7 @@ class Encoded:
         """By the best similarity of a caption to a picture's captions."""
         found, gallery = self.near_captions, self.gallery
         captions = torch.empty(len(gallery.texts))
-        owners, there = gallery.pictures.padded(np.arange(len(gallery.texts)), min(CROWD, _OWNERS))  # [M, O]
+        owners, there = gallery.pictures.padded(np.arange(len(gallery.texts)), min(CROWD, OWNERS))  # [M, O]
         for part in torch.arange(len(captions)).split(max(_CELLS // found.places[0].numel() // owners.shape[1], 1)):
             places = found.places[part].clamp(min=0)
             pictures = torch.from_numpy(owners)[places].flatten(1)  # [B, n * O]
@@ -264,7 +259,7 @@ class Encoded:
         return torch.where(real, best, 0.0).sum(dim=1) / real.sum(dim=1)  # NaN where there is none
 
 
-def owners_of(gallery: Gallery, captions: Integers, most: int = _OWNERS) -> tuple[Tensor, Tensor]:
+def owners_of(gallery: Gallery, captions: Integers, most: int = OWNERS) -> tuple[Tensor, Tensor]:
     """The pictures that captions are declared for [B, O], and which of them there are, bool [B, O]."""
     owners, there = gallery.pictures.padded(captions, most)
     return torch.from_numpy(owners), torch.from_numpy(there)

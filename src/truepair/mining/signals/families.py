@@ -17,14 +17,13 @@ from truepair.engine.logs.progress import counting
 from truepair.errors import ConfigError, nearest
 from truepair.mining.gallery import Integers
 from truepair.mining.graph import FLOOR, PairGraph, agreement_of, with_known
+from truepair.mining.signals.alignment import alignment_columns, token_alignment
 from truepair.mining.signals.captions import (
     Kinds,
-    alignment_columns,
     hub_columns,
     relative_similarity,
     set_columns,
     set_similarity,
-    token_alignment,
 )
 from truepair.mining.signals.encoded import Encoded, owners_of
 from truepair.mining.signals.nearby import NEARBY_TERMS, Nearby
@@ -50,7 +49,11 @@ FAMILIES = (
 AGREEMENT_TERMS = ("common", "link", "share", "crowd")
 
 _NAMED = 0.05  # least share of captions that name anything of the English kinds, for these to be told
-_CELLS = 65_536  # cells between two steps of the bar
+_CELLS = 262_144  # cells between two steps of the bar
+
+
+Compute = Callable[[Integers, Integers], Tensor]
+"""Pictures [P] and captions [P] of cells to their signals, float32 [P, columns]; NaN where a signal says nothing."""
 
 
 @dataclass(frozen=True)
@@ -60,13 +63,12 @@ class Family:
     Attributes:
         name: of the family.
         columns: names of its signals.
-        compute: pictures [P] and captions [P] of cells to their signals, float32 [P, columns]; NaN where a signal says
-            nothing.
+        compute: cells to their signals.
     """
 
     name: str
     columns: tuple[str, ...]
-    compute: Callable[[Integers, Integers], Tensor]
+    compute: Compute
 
 
 def usual_families(encoded: Encoded, wanted: Sequence[str] | None = None) -> tuple[list[Family], list[str]]:
@@ -178,11 +180,22 @@ def picture_graph(encoded: Encoded, pictures: Integers, captions: Integers, log_
     return with_known(PairGraph.of_proposals(size, keys // size, keys % size, best, declared))
 
 
+def _of_captions(encoded: Encoded, compute: Compute) -> Compute:
+    """The same of a family that reads only captions: of pictures with the same ones it is computed once."""
+
+    def once(pictures: Integers, captions: Integers) -> Tensor:
+        """Signals of cells [P, columns]."""
+        *cells, place = encoded.gallery.distinct(pictures, captions)
+        return compute(*cells)[torch.from_numpy(place)]
+
+    return once
+
+
 def _captions(encoded: Encoded) -> Family:
     return Family(
         "captions",
         set_columns(encoded),
-        lambda pictures, captions: set_similarity(encoded, encoded.captions, pictures, captions),
+        _of_captions(encoded, lambda *cells: set_similarity(encoded, encoded.captions, *cells)),
     )
 
 
@@ -193,7 +206,7 @@ def _learned_captions(encoded: Encoded) -> Family | str:
     return Family(
         "learned_captions",
         set_columns(encoded),
-        lambda pictures, captions: set_similarity(encoded, vectors, pictures, captions),
+        _of_captions(encoded, lambda *cells: set_similarity(encoded, vectors, *cells)),
     )
 
 
@@ -204,7 +217,7 @@ def _alignment(encoded: Encoded) -> Family | str:
     return Family(
         "alignment",
         alignment_columns(encoded),
-        lambda pictures, captions: token_alignment(encoded, tokens, pictures, captions),
+        _of_captions(encoded, lambda *cells: token_alignment(encoded, tokens, *cells)),
     )
 
 
@@ -220,14 +233,14 @@ def _words(encoded: Encoded) -> Family | str:
     shared = SharedWords(encoded.gallery)
     if shared.worded < _NAMED:
         return f"{shared.worded:.0%} of the captions have words of Latin letters"
-    return Family("words", WORD_TERMS, shared)
+    return Family("words", WORD_TERMS, _of_captions(encoded, shared))
 
 
 def _kinds(encoded: Encoded) -> Family | str:
     kinds = Kinds(encoded)
     if kinds.named < _NAMED:
         return f"{kinds.named:.0%} of the captions name people, animals, numbers, colours, places or actions in English"
-    return Family("kinds", KIND_TERMS, kinds)
+    return Family("kinds", KIND_TERMS, _of_captions(encoded, kinds))
 
 
 def _pictures(encoded: Encoded) -> Family | str:

@@ -12,8 +12,8 @@ NEARBY_TERMS = ("caption", "picture", "both")
 
 _NEAREST = 20  # pictures of a neighbourhood
 _OWN = 8  # captions of a picture whose neighbourhoods count
-_CAPTIONS = 256  # whose neighbourhoods are found at once
 _CELLS = 4096  # cells at once
+_NUMBERS = 1 << 20  # float32 numbers that are compared at once: 4 MB, which stay in a core's own memory
 
 
 class Nearby:
@@ -58,7 +58,9 @@ class Nearby:
             own, has = (torch.from_numpy(part) for part in self.encoded.gallery.captions.padded(pictures[some], _OWN))
             near = self.near[own].masked_fill(~has[:, :, None], -1).flatten(1)  # [B, K * n]
             times = (near[:, :, None] == owners.masked_fill(~stated, -2)[:, None]).sum(dim=1)  # [B, O]
-            here = self.near_pictures[mine] - torch.einsum("bo,bod->bd", times.float(), self.said[owners])
+            cell, which = times.nonzero(as_tuple=True)  # hardly any
+            own_words = times[cell, which, None] * self.said[owners[cell, which]]
+            here = self.near_pictures[mine].index_add_(0, cell, own_words, alpha=-1)
             once = (self.near[asked] == mine[:, None]).any(dim=1)
             there = self.near_captions[asked] - once[:, None] * self.said[mine]
             here, there = F.normalize(here, dim=1), F.normalize(there, dim=1)
@@ -74,7 +76,9 @@ class Nearby:
         of_captions = encoded.gallery.pictures
         owner = torch.from_numpy(of_captions.values[of_captions.starts[:-1]])  # [M]
         found = torch.full((len(owner), min(_NEAREST, max(size - 1, 1))), -1)
-        for part in torch.arange(len(owner)).split(_CAPTIONS):
+        most = by_picture.places.shape[1] + by_caption.places.shape[1]  # candidates of a caption
+        width = images.shape[1] + encoded.captions.shape[1]
+        for part in torch.arange(len(owner)).split(max(_NUMBERS // (most * width), 1)):
             mine, near = owner[part], by_caption.places[part]
             near = torch.where(near >= 0, owner[near.clamp(min=0)], size)
             pictures = torch.where(by_picture.places[mine] >= 0, by_picture.places[mine], size)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.linalg import eigh
 from torch import Tensor
 
 from truepair.errors import DataError
@@ -12,7 +13,8 @@ from truepair.mining.gallery import Lists
 
 FOLDS = 5  # of the ridge regression: no picture is projected by a map that was fitted on its own captions
 
-_ROWS = 65_536  # vectors that are summed at once, in double precision
+_ROWS = 65_536  # vectors that are summed at once
+_DOUBLES = 8192  # in double precision
 
 
 @dataclass(frozen=True)
@@ -103,22 +105,47 @@ def picture_space(images: Tensor, pictures: Lists, width: int = 64, shrinkage: f
     covariance = (1 - shrinkage) * covariance + shrinkage * level * torch.eye(len(covariance), dtype=torch.float64)
     spread = torch.linalg.cholesky(covariance)
     whitened = torch.linalg.solve_triangular(spread, means.T, upper=False)
-    directions = torch.linalg.svd(whitened, full_matrices=False)[0][:, :width]
+    size = len(whitened)
+    last = (max(size - width, 0), size - 1)  # of its left singular vectors, by rising singular value
+    directions = torch.from_numpy(eigh((whitened @ whitened.T).numpy(), subset_by_index=last)[1])
     return Projection(centre, torch.linalg.solve_triangular(spread.T, directions, upper=True).float())
 
 
-def ridge(inputs: Tensor, targets: Tensor, penalty: float = 0.3) -> Projection:
-    """Ridge regression from one space into another, whose output is centred and normalised.
+def _moments(inputs: Tensor, targets: Tensor, rows: Tensor) -> Tensor:
+    """All that a ridge regression needs of some rows: sums of products of (input, 1) and (input, target, 1).
+
+    Those of several sets of rows add up, so that what is left out by turns need not be summed again.
 
     Args:
         inputs: [N, F].
         targets: [N, D].
+        rows: of both [R].
+
+    Returns:
+        float64 [F + 1, F + D + 1].
+    """
+    width = inputs.shape[1]
+    found = torch.zeros(width + 1, width + targets.shape[1] + 1, dtype=torch.float64)
+    for some in rows.split(_DOUBLES):
+        one = torch.ones(len(some), 1)
+        known = torch.cat([inputs[some], targets[some], one], dim=1).double()
+        found.addmm_(torch.cat([known[:, :width], known[:, -1:]], dim=1).T, known)
+    return found
+
+
+def _ridge(moments: Tensor, penalty: float = 0.3) -> Projection:
+    """Ridge regression from one space into another, whose output is centred and normalised.
+
+    Args:
+        moments: of inputs and targets [F + 1, F + D + 1].
         penalty: on the squared weights.
     """
-    centre = inputs.mean(dim=0)
-    centred, wanted = (inputs - centre).double(), (targets - targets.mean(dim=0)).double()
-    curvature = centred.T @ centred + penalty * torch.eye(centred.shape[1], dtype=torch.float64)
-    return Projection(centre, torch.linalg.solve(curvature, centred.T @ wanted).float())
+    width = len(moments) - 1
+    mean = moments[:-1, -1] / moments[-1, -1]
+    centred = moments[:-1, :-1] - mean[:, None] * moments[-1, :-1]  # [F, F + D]
+    curvature = centred[:, :width] + penalty * torch.eye(width, dtype=torch.float64)
+    found = torch.cholesky_solve(centred[:, width:], torch.linalg.cholesky(curvature))
+    return Projection(mean.float(), found.float())
 
 
 def predicted_captions(images: Tensor, vectors: Tensor, captions: Lists) -> Tensor:
@@ -136,10 +163,10 @@ def predicted_captions(images: Tensor, vectors: Tensor, captions: Lists) -> Tens
     """
     targets = list_means(vectors, captions)
     fold = torch.from_numpy(captions.values[captions.starts[:-1]] % FOLDS)
+    folds = [rows for number in range(FOLDS) if len(rows := (fold == number).nonzero()[:, 0])]
+    moments = [_moments(images, targets, rows) for rows in folds]
+    whole = sum(moments, torch.zeros_like(moments[0]))
     found = torch.empty(len(images), vectors.shape[1])
-    for number in range(FOLDS):
-        here = fold == number
-        known = ~here if 0 < int(here.sum()) < len(here) else torch.ones_like(here)
-        if here.any():
-            found[here] = ridge(images[known], targets[known])(images[here])
+    for rows, own in zip(folds, moments, strict=True):
+        found[rows] = _ridge(whole - own if len(folds) > 1 else whole)(images[rows])
     return found

@@ -143,6 +143,10 @@ KIND_TERMS = tuple(f"{kind} {term}" for kind in KINDS for term in ("added", "omi
 
 _GROUPS = tuple(frozenset(group.split()) for groups in KINDS.values() for group in groups)
 
+_GROUPS_OF = {
+    word: [place for place, group in enumerate(_GROUPS) if word in group] for word in frozenset().union(*_GROUPS)
+}
+
 _ENDS = tuple(accumulate(len(groups) for groups in KINDS.values()))
 
 _PLACES = tuple(slice(end - len(groups), end) for end, groups in zip(_ENDS, KINDS.values(), strict=True))
@@ -150,8 +154,12 @@ _PLACES = tuple(slice(end - len(groups), end) for end, groups in zip(_ENDS, KIND
 
 def named_groups(captions: Sequence[str]) -> Tensor:
     """Which groups of ``KINDS`` each of T captions names, one after the other, float32 of 0 and 1 [T, G]."""
-    rows = [[not group.isdisjoint(named) for group in _GROUPS] for named in map(words, captions)]
-    return torch.tensor(rows, dtype=torch.float32)
+    found = np.zeros((len(captions), len(_GROUPS)), np.float32)
+    for row, named in zip(found, map(words, captions), strict=True):
+        for word in named:
+            if word in _GROUPS_OF:
+                row[_GROUPS_OF[word]] = 1.0
+    return torch.from_numpy(found)
 
 
 def kind_evidence(captions: Tensor, share: Tensor, stated: Tensor) -> Tensor:
