@@ -27,7 +27,7 @@ def picture(seed: int, size: tuple[int, int]) -> Image.Image:
 
 
 def farthest(pixels: Tensor, image: Image.Image) -> int:
-    return int((pixels.int() - as_pixels(image).int()).abs().max())
+    return int((pixels.int() - as_pixels(image).int())[..., :3].abs().max())
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -64,15 +64,15 @@ def test_it_draws_the_same_operations_as_pillow_does() -> None:
 
 
 def test_an_operation_leaves_its_input_and_the_layout_of_its_memory_alone() -> None:
-    pixels = as_pixels(picture(2, (20, 14)))  # the channels of a pixel lie side by side
+    pixels = as_pixels(picture(2, (30, 30)))[3:17, 5:25]  # rows do not follow each other in memory
     before = pixels.clone()
 
     for operation in augment._OPERATIONS:
         for strength in (-0.7, 0.0, 1.0):
             result = operation(pixels, strength)
-            planar = operation(pixels.contiguous(), strength)
+            copied = operation(pixels.contiguous(), strength)
             assert (result.shape, result.dtype) == (pixels.shape, torch.uint8)
-            assert torch.equal(result, planar)
+            assert torch.equal(result, copied)
 
     assert torch.equal(pixels, before)
 
@@ -91,7 +91,7 @@ def test_it_draws_each_of_ten_operations_half_the_time_and_either_sign(monkeypat
     rand_augment = AlbefRandAugment(ops=2, level=7)
     with isolated_rng("draws"):
         for _ in range(2000):
-            rand_augment(torch.zeros(3, 2, 2, dtype=torch.uint8))
+            rand_augment(torch.zeros(2, 2, 4, dtype=torch.uint8))
 
     assert {number for number, _ in drawn} == set(range(10))
     assert {strength for _, strength in drawn} == {0.7, -0.7}
