@@ -28,7 +28,7 @@ _CHANNELS = 4  # the last has no meaning
 
 _WHOLE = 256  # the shares of the neighbours of a place add up to so many parts
 
-_STRIP = 1 << 18  # pixels that are moved at once: what is remembered of their moves has 20 to 50 bytes each
+_STRIP = 1 << 18  # pixels that are moved at once: what is remembered of their moves has 12 to 16 bytes each
 
 Affine = tuple[float, float, float, float, float, float]
 """a to f: what appears at (x, y) stood at (ax + by + c, dx + ey + f); centres of pixels stand at halves."""
@@ -61,9 +61,9 @@ class AlbefRandAugment:
         """Augment an image, uint8 [H, W, 4] of `as_pixels`; its size stays, and so does the tensor that is given."""
         for _ in range(self.ops):
             choice = int(torch.randint(len(_OPERATIONS), ()))
-            applied, positive = torch.rand(2).lt(0.5).tolist()
-            if applied:
-                pixels = _OPERATIONS[choice](pixels, self.strength if positive else -self.strength)
+            whether, sign = torch.rand(2).tolist()
+            if whether < 0.5:
+                pixels = _OPERATIONS[choice](pixels, self.strength if sign < 0.5 else -self.strength)
         return pixels
 
 
@@ -115,9 +115,9 @@ def _sharpness(pixels: Tensor, strength: float) -> Tensor:
     rows = wide[:, :-2] + wide[:, 1:-1] + wide[:, 2:]  # [H, W - 2, 4]
     around = rows[:-2] + rows[1:-1] + rows[2:]  # [H - 2, W - 2, 4]
     inner = wide[1:-1, 1:-1]
-    smooth = (around + 4 * inner).float().mul_(1 / 13).add_(0.5).floor_()  # a pixel counts five times
+    smooth = around.add_(inner, alpha=4).float().mul_(1 / 13).add_(0.5).floor_()  # a pixel counts five times
     result = pixels.clone()
-    result[1:-1, 1:-1] = _cut(torch.lerp(smooth, inner.float(), _enhancement(strength)))
+    result[1:-1, 1:-1] = _cut(smooth.lerp_(inner.float(), _enhancement(strength)))
     return result
 
 
@@ -169,18 +169,18 @@ def _moved(pixels: Tensor, axis: int, back: int) -> Tensor:
 def _affine(pixels: Tensor, matrix: Affine) -> Tensor:
     """Move all pixels, bilinearly; what would come from outside is grey, and edges are not mixed with it."""
     height, width = pixels.shape[:2]
-    values = pixels.contiguous().numpy().astype(np.uint16).view(np.uint64).ravel()  # [H * W]; four values in each
+    values = np.empty((height * width + width + 2, _CHANNELS), np.uint16)
+    values[: height * width] = pixels.reshape(-1, _CHANNELS).numpy()
+    values[height * width :] = _GREY  # stands behind the image
+    four = values.view(np.uint64).ravel()  # all values of a pixel, with room for 256 times as much of each
     result = np.empty((height, width, _CHANNELS), np.uint8)
     rows = max(_STRIP // width, 1)
     for top in range(0, height, rows):
         move = _move(height, width, matrix, top, min(top + rows, height))
-        total = move.outside
-        for offset, shares in move.neighbours:
-            near = values[offset:].take(move.places)
-            near *= shares
-            near += total
-            total = near
-        result[top : top + rows] = (total.view(np.uint16) >> 8).reshape(-1, width, _CHANNELS)
+        first, *others = (four[offset:].take(move.places) * shares for offset, shares in move.neighbours)
+        for other in others:
+            first += other
+        result[top : top + rows] = (first.view(np.uint16) >> 8).reshape(-1, width, _CHANNELS)
     return torch.from_numpy(result)
 
 
@@ -189,14 +189,13 @@ class _Move:
     """Where some rows of an image come from, R pixels of it.
 
     Attributes:
-        places: of the upper left one of the up to four pixels that each is mixed of, int64 [R].
-        neighbours: how much further on another of them stands, and what share of ``_WHOLE`` each has, uint64 [R].
-        outside: what comes from outside, ``_WHOLE`` times, in four lanes of 16 bits; uint64 [R].
+        places: of the upper left one of the up to four pixels that each is mixed of, int64 [R]; behind the last of the
+            image for what comes from outside.
+        neighbours: how much further on one of the four stands, and its share of ``_WHOLE``, uint16 [R].
     """
 
     places: NDArray[np.int64]
-    neighbours: tuple[tuple[int, NDArray[np.uint64]], ...]
-    outside: NDArray[np.uint64]
+    neighbours: tuple[tuple[int, NDArray[np.uint16]], ...]
 
 
 @lru_cache(maxsize=8)
@@ -211,12 +210,11 @@ def _move(height: int, width: int, matrix: Affine, top: int, bottom: int) -> _Mo
     corners += [(lower_share, 1 - right_share), (lower_share, right_share)]
     shares = _rounded([rows * columns * _WHOLE for rows, columns in corners])
     neighbours = [
-        (offset, np.where(outside, 0, share).astype(np.uint64).ravel())
+        (offset, share.astype(np.uint16).ravel())
         for offset, share in zip((0, 1, width, width + 1), shares, strict=True)
         if share.any()
     ]
-    grey = np.full(_CHANNELS, _GREY * _WHOLE, np.uint16).view(np.uint64)
-    return _Move((upper * width + left).ravel(), tuple(neighbours), np.where(outside, grey, 0).ravel())
+    return _Move(np.where(outside, height * width, upper * width + left).ravel(), tuple(neighbours))
 
 
 def _between(positions: NDArray[np.float64], length: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
