@@ -8,8 +8,10 @@ from functools import lru_cache
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
+from truepair.data.pixels import as_pixels
 from truepair.errors import ConfigError
 
 _GREY = 128  # what comes in from beyond the edges
@@ -78,29 +80,29 @@ def _auto_contrast(pixels: Tensor, strength: float) -> Tensor:
     highs = rows.amax(0).view(-1, _CHANNELS).amax(0).numpy()[:, None]
     values = np.arange(_COLOURS, dtype=np.float64)
     scales = 255 / np.maximum(highs - lows, 1)
-    return _looked_up(_entries(pixels), np.where(lows < highs, values * scales - lows * scales, values)).view_as(pixels)
+    return _looked_up(_shared(pixels), np.where(lows < highs, values * scales - lows * scales, values))
 
 
 def _equalise(pixels: Tensor, strength: float) -> Tensor:
     """Spread the values of each channel so that about as many pixels have each."""
-    entries = _entries(pixels)
-    counts = entries.bincount(minlength=_CHANNELS * _COLOURS).view(_CHANNELS, _COLOURS).numpy()
+    image = _shared(pixels)
+    counts = np.array(image.histogram()).reshape(_CHANNELS, _COLOURS)
     tables = np.empty(counts.shape)
     for table, count in zip(tables, counts, strict=True):
-        step = (len(entries) // _CHANNELS - int(count[count > 0][-1])) // 255
+        step = (image.width * image.height - int(count[count > 0][-1])) // 255
         table[:] = (step // 2 + count.cumsum() - count) // step if step else np.arange(_COLOURS)
-    return _looked_up(entries, tables).view_as(pixels)
+    return _looked_up(image, tables)
 
 
-def _entries(pixels: Tensor) -> Tensor:
-    """Where each value of each pixel stands in a table for each channel, int32 [H * W * 4]."""
-    firsts = torch.arange(0, _CHANNELS * _COLOURS, _COLOURS, dtype=torch.int32).repeat(pixels.shape[1])  # [W * 4]
-    return pixels.flatten(1).int().add_(firsts).flatten()
+def _shared(pixels: Tensor) -> Image.Image:
+    """An image of Pillow in the same memory, not to be changed; it counts and looks up bytes without widening them."""
+    height, width = pixels.shape[:2]
+    return Image.frombuffer("RGBX", (width, height), pixels.contiguous().numpy(), "raw", "RGBX", 0, 1)
 
 
-def _looked_up(entries: Tensor, tables: NDArray[np.float64]) -> Tensor:
-    """What the tables [4, 256] have there, cut to whole numbers from 0 to 255; uint8 [H * W * 4]."""
-    return torch.from_numpy(tables.clip(0, 255).astype(np.uint8)).flatten().index_select(0, entries)
+def _looked_up(image: Image.Image, tables: NDArray[np.float64]) -> Tensor:
+    """What a table for each channel [4, 256] has in place of each value, cut to whole numbers from 0 to 255."""
+    return as_pixels(image.point(list(tables.clip(0, 255).astype(np.uint8).tobytes())))
 
 
 def _brightness(pixels: Tensor, strength: float) -> Tensor:
