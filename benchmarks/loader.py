@@ -8,9 +8,10 @@ All sides decode the same encoded images, crop, flip, apply RandAugment (2, 7) a
 PairDataset with the transform it had before it worked on tensors; all else that has become faster since is in it too.
 With --peers (optional extra `peers`) they only crop, from 0.9 of the area, as open_clip does; its transform is a side,
 alone and in a pipeline of webdataset, whose shard is on disk. Ours also looks up the row, draws a caption, keys all
-randomness by sample, may decode a JPEG at reduced scale, and uses torchcodec where it is installed. The sides take turns
-in one process, and are timed in seconds of CPU time, because a machine may be busy otherwise. One JSON line a round,
-and one for the median and range of the ratio of ours to each.
+randomness by sample, may decode a JPEG at reduced scale, and uses torchcodec where it is installed.
+
+The sides take turns in one process, and are timed in seconds of CPU time, because a machine may be busy otherwise. One
+JSON line a round, and one for the median and range of the ratio of ours to each.
 """
 
 import argparse

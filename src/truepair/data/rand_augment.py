@@ -30,7 +30,9 @@ _CHANNELS = 4  # the last has no meaning
 
 _WHOLE = 256  # the shares of the neighbours of a place add up to so many parts
 
-_STRIP = 1 << 18  # pixels that are moved at once: what is remembered of their moves has 12 to 16 bytes each
+_STRIP = 1 << 14  # pixels that are moved at once: what is computed of them stays in the cache
+
+_REMEMBERED = 128  # strips; of each there is a quarter of a MB
 
 Affine = tuple[float, float, float, float, float, float]
 """a to f: what appears at (x, y) stood at (ax + by + c, dx + ey + f); centres of pixels stand at halves."""
@@ -200,49 +202,49 @@ class _Move:
     neighbours: tuple[tuple[int, NDArray[np.uint16]], ...]
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=_REMEMBERED)
 def _move(height: int, width: int, matrix: Affine, top: int, bottom: int) -> _Move:
-    """How rows of an image move; remembered, for shears and rotations of one strength and one size are only six."""
+    """How rows of an image move; remembered, for pictures of one size have six shears and rotations of one strength."""
     a, b, c, d, e, f = matrix
     columns, rows = np.arange(width) + 0.5, np.arange(top, bottom)[:, None] + 0.5
     x, y = a * columns + b * rows + c, d * columns + e * rows + f  # [bottom - top, W]
     outside = (x < 0) | (x >= width) | (y < 0) | (y >= height)
-    (left, right_share), (upper, lower_share) = _between(x - 0.5, width), _between(y - 0.5, height)
-    corners = [(1 - lower_share, 1 - right_share), (1 - lower_share, right_share)]
-    corners += [(lower_share, 1 - right_share), (lower_share, right_share)]
-    shares = _rounded([rows * columns * _WHOLE for rows, columns in corners])
-    neighbours = [
-        (offset, share.astype(np.uint16).ravel())
-        for offset, share in zip((0, 1, width, width + 1), shares, strict=True)
-        if share.any()
-    ]
-    return _Move(np.where(outside, height * width, upper * width + left).ravel(), tuple(neighbours))
+    (left, columns_after), (upper, rows_after) = _between(x - 0.5, width), _between(y - 0.5, height)
+    offsets = [down + right for down, _ in _steps(rows_after, width) for right, _ in _steps(columns_after, 1)]
+    exact = [high * wide for _, high in _steps(rows_after, width) for _, wide in _steps(columns_after, 1)]
+    places = np.where(outside, height * width, upper * width + left).ravel()
+    shares = [share.astype(np.uint16).ravel() for share in _rounded([_WHOLE * share for share in exact])]
+    return _Move(places, tuple(zip(offsets, shares, strict=True)))
 
 
-def _between(positions: NDArray[np.float64], length: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+def _between(positions: NDArray[np.float64], length: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """The pixel at or before each position, and the share of the next one, which there is if any has a share."""
     inside = positions.clip(0, length - 1)
     first = np.floor(inside)
     if (inside > first).any():
         first = np.minimum(first, length - 2)
-    return first.astype(np.int64), inside - first
+    return first.astype(np.int64), (inside - first).astype(np.float32)
 
 
-def _rounded(shares: list[NDArray[np.float64]]) -> list[NDArray[np.float64]]:
+def _steps(after: NDArray[np.float32], step: int) -> list[tuple[int, NDArray[np.float32]]]:
+    """How far a pixel and the next one stand from the first, and their shares; without a next one if it has none."""
+    return [(0, 1 - after), (step, after)] if after.any() else [(0, 1 - after)]
+
+
+def _rounded(shares: list[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
     """Shares as whole numbers that still add up to ``_WHOLE``: those that lose most by being cut are rounded up.
 
     What they mix is less than 1 of 255 off: shares that grow do so by 1 at most together, and the others lose as much.
     """
     whole = [np.floor(share) for share in shares]
     lost = [share - cut for share, cut in zip(shares, whole, strict=True)]
-    missing = _WHOLE - sum(whole)
-    for place, cut in enumerate(whole):
-        ahead = sum(
-            (other >= lost[place]) if number < place else (other > lost[place])
-            for number, other in enumerate(lost)
-            if number != place
-        )
-        cut += ahead < missing
+    missing = (_WHOLE - np.add.reduce(whole)).astype(np.uint8)
+    for place, mine in enumerate(lost):
+        ahead = np.zeros_like(missing)
+        for number, other in enumerate(lost):
+            if number != place:
+                ahead += other >= mine if number < place else other > mine
+        whole[place] += ahead < missing
     return whole
 
 
