@@ -61,6 +61,9 @@ def test_a_jpeg_is_decoded_at_the_least_size_that_its_part_needs(
 
 
 def test_damaged_images_are_refused_in_the_same_words_and_all_others_read(decoder: list[int]) -> None:
+    def shown(pixels: Tensor) -> tuple[torch.Size, bytes]:
+        return pixels.shape, colours(pixels).numpy().tobytes()
+
     def outcome(read: Callable[[], Any]) -> Any:
         try:
             return read()
@@ -77,10 +80,10 @@ def test_damaged_images_are_refused_in_the_same_words_and_all_others_read(decode
             damaged.append(bytes(changed))
         for part in damaged:
             stored = {"bytes": part}
-            ours = outcome(lambda stored=stored: colours(load_part(stored, whole)).tolist())  # type: ignore[misc]
-            theirs = outcome(lambda stored=stored: colours(as_pixels(load_image(stored))).tolist())  # type: ignore[misc]
+            ours = outcome(lambda stored=stored: shown(load_part(stored, whole)))  # type: ignore[misc]
+            theirs = outcome(lambda stored=stored: shown(as_pixels(load_image(stored))))  # type: ignore[misc]
             assert ours == theirs
-            refused, read = refused + isinstance(ours, str), read + isinstance(ours, list)
+            refused, read = refused + isinstance(ours, str), read + isinstance(ours, tuple)
     assert refused > 60 and read > 60
 
 
