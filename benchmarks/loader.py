@@ -1,15 +1,17 @@
-"""Images per second of one core: PairDataset next to plain Pillow, and to the loaders of open_clip and webdataset.
+"""Images per second of one core: PairDataset next to plain Pillow, to itself before, and to open_clip and webdataset.
 
     python benchmarks/loader.py                                        # the bundled sample at 64 pixels
     python benchmarks/loader.py --data dataset_flickr8k.json --size 192
     python benchmarks/loader.py --data dataset_flickr8k.json --size 192 --peers
 
-All sides decode the same encoded images, crop, flip, apply RandAugment (2, 7) and normalise to float32. With --peers
-(optional extra `peers`) they only crop, from 0.9 of the area, as open_clip does; its transform is a side, alone and
-in a pipeline of webdataset, whose shard is on disk. Ours also looks up the row, draws a caption, keys all randomness by
-sample, may decode a JPEG at reduced scale, and uses torchcodec where it is installed. The sides take turns in one
-process, and are timed in seconds of CPU time, because a machine may be busy otherwise. One JSON line a round, and one
-for the median and range of the ratio of ours to each.
+All sides decode the same encoded images, crop, flip, apply RandAugment (2, 7) and normalise to float32. `former` is
+PairDataset with the transform it had before it worked on tensors; all else that has become faster since is in it too.
+With --peers (optional extra `peers`) they only crop, from 0.9 of the area, as open_clip does; its transform is a side,
+alone and in a pipeline of webdataset, whose shard is on disk. Ours also looks up the row, draws a caption, keys all
+randomness by sample, may decode a JPEG at reduced scale, and uses torchcodec where it is installed.
+
+The sides take turns in one process, and are timed in seconds of CPU time, because a machine may be busy otherwise. One
+JSON line a round, and one for the median and range of the ratio of ours to each.
 """
 
 import argparse
@@ -25,7 +27,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 from PIL import Image
-from pillow_path import pillow_transform
+from pillow_path import former_transform, pillow_transform
 
 from truepair.data import PairDataset, TransformConfig, build_transform, open_pairs
 from truepair.data.images import read_bytes
@@ -37,14 +39,22 @@ from truepair.sampling.batches import Visit
 BATCH = 50
 
 
-def images_per_second(read: Callable[[range], object], count: int) -> float:
+Read = Callable[[range, int], object]
+"""Reads a batch of rows in some epoch."""
+
+
+def images_per_second(read: Read, count: int, epoch: int) -> float:
     start = time.process_time()
     for first in range(0, count, BATCH):
-        read(range(first, min(first + BATCH, count)))
+        read(range(first, min(first + BATCH, count)), epoch)
     return count / (time.process_time() - start)
 
 
-def peers(config: TransformConfig, encoded: list[bytes], folder: Path) -> dict[str, Callable[[range], object]]:
+def read_pairs(dataset: PairDataset, rows: range, epoch: int) -> list[PairSample]:
+    return dataset.__getitems__([Visit(epoch, row) for row in rows])
+
+
+def peers(config: TransformConfig, encoded: list[bytes], folder: Path) -> dict[str, Read]:
     """How open_clip reads rows, and webdataset from a shard that is written here; both with open_clip's transform."""
     import webdataset
     from open_clip.transform import image_transform
@@ -65,8 +75,8 @@ def peers(config: TransformConfig, encoded: list[bytes], folder: Path) -> dict[s
     ).repeat()
     samples = iter(stream)
     return {
-        "open_clip": lambda rows: [transform(Image.open(io.BytesIO(encoded[row]))) for row in rows],
-        "webdataset": lambda rows: [next(samples) for _ in rows],
+        "open_clip": lambda rows, epoch: [transform(Image.open(io.BytesIO(encoded[row]))) for row in rows],
+        "webdataset": lambda rows, epoch: [next(samples) for _ in rows],
     }
 
 
@@ -86,29 +96,25 @@ def main() -> None:
     config = TransformConfig(size=arguments.size, crop_scale=(arguments.smallest_crop, 1.0))
     if arguments.peers:
         config = replace(config, crop_scale=(0.9, 1.0), flip=0.0, rand_augment_ops=0)
-    dataset = PairDataset(table, build_transform(config, train=True))
     plain = pillow_transform(config)
     # All read files from the page cache; the other sides get them as bytes, which is in their favour.
     encoded = [read_bytes(table.rows[index]["image"]) for index in range(count)]
 
-    def read_plain(rows: range) -> list[torch.Tensor]:
-        return [plain(Image.open(io.BytesIO(encoded[row])).convert("RGB")) for row in rows]
-
-    def read_ours(rows: range, epoch: int = 0) -> list[PairSample]:
-        return dataset.__getitems__([Visit(epoch, row) for row in rows])
-
     with TemporaryDirectory() as folder:
-        others: dict[str, Callable[[range], object]] = {"plain": read_plain}
+        sides: dict[str, Read] = {
+            "ours": partial(read_pairs, PairDataset(table, build_transform(config, train=True))),
+            "former": partial(read_pairs, PairDataset(table, former_transform(config))),
+            "plain": lambda rows, epoch: [plain(Image.open(io.BytesIO(encoded[row])).convert("RGB")) for row in rows],
+        }
         if arguments.peers:
-            others |= peers(config, encoded, Path(folder))
-        for read in (read_ours, *others.values()):
-            images_per_second(read, count)
-        ratios: dict[str, list[float]] = {name: [] for name in others}
+            sides |= peers(config, encoded, Path(folder))
+        for read in sides.values():
+            images_per_second(read, count, 0)
+        ratios: dict[str, list[float]] = {name: [] for name in sides if name != "ours"}
         for number in range(arguments.rounds):
-            speeds = {"ours": images_per_second(partial(read_ours, epoch=number), count)}
-            speeds |= {name: images_per_second(read, count) for name, read in others.items()}
-            for name in others:
-                ratios[name].append(speeds["ours"] / speeds[name])
+            speeds = {name: images_per_second(read, count, number) for name, read in sides.items()}
+            for name, found in ratios.items():
+                found.append(speeds["ours"] / speeds[name])
             print(json.dumps({"round": number} | {name: round(speed) for name, speed in speeds.items()}))
     summary = {"data": table.name, "size": arguments.size, "crop": config.crop_scale[0], "images": count}
     print(json.dumps({**summary, "decoder": decoder_name(), "rounds": arguments.rounds}))

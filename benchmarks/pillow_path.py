@@ -1,30 +1,43 @@
-"""Training's way from an image to a tensor with Pillow alone: what a user would write, and what ours is checked by."""
+"""Training's way from an image to a tensor with Pillow alone: as a user would write it, and as it was ours before."""
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from PIL import Image, ImageEnhance, ImageOps
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
-from truepair.data.transforms import ASPECTS, NORMALISATIONS, TransformConfig
+from truepair.data.transforms import ASPECTS, NORMALISATIONS, ImageTransform, TransformConfig, min_side
 
 GREY = (128, 128, 128)
 
 
 def pillow_transform(config: TransformConfig) -> Callable[[Image.Image], Tensor]:
     """Crop, flip, RandAugment and normalisation of an 8-bit RGB image; draws what ours does in the same order."""
+    last = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(*NORMALISATIONS[config.normalisation])]
+    return v2.Compose([*_augmentation(config), *last])
+
+
+def former_transform(config: TransformConfig) -> ImageTransform:
+    """Our own transform of training before it worked on tensors; it draws what today's does in the same order."""
+    mean, std = (torch.tensor(numbers)[:, None, None] for numbers in NORMALISATIONS[config.normalisation])
+
+    def normalised(image: Image.Image) -> Tensor:
+        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)  # [3, H, W]
+        values = pixels.to(torch.float32, memory_format=torch.contiguous_format)
+        return values.mul_(1 / (255 * std)).add_(-mean / std)
+
+    return ImageTransform(*_augmentation(config), normalised, min_side=min_side(config.size, config))
+
+
+def _augmentation(config: TransformConfig) -> list[Callable[[Image.Image], Image.Image]]:
     resample = InterpolationMode(config.interpolation)
-    return v2.Compose(
-        [
-            v2.RandomResizedCrop(config.size, scale=config.crop_scale, ratio=ASPECTS, interpolation=resample),
-            v2.RandomHorizontalFlip(config.flip),
-            PillowRandAugment(config.rand_augment_ops, config.rand_augment_level),
-            v2.ToImage(),
-            v2.ToDtype(torch.float32, scale=True),
-            v2.Normalize(*NORMALISATIONS[config.normalisation]),
-        ]
-    )
+    return [
+        v2.RandomResizedCrop(config.size, scale=config.crop_scale, ratio=ASPECTS, interpolation=resample),
+        v2.RandomHorizontalFlip(config.flip),
+        PillowRandAugment(config.rand_augment_ops, config.rand_augment_level),
+    ]
 
 
 class PillowRandAugment:

@@ -21,12 +21,11 @@ def stable_hash(*keys: int | str) -> int:
     Returns:
         63 bits of blake2b, a non-negative int64.
     """
-    state = hashlib.blake2b(digest_size=8)
+    parts = []
     for key in keys:
-        coded = f"i{key}".encode() if isinstance(key, int) else b"s" + key.encode("utf-8", "surrogatepass")
-        state.update(len(coded).to_bytes(8, "big"))
-        state.update(coded)
-    return int.from_bytes(state.digest(), "big") >> 1
+        coded = b"i%d" % key if isinstance(key, int) else b"s" + key.encode("utf-8", "surrogatepass")
+        parts += [len(coded).to_bytes(8, "big"), coded]
+    return int.from_bytes(hashlib.blake2b(b"".join(parts), digest_size=8).digest(), "big") >> 1
 
 
 def seed_generators(*keys: int | str) -> None:

@@ -2,7 +2,9 @@ import io
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from datasets import config
 from PIL import Image
 from torch import Tensor
@@ -19,10 +21,10 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
 
 
 def pillow_decodes(data: Tensor) -> Tensor:
-    """Stands in for torchcodec, and fails as it does."""
+    """Stands in for torchcodec, uint8 [3, H, W] with the channels of a pixel side by side, and fails as it does."""
     try:
         with Image.open(io.BytesIO(data.numpy().tobytes())) as image:
-            return pixels.as_pixels(image.convert("RGB"))
+            return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
     except OSError as error:
         raise RuntimeError("Image is incomplete or truncated") from error
 

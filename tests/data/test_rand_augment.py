@@ -1,6 +1,7 @@
 """RandAugment on tensors: each operation does what Pillow's does."""
 
 from collections import Counter
+from functools import partial
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ def picture(seed: int, size: tuple[int, int]) -> Image.Image:
 
 
 def farthest(pixels: Tensor, image: Image.Image) -> int:
-    return int((pixels.int() - as_pixels(image).int()).abs().max())
+    return int((pixels.int() - as_pixels(image).int())[..., :3].abs().max())
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -64,15 +65,15 @@ def test_it_draws_the_same_operations_as_pillow_does() -> None:
 
 
 def test_an_operation_leaves_its_input_and_the_layout_of_its_memory_alone() -> None:
-    pixels = as_pixels(picture(2, (20, 14)))  # the channels of a pixel lie side by side
+    pixels = as_pixels(picture(2, (30, 30)))[3:17, 5:25]  # rows do not follow each other in memory
     before = pixels.clone()
 
     for operation in augment._OPERATIONS:
         for strength in (-0.7, 0.0, 1.0):
             result = operation(pixels, strength)
-            planar = operation(pixels.contiguous(), strength)
+            copied = operation(pixels.contiguous(), strength)
             assert (result.shape, result.dtype) == (pixels.shape, torch.uint8)
-            assert torch.equal(result, planar)
+            assert torch.equal(result, copied)
 
     assert torch.equal(pixels, before)
 
@@ -91,7 +92,7 @@ def test_it_draws_each_of_ten_operations_half_the_time_and_either_sign(monkeypat
     rand_augment = AlbefRandAugment(ops=2, level=7)
     with isolated_rng("draws"):
         for _ in range(2000):
-            rand_augment(torch.zeros(3, 2, 2, dtype=torch.uint8))
+            rand_augment(torch.zeros(2, 2, 4, dtype=torch.uint8))
 
     assert {number for number, _ in drawn} == set(range(10))
     assert {strength for _, strength in drawn} == {0.7, -0.7}
@@ -124,3 +125,36 @@ def test_translation_moves_by_a_tenth_of_its_level_in_pixels_and_fills_with_grey
 def test_impossible_strengths_are_errors(ops: int, level: int) -> None:
     with pytest.raises(ConfigError, match="rand_augment"):
         AlbefRandAugment(ops, level)
+
+
+@pytest.mark.parametrize("name", ["_shear_x", "_shear_y", "_rotate"])
+def test_pictures_of_hard_edges_are_within_one(name: str) -> None:
+    """Where neighbours are black and white, rounded shares make most of a difference."""
+    for size in [(64, 64), (150, 90), (33, 600), (700, 20)]:
+        image = Image.fromarray((np.random.default_rng(5).integers(0, 2, (size[1], size[0], 3)) * 255).astype(np.uint8))
+        for strength in (-1.0, -0.7, 0.1, 0.5):
+            expected = OPERATIONS[NAMES.index(name)](image, strength)
+            assert farthest(getattr(augment, name)(as_pixels(image), strength), expected) <= 1, (size, strength)
+
+
+def test_moves_by_strips_are_those_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = as_pixels(picture(5, (90, 70)))
+    moves = [partial(augment._rotate, strength=0.7), partial(augment._shear_y, strength=-0.5)]
+    whole = [move(pixels) for move in moves]
+
+    for strip in (1, 90, 1000):
+        augment._move.cache_clear()
+        monkeypatch.setattr(augment, "_STRIP", strip)
+        for _ in range(2):  # as computed, and as remembered
+            assert all(torch.equal(move(pixels), expected) for move, expected in zip(moves, whole, strict=True))
+
+
+def test_what_is_remembered_of_moves_is_little() -> None:
+    augment._move.cache_clear()
+    for side in range(300, 700, 40):
+        augment._rotate(torch.zeros(side, side, 4, dtype=torch.uint8), 0.7)
+
+    assert augment._move.cache_info().currsize == augment._REMEMBERED
+    move = augment._move(700, 700, (1.0, 0.2, 0.0, 0.2, 1.0, 0.0), 0, augment._STRIP // 700)
+    held = move.places.nbytes + sum(shares.nbytes for _, shares in move.neighbours)
+    assert augment._REMEMBERED * held < 40e6

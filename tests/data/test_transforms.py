@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torchvision.transforms import InterpolationMode, v2
+from torchvision.transforms import InterpolationMode, RandomResizedCrop, v2
 
 from tests.data.makers import noise
 from truepair.data import TransformConfig, build_transform
-from truepair.data.transforms import NORMALISATIONS
+from truepair.data.transforms import ASPECTS, NORMALISATIONS, _drawn, _Resize
 from truepair.errors import ConfigError
 from truepair.randomness import isolated_rng
 
@@ -135,3 +135,27 @@ def test_statistics_of_the_encoder():
 def test_options_without_a_meaning_are_errors(wrong):
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         TransformConfig(**wrong)
+
+
+@pytest.mark.parametrize("scale", [(0.2, 1.0), (0.9, 1.0), (0.05, 0.3), (0.999, 1.0)])
+def test_crops_are_those_of_torchvision_and_so_is_what_they_draw(scale):
+    for height, width in ((192, 192), (480, 640), (7, 300), (300, 9), (1, 1), (2, 3)):
+        for seed in range(60):
+            with isolated_rng(seed):
+                part = _drawn(scale, (5, 5), height, width)
+                ours = (part.top, part.left, part.height, part.width), float(torch.rand(()))
+            with isolated_rng(seed):
+                shape = torch.empty((1, height, width), device="meta")
+                crop = RandomResizedCrop.get_params(shape, list(scale), list(ASPECTS))
+                assert ours == (crop, float(torch.rand(())))
+
+
+def test_resizing_is_that_of_torchvision():
+    pixels = torch.randint(0, 256, (50, 31, 4), dtype=torch.uint8)
+    for interpolation in ("bicubic", "bilinear"):
+        for size in (24, (24, 24), (90, 70), (1, 7), 31, (50, 31)):
+            for part in (pixels, pixels[3:30, 5:24], pixels[:1], pixels[:, :1]):
+                sides = [size] if isinstance(size, int) else list(size)
+                planar = part[..., :3].permute(2, 0, 1).contiguous()
+                expected = v2.functional.resize(planar, sides, InterpolationMode(interpolation), antialias=True)
+                assert torch.equal(_Resize(size, interpolation)(part)[..., :3].permute(2, 0, 1), expected)

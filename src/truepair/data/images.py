@@ -9,6 +9,7 @@ import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -113,7 +114,7 @@ class OpenedImage:
         """Whether it is an ordinary JPEG."""
         return self.header.format == "JPEG"
 
-    @property
+    @cached_property
     def orientation(self) -> int:
         """1 to 8, as its EXIF says; 1 is upright."""
         orientation: int = self.header.getexif().get(_ORIENTATION, 1)
@@ -249,13 +250,14 @@ def _read_file(stored: Mapping[str, Any], most: int) -> bytes:
     try:
         if other := what_else(path):
             raise BadImageError(f"image {path} cannot be read: it is {other}, not a file; replace it or leave it out")
-        with Path(path).open("rb") as file:
-            size = stored.get("size") if stored.get("offset") is not None else os.fstat(file.fileno()).st_size
+        offset = stored.get("offset")
+        with open(path, "rb", buffering=0 if offset is None else -1) as file:  # noqa: PTH123 as above
+            size = os.fstat(file.fileno()).st_size if offset is None else stored.get("size")
             if size is not None and size > most:
                 raise BadImageError(f"{describe(stored)} has {size / 1e6:,.0f} MB; shrink it or leave it out")
-            if stored.get("offset") is None:
+            if offset is None:
                 return file.read()
-            file.seek(stored["offset"])
+            file.seek(offset)
             data = file.read(stored["size"])
     except FileNotFoundError:
         raise BadImageError(f"image {path} is missing; check image_root, or fetch the file") from None

@@ -2,11 +2,16 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
-from torch.nn import functional as F
 
+from truepair.data.pixels import as_pixels
 from truepair.errors import ConfigError
 
 _GREY = 128  # what comes in from beyond the edges
@@ -21,7 +26,13 @@ _MAX_ROTATION = 30.0  # degrees
 
 _COLOURS = 256
 
-_UP = 1e-3  # keeps whole numbers that come out a little lower from being cut to the next one
+_CHANNELS = 4  # the last has no meaning
+
+_WHOLE = 256  # the shares of the neighbours of a place add up to so many parts
+
+_STRIP = 1 << 14  # pixels that are moved at once: what is computed of them stays in the cache
+
+_REMEMBERED = 128  # strips; of each there is a quarter of a MB
 
 Affine = tuple[float, float, float, float, float, float]
 """a to f: what appears at (x, y) stood at (ax + by + c, dx + ey + f); centres of pixels stand at halves."""
@@ -51,12 +62,12 @@ class AlbefRandAugment:
         self.strength = level / _MAX_LEVEL
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        """Augment an image, uint8 [3, H, W]; its size stays, and so does the tensor that is given."""
+        """Augment an image, uint8 [H, W, 4] of `as_pixels`; its size stays, and so does the tensor that is given."""
         for _ in range(self.ops):
             choice = int(torch.randint(len(_OPERATIONS), ()))
-            applied, positive = torch.rand(2).lt(0.5).tolist()
-            if applied:
-                pixels = _OPERATIONS[choice](pixels, self.strength if positive else -self.strength)
+            whether, sign = torch.rand(2).tolist()
+            if whether < 0.5:
+                pixels = _OPERATIONS[choice](pixels, self.strength if sign < 0.5 else -self.strength)
         return pixels
 
 
@@ -66,53 +77,57 @@ def _identity(pixels: Tensor, strength: float) -> Tensor:
 
 def _auto_contrast(pixels: Tensor, strength: float) -> Tensor:
     """Stretch each channel from 0 to 255."""
-    lows, highs = torch.aminmax(pixels.flatten(1), dim=1)  # [3] each
-    tables = []
-    for low, high in zip(lows.tolist(), highs.tolist(), strict=True):
-        values = torch.arange(_COLOURS, dtype=torch.float64)
-        if low < high:
-            scale = 255 / (high - low)
-            values = (values * scale - low * scale).clamp(0, 255)
-        tables.append(values)
-    return _looked_up(pixels, torch.stack(tables))
+    rows = pixels.flatten(1)  # [H, W * 4]
+    lows = rows.amin(0).view(-1, _CHANNELS).amin(0).numpy()[:, None]  # [4, 1]
+    highs = rows.amax(0).view(-1, _CHANNELS).amax(0).numpy()[:, None]
+    values = np.arange(_COLOURS, dtype=np.float64)
+    scales = 255 / np.maximum(highs - lows, 1)
+    return _looked_up(_shared(pixels), np.where(lows < highs, values * scales - lows * scales, values))
 
 
 def _equalise(pixels: Tensor, strength: float) -> Tensor:
     """Spread the values of each channel so that about as many pixels have each."""
-    tables = []
-    for channel in pixels.flatten(1):
-        counts = torch.bincount(channel, minlength=_COLOURS)  # [256]
-        values = torch.arange(_COLOURS)
-        step = (channel.numel() - int(counts[counts > 0][-1])) // 255
-        if step:
-            values = (step // 2 + counts.cumsum(0) - counts) // step
-        tables.append(values.clamp(max=255))
-    return _looked_up(pixels, torch.stack(tables))
+    image = _shared(pixels)
+    counts = np.array(image.histogram()).reshape(_CHANNELS, _COLOURS)
+    tables = np.empty(counts.shape)
+    for table, count in zip(tables, counts, strict=True):
+        step = (image.width * image.height - int(count[count > 0][-1])) // 255
+        table[:] = (step // 2 + count.cumsum() - count) // step if step else np.arange(_COLOURS)
+    return _looked_up(image, tables)
 
 
-def _looked_up(pixels: Tensor, tables: Tensor) -> Tensor:
-    """What a table for each channel [3, 256] has in place of each value, cut to whole numbers."""
-    channels = zip(pixels, tables.to(torch.uint8), strict=True)
-    return torch.stack([table.index_select(0, values.flatten().int()).view_as(values) for values, table in channels])
+def _shared(pixels: Tensor) -> Image.Image:
+    """An image of Pillow in the same memory, not to be changed; it counts and looks up bytes without widening them."""
+    height, width = pixels.shape[:2]
+    return Image.frombuffer("RGBX", (width, height), pixels.contiguous().numpy(), "raw", "RGBX", 0, 1)
+
+
+def _looked_up(image: Image.Image, tables: NDArray[np.float64]) -> Tensor:
+    """What a table for each channel [4, 256] has in place of each value, cut to whole numbers from 0 to 255."""
+    return as_pixels(image.point(list(tables.clip(0, 255).astype(np.uint8).tobytes())))
 
 
 def _brightness(pixels: Tensor, strength: float) -> Tensor:
-    return pixels.float().mul_(_enhancement(strength)).clamp_(max=255).to(torch.uint8)
+    return _cut(pixels.float().mul_(_enhancement(strength)))
 
 
 def _sharpness(pixels: Tensor, strength: float) -> Tensor:
     """Move each pixel from what smoothing makes of it, or towards that; those at the edges stay."""
-    if min(pixels.shape[1:]) < 3:
+    if min(pixels.shape[:2]) < 3:
         return pixels
-    wide = pixels.to(torch.int16)  # [3, H, W]
-    rows = wide[:, :, :-2] + wide[:, :, 1:-1] + wide[:, :, 2:]  # [3, H, W - 2]
-    around = rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:]  # [3, H - 2, W - 2]
-    inner = wide[:, 1:-1, 1:-1]
-    smooth = (around + 4 * inner).float().mul_(1 / 13).add_(0.5).floor_()  # a pixel counts five times
-    enhanced = torch.lerp(smooth, inner.float(), _enhancement(strength))
+    wide = pixels.to(torch.int16)  # [H, W, 4]
+    rows = wide[:, :-2] + wide[:, 1:-1] + wide[:, 2:]  # [H, W - 2, 4]
+    around = rows[:-2] + rows[1:-1] + rows[2:]  # [H - 2, W - 2, 4]
+    inner = wide[1:-1, 1:-1]
+    smooth = around.add_(inner, alpha=4).float().mul_(1 / 13).add_(0.5).floor_()  # a pixel counts five times
     result = pixels.clone()
-    result[:, 1:-1, 1:-1] = enhanced.clamp_(0, 255).to(torch.uint8)
+    result[1:-1, 1:-1] = _cut(smooth.lerp_(inner.float(), _enhancement(strength)))
     return result
+
+
+def _cut(values: Tensor) -> Tensor:
+    """Floats cut to whole numbers from 0 to 255, uint8; by way of 16 bits it takes a third of the time."""
+    return values.to(torch.int16).clamp_(0, 255).to(torch.uint8)
 
 
 def _shear_x(pixels: Tensor, strength: float) -> Tensor:
@@ -124,16 +139,16 @@ def _shear_y(pixels: Tensor, strength: float) -> Tensor:
 
 
 def _translate_x(pixels: Tensor, strength: float) -> Tensor:
-    return _moved(pixels, round(strength * _MAX_TRANSLATION))
+    return _moved(pixels, 1, round(strength * _MAX_TRANSLATION))
 
 
 def _translate_y(pixels: Tensor, strength: float) -> Tensor:
-    return _moved(pixels.transpose(1, 2), round(strength * _MAX_TRANSLATION)).transpose(1, 2)
+    return _moved(pixels, 0, round(strength * _MAX_TRANSLATION))
 
 
 def _rotate(pixels: Tensor, strength: float) -> Tensor:
     """Turn about the centre, against the clock."""
-    height, width = pixels.shape[1:]
+    height, width = pixels.shape[:2]
     angle = math.radians(strength * _MAX_ROTATION)
     cosine, sine = math.cos(angle), math.sin(angle)
     x, y = width / 2, height / 2
@@ -145,27 +160,92 @@ def _enhancement(strength: float) -> float:
     return 1.8 * abs(strength) + 0.1
 
 
-def _moved(pixels: Tensor, left: int) -> Tensor:
-    """Pixels so many columns further left; all levels are whole pixels."""
-    width = pixels.shape[2]
-    kept = max(width - abs(left), 0)
+def _moved(pixels: Tensor, axis: int, back: int) -> Tensor:
+    """Pixels so many rows (axis 0) or columns (axis 1) further up or left; all levels are whole pixels."""
+    length = pixels.shape[axis]
+    kept = max(length - abs(back), 0)
     result = torch.full_like(pixels, _GREY)
-    target, source = (0, left) if left >= 0 else (width - kept, 0)
-    result[:, :, target : target + kept] = pixels[:, :, source : source + kept]
+    target, source = (0, back) if back >= 0 else (length - kept, 0)
+    result.narrow(axis, target, kept).copy_(pixels.narrow(axis, min(source, length - kept), kept))
     return result
 
 
 def _affine(pixels: Tensor, matrix: Affine) -> Tensor:
     """Move all pixels, bilinearly; what would come from outside is grey, and edges are not mixed with it."""
-    height, width = pixels.shape[1:]
+    height, width = pixels.shape[:2]
+    values = np.empty((height * width + width + 2, _CHANNELS), np.uint16)
+    values[: height * width] = pixels.reshape(-1, _CHANNELS).numpy()
+    values[height * width :] = _GREY  # stands behind the image
+    four = values.view(np.uint64).ravel()  # all values of a pixel, with room for 256 times as much of each
+    result = np.empty((height, width, _CHANNELS), np.uint8)
+    rows = max(_STRIP // width, 1)
+    for top in range(0, height, rows):
+        move = _move(height, width, matrix, top, min(top + rows, height))
+        first, *others = (four[offset:].take(move.places) * shares for offset, shares in move.neighbours)
+        for other in others:
+            first += other
+        result[top : top + rows] = (first.view(np.uint16) >> 8).reshape(-1, width, _CHANNELS)
+    return torch.from_numpy(result)
+
+
+@dataclass(frozen=True)
+class _Move:
+    """Where some rows of an image come from, R pixels of it.
+
+    Attributes:
+        places: of the upper left one of the up to four pixels that each is mixed of, int64 [R]; behind the last of the
+            image for what comes from outside.
+        neighbours: how much further on one of the four stands, and its share of ``_WHOLE``, uint16 [R].
+    """
+
+    places: NDArray[np.int64]
+    neighbours: tuple[tuple[int, NDArray[np.uint16]], ...]
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _move(height: int, width: int, matrix: Affine, top: int, bottom: int) -> _Move:
+    """How rows of an image move; remembered, for pictures of one size have six shears and rotations of one strength."""
     a, b, c, d, e, f = matrix
-    columns, rows = torch.arange(width) + 0.5, (torch.arange(height) + 0.5)[:, None]
-    x = columns * (2 * a / width) + (rows * (2 * b / width) + (2 * c / width - 1))  # [H, W], from -1 to 1
-    y = columns * (2 * d / height) + (rows * (2 * e / height) + (2 * f / height - 1))
-    outside = (x.abs() >= 1) | (y.abs() >= 1)  # [H, W]
-    grid = torch.stack([x, y], dim=-1)[None]  # [1, H, W, 2]
-    moved = F.grid_sample(pixels[None].float(), grid, padding_mode="border", align_corners=False)[0]
-    return moved.add_(_UP).to(torch.uint8).masked_fill_(outside, _GREY)
+    columns, rows = np.arange(width) + 0.5, np.arange(top, bottom)[:, None] + 0.5
+    x, y = a * columns + b * rows + c, d * columns + e * rows + f  # [bottom - top, W]
+    outside = (x < 0) | (x >= width) | (y < 0) | (y >= height)
+    (left, columns_after), (upper, rows_after) = _between(x - 0.5, width), _between(y - 0.5, height)
+    offsets = [down + right for down, _ in _steps(rows_after, width) for right, _ in _steps(columns_after, 1)]
+    exact = [high * wide for _, high in _steps(rows_after, width) for _, wide in _steps(columns_after, 1)]
+    places = np.where(outside, height * width, upper * width + left).ravel()
+    shares = [share.astype(np.uint16).ravel() for share in _rounded([_WHOLE * share for share in exact])]
+    return _Move(places, tuple(zip(offsets, shares, strict=True)))
+
+
+def _between(positions: NDArray[np.float64], length: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """The pixel at or before each position, and the share of the next one, which there is if any has a share."""
+    inside = positions.clip(0, length - 1)
+    first = np.floor(inside)
+    if (inside > first).any():
+        first = np.minimum(first, length - 2)
+    return first.astype(np.int64), (inside - first).astype(np.float32)
+
+
+def _steps(after: NDArray[np.float32], step: int) -> list[tuple[int, NDArray[np.float32]]]:
+    """How far a pixel and the next one stand from the first, and their shares; without a next one if it has none."""
+    return [(0, 1 - after), (step, after)] if after.any() else [(0, 1 - after)]
+
+
+def _rounded(shares: list[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
+    """Shares as whole numbers that still add up to ``_WHOLE``: those that lose most by being cut are rounded up.
+
+    What they mix is less than 1 of 255 off: shares that grow do so by 1 at most together, and the others lose as much.
+    """
+    whole = [np.floor(share) for share in shares]
+    lost = [share - cut for share, cut in zip(shares, whole, strict=True)]
+    missing = (_WHOLE - np.add.reduce(whole)).astype(np.uint8)
+    for place, mine in enumerate(lost):
+        ahead = np.zeros_like(missing)
+        for number, other in enumerate(lost):
+            if number != place:
+                ahead += other >= mine if number < place else other > mine
+        whole[place] += ahead < missing
+    return whole
 
 
 _OPERATIONS: tuple[Callable[[Tensor, float], Tensor], ...] = (

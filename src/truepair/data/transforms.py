@@ -9,7 +9,8 @@ from typing import Annotated, Any, cast
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms import InterpolationMode, RandomResizedCrop, v2
+from torch.nn import functional as F
+from torchvision.transforms import InterpolationMode, v2
 
 from truepair.data.images import DEFAULT_MAX_PIXELS, describe, load_image, memory_for
 from truepair.data.pixels import Part, as_image, as_pixels, load_part
@@ -32,6 +33,10 @@ _OF_TENSORS = ("bicubic", "bilinear")  # what v2 does to tensors as Pillow does 
 
 ASPECTS = (3 / 4, 4 / 3)
 """Least and largest width over height of a random crop."""
+
+_LOG_ASPECTS = tuple(torch.tensor(ASPECTS).log().tolist())
+
+_ATTEMPTS = 10  # crops that are drawn before the middle is taken
 
 Operations = Annotated[int, Within(0, 20)]
 
@@ -164,7 +169,7 @@ class PixelTransform(ImageTransform):
 
     Args:
         choose: the part to keep of an image of some height and width, before it is decoded.
-        steps: as of `ImageTransform`; the first is given uint8 [3, h, w].
+        steps: as of `ImageTransform`; the first is given uint8 [h, w, 4].
         min_side: as of `ImageTransform`; for those who decode images without transforming them.
     """
 
@@ -189,18 +194,19 @@ class PixelTransform(ImageTransform):
 
 
 class _Normalise:
-    """From uint8 [3, H, W] to normalised float32; in one pass, where v2's two steps take several times as long."""
+    """From uint8 [H, W, 4] to normalised float32 [3, H, W], in one pass; v2's two steps take several times as long."""
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         self.scale = (1 / (255 * torch.tensor(std)))[:, None, None]  # [3, 1, 1]
         self.shift = (-torch.tensor(mean) / torch.tensor(std))[:, None, None]  # [3, 1, 1]
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        return pixels.to(torch.float32, memory_format=torch.contiguous_format).mul_(self.scale).add_(self.shift)
+        values = pixels[..., :3].permute(2, 0, 1).to(torch.float32, memory_format=torch.contiguous_format)
+        return values.mul_(self.scale).add_(self.shift)
 
 
 class _Resize:
-    """From uint8 [3, h, w] to [3, H, W], as Pillow resizes.
+    """From uint8 [h, w, 4] to [H, W, 4], as Pillow resizes.
 
     Args:
         size: height and width, or the length of the shorter side.
@@ -212,12 +218,18 @@ class _Resize:
         self.interpolation = interpolation
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        mode = _INTERPOLATIONS[self.interpolation]
-        if self.interpolation in _OF_TENSORS:
-            resized = cast(Tensor, v2.functional.resize(pixels, self.size, mode, antialias=True))
-        else:
-            resized = as_pixels(v2.functional.resize(as_image(pixels), self.size, mode))
-        return resized.contiguous()
+        if self.interpolation not in _OF_TENSORS:
+            mode = _INTERPOLATIONS[self.interpolation]
+            return as_pixels(v2.functional.resize(as_image(pixels), self.size, mode))
+        height, width = pixels.shape[:2]
+        size = self.size
+        if len(size) == 1:
+            size = [size[0] * height // min(height, width), size[0] * width // min(height, width)]
+        if size == [height, width]:
+            return pixels
+        channels = pixels[None].permute(0, 3, 1, 2)  # [1, 4, h, w]; in this order, for torch looks at the first stride
+        resized = F.interpolate(channels, size, mode=self.interpolation, antialias=True)
+        return resized[0].permute(1, 2, 0).contiguous()
 
 
 def _whole(side: int, height: int, width: int) -> Part:
@@ -226,21 +238,41 @@ def _whole(side: int, height: int, width: int) -> Part:
 
 
 def _drawn(scale: tuple[float, float], least: tuple[int, int], height: int, width: int) -> Part:
-    """What training keeps: a random part with a share of the area from a range, or all of it."""
+    """What training keeps: a random part with a share of the area from a range, or all of it.
+
+    The part, and what is drawn for it, are those of torchvision's RandomResizedCrop, in half the time.
+    """
     if scale == (1.0, 1.0):
         return Part(0, 0, height, width, least)
-    shape = torch.empty((1, height, width), device="meta")
-    top, left, rows, columns = RandomResizedCrop.get_params(shape, list(scale), list(ASPECTS))
-    return Part(top, left, rows, columns, least)
+    number = torch.empty(())
+    for _ in range(_ATTEMPTS):
+        area = height * width * number.uniform_(*scale).item()
+        aspect = number.uniform_(*_LOG_ASPECTS).exp_().item()
+        rows, columns = round(math.sqrt(area / aspect)), round(math.sqrt(area * aspect))
+        if 0 < rows <= height and 0 < columns <= width:
+            return Part(_below(height - rows + 1), _below(width - columns + 1), rows, columns, least)
+    rows = min(height, round(width / ASPECTS[0]))  # all of it, up to the aspects that a crop may have
+    columns = min(width, round(height * ASPECTS[1]))
+    return Part((height - rows) // 2, (width - columns) // 2, rows, columns, least)
+
+
+def _below(count: int) -> int:
+    return int(torch.randint(count, ()))
 
 
 def _flipped(probability: float, pixels: Tensor) -> Tensor:
-    """An image [3, H, W], mirrored by chance."""
-    return pixels.flip(-1) if float(torch.rand(1)) < probability else pixels
+    """An image [H, W, 4], mirrored by chance."""
+    return pixels.flip(1) if float(torch.rand(1)) < probability else pixels
+
+
+def _centre(side: int, pixels: Tensor) -> Tensor:
+    """The square in the middle of an image [H, W, 4] whose shorter side has as many pixels."""
+    top, left = (round((length - side) / 2) for length in pixels.shape[:2])
+    return pixels[top : top + side, left : left + side]
 
 
 def augmentation(config: TransformConfig) -> list[Callable[[Tensor], Tensor]]:
-    """What training does to an image, uint8 [3, H, W], after cropping: flip and RandAugment; its size stays."""
+    """What training does to an image, uint8 [H, W, 4], after cropping: flip and RandAugment; its size stays."""
     steps: list[Callable[[Tensor], Tensor]] = []
     if config.flip:
         steps.append(partial(_flipped, config.flip))
@@ -252,7 +284,7 @@ def augmentation(config: TransformConfig) -> list[Callable[[Tensor], Tensor]]:
 def _evaluation_steps(config: TransformConfig) -> list[Callable[[Tensor], Tensor]]:
     if config.evaluation_resize == "squash":
         return [_Resize((config.size, config.size), config.interpolation)]
-    return [_Resize(config.size, config.interpolation), v2.CenterCrop(config.size)]
+    return [_Resize(config.size, config.interpolation), partial(_centre, config.size)]
 
 
 def _check_choice(name: str, value: str, choices: object) -> None:
