@@ -67,17 +67,16 @@ class ParquetReader(Reader):
             common = Entries(f"{name} row", image_name, caption_name, self.extra, lines, file, key=f"{name}:")
             number = -1
             status: list[str] = []  # of downloads, where img2dataset wrote the file
-            for entry in _named(_rows(parquet, [image_name, caption_name, *STATED_FIELDS, *self.extra]), file):
-                if entry is None:
-                    yield None  # the rows that were decoded at once are not held any longer
-                    continue
-                number += 1
-                if isinstance(entry.get("status"), str) and "url" in entry:
-                    status.append(entry["status"])
-                    if entry[image_name] is None and status[-1] != DONE:
-                        continue
-                yield common, number, entry
-            yield None
+            for rows in _named(_rows(parquet, [image_name, caption_name, *STATED_FIELDS, *self.extra]), file):
+                for entry in rows:
+                    number += 1
+                    if isinstance(entry.get("status"), str) and "url" in entry:
+                        status.append(entry["status"])
+                        if entry[image_name] is None and status[-1] != DONE:
+                            continue
+                    yield common, number, entry
+                del rows  # pictures that these hold are not kept while the next ones are decoded
+                yield None
             note_failures(name, status, skips)
         note_aside(self.config.path, ".parquet", skips)
 
@@ -142,16 +141,15 @@ class SampleReader(ParquetReader):
         return None
 
 
-def _rows(parquet: pq.ParquetFile, wanted: Sequence[str]) -> Iterator[dict[str, Any] | None]:
-    """The rows of a file, some at a time: as many as have a bounded number of bytes; None after these.
+def _rows(parquet: pq.ParquetFile, wanted: Sequence[str]) -> Iterator[list[dict[str, Any]]]:
+    """The rows of a file, some at a time: as many as have a bounded number of bytes.
 
     A file of a few kilobytes may hold gigabytes: a long value that all rows share is stored once.
     """
     for group in range(parquet.num_row_groups):
         count = _rows_at_once(parquet.metadata.row_group(group), wanted)
         for batch in parquet.iter_batches(count, row_groups=[group], columns=wanted):
-            yield from _rows_of(batch)
-            yield None
+            yield _rows_of(batch)
 
 
 def _rows_at_once(group: pq.RowGroupMetaData, wanted: Sequence[str]) -> int:
@@ -182,7 +180,7 @@ def _rows_at_once(group: pq.RowGroupMetaData, wanted: Sequence[str]) -> int:
     return most
 
 
-def _named(rows: Iterator[dict[str, Any] | None], file: Path) -> Iterator[dict[str, Any] | None]:
+def _named(rows: Iterator[list[dict[str, Any]]], file: Path) -> Iterator[list[dict[str, Any]]]:
     """The rows; what is wrong with them is said of the file.
 
     Raises:

@@ -300,7 +300,7 @@ def in_runs(rows: Iterable[tuple[Entries, int, Mapping[str, Any]] | None]) -> It
     kind = run = None
     try:
         for row in rows:
-            if run is not None and (row is None or row[0] is not kind or len(run) == _AT_ONCE):
+            if run is not None and (row is None or row[0] is not kind or len(run.values) == _AT_ONCE):
                 yield run
                 run = None
             if row is not None:

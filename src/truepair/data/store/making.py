@@ -1,9 +1,8 @@
 """Rows of a table, made of what a source states."""
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import accumulate, chain, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +20,23 @@ _FEW = 50  # rows that are made one by one if one of them has to be
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Rows of which nothing is left out, whose images are files.
+    """Rows of which nothing is left out, whose images are files: N rows with C captions.
+
+    Lists of their own for the captions of each row would be most of the time, as Python's collector follows them.
 
     Attributes:
-        count: how many there are, N.
         paths: of the images [N].
-        columns: values of the other columns [N], by name; a column that is not among them has none.
+        captions: of all rows, in order [C].
+        caption_ids: of these [C].
+        ends: how many captions there are before each row, and at the end [N + 1].
+        others: values of the other columns [N], by name; a column that is not among them has none.
     """
 
-    count: int
     paths: list[str]
-    columns: dict[str, list[Any]]
+    captions: list[str]
+    caption_ids: list[int]
+    ends: Sequence[int]
+    others: dict[str, list[Any]]
 
 
 class RowMaker:
@@ -91,23 +96,26 @@ class RowMaker:
             if name in fields and not all(map(is_missing, column := [entry.get(name) for entry in entries.values]))
         }
         keys: list[Any] = [entry.get(entries.image_name) for entry in entries.values]
-        paths, captions = self._paths(keys), self._all_captions(entries)
-        if paths is None or captions is None or "caption_ids" in stated or "names" in stated:
+        paths, said = self._paths(keys), self._all_captions(entries)
+        if paths is None or said is None or "caption_ids" in stated or "names" in stated:
             return None
-        truth = {name: _texts(stated[name], is_missing) for name in ("split", "group", "family") if name in stated}
-        if "split" in truth:
-            truth["split"] = [None if text is None else split_of_word(text) for text in truth["split"]]
+        known = [name for name in ("split", "group", "family") if name in stated]
+        texts: dict[str, list[str | None]] = {name: _texts(stated[name], is_missing) for name in known}
+        if "split" in texts:
+            texts["split"] = [None if text is None else split_of_word(text) for text in texts["split"]]
         further = {name: _texts([entry.get(name) for entry in entries.values], _is_none) for name in entries.extra}
-        if not all(map(self._are_short, truth.values())) or not all(map(_are_unicode, (truth | further).values())):
+        if not all(map(self._are_short, texts.values())) or not all(map(_are_unicode, (texts | further).values())):
             return None
         image_ids = self._image_ids(keys, stated.get("image_id"))
-        caption_ids = self._all_caption_ids(image_ids, captions, stated.get("caption_id"))
+        caption_ids = self._all_caption_ids(image_ids, *said, stated.get("caption_id"))
         if caption_ids is None:
             return None
-        columns: dict[str, list[Any]] = {"image_id": image_ids, "captions": captions, "caption_ids": caption_ids}
-        splits = truth.get("split", [None] * len(entries))
-        columns |= truth | {"split": [self._split(split, entries.file) for split in splits]} | further
-        return Columns(len(entries), paths, columns)
+        if "split" in texts:
+            splits = [self._split(split, entries.file) for split in texts["split"]]
+        else:
+            splits = [self._split(None, entries.file)] * len(entries)
+        others: dict[str, list[Any]] = {**texts, **further, "image_id": image_ids, "split": splits}
+        return Columns(paths, said[0], caption_ids, said[1], others)
 
     def _paths(self, stated: list[Any]) -> list[str] | None:
         """Absolute paths of images; None where one is not stated as a path that can be used."""
@@ -115,8 +123,8 @@ class RowMaker:
             return None
         return self.paths.resolve_all(stated)
 
-    def _all_captions(self, entries: Entries) -> list[list[str]] | None:
-        """Captions of each of some entries; None where one is left out, or no text."""
+    def _all_captions(self, entries: Entries) -> tuple[list[str], Sequence[int]] | None:
+        """Captions of some entries, and where those of each end, see ``Columns``; None where one cannot be used."""
         stated: list[Any] = [entry.get(entries.caption_name) for entry in entries.values]
         kinds = set(map(type, stated))
         if entries.lines or kinds not in ({str}, {list}) or not all(stated):
@@ -127,10 +135,7 @@ class RowMaker:
         captions = list(map(str.strip, texts))
         if not all(captions) or not self._are_short(texts) or not _are_unicode(texts):
             return None
-        if kinds == {str}:
-            return [[caption] for caption in captions]
-        rest = iter(captions)
-        return [list(islice(rest, len(own))) for own in stated]
+        return captions, range(len(stated) + 1) if kinds == {str} else list(accumulate(map(len, stated), initial=0))
 
     def _are_short(self, texts: Iterable[str | None]) -> bool:
         return max(map(len, filter(None, texts)), default=0) <= self.config.max_caption_length
@@ -147,15 +152,15 @@ class RowMaker:
         ]
 
     def _all_caption_ids(
-        self, image_ids: list[int], captions: list[list[str]], stated: list[Any] | None
-    ) -> list[list[int]] | None:
+        self, image_ids: list[int], captions: list[str], ends: Sequence[int], stated: list[Any] | None
+    ) -> list[int] | None:
         """Ids of captions, as stated or from their image and text; None where one is stated for several."""
-        derived = _derived_ids(image_ids, captions)
         if stated is None or self.config.derive_ids:
-            return derived
-        if max(map(len, captions)) > 1:
+            return _derived_ids(image_ids, captions, ends)
+        if len(captions) > len(image_ids):
             return None
-        return [ids if is_missing(own) else [self._id(own)] for ids, own in zip(derived, stated, strict=True)]
+        derived = _derived_ids(image_ids, captions, ends)
+        return [number if is_missing(own) else self._id(own) for number, own in zip(derived, stated, strict=True)]
 
     def row(self, record: Record) -> dict[str, Any] | None:
         """Make the row of a record, or None if it is left out.
@@ -265,7 +270,7 @@ class RowMaker:
         if stated is None and len(captions) == 1:
             return [stable_hash("caption", image_id, captions[0][1], 0)]
         if stated is None:
-            return _derived_ids([image_id], [[text for _, text in captions]])[0]
+            return _derived_ids([image_id], [text for _, text in captions], [0, len(captions)])
         return [self._id(stated[position]) for position, _ in captions]
 
     @staticmethod
@@ -303,25 +308,18 @@ def _is_none(value: Any) -> bool:
     return value is None
 
 
-def _derived_ids(image_ids: list[int], captions: list[list[str]]) -> list[list[int]]:
-    """Ids of the captions of each of some rows, from their texts.
+def _derived_ids(image_ids: list[int], captions: list[str], ends: Sequence[int]) -> list[int]:
+    """Ids of the captions of some rows, see ``Columns``, from their texts.
 
     Not from their positions: the ids outlive a change of order, and rows of one image do not collide.
     """
-    texts = list(chain.from_iterable(captions))
-    if len(texts) == len(captions):  # one each
-        return [[number] for number in stable_hashes("caption", image_ids, texts, 0)]
-    images = [number for number, own in zip(image_ids, captions, strict=True) for _ in own]
-    before = [count for own in captions for count in _counts_before(own)]
-    ids = iter(stable_hashes("caption", images, texts, before))
-    return [list(islice(ids, len(own))) for own in captions]
-
-
-def _counts_before(texts: list[str]) -> list[int]:
-    """How often each of some texts stands before its place."""
-    seen = Counter[str]()
-    counts = []
-    for text in texts:
-        counts.append(seen[text])
-        seen[text] += 1
-    return counts
+    if len(captions) == len(image_ids):  # one each
+        return stable_hashes("caption", image_ids, captions, 0)
+    images, before = list[int](), list[int]()  # of each caption: the image, and how often its row had the text before
+    for image_id, (start, end) in zip(image_ids, pairwise(ends), strict=True):
+        seen: dict[str, int] = {}
+        for text in captions[start:end]:
+            images.append(image_id)
+            before.append(seen.get(text, 0))
+            seen[text] = before[-1] + 1
+    return stable_hashes("caption", images, captions, before)

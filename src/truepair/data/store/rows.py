@@ -100,7 +100,7 @@ def _batches(rows: Iterable[dict[str, Any] | Columns], schema: pa.Schema) -> Ite
     for made in rows:
         if isinstance(made, Columns):
             done = 0
-            while done < made.count:
+            while done < len(made.paths):
                 done = batch.extend(made, done)
                 if batch.full:
                     yield batch.arrays()
@@ -130,7 +130,10 @@ class _Batch:
         self._size = 0  # bytes of the images
         # Made field by field, an image cell costs a fifth of what Arrow takes for a mapping.
         self._cells: dict[str, list[Any]] = {part.name: [] for part in _IMAGE}
-        self._columns: dict[str, list[Any]] = {name: [] for name in schema.names if name != "image"}
+        self._lists: dict[str, list[Any]] = {"captions": [], "caption_ids": []}  # of all rows, in order
+        self._ends = [0]
+        others = set(schema.names) - self._lists.keys() - {"image"}
+        self._columns: dict[str, list[Any]] = {name: [] for name in others}
 
     @property
     def full(self) -> bool:
@@ -142,6 +145,9 @@ class _Batch:
         cell = row["image"]
         for name, cells in self._cells.items():
             cells.append(cell.get(name))
+        for name, values in self._lists.items():
+            values += row[name]
+        self._ends.append(len(self._lists["captions"]))
         for name, column in self._columns.items():
             column.append(row.get(name))
         self.count += 1
@@ -149,22 +155,31 @@ class _Batch:
 
     def extend(self, rows: Columns, start: int) -> int:
         """Add rows from one on, as many as there is room for; the first that is not among them."""
-        end = min(rows.count, start + _BATCH_ROWS - self.count)
+        end = min(len(rows.paths), start + _BATCH_ROWS - self.count)
         nothing = [None] * (end - start)
-        self._cells["path"] += rows.paths[start:end]
-        for name in self._cells.keys() - {"path"}:
-            self._cells[name] += nothing
+        for name, cells in self._cells.items():
+            cells += rows.paths[start:end] if name == "path" else nothing
+        first, last = rows.ends[start], rows.ends[end]
+        moved = self._ends[-1] - first
+        self._ends += [place + moved for place in rows.ends[start + 1 : end + 1]]
+        self._lists["captions"] += rows.captions[first:last]
+        self._lists["caption_ids"] += rows.caption_ids[first:last]
         for name, column in self._columns.items():
-            column += rows.columns[name][start:end] if name in rows.columns else nothing
+            column += rows.others[name][start:end] if name in rows.others else nothing
         self.count += end - start
         return end
 
     def arrays(self) -> pa.RecordBatch:
         """The rows as Arrow has them."""
-        parts = [pa.array(self._cells[part.name], part.type) for part in _IMAGE]
-        images = pa.StructArray.from_arrays(parts, fields=list(_IMAGE))
-        others = [pa.array(column, self.schema.field(name).type) for name, column in self._columns.items()]
-        return pa.RecordBatch.from_arrays([images, *others], schema=self.schema)
+        cells = [pa.array(self._cells[part.name], part.type) for part in _IMAGE]
+        arrays = {"image": pa.StructArray.from_arrays(cells, fields=list(_IMAGE))}
+        ends = pa.array(self._ends, pa.int32())
+        for name, values in self._lists.items():
+            kind = self.schema.field(name).type
+            arrays[name] = pa.ListArray.from_arrays(ends, pa.array(values, kind.value_type), kind)
+        for name, column in self._columns.items():
+            arrays[name] = pa.array(column, self.schema.field(name).type)
+        return pa.RecordBatch.from_arrays([arrays[name] for name in self.schema.names], schema=self.schema)
 
 
 def _check_enough(count: int, skips: Skips, config: SourceConfig) -> None:
