@@ -25,6 +25,8 @@ SMALL = {(making, "_FEW"): 2, (record, "_AT_ONCE"): 7, (rows, "_BATCH_ROWS"): 5,
 
 PLAIN = {"image": "first.png", "caption": "a dog"}
 
+NAMED_OTHERWISE = {"text": "a dog", "group": "first.png"}  # the columns that options ask for
+
 TEXTS = st.one_of(
     st.sampled_from(["a dog", " a dog\t", "hund \u00e4", "\u72ac", "\u2028", "", " ", "\ud83d", "\ud83d\ude00", "\0"]),
     st.sampled_from(["\ufeff", "\u3000", "x" * 60, "NaN", "2305843009213693951", 'a "dog"', "a\nb", "a\r\nb", "\\"]),
@@ -43,7 +45,7 @@ NUMBERS = st.sampled_from(
     [7, 0, -3, 2**53 + 1, 2**63 - 1, 2**63, 10**400, 1.5, 7.0, 2.0**61, math.nan, math.inf, 1e300]
 )
 
-SCALARS = st.one_of(TEXTS, NUMBERS, st.none(), st.booleans(), st.sampled_from(["7", "07", "x7", "\u0667"]))
+SCALARS = st.one_of(TEXTS, NUMBERS, st.none(), st.booleans(), st.sampled_from(["7", "07", "\u0667", "1" * 5000]))
 
 ANYTHING = SCALARS | st.lists(SCALARS, max_size=3) | st.dictionaries(st.sampled_from("ab"), SCALARS, max_size=2)
 
@@ -87,20 +89,22 @@ ENTRIES = st.lists(ENTRY.map(lambda fields: PLAIN | fields), max_size=30) | st.l
     entry(OTHER) | st.just(PLAIN), max_size=12
 )
 
-OPTIONS = st.fixed_dictionaries(
-    {"max_skipped": st.just(1.0)},
-    optional={
-        "on_bad": st.just("error"),
-        "derive_ids": st.booleans(),
-        "labels": st.booleans(),
-        "caption_lines": st.sampled_from(["one", "several"]),
-        "caption_column": st.sampled_from(["text", "names", "split"]),
-        "image_column": st.sampled_from(["path", "group"]),
-        "max_caption_length": st.sampled_from([5, 50]),
-        "strip_prefix": st.sampled_from(["pre/", "d", "/"]),
-        "allow_outside_root": st.booleans(),
-    },
-) | st.just({"max_skipped": 1.0})
+OPTIONS = st.sampled_from(
+    [
+        {},
+        {"allow_outside_root": False},
+        {"on_bad": "error"},
+        {"derive_ids": True},
+        {"labels": True},
+        {"caption_lines": "several"},
+        {"caption_column": "text"},
+        {"image_column": "group"},
+        {"max_caption_length": 5},
+        {"max_caption_length": 50},
+        {"strip_prefix": "d"},
+        {"strip_prefix": "pre/", "derive_ids": True},
+    ]
+).map(lambda options: {"max_skipped": 1.0, "allow_outside_root": True} | options)
 
 
 @pytest.fixture(scope="module")
@@ -129,15 +133,34 @@ def test_lines(folder, entries, options, data):
     mark = data.draw(st.sampled_from([b"", b"", b"\xef\xbb\xbf"]))
     last = data.draw(st.sampled_from([b"", end]))
     file = folder / "pairs.jsonl"
-    file.write_bytes(mark + end.join([json.dumps(PLAIN).encode(), *lines]) + last)
+    file.write_bytes(mark + end.join([json.dumps(PLAIN | NAMED_OTHERWISE).encode(), *lines]) + last)
 
     compare(file, options)
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [b'{"caption": ["x"', b'"y"]}', b'{"caption": "x"},{"caption": "y"}'],
+        [b'{"caption": ["x"', b'"y"]}', b'{"caption": "x"},2305843009213693951,{"caption": "y"}'],
+        [b'{"caption": ["x"', b'"y"]}', b'{"caption": "x"},2.305843009213693951e18,{"caption": "y"}'],
+        [b'{"caption": ["x"', b'"y"]}', b'{"caption": "x"},"2305843009213693951",{"caption": "y"}'],
+        [b"1], [2", b"1, 2"],
+        [b"2305843009213693951", b"{}"],
+        [b"", b"\xe3\x80\x80", b"{}"],
+    ],
+)
+def test_lines_that_are_no_value_each_do_not_pass_as_a_list(folder, lines):
+    file = folder / "pairs.jsonl"
+    file.write_bytes(b"\n".join([json.dumps(PLAIN).encode(), *lines, b'{"image": "a.png", "caption": "x"}']))
+
+    compare(file, {"max_skipped": 1.0})
 
 
 @settings(max_examples=60, deadline=None)
 @given(entries=ENTRIES, options=OPTIONS)
 def test_entries_of_a_list(folder, entries, options):
-    file = put(folder / "pairs.json", json.dumps([PLAIN, *entries, 7]))
+    file = put(folder / "pairs.json", json.dumps([PLAIN | NAMED_OTHERWISE, *entries, 7]))
 
     compare(file, options)
 

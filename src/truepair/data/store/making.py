@@ -96,8 +96,9 @@ class RowMaker:
             if name in fields and not all(map(is_missing, column := [entry.get(name) for entry in entries.values]))
         }
         keys: list[Any] = [entry.get(entries.image_name) for entry in entries.values]
-        paths, said = self._paths(keys), self._all_captions(entries)
-        if paths is None or said is None or "caption_ids" in stated or "names" in stated:
+        if "caption_ids" in stated or "names" in stated or (paths := self._paths(keys)) is None:
+            return None
+        if (said := self._all_captions(entries)) is None:
             return None
         known = [name for name in ("split", "group", "family") if name in stated]
         texts: dict[str, list[str | None]] = {name: _texts(stated[name], is_missing) for name in known}
@@ -279,7 +280,7 @@ class RowMaker:
         if type(stated) is int and 0 <= stated < 2**63:
             return stated
         text = str(stated)
-        if text.isascii() and text.isdigit() and str(int(text)) == text and int(text) < 2**63:
+        if len(text) < 20 and text.isascii() and text.isdigit() and str(int(text)) == text and int(text) < 2**63:
             return int(text)
         return stable_hash("id", text)
 
