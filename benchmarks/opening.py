@@ -13,9 +13,9 @@ grew, as its peak (memory-mapped pages, which the system takes back, included) a
   tables   what a training command does with the table before its first step: splits, known matches, `as_pairs`
   read     the file's bytes alone, for scale
 
-When this was written, on one of two cores, after rows that were made one mapping at a time, JSON parsed twice and a
-``Path`` a row (20.6 and 20.7 us a row at 100,000, pictures not looked for); the pictures are empty files, so that
-looking for them is part of it, and hashing is not:
+While rows were made one at a time, on one of two cores; before that, with JSON parsed twice and a ``Path`` a row, it
+took 20.6 and 20.7 us a row at 100,000, pictures not looked for. The pictures are empty files, so that looking for them
+is part of it, and hashing is not:
 
   layout  what      10,000 rows, us a row  1,000,000 rows, us a row  seconds  peak GB  own GB
   jsonl   cold                       14.2                      15.5     15.6     0.69    0.14
@@ -25,8 +25,16 @@ looking for them is part of it, and hashing is not:
   csv     warm                        3.9                       3.6      3.6     0.57    0.11
   csv     tables                     23.1                      26.3     26.3     0.57    0.21
 
-On busy cores, pictures not looked for: ALBEF's layout 16.7 us a row at a million, COCO's 5.0 a caption. 10,000,000 rows
-are not measured.
+On busy cores, pictures not looked for: ALBEF's layout 16.7 us a row at a million, COCO's 5.0 a caption.
+
+Now that many rows are made at once, on cores so busy that the former way took 19.7 s there (0.53 GB at its peak):
+
+  jsonl   cold                                                  8.4      8.4     0.49    0.19
+  jsonl   tables                                                9.5      9.5     0.50    0.18
+
+and at 200,000 rows, one file after the other, us a row before and now, pictures not there: JSON Lines 17.1 and 6.8, CSV
+17.5 and 7.5, ALBEF's layout 15.3 and 6.2, COCO's 6.1 and 4.8 a caption, Karpathy's 5.2 and 3.8. 10,000,000 rows are not
+measured.
 """
 
 import argparse

@@ -12,8 +12,9 @@ where its first batch is there. One JSON line each:
 
 `imports` are the seconds until everything that a training run imports is imported, `start_up` those from there to the
 first step, `peak_gb` the most memory of the process. When this was written, a million rows on one of two cores of an
-AMD EPYC, busy with other work: before, cold 31.2 s and warm 16.3 s; now 22.9 s and 6.0 s, of which 2.0 train the
-tokenizer and 1.5 key the captions; 1.2 GB. The imports were 4 to 5.5 s, 3 of them PyTorch's compiler, which its
+AMD EPYC, busy with other work: at first, cold 31.2 s and warm 16.3 s; with rows that were read one at a time 23.3 s and
+6.7 s; now 11.9 s and 7.0 s, and 6.0 s on quieter cores, of which 2.0 train the tokenizer and 1.5 key the captions;
+1.2 GB, as before. The imports were 4 to 5.5 s, 3 of them PyTorch's compiler, which its
 optimizers and torchvision import.
 """
 

@@ -15,6 +15,7 @@ from truepair.randomness import (
     seed_generators,
     splitmix64,
     stable_hash,
+    stable_hashes,
     unit_interval,
 )
 
@@ -118,3 +119,11 @@ def test_the_mix_is_that_of_splitmix64():
     counters = torch.tensor([1, 2]) * GOLDEN  # the published generator, seeded with 0
     assert [value % 2**64 for value in splitmix64(counters).tolist()] == [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4]
     assert unit_interval(torch.tensor([0, -1])).tolist() == [0.0, 1.0 - 2.0**-24]
+
+
+def test_hashes_of_many_are_those_of_one_at_a_time() -> None:
+    numbers, texts = [0, -7, 2**63 - 1], ["", "hund \u00e4", "\ud83d" + "x" * 300]
+
+    found = stable_hashes("caption", numbers, texts, 3)
+
+    assert found == [stable_hash("caption", number, text, 3) for number, text in zip(numbers, texts, strict=True)]

@@ -1,6 +1,7 @@
 """Counter-based randomness: what is drawn is a pure function of its keys.
 
-Two kinds. :func:`stable_hash` takes integers and texts on the host, and seeds generators. :func:`sample_keys` takes
+Two kinds. :func:`stable_hash` takes integers and texts on the host, and seeds generators; :func:`stable_hashes` takes
+many at once. :func:`sample_keys` takes
 integer tensors on their device, and its keys are the counters of :func:`keyed_uniform` and :func:`keyed_integers`; all
 of these mix bits with :func:`splitmix64`.
 """
@@ -8,7 +9,11 @@ of these mix bits with :func:`splitmix64`.
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
+from itertools import repeat
+from operator import add
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,6 +31,42 @@ def stable_hash(*keys: int | str) -> int:
         coded = b"i%d" % key if isinstance(key, int) else b"s" + key.encode("utf-8", "surrogatepass")
         parts += [len(coded).to_bytes(8, "big"), coded]
     return int.from_bytes(hashlib.blake2b(b"".join(parts), digest_size=8).digest(), "big") >> 1
+
+
+def stable_hashes(first: str, *keys: int | list[int] | list[str]) -> list[int]:
+    """The :func:`stable_hash` of many sequences of keys, in a third of the time.
+
+    Args:
+        first: the first key of all of them.
+        *keys: further ones: an integer that all have, or a list with one for each of N > 0; at least one list.
+
+    Returns:
+        N hashes.
+    """
+    start = hashlib.blake2b(_coded([first])[0], digest_size=8)
+    data = [b""] * next(len(key) for key in keys if isinstance(key, list))
+    for key in keys:
+        data = list(map(add, data, _coded(key) if isinstance(key, list) else repeat(_coded([key])[0])))
+    digests = []
+    for rest in data:
+        state = start.copy()  # in half the time of a new one
+        state.update(rest)
+        digests.append(state.digest())
+    numbers: list[int] = (np.frombuffer(b"".join(digests), ">u8") >> np.uint64(1)).tolist()
+    return numbers
+
+
+def _coded(keys: list[int] | list[str]) -> list[bytes]:
+    """Integers or texts as :func:`stable_hash` reads them."""
+    coded = [
+        f"i{key}".encode() if isinstance(key, int) else b"s" + key.encode("utf-8", "surrogatepass") for key in keys
+    ]
+    return list(map(add, map(_length, map(len, coded)), coded))
+
+
+@cache
+def _length(count: int) -> bytes:
+    return count.to_bytes(8, "big")
 
 
 def seed_generators(*keys: int | str) -> None:

@@ -14,7 +14,7 @@ from tests.data.makers import encoded, noise, photos, picture, put, put_json, pu
 from truepair.data import SourceConfig, open_pairs
 from truepair.data.identity import contradictions
 from truepair.data.store.cache import finish_rows
-from truepair.data.store.rows import ImagePaths
+from truepair.data.store.paths import ImagePaths
 from truepair.errors import ConfigError, DataError
 
 

@@ -13,11 +13,11 @@ from truepair.data.formats.record import (
     IMAGE_NAMES,
     IMAGE_SUFFIXES,
     LABEL_NAMES,
+    Entries,
     Reader,
-    Record,
     Skips,
     extra_fields,
-    record_of_entry,
+    in_runs,
     usual_name,
 )
 from truepair.data.formats.text import open_text, text_lines
@@ -74,32 +74,43 @@ class DelimitedReader(Reader):
         entry = dict.fromkeys(self._names)
         return tuple(extra_fields(entry, *self._columns))
 
-    def records(self, skips: Skips) -> Iterator[Record]:
+    def records(self, skips: Skips) -> Iterator[Entries]:
         """Read the lines in order.
 
         Raises:
             DataError: there is no image or caption column.
         """
-        image_name, caption_name = self._columns
-        names, extra, lines = self._names, self.extra, self.has_lines(caption_name)
-        file, caption, lengths = self.config.path.name, names.index(caption_name), _Lengths()
-        for number, cells in self._lines(skips):
-            where = f"{file} line {number}"
+        return in_runs(self._entries(skips))
+
+    def _entries(self, skips: Skips) -> Iterator[tuple[Entries, int, dict[str, str]] | None]:
+        place, (image_name, caption_name) = f"{self.config.path.name} line", self._columns
+        common = Entries(place, image_name, caption_name, self.extra, lines=self.has_lines(caption_name))
+        names, caption, lengths = self._names, self._names.index(caption_name), _Lengths()
+        for number, cells in self._lines():
+            if isinstance(cells, _Unsplit):
+                yield None
+                skips.row(f"{place} {number}", cells.why, rows=cells.lines)
+                continue
             while len(cells) > len(names) and not cells[-1].strip():
                 cells.pop()  # a spreadsheet's empty columns
             if len(cells) != len(names):
-                skips.row(where, f"it has {len(cells)} cells for {len(names)} columns{self._why_cells(cells)}")
+                yield None
+                why = f"it has {len(cells)} cells for {len(names)} columns{self._why_cells(cells)}"
+                skips.row(f"{place} {number}", why)
                 continue
-            if any("\n" in cell or "\r" in cell for cell in cells):
+            text = "".join(cells)
+            if "\n" in text or "\r" in text:
                 if swallowed := self._swallowed(cells):
-                    skips.row(where, _OPEN_QUOTE, rows=swallowed)
+                    yield None
+                    skips.row(f"{place} {number}", _OPEN_QUOTE, rows=swallowed)
                     continue
                 longest = max(cells, key=len)
-                lengths.broken.append((where, len(longest.splitlines()), len(longest)))
+                lengths.broken.append((f"{place} {number}", len(longest.splitlines()), len(longest)))
             else:
                 lengths.total += len(cells[caption])
                 lengths.count += 1
-            entry = {name: cell for name, cell in zip(names, cells, strict=True) if cell}
+            filled = zip(names, cells, strict=True)
+            entry = dict(filled) if all(cells) else {name: cell for name, cell in filled if cell}
             # A cell is no list.
             entry.pop("names", None)
             entry.pop("caption_ids", None)
@@ -107,9 +118,8 @@ class DelimitedReader(Reader):
                 path = entry[image_name].strip()
                 numbered = _NUMBERED.fullmatch(path) if "#" in path else None
                 entry[image_name] = path if numbered is None else numbered[1]
-            yield record_of_entry(
-                entry, where, image_name=image_name, caption_name=caption_name, extra=extra, lines=lines
-            )
+            yield common, number, entry
+        yield None
         for where, why in lengths.suspects():
             skips.note(where, why)
 
@@ -214,7 +224,7 @@ class DelimitedReader(Reader):
                     return sum(len(cell.splitlines()) - 1 for cell in cells if cell) + 1
         return 0
 
-    def _lines(self, skips: Skips) -> Iterator[tuple[int, list[str]]]:
+    def _lines(self) -> Iterator[tuple[int, "list[str] | _Unsplit"]]:
         """Cells of each line after the header, with the number of the line that they begin at."""
         head, delimiter, sheds_quotes = self._head, self._delimiter, self._sheds_quotes
         with open_text(self.config.path, self.config.encoding, newline="") as file:
@@ -232,13 +242,25 @@ class DelimitedReader(Reader):
                 except csv.Error as error:
                     lines = reader.line_num - start + 1
                     why = f"it cannot be split into cells ({error}); repair its quotes, or give quoting false"
-                    skips.row(f"{self.config.path.name} line {start}", why if lines == 1 else _OPEN_QUOTE, rows=lines)
+                    yield start, _Unsplit(why if lines == 1 else _OPEN_QUOTE, lines)
                     continue
                 if cells is None:
                     return
                 is_head = start < head.number or (start == head.number and not self._headerless)
                 if cells and not is_head:
                     yield start, [_unquoted(cell) for cell in cells] if sheds_quotes else cells
+
+
+class _Unsplit(NamedTuple):
+    """Lines that cannot be split into cells.
+
+    Attributes:
+        why: the reason.
+        lines: how many they are.
+    """
+
+    why: str
+    lines: int
 
 
 @dataclass

@@ -14,13 +14,14 @@ from truepair.data.formats.record import (
     IMAGE_NAMES,
     IMAGE_SUFFIXES,
     STATED_FIELDS,
+    Entries,
     LateFieldError,
     Reader,
     Record,
     Skips,
     beside,
     extra_fields,
-    record_of_entry,
+    in_runs,
 )
 from truepair.data.formats.text import decoded, open_text, text_lines
 from truepair.data.source import SourceConfig
@@ -33,6 +34,10 @@ _CHUNK = 1 << 20  # bytes read at once to tell the layout of a file
 _OF_PAIRS = re.compile(rf'"\w+"\s*:\s*\[\s*\{{[^{{}}]*"({"|".join(CAPTION_NAMES)})"\s*:', re.IGNORECASE)
 
 _FIRST_NAME = re.compile(r'\s*\{\s*"([^"\\]+)"\s*:\s*["\[]')
+
+_PARSED_AT_ONCE = 1 << 17  # characters of lines
+
+_BETWEEN = str(2**61 - 1)
 
 _FIRST_LINES = 1000  # whose fields are taken to be those of all, until another comes
 
@@ -66,37 +71,39 @@ class JsonlReader(Reader):
                 continue
         return tuple(names)
 
-    def records(self, skips: Skips) -> Iterator[Record]:
+    def records(self, skips: Skips) -> Iterator[Entries]:
         """Read the lines in order; one that is no JSON object, or has no image or caption field, is left out.
 
         Raises:
             DataError: the file is not text of its encoding.
             LateFieldError: a line has a field that ``extra`` did not name.
         """
-        extra = self.extra
-        named = set[tuple[str, ...]]()  # layouts of lines whose fields all have a place
-        for where, entry in json_lines(self.config.path, self.config.encoding):
-            try:
-                image_name, caption_name = _pair_fields(self, entry)
-            except DataError as error:
-                skips.row(where, str(error))
+        return in_runs(self._entries(skips))
+
+    def _entries(self, skips: Skips) -> Iterator[tuple[Entries, int, dict[str, Any]] | None]:
+        place, extra = f"{self.config.path.name} line", self.extra
+        common = dict[tuple[str, str], Entries]()
+        named = dict[tuple[str, ...], Entries]()  # layouts of lines whose fields all have a place
+        for number, entry in json_lines(self.config.path, self.config.encoding):
+            layout = tuple(entry) if type(entry) is dict else ()
+            if layout in named:
+                yield named[layout], number, entry
                 continue
-            layout = tuple(entry)
-            if layout not in named:
-                if not set(extra).issuperset(extra_fields(entry, image_name, caption_name)):
-                    self._looked_at = None
-                    del self.extra
-                    raise LateFieldError
-                if {*extra, *STATED_FIELDS, "image", "captions", image_name, caption_name}.issuperset(layout):
-                    named.add(layout)
-            yield record_of_entry(
-                entry,
-                where,
-                image_name=image_name,
-                caption_name=caption_name,
-                extra=extra,
-                lines=self.has_lines(caption_name),
-            )
+            try:
+                names = image_name, caption_name = _pair_fields(self, entry)
+            except DataError as error:
+                yield None
+                skips.row(f"{place} {number}", str(error))
+                continue
+            if not set(extra).issuperset(extra_fields(entry, image_name, caption_name)):
+                self._looked_at = None
+                del self.extra
+                raise LateFieldError
+            if names not in common:
+                common[names] = Entries(place, image_name, caption_name, extra, lines=self.has_lines(caption_name))
+            if {*extra, *STATED_FIELDS, "image", "captions", image_name, caption_name}.issuperset(layout):
+                named[layout] = common[names]
+            yield common[names], number, entry
 
 
 class AlbefReader(Reader):
@@ -107,23 +114,27 @@ class AlbefReader(Reader):
     ``{"a.jpg": ["a dog"]}``, is read as well.
     """
 
-    def records(self, skips: Skips) -> Iterator[Record]:
+    def records(self, skips: Skips) -> Iterator[Entries]:
         """Read the entries in order; one that is no object with an image and a caption is left out.
 
         Raises:
             DataError: the file is no JSON list.
         """
-        name = self.config.path.name
+        return in_runs(self._rows(skips))
+
+    def _rows(self, skips: Skips) -> Iterator[tuple[Entries, int, dict[str, Any]] | None]:
+        place = f"{self.config.path.name} entry"
+        common = dict[tuple[str, str], Entries]()
         for number, entry in enumerate(self._entries(), 1):
-            where = f"{name} entry {number}"
             try:
-                image_name, caption_name = _pair_fields(self, entry)
+                names = _pair_fields(self, entry)
             except DataError as error:
-                skips.row(where, str(error))
+                yield None
+                skips.row(f"{place} {number}", str(error))
                 continue
-            yield record_of_entry(
-                entry, where, image_name=image_name, caption_name=caption_name, lines=self.has_lines(caption_name)
-            )
+            if names not in common:
+                common[names] = Entries(place, *names, lines=self.has_lines(names[1]))
+            yield common[names], number, entry
 
     def _entries(self) -> Iterable[Any]:
         """The entries of the list, or of what stands for one.
@@ -299,25 +310,66 @@ def list_in(content: Any, name: str, path: Path) -> list[dict[str, Any]]:
     return entries
 
 
-def json_lines(path: Path, encoding: str | None = None) -> Iterator[tuple[str, Any]]:
-    """The values of a file of JSON Lines, each with its place in the file for messages; an error where one is no JSON.
+def json_lines(path: Path, encoding: str | None = None) -> Iterator[tuple[int, Any]]:
+    """The values of a file of JSON Lines, each with the number of its line; an error where one is no JSON.
 
     Bytes that are not UTF-8 become lone surrogates, and are found when captions are checked.
 
     Raises:
         DataError: the file is not text of its encoding.
     """
-    name = path.name
     with open_text(path, encoding) as file:
-        for number, line in enumerate(text_lines(file, path), 1):
-            where = f"{name} line {number}"
+        for numbers, lines in _some_lines(text_lines(file, path)):
+            yield from zip(numbers, _parsed(lines), strict=True)
+
+
+def _some_lines(lines: Iterable[str]) -> Iterator[tuple[list[int], list[str]]]:
+    """Lines that are not blank, with their numbers, so many characters at once.
+
+    Raises:
+        DataError: as ``lines``, after the lines before it.
+    """
+    numbers, some, size = list[int](), list[str](), 0
+    try:
+        for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
-            try:
-                entry = _loads(line)
-            except (ValueError, RecursionError) as error:
-                entry = DataError(f"it is not JSON ({error})")
-            yield where, entry
+            numbers.append(number)
+            some.append(line)
+            size += len(line)
+            if size >= _PARSED_AT_ONCE:
+                yield numbers, some
+                numbers, some, size = [], [], 0
+    except DataError:
+        yield numbers, some
+        raise
+    yield numbers, some
+
+
+def _parsed(lines: list[str]) -> list[Any]:
+    """The value of each line, or an error where one is no JSON.
+
+    All lines are parsed as one list with a number between any two, which takes half the time. Each line is one value if
+    all of these numbers are entries of that list, every other one: no line has the digits, so that they stand for the
+    commas of ours, and no fraction equals an odd number of so many digits.
+    """
+    text = f",{_BETWEEN},".join(lines)
+    if text.count(_BETWEEN) == len(lines) - 1:
+        try:
+            values = json.loads(f"[{text}]")
+        except (ValueError, RecursionError):  # one of the lines is no JSON: which, is found below
+            values = []
+        if len(values) == 2 * len(lines) - 1 and values[1::2] == [int(_BETWEEN)] * (len(lines) - 1):
+            return list(values[::2])
+    return [_value(line) for line in lines]
+
+
+def _value(line: str) -> Any:
+    """The value of a line, or an error."""
+    try:
+        return _loads(line)
+    except (ValueError, RecursionError) as error:
+        return DataError(f"it is not JSON ({error})")
 
 
 def _pair_fields(reader: Reader, entry: Any) -> tuple[str, str]:

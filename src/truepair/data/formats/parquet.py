@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from truepair.data.formats.downloads import DONE, is_list_of_downloads, note_failures, without_lists
-from truepair.data.formats.record import STATED_FIELDS, Reader, Record, Skips, SourceKind, beside, record_of_entry
+from truepair.data.formats.record import STATED_FIELDS, Entries, Reader, Skips, SourceKind, beside, in_runs
 from truepair.data.formats.shards import expand, names_of
 from truepair.data.formats.trees import note_aside
 from truepair.data.source import SourceConfig
@@ -51,34 +51,32 @@ class ParquetReader(Reader):
         known = {*STATED_FIELDS, "image", "captions", *self._columns(self.files[0], schema)}
         return tuple(field.name for field in schema if field.name not in known and not pa.types.is_nested(field.type))
 
-    def records(self, skips: Skips) -> Iterator[Record]:
+    def records(self, skips: Skips) -> Iterator[Entries]:
         """Read the rows in order.
 
         Raises:
             DataError: a file is not Parquet, or has no image or caption column.
         """
+        return in_runs(self._entries(skips))
+
+    def _entries(self, skips: Skips) -> Iterator[tuple[Entries, int, dict[str, Any]] | None]:
         for file, name in zip(self.files, names_of(self.files), strict=True):
             parquet = self._open(file)
             image_name, caption_name = self._columns(file, parquet.schema_arrow)
-            wanted = [image_name, caption_name, *STATED_FIELDS, *self.extra]
-            rows = _rows(parquet, wanted)
+            lines = self.has_lines(caption_name)
+            common = Entries(f"{name} row", image_name, caption_name, self.extra, lines, file, key=f"{name}:")
+            number = -1
             status: list[str] = []  # of downloads, where img2dataset wrote the file
-            for number, entry in enumerate(_named(rows, file)):
-                if isinstance(entry.get("status"), str) and "url" in entry:
-                    status.append(entry["status"])
-                    if entry[image_name] is None and status[-1] != DONE:
-                        continue
-                record = record_of_entry(
-                    entry,
-                    f"{name} row {number}",
-                    image_name=image_name,
-                    caption_name=caption_name,
-                    key=f"{name}:{number}",
-                    extra=self.extra,
-                    lines=self.has_lines(caption_name),
-                )
-                record.file = file
-                yield record
+            for rows in _named(_rows(parquet, [image_name, caption_name, *STATED_FIELDS, *self.extra]), file):
+                for entry in rows:
+                    number += 1
+                    if isinstance(entry.get("status"), str) and "url" in entry:
+                        status.append(entry["status"])
+                        if entry[image_name] is None and status[-1] != DONE:
+                            continue
+                    yield common, number, entry
+                del rows  # pictures that these hold are not kept while the next ones are decoded
+                yield None
             note_failures(name, status, skips)
         note_aside(self.config.path, ".parquet", skips)
 
@@ -143,7 +141,7 @@ class SampleReader(ParquetReader):
         return None
 
 
-def _rows(parquet: pq.ParquetFile, wanted: Sequence[str]) -> Iterator[dict[str, Any]]:
+def _rows(parquet: pq.ParquetFile, wanted: Sequence[str]) -> Iterator[list[dict[str, Any]]]:
     """The rows of a file, some at a time: as many as have a bounded number of bytes.
 
     A file of a few kilobytes may hold gigabytes: a long value that all rows share is stored once.
@@ -151,7 +149,7 @@ def _rows(parquet: pq.ParquetFile, wanted: Sequence[str]) -> Iterator[dict[str, 
     for group in range(parquet.num_row_groups):
         count = _rows_at_once(parquet.metadata.row_group(group), wanted)
         for batch in parquet.iter_batches(count, row_groups=[group], columns=wanted):
-            yield from _rows_of(batch)
+            yield _rows_of(batch)
 
 
 def _rows_at_once(group: pq.RowGroupMetaData, wanted: Sequence[str]) -> int:
@@ -182,7 +180,7 @@ def _rows_at_once(group: pq.RowGroupMetaData, wanted: Sequence[str]) -> int:
     return most
 
 
-def _named(rows: Iterator[dict[str, Any]], file: Path) -> Iterator[dict[str, Any]]:
+def _named(rows: Iterator[list[dict[str, Any]]], file: Path) -> Iterator[list[dict[str, Any]]]:
     """The rows; what is wrong with them is said of the file.
 
     Raises:

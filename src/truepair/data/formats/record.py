@@ -4,7 +4,7 @@ import json
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -34,6 +34,8 @@ CAPTION_NAMES = (
 LABEL_NAMES = ("label", "labels", "class", "class_name", "category")
 
 _LAYOUTS = 1000  # sets of columns that a reader remembers
+
+_AT_ONCE = 1000  # rows
 
 STATED_FIELDS = ("image_id", "caption_id", "caption_ids", "split", "group", "family", "names")
 """Fields that a row may state beside its image and its captions."""
@@ -77,6 +79,55 @@ class Record:
     names: list[str] | None = None
     extra: dict[str, str] = field(default_factory=dict)
     problem: str = ""
+
+
+@dataclass(slots=True)
+class Entries:
+    """Some rows of a source that are mappings of one kind, in order: table rows of many are made at once.
+
+    Attributes:
+        place: what they are numbered as, for messages: "pairs.jsonl line".
+        image_name: field of the image.
+        caption_name: field of the caption or captions.
+        extra: further fields to keep.
+        lines: each line of a caption is one.
+        file: the file that they are from, where the source has several.
+        key: stands before the number of a row where its image has no path; None: such a row is named by its place.
+        numbers: number of each row.
+        values: the rows; see ``record_of_entry``.
+    """
+
+    place: str
+    image_name: str
+    caption_name: str
+    extra: Sequence[str] = ()
+    lines: bool = False
+    file: Path | None = None
+    key: str | None = None
+    numbers: list[int] = field(default_factory=list)
+    values: list[Mapping[str, Any]] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def part(self, start: int, end: int) -> "Entries":
+        """Those from one to before another."""
+        return replace(self, numbers=self.numbers[start:end], values=self.values[start:end])
+
+    def records(self) -> Iterator[Record]:
+        """A record of each."""
+        for number, entry in zip(self.numbers, self.values, strict=True):
+            record = record_of_entry(
+                entry,
+                f"{self.place} {number}",
+                image_name=self.image_name,
+                caption_name=self.caption_name,
+                key=None if self.key is None else f"{self.key}{number}",
+                extra=self.extra,
+                lines=self.lines,
+            )
+            record.file = self.file
+            yield record
 
 
 class Skips:
@@ -169,11 +220,11 @@ class Reader(ABC):
         return split_of_place(file.relative_to(self.folder), self.folder)
 
     @abstractmethod
-    def records(self, skips: Skips) -> Iterator[Record]:
-        """Read the rows in order.
+    def records(self, skips: Skips) -> Iterator[Record | Entries]:
+        """Read the rows in order, one at a time or some at once.
 
         Args:
-            skips: takes what is left out before it becomes a record.
+            skips: takes what is left out before it becomes a record, after the rows before it were yielded.
 
         Raises:
             DataError: the source is not in this format.
@@ -236,6 +287,36 @@ def beside(file: Path) -> list[Path]:
     return [file.parent, file.parent / "images"]
 
 
+def in_runs(rows: Iterable[tuple[Entries, int, Mapping[str, Any]] | None]) -> Iterator[Entries]:
+    """Rows that come one after the other, some at once.
+
+    Args:
+        rows: what holds of a row beside its number and its fields, and these; None before something is told to
+            ``Skips``, so that what becomes of the rows before it is told first.
+
+    Raises:
+        Exception: whatever ``rows`` raises, after the rows before it.
+    """
+    kind = run = None
+    try:
+        for row in rows:
+            if run is not None and (row is None or row[0] is not kind or len(run.values) == _AT_ONCE):
+                yield run
+                run = None
+            if row is not None:
+                kind, number, entry = row
+                if run is None:
+                    run = replace(kind, numbers=[], values=[])
+                run.numbers.append(number)
+                run.values.append(entry)
+    except Exception:
+        if run is not None:
+            yield run
+        raise
+    if run is not None:
+        yield run
+
+
 def record_of_entry(
     entry: Mapping[str, Any],
     where: str,
@@ -275,7 +356,7 @@ def record_of_entry(
 
 def state_fields(record: Record, entry: Mapping[str, Any]) -> None:
     """Take over what a row states beside image and captions: ids, split and known truth."""
-    stated = {name: entry[name] for name in STATED_FIELDS if name in entry and not _is_missing(entry[name])}
+    stated = {name: entry[name] for name in STATED_FIELDS if name in entry and not is_missing(entry[name])}
     for name in ("caption_ids", "names"):
         if name in stated and not isinstance(stated[name], list):
             record.problem = f"its {name} is not a list but {stated[name]!r:.80}"
@@ -288,7 +369,7 @@ def state_fields(record: Record, entry: Mapping[str, Any]) -> None:
     record.family = as_text(stated["family"]) if "family" in stated else None
 
 
-def _is_missing(value: Any) -> bool:
+def is_missing(value: Any) -> bool:
     """Whether a cell states nothing; tables of numbers write NaN for that."""
     return value is None or (isinstance(value, float) and value != value)  # what NaN alone does
 

@@ -1,0 +1,326 @@
+"""Rows of a table, made of what a source states."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, chain, pairwise
+from pathlib import Path
+from typing import Any
+
+from truepair.data.formats.record import STATED_FIELDS, Entries, Record, Skips, as_text, is_missing
+from truepair.data.source import SourceConfig
+from truepair.data.split_names import split_of_word
+from truepair.data.store.paths import ImagePaths, NoPathError
+from truepair.randomness import stable_hash, stable_hashes
+
+STATED, NAMED, NONE = "stated", "named", "none"
+"""Where the splits of rows are from: the rows state them, files or folders are named for them, or nothing says one."""
+
+_FEW = 50  # rows that are made one by one if one of them has to be
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Rows of which nothing is left out, whose images are files: N rows with C captions.
+
+    Lists of their own for the captions of each row would be most of the time, as Python's collector follows them.
+
+    Attributes:
+        paths: of the images [N].
+        captions: of all rows, in order [C].
+        caption_ids: of these [C].
+        ends: how many captions there are before each row, and at the end [N + 1].
+        others: values of the other columns [N], by name; a column that is not among them has none.
+    """
+
+    paths: list[str]
+    captions: list[str]
+    caption_ids: list[int]
+    ends: Sequence[int]
+    others: dict[str, list[Any]]
+
+
+class RowMaker:
+    """Checks what a source states and makes rows of it; what cannot be used goes to ``skips``.
+
+    Args:
+        config: the source.
+        paths: resolves image paths.
+        skips: where left-out rows and captions are listed.
+        named_split: split that the name of a file speaks of.
+        origins: takes where the splits of the rows are from.
+    """
+
+    def __init__(
+        self,
+        config: SourceConfig,
+        paths: ImagePaths,
+        skips: Skips,
+        named_split: Callable[[Path | None], str | None],
+        origins: set[str],
+    ) -> None:
+        self.config = config
+        self.paths = paths
+        self.skips = skips
+        self.named_split = named_split
+        self.origins = origins
+
+    def made(self, part: Record | Entries) -> Iterator[dict[str, Any] | Columns]:
+        """The rows of a part of the source, one at a time, or as columns where nothing of them has to be left out.
+
+        Raises:
+            DataError: as for ``row``.
+        """
+        if isinstance(part, Record):
+            row = self.row(part)
+            if row is not None:
+                yield row
+        elif (columns := self.columns(part)) is not None:
+            yield columns
+        elif len(part) > _FEW:
+            for start in range(0, len(part), _FEW):
+                yield from self.made(part.part(start, start + _FEW))
+        else:
+            for record in part.records():
+                yield from self.made(record)
+
+    def columns(self, entries: Entries) -> Columns | None:
+        """The rows of some entries as ``row`` makes them, or None if there is more to one of them.
+
+        That is an image that is no path or leads out of the root, a caption that is left out or no text, names or a
+        list of caption ids that are stated, or a text that cannot be stored.
+        """
+        fields = set[str]().union(*entries.values)
+        stated = {
+            name: column
+            for name in STATED_FIELDS
+            if name in fields and not all(map(is_missing, column := [entry.get(name) for entry in entries.values]))
+        }
+        keys: list[Any] = [entry.get(entries.image_name) for entry in entries.values]
+        if "caption_ids" in stated or "names" in stated or (paths := self._paths(keys)) is None:
+            return None
+        if (said := self._all_captions(entries)) is None:
+            return None
+        known = [name for name in ("split", "group", "family") if name in stated]
+        texts: dict[str, list[str | None]] = {name: _texts(stated[name], is_missing) for name in known}
+        if "split" in texts:
+            texts["split"] = [None if text is None else split_of_word(text) for text in texts["split"]]
+        further = {name: _texts([entry.get(name) for entry in entries.values], _is_none) for name in entries.extra}
+        if not all(map(self._are_short, texts.values())) or not all(map(_are_unicode, (texts | further).values())):
+            return None
+        image_ids = self._image_ids(keys, stated.get("image_id"))
+        caption_ids = self._all_caption_ids(image_ids, *said, stated.get("caption_id"))
+        if caption_ids is None:
+            return None
+        if "split" in texts:
+            splits = [self._split(split, entries.file) for split in texts["split"]]
+        else:
+            splits = [self._split(None, entries.file)] * len(entries)
+        others: dict[str, list[Any]] = {**texts, **further, "image_id": image_ids, "split": splits}
+        return Columns(paths, said[0], caption_ids, said[1], others)
+
+    def _paths(self, stated: list[Any]) -> list[str] | None:
+        """Absolute paths of images; None where one is not stated as a path that can be used."""
+        if set(map(type, stated)) != {str} or not all(stated) or not _are_unicode(stated):
+            return None
+        return self.paths.resolve_all(stated)
+
+    def _all_captions(self, entries: Entries) -> tuple[list[str], Sequence[int]] | None:
+        """Captions of some entries, and where those of each end, see ``Columns``; None where one cannot be used."""
+        stated: list[Any] = [entry.get(entries.caption_name) for entry in entries.values]
+        kinds = set(map(type, stated))
+        if entries.lines or kinds not in ({str}, {list}) or not all(stated):
+            return None
+        texts = stated if kinds == {str} else list(chain.from_iterable(stated))
+        if set(map(type, texts)) != {str}:
+            return None
+        captions = list(map(str.strip, texts))
+        if not all(captions) or not self._are_short(texts) or not _are_unicode(texts):
+            return None
+        return captions, range(len(stated) + 1) if kinds == {str} else list(accumulate(map(len, stated), initial=0))
+
+    def _are_short(self, texts: Iterable[str | None]) -> bool:
+        return max(map(len, filter(None, texts)), default=0) <= self.config.max_caption_length
+
+    def _image_ids(self, keys: list[str], stated: list[Any] | None) -> list[int]:
+        """Ids of images, as stated or from their paths."""
+        if stated is None or self.config.derive_ids:
+            return stable_hashes("image", keys)
+        if set(map(type, stated)) == {int} and min(stated) >= 0 and max(stated) < 2**63:
+            return stated
+        return [
+            stable_hash("image", key) if is_missing(own) else self._id(own)
+            for key, own in zip(keys, stated, strict=True)
+        ]
+
+    def _all_caption_ids(
+        self, image_ids: list[int], captions: list[str], ends: Sequence[int], stated: list[Any] | None
+    ) -> list[int] | None:
+        """Ids of captions, as stated or from their image and text; None where one is stated for several."""
+        if stated is None or self.config.derive_ids:
+            return _derived_ids(image_ids, captions, ends)
+        if len(captions) > len(image_ids):
+            return None
+        derived = _derived_ids(image_ids, captions, ends)
+        return [number if is_missing(own) else self._id(own) for number, own in zip(derived, stated, strict=True)]
+
+    def row(self, record: Record) -> dict[str, Any] | None:
+        """Make the row of a record, or None if it is left out.
+
+        Raises:
+            DataError: the image path leaves the root; or the row is left out, and ``on_bad`` says "error".
+        """
+        if record.problem:
+            self.skips.row(record.where, record.problem)
+            return None
+        image = self._image(record)
+        if image is None:
+            return None
+        stated = None if self.config.derive_ids else record.image_id
+        image_id = self._id(stated) if stated is not None else stable_hash("image", record.key)
+        captions = self._captions(record)
+        if not captions:
+            return None
+        for name in ("split", "group", "family"):
+            text = getattr(record, name)
+            if text is not None and (not is_unicode(text) or len(text) > self.config.max_caption_length):
+                long = f"has {len(text)} characters, more than max_caption_length"
+                self.skips.row(record.where, f"its {name} {long if is_unicode(text) else 'is not UTF-8'}")
+                return None
+        ids = None if self.config.derive_ids else record.caption_ids
+        if ids is not None and len(ids) != len(record.captions):
+            why = f"it has {len(ids)} caption ids for {len(record.captions)} captions; repair them, or set derive_ids"
+            self.skips.row(record.where, why)
+            return None
+        return {
+            "image": image,
+            "image_id": image_id,
+            "captions": [text for _, text in captions],
+            "caption_ids": self._caption_ids(ids, image_id, captions),
+            "split": self._split(record.split, record.file),
+            "group": record.group,
+            "family": record.family,
+            "names": None if record.names is None else list(self._texts(record, record.names, "names")),
+            **{name: text for name, text in record.extra.items() if list(self._texts(record, [text], name))},
+        }
+
+    def _split(self, stated: str | None, file: Path | None) -> str:
+        """The split that a row states, or that a name speaks of."""
+        if stated is not None:
+            self.origins.add(STATED)
+            return stated
+        by_name = self.named_split(file)
+        self.origins.add(NONE if by_name is None else NAMED)
+        return by_name or "train"
+
+    def _texts(self, record: Record, values: Iterable[Any], name: str) -> Iterator[str]:
+        """The values that are text, of a column that a row can do without."""
+        for value in values:
+            if not isinstance(value, str):
+                self.skips.part(f"{record.where}, {name}", f"it is not text but {value!r:.40}")
+            elif not is_unicode(value):
+                self.skips.part(f"{record.where}, {name}", "it is not UTF-8")
+            else:
+                yield value
+
+    def _image(self, record: Record) -> dict[str, Any] | None:
+        if record.image is not None:
+            return record.image
+        if record.image_path is None:
+            self.skips.row(record.where, "it has no image")
+        elif not is_unicode(record.image_path):
+            self.skips.row(record.where, "its image path is not UTF-8")
+        else:
+            try:
+                return {"path": self.paths.resolve(record.image_path, record.where)}
+            except NoPathError as error:
+                self.skips.row(record.where, str(error))
+        return None
+
+    def _captions(self, record: Record) -> list[tuple[int, str]]:
+        """Usable captions with their position in the record."""
+        good: list[tuple[int, str]] = []
+        bad: list[tuple[int, str]] = []
+        for position, stated in enumerate(record.captions):
+            caption = str(stated) if self.config.labels and isinstance(stated, int) else stated
+            problem = self._caption_problem(caption)
+            if problem:
+                bad.append((position, problem))
+            else:
+                good.append((position, caption.strip()))
+        if not good:
+            self.skips.row(record.where, bad[0][1] if bad else "it has no caption")
+        else:
+            for position, problem in bad:
+                self.skips.part(f"{record.where}, caption {position + 1}", problem)
+        return good
+
+    def _caption_problem(self, caption: Any) -> str | None:
+        if caption is None:
+            return "its caption is empty"
+        if not isinstance(caption, str):
+            return f"its caption is not text but {caption!r:.40}"
+        if not caption.strip():
+            return "its caption is empty"
+        if len(caption) > self.config.max_caption_length:
+            return f"its caption has {len(caption)} characters, more than max_caption_length"
+        if not is_unicode(caption):
+            return "its caption is not UTF-8"
+        return None
+
+    def _caption_ids(self, stated: list[Any] | None, image_id: int, captions: list[tuple[int, str]]) -> list[int]:
+        if stated is None and len(captions) == 1:
+            return [stable_hash("caption", image_id, captions[0][1], 0)]
+        if stated is None:
+            return _derived_ids([image_id], [text for _, text in captions], [0, len(captions)])
+        return [self._id(stated[position]) for position, _ in captions]
+
+    @staticmethod
+    def _id(stated: Any) -> int:
+        """A stated id as int64: integers, in digits or not, as they are; anything else by hash."""
+        if type(stated) is int and 0 <= stated < 2**63:
+            return stated
+        text = str(stated)
+        if len(text) < 20 and text.isascii() and text.isdigit() and str(int(text)) == text and int(text) < 2**63:
+            return int(text)
+        return stable_hash("id", text)
+
+
+def is_unicode(text: str) -> bool:
+    """Whether a text can be written as UTF-8; bytes that were not UTF-8 are read as lone surrogates."""
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _are_unicode(texts: Iterable[str | None]) -> bool:
+    return is_unicode("".join(filter(None, texts)))
+
+
+def _texts(values: list[Any], is_none: Callable[[Any], bool]) -> list[str | None]:
+    """Scalars as texts, but for those that are none."""
+    return [None if is_none(value) else as_text(value) for value in values]
+
+
+def _is_none(value: Any) -> bool:
+    return value is None
+
+
+def _derived_ids(image_ids: list[int], captions: list[str], ends: Sequence[int]) -> list[int]:
+    """Ids of the captions of some rows, see ``Columns``, from their texts.
+
+    Not from their positions: the ids outlive a change of order, and rows of one image do not collide.
+    """
+    if len(captions) == len(image_ids):  # one each
+        return stable_hashes("caption", image_ids, captions, 0)
+    images, before = list[int](), list[int]()  # of each caption: the image, and how often its row had the text before
+    for image_id, (start, end) in zip(image_ids, pairwise(ends), strict=True):
+        seen: dict[str, int] = {}
+        for text in captions[start:end]:
+            images.append(image_id)
+            before.append(seen.get(text, 0))
+            seen[text] = before[-1] + 1
+    return stable_hashes("caption", images, captions, before)
