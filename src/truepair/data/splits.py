@@ -150,7 +150,7 @@ class Tables:
             "test": self.test,
             "test unseen groups": self.unseen,
         }
-        said = [f"{_size(table)} {verb}" for verb, table in counts.items() if table is not None]
+        said = [f"{_size(table)} {verb}" for verb, table in counts.items() if table is not None and len(table)]
         first = f"pairs of {self.train.name}: {', '.join(said)} (splits: {self.origin})"
         return [first, *self.notes, *filter(None, [self.lacking])]
 
