@@ -250,6 +250,12 @@ class CaptionBatch(StrictBatch):
     def __len__(self) -> int:
         return len(self.texts)
 
+    @property
+    def learned(self) -> int:
+        """How many tokens are learned, over which the loss is the mean."""
+        learned = self.attention_mask[:, 1:] if self.written is None else self.written
+        return int(learned.sum())
+
 
 class CaptionCollator:
     """Makes a `CaptionBatch` of samples.
