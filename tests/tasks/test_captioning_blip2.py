@@ -166,7 +166,9 @@ def test_language_models_that_cannot_go_on_are_refused(
     assert f"no tokenizer could be loaded from {bare}: no vocabulary of a tokenizer is there" in refused(bare)
     assert "has a tokenizer of 251 entries and a language model of 51; save the tokenizer" in refused(other)
     lora = ["--model.language.lora.targets", "[q_proj, c_attn]"]
-    assert "no linear layer of the language model is called 'q_proj' (did you mean 'c_proj'?); it has" in refused(language, *lora)
+    assert "no linear layer of the language model is called 'q_proj' (did you mean 'c_proj'?); it has" in refused(
+        language, *lora
+    )
     with pytest.raises(SystemExit):
         main(["evaluate", "captioning", str(first), str(recipe)])
     assert "of the first stage, which has no language model; train it with one first" in " ".join(

@@ -81,7 +81,9 @@ def test_ids_of_a_test_file_are_its_own(tmp_path: Path) -> None:
 def test_a_field_that_names_a_split_is_named_itself(tmp_path: Path) -> None:
     train, test = (write_coco(tmp_path / name, first) for name, first in (("train2014", 10), ("val2014", 30)))
     notes = CaptionDataConfig(train=[str(train)], test=[str(test)]).open().notes
-    assert any(note.startswith("data.test takes all 2 pairs of captions, whatever their splits: val (2)") for note in notes)
+    assert any(
+        note.startswith("data.test takes all 2 pairs of captions, whatever their splits: val (2)") for note in notes
+    )
     with pytest.raises(DataError, match=r"data\.test: no such file or folder: nothing\.json"):
         CaptionDataConfig(train=[str(train)], test=["nothing.json"]).open()
 
