@@ -168,7 +168,14 @@ def evaluate_captioning(model_folder: Path, recipe: CaptionRecipe, folder: Path,
 
 def _open(recipe: CaptionRecipe, left_out: LeftOut, *, training: bool = True) -> Tables:
     """All pairs of a recipe by split; what is to be said of them is said."""
-    tables = recipe.data.open(training=training)
+    try:
+        tables = recipe.data.open(training=training)
+    except DataError as error:
+        if training or recipe.data.test is None or not str(error).startswith(("data.sources:", "data.train:")):
+            raise
+        raise DataError(
+            f"{error}; training pictures are for the baselines: without these, give --data.sources null"
+        ) from error
     if not training:
         tables = replace(tables, lacking="")  # nothing is chosen by validation, and no test pictures are an error
     for line in tables.describe():

@@ -137,7 +137,7 @@ def broken(change: str) -> tuple[Any, Any]:
         ("empty question", "q.json question 2: question is not a text but ' '"),
         ("no annotation", r"q.json question 3 \(id 393225000\) has no annotation; are the two files of one split"),
         ("other split", "1 annotations answer no question of q.json"),
-        ("no answers", "a.json annotation 2 has no list of answers"),
+        ("no answers", "a.json annotation 2 has no list of answers, texts or objects"),
         ("no answer text", "a.json annotation 2: answer is not a text but None"),
     ],
 )
