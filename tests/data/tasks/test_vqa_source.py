@@ -169,3 +169,11 @@ def test_answer_list(tmp_path: Path) -> None:
     for content, message in (({"net": 0}, "no JSON list"), ([], "no JSON list"), (["a", "a"], "an answer twice")):
         with pytest.raises(DataError, match=message):
             load_answer_list(put_json(tmp_path / "answer_list.json", content))
+
+
+def test_official_answers_may_be_texts(tmp_path: Path) -> None:
+    plain = json.loads(json.dumps(ANNOTATIONS))
+    for entry in plain["annotations"]:
+        entry["answers"] = [answer["answer"] for answer in entry["answers"]]
+    texts = official(tmp_path, annotations=str(put_json(tmp_path / "texts.json", plain)))
+    assert open_vqa([texts]).questions["answers"] == open_vqa([official(tmp_path)]).questions["answers"]
