@@ -29,4 +29,4 @@ def why_not_loaded(error: BaseException) -> str:
         return "it needs code of its own, and such code is never run; give one of a kind that transformers knows"
     if isinstance(error, UnpicklingError) or "weights_only" in text:
         return "its weights are a pickle that may run code, which is never opened; give a folder with model.safetensors"
-    return shortened(text) or type(error).__name__
+    return shortened(text).rstrip(".") or type(error).__name__

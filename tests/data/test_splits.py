@@ -124,9 +124,25 @@ def test_without_splits_all_rows_train_and_a_line_says_what_is_missing(folder: P
 def test_splits_that_nothing_reads_are_told(folder: Path) -> None:
     put(folder / "more.csv", "image,caption,split\npictures/1.png,x,restval\npictures/2.png,y,train\n")
     tables = build_tables(DataConfig(sources=["more.csv"]))
-    assert "not used: restval (1); to train on them, too: --data.train_split train+restval" in tables.notes
+    assert "not used: restval (1); to train on restval, too: --data.train_split train+restval" in tables.notes
     both = build_tables(DataConfig(sources=["more.csv"], train_split="train+restval"))
-    assert not [note for note in both.notes if "not used" in note]
+    assert not [note for note in both.notes if "not used" in note or "alone" in note]
+
+
+def test_what_is_there_to_measure_is_not_offered_for_training(folder: Path) -> None:
+    tables = build_tables(DataConfig(sources=["stated.csv"], test_split=""))
+    assert [note for note in tables.notes if "not used" in note] == ["not used: test (10)"]
+
+
+def test_of_several_splits_those_that_are_there_are_taken(folder: Path) -> None:
+    tables = build_tables(DataConfig(sources=["stated.csv"], train_split="train+restval", test_split="test+val"))
+    assert len(tables.train) == 40 and tables.test is not None and len(tables.test) == 20
+    said = "data.train_split is 'train+restval', and stated has no restval: it is train alone"
+    assert [note for note in tables.notes if "alone" in note] == [said]
+    with pytest.raises(DataError, match=r"stated has no split 'restval'; it has test \(10\), train \(40\), val \(10\)"):
+        build_tables(DataConfig(sources=["stated.csv"], train_split="restval"))
+    with pytest.raises(DataError, match=r"data\.train_split: stated has no split 'trian'.*'train'"):
+        build_tables(DataConfig(sources=["stated.csv"], train_split="train+trian"))
 
 
 def test_pictures_are_held_out_whole(folder: Path) -> None:

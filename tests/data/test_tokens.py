@@ -1,6 +1,7 @@
 import random
 from collections import Counter
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 import torch
@@ -120,3 +121,9 @@ def test_the_words_of_a_tokenizer_are_those_of_whole_captions(monkeypatch: pytes
     normalizer, splitter = normalizers.BertNormalizer(lowercase=True), pre_tokenizers.BertPreTokenizer()
     wanted = Counter(word for text in captions for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text)))
     assert seen == wanted
+
+
+def test_a_folder_without_a_vocabulary_is_no_tokenizer(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "clip"}')  # transformers makes one of two entries of it
+    with pytest.raises(ConfigError, match="no vocabulary of a tokenizer is there"):
+        load_tokenizer(tmp_path)

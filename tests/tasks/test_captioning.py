@@ -77,6 +77,12 @@ def test_captions_are_learned_written_and_measured(
     page = (run / "report.html").read_text()
     assert "Captions: 3 pictures, 6 references" in page and "truepair finetune captioning" in page
 
+    assert f"captions in {run / 'captions.json'}, as COCO's evaluation takes them, and beside their pictures in" in said
+    shown = [json.loads(line) for line in (run / "captions.jsonl").read_text().splitlines()]
+    assert {(line["image_id"], line["caption"]) for line in shown} == {tuple(entry.values()) for entry in written}
+    assert {Path(line["image"]).name for line in shown} == {f"{colour}-5.png" for colour in COLOURS}
+    assert all(len(line["references"]) == 2 for line in shown)
+
     before = (run / "captions.json").read_text()
     (run / "captions.json").unlink()
     main(["evaluate", "captioning", str(run / "model")])
@@ -124,6 +130,44 @@ def test_states_of_a_cache_and_a_picture_that_cannot_be_read(
     assert moved == {"fusion_encoder"} and torch.equal(
         left["image_projection.weight"], start["image_projection.weight"]
     )
+
+
+def test_pictures_without_any_to_train_on_are_captioned(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe, run = write_recipe(tmp_path), tmp_path / "run"
+    finetune(recipe, run, checkpoint, "--loop.epochs", "1", "--data.test_split", "", "--data.validation_split", "")
+    picture("red", 7).save(tmp_path / "new.png")
+    (tmp_path / "new.csv").write_text("image,caption\nnew.png,it is red\n")
+    capsys.readouterr()
+    main(["evaluate", "captioning", str(run), "--data.sources", "null", "--data.test", str(tmp_path / "new.csv")])
+    told = capsys.readouterr()
+    said = " ".join(told.err.split())
+    assert "no training pictures are named: the baselines, which copy their captions, are left out" in said
+    assert "of a single picture it is 0" in said and "validation" not in said and "most frequent" not in told.out
+    (tmp_path / "b.csv").write_text("image,caption\nred-5.png,the red square\n")
+    files = json.dumps([str(tmp_path / name) for name in ("new.csv", "b.csv")])
+    main(["evaluate", "captioning", str(run), "--data.test", files])
+    said = " ".join(capsys.readouterr().err.split())
+    assert "its ids are hashed with the names of the sources, of which there are several" in said
+
+
+def test_what_does_not_caption_is_told_what_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe, albef = write_recipe(tmp_path), write_checkpoint(tmp_path / "albef")
+
+    def refused(*words: str) -> str:
+        with pytest.raises(SystemExit):
+            main([*words])
+        return " ".join(capsys.readouterr().err.split())
+
+    said = "and what is needed here is a model that 'truepair train captioning' wrote; give the 'model' folder"
+    assert f"{albef} is a truepair-albef, {said}" in refused("evaluate", "captioning", str(albef), str(recipe))
+    clip = tmp_path / "clip"
+    clip.mkdir()
+    (clip / "config.json").write_text('{"model_type": "clip"}')
+    assert f"{clip} is a clip, {said}" in refused("evaluate", "captioning", str(clip), str(recipe))
+    start = ["train", "captioning", str(recipe), "--run-folder", str(tmp_path / "run"), "--model.checkpoint", str(clip)]
+    assert f"{clip} is a clip, and what is needed here is a model that 'truepair train' wrote" in refused(*start)
 
 
 def test_mistakes_are_one_line(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
-from transformers import AutoProcessor, Blip2ForConditionalGeneration
+from safetensors.torch import load_file, save_file
+from transformers import AutoProcessor, AutoTokenizer, BertConfig, BertForMaskedLM, Blip2ForConditionalGeneration
 
 from tests.judges.tiny_judges import save_blip2
 from tests.models.tiny_language import KINDS, save_blip2_language, save_language_model
@@ -126,6 +126,8 @@ def test_a_named_language_model_rests(recipe: Path, first: Path, tmp_path: Path)
         ([*FRESH, "--model.language.checkpoint", "x"], "both give a language model"),
         ([*FRESH, "--model.language.lora.rank", "2"], "adapts a language model that rests, and model.language.freeze"),
         ([*FRESH, "--model.max_length", "62"], "max_length is 62, but the language model of"),
+        ([*FRESH, "--model.language.prompt", "Question: {} Answer:"], "prompt has {}, and the prompt of captions is"),
+        ([*FRESH, "--model.language.prompt", "<image> shows"], "model.language.prompt has <image>, and the prompt of"),
         ([*FRESH, "--max_caption_length", "61"], "behind the queries and 1 tokens of prompt the language model"),
         ([*FRESH, "--min_caption_length", "8"], "min_caption_length is 8 and max_caption_length 8, which counts"),
         ([*FRESH, "--model.transform", "{size: 24}"], "model.transform.size is 24, but the model reads 16 px"),
@@ -138,6 +140,54 @@ def test_mistakes_are_one_line(
     with pytest.raises(SystemExit):
         train(recipe, tmp_path / "run", first, *words)
     assert reason in " ".join(capsys.readouterr().err.split())
+
+
+def test_language_models_that_cannot_go_on_are_refused(
+    recipe: Path, first: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    language = save_language_model(tmp_path / "gpt2", open_pairs(tmp_path / "pairs.jsonl"))
+    bert, bare, other = tmp_path / "bert", tmp_path / "bare", tmp_path / "other"
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+    BertForMaskedLM(BertConfig(vocab_size=90, **sizes)).save_pretrained(bert)
+    for folder in (bare, other):
+        shutil.copytree(language, folder)
+    for file in bare.glob("tokenizer*"):
+        file.unlink()
+    tokenizer = AutoTokenizer.from_pretrained(language)
+    tokenizer.add_tokens([f"word{number}" for number in range(200)])
+    tokenizer.save_pretrained(other)
+
+    def refused(checkpoint: Path, *options: str) -> str:
+        with pytest.raises(SystemExit):
+            train(recipe, tmp_path / "run", first, "--model.language.checkpoint", str(checkpoint), *options)
+        return " ".join(capsys.readouterr().err.split())
+
+    assert "the language model is a bert, which fills in words and does not go on; give one that only" in refused(bert)
+    assert f"no tokenizer could be loaded from {bare}: no vocabulary of a tokenizer is there" in refused(bare)
+    assert "has a tokenizer of 251 entries and a language model of 51; save the tokenizer" in refused(other)
+    lora = ["--model.language.lora.targets", "[q_proj, c_attn]"]
+    assert "no linear layer of the language model is called 'q_proj' (did you mean 'c_proj'?); it has" in refused(
+        language, *lora
+    )
+    with pytest.raises(SystemExit):
+        main(["evaluate", "captioning", str(first), str(recipe)])
+    assert "of the first stage, which has no language model; train it with one first" in " ".join(
+        capsys.readouterr().err.split()
+    )
+
+
+def test_queries_that_are_all_alike_are_drawn(
+    recipe: Path, first: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = load_file(first / "model.safetensors")
+    weights["query_tokens"].zero_()  # as transformers starts them
+    save_file(weights, first / "model.safetensors", {"format": "pt"})
+    run = tmp_path / "run"
+    train(recipe, run, first, *FRESH, "--loop.epochs", "1", "--data.test_split", "", "--data.validation_split", "")
+    said = f"the queries of {first} are all alike, as in a model that was never trained: they are drawn at random"
+    assert said in " ".join(capsys.readouterr().err.split())
+    queries = load_file(run / "model" / "model.safetensors")["query_tokens"]
+    assert queries.std(dim=1).min() > 0
 
 
 def test_what_is_for_a_blip2_is_refused_of_an_albef_and_of_other_tasks(

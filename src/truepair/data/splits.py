@@ -150,7 +150,7 @@ class Tables:
             "test": self.test,
             "test unseen groups": self.unseen,
         }
-        said = [f"{_size(table)} {verb}" for verb, table in counts.items() if table is not None]
+        said = [f"{_size(table)} {verb}" for verb, table in counts.items() if table is not None and len(table)]
         first = f"pairs of {self.train.name}: {', '.join(said)} (splits: {self.origin})"
         return [first, *self.notes, *filter(None, [self.lacking])]
 
@@ -177,8 +177,12 @@ def open_chosen(config: DataConfig) -> tuple[PairTable, list[str]]:
     return table if choice is None else rows_of_groups(table, choice.chosen), notes + more
 
 
-def build_tables(config: DataConfig) -> Tables:
+def build_tables(config: DataConfig, *, training: bool = True) -> Tables:
     """Open the sources and take their splits apart.
+
+    Args:
+        config: names them.
+        training: there must be pairs to train on; otherwise ``train`` may be empty.
 
     Raises:
         DataError: a source cannot be read, or nothing is left to train on.
@@ -195,7 +199,7 @@ def build_tables(config: DataConfig) -> Tables:
     origins = ", ".join(text for name, text in _ORIGINS.items() if name in table.split_origins)
     origin = origins.format(fields=", ".join(f"data.{role}" for role in given))
     words = {role: given.get(role, getattr(config, f"{role}_split")) for role in ROLES}
-    train = _train(table, words["train"], given.values(), origin)
+    train = _train(table, words["train"], given.values(), origin, training=training)
     validation, test = (part_of(table, words[role], f"data.{role}_split") for role in ("validation", "test"))
     parts = {"train": train, "validation": validation, "test": test, "unseen": unseen}
     missing = list[tuple[str, str]]()
@@ -207,6 +211,7 @@ def build_tables(config: DataConfig) -> Tables:
     train = train.also_skipped(missing)
     if words["train"]:
         notes += _unused(table, words)
+    notes += _absent(table, words)
     for name, held in (("validation", validation), ("test", test)):
         shared = 0 if held is None else shared_pictures(held, train)
         if shared:
@@ -239,10 +244,7 @@ def _open(config: DataConfig) -> tuple[PairTable, list[str]]:
     notes: list[str] = []
     trained, held = list[PairTable](), list[PairTable]()
     for role, source in _sources(config):
-        try:
-            table = open_pairs(source, identity=config.identity)
-        except DataError as error:
-            raise DataError(f"data.{role}: {error}") from error
+        table = _opened(config, role, source)
         if role == "sources":
             table, lines = _without(table, given)
         else:
@@ -252,6 +254,40 @@ def _open(config: DataConfig) -> tuple[PairTable, list[str]]:
     # A ledger that was mined without the held-out sources holds the ids of the others, which therefore stay.
     whole = PairTable.concat([PairTable.concat(trained), *held], keep_first=True)
     return whole, notes + contradictions(whole)
+
+
+def _opened(config: DataConfig, role: str, source: SourceConfig) -> PairTable:
+    """All rows of a source that a field names.
+
+    Raises:
+        DataError: it cannot be read; the field is named.
+    """
+    try:
+        return open_pairs(source, identity=config.identity)
+    except DataError as error:
+        raise DataError(f"data.{role}: {error}") from error
+
+
+def open_held(config: DataConfig, role: str) -> tuple[PairTable, list[str]]:
+    """What ``config.validation`` or ``config.test`` names, without all else, and what is to be said of it.
+
+    Ids of a single source stay as it states them.
+
+    Args:
+        config: names it.
+        role: "validation" or "test".
+
+    Raises:
+        DataError: a source cannot be read, or too many pictures are missing.
+    """
+    tables, notes = list[PairTable](), list[str]()
+    for _, source in _distinct([(role, _limited(source_config(one), config)) for one in getattr(config, role)], ()):
+        table, lines = _assigned(_opened(config, role, source), role, source)
+        tables.append(table)
+        notes += lines
+    whole, missing = PairTable.concat(tables), list[tuple[str, str]]()
+    found, lines = _with_pictures(whole, role, config.max_bad_fraction, missing)
+    return found.also_skipped(missing), [*notes, *contradictions(whole), *lines]
 
 
 def _sources(config: DataConfig) -> list[tuple[str, SourceConfig]]:
@@ -309,15 +345,18 @@ def _assigned(table: PairTable, role: str, source: SourceConfig) -> tuple[PairTa
     return table.with_split(split), notes
 
 
-def _train(table: PairTable, split: str, given: Iterable[str], origin: str) -> PairTable:
+def _train(table: PairTable, split: str, given: Iterable[str], origin: str, *, training: bool) -> PairTable:
     """The rows to train on: of a split, or of several; or, of an empty one, all that no other field gives.
 
     Raises:
-        DataError: there are none.
+        DataError: there are none, and nothing can be trained.
     """
     if not split:
         return _without(table, set(given))[0]
-    train = part_of(table, split)
+    there = _words(split) & table.splits.keys()
+    train = part_of(table, split, "data.train_split") if there else None
+    if train is None and not training:
+        return table.select([])
     if train is None:
         hint = "; to train on all rows of a file, whatever their split: --data.train FILE" if split == "train" else ""
         raise DataError(f"{table.name} has no split '{split}'; it has {_counts(table.splits)} (splits: {origin}){hint}")
@@ -326,6 +365,8 @@ def _train(table: PairTable, split: str, given: Iterable[str], origin: str) -> P
 
 def part_of(table: PairTable, split: str, field: str = "validation_split") -> PairTable | None:
     """A split, or several, if it is asked for and there.
+
+    Of several, usual names that are not there are passed by, such as "restval" outside COCO.
 
     Args:
         table: all rows.
@@ -342,7 +383,8 @@ def part_of(table: PairTable, split: str, field: str = "validation_split") -> Pa
             f"{field}: {table.name} has no split '{unknown}'{nearest(unknown, there)}; it has {_counts(there)}: give "
             "one of these, or '' for none"
         )
-    return table.split(split) if _words(split) and there.keys() >= _words(split) else None
+    found = sorted(_words(split) & there.keys())
+    return table.split("+".join(found)) if found else None
 
 
 def _with_pictures(
@@ -381,12 +423,27 @@ def _words(split: str) -> set[str]:
 
 
 def _unused(table: PairTable, words: Mapping[str, str]) -> list[str]:
-    """A line on the splits that nothing reads."""
+    """A line on the splits that nothing reads; those that are there to measure are not offered for training."""
     used = set().union(*map(_words, words.values()))
     idle = {name: count for name, count in table.splits.items() if name not in used}
     if not idle:
         return []
-    return [f"not used: {_counts(idle)}; to train on them, too: --data.train_split {'+'.join([words['train'], *idle])}"]
+    more = [name for name in idle if name not in (ROLES["validation"], ROLES["test"])]
+    advice = f"; to train on {', '.join(more)}, too: --data.train_split {'+'.join([words['train'], *more])}"
+    return [f"not used: {_counts(idle)}{advice if more else ''}"]
+
+
+def _absent(table: PairTable, words: Mapping[str, str]) -> list[str]:
+    """A line on each field that names several splits of which only some are there."""
+    lines = list[str]()
+    for role, named in words.items():
+        there, absent = _words(named) & table.splits.keys(), _words(named) - table.splits.keys()
+        if there and absent:
+            lines.append(
+                f"data.{role}_split is '{named}', and {table.name} has no {', '.join(sorted(absent))}: it is "
+                f"{', '.join(sorted(there))} alone"
+            )
+    return lines
 
 
 def _hold_out(train: PairTable, role: str, share: float) -> tuple[PairTable, PairTable]:

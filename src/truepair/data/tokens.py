@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from huggingface_hub import constants, try_to_load_from_cache
@@ -33,6 +33,29 @@ _CASED = "ABCDEFGHIJKLMNOPQRSTUVWXYZ\u00c4\u0394\u03a9\u0416\u0424"  # letters t
 _PRIVATE = 0xF0000
 
 
+class WholeTokenizer:
+    """A tokenizer of transformers, which makes one without a vocabulary where a folder holds none."""
+
+    @staticmethod
+    def from_pretrained(name_or_folder: str | Path, **options: Any) -> PreTrainedTokenizerBase:
+        """Load one; code beside it is never run.
+
+        Args:
+            name_or_folder: a folder, or a name on the hub.
+            **options: of transformers' ``AutoTokenizer``.
+
+        Raises:
+            ValueError: no files of a vocabulary are there.
+        """
+        options["trust_remote_code"] = False
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name_or_folder, **options)
+        special = set(tokenizer.all_special_tokens)
+        known = (token for token in tokenizer.get_vocab() if token not in special)
+        if not any(character.isalnum() for token in known for character in token):
+            raise ValueError("no vocabulary of a tokenizer is there (tokenizer.json, or the like)")
+        return tokenizer
+
+
 def load_tokenizer(name_or_folder: str | Path) -> PreTrainedTokenizerBase:
     """Load a tokenizer from a folder, or by its name on the hub; one that was fetched before is not asked for again.
 
@@ -48,7 +71,7 @@ def load_tokenizer(name_or_folder: str | Path) -> PreTrainedTokenizerBase:
             "save_pretrained"
         )
     try:
-        return AutoTokenizer.from_pretrained(name, trust_remote_code=False, local_files_only=fetched)
+        return WholeTokenizer.from_pretrained(name, local_files_only=fetched)
     except LOADING_ERRORS as error:
         reason = why_not_loaded(error)
         raise ConfigError(

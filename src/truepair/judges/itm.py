@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 from transformers import (
     AutoImageProcessor,
-    AutoTokenizer,
     Blip2ForImageTextRetrieval,
     BlipForImageTextRetrieval,
     PreTrainedTokenizerBase,
@@ -15,6 +14,7 @@ from transformers import (
 
 from truepair.data.pairs import PairBatch, PairCollator
 from truepair.data.preprocessing import OwnPreprocessing, Preprocessing
+from truepair.data.tokens import WholeTokenizer
 from truepair.data.transforms import normalisation
 from truepair.devices import sent
 from truepair.errors import CheckpointError, ConfigError
@@ -363,7 +363,7 @@ def _open_hub(
             "no place; train the judge without model.options.itm_product"
         )
     processor = load_part(AutoImageProcessor, config.checkpoint)
-    tokenizer = load_part(AutoTokenizer, config.checkpoint)
+    tokenizer = load_part(WholeTokenizer, config.checkpoint, what="tokenizer")
     model.to(device).eval()
     return judge(
         model,

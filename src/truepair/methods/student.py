@@ -16,7 +16,7 @@ from truepair.data.transforms import normalisation
 from truepair.errors import CheckpointError, ConfigError, TruepairError, shortened
 from truepair.methods.recipe import MODELS_OWN, ModelConfig, PretrainRecipe, TextConfig
 from truepair.models.checkpoints.bert import albef_from_bert
-from truepair.models.checkpoints.blip2 import new_blip2
+from truepair.models.checkpoints.blip2 import QUERIES_DRAWN, new_blip2, part_queries
 from truepair.models.dual.base import DualEncoder
 from truepair.models.dual.freezing import Freezing, describe_trained, freeze
 from truepair.models.dual.hub_preprocessing import HubPreprocessing
@@ -24,7 +24,7 @@ from truepair.models.dual.lora import add_lora
 from truepair.models.encoders.images import load_image_encoder, resize_images
 from truepair.models.encoders.minilm import minilm_folder
 from truepair.models.fusion.albef import AlbefModel
-from truepair.models.fusion.blip2 import CAPTION_TOKEN, caption_token
+from truepair.models.fusion.blip2 import CAPTION_TOKEN, Blip2FusionModel, caption_token
 from truepair.models.fusion.config import AlbefConfig
 from truepair.models.open import OpenedModel, open_model
 from truepair.randomness import stable_hash
@@ -145,6 +145,8 @@ def _trained_before(recipe: PretrainRecipe, opened: OpenedModel, train: PairTabl
         f"{checkpoint} ({model.kind}): its own image processor and tokenizer, captions of up to "
         f"{preprocessing.max_length} tokens"
     )
+    if isinstance(model, Blip2FusionModel) and part_queries(model.model.query_tokens):
+        say(QUERIES_DRAWN.format(checkpoint))
     return OpenedModel(model, preprocessing)
 
 

@@ -1,19 +1,15 @@
 """Any model by its folder, name or checkpoint file: ours, or one of open_clip or transformers."""
 
-import json
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from transformers.utils import cached_file
 
 from truepair.data.preprocessing import OwnPreprocessing, Preprocessing
 from truepair.errors import CheckpointError, ConfigError
 from truepair.models.checkpoints.blip2_language import is_blip2_language
 from truepair.models.checkpoints.convert import open_checkpoint
-from truepair.models.checkpoints.load import load_own, load_part
+from truepair.models.checkpoints.load import load_own, stated_settings
 from truepair.models.checkpoints.tensors import SUFFIXES
 from truepair.models.dual.adapter import is_adapter
 from truepair.models.dual.base import DualEncoder
@@ -64,7 +60,7 @@ def open_model(name_or_folder: str | Path, say: Callable[[str], None] | None = N
     for recognises, load in _OPENERS:
         if recognises(name):
             return OpenedModel(*load(name))
-    if is_blip2_language(_settings(name)):
+    if is_blip2_language(stated_settings(name)):
         raise ConfigError(
             f"{name} is a BLIP-2 with a language model, which writes, and compares no pictures with texts; give the "
             "first stage that it was trained from"
@@ -101,7 +97,7 @@ def blip2_stage(name_or_folder: str | Path) -> int:
     name = str(model_folder(name_or_folder))
     if Path(name).expanduser().is_file():
         return 0
-    settings = _settings(name)
+    settings = stated_settings(name)
     return 2 if is_blip2_language(settings) else int(is_blip2(settings))
 
 
@@ -121,7 +117,7 @@ def _is_own(name: str) -> bool:
     Raises:
         CheckpointError: there is no config.
     """
-    return _settings(name).get("model_type") == AlbefConfig.model_type
+    return stated_settings(name).get("model_type") == AlbefConfig.model_type
 
 
 def _is_blip(name: str) -> bool:
@@ -130,7 +126,7 @@ def _is_blip(name: str) -> bool:
     Raises:
         CheckpointError: there is no config.
     """
-    return is_blip(_settings(name))
+    return is_blip(stated_settings(name))
 
 
 def _is_blip2(name: str) -> bool:
@@ -139,23 +135,7 @@ def _is_blip2(name: str) -> bool:
     Raises:
         CheckpointError: there is no config.
     """
-    return is_blip2(_settings(name))
-
-
-def _settings(name: str) -> dict[str, Any]:
-    settings = load_part(_Settings, name)
-    return settings if isinstance(settings, dict) else {}
-
-
-class _Settings:
-    """The config file of a checkpoint, read like a model."""
-
-    @staticmethod
-    def from_pretrained(name: str, *, trust_remote_code: bool, **revision: str) -> dict[str, Any]:
-        """Read it; without `PretrainedConfig`, which warns of kinds that it does not know, and runs what it names."""
-        file = cached_file(name, "config.json", **revision)
-        settings: dict[str, Any] = json.loads(Path(file).read_text(encoding="utf-8"))
-        return settings
+    return is_blip2(stated_settings(name))
 
 
 _OPENERS: list[tuple[Callable[[str], bool], Callable[[str], tuple[DualEncoder, Preprocessing]]]] = [

@@ -34,23 +34,26 @@ from truepair.evaluation.captioning import (
     score_spice,
     write_caption_results,
 )
-from truepair.files import write_json
+from truepair.files import as_json, write_json, write_text
 from truepair.methods.student import Say
 from truepair.methods.towers import TowerOptimizerConfig
 from truepair.models.checkpoints.blip2_language import open_blip2_language
 from truepair.models.checkpoints.load import load_model
 from truepair.models.fusion.blip2_language import Blip2LanguageModel
 from truepair.models.fusion.captioning import CaptionModel
-from truepair.models.fusion.language_preprocessing import LanguagePreprocessing
+from truepair.models.fusion.language_preprocessing import IMAGE_TOKEN, LanguagePreprocessing
 from truepair.models.open import blip2_stage
 from truepair.settings import Natural, Positive, Weight
 from truepair.tasks.downstream import DownstreamTask, FigureTable, Split, finetune, listing_in
-from truepair.tasks.language_start import load_language_start
+from truepair.tasks.language_start import load_language_start, writes
 from truepair.tasks.retrieval import one_row_a_picture
 from truepair.tasks.start import StartConfig, load_start
 
 RESULTS = "captions.json"
 """File of the captions that were written, as COCO's evaluation takes them."""
+
+SHOWN = "captions.jsonl"
+"""... and with the file and the references of each picture, a line each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,22 +150,34 @@ def evaluate_captioning(model_folder: Path, recipe: CaptionRecipe, folder: Path,
         TruepairError: anything in recipe, data or model that does not fit, in one line.
     """
     left_out = listing_in(folder, say)
-    if blip2_stage(model_folder) == 2:
+    if writes(model_folder):
         asked = None if recipe.model.language is None else recipe.model.language.prompt
         writer, read = open_blip2_language(model_folder)
-        tables = _open(recipe, left_out)
+        tables = _open(recipe, left_out, training=False)
         task: CaptionTask = LanguageCaptionTask(recipe, writer, read.prompted(asked), left_out, tables)
     else:
         model, preprocessing = load_model(CaptionModel, model_folder), OwnPreprocessing.load(model_folder)
-        task = CaptionTask(recipe, model, preprocessing, left_out, _open(recipe, left_out))
+        task = CaptionTask(recipe, model, preprocessing, left_out, _open(recipe, left_out, training=False))
     if not task.tests:
-        raise DataError("there are no test pictures; give --data.test FILE or --data.test_split SPLIT")
+        raise DataError(
+            "there are no test pictures; give --data.test FILE, with --data.sources null if that is all there is, or "
+            "--data.test_split SPLIT"
+        )
     return task.evaluate(folder)
 
 
-def _open(recipe: CaptionRecipe, left_out: LeftOut) -> Tables:
+def _open(recipe: CaptionRecipe, left_out: LeftOut, *, training: bool = True) -> Tables:
     """All pairs of a recipe by split; what is to be said of them is said."""
-    tables = recipe.data.open()
+    try:
+        tables = recipe.data.open(training=training)
+    except DataError as error:
+        if training or recipe.data.test is None or not str(error).startswith(("data.sources:", "data.train:")):
+            raise
+        raise DataError(
+            f"{error}; training pictures are for the baselines: without these, give --data.sources null"
+        ) from error
+    if not training:
+        tables = replace(tables, lacking="")  # nothing is chosen by validation, and no test pictures are an error
     for line in tables.describe():
         left_out.say(line)
     left_out.rows(tables.train)
@@ -286,9 +301,23 @@ class CaptionTask(DownstreamTask[CaptionTable, str, CaptionResult]):
         return dict(score_captions({"model": answers}, table.rows["captions"])["model"].figures)
 
     def report(self, answers: Sequence[str], table: CaptionTable, folder: Path) -> CaptionResult:
-        """Write ``captions.json`` for COCO's evaluation, and ``captioning.json`` with figures."""
-        ids = table.images.image_ids[list(table.rows["image"])].tolist()
+        """Write ``captions.json`` for COCO's evaluation, ``captions.jsonl`` to look at, and ``captioning.json``."""
+        rows = list(table.rows["image"])
+        ids = table.images.image_ids[rows].tolist()
         write_caption_results(dict(zip(ids, answers, strict=True)), folder / RESULTS)
+        shown = zip(table.images.image_paths(rows), ids, answers, table.rows["captions"], strict=True)
+        fields = ("image", "image_id", "caption", "references")
+        lines = [as_json(dict(zip(fields, values, strict=True))) for values in shown]
+        write_text(folder / SHOWN, "".join(f"{line}\n" for line in lines))
+        data = self.recipe.data
+        sources = next(given for given in (data.test, data.sources, data.train, []) if given is not None)
+        hashed = "; its ids are hashed with the names of the sources, of which there are several"
+        self.say(
+            f"captions in {folder / RESULTS}, as COCO's evaluation takes them{hashed if len(sources) > 1 else ''}, and "
+            f"beside their pictures in {folder / SHOWN}"
+        )
+        if len(table) == 1:
+            self.say("CIDEr-D weighs words by how few of the pictures have them: of a single picture it is 0")
         java = java_is_there()
         if not java:
             self.say(
@@ -319,6 +348,9 @@ class CaptionTask(DownstreamTask[CaptionTable, str, CaptionResult]):
     def _baselines(self, table: CaptionTable) -> dict[str, list[str]]:
         """What can be had without writing: the caption of the training picture nearest in ITC, and the usual one."""
         train = self._train
+        if not len(train):
+            self.say("no training pictures are named: the baselines, which copy their captions, are left out")
+            return {}
         captions = self.texts(train)
         images = list(train.rows["image"])
         firsts = {image: captions[row] for row, image in reversed(list(enumerate(images)))}
@@ -364,6 +396,17 @@ class LanguageCaptionTask(CaptionTask):
         return cls(recipe, model, preprocessing, left_out, tables)
 
     def _require_room(self) -> None:
+        """Refuse a prompt that is for questions, and captions that are longer than what the model reads.
+
+        Raises:
+            ConfigError: they are.
+        """
+        for mark in ("{}", IMAGE_TOKEN):
+            if mark in self.preprocessing.prompt:
+                raise ConfigError(
+                    f"model.language.prompt has {mark}, and the prompt of captions is read as it stands, behind what "
+                    "the queries saw; leave it out"
+                )
         wanted, longest = self.recipe.max_caption_length, self.model.longest
         before = len(self.preprocessing.encode_prompts([self.preprocessing.prompt])[0][0])
         if before + wanted > longest:

@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, Protocol, Self, TypeVar, cast
 
+import torch.distributed as dist
 from datasets import Dataset
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -20,7 +21,9 @@ from truepair.data.preprocessing import Preprocessing
 from truepair.data.readable import unreadable_pictures
 from truepair.data.table import PairTable
 from truepair.data.tasks.base import MOST_SKIPPED
+from truepair.data.tasks.captioning import CaptionBatch
 from truepair.data.transforms import ImageTransform
+from truepair.engine.distributed.gathering import sum_over_ranks
 from truepair.engine.distributed.launch import is_first_process
 from truepair.engine.distributed.processes import first_process_first, join_processes, own_device
 from truepair.engine.logs.progress import counting
@@ -230,9 +233,14 @@ class DownstreamTask(ABC, Generic[_Table, _Answer, _Result]):
 
     def evaluate(self, folder: Path) -> _Result:
         """Answer the test texts; files go to a folder."""
-        table = self._readable("test")
+        table = self.test
         self.model.to(own_device())  # a model just loaded is on the CPU
         return self.report(self._answers(table, self._states(table)), table, folder)
+
+    @cached_property
+    def test(self) -> _Table:
+        """The test texts whose images can be read."""
+        return self._readable("test")
 
     @cached_property
     def _train(self) -> _Table:
@@ -314,6 +322,8 @@ def finetune(task: DownstreamTask[Any, Any, _Result], recipe: TaskRecipe, run_fo
     dataset = task.train_dataset()
     for line in (f"{len(dataset):,} training {task.texts_name}", decoder_line(), *task.lost_words()):
         say(line)
+    if task.tests and is_first_process():
+        _ = task.test  # whatever is wrong with it is said before anything is trained
     engine = TrainingLoop(
         FinetuneStep(task.model, task.train_states()),
         dataset,
@@ -353,4 +363,16 @@ class FinetuneStep(TowerStep):
             batch: what the task's collator made.
             info: where the run stands; a task's loss is the same throughout.
         """
-        return StepOutput({"loss": self.model.loss(batch, *self.states(self.model, batch))})
+        loss = self.model.loss(batch, *self.states(self.model, batch))
+        return StepOutput({"loss": loss * _share_of_rank(batch)})
+
+
+def _share_of_rank(batch: Any) -> float:
+    """What this rank's loss weighs, so that the mean over the ranks is the mean over the whole batch.
+
+    A caption's loss is a mean over tokens, of which ranks have more or fewer; all else is a mean over texts.
+    """
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return 1.0
+    counted = float(batch.learned if isinstance(batch, CaptionBatch) else len(batch))
+    return counted * dist.get_world_size() / max(sum_over_ranks({"counted": counted})["counted"], 1.0)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, replace
+from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -9,6 +10,7 @@ from truepair.data.tokens import starting_tokenizer, train_wordpiece
 from truepair.data.transforms import TransformConfig
 from truepair.errors import ConfigError
 from truepair.methods.student import Say, seed_weights
+from truepair.models.checkpoints.blip2 import QUERIES_DRAWN, part_queries
 from truepair.models.checkpoints.blip2_language import (
     join_language_model,
     load_language_model,
@@ -21,6 +23,22 @@ from truepair.models.fusion.language_adapter import add_language_lora
 from truepair.models.fusion.language_preprocessing import LanguagePreprocessing
 from truepair.models.open import blip2_stage, model_folder
 from truepair.tasks.start import LanguageConfig, StartConfig
+
+
+def writes(name_or_folder: str | Path) -> bool:
+    """Whether a trained model writes by a language model: a BLIP-2 of the second stage.
+
+    Raises:
+        ConfigError: it is a BLIP-2 of the first stage, which writes nothing.
+        CheckpointError: there is no such model.
+    """
+    stage = blip2_stage(name_or_folder)
+    if stage == 1:
+        raise ConfigError(
+            f"{name_or_folder} is a BLIP-2 of the first stage, which has no language model; train it with one first: "
+            "truepair train captioning blip2 (or vqa) with model.checkpoint and model.language.checkpoint"
+        )
+    return stage == 2
 
 
 def load_language_start(
@@ -62,6 +80,8 @@ def load_language_start(
             say(f"{what} has no start token: its end token stands before each caption in its place")
         model, preprocessing = join_language_model(first, images.processor, writer, tokenizer, what)
         say(f"{name}, a BLIP-2 of {model.queries} queries, and {what}, which {rests}; a layer between them is new")
+    if part_queries(model.model.query_tokens):
+        say(QUERIES_DRAWN.format(name))
     if model.vision is not None:
         say(
             "its image tower is no ViT, which is all that transformers' class of BLIP-2 has for images: the saved "

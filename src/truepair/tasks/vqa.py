@@ -19,6 +19,7 @@ from truepair.models.fusion.answers import AnswerTrie
 from truepair.models.fusion.vqa import VqaModel
 from truepair.models.open import blip2_stage
 from truepair.tasks.downstream import Split, finetune, listing_in, with_data
+from truepair.tasks.language_start import writes
 from truepair.tasks.start import load_start
 from truepair.tasks.vqa_language import LanguageVqaTask
 from truepair.tasks.vqa_questions import QuestionTask, answer_list, training_questions
@@ -47,7 +48,7 @@ def evaluate_vqa(model_folder: Path, recipe: VqaRecipe, folder: Path, say: Say) 
         TruepairError: anything in recipe, data or model that does not fit, in one line.
     """
     recipe = with_data(recipe)
-    if blip2_stage(model_folder) == 2:
+    if writes(model_folder):
         return LanguageVqaTask(recipe, *open_blip2_language(model_folder), listing_in(folder, say)).evaluate(folder)
     model, preprocessing = load_model(VqaModel, model_folder), OwnPreprocessing.load(model_folder)
     return VqaTask(recipe, model, preprocessing, listing_in(folder, say)).evaluate(folder)

@@ -15,7 +15,7 @@ from truepair.data.tasks.captioning import (
     part_of_pictures,
 )
 from truepair.data.transforms import TransformConfig, build_transform
-from truepair.errors import ConfigError
+from truepair.errors import ConfigError, DataError
 
 
 def write_flat(folder: Path) -> Path:
@@ -76,6 +76,26 @@ def test_ids_of_a_test_file_are_its_own(tmp_path: Path) -> None:
     assert tables.test is not None and tables.test.image_ids.tolist() == [30, 31]
     assert tables.validation is not None and tables.validation.image_ids.tolist() == [20, 21]
     assert not tables.lacking and len(tables.train) == 2
+
+
+def test_a_field_that_names_a_split_is_named_itself(tmp_path: Path) -> None:
+    train, test = (write_coco(tmp_path / name, first) for name, first in (("train2014", 10), ("val2014", 30)))
+    notes = CaptionDataConfig(train=[str(train)], test=[str(test)]).open().notes
+    assert any(
+        note.startswith("data.test takes all 2 pairs of captions, whatever their splits: val (2)") for note in notes
+    )
+    with pytest.raises(DataError, match=r"data\.test: no such file or folder: nothing\.json"):
+        CaptionDataConfig(train=[str(train)], test=["nothing.json"]).open()
+
+
+def test_pictures_to_measure_by_need_none_to_train_on(tmp_path: Path) -> None:
+    file = str(write_coco(tmp_path / "test2014", 10))
+    for config in (CaptionDataConfig(test=[file]), CaptionDataConfig(sources=[file])):
+        tables = config.open(training=False)
+        assert tables.test is not None and tables.test.image_ids.tolist() == [10, 11] and not len(tables.train)
+        assert not len(CaptionTable.of(tables.train, training=True))
+    with pytest.raises(DataError, match="has no split 'train'"):
+        CaptionDataConfig(sources=[file]).open()
 
 
 def test_pictures_on_both_sides_are_said(tmp_path: Path) -> None:

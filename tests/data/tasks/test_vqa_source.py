@@ -137,7 +137,7 @@ def broken(change: str) -> tuple[Any, Any]:
         ("empty question", "q.json question 2: question is not a text but ' '"),
         ("no annotation", r"q.json question 3 \(id 393225000\) has no annotation; are the two files of one split"),
         ("other split", "1 annotations answer no question of q.json"),
-        ("no answers", "a.json annotation 2 has no list of answers"),
+        ("no answers", "a.json annotation 2 has no list of answers, texts or objects"),
         ("no answer text", "a.json annotation 2: answer is not a text but None"),
     ],
 )
@@ -169,3 +169,11 @@ def test_answer_list(tmp_path: Path) -> None:
     for content, message in (({"net": 0}, "no JSON list"), ([], "no JSON list"), (["a", "a"], "an answer twice")):
         with pytest.raises(DataError, match=message):
             load_answer_list(put_json(tmp_path / "answer_list.json", content))
+
+
+def test_official_answers_may_be_texts(tmp_path: Path) -> None:
+    plain = json.loads(json.dumps(ANNOTATIONS))
+    for entry in plain["annotations"]:
+        entry["answers"] = [answer["answer"] for answer in entry["answers"]]
+    texts = official(tmp_path, annotations=str(put_json(tmp_path / "texts.json", plain)))
+    assert open_vqa([texts]).questions["answers"] == open_vqa([official(tmp_path)]).questions["answers"]

@@ -10,7 +10,7 @@ from transformers import AutoConfig, BertConfig, BertForMaskedLM, Blip2ForImageT
 
 from truepair.errors import CheckpointError, ConfigError
 from truepair.models import Blip2FusionModel, build_image_encoder, load_image_encoder
-from truepair.models.checkpoints.blip2 import new_blip2
+from truepair.models.checkpoints.blip2 import new_blip2, part_queries
 from truepair.models.fusion.blip2_files import TOWER_FILE
 
 TEXT = {"hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 40}
@@ -154,3 +154,12 @@ def test_itm_hears_the_product_with_the_best_query() -> None:
         torch.testing.assert_close(model.match(fused, images, texts)[row], expected)
     with pytest.raises(ConfigError, match="itm_product is on: pass image_feature and text_feature"):
         model.match(fused)
+
+
+def test_queries_are_drawn_where_they_are_all_alike_alone() -> None:
+    zero, alike, one = torch.zeros(1, 1, 4), torch.ones(1, 3, 4), torch.ones(1, 1, 4)
+    assert part_queries(zero) and zero.any()
+    assert part_queries(alike) and not torch.equal(alike[:, 0], alike[:, 1])
+    assert not part_queries(one) and torch.equal(one, torch.ones(1, 1, 4)), "a single query has nobody to be like"
+    trained = alike.clone()
+    assert not part_queries(alike) and torch.equal(alike, trained)

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset as Samples
 
 from truepair.data.identity import shared_pictures
 from truepair.data.source import SourceConfig
-from truepair.data.splits import DataConfig, Tables, build_tables
+from truepair.data.splits import DataConfig, Tables, build_tables, open_held
 from truepair.data.table import PairTable
 from truepair.data.tasks.base import StrictBatch, TaskImages, split_visits, stack_images
 from truepair.data.transforms import ImageTransform
@@ -70,16 +70,22 @@ class CaptionDataConfig:
             if getattr(self, role) is not None and getattr(self, f"{role}_share"):
                 raise ConfigError(f"data.{role} and data.{role}_share both give {role} pictures; give one of them")
 
-    def open(self) -> Tables:
+    def open(self, *, training: bool = True) -> Tables:
         """All pairs by split.
 
         Sources that a field gives to a split of its own are read for themselves, so that their ids stay as they are.
+
+        Args:
+            training: there must be pairs to train on; otherwise ``train`` may be empty, and ``test`` all that is named.
 
         Raises:
             ConfigError: no source is named, or a field with an unusable value.
             DataError: a source cannot be read, or nothing is left to train on.
         """
         common = DataConfig(identity=self.identity, max_bad_fraction=self.max_bad_fraction)
+        if not training and self.sources is None and self.train is None and self.test is not None:
+            test, notes = open_held(replace(common, test=self.test), "test")
+            return Tables(test.select([]), None, test, origin="by data.test", notes=tuple(notes))
         tables = build_tables(
             replace(
                 common,
@@ -90,21 +96,18 @@ class CaptionDataConfig:
                 train_split=self.train_split,
                 validation_split=self.validation_split if self.validation is None else "",
                 test_split=self.test_split if self.test is None else "",
-            )
+            ),
+            training=training,
         )
         for role in ("validation", "test"):
-            sources = getattr(self, role)
-            if sources is None:
+            if getattr(self, role) is None:
                 continue
-            held = build_tables(replace(common, train=sources, validation_split="", test_split=""))
-            shared = shared_pictures(held.train, tables.train)
-            notes = tables.notes + tuple(f"data.{role}: {note}" for note in held.notes)
+            held, notes = open_held(replace(common, **{role: getattr(self, role)}), role)
+            shared = shared_pictures(held, tables.train)
             if shared:
-                notes += (f"{shared:,} {role} pairs are of pictures that are trained on, which flatters the figures",)
-            tables = replace(tables, notes=notes)
-            tables = (
-                replace(tables, validation=held.train) if role == "validation" else replace(tables, test=held.train)
-            )
+                notes.append(f"{shared:,} {role} pairs are of pictures that are trained on, which flatters the figures")
+            tables = replace(tables, notes=(*tables.notes, *notes))
+            tables = replace(tables, validation=held) if role == "validation" else replace(tables, test=held)
         return tables
 
 
@@ -133,8 +136,10 @@ class CaptionTable:
             cells = [(row, [text]) for row, captions in enumerate(of_pictures) for text in captions]
         else:
             cells = list(enumerate(of_pictures))
-        images, captions = zip(*cells, strict=True)
-        columns = {"image": pa.array(images, pa.int64()), "captions": pa.array(captions, pa.list_(pa.string()))}
+        columns = {
+            "image": pa.array([row for row, _ in cells], pa.int64()),
+            "captions": pa.array([captions for _, captions in cells], pa.list_(pa.string())),
+        }
         return cls(pictures, Dataset(pa.table(columns, schema=_SCHEMA)), training)
 
     def __len__(self) -> int:
@@ -244,6 +249,12 @@ class CaptionBatch(StrictBatch):
 
     def __len__(self) -> int:
         return len(self.texts)
+
+    @property
+    def learned(self) -> int:
+        """How many tokens are learned, over which the loss is the mean."""
+        learned = self.attention_mask[:, 1:] if self.written is None else self.written
+        return int(learned.sum())
 
 
 class CaptionCollator:

@@ -351,8 +351,9 @@ class _SourceReader:
         for number, entry in enumerate(entries, 1):
             where = f"{path.name} annotation {number}"
             given = entry.get("answers")
-            if not isinstance(given, list) or not given or not all(isinstance(answer, dict) for answer in given):
-                raise DataError(f"{where} has no list of answers; repair it")
+            if not isinstance(given, list) or not given or not all(isinstance(answer, dict | str) for answer in given):
+                raise DataError(f"{where} has no list of answers, texts or objects with 'answer'; repair it")
+            given = [{"answer": answer} if isinstance(answer, str) else answer for answer in given]
             question_id = _question_id(entry, self._ids, where)
             if question_id in found:
                 raise DataError(f"{where} is the second of question {question_id}; leave one of them")

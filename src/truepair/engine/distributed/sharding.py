@@ -4,7 +4,7 @@ What is written to disk is always whole, so that a run may go on with its weight
 processes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -63,14 +63,30 @@ def shard(step: TrainingStep, plugin: FullyShardedDataParallelPlugin) -> None:
     outer.set_reduce_scatter_unused_params(True)  # a batch may leave out a head on one process alone
 
 
-def settle_gradients(parameters: list[nn.Parameter]) -> None:
+def adapter_pairs(weights: Mapping[str, nn.Parameter]) -> list[tuple[int, int]]:
+    """The places of both matrices of each adapter (LoRA) among trained weights, by their names.
+
+    While the second is zero, as it is at first, the gradient of the first is: it has been used all the same.
+    """
+    places = {name: place for place, name in enumerate(weights)}
+    firsts = [name for name in places if ".lora_A." in name]
+    return [(places[name], places[name.replace(".lora_A.", ".lora_B.")]) for name in firsts]
+
+
+def settle_gradients(parameters: list[nn.Parameter], adapters: Sequence[tuple[int, int]] = ()) -> None:
     """After the backward pass of a step whose weights are spread: what torch leaves to be done with the gradients.
 
     Those of whole weights become the mean over all processes. Those of weights that no process has used, a head whose
     loss has not started, are zero instead of none, and would let weight decay work.
+
+    Args:
+        parameters: All that are trained.
+        adapters: From `adapter_pairs`: the first matrix is used where the second is.
     """
     used = torch.stack([_has_gradient(weight) for weight in parameters]).float()
     dist.all_reduce(used)
+    for first, second in adapters:
+        used[first] += used[second]
     for weight, count in zip(parameters, used.tolist(), strict=True):
         if not count:
             weight.grad = None

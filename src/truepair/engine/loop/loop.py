@@ -267,6 +267,11 @@ class TrainingLoop:
         if names:
             first, name = next(iter(names.items()))
             return [f"hardness is learned from the fall of {name} over a step, from epoch {first} on"]
+        if not epochs:
+            raise ConfigError(
+                "sampler.hardness.learned learns from the second epoch on, and this run has one; give loop.epochs 2 or "
+                "more, or a fixed sampler.hardness.quantile"
+            )
         raise ConfigError(
             "sampler.hardness.learned learns from the fall of the MLM loss, which this run does not train in an epoch "
             "after the first; give objectives.mlm.weight and a later end, or a fixed sampler.hardness.quantile"

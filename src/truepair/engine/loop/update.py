@@ -16,7 +16,7 @@ from accelerate.optimizer import AcceleratedOptimizer
 from torch import Tensor, nn
 
 from truepair.engine.distributed.gathering import sum_over_ranks
-from truepair.engine.distributed.sharding import give_up_foreign, is_sharded, settle_gradients, whole
+from truepair.engine.distributed.sharding import adapter_pairs, give_up_foreign, is_sharded, settle_gradients, whole
 from truepair.engine.logs.log import JsonlLog
 from truepair.engine.loop.average import WeightAverage
 from truepair.engine.loop.optimizer import OptimizerConfig, learning_rate_at, set_learning_rate
@@ -87,7 +87,9 @@ class OptimizerStep:
         self.config = config
         self.average = average
         # Walking through all modules for them took a tenth of a step on cached states.
-        self.trainable = [parameter for parameter in step.parameters() if parameter.requires_grad]
+        named = {name: weight for name, weight in step.named_parameters() if weight.requires_grad}
+        self.trainable = list(named.values())
+        self.adapters = adapter_pairs(named)
         self.sharded = is_sharded(step)
 
     def take(
@@ -103,7 +105,7 @@ class OptimizerStep:
         set_learning_rate(self.optimizer, learning_rate_at(info.step, info.total_steps, self.config))
         outputs = [self._differentiate(batch, info, len(batches), last=batch is batches[-1]) for batch in batches]
         if self.sharded:
-            settle_gradients(self.trainable)
+            settle_gradients(self.trainable, self.adapters)
         gradient = whole(self.accelerator.clip_grad_norm_(self.trainable, self.config.clip_norm or math.inf))
         hardest, norm, *losses = _on_host(
             [_hardest(outputs), gradient, *(output.losses["loss"].detach() for output in outputs)]

@@ -99,6 +99,10 @@ _VIT = {
 }
 
 
+QUERIES_DRAWN = "the queries of {} are all alike, as in a model that was never trained: they are drawn at random"
+"""What a run says where `part_queries` did something."""
+
+
 def new_blip2(
     size: str,
     options: Mapping[str, Any],
@@ -139,13 +143,32 @@ def new_blip2(
         model = Blip2ForImageTextRetrieval(Blip2Config(**fields))
     except Exception as error:  # transformers checks few values before it computes with them
         raise ConfigError(f"model.options: no BLIP-2 can be made of them: {shortened(error)}") from error
-    torch.nn.init.normal_(model.query_tokens, std=_SPREAD)
+    part_queries(model.query_tokens)
     if vit is not None:
         model.vision_model.load_state_dict(_vit_weights(vit))
     made = Blip2FusionModel(model, start, vision if vit is None else None)
     if bert is not None:
         _take_bert(made, bert)
     return made
+
+
+@torch.no_grad()
+def part_queries(queries: Tensor) -> bool:
+    """Draw queries anew that are all zero, or all alike, as transformers makes those of a new model.
+
+    All of them would read the same of an image, and learn the same; and at zero gradients are not finite.
+
+    Args:
+        queries: [1, Q, D], changed in place.
+
+    Returns:
+        Whether they were.
+    """
+    alike = len(queries[0]) > 1 and bool((queries == queries[:, :1]).all())
+    if queries.any() and not alike:
+        return False
+    torch.nn.init.normal_(queries, std=_SPREAD)
+    return True
 
 
 def _fields(size: str, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from transformers import (
     AutoConfig,
     AutoImageProcessor,
     AutoModelForCausalLM,
-    AutoTokenizer,
     BaseImageProcessor,
     Blip2Config,
     Blip2ForConditionalGeneration,
@@ -23,6 +22,7 @@ from transformers import (
 )
 
 from truepair.data.preprocessing import PREPROCESSING_FILE
+from truepair.data.tokens import WholeTokenizer
 from truepair.data.transforms import TransformConfig
 from truepair.errors import CheckpointError, ConfigError, nearest, shortened
 from truepair.models.checkpoints.load import load_hub_model, load_part
@@ -53,7 +53,7 @@ def open_blip2_language(name_or_folder: str | Path) -> tuple[Blip2LanguageModel,
     name = str(name_or_folder)
     model = Blip2LanguageModel.from_pretrained(name, merged=True)
     processor = load_part(AutoImageProcessor, name, what="image processor")
-    tokenizer = load_part(AutoTokenizer, name, what="tokenizer")
+    tokenizer = load_part(WholeTokenizer, name, what="tokenizer")
     config = model.model.config
     image = tokenizer.get_vocab().get(IMAGE_TOKEN)
     if config.image_token_index is None or image not in (None, config.image_token_index):
@@ -93,7 +93,7 @@ def load_language_model(name_or_folder: str) -> tuple[PreTrainedModel, PreTraine
             "facebook/opt-125m"
         )
     model = load_hub_model(AutoModelForCausalLM, name_or_folder, dtype=torch.float32)
-    return model, load_part(AutoTokenizer, name_or_folder, what="tokenizer")
+    return model, load_part(WholeTokenizer, name_or_folder, what="tokenizer")
 
 
 def new_language_model(options: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
@@ -150,12 +150,14 @@ def join_language_model(
 
     Raises:
         ConfigError: The language model has no end token, or its tokenizer ends each text by itself.
+        CheckpointError: The tokenizer is another model's.
     """
     stage, text_config = first.model.config, language.config
     if text_config.eos_token_id is None:
         raise ConfigError(f"{name} has no eos_token_id, so that no caption would end; give another language model")
     if text_config.bos_token_id is None:
         text_config.bos_token_id = _first(text_config.eos_token_id)
+    _require_rows(name, len(tokenizer), language.get_input_embeddings().weight.shape[0])
     queries = int(first.model.query_tokens.shape[1])
     Blip2Processor(processor, tokenizer, num_query_tokens=queries)  # adds the token of images
     _grow(language, len(tokenizer))
@@ -218,12 +220,7 @@ def _preprocessing(
             f"{name} has an image processor of {side} px and a model of {config.vision_config.image_size}; set its "
             "size to that"
         )
-    rows = text_config.vocab_size
-    if len(tokenizer) > rows:
-        raise CheckpointError(
-            f"{name} has a tokenizer of {len(tokenizer)} entries and a language model of {rows}; save the tokenizer "
-            "that the model was trained with beside it"
-        )
+    _require_rows(name, len(tokenizer), text_config.vocab_size)
     ends = model.ends
     if tokenizer("a")["input_ids"][-1] in ends:
         raise ConfigError(
@@ -243,6 +240,19 @@ def _preprocessing(
         queries=model.queries,
         prompt=prompt,
     )
+
+
+def _require_rows(name: str, entries: int, rows: int) -> None:
+    """Refuse a tokenizer with more entries than a language model has rows.
+
+    Raises:
+        CheckpointError: It has.
+    """
+    if entries > rows:
+        raise CheckpointError(
+            f"{name} has a tokenizer of {entries} entries and a language model of {rows}; save the tokenizer that the "
+            "model was trained with beside it"
+        )
 
 
 @torch.no_grad()

@@ -1,11 +1,13 @@
 """Trained models from a folder or from the hub, ours and those of transformers."""
 
+import json
 from collections.abc import Set
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from transformers import BaseImageProcessor, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import cached_file
 
 from truepair.data.preprocessing import OwnPreprocessing
 from truepair.data.transforms import ImageTransform
@@ -32,6 +34,7 @@ def load_own(folder: str | Path) -> tuple[AlbefModel, OwnPreprocessing]:
     Raises:
         CheckpointError: there is none, or it is damaged.
     """
+    _require_kind(AlbefModel, folder)
     preprocessing = OwnPreprocessing.load(Path(folder))
     model = load_albef(folder)
     encoder = model.image_encoder
@@ -44,6 +47,7 @@ def load_model(kind: type[Model], name_or_folder: str | Path) -> Model:
     Raises:
         CheckpointError: there is none, it is damaged, or it is of another kind.
     """
+    _require_kind(kind, name_or_folder)
     try:
         model, loading = kind.from_pretrained(name_or_folder, output_loading_info=True, trust_remote_code=False)
     except LOADING_ERRORS as error:
@@ -53,6 +57,44 @@ def load_model(kind: type[Model], name_or_folder: str | Path) -> Model:
         raise CheckpointError(f"{name_or_folder} lacks weights of the model ({first}, ...); give a whole model")
     trained: Model = model
     return trained
+
+
+def _require_kind(kind: type[PreTrainedModel], name_or_folder: str | Path) -> None:
+    """Refuse a checkpoint of another kind, from which transformers would take a config and leave weights at random.
+
+    Raises:
+        CheckpointError: it is one, or there is none.
+    """
+    expected, stated = kind.config_class.model_type, stated_settings(str(name_or_folder)).get("model_type")
+    if stated != expected:
+        task = expected.removeprefix("truepair-")
+        run = "truepair train" if kind is AlbefModel else f"truepair train {task}"
+        is_one = "says of no kind which it is" if stated is None else f"is a {stated}"
+        raise CheckpointError(
+            f"{name_or_folder} {is_one}, and what is needed here is a model that '{run}' wrote; give the 'model' "
+            "folder of such a run"
+        )
+
+
+def stated_settings(name_or_folder: str) -> dict[str, Any]:
+    """The fields of a checkpoint's config.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    settings = load_part(_Settings, name_or_folder)
+    return settings if isinstance(settings, dict) else {}
+
+
+class _Settings:
+    """The config file of a checkpoint, read like a model."""
+
+    @staticmethod
+    def from_pretrained(name: str, *, trust_remote_code: bool, **revision: str) -> dict[str, Any]:
+        """Read it; without `PretrainedConfig`, which warns of kinds that it does not know, and runs what it names."""
+        file = cached_file(name, "config.json", **revision)
+        settings: dict[str, Any] = json.loads(Path(file).read_text(encoding="utf-8"))
+        return settings
 
 
 def load_part(kind: Any, name_or_folder: str, *, what: str = "model", **options: Any) -> Any:

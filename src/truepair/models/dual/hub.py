@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, PreTrainedModel
 
+from truepair.data.tokens import WholeTokenizer
 from truepair.data.transforms import TransformConfig
 from truepair.errors import CheckpointError, ConfigError
 from truepair.models.checkpoints.load import load_hub_model, load_part
@@ -246,7 +247,7 @@ def open_hub_preprocessing(model: HubDualEncoder, name: str) -> HubPreprocessing
     # A composed model's old processors do not say what they are; its image tower does.
     of_images = config.vision_config if config.model_type == _COMPOSED else config
     processor = load_part(AutoImageProcessor, name, what="image processor", config=of_images)
-    tokenizer = load_part(AutoTokenizer, name, what="tokenizer")
+    tokenizer = load_part(WholeTokenizer, name, what="tokenizer")
     if len(tokenizer) <= len(tokenizer.all_special_tokens):  # what transformers makes up where there is none
         raise CheckpointError(f"{name} has no tokenizer; save the one that the model was trained with beside it")
     if len(tokenizer) > config.text_config.vocab_size:

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 
+from truepair.data.tokens import WholeTokenizer
 from truepair.errors import CheckpointError
 from truepair.loading import LOADING_ERRORS, why_not_loaded
 from truepair.models.encoders.minilm import load_minilm
@@ -46,7 +47,7 @@ def load_sentence_encoder(name_or_folder: str) -> SentenceEncoder:
         return SentenceEncoder(minilm.model, minilm.tokenizer)
     try:
         model = AutoModel.from_pretrained(name_or_folder, trust_remote_code=False)
-        tokenizer = AutoTokenizer.from_pretrained(name_or_folder, trust_remote_code=False)
+        tokenizer = WholeTokenizer.from_pretrained(name_or_folder)
     except LOADING_ERRORS as error:
         reason = why_not_loaded(error)
         raise CheckpointError(f"no text encoder could be loaded from '{name_or_folder}': {reason}") from None

@@ -11,9 +11,10 @@ from typing import Any, Self
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AutoImageProcessor, AutoTokenizer, BlipForImageTextRetrieval, PreTrainedModel
+from transformers import AutoImageProcessor, BlipForImageTextRetrieval, PreTrainedModel
 
 from truepair.data.preprocessing import PREPROCESSING_FILE
+from truepair.data.tokens import WholeTokenizer
 from truepair.data.transforms import TransformConfig
 from truepair.devices import sent
 from truepair.errors import CheckpointError, ConfigError
@@ -303,7 +304,7 @@ def open_blip_folder(name_or_folder: str) -> tuple[BlipFusionModel, BlipPreproce
     """
     model = load_hub_model(BlipForImageTextRetrieval, name_or_folder, dtype=torch.float32)
     processor = load_part(AutoImageProcessor, name_or_folder, what="image processor")
-    tokenizer = load_part(AutoTokenizer, name_or_folder, what="tokenizer")
+    tokenizer = load_part(WholeTokenizer, name_or_folder, what="tokenizer")
     if len(tokenizer) > model.config.text_config.vocab_size:
         raise CheckpointError(
             f"{name_or_folder} has a tokenizer of {len(tokenizer)} entries and a model of "

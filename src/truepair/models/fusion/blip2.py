@@ -7,9 +7,10 @@ from typing import Any, Self
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AutoImageProcessor, AutoTokenizer, Blip2Config, Blip2ForImageTextRetrieval
+from transformers import AutoImageProcessor, Blip2Config, Blip2ForImageTextRetrieval
 from transformers.models.bert.modeling_bert import BertPredictionHeadTransform
 
+from truepair.data.tokens import WholeTokenizer
 from truepair.data.transforms import TransformConfig
 from truepair.errors import CheckpointError, ConfigError
 from truepair.models.checkpoints.load import load_hub_model, load_part
@@ -317,7 +318,7 @@ def open_blip2_folder(name_or_folder: str) -> tuple[Blip2FusionModel, HubPreproc
     """
     opened = Blip2FusionModel.from_pretrained(name_or_folder)
     processor = load_part(AutoImageProcessor, name_or_folder, what="image processor")
-    tokenizer = load_part(AutoTokenizer, name_or_folder, what="tokenizer")
+    tokenizer = load_part(WholeTokenizer, name_or_folder, what="tokenizer")
     config = opened.model.config
     if config.image_token_index is not None or len(tokenizer) > config.qformer_config.vocab_size:
         raise CheckpointError(

@@ -9,7 +9,7 @@ from typing import Any, Self
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import Blip2Config, Blip2ForConditionalGeneration, PreTrainedModel
+from transformers import AutoModelForMaskedLM, Blip2Config, Blip2ForConditionalGeneration, PreTrainedModel
 
 from truepair.data.tasks.captioning import CaptionBatch
 from truepair.data.tasks.vqa_language import LanguageVqaBatch
@@ -307,16 +307,28 @@ class Blip2LanguageModel(nn.Module):
 
 
 def require_decoder(text_config: Any) -> None:
-    """Refuse a language model that encodes what it reads, as T5 does.
+    """Refuse a language model that encodes what it reads, as T5 does, or reads both ways, as BERT does.
+
+    Transformers makes a language model of the weights of either, which has not learned to go on.
 
     Raises:
         ConfigError: It is one.
     """
+    does = None
     if text_config.is_encoder_decoder:
+        does = "encodes and decodes"
+    elif _reads_both_ways(text_config):
+        does = "fills in words and does not go on"
+    if does is not None:
         raise ConfigError(
-            f"the language model is a {text_config.model_type}, which encodes and decodes; give one that only decodes "
-            "(OPT, GPT-2, Llama, Qwen, ...), such as Salesforce/blip2-opt-2.7b"
+            f"the language model is a {text_config.model_type}, which {does}; give one that only decodes (OPT, GPT-2, "
+            "Llama, Qwen, ...), such as facebook/opt-125m, or a BLIP-2 that has one, such as Salesforce/blip2-opt-2.7b"
         )
+
+
+def _reads_both_ways(text_config: Any) -> bool:
+    """Whether a config is that of a model which guesses masked words."""
+    return type(text_config) in AutoModelForMaskedLM._model_mapping and not getattr(text_config, "is_decoder", False)
 
 
 def _until(row: list[int], ends: list[int]) -> list[int]:

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from truepair.errors import CheckpointError, ConfigError
+from truepair.errors import CheckpointError, ConfigError, nearest
 from truepair.models.dual.adapter import has_adapter, insert_adapter, load_adapter, require_peft, save_adapter
 
 ADAPTER_FOLDER = "language_adapter"
@@ -38,6 +38,7 @@ def add_language_lora(
         ConfigError: peft is missing, or there are no such layers.
     """
     peft = require_peft()
+    _require_layers(language, targets)
     config = peft.LoraConfig(
         r=rank,
         lora_alpha=alpha,
@@ -49,6 +50,24 @@ def add_language_lora(
         insert_adapter(language, config)
     except ValueError as error:  # no layer has such a name
         raise ConfigError(f"model.language.lora: {' '.join(str(error).split())}") from error
+
+
+def _require_layers(language: nn.Module, targets: list[str] | None) -> None:
+    """Refuse endings of names that no linear layer has; peft passes by those that are wrong beside a right one.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    names = [name for name, module in language.named_modules() if isinstance(module, nn.Linear | Conv1D)]
+    last = sorted({name.rpartition(".")[2] for name in names})
+    for ending in [] if targets is None else targets:
+        if not any(name == ending or name.endswith(f".{ending}") for name in names):
+            raise ConfigError(
+                f"model.language.lora.targets: no linear layer of the language model is called '{ending}'"
+                f"{nearest(ending, last)}; it has {', '.join(last)}"
+            )
+    if targets == []:
+        raise ConfigError("model.language.lora.targets is empty; leave it out for all linear layers")
 
 
 def adapted_layers(language: nn.Module) -> dict[str, Any]:
