@@ -93,6 +93,8 @@ class _Settings:
     def from_pretrained(name: str, *, trust_remote_code: bool, **revision: str) -> dict[str, Any]:
         """Read it; without `PretrainedConfig`, which warns of kinds that it does not know, and runs what it names."""
         file = cached_file(name, "config.json", **revision)
+        if file is None:
+            raise FileNotFoundError("it has no config.json")
         settings: dict[str, Any] = json.loads(Path(file).read_text(encoding="utf-8"))
         return settings
 
