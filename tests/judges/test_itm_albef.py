@@ -182,7 +182,7 @@ def test_mistakes_are_named_in_one_line(table: PairTable, folder: Path, tmp_path
         encoders = JudgeInputs(table=table, preprocessing=own)
         with pytest.raises(ConfigError, match=mistake):
             open_judge(JudgeConfig(checkpoint=str(folder), view="batch"), encoders)
-    with pytest.raises(CheckpointError, match=r"no model could be loaded from .*: it has no config\.json; give another"):
+    with pytest.raises(CheckpointError, match=r"no model could be loaded .*: it has no config\.json; give another"):
         open_judge(JudgeConfig(checkpoint=str(tmp_path)), run)
     shutil.copy(folder / "config.json", tmp_path)
     with pytest.raises(CheckpointError, match=r"has no usable preprocessing\.json"):
