@@ -73,6 +73,7 @@ class Fault:
 def _work(run: Any, fault: Fault | None, environment: dict[str, str]) -> None:
     os.environ.update(environment)
     os.setsid()
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # tests that run under nohup would hand on that it is ignored
     multiprocessing.set_start_method("fork", force=True)  # a fork server would import torch for each worker
     torch.set_num_threads(1)
     devnull = os.open(os.devnull, os.O_WRONLY)

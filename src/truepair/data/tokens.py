@@ -37,18 +37,22 @@ class WholeTokenizer:
     """A tokenizer of transformers, which makes one without a vocabulary where a folder holds none."""
 
     @staticmethod
-    def from_pretrained(name_or_folder: str | Path, **options: Any) -> PreTrainedTokenizerBase:
+    def from_pretrained(
+        name_or_folder: str | Path, *, trust_remote_code: bool = False, **options: Any
+    ) -> PreTrainedTokenizerBase:
         """Load one; code beside it is never run.
 
         Args:
             name_or_folder: a folder, or a name on the hub.
+            trust_remote_code: as all of transformers' loaders take it; whatever it is, no code is run.
             **options: of transformers' ``AutoTokenizer``.
 
         Raises:
             ValueError: no files of a vocabulary are there.
         """
-        options["trust_remote_code"] = False
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name_or_folder, **options)
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            name_or_folder, trust_remote_code=False, **options
+        )
         special = set(tokenizer.all_special_tokens)
         known = (token for token in tokenizer.get_vocab() if token not in special)
         if not any(character.isalnum() for token in known for character in token):

@@ -237,6 +237,21 @@ class DownstreamTask(ABC, Generic[_Table, _Answer, _Result]):
         self.model.to(own_device())  # a model just loaded is on the CPU
         return self.report(self._answers(table, self._states(table)), table, folder)
 
+    def read_measured(self) -> None:
+        """Read what is measured, so that whatever is wrong with it is said before anything is trained.
+
+        Raises:
+            DataError: most of it cannot be read.
+        """
+        for split, there in {"validation": self.validates, "test": self.tests}.items():
+            if there:
+                getattr(self, split)
+
+    @cached_property
+    def validation(self) -> _Table:
+        """The validation texts whose images can be read."""
+        return self._readable("validation")
+
     @cached_property
     def test(self) -> _Table:
         """The test texts whose images can be read."""
@@ -248,7 +263,7 @@ class DownstreamTask(ABC, Generic[_Table, _Answer, _Result]):
 
     @cached_property
     def _validation(self) -> tuple[_Table, States]:
-        table = self._readable("validation")
+        table = self.validation
         return table, self._states(table)
 
     def _readable(self, split: Split) -> _Table:
@@ -322,8 +337,8 @@ def finetune(task: DownstreamTask[Any, Any, _Result], recipe: TaskRecipe, run_fo
     dataset = task.train_dataset()
     for line in (f"{len(dataset):,} training {task.texts_name}", decoder_line(), *task.lost_words()):
         say(line)
-    if task.tests and is_first_process():
-        _ = task.test  # whatever is wrong with it is said before anything is trained
+    if is_first_process():
+        task.read_measured()
     engine = TrainingLoop(
         FinetuneStep(task.model, task.train_states()),
         dataset,
