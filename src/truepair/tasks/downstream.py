@@ -20,8 +20,7 @@ from truepair.data.pixels import DECODER, decoder_line, decoder_name
 from truepair.data.preprocessing import Preprocessing
 from truepair.data.readable import unreadable_pictures
 from truepair.data.table import PairTable
-from truepair.data.tasks.base import MOST_SKIPPED
-from truepair.data.tasks.captioning import CaptionBatch
+from truepair.data.tasks.base import MOST_SKIPPED, StrictBatch
 from truepair.data.transforms import ImageTransform
 from truepair.engine.distributed.gathering import sum_over_ranks
 from truepair.engine.distributed.launch import is_first_process
@@ -382,12 +381,12 @@ class FinetuneStep(TowerStep):
         return StepOutput({"loss": loss * _share_of_rank(batch)})
 
 
-def _share_of_rank(batch: Any) -> float:
+def _share_of_rank(batch: StrictBatch) -> float:
     """What this rank's loss weighs, so that the mean over the ranks is the mean over the whole batch.
 
-    A caption's loss is a mean over tokens, of which ranks have more or fewer; all else is a mean over texts.
+    A caption's loss is a mean over tokens, of which ranks have more or fewer.
     """
     if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
         return 1.0
-    counted = float(batch.learned if isinstance(batch, CaptionBatch) else len(batch))
-    return counted * dist.get_world_size() / max(sum_over_ranks({"counted": counted})["counted"], 1.0)
+    learned = float(batch.learned)
+    return learned * dist.get_world_size() / max(sum_over_ranks({"learned": learned})["learned"], 1.0)

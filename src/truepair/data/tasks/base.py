@@ -45,6 +45,11 @@ class StrictBatch(TensorBatch):
         """Why rows were substituted: none was."""
         return [""] * len(self.index)
 
+    @property
+    def learned(self) -> int:
+        """How many texts, or tokens of them, the loss is the mean over."""
+        return len(self.index)
+
 
 def existing(path: str | Path) -> Path:
     """A file, with ``~`` filled in.
