@@ -11,7 +11,7 @@ import os
 import sys
 from pathlib import Path
 
-from tests.engine.processes import Fault
+from tests.engine.processes import Fault, threads_of_group
 from truepair.cli.main import main
 
 
@@ -36,3 +36,5 @@ def arm(plan: Path) -> None:
 if __name__ == "__main__":
     arm(Path(sys.argv[1]))
     main(sys.argv[2:])
+    if left := threads_of_group():
+        sys.exit(f"left when the command has ended: {left}")

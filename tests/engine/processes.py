@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -109,6 +110,12 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def threads_of_group() -> list[str]:
+    """The threads with which this process exchanges tensors; an interpreter must not end before them."""
+    names = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
+    return sorted(name for name in names if "gloo" in name)
 
 
 def run_ranks(runs: Sequence[Any], faults: Sequence[Fault | None] | None = None, limit: float = 60) -> list[int]:

@@ -12,10 +12,16 @@ import torch.distributed as dist
 from torch.distributed import HashStore
 
 import truepair
-from tests.engine.processes import run_ranks
+from tests.engine.processes import run_ranks, threads_of_group
 from truepair.cli.main import COMMANDS, main
 from truepair.engine.distributed.launch import is_first_process, started_processes
-from truepair.engine.distributed.processes import agree_on_name, first_process_first, join_processes, own_device
+from truepair.engine.distributed.processes import (
+    agree_on_name,
+    first_process_first,
+    join_processes,
+    leave_processes,
+    own_device,
+)
 from truepair.errors import ConfigError
 
 
@@ -112,3 +118,23 @@ def test_the_first_goes_first_and_a_mistake_ends_all_alike(fails: bool, tmp_path
     turn = Turn(tmp_path / "turns", fails)
     assert run_ranks([turn] * 2) == [2 * fails] * 2
     assert (tmp_path / "turns").read_text() == "01"
+
+
+class Parting:
+    """Processes that exchange something and part."""
+
+    def go(self) -> None:
+        """Exchange, part."""
+        state = join_processes(cpu=True)
+        wrapped = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(2, 1))
+        wrapped(torch.ones(3, 2)).sum().backward()
+        wrapped.itself = [wrapped]  # as a hook does that refers to what it hangs on
+        assert threads_of_group()
+        del wrapped, state
+        leave_processes()
+        assert not dist.is_initialized() and not threads_of_group()
+        leave_processes()
+
+
+def test_no_thread_outlives_the_group() -> None:
+    assert run_ranks([Parting()] * 2) == [0, 0]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from truepair import __version__
 from truepair.display import unfailing_streams, visible
-from truepair.engine.distributed.launch import require_one_process
+from truepair.engine.distributed.launch import require_one_process, started_processes
 from truepair.errors import DataError, TruepairError, message_of, nearest, shortened
 from truepair.files import write_text
 
@@ -72,6 +72,10 @@ def _run(words: list[str]) -> None:
         return
     try:
         _command(words[0])(words[1:])
+        if started_processes() > 1:
+            from truepair.engine.distributed.processes import leave_processes
+
+            leave_processes()
     except TruepairError as error:
         sys.exit(_fail(message_of(error)))
     except Exception as error:

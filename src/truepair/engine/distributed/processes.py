@@ -1,5 +1,6 @@
 """The processes of a run: how they meet, the first time and when all are started again because one died."""
 
+import gc
 import os
 import time
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from uuid import uuid4
 import torch
 import torch.distributed as dist
 from accelerate import PartialState
+from accelerate.state import AcceleratorState
 from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import rendezvous
 
@@ -49,6 +51,19 @@ def join_processes(*, cpu: bool) -> PartialState:
     if state.num_processes < count:
         raise _cannot_exchange(count)
     return state
+
+
+def leave_processes() -> None:
+    """Close the process group, once this process needs the others no more; does nothing where none is open.
+
+    A thread of the group may still hold a tensor for a moment after what it exchanged is there. An interpreter that
+    ends in that moment aborts, and the launcher takes a finished run for a dead one. Not to be called after an error:
+    the group waits for what it exchanges, and another process may never answer.
+    """
+    if dist.is_initialized():
+        dist.destroy_process_group()
+        AcceleratorState._reset_state(reset_partial_state=True)
+        gc.collect()  # a wrapped model that only a cycle still holds would keep the threads of the group
 
 
 @contextmanager
