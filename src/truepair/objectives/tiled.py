@@ -112,7 +112,7 @@ class FixedCells:
         """Sort cells into tiles; None where there are none.
 
         Args:
-            cells: The set; where it is on the host, no device is waited for.
+            cells: The set, each cell once; where it is on the host, no device is waited for.
             tile: Rows and columns of a tile.
             device: Where the tiles are.
         """
@@ -252,7 +252,10 @@ def tiled_sums(
         Sums of the rows and of the columns, equal to those of the dense form.
     """
     exponentials = exponentials_for(queries.detach(), keys.detach(), scale.detach(), regulation)
-    by_row, by_column = (FixedCells.of(cells, tile, queries.device) for cells in (row_fixed, column_fixed))
+    by_row, by_column = (
+        FixedCells.of(None if cells is None else cells.distinct(), tile, queries.device)
+        for cells in (row_fixed, column_fixed)
+    )
     task = _Task(TilePlan(tile, exponentials, by_row, by_column, regulation), symmetric, key_gradient)
     row_sum, row_mean, column_sum, column_mean = _TiledSums.apply(queries, keys, scale, task)
     rows = DirectionSums(row_sum, row_mean if regulation else None)
