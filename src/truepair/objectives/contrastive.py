@@ -18,7 +18,7 @@ from torch import Tensor
 from truepair.devices import sent
 from truepair.objectives.srcl import Regulation
 from truepair.objectives.sums import DirectionSums, dense_sums, row_logsumexp, safe_logsumexp
-from truepair.objectives.tiled import tiled_sums
+from truepair.objectives.tiled import tiled_sums, uncompiled
 from truepair.relations.batch import BatchRelations
 from truepair.relations.pairs import PairSet, Side
 
@@ -349,10 +349,10 @@ _SUMS: Mapping[str, Callable[..., tuple[DirectionSums, DirectionSums | None]]] =
 
 def _chosen(implementation: Implementation, logits: int) -> Callable[..., tuple[DirectionSums, DirectionSums | None]]:
     if implementation == "auto":
-        return dense_sums if logits <= DENSE_LIMIT else tiled_sums
+        implementation = "dense" if logits <= DENSE_LIMIT else "tiled"
     if implementation not in _SUMS:
         raise ValueError(f"implementation is {implementation!r}; use 'auto', 'dense' or 'tiled'.")
-    return _SUMS[implementation]
+    return _SUMS[implementation] if implementation == "dense" else uncompiled(_SUMS[implementation])
 
 
 def check_features(queries: Tensor, keys: Tensor, rows: Direction | None, symmetric: bool) -> None:
