@@ -1,6 +1,7 @@
 """Losses under `torch.compile`: one graph, whatever relations say; of a batch in tiles, one break by intent."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -72,3 +73,24 @@ def test_compiled_code_refuses_labels_beyond_one() -> None:
     wrong = Direction(OWN.with_values(torch.full((SIZE,), 1.5)))
     with pytest.raises(RuntimeError, match="give numbers from 0 to 1"):
         compiled(features(1), features(2), wrong, wrong, None)
+
+
+@pytest.mark.parametrize("loss", [contrastive_loss, sigmoid_loss])
+def test_a_batch_in_tiles_is_left_out_of_the_graph(loss: Callable[..., Any]) -> None:
+    rest = () if loss is contrastive_loss else (BIAS,)
+
+    def tiled(queries: Tensor, keys: Tensor) -> Tensor:
+        result = loss(queries, keys, TEMPERATURE, *rest, rows=DIRECTIONS["masked"][0], implementation="tiled")
+        total: Tensor = result if isinstance(result, Tensor) else result.loss
+        return total
+
+    torch.compiler.reset()
+    queries, keys = features(1), features(2)
+    found, wanted = torch.compile(tiled, backend="eager")(queries, keys), tiled(queries, keys)
+    torch.testing.assert_close(found, wanted)
+    for value, other in zip(*(torch.autograd.grad(one, [queries, keys]) for one in (found, wanted)), strict=True):
+        torch.testing.assert_close(value, other)
+    torch.compiler.reset()
+    told = torch._dynamo.explain(tiled)(queries, keys)
+    assert told.graph_break_count == 2  # before the tiles and at them, and none within
+    assert all("torch.compiler.disable" in reason.reason for reason in told.break_reasons)
