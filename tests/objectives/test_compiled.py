@@ -41,11 +41,15 @@ DIRECTIONS: dict[str, tuple[Direction, Direction]] = {
 REGULATION = Regulation(RegulationConfig("softmax", 3.0, 0.3), 0.5, features(5).detach(), features(6).detach())
 
 
-def softmax(queries: Tensor, keys: Tensor, rows: Direction, columns: Direction, regulation: Regulation | None) -> Tensor:
+def softmax(
+    queries: Tensor, keys: Tensor, rows: Direction, columns: Direction, regulation: Regulation | None
+) -> Tensor:
     return contrastive_loss(queries, keys, TEMPERATURE, rows=rows, columns=columns, regulation=regulation).loss
 
 
-def sigmoid(queries: Tensor, keys: Tensor, rows: Direction, columns: Direction, regulation: Regulation | None) -> Tensor:
+def sigmoid(
+    queries: Tensor, keys: Tensor, rows: Direction, columns: Direction, regulation: Regulation | None
+) -> Tensor:
     return sigmoid_loss(queries, keys, TEMPERATURE, BIAS, rows=rows, columns=columns, regulation=regulation)
 
 
