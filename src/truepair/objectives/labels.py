@@ -22,8 +22,8 @@ class CellLabels:
 
     Attributes:
         along: Dimension of an anchor's candidates: 1 where the queries are the anchors, 0 where the keys are.
-        fixed: Cells whose weight is given; all others have weight 1, or the regulation's. A cell that is there twice has
-            one weight and one label. They are where the direction's sets are, on the host as a rule [Bq, Bk].
+        fixed: Cells whose weight is given; all others have weight 1, or the regulation's. A cell that is there twice
+            has one weight and one label. They are where the direction's sets are, on the host as a rule [Bq, Bk].
         labels: Label of each of them [P].
         rest: Label of all other cells.
         soft: Labels of all cells, the fixed ones too; None: ``labels`` and ``rest`` say all [Bq, Bk].

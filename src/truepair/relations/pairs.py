@@ -82,7 +82,7 @@ class PairSet:
 
     @classmethod
     def joined(cls, *sets: "PairSet") -> "PairSet":
-        """The cells of several sets of one shape, one set behind the other; a cell of several sets is there as often."""
+        """The cells of several sets of one shape, one set behind the other; a cell of two sets is there twice."""
         rows = torch.cat([s.rows for s in sets])
         columns = torch.cat([s.columns for s in sets])
         values = torch.cat([s.values.to(sets[0].values.dtype) for s in sets])
