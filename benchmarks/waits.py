@@ -1,6 +1,6 @@
 """How often a step makes a GPU wait for its host: each wait lets the GPU run dry, however fast the rest is.
 
-    python benchmarks/waits.py                          # ALBEF, MAFA, SRCL and ITC alone, 16 and 64 pairs
+    python benchmarks/waits.py                          # ALBEF, MAFA, SRCL, ITC alone and CLIP, 16 and 64 pairs
     python benchmarks/waits.py --steps albef --sizes 16 --logged
 
 A whole optimizer step is counted: forward, backward, clipping, a look at loss and gradient, update. A tenth of the
@@ -28,6 +28,7 @@ from made_up_device import DEVICE, Wait, line, made_up_device, move
 from mafa_step import INFO, SEED, half_masked, mafa_step, random_model, random_pairs
 from step_time import captions_of
 from torch import Tensor, nn
+from transformers import CLIPConfig, CLIPModel
 
 from truepair.data.pairs import PairBatch
 from truepair.engine.loop.optimizer import build_optimizer
@@ -41,6 +42,7 @@ from truepair.methods.rules import RelationsConfig, RuleSet
 from truepair.methods.srcl import SrclConfig, SrclWeights
 from truepair.methods.step import ItcConfig, ItmConfig, MlmConfig, ObjectivesConfig, PretrainStep
 from truepair.methods.towers import TowerOptimizerConfig
+from truepair.models import HubDualEncoder
 from truepair.models.fusion.albef import AlbefModel
 from truepair.relations.zones import Zones
 
@@ -122,15 +124,30 @@ def srcl(model: AlbefModel) -> PretrainStep:
     return plain_step(model, srcl=SrclWeights(SrclConfig(seed_model="seed"), seed))
 
 
+ITC_ALONE = ObjectivesConfig(itc=ItcConfig(), itm=ItmConfig(weight=0.0), mlm=MlmConfig(weight=0.0))
+
+
 def itc(model: AlbefModel) -> PretrainStep:
-    """ITC alone, as the recipe `clip`."""
-    return plain_step(
-        model,
-        objectives=ObjectivesConfig(itc=ItcConfig(), itm=ItmConfig(weight=0.0), mlm=MlmConfig(weight=0.0)),
-    )
+    """ITC alone, of ALBEF's towers."""
+    return plain_step(model, objectives=ITC_ALONE)
 
 
-STEPS: dict[str, Callable[[AlbefModel], PretrainStep]] = {"albef": albef, "mafa": mafa, "srcl": srcl, "itc": itc}
+def clip(model: AlbefModel) -> PretrainStep:
+    """The recipe `clip` on a CLIP of transformers that reads the pixels and words of the other model."""
+    widths = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    text = {**widths, "vocab_size": model.config.vocab_size}
+    vision = {**widths, "image_size": model.image_encoder.image_size, "patch_size": 16}
+    dual = HubDualEncoder(CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=16)))
+    return PretrainStep(dual, BatchEncoder(dual), ITC_ALONE, RuleSet(RelationsConfig(ledger=False)), seed=SEED).train()
+
+
+STEPS: dict[str, Callable[[AlbefModel], PretrainStep]] = {
+    "albef": albef,
+    "mafa": mafa,
+    "srcl": srcl,
+    "itc": itc,
+    "clip": clip,
+}
 
 
 def beside(step: PretrainStep) -> list[nn.Module]:

@@ -18,7 +18,7 @@ from torch import Tensor
 from truepair.devices import sent
 from truepair.objectives.srcl import Regulation
 from truepair.objectives.sums import DirectionSums, dense_sums, row_logsumexp, safe_logsumexp
-from truepair.objectives.tiled import tiled_sums
+from truepair.objectives.tiled import tiled_sums, uncompiled
 from truepair.relations.batch import BatchRelations
 from truepair.relations.pairs import PairSet, Side
 
@@ -127,7 +127,7 @@ def target_score(
         scale: 1 / temperature, scalar.
         direction: Smoothing and soft targets.
         positives: The direction's positives, resolved, on the device [A, C].
-        left_out: Candidates that do not take part, on the device; None: all do [A, C].
+        left_out: Cells, on the device, with 1 where a candidate does not take part; None: all do [A, C].
 
     Returns:
         Scores [A], and which anchors have a target, bool [A].
@@ -157,24 +157,25 @@ def _uniform_score(anchors: Tensor, candidates: Tensor, scale: Tensor, left_out:
     total = anchors @ candidates.sum(dim=0) * scale
     if left_out is None:
         return total / len(candidates)
-    removed = pair_scores(anchors, candidates, scale, left_out)
-    removals = torch.zeros(len(anchors), dtype=torch.int64, device=anchors.device)
-    count = len(candidates) - removals.index_add(0, left_out.rows, torch.ones_like(left_out.rows))
+    one = left_out.values.to(total.dtype)  # [P]
+    removed = pair_scores(anchors, candidates, scale, left_out) * one
+    count = len(candidates) - torch.zeros_like(total).index_add(0, left_out.rows, one)
     return total.index_add(0, left_out.rows, removed, alpha=-1) / count.clamp(min=1)
 
 
-def _left_out(weights: PairSet | None, positives: PairSet) -> PairSet | None:
-    """Candidates of weight 0 that are not positives."""
-    if weights is None:
+def _left_out(direction: Direction, positives: PairSet) -> PairSet | None:
+    """The cells of the weights, with 1 where a candidate has weight 0 and is no positive; None where nobody asks."""
+    weights = direction.weights
+    if weights is None or (direction.soft is None and direction.smoothing == 0):
         return None
-    return weights.where((weights.values == 0) & ~positives.contains(weights))
+    return weights.with_values(((weights.values == 0) & ~positives.contains(weights)).to(weights.values.dtype))
 
 
 def _without(soft: Tensor, left_out: PairSet | None) -> Tensor:
     """Target rows without the candidates that are left out, summing to 1 again [A, C]."""
     if left_out is None:
         return soft
-    kept = soft.masked_fill(left_out.mask(), 0.0)
+    kept = soft.masked_fill(left_out.dense() > 0, 0.0)
     return kept / kept.sum(dim=1, keepdim=True).clamp(min=torch.finfo(kept.dtype).tiny)
 
 
@@ -192,8 +193,9 @@ def loss_at_chance(direction: Direction, shape: tuple[int, int], device: torch.d
     positives = direction.resolved_positives(shape, device)
     candidates = torch.full((shape[0],), float(shape[1]), device=positives.device)  # [A]
     if direction.weights is not None:
-        others = direction.weights.where(~positives.contains(direction.weights))
-        candidates = candidates.index_add(0, others.rows, others.values.to(candidates.dtype) - 1)
+        weights = direction.weights
+        missing = (weights.values.to(candidates.dtype) - 1).masked_fill(positives.contains(weights), 0.0)  # [P]
+        candidates = candidates.index_add(0, weights.rows, missing)
     has_target = positives.row_sums() > 0
     mean = torch.where(has_target, candidates.log(), 0.0).sum() / has_target.sum().clamp(min=1)
     return sent(mean, device)
@@ -306,16 +308,23 @@ class _Side:
         shape = (len(anchors), len(candidates))
         positives = direction.resolved_positives(shape, anchors.device)
         self.fixed = self._fixed(positives, regulated)
-        left_out = _left_out(direction.weights, positives)
+        left_out = _left_out(direction, positives)
         self.left_out = None if left_out is None else left_out.to(anchors.device)
         self.positives = positives.to(anchors.device)
 
     def _fixed(self, positives: PairSet, regulated: bool) -> PairSet | None:
-        """Cells whose weight is given: 1 on positives, then the direction's weights. None: all candidates weigh 1."""
+        """Cells whose weight is given: 1 on positives, then the direction's weights. None: all candidates weigh 1.
+
+        A cell that an earlier one repeats stays, and weighs nothing more: so their number is no matter of the data, and
+        ``torch.compile`` takes the loss whole.
+        """
+        weights = self.direction.weights
+        if weights is None and not regulated:
+            return None
         ones = positives.with_values(torch.ones_like(positives.values))
-        if self.direction.weights is not None:
-            return PairSet.union(ones, self.direction.weights)
-        return ones.distinct() if regulated else None
+        cells = ones if weights is None else PairSet.joined(ones, weights)
+        again = cells.firsts() != torch.arange(len(cells), device=cells.device)  # [P]
+        return cells.with_values(cells.values.masked_fill(again, 0.0))
 
     def losses(self, sums: DirectionSums, scale: Tensor) -> DirectionLosses:
         """Put numerator and denominator together."""
@@ -340,10 +349,10 @@ _SUMS: Mapping[str, Callable[..., tuple[DirectionSums, DirectionSums | None]]] =
 
 def _chosen(implementation: Implementation, logits: int) -> Callable[..., tuple[DirectionSums, DirectionSums | None]]:
     if implementation == "auto":
-        return dense_sums if logits <= DENSE_LIMIT else tiled_sums
+        implementation = "dense" if logits <= DENSE_LIMIT else "tiled"
     if implementation not in _SUMS:
         raise ValueError(f"implementation is {implementation!r}; use 'auto', 'dense' or 'tiled'.")
-    return _SUMS[implementation]
+    return _SUMS[implementation] if implementation == "dense" else uncompiled(_SUMS[implementation])
 
 
 def check_features(queries: Tensor, keys: Tensor, rows: Direction | None, symmetric: bool) -> None:

@@ -22,8 +22,8 @@ class CellLabels:
 
     Attributes:
         along: Dimension of an anchor's candidates: 1 where the queries are the anchors, 0 where the keys are.
-        fixed: Cells whose weight is given, each once; all others have weight 1, or the regulation's. They are where the
-            direction's sets are, on the host as a rule [Bq, Bk].
+        fixed: Cells whose weight is given; all others have weight 1, or the regulation's. A cell that is there twice
+            has one weight and one label. They are where the direction's sets are, on the host as a rule [Bq, Bk].
         labels: Label of each of them [P].
         rest: Label of all other cells.
         soft: Labels of all cells, the fixed ones too; None: ``labels`` and ``rest`` say all [Bq, Bk].
@@ -52,11 +52,11 @@ class CellLabels:
             ValueError: A set belongs to a matrix of another shape, or a label is not a number from 0 to 1.
         """
         positives = direction.resolved_positives((anchors, candidates), like.device)
-        given = positives.values if direction.soft is None else direction.soft
-        if bool(((given < 0) | (given > 1 + _ROUNDING)).any()):
-            raise ValueError("The sigmoid loss takes shares and soft targets as labels; give numbers from 0 to 1.")
+        _check(positives.values if direction.soft is None else direction.soft)
         fixed = positives.with_values(torch.ones_like(positives.values, dtype=like.dtype))
-        fixed = fixed.distinct() if direction.weights is None else PairSet.union(fixed, direction.weights)
+        if direction.weights is not None:
+            fixed = PairSet.joined(fixed, direction.weights)
+        fixed = fixed.with_values(fixed.values[fixed.firsts()])
         known, rest = 1.0 - direction.smoothing, direction.smoothing / candidates
         soft = None
         if direction.soft is None:
@@ -90,6 +90,22 @@ class CellLabels:
             weights = normalised_weights(log_weights.T, ~fixed.mask().T).T
         weights[cells] = fixed.values
         return labels, weights
+
+
+def _check(labels: Tensor) -> None:
+    """Refuse labels that are no numbers from 0 to 1, of any shape.
+
+    Compiled code does so on the device, which raises what a failed assertion of torch's raises.
+
+    Raises:
+        ValueError: There are such.
+    """
+    wrong = ((labels < 0) | (labels > 1 + _ROUNDING)).any()
+    what = "The sigmoid loss takes shares and soft targets as labels; give numbers from 0 to 1."
+    if torch.compiler.is_compiling():
+        torch._assert_async(~wrong, what)
+    elif bool(wrong):
+        raise ValueError(what)
 
 
 def dense_sum(

@@ -22,13 +22,17 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
+from truepair.objectives import contrastive
 from truepair.objectives.contrastive import Direction, Implementation, check_features
 from truepair.objectives.labels import CellLabels, dense_sum
 from truepair.objectives.sigmoid_tiled import tiled_sum
 from truepair.objectives.srcl import Regulation
+from truepair.objectives.tiled import uncompiled
 
 DENSE_LIMIT = 1 << 15
-"""Number of cells up to which "auto" takes the dense form; of more, the tiles are faster, and not only smaller."""
+"""Number of cells up to which "auto" takes the dense form; of more, the tiles are faster, and not only smaller.
+Compiled, it is taken up to the softmax loss's limit, so that the graph stays whole: on a CPU it then takes 1.2 to 1.3
+times as long as the tiles."""
 
 
 def sigmoid_loss(
@@ -97,7 +101,8 @@ _SUMS: Mapping[str, Callable[..., Tensor]] = {"dense": dense_sum, "tiled": tiled
 
 def _chosen(implementation: Implementation, cells: int) -> Callable[..., Tensor]:
     if implementation == "auto":
-        return _SUMS["dense" if cells <= DENSE_LIMIT else "tiled"]
+        most = contrastive.DENSE_LIMIT if torch.compiler.is_compiling() else DENSE_LIMIT
+        implementation = "dense" if cells <= most else "tiled"
     if implementation not in _SUMS:
         raise ValueError(f"implementation is {implementation!r}; use 'auto', 'dense' or 'tiled'.")
-    return _SUMS[implementation]
+    return _SUMS[implementation] if implementation == "dense" else uncompiled(_SUMS[implementation])

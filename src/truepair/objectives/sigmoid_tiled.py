@@ -71,11 +71,12 @@ class _Direction:
     @classmethod
     def of(cls, labels: CellLabels, tile: int) -> "_Direction":
         """Sort the cells."""
-        device = labels.labels.device
-        cells, weights = FixedCells.of(labels.fixed, tile, device), sent(labels.fixed.values, device)
+        device, once = labels.labels.device, labels.fixed.first_of_each()  # of each cell
+        fixed, of_cells = labels.fixed.where(once), labels.labels[sent(once, device)]
+        cells, weights = FixedCells.of(fixed, tile, device), sent(fixed.values, device)
         if cells is None:
-            return cls(labels, None, weights, labels.labels)
-        return cls(labels, cells, weights[cells.order], labels.labels[cells.order])
+            return cls(labels, None, weights, of_cells)
+        return cls(labels, cells, weights[cells.order], of_cells[cells.order])
 
     def inside(self, number: int) -> tuple[Cells | None, Tensor, Tensor]:
         """The given cells of a tile, or None; their weights and labels [p]."""

@@ -1,9 +1,9 @@
 """The contrastive loss in tiles: exact sums and gradients with O(B D) memory."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,6 +13,8 @@ from truepair.devices import sent
 from truepair.objectives.srcl import Regulation
 from truepair.objectives.sums import DirectionSums, RunningLogSumExp, RunningSum
 from truepair.relations.pairs import PairSet
+
+_Result = TypeVar("_Result")
 
 # Sums of a million exponentials of it, and their reciprocals, are finite.
 _MODERATE = {torch.float32: 70.0, torch.float64: 600.0}
@@ -112,7 +114,7 @@ class FixedCells:
         """Sort cells into tiles; None where there are none.
 
         Args:
-            cells: The set; where it is on the host, no device is waited for.
+            cells: The set, each cell once; where it is on the host, no device is waited for.
             tile: Rows and columns of a tile.
             device: Where the tiles are.
         """
@@ -223,6 +225,11 @@ TILE = 2048
 wait for each other after each operation, and there are four times as many."""
 
 
+def uncompiled(function: Callable[..., _Result]) -> Callable[..., _Result]:
+    """The function, kept out of the graphs of ``torch.compile``, where a loop over tiles would be unrolled."""
+    return torch.compiler.disable(function) if torch.compiler.is_compiling() else function
+
+
 def tiled_sums(
     queries: Tensor,
     keys: Tensor,
@@ -252,7 +259,10 @@ def tiled_sums(
         Sums of the rows and of the columns, equal to those of the dense form.
     """
     exponentials = exponentials_for(queries.detach(), keys.detach(), scale.detach(), regulation)
-    by_row, by_column = (FixedCells.of(cells, tile, queries.device) for cells in (row_fixed, column_fixed))
+    by_row, by_column = (
+        FixedCells.of(None if cells is None else cells.distinct(), tile, queries.device)
+        for cells in (row_fixed, column_fixed)
+    )
     task = _Task(TilePlan(tile, exponentials, by_row, by_column, regulation), symmetric, key_gradient)
     row_sum, row_mean, column_sum, column_mean = _TiledSums.apply(queries, keys, scale, task)
     rows = DirectionSums(row_sum, row_mean if regulation else None)

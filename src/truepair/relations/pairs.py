@@ -81,12 +81,17 @@ class PairSet:
         return cls(rows, columns, values if values.is_floating_point() else values.float(), _shape(matrix))
 
     @classmethod
-    def union(cls, *sets: "PairSet") -> "PairSet":
-        """All cells of several sets of one shape; where a cell is in more than one, the first set's value stays."""
+    def joined(cls, *sets: "PairSet") -> "PairSet":
+        """The cells of several sets of one shape, one set behind the other; a cell of two sets is there twice."""
         rows = torch.cat([s.rows for s in sets])
         columns = torch.cat([s.columns for s in sets])
         values = torch.cat([s.values.to(sets[0].values.dtype) for s in sets])
-        return cls(rows, columns, values, sets[0].shape).distinct()
+        return cls(rows, columns, values, sets[0].shape)
+
+    @classmethod
+    def union(cls, *sets: "PairSet") -> "PairSet":
+        """All cells of several sets of one shape; where a cell is in more than one, the first set's value stays."""
+        return cls.joined(*sets).distinct()
 
     @property
     def linear(self) -> Tensor:
@@ -166,18 +171,26 @@ class PairSet:
         """Each cell once, ordered by row and column; the first value of a repeated cell stays."""
         return self.where(self.first_of_each())
 
+    def firsts(self) -> Tensor:
+        """For each cell the index of its first occurrence, int64 [P].
+
+        What :meth:`distinct` would leave out is told from the rest without asking the data how much it is.
+        """
+        linear, order = torch.sort(self.linear, stable=True)
+        return order[torch.searchsorted(linear, self.linear)]
+
     def contains(self, other: "PairSet") -> Tensor:
         """Which cells of another set of the same shape are in this one, bool [len(other)]."""
         return torch.isin(other.linear, self.linear)
 
     def overridden_by(self, other: "PairSet") -> "PairSet":
-        """The same cells, with the values of another set of the same shape where that has them."""
+        """The same cells, with the (first) values of another set of the same shape where that has them."""
         if not len(other):
             return self
-        other = other.distinct()
-        place = torch.searchsorted(other.linear, self.linear).clamp(max=len(other) - 1)  # [P]
-        theirs = other.values[place].to(self.values.dtype)
-        return self.with_values(torch.where(other.linear[place] == self.linear, theirs, self.values))
+        linear, order = torch.sort(other.linear, stable=True)
+        place = torch.searchsorted(linear, self.linear).clamp(max=len(other) - 1)  # [P]
+        theirs = other.values[order[place]].to(self.values.dtype)
+        return self.with_values(torch.where(linear[place] == self.linear, theirs, self.values))
 
     def row_sums(self) -> Tensor:
         """Sum of the values of each row [R]."""

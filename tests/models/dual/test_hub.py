@@ -21,6 +21,7 @@ from truepair.models.fusion.gallery import encode_captions, encode_images
 from truepair.models.open import OpenedModel
 
 FULL_LENGTH = ("siglip", "siglip2")
+LOOKING_BACK = ("clip", "old_clip", "metaclip_2")
 SOME = [caption for caption in CAPTIONS if caption]  # TIPSv2 has no token for an empty one
 
 Inputs = tuple[Tensor, Tensor, Tensor]
@@ -132,6 +133,35 @@ def test_compiled_layers_make_the_same_features(dual: HubDualEncoder, inputs: In
     assert layers > 0 and counters["stats"]["unique_graphs"] > 0
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
+
+
+def test_text_towers_that_look_back_are_given_no_mask(
+    dual: HubDualEncoder, inputs: Inputs, family: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if family.name not in LOOKING_BACK:
+        pytest.skip("its padding is in sight")
+    _, ids, mask = inputs
+    assert not mask.all()  # some captions are padded
+    masks: list[Tensor | None] = []
+    attention = F.scaled_dot_product_attention
+
+    def noting(*tensors: Tensor, attn_mask: Tensor | None = None, **settings: object) -> Tensor:
+        masks.append(attn_mask)
+        return attention(*tensors, attn_mask=attn_mask, **settings)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", noting)
+    found = dual.encode_texts(ids, mask).features
+    assert masks and all(one is None for one in masks)
+    # The library's own, with the mask: the same features and gradients.
+    wanted = F.normalize(dual.model.get_text_features(input_ids=ids, attention_mask=mask).pooler_output, dim=-1)
+    assert masks[-1] is not None
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-6)
+    weights = [weight for weight in dual.model.text_model.parameters() if weight.requires_grad]
+    pull = torch.randn(found.shape, generator=torch.Generator().manual_seed(0))
+    for one, other in zip(
+        *(torch.autograd.grad((features * pull).sum(), weights) for features in (found, wanted)), strict=True
+    ):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
 def test_towers_can_be_cached(dual: HubDualEncoder, inputs: Inputs, opened: OpenedModel, tmp_path: Path) -> None:

@@ -42,6 +42,10 @@ _LOG_SCALES = (0.0, math.log(100))
 # Trained on captions padded to full length, without a mask; their feature is read at the last place, padding or not.
 _FULL_LENGTH = ("siglip", "siglip2")
 
+# Text models whose states look back alone, and whose feature is read at the end token: no state that counts sees the
+# padding behind it. Without a mask torch takes its fastest attention, and no GPU is asked whether there is padding.
+_LOOKING_BACK = ("clip_text_model", "metaclip_2_text_model")
+
 # Take the state of [CLS] from their text model, pooled or not.
 _FIRST_STATE = ("align", "altclip", "chinese_clip")
 
@@ -167,9 +171,10 @@ class HubDualEncoder(DualEncoder):
 
     @property
     def text_tower(self) -> nn.Module:
-        """The text tower with its pooling: token ids and mask, both [B, L], to [B, 1, D]."""
-        kind = self.model.config.model_type
-        return _TextTower(self.model.text_model, masked=kind not in _FULL_LENGTH, first=kind in _FIRST_STATE)
+        """The text tower with its pooling: token ids and mask, both [B, L], to [B, 1, D]; padding stands behind."""
+        kind, text = self.model.config.model_type, self.model.config.text_config.model_type
+        masked = kind not in _FULL_LENGTH and text not in _LOOKING_BACK
+        return _TextTower(self.model.text_model, masked=masked, first=kind in _FIRST_STATE)
 
     def project_image(self, states: Tensor) -> Tensor:
         """Pooled image states [B, 1, W] to L2-normalised features [B, E]."""
@@ -307,7 +312,7 @@ class _TextTower(nn.Module):
 
     Args:
         model: The text model.
-        masked: Whether it is given a mask; otherwise it reads the padding too.
+        masked: Whether it is given a mask; otherwise it reads the padding too, or has it behind all that it reads.
         first: Whether the state of the first token is taken instead of what the model pools.
     """
 

@@ -75,6 +75,8 @@ class RowGroups:
     def of(cls, sources: Tensor, count: int, device: torch.device | None = None) -> Self:
         """Pack rows. This is planned on the host: a device where the sources are is waited for once.
 
+        How many slots there are is for the data to say. A graph of ``torch.compile`` has as many as there can be.
+
         Args:
             sources: The source of each row, [R] int64, each below `count`.
             count: I, the number of sources.
@@ -83,16 +85,20 @@ class RowGroups:
         device = sources.device if device is None else device
         sources, rows = sources.cpu(), len(sources)
         size = max(1, -(-rows // count))
-        used = torch.bincount(sources, minlength=count)  # [I] rows of each source
+        used = sources.new_zeros(count).index_add(0, sources, torch.ones_like(sources))  # [I] rows of each source
         slots = (used + size - 1).div(size, rounding_mode="floor")  # [I] slots of each source
         # The rank of each row among the rows of its source: its position after sorting, less where that source begins.
         order = torch.argsort(sources, stable=True)
         begins = used.cumsum(0) - used  # [I]
         rank = torch.empty_like(sources)
         rank[order] = torch.arange(rows) - begins[sources[order]]
-        place = (slots.cumsum(0) - slots)[sources] * size + rank
-        in_order = bool((slots == 1).all())
-        source = torch.repeat_interleave(torch.arange(count), slots)
+        ends = slots.cumsum(0)  # [I]
+        place = (ends - slots)[sources] * size + rank
+        if torch.compiler.is_compiling():
+            in_order, total = False, (rows + count * (size - 1)) // size
+        else:
+            in_order, total = bool((slots == 1).all()), int(ends[-1])
+        source = torch.searchsorted(ends, torch.arange(total), right=True).clamp(max=count - 1)  # [S]
         return cls(sent(place, device), sent(source, device), size, in_order)
 
     def pack(self, rows: Tensor) -> Tensor:
