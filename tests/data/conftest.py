@@ -1,10 +1,9 @@
 import io
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 from datasets import config
 from PIL import Image
 from torch import Tensor
@@ -20,27 +19,29 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     return folder
 
 
-def pillow_decodes(data: Tensor) -> Tensor:
-    """Stands in for torchcodec, uint8 [3, H, W] with the channels of a pixel side by side, and fails as it does."""
+def pillow_decodes(encoded: bytes, part: pixels.Part) -> Tensor:
+    """Stands in for a fast decoder, and fails as one does."""
     try:
-        with Image.open(io.BytesIO(data.numpy().tobytes())) as image:
-            return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+        with Image.open(io.BytesIO(encoded)) as image:
+            return part.of(pixels.as_pixels(image.convert("RGB")))
     except OSError as error:
         raise RuntimeError("Image is incomplete or truncated") from error
 
 
-@pytest.fixture(params=["Pillow", "a stand-in", "torchcodec"])
+@pytest.fixture(params=["Pillow", "a stand-in", "simplejpeg", "torchcodec"])
 def decoder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Sizes in bytes of what the fast decoder was given."""
     given: list[int] = []
-    decode: Callable[[Tensor], Tensor] = pillow_decodes
-    if request.param == "torchcodec":
-        decode = pytest.importorskip("torchcodec.decoders").decode_jpeg
+    read: Callable[[bytes, pixels.Part], Tensor] = pillow_decodes
+    if request.param in pixels._FAST:
+        module, part = pixels._FAST[request.param]
+        read = partial(part, pytest.importorskip(module).decode_jpeg)
 
-    def counted(data: Tensor) -> Tensor:
-        given.append(len(data))
-        return decode(data)
+    def counted(encoded: bytes, part: pixels.Part) -> Tensor:
+        given.append(len(encoded))
+        return read(encoded, part)
 
-    monkeypatch.setattr(pixels, "_torchcodec", lambda: "" if request.param == "Pillow" else counted)
     request.node.fast = request.param != "Pillow"
+    found = pixels._Decoder(request.param, counted if request.node.fast else None)
+    monkeypatch.setattr(pixels, "_decoder", lambda: found)
     return given
