@@ -83,7 +83,7 @@ def build_transform(
     train: bool,
     encoder_statistics: PixelStatistics | None = None,
     size: tuple[int, int] | None = None,
-) -> "ImageTransform":
+) -> "PixelTransform":
     """Build the training transform (crop, flip, RandAugment) or the evaluation transform (resize); both end normalised.
 
     Args:
