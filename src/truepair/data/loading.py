@@ -285,8 +285,7 @@ def room_for(*shape: int) -> Tensor:
         return torch.empty(shape)
     with _room_enough():
         memory = torch.UntypedStorage._new_shared(needed)
-    whole: Tensor = torch.empty(0).set_(memory)
-    return whole.view(shape)
+    return torch.empty(0).set_(memory).resize_(shape)
 
 
 @contextmanager
