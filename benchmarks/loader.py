@@ -9,7 +9,7 @@ All sides decode the same encoded images, crop, flip, apply RandAugment (2, 7), 
 is in it too. `decoding` only opens files and decodes them, as ours does: what it takes, no change to the rest can save.
 With --peers (optional extra `peers`) they only crop, from 0.9 of the area, as open_clip does; its transform is a side,
 alone and in a pipeline of webdataset, whose shard is on disk. Ours also looks up the row, draws a caption, keys all
-randomness by sample, may decode a JPEG at reduced scale, and decodes by simplejpeg or torchcodec where it is installed.
+randomness by sample, may decode a JPEG at reduced scale, and decodes others by simplejpeg.
 
 The sides take turns in one process, and are timed in seconds of CPU time, because a machine may be busy otherwise. One
 JSON line a round, and one for the median and range of each ratio of speeds: ours to each, and decoding to `former`.

@@ -108,8 +108,8 @@ def test_size_is_bounded_before_anything_is_decoded(decoder: list[int]) -> None:
 
 
 def test_want_of_memory_is_a_bad_image(monkeypatch: pytest.MonkeyPatch) -> None:
-    def starved(encoded: bytes, part: Part) -> Tensor:
-        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+    def starved(encoded: bytes, mode: str) -> Any:
+        raise MemoryError
 
     monkeypatch.setattr(decoding, "_decoder", lambda: decoding._Decoder("starved", starved))
     monkeypatch.setattr("truepair.data.images.to_rgb", lambda *_: (_ for _ in ()).throw(MemoryError))

@@ -2,8 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
-from importlib import import_module
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -53,9 +52,8 @@ def load_part(
 ) -> Tensor:
     """Decode a part of an image of a ``PairTable`` to 8-bit RGB; all else is as of ``load_image``.
 
-    Upright JPEGs of 8-bit RGB that are needed at full size are decoded by simplejpeg, or torchcodec, where it is
-    installed. One of which the part has pixels to spare is decoded by Pillow at 1/2, 1/4 or 1/8 of its size, and so is
-    all else.
+    Upright JPEGs of 8-bit RGB that are needed at full size are decoded by simplejpeg. One of which the part has pixels
+    to spare is decoded by Pillow at 1/2, 1/4 or 1/8 of its size, and so is all else, and what is damaged.
 
     Args:
         stored: the ``image`` cell of a row.
@@ -75,10 +73,8 @@ def load_part(
         whole = opened.size
         part = choose(*whole)
         _reduce(opened, part)
-        fast = _decoded_fast(opened, part) if opened.size == whole else None
-        if fast is not None:
-            return fast
-        pixels = as_pixels(opened.decoded())
+        fast = _decoded_fast(opened) if opened.size == whole else None
+        pixels = as_pixels(opened.decoded()) if fast is None else fast
         return _reduced(part, whole, pixels.shape).of(pixels)
 
 
@@ -106,7 +102,7 @@ def decoder_name() -> str:
 
 
 def decoder_line() -> str:
-    """What a run says of its decoder; also why one that is installed and faster is not used."""
+    """What a run says of its decoder; also why it is not the faster one."""
     decoder = _decoder()
     return f"{DECODER} is {decoder.name}{decoder.why}"
 
@@ -117,54 +113,30 @@ class _Decoder:
 
     Attributes:
         name: with its version.
-        part: from the bytes of a JPEG to a part of it, uint8 [h, w, 4]; raises an error for one that is Pillow's to
+        decode: from the bytes of a JPEG and "RGBX" to uint8 [H, W, 4]; raises an error for one that is Pillow's to
             decode, or to find bad; None for Pillow itself.
-        why: why those before it are not used although they are installed.
+        why: why it is not simplejpeg.
     """
 
     name: str
-    part: Callable[[bytes, Part], Tensor] | None = None
+    decode: Callable[[bytes, str], NDArray[np.uint8]] | None = None
     why: str = ""
 
 
 @cache
 def _decoder() -> _Decoder:
-    """The fastest decoder of those that are installed and work."""
-    why = ""
-    for package, (module, read) in _FAST.items():
-        try:
-            name = f"{package} {version(package)}"
-            decode = getattr(import_module(module), "decode_jpeg", None)  # loads libraries that nothing else needs
-        except PackageNotFoundError:
-            continue
-        except (ImportError, OSError, RuntimeError) as error:
-            why += f": {name} cannot be loaded ({' '.join(str(error).split())[:80]})"
-            continue
-        if decode is not None:
-            return _Decoder(name, partial(read, decode), why)
-        why += f": {name} decodes no JPEGs"
+    """Simplejpeg, or Pillow where that cannot be used."""
+    try:
+        name = f"simplejpeg {version('simplejpeg')}"
+        from simplejpeg import decode_jpeg  # loads a library that nothing else needs
+    except PackageNotFoundError:
+        why = "simplejpeg, which is faster, is not installed"
+    except (ImportError, OSError) as error:
+        why = f"{name} cannot be loaded ({' '.join(str(error).split())[:80]})"
+    else:
+        return _Decoder(name, decode_jpeg)
     libjpeg = features.version("libjpeg_turbo") or features.version("jpg")
-    return _Decoder(f"Pillow {PIL.__version__} with libjpeg {libjpeg}", why=why)
-
-
-def _by_simplejpeg(decode: Callable[..., NDArray[np.uint8]], encoded: bytes, part: Part) -> Tensor:
-    return part.of(torch.from_numpy(decode(encoded, "RGBX")))  # of what is damaged it raises an error
-
-
-def _by_torchcodec(decode: Callable[[Tensor], Tensor], encoded: bytes, part: Part) -> Tensor:
-    pixels = decode(torch.frombuffer(bytearray(encoded), dtype=torch.uint8)).permute(1, 2, 0)  # [H, W, 3]
-    rows = pixels.contiguous()[part.top :]
-    first = rows.flatten()[part.left * 3 :]
-    return as_pixels(
-        Image.frombuffer("RGB", (part.width, part.height), first.numpy(), "raw", "RGB", rows.shape[1] * 3, 1)
-    )
-
-
-_FAST: dict[str, tuple[str, Callable[..., Tensor]]] = {
-    "simplejpeg": ("simplejpeg", _by_simplejpeg),
-    "torchcodec": ("torchcodec.decoders", _by_torchcodec),
-}
-"""Packages that decode JPEGs faster than Pillow, the fastest first: the module of their decoder, and how it is read."""
+    return _Decoder(f"Pillow {PIL.__version__} with libjpeg {libjpeg}", why=f": {why}")
 
 
 def _reduce(opened: OpenedImage, part: Part) -> None:
@@ -176,13 +148,13 @@ def _reduce(opened: OpenedImage, part: Part) -> None:
     return None
 
 
-def _decoded_fast(opened: OpenedImage, part: Part) -> Tensor | None:
-    """Part of an image, uint8 [h, w, 4], as the fast decoder sees it; None of one that is Pillow's."""
-    read = _decoder().part
-    if read is None or opened.header.mode != "RGB" or opened.orientation != 1:
+def _decoded_fast(opened: OpenedImage) -> Tensor | None:
+    """An image, uint8 [H, W, 4], as simplejpeg decodes it; None of one that is Pillow's to decode, or to find bad."""
+    decode = _decoder().decode
+    if decode is None or opened.header.mode != "RGB" or opened.orientation != 1:
         return None
     try:
-        return read(opened.encoded, part)
+        return torch.from_numpy(decode(opened.encoded, "RGBX"))
     except (RuntimeError, ValueError):
         return None
 
