@@ -4,14 +4,15 @@
     python benchmarks/loader.py --data dataset_flickr8k.json --size 192
     python benchmarks/loader.py --data dataset_flickr8k.json --size 192 --peers
 
-All sides decode the same encoded images, crop, flip, apply RandAugment (2, 7) and normalise to float32. `former` is
-PairDataset with the transform it had before it worked on tensors; all else that has become faster since is in it too.
+All sides decode the same encoded images, crop, flip, apply RandAugment (2, 7), normalise to float32 and make batches of
+50. `former` is PairDataset with the transform it had before it worked on tensors; all else that has become faster since
+is in it too. `decoding` only opens files and decodes them, as ours does: what it takes, no change to the rest can save.
 With --peers (optional extra `peers`) they only crop, from 0.9 of the area, as open_clip does; its transform is a side,
 alone and in a pipeline of webdataset, whose shard is on disk. Ours also looks up the row, draws a caption, keys all
-randomness by sample, may decode a JPEG at reduced scale, and uses torchcodec where it is installed.
+randomness by sample, may decode a JPEG at reduced scale, and decodes others by simplejpeg.
 
 The sides take turns in one process, and are timed in seconds of CPU time, because a machine may be busy otherwise. One
-JSON line a round, and one for the median and range of the ratio of ours to each.
+JSON line a round, and one for the median and range of each ratio of speeds: ours to each, and decoding to `former`.
 """
 
 import argparse
@@ -28,19 +29,20 @@ from tempfile import TemporaryDirectory
 import torch
 from PIL import Image
 from pillow_path import former_transform, pillow_transform
+from torch import Tensor
 
-from truepair.data import PairDataset, TransformConfig, build_transform, open_pairs
+from truepair.data import PairDataset, PairTable, TransformConfig, build_transform, open_pairs
 from truepair.data.images import read_bytes
-from truepair.data.pairs import PairSample
-from truepair.data.pixels import decoder_name
-from truepair.data.transforms import NORMALISATIONS
+from truepair.data.pairs import stacked
+from truepair.data.pixels import decoder_name, load_part
+from truepair.data.transforms import NORMALISATIONS, PixelTransform
 from truepair.sampling.batches import Visit
 
 BATCH = 50
 
 
-Read = Callable[[range, int], object]
-"""Reads a batch of rows in some epoch."""
+Read = Callable[[range, int], Tensor]
+"""Reads a batch of rows in some epoch: pixels [B, 3, H, W], or [B] from what only decodes."""
 
 
 def images_per_second(read: Read, count: int, epoch: int) -> float:
@@ -50,8 +52,13 @@ def images_per_second(read: Read, count: int, epoch: int) -> float:
     return count / (time.process_time() - start)
 
 
-def read_pairs(dataset: PairDataset, rows: range, epoch: int) -> list[PairSample]:
-    return dataset.__getitems__([Visit(epoch, row) for row in rows])
+def read_pairs(dataset: PairDataset, rows: range, epoch: int) -> Tensor:
+    return stacked([sample["pixel_values"] for sample in dataset.__getitems__([Visit(epoch, row) for row in rows])])
+
+
+def decode_only(table: PairTable, transform: PixelTransform, rows: range, epoch: int) -> Tensor:
+    cells = [table.rows[row]["image"] for row in rows]
+    return torch.tensor([load_part(cell, transform.choose).shape[0] for cell in cells])
 
 
 def peers(config: TransformConfig, encoded: list[bytes], folder: Path) -> dict[str, Read]:
@@ -75,8 +82,8 @@ def peers(config: TransformConfig, encoded: list[bytes], folder: Path) -> dict[s
     ).repeat()
     samples = iter(stream)
     return {
-        "open_clip": lambda rows, epoch: [transform(Image.open(io.BytesIO(encoded[row]))) for row in rows],
-        "webdataset": lambda rows, epoch: [next(samples) for _ in rows],
+        "open_clip": lambda rows, epoch: torch.stack([transform(Image.open(io.BytesIO(encoded[row]))) for row in rows]),
+        "webdataset": lambda rows, epoch: torch.stack([next(samples)[0] for _ in rows]),
     }
 
 
@@ -100,27 +107,33 @@ def main() -> None:
     # All read files from the page cache; the other sides get them as bytes, which is in their favour.
     encoded = [read_bytes(table.rows[index]["image"]) for index in range(count)]
 
+    transform = build_transform(config, train=True)
     with TemporaryDirectory() as folder:
         sides: dict[str, Read] = {
-            "ours": partial(read_pairs, PairDataset(table, build_transform(config, train=True))),
+            "ours": partial(read_pairs, PairDataset(table, transform)),
             "former": partial(read_pairs, PairDataset(table, former_transform(config))),
-            "plain": lambda rows, epoch: [plain(Image.open(io.BytesIO(encoded[row])).convert("RGB")) for row in rows],
+            "plain": lambda rows, epoch: torch.stack(
+                [plain(Image.open(io.BytesIO(encoded[row])).convert("RGB")) for row in rows]
+            ),
+            "decoding": partial(decode_only, table, transform),
         }
         if arguments.peers:
             sides |= peers(config, encoded, Path(folder))
         for read in sides.values():
             images_per_second(read, count, 0)
-        ratios: dict[str, list[float]] = {name: [] for name in sides if name != "ours"}
+        ratios: dict[str, list[float]] = {f"ours to {name}": [] for name in sides if name != "ours"}
+        ratios["decoding to former"] = []
         for number in range(arguments.rounds):
             speeds = {name: images_per_second(read, count, number) for name, read in sides.items()}
             for name, found in ratios.items():
-                found.append(speeds["ours"] / speeds[name])
+                one, other = name.split(" to ")
+                found.append(speeds[one] / speeds[other])
             print(json.dumps({"round": number} | {name: round(speed) for name, speed in speeds.items()}))
     summary = {"data": table.name, "size": arguments.size, "crop": config.crop_scale[0], "images": count}
     print(json.dumps({**summary, "decoder": decoder_name(), "rounds": arguments.rounds}))
     for name, found in ratios.items():
         line = {"median": round(statistics.median(found), 3), "range": [round(min(found), 3), round(max(found), 3)]}
-        print(json.dumps({"ours to": name, **line}))
+        print(json.dumps({"ratio": name, **line}))
 
 
 if __name__ == "__main__":

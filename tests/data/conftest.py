@@ -4,10 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from datasets import config
+from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
 from truepair.data import pixels
 
@@ -20,27 +19,28 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     return folder
 
 
-def pillow_decodes(data: Tensor) -> Tensor:
-    """Stands in for torchcodec, uint8 [3, H, W] with the channels of a pixel side by side, and fails as it does."""
+def pillow_decodes(encoded: bytes, mode: str) -> NDArray[np.uint8]:
+    """Stands in for simplejpeg, and fails as it does."""
     try:
-        with Image.open(io.BytesIO(data.numpy().tobytes())) as image:
-            return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+        with Image.open(io.BytesIO(encoded)) as image:
+            return pixels.as_pixels(image.convert(mode[:3])).numpy()
     except OSError as error:
-        raise RuntimeError("Image is incomplete or truncated") from error
+        raise ValueError("Premature end of JPEG file") from error
 
 
-@pytest.fixture(params=["Pillow", "a stand-in", "torchcodec"])
+@pytest.fixture(params=["Pillow", "a stand-in", "simplejpeg"])
 def decoder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Sizes in bytes of what the fast decoder was given."""
     given: list[int] = []
-    decode: Callable[[Tensor], Tensor] = pillow_decodes
-    if request.param == "torchcodec":
-        decode = pytest.importorskip("torchcodec.decoders").decode_jpeg
+    decode: Callable[[bytes, str], NDArray[np.uint8]] = pillow_decodes
+    if request.param == "simplejpeg":
+        decode = pytest.importorskip("simplejpeg").decode_jpeg
 
-    def counted(data: Tensor) -> Tensor:
-        given.append(len(data))
-        return decode(data)
+    def counted(encoded: bytes, mode: str) -> NDArray[np.uint8]:
+        given.append(len(encoded))
+        return decode(encoded, mode)
 
-    monkeypatch.setattr(pixels, "_torchcodec", lambda: "" if request.param == "Pillow" else counted)
     request.node.fast = request.param != "Pillow"
+    found = pixels._Decoder(request.param, counted if request.node.fast else None)
+    monkeypatch.setattr(pixels, "_decoder", lambda: found)
     return given

@@ -36,7 +36,7 @@ def test_all_kinds_are_read_in_part_as_in_whole(kind: str, decoder: list[int], r
     stored = {"bytes": (PLAIN | OTHERS)[kind]}
     image = load_image(stored)
     kept = part(image.height, image.width, least=10_000)
-    most = 2 if kind in PLAIN and request.node.callspec.params["decoder"] == "torchcodec" else 0
+    most = 2 if kind in PLAIN and request.node.callspec.params["decoder"] == "simplejpeg" else 0
 
     assert far(load_part(stored, partial(part, least=10_000)), kept.of(as_pixels(image))) <= most
     assert len(decoder) == (kind in PLAIN and request.node.fast)
@@ -54,7 +54,7 @@ def test_a_transform_reads_what_it_reads_by_pillow(
             with isolated_rng(size):
                 ours = transform.read(stored)
             with monkeypatch.context() as patched, isolated_rng(size):
-                patched.setattr(decoding, "_torchcodec", lambda: "")
+                patched.setattr(decoding, "_decoder", lambda: decoding._Decoder("Pillow"))
                 theirs = transform.read(stored)
             assert float((ours - theirs).abs().max()) * 255 <= 2
 
@@ -92,50 +92,32 @@ def test_a_data_set_of_all_kinds_under_wrong_names_leaves_out_what_is_refused(
     assert all(sample["pixel_values"].shape == (3, size, size) for sample in samples)
 
 
-def install(folder: Path, content: str) -> None:
-    """Something that calls itself torchcodec 9.9."""
-    put(folder / "torchcodec-9.9.dist-info" / "METADATA", "Metadata-Version: 2.1\nName: torchcodec\nVersion: 9.9\n")
-    put(folder / "torchcodec" / "__init__.py", "")
-    put(folder / "torchcodec" / "decoders.py", content)
-
-
-WORKS = "def decode_jpeg(data):\n    raise RuntimeError('never')\n"
+BROKEN = "raise OSError('no libturbojpeg\\n.so.0')"
 
 INSTALLED = {
-    "works": (WORKS, "torchcodec 9.9", ""),
-    "old": ("", "Pillow", ": torchcodec 9.9 decodes no JPEGs"),
-    "broken": (
-        "raise OSError('no libavutil\\n.so.60')",
-        "Pillow",
-        ": torchcodec 9.9 cannot be loaded (no libavutil .so.60)",
-    ),
+    "works": ("def decode_jpeg(*arguments):\n    raise ValueError('never')\n", "simplejpeg 9.9", ""),
+    "broken": (BROKEN, "Pillow", ": simplejpeg 9.9 cannot be loaded (no libturbojpeg .so.0)"),
+    "not there": (None, "Pillow", ": simplejpeg, which is faster, is not installed"),
 }
 
 
 @pytest.mark.parametrize("kind", INSTALLED)
 def test_a_run_says_what_decodes_and_why(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     content, name, why = INSTALLED[kind]
-    install(tmp_path, content)
+    if content is None:
+        monkeypatch.setattr(decoding, "version", lambda name: (_ for _ in ()).throw(decoding.PackageNotFoundError))
+    else:
+        metadata = "Metadata-Version: 2.1\nName: simplejpeg\nVersion: 9.9\n"
+        put(tmp_path / "simplejpeg-9.9.dist-info" / "METADATA", metadata)
+        put(tmp_path / "simplejpeg" / "__init__.py", content)
     monkeypatch.syspath_prepend(tmp_path)
-    for module in [name for name in sys.modules if name.partition(".")[0] == "torchcodec"]:
+    for module in [name for name in sys.modules if name.partition(".")[0] == "simplejpeg"]:
         monkeypatch.delitem(sys.modules, module)
-    find: Any = decoding._torchcodec
+    find: Any = decoding._decoder
     find.cache_clear()
     try:
-        assert decoding.decoder_name().startswith(name)
-        line = decoding.decoder_line()
-        assert line == f"the decoder of pictures is {decoding.decoder_name()}{why}"
+        assert decoding.decoder_name().startswith(name) and decoding.decoder_name()[-1].isdigit()
+        assert decoding.decoder_line() == f"the decoder of pictures is {decoding.decoder_name()}{why}"
         assert load_part({"bytes": PLAIN["fine"]}, partial(part, least=1)).dtype == torch.uint8
-    finally:
-        find.cache_clear()
-
-
-def test_without_torchcodec_pillow_decodes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoding, "version", lambda name: (_ for _ in ()).throw(decoding.PackageNotFoundError))
-    find: Any = decoding._torchcodec
-    find.cache_clear()
-    try:
-        assert decoding.decoder_line().startswith("the decoder of pictures is Pillow ")
-        assert decoding.decoder_name()[-1].isdigit()
     finally:
         find.cache_clear()

@@ -23,6 +23,7 @@ from truepair.data import (
     train_wordpiece,
 )
 from truepair.data import pairs as collate
+from truepair.data.loading import read_batches
 from truepair.data.tokens import OwnTokenization
 from truepair.errors import ConfigError, DataError
 from truepair.relations.text import caption_key, normalise_caption
@@ -55,6 +56,52 @@ def test_a_sample_is_an_image_with_one_of_its_captions(table):
     assert (sample["image_id"], sample["caption_id"]) == (row["image_id"], row["caption_ids"][drawn])
     assert sample["caption_key"] == caption_key(sample["caption"])
     assert sample["pixel_values"].shape == (3, 16, 16)
+
+
+def test_the_pixels_of_a_batch_are_written_into_one_tensor(table):
+    dataset = PairDataset(table, SMALL)
+    pixels = [sample["pixel_values"] for sample in dataset.__getitems__([3, 0, Visit(2, 5)])]
+
+    whole = collate.stacked(pixels)
+
+    assert whole.shape == (3, 3, 16, 16) and whole.is_contiguous() and whole.data_ptr() == pixels[0].data_ptr()
+    assert torch.equal(whole, torch.stack(pixels))
+    assert all(torch.equal(whole[n], dataset[visit]["pixel_values"]) for n, visit in enumerate([3, 0, Visit(2, 5)]))
+
+
+def test_other_tensors_are_stacked():
+    rows = list(torch.arange(12.0).view(4, 3))
+    for tensors in (rows[::-1], rows[:3], rows[1:], [*rows[:3], rows[2]], [rows[0].clone(), *rows[1:]], [rows[3]]):
+        whole = collate.stacked(tensors)
+        assert torch.equal(whole, torch.stack(tensors)) and whole.data_ptr() != rows[0].data_ptr()
+    apart = [row[:2] for row in torch.arange(9.0).view(3, 3)]
+    assert torch.equal(collate.stacked(apart), torch.stack(apart))
+
+
+def whole_in_shared_memory(samples):
+    pixels = [sample["pixel_values"] for sample in samples]
+    whole = collate.stacked(pixels)
+    return whole, whole.is_shared() and whole.data_ptr() == pixels[0].data_ptr()
+
+
+@pytest.mark.parametrize("size", [64, 96])
+def test_a_loading_process_writes_pixels_where_it_hands_them_over(table, size):
+    dataset = PairDataset(table, build_transform(TransformConfig(size=size), train=True))
+    found = list(read_batches(dataset, whole_in_shared_memory, workers=1, timeout=300, batch_size=4))
+
+    assert [shared for _, shared in found] == [True, True]
+    expected = [dataset[row]["pixel_values"] for row in range(8)]
+    assert torch.equal(torch.cat([whole for whole, _ in found]), torch.stack(expected))
+
+
+def test_a_loading_process_without_room_for_pixels_says_so_in_a_line(table, monkeypatch):
+    def full(size):
+        raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)")
+
+    monkeypatch.setattr(torch.UntypedStorage, "_new_shared", full)
+    dataset = PairDataset(table, build_transform(TransformConfig(size=96), train=True))
+    with pytest.raises(DataError, match=r"a loading process cannot hand over its batch: shared memory .*--shm-size 8g"):
+        list(read_batches(dataset, list, workers=1, timeout=300, batch_size=4))
 
 
 def test_without_a_transform_no_image_is_opened(table, tmp_path):

@@ -5,6 +5,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from benchmarks.pillow_path import pillow_transform
@@ -37,6 +38,18 @@ def test_a_part_is_that_of_the_upright_image(decoder: list[int]) -> None:
         image = load_image({"bytes": data})
         kept = image.crop((7, 5, image.width - 23, image.height - 15))
         assert torch.equal(colours(pixels), colours(as_pixels(kept)))
+
+
+@pytest.mark.parametrize("size", [(41, 30), (2600, 2100)])
+def test_pixels_are_those_of_the_image_however_large_it_is(size: tuple[int, int]) -> None:
+    image = picture((41, 30)).resize(size)  # Pillow keeps more than 16 MB in several blocks
+    expected = torch.from_numpy(np.array(image))
+
+    pixels = as_pixels(image)
+    del image
+
+    assert pixels.shape == (size[1], size[0], 4) and pixels.is_contiguous()
+    assert torch.equal(colours(pixels), expected)
 
 
 @pytest.mark.parametrize(("side", "reduction"), [(400, 1), (161, 1), (160, 2), (81, 2), (80, 4), (40, 8), (10, 8)])
@@ -95,10 +108,10 @@ def test_size_is_bounded_before_anything_is_decoded(decoder: list[int]) -> None:
 
 
 def test_want_of_memory_is_a_bad_image(monkeypatch: pytest.MonkeyPatch) -> None:
-    def starved(data: Tensor) -> Tensor:
-        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+    def starved(encoded: bytes, mode: str) -> Any:
+        raise MemoryError
 
-    monkeypatch.setattr(decoding, "_torchcodec", lambda: starved)
+    monkeypatch.setattr(decoding, "_decoder", lambda: decoding._Decoder("starved", starved))
     monkeypatch.setattr("truepair.data.images.to_rgb", lambda *_: (_ for _ in ()).throw(MemoryError))
 
     with pytest.raises(BadImageError, match="needs more memory than there is"):

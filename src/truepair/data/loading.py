@@ -1,5 +1,6 @@
 """Batches that other processes read: they are waited for a second at a time, and none that is lost is waited for."""
 
+import math
 import shutil
 import signal
 import threading
@@ -10,9 +11,10 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
 
+import torch
 from torch import Tensor
 from torch._C import _remove_worker_pids
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, get_worker_info
 
 from truepair.errors import DataError, TruepairError, message_of
 
@@ -273,6 +275,33 @@ def _free_room() -> int:
     return shutil.disk_usage(_SHARED_MEMORY).free
 
 
+def room_for(*shape: int) -> Tensor:
+    """A float32 tensor to be filled; in a loading process in shared memory, where its batch is to be anyway.
+
+    Raises:
+        DataError: there is no room for it.
+    """
+    needed = math.prod(shape) * torch.float32.itemsize  # bytes
+    if get_worker_info() is None or needed <= SMALL:
+        return torch.empty(shape)
+    with _room_enough():
+        memory = torch.UntypedStorage._new_shared(needed)
+    return torch.empty(0).set_(memory).resize_(shape)
+
+
+@contextmanager
+def _room_enough() -> Iterator[None]:
+    """What goes into shared memory.
+
+    Raises:
+        DataError: there is no room for it.
+    """
+    try:
+        yield
+    except (RuntimeError, OSError) as error:
+        raise DataError(f"a loading process cannot hand over its batch: {no_room()}") from error
+
+
 def tensors_in(batch: Any) -> Iterator[Tensor]:
     """All tensors of a batch: of a data class, a mapping, a list, or of parts of such kinds."""
     if isinstance(batch, Tensor):
@@ -305,12 +334,10 @@ class _Delivered:
             DataError: there is no room for it.
         """
         batch = self.collate(samples)
-        try:
+        with _room_enough():
             for tensor in tensors_in(batch):
                 if tensor.nbytes:
                     tensor.share_memory_()
-        except (RuntimeError, OSError) as error:
-            raise DataError(f"a loading process cannot hand over its batch: {no_room()}") from error
         return batch
 
 

@@ -1,7 +1,7 @@
 """A dataset of image-text pairs, its batches, and what stands in for an unreadable image."""
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from copy import copy
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from truepair.data.images import DEFAULT_MAX_PIXELS, BadImageError
+from truepair.data.loading import room_for
 from truepair.data.table import PairTable
 from truepair.data.tokens import Tokenization, padded
 from truepair.data.transforms import ImageTransform
@@ -118,7 +119,10 @@ class PairDataset(Dataset[PairSample]):
         """
         places = [self._place(visit) for visit in visits]
         rows = self._read([index for _, index in places])
-        return [self._readable(epoch, index, row) for (epoch, index), row in zip(places, rows, strict=True)]
+        return [
+            self._readable(epoch, index, row, into)
+            for (epoch, index), row, into in zip(places, rows, self._room(len(places)), strict=True)
+        ]
 
     def without_substitutes(self) -> "PairDataset":
         """The same dataset, which raises a ``BadImageError`` for a picture that cannot be read."""
@@ -138,13 +142,20 @@ class PairDataset(Dataset[PairSample]):
             raise IndexError(f"row {index} of {count}")
         return epoch, index % count
 
-    def _readable(self, epoch: int, index: int, row: dict[str, Any]) -> PairSample:
+    def _room(self, count: int) -> Iterable[Tensor | None]:
+        """Where the pixels of each sample of a batch are to be written: in one tensor, so that none is stacked."""
+        if self.transform is None or self.transform.sides is None:
+            return [None] * count
+        return room_for(count, 3, *self.transform.sides)  # [B, 3, H, W]
+
+    def _readable(self, epoch: int, index: int, row: dict[str, Any], into: Tensor | None) -> PairSample:
         """The sample of a row, or that of the next row that can be read."""
         reason, count = "", len(self)
         for step in range(min(self.substitutes + 1, count)):
             source_index = (index + step) % count
             try:
-                return self._sample(epoch, index, source_index, row if step == 0 else self._rows[source_index], reason)
+                row = row if step == 0 else self._rows[source_index]
+                return self._sample(epoch, index, source_index, row, reason, into)
             except BadImageError as error:
                 if not self.substitutes:
                     raise
@@ -170,7 +181,9 @@ class PairDataset(Dataset[PairSample]):
         image = [] if self.transform is None else ["image"]
         return self.table.rows.select_columns([*_TEXTS, *image])
 
-    def _sample(self, epoch: int, index: int, source_index: int, row: dict[str, Any], reason: str) -> PairSample:
+    def _sample(
+        self, epoch: int, index: int, source_index: int, row: dict[str, Any], reason: str, into: Tensor | None
+    ) -> PairSample:
         # The first caption's id is part of the key: rows that share an image are augmented apart.
         keys = (self.seed, epoch, row["image_id"], row["caption_ids"][0])
         drawn = stable_hash(*keys, "caption") % len(row["captions"]) if self.captions == "draw" else 0
@@ -185,13 +198,13 @@ class PairDataset(Dataset[PairSample]):
             reason=reason,
         )
         if self.transform is not None:
-            sample["pixel_values"] = self._pixels(row["image"], keys)
+            sample["pixel_values"] = self._pixels(row["image"], keys, into)
         return sample
 
-    def _pixels(self, stored: dict[str, Any], keys: tuple[int, ...]) -> Tensor:
+    def _pixels(self, stored: dict[str, Any], keys: tuple[int, ...], into: Tensor | None = None) -> Tensor:
         assert self.transform is not None
         with isolated_rng(*keys, "augment"):
-            return self.transform.read(stored, self.max_pixels)  # [3, H, W]
+            return self.transform.read(stored, self.max_pixels, into)  # [3, H, W]
 
 
 def _probe_picture() -> bytes:
@@ -286,7 +299,7 @@ class PairCollator:
         input_ids, attention_mask = self.encode(captions)
         has_pixels = "pixel_values" in samples[0]
         return PairBatch(
-            pixel_values=torch.stack([sample["pixel_values"] for sample in samples]) if has_pixels else None,
+            pixel_values=stacked([sample["pixel_values"] for sample in samples]) if has_pixels else None,
             input_ids=input_ids,
             attention_mask=attention_mask,
             index=_column(samples, "index"),
@@ -306,6 +319,15 @@ class PairCollator:
         if unseen:
             self._tokens.update(zip(unseen, self.tokenization(unseen), strict=True))
         return padded([self._tokens[caption] for caption in captions], self.tokenization.padding)
+
+
+def stacked(tensors: Sequence[Tensor]) -> Tensor:
+    """Tensors of one shape in one, [B, ...]: that of which they are the rows in order, if there is one, and no copy."""
+    whole = tensors[0]._base
+    if whole is None or whole.shape != (len(tensors), *tensors[0].shape):
+        return torch.stack(list(tensors))
+    in_order = all(tensor.data_ptr() == row.data_ptr() for tensor, row in zip(tensors, whole, strict=True))
+    return whole if in_order else torch.stack(list(tensors))
 
 
 def _column(samples: Sequence[Any], name: str) -> Tensor:

@@ -1,15 +1,19 @@
 """Parts of images as uint8 tensors, decoded by the fastest decoder there is, and no larger than they are needed."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+import numpy as np
 import PIL
+import pyarrow as pa
 import torch
+from numpy.typing import NDArray
 from PIL import Image, features
 from torch import Tensor
+from torch.utils.dlpack import from_dlpack
 
 from truepair.data.images import DEFAULT_MAX_PIXELS, OpenedImage, opened_image
 
@@ -48,8 +52,8 @@ def load_part(
 ) -> Tensor:
     """Decode a part of an image of a ``PairTable`` to 8-bit RGB; all else is as of ``load_image``.
 
-    Upright JPEGs of 8-bit RGB that are needed at full size are decoded by torchcodec where it is installed. One of
-    which the part has pixels to spare is decoded by Pillow at 1/2, 1/4 or 1/8 of its size, and so is all else.
+    Upright JPEGs of 8-bit RGB that are needed at full size are decoded by simplejpeg. One of which the part has pixels
+    to spare is decoded by Pillow at 1/2, 1/4 or 1/8 of its size, and so is all else, and what is damaged.
 
     Args:
         stored: the ``image`` cell of a row.
@@ -64,27 +68,26 @@ def load_part(
     """
     with opened_image(stored, max_pixels) as opened:
         if not opened.is_jpeg:
-            image = opened.decoded()
-            part = choose(image.height, image.width)
-            return as_pixels(image.crop(_box(part, image.size, image.size)))
-        height, width = opened.size
-        part = choose(height, width)
+            pixels = as_pixels(opened.decoded())
+            return choose(*pixels.shape[:2]).of(pixels)
+        whole = opened.size
+        part = choose(*whole)
         _reduce(opened, part)
-        fast = _decoded_fast(opened, part) if opened.size == (height, width) else None
-        if fast is not None:
-            return as_pixels(fast)
-        image = opened.decoded()
-        return as_pixels(image.crop(_box(part, (width, height), image.size)))
+        fast = _decoded_fast(opened) if opened.size == whole else None
+        pixels = as_pixels(opened.decoded()) if fast is None else fast
+        return _reduced(part, whole, pixels.shape).of(pixels)
 
 
 def as_pixels(image: Image.Image) -> Tensor:
-    """An 8-bit RGB image as uint8 [H, W, 4]; the fourth channel, as Pillow keeps it, has no meaning.
+    """An 8-bit RGB image as uint8 [H, W, 4] in the same memory; the fourth channel, as Pillow keeps it, has no meaning.
 
     A pixel of four bytes is moved at once, resized in half the time, and need not be packed and unpacked by Pillow.
     """
-    # A bytearray, for it may be written to: that bytes may not is a warning, and to silence it takes longer.
-    data = torch.frombuffer(bytearray(image.tobytes("raw", "RGBX")), dtype=torch.uint8)
-    return data.view(image.height, image.width, 4)
+    try:
+        values = from_dlpack(pa.array(image).values)
+    except ValueError:  # Pillow keeps large images in several blocks
+        values = torch.frombuffer(bytearray(image.tobytes("raw", "RGBX")), dtype=torch.uint8)
+    return values.view(image.height, image.width, 4)
 
 
 def as_image(pixels: Tensor) -> Image.Image:
@@ -95,30 +98,45 @@ def as_image(pixels: Tensor) -> Image.Image:
 
 def decoder_name() -> str:
     """What decodes plain JPEGs here, with its version: pixels may depend on it."""
-    if callable(_torchcodec()):
-        return f"torchcodec {version('torchcodec')}"
-    return f"Pillow {PIL.__version__} with libjpeg {features.version('libjpeg_turbo') or features.version('jpg')}"
+    return _decoder().name
 
 
 def decoder_line() -> str:
-    """What a run says of its decoder; also why a torchcodec that is installed is not used."""
-    decode = _torchcodec()
-    return f"{DECODER} is {decoder_name()}{decode if isinstance(decode, str) else ''}"
+    """What a run says of its decoder; also why it is not the faster one."""
+    decoder = _decoder()
+    return f"{DECODER} is {decoder.name}{decoder.why}"
+
+
+@dataclass(frozen=True)
+class _Decoder:
+    """What decodes plain JPEGs.
+
+    Attributes:
+        name: with its version.
+        decode: from the bytes of a JPEG and "RGBX" to uint8 [H, W, 4]; raises an error for one that is Pillow's to
+            decode, or to find bad; None for Pillow itself.
+        why: why it is not simplejpeg.
+    """
+
+    name: str
+    decode: Callable[[bytes, str], NDArray[np.uint8]] | None = None
+    why: str = ""
 
 
 @cache
-def _torchcodec() -> Callable[[Tensor], Tensor] | str:
-    """The JPEG decoder of torchcodec, or in words why there is none; empty where torchcodec is not installed."""
+def _decoder() -> _Decoder:
+    """Simplejpeg, or Pillow where that cannot be used."""
     try:
-        name = f"torchcodec {version('torchcodec')}"
+        name = f"simplejpeg {version('simplejpeg')}"
+        from simplejpeg import decode_jpeg  # loads a library that nothing else needs
     except PackageNotFoundError:
-        return ""
-    try:
-        from torchcodec import decoders  # loads its libraries, which nothing else needs
-    except (ImportError, OSError, RuntimeError) as error:
-        return f": {name} cannot be loaded ({' '.join(str(error).split())[:80]})"
-    found: Callable[[Tensor], Tensor] | str = getattr(decoders, "decode_jpeg", f": {name} decodes no JPEGs")
-    return found
+        why = "simplejpeg, which is faster, is not installed"
+    except (ImportError, OSError) as error:
+        why = f"{name} cannot be loaded ({' '.join(str(error).split())[:80]})"
+    else:
+        return _Decoder(name, decode_jpeg)
+    libjpeg = features.version("libjpeg_turbo") or features.version("jpg")
+    return _Decoder(f"Pillow {PIL.__version__} with libjpeg {libjpeg}", why=f": {why}")
 
 
 def _reduce(opened: OpenedImage, part: Part) -> None:
@@ -130,27 +148,23 @@ def _reduce(opened: OpenedImage, part: Part) -> None:
     return None
 
 
-def _decoded_fast(opened: OpenedImage, part: Part) -> Image.Image | None:
-    """Part of an image as torchcodec decodes it; None of one that is Pillow's to decode, or to find bad."""
-    decode = _torchcodec()
-    header = opened.header
-    if isinstance(decode, str) or header.mode != "RGB" or opened.orientation != 1:
+def _decoded_fast(opened: OpenedImage) -> Tensor | None:
+    """An image, uint8 [H, W, 4], as simplejpeg decodes it; None of one that is Pillow's to decode, or to find bad."""
+    decode = _decoder().decode
+    if decode is None or opened.header.mode != "RGB" or opened.orientation != 1:
         return None
     try:
-        pixels = decode(torch.frombuffer(bytearray(opened.encoded), dtype=torch.uint8)).permute(1, 2, 0)  # [H, W, 3]
-    except RuntimeError:
+        return torch.from_numpy(decode(opened.encoded, "RGBX"))
+    except (RuntimeError, ValueError):
         return None
-    rows = pixels.contiguous()[part.top :]
-    first = rows.flatten()[part.left * 3 :]
-    return Image.frombuffer("RGB", (part.width, part.height), first.numpy(), "raw", "RGB", rows.shape[1] * 3, 1)
 
 
-def _box(part: Part, whole: tuple[int, int], decoded: tuple[int, int]) -> tuple[int, int, int, int]:
-    """Left, top, right and bottom of a part of the whole in an image as it was decoded (widths and heights)."""
-    (left, right), (top, bottom) = (
+def _reduced(part: Part, whole: tuple[int, int], decoded: Sequence[int]) -> Part:
+    """A part of the whole in an image as it was decoded (heights and widths), to the next whole pixel outwards."""
+    (top, bottom), (left, right) = (
         (start * has // had, -(-(start + length) * has // had))
         for start, length, has, had in zip(
-            (part.left, part.top), (part.width, part.height), decoded, whole, strict=True
+            (part.top, part.left), (part.height, part.width), decoded[:2], whole, strict=True
         )
     )
-    return left, top, right, bottom
+    return Part(top, left, bottom - top, right - left, part.least)

@@ -83,7 +83,7 @@ def build_transform(
     train: bool,
     encoder_statistics: PixelStatistics | None = None,
     size: tuple[int, int] | None = None,
-) -> "ImageTransform":
+) -> "PixelTransform":
     """Build the training transform (crop, flip, RandAugment) or the evaluation transform (resize); both end normalised.
 
     Args:
@@ -98,12 +98,15 @@ def build_transform(
     Raises:
         ConfigError: "encoder" normalisation without the encoder's statistics.
     """
-    last = _Normalise(*normalisation(config, encoder_statistics))
+    last = Normalise(*normalisation(config, encoder_statistics))
     if not train:
-        return PixelTransform(partial(_whole, config.size), *_evaluation_steps(config), last, min_side=config.size)
-    sides = (config.size, config.size) if size is None else size
-    resize, draw = _Resize(sides, config.interpolation), partial(_drawn, config.crop_scale, sides)
-    return PixelTransform(draw, resize, *augmentation(config), last, min_side=min_side(max(sides), config))
+        sides = (config.size, config.size)
+        choose, steps, least = partial(_whole, config.size), _evaluation_steps(config), config.size
+    else:
+        sides = (config.size, config.size) if size is None else size
+        choose, least = partial(_drawn, config.crop_scale, sides), min_side(max(sides), config)
+        steps = [_Resize(sides, config.interpolation), *augmentation(config)]
+    return PixelTransform(choose, *steps, last=last, sides=sides, min_side=least)
 
 
 def min_side(side: int, config: TransformConfig) -> int:
@@ -135,7 +138,12 @@ class ImageTransform:
     Args:
         steps: callables, applied in order; the last returns the tensor.
         min_side: JPEGs may be decoded smaller as long as both sides keep this many pixels; None decodes at full size.
+
+    Attributes:
+        sides: height and width of all tensors it makes, if they are known before; then they can be written in a place.
     """
+
+    sides: tuple[int, int] | None = None
 
     def __init__(self, *steps: Callable[[Any], Any], min_side: int | None = None) -> None:
         self.steps = steps
@@ -143,21 +151,29 @@ class ImageTransform:
 
     def __call__(self, image: Image.Image) -> Tensor:
         """Transform an image into float32 [3, H, W]."""
-        return self._stepped(image)
+        return cast(Tensor, self._stepped(image))
 
-    def read(self, stored: Mapping[str, Any], max_pixels: int = DEFAULT_MAX_PIXELS) -> Tensor:
+    def read(
+        self, stored: Mapping[str, Any], max_pixels: int = DEFAULT_MAX_PIXELS, into: Tensor | None = None
+    ) -> Tensor:
         """Read an image of a ``PairTable``, as :func:`load_image` does, and transform it into float32 [3, H, W].
+
+        Args:
+            stored: the image.
+            max_pixels: largest width x height.
+            into: where to write it, float32 [3, *sides], if ``sides`` are known; None for a new tensor.
 
         Raises:
             BadImageError: it cannot be read, or memory has no room for it.
         """
+        assert into is None, "the sides of what this makes are not known before"
         with memory_for(describe(stored)):
             return self(load_image(stored, min_side=self.min_side, max_pixels=max_pixels))
 
-    def _stepped(self, value: Any) -> Tensor:
+    def _stepped(self, value: Any) -> Any:
         for step in self.steps:
             value = step(value)
-        return cast(Tensor, value)
+        return value
 
 
 class PixelTransform(ImageTransform):
@@ -169,40 +185,53 @@ class PixelTransform(ImageTransform):
 
     Args:
         choose: the part to keep of an image of some height and width, before it is decoded.
-        steps: as of `ImageTransform`; the first is given uint8 [h, w, 4].
+        steps: callables, applied in order; the first is given uint8 [h, w, 4], and the last makes it [*sides, 4].
+        last: what normalises that.
+        sides: height and width of all tensors.
         min_side: as of `ImageTransform`; for those who decode images without transforming them.
     """
 
     def __init__(
-        self, choose: Callable[[int, int], Part], *steps: Callable[[Any], Any], min_side: int | None = None
+        self,
+        choose: Callable[[int, int], Part],
+        *steps: Callable[[Any], Any],
+        last: "Normalise",
+        sides: tuple[int, int],
+        min_side: int,
     ) -> None:
         super().__init__(*steps, min_side=min_side)
         self.choose = choose
+        self.last = last
+        self.sides = sides
 
     def __call__(self, image: Image.Image) -> Tensor:
         """Transform an image into float32 [3, H, W]."""
-        return self._stepped(self.choose(image.height, image.width).of(as_pixels(image)))
+        return self.last(self._stepped(self.choose(image.height, image.width).of(as_pixels(image))))
 
-    def read(self, stored: Mapping[str, Any], max_pixels: int = DEFAULT_MAX_PIXELS) -> Tensor:
+    def read(
+        self, stored: Mapping[str, Any], max_pixels: int = DEFAULT_MAX_PIXELS, into: Tensor | None = None
+    ) -> Tensor:
         """Read the part of an image that is needed, see :func:`load_part`, and make it float32 [3, H, W].
 
         Raises:
             BadImageError: it cannot be read, or memory has no room for it.
         """
         with memory_for(describe(stored)):
-            return self._stepped(load_part(stored, self.choose, max_pixels))
+            return self.last(self._stepped(load_part(stored, self.choose, max_pixels)), into)
 
 
-class _Normalise:
+class Normalise:
     """From uint8 [H, W, 4] to normalised float32 [3, H, W], in one pass; v2's two steps take several times as long."""
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         self.scale = (1 / (255 * torch.tensor(std)))[:, None, None]  # [3, 1, 1]
         self.shift = (-torch.tensor(mean) / torch.tensor(std))[:, None, None]  # [3, 1, 1]
 
-    def __call__(self, pixels: Tensor) -> Tensor:
-        values = pixels[..., :3].permute(2, 0, 1).to(torch.float32, memory_format=torch.contiguous_format)
-        return values.mul_(self.scale).add_(self.shift)
+    def __call__(self, pixels: Tensor, into: Tensor | None = None) -> Tensor:
+        """Normalise an image, into a place [3, H, W] if one is given."""
+        colours = pixels[..., :3].permute(2, 0, 1)
+        values = torch.empty(colours.shape) if into is None else into
+        return values.copy_(colours).mul_(self.scale).add_(self.shift)
 
 
 class _Resize:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from truepair.data.images import BadImageError
-from truepair.data.pairs import PairBatch, PairDataset
+from truepair.data.pairs import PairBatch, PairDataset, stacked
 from truepair.data.preprocessing import Preprocessing
 from truepair.data.table import PairTable
 from truepair.data.transforms import ImageTransform
@@ -179,7 +179,7 @@ class PlainImages:
         Raises:
             BadImageError: an image cannot be read.
         """
-        return torch.stack([sample["pixel_values"] for sample in self._dataset.__getitems__(rows.tolist())])
+        return stacked([sample["pixel_values"] for sample in self._dataset.__getitems__(rows.tolist())])
 
 
 class PlainStates:

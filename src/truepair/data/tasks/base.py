@@ -12,7 +12,7 @@ from datasets import Dataset
 from torch import Tensor
 
 from truepair.data.formats.record import Skips
-from truepair.data.pairs import PairDataset, TensorBatch
+from truepair.data.pairs import PairDataset, TensorBatch, stacked
 from truepair.data.table import PairTable
 from truepair.data.transforms import ImageTransform
 from truepair.errors import DataError
@@ -179,7 +179,7 @@ def stack_images(rows: Iterable[int], pixels: dict[int, Tensor]) -> tuple[Tensor
         [I, 3, H, W], if there are any.
     """
     distinct, places = torch.tensor(list(rows), dtype=torch.int64).unique(return_inverse=True)
-    return distinct, places, torch.stack([pixels[row] for row in distinct.tolist()]) if pixels else None
+    return distinct, places, stacked([pixels[row] for row in distinct.tolist()]) if pixels else None
 
 
 class MissingImageError(ValueError):
