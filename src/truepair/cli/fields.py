@@ -15,6 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
+from truepair.cli.importing import importing
 from truepair.settings import Within
 
 _Recipe = TypeVar("_Recipe")
@@ -46,7 +47,9 @@ class RecipeClass(Generic[_Recipe]):
 
     def load(self) -> type[_Recipe]:
         """Import the class itself."""
-        return cast("type[_Recipe]", getattr(importlib.import_module(self.module), self.name))
+        with importing():
+            module = importlib.import_module(self.module)
+        return cast("type[_Recipe]", getattr(module, self.name))
 
 
 @dataclass(frozen=True)
