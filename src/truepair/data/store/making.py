@@ -270,15 +270,16 @@ class RowMaker:
                 yield value
 
     def _image(self, record: Record) -> dict[str, Any] | None:
-        if record.image is not None:
-            return record.image
-        if record.image_path is None:
-            self.skips.row(record.where, "it has no image")
-        elif not is_unicode(record.image_path):
+        path = record.image_path if record.image is None else record.image.get("path")
+        if path is not None and not is_unicode(path):
             self.skips.row(record.where, "its image path is not UTF-8")
+        elif record.image is not None:
+            return record.image
+        elif path is None:
+            self.skips.row(record.where, "it has no image")
         else:
             try:
-                return {"path": self.paths.resolve(record.image_path, record.where)}
+                return {"path": self.paths.resolve(path, record.where)}
             except NoPathError as error:
                 self.skips.row(record.where, str(error))
         return None
