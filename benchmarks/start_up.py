@@ -1,26 +1,28 @@
 """CPU seconds of ``truepair train`` from the start of its process to its first step.
 
     python benchmarks/start_up.py
-    python benchmarks/start_up.py --rows 100000 --folder /scratch
+    python benchmarks/start_up.py --layouts jsonl csv lists hub --rows 100000 --folder /scratch
 
-A list of pairs is made up, JSON Lines, each picture shared by many rows; the command that a user would give trains a
-tiny model on it with ITC alone, a tokenizer of its own and no worker processes, so that all is in one process. It ends
-where its first batch is there. One JSON line each:
+A list of pairs is made up, each picture shared by many rows; the command that a user would give trains a tiny model on
+it with ITC alone, a tokenizer of its own and no worker processes, so that all is in one process. It ends where its
+first batch is there. One JSON line each:
 
   libraries  nothing but the import of the libraries that a training run needs, PyTorch's compiler among them, which its
-             optimizers import
+             optimizers import; Python's collector rests, as it does in the command
+  collected  the same while the collector works
   cold       the list is read for the first time
   warm       the same command again, in another run folder
 
-`imports` are the seconds until everything that a training run imports is imported, `start_up` those from there to the
-first step, `peak_gb` the most memory of the process. When this was written, a million rows on one of two cores of an
-AMD EPYC, busy with other work: at first, cold 31.2 s and warm 16.3 s; with rows that were read one at a time 23.3 s and
-6.7 s; now 9.8 to 11.9 s and 7.0 s, 6.0 s on quieter cores, of which 2.0 train the tokenizer and 1.5 key the captions;
-1.2 GB, as before. Ten million rows: 66 and 38 s, 4.0 GB. The imports were 4.0 to 4.6 s on quiet cores, those of the
-libraries alone 3.3 to 3.6.
+Layouts: `jsonl`, lines of a path and a caption; `csv`, the same with an id of the caption; `lists`, lines with lists of
+captions, their ids and all true names; `hub`, what the library datasets wrote, with names.
+
+`imports` are the seconds until the command has imported everything and read its recipe, `start_up` those from there to
+the first step, `imports_gb` and `peak_gb` the most memory of the process until each. FIGURES
 """
 
 import argparse
+import gc
+import importlib
 import json
 import os
 import resource
@@ -28,6 +30,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -60,66 +64,148 @@ RECIPE = {
     "evaluation": {"rerank": 0},
 }
 
-LIBRARIES = "torch._dynamo, torchvision.transforms, datasets, accelerate, transformers.models.bert.modeling_bert"
+LIBRARIES = (
+    "torch._dynamo",
+    "torchvision.transforms",
+    "datasets",
+    "accelerate",
+    "transformers.models.bert.modeling_bert",
+)
 
 
-def make_up(folder: Path, rows: int) -> None:
-    """Pictures, a list of pairs and a recipe."""
+def write_jsonl(folder: Path, rows: int) -> str:
+    with (folder / "pairs.jsonl").open("w") as lines:
+        for number, caption in enumerate(captions(rows)):
+            lines.write(json.dumps({"image": image_of(number), "caption": caption}) + "\n")
+    return "pairs.jsonl"
+
+
+def write_csv(folder: Path, rows: int) -> str:
+    with (folder / "pairs.csv").open("w") as lines:
+        lines.write("image,caption,caption_id\n")
+        lines.writelines(f'{image_of(n)},"{caption}, it says",{n}\n' for n, caption in enumerate(captions(rows)))
+    return "pairs.csv"
+
+
+def write_lists(folder: Path, rows: int) -> str:
+    with (folder / "pairs.jsonl").open("w") as lines:
+        for number, caption in enumerate(captions(rows)):
+            row = {"captions": [caption], "caption_ids": [number], "names": [caption, "a thing"]}
+            lines.write(json.dumps({"image": image_of(number)} | row) + "\n")
+    return "pairs.jsonl"
+
+
+def write_hub(folder: Path, rows: int) -> str:
+    from datasets import Dataset
+
+    texts = list(captions(rows))
+    names = [[text, "a thing"] for text in texts]
+    columns = {"image": list(map(image_of, range(rows))), "caption": texts, "names": names}
+    Dataset.from_dict(columns).save_to_disk(folder / "saved")
+    (folder / "saved" / "images").symlink_to("../images")
+    return "saved"
+
+
+COLLECTOR = {"libraries": gc.disable, "collected": gc.enable}
+
+LAYOUTS = {"jsonl": write_jsonl, "csv": write_csv, "lists": write_lists, "hub": write_hub}
+
+
+def captions(count: int) -> Iterator[str]:
     from opening import captions  # not by the process that is timed: it brings what that one has to import itself
 
+    return captions(count)
+
+
+def image_of(number: int) -> str:
+    return f"images/{number % PICTURES:05}.jpg"
+
+
+def make_up(folder: Path, rows: int, layout: str) -> str:
+    """Pictures, a list of pairs and a recipe; the name of the list."""
     pixels = np.random.default_rng(0)
     (folder / "images").mkdir()
     for number in range(min(PICTURES, rows)):
-        Image.fromarray(pixels.integers(0, 255, (32, 32, 3), np.uint8)).save(folder / f"images/{number:05}.jpg")
-    with (folder / "pairs.jsonl").open("w") as lines:
-        for number, caption in enumerate(captions(rows)):
-            lines.write(json.dumps({"image": f"images/{number % PICTURES:05}.jpg", "caption": caption}) + "\n")
+        Image.fromarray(pixels.integers(0, 255, (32, 32, 3), np.uint8)).save(folder / image_of(number))
     (folder / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
+    return LAYOUTS[layout](folder, rows)
 
 
-def train(folder: Path, run_folder: str) -> None:
+def gigabytes() -> float:
+    """The most memory that this process has had."""
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2)
+
+
+def train(folder: Path, pairs: str, run_folder: str) -> None:
     """Give the command in this process, up to the first step; prints the figures."""
     from truepair.cli.main import main as command
-    from truepair.engine.loop.loop import TrainingLoop
+    from truepair.cli.run_folder import Opening
 
-    imported = time.process_time()
+    recorded = Opening.recorded
 
-    def first_step(loop: TrainingLoop, group: object, epoch: int) -> None:
-        """Print, and leave."""
-        figures = {
-            "imports": round(imported, 2),
-            "start_up": round(time.process_time() - imported, 2),
-            "peak_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
-        }
-        print(json.dumps(figures), flush=True)
-        os._exit(0)
+    def imported(opened: Opening[object]) -> AbstractContextManager[None]:
+        """Everything is imported, and nothing else is done."""
+        from truepair.engine.loop.loop import TrainingLoop
 
-    TrainingLoop._take_step = first_step  # type: ignore[assignment, method-assign]
-    command(["train", str(folder / "recipe.yaml"), str(folder / "pairs.jsonl"), "--run-folder", run_folder])
+        seconds, before = time.process_time(), gigabytes()
+
+        def first_step(loop: TrainingLoop, group: object, epoch: int) -> None:
+            """Print, and leave."""
+            figures = {
+                "imports": round(seconds, 2),
+                "start_up": round(time.process_time() - seconds, 2),
+                "imports_gb": before,
+                "peak_gb": gigabytes(),
+            }
+            print(json.dumps(figures), flush=True)
+            os._exit(0)
+
+        TrainingLoop._take_step = first_step  # type: ignore[assignment, method-assign]
+        return recorded(opened)
+
+    Opening.recorded = imported  # type: ignore[method-assign]
+    command(["train", str(folder / "recipe.yaml"), str(folder / pairs), "--run-folder", run_folder])
+
+
+def libraries(collector: str) -> None:
+    """Import the libraries alone; prints the figures."""
+    COLLECTOR[collector]()
+    for name in LIBRARIES:
+        importlib.import_module(name)
+    print(json.dumps({"imports": round(time.process_time(), 2), "imports_gb": gigabytes()}))
+
+
+def in_a_process(*words: str, **surroundings: str) -> dict[str, float]:
+    """The figures that this program prints when it is called with some words."""
+    call = [sys.executable, __file__, *words]
+    done = subprocess.run(call, env=os.environ | surroundings, check=True, capture_output=True, text=True)
+    figures: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return figures
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--layouts", nargs="+", choices=LAYOUTS, default=["jsonl"])
     parser.add_argument("--folder", type=Path, default=None, help="for all of it; a temporary one by default")
-    parser.add_argument("--train", nargs=2, metavar=("FOLDER", "RUN"), help=argparse.SUPPRESS)
+    parser.add_argument("--libraries", choices=COLLECTOR, help=argparse.SUPPRESS)
+    parser.add_argument("--train", nargs=3, metavar=("FOLDER", "PAIRS", "RUN"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.train:
-        train(Path(arguments.train[0]), arguments.train[1])
+    if arguments.libraries:
+        libraries(arguments.libraries)
         return
-    with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
-        folder = Path(name)
-        make_up(folder, arguments.rows)
-        own = {"XDG_CACHE_HOME": f"{name}/cache", "HF_HOME": f"{name}/hub", "OMP_NUM_THREADS": "1"}
-        surroundings = os.environ | own
-        words = [sys.executable, "-c", f"import {LIBRARIES}, time; print(time.process_time())"]
-        done = subprocess.run(words, env=surroundings, check=True, capture_output=True, text=True)
-        print(json.dumps({"what": "libraries", "imports": round(float(done.stdout), 2)}), flush=True)
-        for what in ("cold", "warm"):
-            words = [sys.executable, __file__, "--train", name, f"{name}/{what}"]
-            done = subprocess.run(words, env=surroundings, check=True, capture_output=True, text=True)
-            found = json.loads(done.stdout.splitlines()[-1])
-            print(json.dumps({"rows": arguments.rows, "what": what, **found}), flush=True)
+    if arguments.train:
+        train(Path(arguments.train[0]), *arguments.train[1:])
+        return
+    for what in COLLECTOR:
+        print(json.dumps({"what": what, **in_a_process("--libraries", what)}), flush=True)
+    for layout in arguments.layouts:
+        with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
+            pairs = make_up(Path(name), arguments.rows, layout)
+            own = {"XDG_CACHE_HOME": f"{name}/cache", "HF_HOME": f"{name}/hf", "OMP_NUM_THREADS": "1"}
+            for what in ("cold", "warm"):
+                found = in_a_process("--train", name, pairs, f"{name}/{what}", **own)
+                print(json.dumps({"rows": arguments.rows, "layout": layout, "what": what, **found}), flush=True)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from truepair.cli.importing import importing
 from truepair.cli.options import CommandParser
 from truepair.cli.run_folder import quiet_libraries, say
 from truepair.errors import ConfigError
@@ -40,7 +41,8 @@ def run(words: list[str]) -> None:
     if call.folder is None:
         raise ConfigError("give the checkpoint and a new folder: truepair convert ALBEF.pth albef")
 
-    from truepair.models.checkpoints.convert import ConvertOptions, convert_checkpoint
+    with importing():
+        from truepair.models.checkpoints.convert import ConvertOptions, convert_checkpoint
 
     quiet_libraries()
     options = ConvertOptions(

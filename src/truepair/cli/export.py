@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from truepair.cli.importing import importing
 from truepair.cli.options import CommandParser
 from truepair.cli.run_folder import quiet_libraries, say
 from truepair.errors import ConfigError
@@ -54,8 +55,9 @@ def run(words: list[str]) -> None:
     if stated:
         raise ConfigError(f"--{next(iter(stated))} is about verdicts; say for whom: --format {', '.join(VERDICTS)}")
 
-    from truepair.models.checkpoints.onnx import export_onnx
-    from truepair.models.open import model_folder, open_model
+    with importing():
+        from truepair.models.checkpoints.onnx import export_onnx
+        from truepair.models.open import model_folder, open_model
 
     quiet_libraries()
     done = export_onnx(open_model(call.source, say), Path(call.folder), name=Path(model_folder(call.source)).name)
@@ -63,7 +65,8 @@ def run(words: list[str]) -> None:
 
 
 def _verdicts(source: str, folder: str, kind: str, stated: dict[str, object]) -> None:
-    from truepair.tasks.export.files import ExportConfig, export_verdicts, open_verdicts
+    with importing():
+        from truepair.tasks.export.files import ExportConfig, export_verdicts, open_verdicts
 
     quiet_libraries()
     data = stated.pop("data", None)

@@ -9,12 +9,13 @@ import ast
 import copy
 import importlib
 import importlib.util
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
+from truepair.cli.importing import importing
 from truepair.settings import Within
 
 _Recipe = TypeVar("_Recipe")
@@ -46,7 +47,9 @@ class RecipeClass(Generic[_Recipe]):
 
     def load(self) -> type[_Recipe]:
         """Import the class itself."""
-        return cast("type[_Recipe]", getattr(importlib.import_module(self.module), self.name))
+        with importing():
+            module = importlib.import_module(self.module)
+        return cast("type[_Recipe]", getattr(module, self.name))
 
 
 @dataclass(frozen=True)
@@ -257,11 +260,19 @@ def _source(module: str) -> _Source:
             defined[line.target.id] = line.value
     imported = {
         alias.asname or alias.name: (line.module or "", alias.name)
-        for line in ast.walk(tree)
+        for line in _statements(tree.body)
         if isinstance(line, ast.ImportFrom)
         for alias in line.names
     }
     return _Source(defined, imported)
+
+
+def _statements(lines: Iterable[ast.stmt]) -> Iterator[ast.stmt]:
+    """Statements at the top of a module, and those within ``if TYPE_CHECKING``: no function's, which are most."""
+    for line in lines:
+        yield line
+        if isinstance(line, ast.If):
+            yield from _statements([*line.body, *line.orelse])
 
 
 def _file_of(module: str) -> Path:

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from truepair.cli.importing import importing
 from truepair.cli.options import CommandParser
 from truepair.cli.run_folder import say
 from truepair.errors import ConfigError
@@ -33,7 +34,8 @@ def run(words: list[str]) -> None:
     if call.folder is None:
         raise ConfigError("give the folder that truepair mine wrote: truepair review runs/mined")
 
-    from truepair.review.session import ReviewSession
+    with importing():
+        from truepair.review.session import ReviewSession
 
     with ReviewSession(call.folder, precision=call.precision, seed=call.seed, say=say) as session:
         if call.answers is None:

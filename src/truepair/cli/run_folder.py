@@ -16,6 +16,7 @@ import yaml
 from truepair import display
 from truepair.cli.arguments import bundled_recipes, find_recipe, lay_recipe, read_fields, read_layers, to_yaml
 from truepair.cli.fields import RecipeClass
+from truepair.cli.importing import importing
 from truepair.cli.options import CommandParser
 from truepair.engine.distributed.launch import is_first_process, telling_lost_processes
 from truepair.errors import ConfigError, MadeAgain, TruepairError
@@ -245,9 +246,10 @@ def say(line: str) -> None:
 
 def quiet_libraries() -> None:
     """Keep transformers and datasets from drawing bars and printing what we report ourselves; their errors remain."""
-    import datasets
-    import huggingface_hub
-    import transformers
+    with importing():
+        import datasets
+        import huggingface_hub
+        import transformers
 
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()

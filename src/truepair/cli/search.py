@@ -4,6 +4,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from truepair.cli.importing import importing
 from truepair.cli.options import CommandParser
 from truepair.cli.run_folder import quiet_libraries, say
 from truepair.display import show
@@ -42,7 +43,8 @@ def run(words: list[str]) -> None:
             'give the model, the vectors and a query: truepair search MODEL vectors.parquet "a dog in snow"'
         )
 
-    from truepair.tasks.search import search_vectors
+    with importing():
+        from truepair.tasks.search import search_vectors
 
     quiet_libraries()
     result = search_vectors(call.model, call.vectors, call.queries, say, k=call.k, what=call.what)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from truepair.cli import finetune
 from truepair.cli.arguments import bundled_recipes
+from truepair.cli.importing import importing
 from truepair.cli.run_folder import PRETRAIN, Opening, RecipeCommand, say
 from truepair.cli.tasks import trained_tasks
 from truepair.display import show
@@ -68,7 +69,8 @@ def run(words: list[str]) -> None:
 
 def _train(opened: "Opening[PretrainRecipe]", called: str) -> None:
     """Train, and write what is asked for beside the model."""
-    from truepair.tasks.pretraining import pretrain
+    with importing():
+        from truepair.tasks.pretraining import pretrain
 
     started = time.perf_counter()
     with opened.recorded():

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.data.makers import put
+from truepair.cli.main import main
 from truepair.data.formats import json_stream
 from truepair.data.formats.json_stream import is_json_list, list_entries, member_entries
 from truepair.errors import DataError
@@ -28,6 +29,16 @@ def place(tmp_path_factory):
 def chunk(request, monkeypatch):
     """How many characters are read at once."""
     monkeypatch.setattr(json_stream, "_CHUNK", request.param)
+
+
+def test_a_file_that_ends_within_a_character_is_told_in_a_line(tmp_path, capsys):
+    file = tmp_path / "pairs.jsonl"
+    file.write_bytes('{"image": "a.png", "caption": "a dog"}'.encode("utf-16") + b"\n")
+
+    with pytest.raises(SystemExit):
+        main(["doctor", str(file), "--no-pictures"])
+
+    assert "pairs.jsonl is not text: 'utf-16-le' codec" in capsys.readouterr().err
 
 
 def members(path, *names):

@@ -7,6 +7,7 @@ import math
 from dataclasses import replace
 from tempfile import TemporaryDirectory
 
+import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -15,13 +16,22 @@ from hypothesis import strategies as st
 
 from tests.data.makers import put, put_jsonl
 from truepair.cli.main import main
-from truepair.data.formats import delimited, parquet, record
+from truepair.data.formats import delimited, hub, parquet, record
 from truepair.data.formats import json as json_formats
 from truepair.data.open import READERS, source_config
 from truepair.data.store import making, rows
+from truepair.data.store.making import is_unicode
 from truepair.errors import DataError
 
-SMALL = {(making, "_FEW"): 2, (record, "_AT_ONCE"): 7, (rows, "_BATCH_ROWS"): 5, (json_formats, "_PARSED_AT_ONCE"): 150}
+SMALL = {
+    (making, "_FEW"): 2,
+    (record, "_AT_ONCE"): 7,
+    (rows, "_BATCH_ROWS"): 5,
+    (rows, "_BATCH_BYTES"): 9,
+    (json_formats, "_PARSED_AT_ONCE"): 150,
+    (hub, "_ROWS_AT_ONCE"): 4,
+    (hub, "_BYTES_AT_ONCE"): 100,
+}
 
 PLAIN = {"image": "first.png", "caption": "a dog"}
 
@@ -58,10 +68,15 @@ USUAL = {
     "caption_id": st.integers(0, 5),
     "split": SPLITS,
     "group": st.sampled_from("gh"),
+    "names": st.lists(TEXTS, max_size=3) | st.none(),
     "vendor": TEXTS,
 }
 
-OTHER_NAMES = ("Caption", "captions", "text", "path", "caption_ids", "family", "names", "txt", "boxes", "\u00e4")
+OTHER_NAMES = ("Caption", "captions", "text", "path", "caption_ids", "family", "txt", "boxes", "\u00e4")
+
+WITH_IDS = st.lists(st.tuples(TEXTS, st.integers(0, 9) | st.integers(0, 9) | SCALARS), min_size=1, max_size=3).map(
+    lambda pairs: dict(zip(("caption", "caption_ids"), map(list, zip(*pairs, strict=True)), strict=True))
+)
 
 OTHER = dict.fromkeys((*USUAL, *OTHER_NAMES), ANYTHING)
 
@@ -82,8 +97,25 @@ def entry(fields):
 
 
 ENTRY = st.one_of(
-    st.just({}), st.fixed_dictionaries({"image": PATHS, "caption": TEXTS}), entry(USUAL), entry(OTHER), entry(OTHER)
+    st.just({}),
+    st.fixed_dictionaries({"image": PATHS, "caption": TEXTS}),
+    WITH_IDS,
+    entry(USUAL),
+    entry(OTHER),
+    entry(OTHER),
 )
+
+LISTS = st.lists(WITH_IDS | st.just({}), max_size=20)
+
+STORED = TEXTS.filter(is_unicode)
+
+PICTURES = st.one_of(
+    st.fixed_dictionaries({"bytes": st.sampled_from([b"", b"12345678", b"123456789012"]), "path": PATHS | st.none()}),
+    st.fixed_dictionaries({"bytes": st.none(), "path": PATHS | st.none()}),
+    st.none(),
+)
+
+NAMES = st.lists(STORED | st.none(), max_size=3) | st.none()
 
 ENTRIES = st.lists(ENTRY.map(lambda fields: PLAIN | fields), max_size=30) | st.lists(
     entry(OTHER) | st.just(PLAIN), max_size=12
@@ -214,6 +246,99 @@ def test_rows_of_parquet(folder, cells, options):
     compare(file, options)
 
 
+@settings(max_examples=60, deadline=None)
+@given(entries=LISTS, options=OPTIONS)
+def test_lines_with_ids_of_captions(folder, entries, options):
+    put_jsonl(folder / "pairs.jsonl", [PLAIN | NAMED_OTHERWISE, *(PLAIN | fields for fields in entries)])
+
+    compare(folder / "pairs.jsonl", options)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    cells=st.lists(st.tuples(PICTURES, TEXTS, NAMES, st.lists(st.integers(-1, 9), max_size=2)), max_size=20),
+    options=OPTIONS,
+)
+def test_pictures_in_parquet(folder, cells, options):
+    pictures, captions, names, ids = zip(
+        ({"bytes": b"1", "path": "first.png"}, "a dog", None, [7]), *cells, strict=True
+    )
+    stored = [
+        {
+            name: value.encode("utf-8", "surrogatepass") if isinstance(value, str) else value
+            for name, value in (picture or {}).items()
+        }
+        for picture in pictures
+    ]
+    texts = pa.array([text.encode("utf-8", "surrogatepass") for text in captions], pa.binary()).view(pa.string())
+    fields = [pa.array([one.get(name) for one in stored], pa.binary()) for name in ("bytes", "path")]
+    image = pa.StructArray.from_arrays([fields[0], fields[1].view(pa.string())], ["bytes", "path"])
+    names = pa.array(names, pa.list_(pa.string()))
+    file = folder / "pairs.parquet"
+    pq.write_table(pa.table({"image": image, "caption": texts, "names": names, "caption_ids": list(ids)}), file)
+
+    compare(file, options)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    cells=st.lists(
+        st.tuples(
+            PICTURES | PATHS,
+            STORED | st.none(),
+            st.lists(STORED, min_size=1, max_size=2),
+            st.integers(-1, 1) | st.none(),
+            NAMES,
+            st.lists(st.integers(-1, 9), max_size=2) | st.none(),
+            SPLITS | st.none(),
+            st.integers(0, 3) | st.none(),
+        ),
+        max_size=20,
+    ),
+    embedded=st.booleans(),
+    caption=st.sampled_from(["text", "list", "class"]),
+    splits=st.sampled_from([("",), ("train", "validation"), ("odd one",), ("train", "odd one")]),
+    options=OPTIONS,
+)
+def test_rows_of_the_datasets_library(folder, cells, embedded, caption, splits, options):
+    first = ({"bytes": None, "path": "first.png"}, "a dog", ["a dog"], 0, None, [7], None, 3)
+    images, texts, lists, classes, names, ids, words, numbers = zip(first, *cells, strict=True)
+    images = [as_image(image) if embedded else as_path(image) for image in images]
+    kinds = {
+        "text": (texts, datasets.Value("string")),
+        "list": (lists, datasets.List(datasets.Value("string"))),
+        "class": (classes, datasets.ClassLabel(names=["cat", "dog"])),
+    }
+    columns = {
+        "image": (images, datasets.Image() if embedded else datasets.Value("string")),
+        "caption": kinds[caption],
+        "names": (names, datasets.List(datasets.Value("string"))),
+        "caption_ids": (ids, datasets.List(datasets.Value("int64"))),
+        "split": (words, datasets.Value("string")),
+        "vendor": (numbers, datasets.Value("int64")),
+    }
+    features = datasets.Features({name: kind for name, (_, kind) in columns.items()})
+    data = datasets.Dataset.from_dict({name: list(column) for name, (column, _) in columns.items()}, features=features)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hub, "_load", lambda source: dict.fromkeys(splits, data))
+
+        compare(folder, options | {"caption_column": "caption", "image_column": "image"})
+
+
+def as_image(image):
+    """A cell that an image column of the library can hold."""
+    cell = {"bytes": None, "path": image} if isinstance(image, str) else image or {}
+    path = cell.get("path")
+    stored = {"bytes": cell.get("bytes"), "path": path if path and is_unicode(path) else None}
+    return None if stored == {"bytes": None, "path": None} else stored
+
+
+def as_path(image):
+    """A cell that a text column can hold."""
+    path = image if isinstance(image, str) else (image or {}).get("path")
+    return path if path and is_unicode(path) else None
+
+
 def test_an_odd_line_among_many_costs_no_row_and_is_named_by_the_command(folder, monkeypatch, capsys):
     monkeypatch.undo()  # as many at once as ever
     entries = [PLAIN | {"caption": f"a dog {number}"} for number in range(3000)]
@@ -240,8 +365,9 @@ def compare(file, options):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(making.RowMaker, "columns", lambda maker, entries: None)
         patch.setattr(json_formats, "_parsed", lambda lines: [json_formats._value(line) for line in lines])
-        for module in (json_formats, delimited, parquet):
+        for module in (json_formats, delimited, parquet, hub):
             patch.setattr(module, "in_runs", one_by_one)
+        patch.setattr(hub, "_some_rows", lambda rows: ((number, [entry]) for number, entry in enumerate(rows)))
         expected = made(file, options)
     assert made(file, options) == expected
 
@@ -257,7 +383,7 @@ def one_by_one(entries):
 def made(file, options):
     """The bytes of a table and what was left out, or what was wrong."""
     config = source_config(file, **options)
-    formats = {".jsonl": "jsonl", ".json": "albef", ".parquet": "parquet"}
+    formats = {".jsonl": "jsonl", ".json": "albef", ".parquet": "parquet", "": "hub"}
     with TemporaryDirectory() as folder:
         target = f"{folder}/rows.arrow"
         try:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 from datasets import (
@@ -21,7 +22,7 @@ from datasets.exceptions import DatasetsError
 from huggingface_hub.constants import HF_HUB_CACHE
 
 from truepair.checked import tell
-from truepair.data.formats.record import STATED_FIELDS, Reader, Record, Skips, record_of_entry
+from truepair.data.formats.record import STATED_FIELDS, Entries, Reader, Skips, in_runs
 from truepair.data.source import SourceConfig
 from truepair.data.split_names import split_in_name, split_of_folder
 from truepair.errors import DataError
@@ -37,6 +38,10 @@ _FAILURES = (
     LookupError,
     AttributeError,
 )
+
+_ROWS_AT_ONCE = 1000
+
+_BYTES_AT_ONCE = 64 << 20
 
 
 class HubReader(Reader):
@@ -67,40 +72,43 @@ class HubReader(Reader):
         """Split that the name of a folder of rows without splits speaks of."""
         return split_of_folder(self.config.path) if self.config.path.is_dir() else None
 
-    def records(self, skips: Skips) -> Iterator[Record]:
+    def records(self, skips: Skips) -> Iterator[Entries]:
         """Read the rows of all splits in order.
 
         Raises:
             DataError: there is no image or caption column.
         """
+        return in_runs(self._entries(skips))
+
+    def _entries(self, skips: Skips) -> Iterator[tuple[Entries, int, dict[str, Any]] | None]:
         for split, rows in self._splits.items():
             image_name, caption_name = self._columns(rows.features)
-            encoded = rows.features[image_name]
-            if isinstance(encoded, Image):
+            if isinstance(rows.features[image_name], Image):
                 rows = rows.cast_column(image_name, Image(decode=False))
             wanted = [
                 name for name in rows.column_names if name in {image_name, caption_name, *STATED_FIELDS, *self.extra}
             ]
+            common = Entries(
+                f"{split} row".strip(),
+                image_name,
+                caption_name,
+                self.extra,
+                lines=self.has_lines(caption_name),
+                key=f"{split or 'train'}:",
+                split=(split_in_name(split) or split) if split else None,
+            )
             kind = rows.features[caption_name]
             unlabelled = 0
-            for number, entry in enumerate(rows.select_columns(wanted)):
-                if isinstance(kind, ClassLabel):
-                    if entry[caption_name] in (None, -1):
-                        unlabelled += 1
-                        continue
-                    entry[caption_name] = kind.int2str(entry[caption_name])
-                record = record_of_entry(
-                    entry,
-                    f"{split} row {number}".strip(),
-                    image_name=image_name,
-                    caption_name=caption_name,
-                    key=f"{split or 'train'}:{number}",
-                    extra=self.extra,
-                    lines=self.has_lines(caption_name),
-                )
-                if record.split is None and split:
-                    record.split = split_in_name(split) or split
-                yield record
+            for first, some in _some_rows(rows.select_columns(wanted)):
+                for number, entry in enumerate(some, first):
+                    if isinstance(kind, ClassLabel):
+                        if entry[caption_name] in (None, -1):
+                            unlabelled += 1
+                            continue
+                        entry[caption_name] = kind.int2str(entry[caption_name])
+                    yield common, number, entry
+                del some  # pictures that these hold are not kept while the next ones are read
+                yield None
             if unlabelled:
                 skips.note(split or self.config.source, f"{unlabelled} images have no label")
 
@@ -108,6 +116,24 @@ class HubReader(Reader):
         images = tuple(name for name, kind in features.items() if isinstance(kind, Image))
         labels = [name for name, kind in features.items() if isinstance(kind, ClassLabel)] if self.config.labels else []
         return self.pair_columns(features, self.config.source, images, labels)
+
+
+def _some_rows(rows: Dataset) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+    """The rows, some at a time and their bytes bounded, with the number of the first of these.
+
+    One at a time, as the library itself goes through them, they would take many times as long.
+    """
+    start = 0
+    for table in rows.with_format("arrow").iter(_ROWS_AT_ONCE):
+        parts = [table]
+        while parts:
+            part = parts.pop()
+            if len(part) > 1 and part.nbytes > _BYTES_AT_ONCE:
+                parts += [part.slice(len(part) // 2), part.slice(0, len(part) // 2)]
+                continue
+            columns = rows.features.decode_batch(part.to_pydict())
+            yield start, [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+            start += len(part)
 
 
 def _load(source: SourceConfig) -> dict[str, Dataset]:

@@ -17,9 +17,16 @@ _DECODER = json.JSONDecoder()
 
 
 def is_json_list(path: Path, encoding: str | None = None) -> bool:
-    """Whether a JSON file holds a list, by its first character."""
-    with open_text(path, encoding) as file:
-        return _Window(file).character() == "["
+    """Whether a JSON file holds a list, by its first character.
+
+    Raises:
+        DataError: it is not text of its encoding.
+    """
+    try:
+        with open_text(path, encoding) as file:
+            return _Window(file).character() == "["
+    except UnicodeError as error:
+        raise DataError(f"{path.name} is not text: {error}; give encoding") from None
 
 
 def list_entries(path: Path, encoding: str | None = None) -> Iterator[Any]:

@@ -115,6 +115,10 @@ def _values(column: pa.Array) -> list[Any]:
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
         items, lengths = iter(_values(column.flatten())), column.value_lengths().to_pylist()
         return [None if length is None else list(islice(items, length)) for length in lengths]
+    if pa.types.is_struct(kind):
+        names, fields = [field.name for field in kind], [_values(column.field(field.name)) for field in kind]
+        cells = zip(column.is_valid().to_pylist(), *fields, strict=True)
+        return [dict(zip(names, cell, strict=True)) if there else None for there, *cell in cells]
     return list(column.to_pylist())
 
 

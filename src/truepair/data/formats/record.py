@@ -93,6 +93,7 @@ class Entries:
         lines: each line of a caption is one.
         file: the file that they are from, where the source has several.
         key: stands before the number of a row where its image has no path; None: such a row is named by its place.
+        split: of the rows that state none; None where nothing says one.
         numbers: number of each row.
         values: the rows; see ``record_of_entry``.
     """
@@ -104,6 +105,7 @@ class Entries:
     lines: bool = False
     file: Path | None = None
     key: str | None = None
+    split: str | None = None
     numbers: list[int] = field(default_factory=list)
     values: list[Mapping[str, Any]] = field(default_factory=list)
 
@@ -114,19 +116,25 @@ class Entries:
         """Those from one to before another."""
         return replace(self, numbers=self.numbers[start:end], values=self.values[start:end])
 
+    def image_keys(self) -> list[str]:
+        """A key of each image that has no path, see ``Record``."""
+        before = f"{self.place} " if self.key is None else self.key
+        return [f"{before}{number}" for number in self.numbers]
+
     def records(self) -> Iterator[Record]:
         """A record of each."""
-        for number, entry in zip(self.numbers, self.values, strict=True):
+        for number, key, entry in zip(self.numbers, self.image_keys(), self.values, strict=True):
             record = record_of_entry(
                 entry,
                 f"{self.place} {number}",
                 image_name=self.image_name,
                 caption_name=self.caption_name,
-                key=None if self.key is None else f"{self.key}{number}",
+                key=key,
                 extra=self.extra,
                 lines=self.lines,
             )
             record.file = self.file
+            record.split = self.split if record.split is None else record.split
             yield record
 
 
@@ -339,7 +347,7 @@ def record_of_entry(
         lines: each line of a caption is one.
     """
     image, captions = entry.get(image_name), entry.get(caption_name)
-    path, cell = _image(image)
+    path, cell = image_of(image)
     if lines and isinstance(captions, str):
         captions = lines_of(captions)
     record = Record(
@@ -403,8 +411,8 @@ def _find_column(there: Sequence[str], wanted: str | None, known: tuple[str, ...
     raise DataError(f"{where} has no {what} column ({looked}); it has {', '.join(there)}: name one with {what}_column")
 
 
-def _image(value: Any) -> tuple[str | None, dict[str, Any] | None]:
-    """Path to resolve, or image cell with bytes."""
+def image_of(value: Any) -> tuple[str | None, dict[str, Any] | None]:
+    """What a row states as its image: a path to resolve, or an image cell with bytes; or neither."""
     if isinstance(value, str):
         return value or None, None
     if isinstance(value, bytes):

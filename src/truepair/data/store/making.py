@@ -6,7 +6,7 @@ from itertools import accumulate, chain, pairwise
 from pathlib import Path
 from typing import Any
 
-from truepair.data.formats.record import STATED_FIELDS, Entries, Record, Skips, as_text, is_missing
+from truepair.data.formats.record import STATED_FIELDS, Entries, Record, Skips, as_text, image_of, is_missing
 from truepair.data.source import SourceConfig
 from truepair.data.split_names import split_of_word
 from truepair.data.store.paths import ImagePaths, NoPathError
@@ -20,23 +20,26 @@ _FEW = 50  # rows that are made one by one if one of them has to be
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Rows of which nothing is left out, whose images are files: N rows with C captions.
+    """Rows of which nothing is left out: N rows with C captions.
 
     Lists of their own for the captions of each row would be most of the time, as Python's collector follows them.
 
     Attributes:
-        paths: of the images [N].
+        images: fields of the image cells [N], by name; a field that is not among them has none.
         captions: of all rows, in order [C].
         caption_ids: of these [C].
         ends: how many captions there are before each row, and at the end [N + 1].
         others: values of the other columns [N], by name; a column that is not among them has none.
     """
 
-    paths: list[str]
+    images: dict[str, list[Any]]
     captions: list[str]
     caption_ids: list[int]
     ends: Sequence[int]
     others: dict[str, list[Any]]
+
+    def __len__(self) -> int:
+        return len(self.ends) - 1
 
 
 class RowMaker:
@@ -86,8 +89,8 @@ class RowMaker:
     def columns(self, entries: Entries) -> Columns | None:
         """The rows of some entries as ``row`` makes them, or None if there is more to one of them.
 
-        That is an image that is no path or leads out of the root, a caption that is left out or no text, names or a
-        list of caption ids that are stated, or a text that cannot be stored.
+        That is an image that is no path or leads out of the root beside others, a caption that is left out or no text,
+        other ids than captions, names that are no texts, or a text that cannot be stored.
         """
         fields = set[str]().union(*entries.values)
         stated = {
@@ -95,34 +98,50 @@ class RowMaker:
             for name in STATED_FIELDS
             if name in fields and not all(map(is_missing, column := [entry.get(name) for entry in entries.values]))
         }
-        keys: list[Any] = [entry.get(entries.image_name) for entry in entries.values]
-        if "caption_ids" in stated or "names" in stated or (paths := self._paths(keys)) is None:
+        lists = {name: _lists(stated[name]) for name in ("caption_ids", "names") if name in stated}
+        if any(column is None for column in lists.values()) or (images := self._images(entries)) is None:
             return None
         if (said := self._all_captions(entries)) is None:
             return None
         known = [name for name in ("split", "group", "family") if name in stated]
         texts: dict[str, list[str | None]] = {name: _texts(stated[name], is_missing) for name in known}
-        if "split" in texts:
-            texts["split"] = [None if text is None else split_of_word(text) for text in texts["split"]]
+        words = texts.get("split", [None] * len(entries))
+        texts["split"] = [entries.split if word is None else split_of_word(word) for word in words]
         further = {name: _texts([entry.get(name) for entry in entries.values], _is_none) for name in entries.extra}
         if not all(map(self._are_short, texts.values())) or not all(map(_are_unicode, (texts | further).values())):
             return None
+        keys, cells = images
         image_ids = self._image_ids(keys, stated.get("image_id"))
-        caption_ids = self._all_caption_ids(image_ids, *said, stated.get("caption_id"))
-        if caption_ids is None:
+        caption_ids = self._all_caption_ids(image_ids, *said, stated.get("caption_id"), lists.get("caption_ids"))
+        names = lists.get("names")
+        if caption_ids is None or not (names is None or _are_texts(names)):
             return None
-        if "split" in texts:
-            splits = [self._split(split, entries.file) for split in texts["split"]]
-        else:
-            splits = [self._split(None, entries.file)] * len(entries)
-        others: dict[str, list[Any]] = {**texts, **further, "image_id": image_ids, "split": splits}
-        return Columns(paths, said[0], caption_ids, said[1], others)
+        splits = {word: self._split(word, entries.file) for word in set(texts["split"])}
+        others: dict[str, list[Any]] = {**texts, **further, "image_id": image_ids}
+        others["split"] = [splits[word] for word in texts["split"]]
+        if names is not None:
+            others["names"] = names
+        return Columns(cells, said[0], caption_ids, said[1], others)
 
-    def _paths(self, stated: list[Any]) -> list[str] | None:
-        """Absolute paths of images; None where one is not stated as a path that can be used."""
-        if set(map(type, stated)) != {str} or not all(stated) or not _are_unicode(stated):
+    def _images(self, entries: Entries) -> tuple[list[str], dict[str, list[Any]]] | None:
+        """Keys of the images of some entries, and the fields of their cells.
+
+        None where one cannot be used, or some are files and others are not.
+        """
+        stated: list[Any] = [entry.get(entries.image_name) for entry in entries.values]
+        if set(map(type, stated)) != {str}:
+            found = [image_of(value) for value in stated]
+            cells = [cell for _, cell in found if cell is not None]
+            if len(cells) == len(stated):
+                parts = {name: [cell.get(name) for cell in cells] for name in ("bytes", "path")}
+                return (entries.image_keys(), parts) if _are_unicode(parts["path"]) else None
+            if cells:
+                return None
+            stated = [path for path, _ in found]
+        if not all(stated) or not _are_unicode(stated):
             return None
-        return self.paths.resolve_all(stated)
+        paths = self.paths.resolve_all(stated)
+        return None if paths is None else (stated, {"path": paths})
 
     def _all_captions(self, entries: Entries) -> tuple[list[str], Sequence[int]] | None:
         """Captions of some entries, and where those of each end, see ``Columns``; None where one cannot be used."""
@@ -145,23 +164,51 @@ class RowMaker:
         """Ids of images, as stated or from their paths."""
         if stated is None or self.config.derive_ids:
             return stable_hashes("image", keys)
-        if set(map(type, stated)) == {int} and min(stated) >= 0 and max(stated) < 2**63:
-            return stated
+        if not any(map(is_missing, stated)):
+            return self._ids(stated)
         return [
             stable_hash("image", key) if is_missing(own) else self._id(own)
             for key, own in zip(keys, stated, strict=True)
         ]
 
     def _all_caption_ids(
-        self, image_ids: list[int], captions: list[str], ends: Sequence[int], stated: list[Any] | None
+        self,
+        image_ids: list[int],
+        captions: list[str],
+        ends: Sequence[int],
+        single: list[Any] | None,
+        lists: list[list[Any] | None] | None,
     ) -> list[int] | None:
-        """Ids of captions, as stated or from their image and text; None where one is stated for several."""
-        if stated is None or self.config.derive_ids:
+        """Ids of captions, as stated or from their image and text; None where a row states other ids than captions.
+
+        Args:
+            image_ids: of the rows [N].
+            captions: of all rows [C].
+            ends: see ``Columns`` [N + 1].
+            single: the id of its caption that a row states [N].
+            lists: those of its captions, where it does not [N].
+        """
+        if self.config.derive_ids or (single is None and lists is None):
             return _derived_ids(image_ids, captions, ends)
-        if len(captions) > len(image_ids):
+        stated = [None] * len(image_ids) if lists is None else lists
+        if single is not None:
+            stated = [own if is_missing(one) else [one] for one, own in zip(single, stated, strict=True)]
+        parts = list(pairwise(ends))
+        if any(own is not None and len(own) != end - start for own, (start, end) in zip(stated, parts, strict=True)):
             return None
+        if None not in stated:
+            return self._ids(list(chain.from_iterable(filter(None, stated))))
         derived = _derived_ids(image_ids, captions, ends)
-        return [number if is_missing(own) else self._id(own) for number, own in zip(derived, stated, strict=True)]
+        return [
+            number
+            for own, (start, end) in zip(stated, parts, strict=True)
+            for number in (derived[start:end] if own is None else self._ids(own))
+        ]
+
+    def _ids(self, stated: list[Any]) -> list[int]:
+        if set(map(type, stated)) == {int} and min(stated) >= 0 and max(stated) < 2**63:
+            return stated
+        return list(map(self._id, stated))
 
     def row(self, record: Record) -> dict[str, Any] | None:
         """Make the row of a record, or None if it is left out.
@@ -223,15 +270,16 @@ class RowMaker:
                 yield value
 
     def _image(self, record: Record) -> dict[str, Any] | None:
-        if record.image is not None:
-            return record.image
-        if record.image_path is None:
-            self.skips.row(record.where, "it has no image")
-        elif not is_unicode(record.image_path):
+        path = record.image_path if record.image is None else record.image.get("path")
+        if path is not None and not is_unicode(path):
             self.skips.row(record.where, "its image path is not UTF-8")
+        elif record.image is not None:
+            return record.image
+        elif path is None:
+            self.skips.row(record.where, "it has no image")
         else:
             try:
-                return {"path": self.paths.resolve(record.image_path, record.where)}
+                return {"path": self.paths.resolve(path, record.where)}
             except NoPathError as error:
                 self.skips.row(record.where, str(error))
         return None
@@ -298,6 +346,18 @@ def is_unicode(text: str) -> bool:
 
 def _are_unicode(texts: Iterable[str | None]) -> bool:
     return is_unicode("".join(filter(None, texts)))
+
+
+def _are_texts(lists: Iterable[list[Any] | None]) -> bool:
+    """Whether all that some lists hold is text that can be stored."""
+    values = list(chain.from_iterable(filter(None, lists)))
+    return set(map(type, values)) <= {str} and _are_unicode(values)
+
+
+def _lists(values: list[Any]) -> list[list[Any] | None] | None:
+    """Cells that hold a list or nothing, which is None; None where one is neither."""
+    cells = [None if is_missing(value) else value for value in values]
+    return cells if set(map(type, cells)) <= {list, type(None)} else None
 
 
 def _texts(values: list[Any], is_none: Callable[[Any], bool]) -> list[str | None]:

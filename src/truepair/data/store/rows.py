@@ -100,7 +100,7 @@ def _batches(rows: Iterable[dict[str, Any] | Columns], schema: pa.Schema) -> Ite
     for made in rows:
         if isinstance(made, Columns):
             done = 0
-            while done < len(made.paths):
+            while done < len(made):
                 done = batch.extend(made, done)
                 if batch.full:
                     yield batch.arrays()
@@ -155,10 +155,15 @@ class _Batch:
 
     def extend(self, rows: Columns, start: int) -> int:
         """Add rows from one on, as many as there is room for; the first that is not among them."""
-        end = min(len(rows.paths), start + _BATCH_ROWS - self.count)
+        end = min(len(rows), start + _BATCH_ROWS - self.count)
+        for row, image in enumerate(rows.images.get("bytes", [])[start:end], start + 1):
+            self._size += len(image)
+            if self.full:
+                end = row
+                break
         nothing = [None] * (end - start)
         for name, cells in self._cells.items():
-            cells += rows.paths[start:end] if name == "path" else nothing
+            cells += rows.images[name][start:end] if name in rows.images else nothing
         first, last = rows.ends[start], rows.ends[end]
         moved = self._ends[-1] - first
         self._ends += [place + moved for place in rows.ends[start + 1 : end + 1]]
