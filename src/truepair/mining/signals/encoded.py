@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from truepair.mining.gallery import Gallery, Integers, Lists
-from truepair.mining.neighbours import EXACT, Neighbours, nearest
+from truepair.mining.neighbours import EXACT, Neighbours, nearest, nearest_both
 from truepair.mining.signals.spaces import (
     Projection,
     caption_space,
@@ -153,7 +153,7 @@ class Encoded:
         """The nearest captions of each caption, itself among them."""
         longest = int(self.gallery.captions.counts.max(initial=1))
         depth = min(_DEPTH, (CROWD + 1) * longest + CROWD)
-        return nearest(self.captions, self.captions, depth, exact=self.exact)
+        return nearest(self.captions, depth, exact=self.exact)
 
     @cached_property
     def centred_images(self) -> Tensor | None:
@@ -164,28 +164,21 @@ class Encoded:
     def near_images(self) -> Neighbours | None:
         """The nearest pictures of each picture, itself among them."""
         centred = self.centred_images
-        return None if centred is None else nearest(centred, centred, 2 * CROWD, exact=self.exact)
+        return None if centred is None else nearest(centred, 2 * CROWD, exact=self.exact)
 
     @cached_property
     def near_learned(self) -> Neighbours | None:
         """The nearest pictures of each picture in the learned space, itself among them."""
         learned = self.learned_images
-        return None if learned is None else nearest(learned, learned, 2 * CROWD, exact=self.exact)
+        return None if learned is None else nearest(learned, 2 * CROWD, exact=self.exact)
 
     @cached_property
-    def across_captions(self) -> Neighbours | None:
-        """The nearest captions of each picture in the space of both."""
+    def near_across(self) -> tuple[Neighbours, Neighbours] | None:
+        """The nearest captions of each picture in the space of both, and the nearest pictures of each caption."""
         longest = int(self.gallery.captions.counts.max(initial=1))
         if self.across is None:
             return None
-        return nearest(*self.across, 2 * CROWD + min(longest, CROWD), exact=self.exact)
-
-    @cached_property
-    def across_pictures(self) -> Neighbours | None:
-        """The nearest pictures of each caption in the space of both."""
-        if self.across is None:
-            return None
-        return nearest(self.across[1], self.across[0], 2 * CROWD, exact=self.exact)
+        return nearest_both(*self.across, 2 * CROWD + min(longest, CROWD), 2 * CROWD, exact=self.exact)
 
     @cached_property
     def best_crowd(self) -> Crowd:
@@ -214,8 +207,7 @@ class Encoded:
         """By the mean similarity of a caption to a picture's captions, which is that to their mean."""
         means = list_means(self.captions, self.gallery.captions)  # [N, D]
         longest = int(self.gallery.captions.counts.max(initial=1))
-        of_captions = nearest(self.captions, means, 2 * CROWD, exact=self.exact)
-        of_pictures = nearest(means, self.captions, CROWD + longest, exact=self.exact)
+        of_captions, of_pictures = nearest_both(self.captions, means, 2 * CROWD, CROWD + longest, exact=self.exact)
         return self.crowd_of(of_captions, of_pictures)
 
     def crowd_of(self, of_captions: Neighbours, of_pictures: Neighbours) -> Crowd:
