@@ -160,10 +160,17 @@ class Gallery:
         return found
 
     @cached_property
-    def _first_alike(self) -> Integers:
-        """The first picture with the same captions as each picture, in the same order [N]."""
-        first: dict[bytes, int] = {}
-        return np.array([first.setdefault(self.captions[number].tobytes(), number) for number in range(len(self))])
+    def alike(self) -> Integers:
+        """Number of the set of captions of each picture: pictures with the same ones in the same order share it [N]."""
+        numbers: dict[bytes, int] = {}
+        return np.array(
+            [numbers.setdefault(self.captions[number].tobytes(), len(numbers)) for number in range(len(self))]
+        )
+
+    @cached_property
+    def first_alike(self) -> Integers:
+        """The first picture with each set of captions [S]."""
+        return np.unique(self.alike, return_index=True)[1]
 
     def distinct(self, pictures: Integers, captions: Integers) -> tuple[Integers, Integers, Integers]:
         """Cells that differ in their captions: of pictures with the same captions, one stands for all.
@@ -175,5 +182,5 @@ class Gallery:
         Returns:
             Pictures and captions of the distinct cells [Q] each, and which of them stands for each cell [P].
         """
-        keys, place = np.unique(self._first_alike[pictures] * len(self.texts) + captions, return_inverse=True)
-        return keys // len(self.texts), keys % len(self.texts), place
+        keys, place = np.unique(self.alike[pictures] * len(self.texts) + captions, return_inverse=True)
+        return self.first_alike[keys // len(self.texts)], keys % len(self.texts), place
