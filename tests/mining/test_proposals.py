@@ -2,13 +2,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
-import torch.nn.functional as F
 
 from tests.mining.signals.galleries import encoded_of, gallery_of
-from truepair.mining import neighbours, proposals
+from truepair.mining import proposals
 from truepair.mining.gallery import Lists
-from truepair.mining.neighbours import nearest
 from truepair.mining.prior import Prior
 from truepair.mining.proposals import propose
 
@@ -45,38 +42,6 @@ def test_neighbours_propose_from_every_side_and_every_caption(monkeypatch: pytes
                 for picture, caption in cell(one, near):
                     declared = gallery.is_declared(np.array([picture]), np.array([caption]))[0]
                     assert declared or (int(picture), int(caption)) in cells
-
-
-def test_an_inverted_file_finds_most_and_says_how_many() -> None:
-    generator = torch.Generator().manual_seed(0)
-    centres = torch.randn(50, 8, generator=generator)
-    vectors = F.normalize(centres.repeat(40, 1) + 0.3 * torch.randn(2000, 8, generator=generator), dim=1)
-    exact, searched = nearest(vectors, vectors, 10), nearest(vectors, vectors, 10, exact=100)
-    assert exact.recall == 1.0 and 0.8 < searched.recall <= 1.0
-    right = vectors @ vectors.T
-    torch.testing.assert_close(exact.scores, right.topk(10, dim=1).values, atol=1e-5, rtol=0)
-    hits = [len(set(a) & set(b)) for a, b in zip(exact.places.tolist(), searched.places.tolist(), strict=True)]
-    assert sum(hits) / 20_000 == pytest.approx(searched.recall, abs=0.05)
-
-
-def test_cells_are_added_until_enough_is_found_or_all_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
-    generator = torch.Generator().manual_seed(0)
-    vectors = F.normalize(torch.randn(6000, 16, generator=generator), dim=1)
-    some = vectors[:200]
-    right = (some @ vectors.T).topk(10, dim=1).indices
-    found: dict[float, float] = {}
-    monkeypatch.setattr(neighbours, "_PROBED", 2)
-    monkeypatch.setattr(neighbours, "_SLOWER", 0.5)  # never as slow as all
-    for enough in (0.0, 0.8, 0.97):
-        monkeypatch.setattr(neighbours, "_ENOUGH", enough)
-        searched = nearest(some, vectors, 10, exact=100)
-        hits = sum(len(set(a) & set(b)) for a, b in zip(searched.places.tolist(), right.tolist(), strict=True))
-        assert searched.recall == pytest.approx(hits / right.numel()) and searched.recall >= enough
-        found[enough] = searched.recall
-    assert found[0.0] < found[0.8] < found[0.97] < 1.0
-    monkeypatch.setattr(neighbours, "_SLOWER", 20)
-    flat = nearest(some, vectors, 10, exact=100)  # 77 cells: four take longer than all
-    assert flat.recall == 1.0 and torch.equal(flat.places, right)
 
 
 def test_lists_are_padded() -> None:

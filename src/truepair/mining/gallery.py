@@ -13,6 +13,13 @@ from truepair.data.table import PairTable
 Integers = NDArray[np.int64]
 
 
+def starts_of(counts: Integers) -> Integers:
+    """Where each of N lists of some lengths [N] starts in one array of all, and where the last ends [N + 1]."""
+    starts = np.zeros(len(counts) + 1, np.int64)
+    np.cumsum(counts, out=starts[1:])
+    return starts
+
+
 @dataclass(frozen=True)
 class Lists:
     """Many lists of numbers in one array: list i is ``values[starts[i] : starts[i + 1]]``.
@@ -37,15 +44,19 @@ class Lists:
         _, first = np.unique(np.stack([owners, values]), axis=1, return_index=True)
         first = np.sort(first)
         order = first[np.argsort(owners[first], kind="stable")]
-        starts = np.zeros(count + 1, np.int64)
-        np.cumsum(np.bincount(owners[order], minlength=count), out=starts[1:])
-        return cls(starts, values[order])
+        return cls(starts_of(np.bincount(owners[order], minlength=count)), values[order])
 
     def __len__(self) -> int:
         return len(self.starts) - 1
 
     def __getitem__(self, number: int) -> Integers:
         return self.values[self.starts[number] : self.starts[number + 1]]
+
+    def some(self, numbers: Integers) -> Self:
+        """Some of the lists, by their numbers [B]; B lists."""
+        starts = starts_of(self.counts[numbers])
+        found = np.arange(starts[-1]) + np.repeat(self.starts[numbers] - starts[:-1], np.diff(starts))
+        return type(self)(starts, self.values[found])
 
     def padded(self, numbers: Integers, most: int | None = None) -> tuple[Integers, NDArray[np.bool_]]:
         """Some lists as rows of one array.
@@ -149,10 +160,17 @@ class Gallery:
         return found
 
     @cached_property
-    def _first_alike(self) -> Integers:
-        """The first picture with the same captions as each picture, in the same order [N]."""
-        first: dict[bytes, int] = {}
-        return np.array([first.setdefault(self.captions[number].tobytes(), number) for number in range(len(self))])
+    def alike(self) -> Integers:
+        """Number of the set of captions of each picture: pictures with the same ones in the same order share it [N]."""
+        numbers: dict[bytes, int] = {}
+        return np.array(
+            [numbers.setdefault(self.captions[number].tobytes(), len(numbers)) for number in range(len(self))]
+        )
+
+    @cached_property
+    def first_alike(self) -> Integers:
+        """The first picture with each set of captions [S]."""
+        return np.unique(self.alike, return_index=True)[1]
 
     def distinct(self, pictures: Integers, captions: Integers) -> tuple[Integers, Integers, Integers]:
         """Cells that differ in their captions: of pictures with the same captions, one stands for all.
@@ -164,5 +182,5 @@ class Gallery:
         Returns:
             Pictures and captions of the distinct cells [Q] each, and which of them stands for each cell [P].
         """
-        keys, place = np.unique(self._first_alike[pictures] * len(self.texts) + captions, return_inverse=True)
-        return keys // len(self.texts), keys % len(self.texts), place
+        keys, place = np.unique(self.alike[pictures] * len(self.texts) + captions, return_inverse=True)
+        return self.first_alike[keys // len(self.texts)], keys % len(self.texts), place

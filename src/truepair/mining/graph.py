@@ -12,7 +12,7 @@ from torch import Tensor
 
 from truepair.data.table import PairTable
 from truepair.judges.evidence import EvidenceModel
-from truepair.mining.neighbours import nearest
+from truepair.mining.neighbours import nearest, upper_tiles
 
 FLOOR = -9.0  # log-odds of a pair that is no candidate
 _KNOWN = 8.0  # log-odds of a declared pair
@@ -184,19 +184,16 @@ def graph_of(log_odds: Callable[[Tensor, Tensor], Tensor], declared: Declared, n
     """
     size = len(declared)
     best = _Best(size, min(neighbours, size - 1))
-    for top in range(0, size, _TILE_ROWS):
-        rows = torch.arange(top, min(top + _TILE_ROWS, size))
-        below = top + len(rows)  # rows from here on have not asked yet
-        for left in range(top, size, _TILE_COLUMNS):
-            columns = torch.arange(left, min(left + _TILE_COLUMNS, size))
-            scores = log_odds(rows, columns)  # [R, M]
-            ranks = scores.masked_fill(declared.known(rows[:, None], columns), torch.inf)
-            ranks.masked_fill_(rows[:, None] == columns, -torch.inf)
-            best.offer(slice(top, below), left, scores, ranks)
-            first = max(below, left)  # the columns among the rows were offered to them
-            if first < left + len(columns):
-                others = slice(first, left + len(columns))
-                best.offer(others, top, scores[:, first - left :].T, ranks[:, first - left :].T)
+    every = torch.arange(size)
+    for here, there, new in upper_tiles(size, _TILE_ROWS, _TILE_COLUMNS):
+        rows, columns = every[here], every[there]
+        scores = log_odds(rows, columns)  # [R, M]
+        ranks = scores.masked_fill(declared.known(rows[:, None], columns), torch.inf)
+        ranks.masked_fill_(rows[:, None] == columns, -torch.inf)
+        best.offer(here, there.start, scores, ranks)
+        if new < there.stop:
+            others = slice(new - there.start, None)
+            best.offer(slice(new, there.stop), here.start, scores[:, others].T, ranks[:, others].T)
     there = best.columns >= 0
     rows = torch.arange(size)[:, None].expand_as(there)[there]
     columns = best.columns[there]
@@ -233,7 +230,7 @@ def searched_graph(
     """
     size = len(declared)
     vectors = torch.cat([spaces["image"], spaces["text"]], dim=1)  # [N, A + B]
-    near = nearest(vectors, vectors, neighbours + 1, exact=0)
+    near = nearest(vectors, neighbours + 1, exact=0)
     found = near.places  # [N, neighbours + 1], -1 for none
     rows = torch.arange(size)[:, None].expand_as(found)
     proposed = (found >= 0) & (found != rows)

@@ -81,11 +81,12 @@ def test_no_picture_is_projected_by_a_map_that_knew_its_captions() -> None:
     assert not torch.allclose(before, after, atol=1e-5)
 
 
-@pytest.mark.parametrize(("pictures", "seed"), [(40, 0), (3, 1)])
+@pytest.mark.parametrize(("pictures", "seed", "few"), [(40, 0, 0), (40, 0, 1024), (3, 1, 1024)])
 def test_captions_are_predicted_as_by_a_regression_for_each_fold(
-    pictures: int, seed: int, monkeypatch: pytest.MonkeyPatch
+    pictures: int, seed: int, few: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("truepair.mining.signals.spaces._DOUBLES", 3)  # in several parts
+    monkeypatch.setattr("truepair.mining.signals.spaces._FEW", few)
+    monkeypatch.setattr("truepair.mining.signals.spaces._SUMMED", 3)  # in several parts
     gallery = gallery_of(pictures, 2, seed, shared=1)
     generator = torch.Generator().manual_seed(seed)
     images = torch.randn(pictures, 4, generator=generator) + 1

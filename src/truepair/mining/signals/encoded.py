@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from truepair.mining.gallery import Gallery, Integers, Lists
-from truepair.mining.neighbours import EXACT, Neighbours, nearest
+from truepair.mining.neighbours import EXACT, Neighbours, nearest, nearest_both
 from truepair.mining.signals.spaces import (
     Projection,
     caption_space,
@@ -153,7 +153,7 @@ class Encoded:
         """The nearest captions of each caption, itself among them."""
         longest = int(self.gallery.captions.counts.max(initial=1))
         depth = min(_DEPTH, (CROWD + 1) * longest + CROWD)
-        return nearest(self.captions, self.captions, depth, exact=self.exact)
+        return nearest(self.captions, depth, exact=self.exact)
 
     @cached_property
     def centred_images(self) -> Tensor | None:
@@ -164,99 +164,124 @@ class Encoded:
     def near_images(self) -> Neighbours | None:
         """The nearest pictures of each picture, itself among them."""
         centred = self.centred_images
-        return None if centred is None else nearest(centred, centred, 2 * CROWD, exact=self.exact)
+        return None if centred is None else nearest(centred, 2 * CROWD, exact=self.exact)
 
     @cached_property
     def near_learned(self) -> Neighbours | None:
         """The nearest pictures of each picture in the learned space, itself among them."""
         learned = self.learned_images
-        return None if learned is None else nearest(learned, learned, 2 * CROWD, exact=self.exact)
+        return None if learned is None else nearest(learned, 2 * CROWD, exact=self.exact)
 
     @cached_property
-    def across_captions(self) -> Neighbours | None:
-        """The nearest captions of each picture in the space of both."""
+    def near_across(self) -> tuple[Neighbours, Neighbours] | None:
+        """The nearest captions of each picture in the space of both, and the nearest pictures of each caption."""
         longest = int(self.gallery.captions.counts.max(initial=1))
         if self.across is None:
             return None
-        return nearest(*self.across, 2 * CROWD + min(longest, CROWD), exact=self.exact)
-
-    @cached_property
-    def across_pictures(self) -> Neighbours | None:
-        """The nearest pictures of each caption in the space of both."""
-        if self.across is None:
-            return None
-        return nearest(self.across[1], self.across[0], 2 * CROWD, exact=self.exact)
+        return nearest_both(*self.across, 2 * CROWD + min(longest, CROWD), 2 * CROWD, exact=self.exact)
 
     @cached_property
     def best_crowd(self) -> Crowd:
         """By the best similarity of a caption to a picture's captions."""
-        found, gallery = self.near_captions, self.gallery
+        found, gallery, sets = self.near_captions, self.gallery, self._sets
         captions = torch.empty(len(gallery.texts))
-        owners, there = gallery.pictures.padded(np.arange(len(gallery.texts)), min(CROWD, OWNERS))  # [M, O]
-        for part in torch.arange(len(captions)).split(max(_CELLS // found.places[0].numel() // owners.shape[1], 1)):
-            places = found.places[part].clamp(min=0)
-            pictures = torch.from_numpy(owners)[places].flatten(1)  # [B, n * O]
-            valid = torch.from_numpy(there)[places] & (found.places[part] >= 0)[:, :, None]
+        having, there = Lists.of(sets.values, sets.owners, len(captions)).padded(
+            np.arange(len(captions)), CROWD
+        )  # [M, O]
+        for part in torch.arange(len(captions)).split(max(_CELLS // found.places[0].numel() // having.shape[1], 1)):
+            near = found.places[part].clamp(min=0)
+            places = torch.from_numpy(having)[near].flatten(1)  # [B, n * O]
+            valid = torch.from_numpy(there)[near] & (found.places[part] >= 0)[:, :, None]
             scores = found.scores[part][:, :, None].expand(valid.shape).masked_fill(~valid, -torch.inf).flatten(1)
-            captions[part] = self._mean_of_others(pictures, scores, part, pictures_asked=False)
-        pictures = torch.empty(len(gallery))
-        own, stated = gallery.captions.padded(np.arange(len(gallery)))  # [N, K]
-        for part in torch.arange(len(pictures)).split(max(_CELLS // found.places[0].numel() // own.shape[1], 1)):
-            mine = torch.from_numpy(own)[part]  # [B, K]
-            places = found.places[mine].flatten(1)  # [B, K * n]
-            unknown = ~torch.from_numpy(stated)[part][:, :, None].expand(-1, -1, found.places.shape[1]).flatten(1)
-            scores = found.scores[mine].flatten(1).masked_fill(unknown | (places < 0), -torch.inf)
-            pictures[part] = self._mean_of_others(places.clamp(min=0), scores, part, pictures_asked=True)
-        return Crowd(captions, pictures, found.recall)
+            captions[part] = self._mean_of_sets(*_once(places, scores), part)
+        of_sets = torch.empty(len(sets))
+        for count in np.unique(sets.counts).tolist():
+            some = torch.from_numpy(np.flatnonzero(sets.counts == count))
+            for part in some.split(max(_CELLS // found.places[0].numel() // count, 1)):
+                own = torch.from_numpy(sets.some(part.numpy()).values).view(-1, count)  # [B, K]
+                places, scores = found.places[own].flatten(1), found.scores[own].flatten(1)  # [B, K * n]
+                of_sets[part] = self._mean_of_captions(*_once(places.clamp(min=0), scores), self._first[part])
+        return Crowd(captions, of_sets[self._alike], found.recall)
 
     @cached_property
     def mean_crowd(self) -> Crowd:
         """By the mean similarity of a caption to a picture's captions, which is that to their mean."""
-        means = list_means(self.captions, self.gallery.captions)  # [N, D]
-        longest = int(self.gallery.captions.counts.max(initial=1))
-        of_captions = nearest(self.captions, means, 2 * CROWD, exact=self.exact)
-        of_pictures = nearest(means, self.captions, CROWD + longest, exact=self.exact)
-        return self.crowd_of(of_captions, of_pictures)
+        means = list_means(self.captions, self._sets)  # [S, D]
+        longest = int(self._sets.counts.max(initial=1))
+        near, back = nearest_both(self.captions, means, 2 * CROWD, CROWD + longest, exact=self.exact)
+        captions = self._mean_of_sets(near.places, near.scores, torch.arange(len(near.places)))
+        of_sets = self._mean_of_captions(back.places, back.scores, self._first)
+        return Crowd(captions, of_sets[self._alike], min(near.recall, back.recall))
+
+    @cached_property
+    def _sets(self) -> Lists:
+        """The sets of captions that pictures have, S lists."""
+        return self.gallery.captions.some(self.gallery.first_alike)
+
+    @property
+    def _alike(self) -> Tensor:
+        """Number of the set of captions of each picture [N]."""
+        return torch.from_numpy(self.gallery.alike)
+
+    @property
+    def _first(self) -> Tensor:
+        """The first picture with each set of captions [S]."""
+        return torch.from_numpy(self.gallery.first_alike)
 
     def crowd_of(self, of_captions: Neighbours, of_pictures: Neighbours) -> Crowd:
         """By the nearest pictures of each caption [M, n] and the nearest captions of each picture [N, n]."""
-        sides = ((of_captions, False), (of_pictures, True))
-        captions, pictures = (
-            torch.cat(
-                [
-                    self._mean_of_others(
-                        found.places[part].clamp(min=0), found.scores[part], part, pictures_asked=asked
-                    )
-                    for part in torch.arange(len(found.places)).split(max(_CELLS // found.places.shape[1], 1))
-                ]
-            )
-            for found, asked in sides
+        captions = torch.arange(len(of_captions.places))[:, None].expand(of_captions.places.shape)
+        scores = self._of_others(of_captions.places.clamp(min=0), captions, of_captions.scores)
+        pictures = torch.arange(len(of_pictures.places))
+        return Crowd(
+            _mean_of_best(scores, torch.ones_like(scores)),
+            self._mean_of_captions(of_pictures.places, of_pictures.scores, pictures),
+            min(of_captions.recall, of_pictures.recall),
         )
-        return Crowd(captions, pictures, min(of_captions.recall, of_pictures.recall))
 
-    def _mean_of_others(self, places: Tensor, scores: Tensor, asked: Tensor, *, pictures_asked: bool) -> Tensor:
-        """Mean of the best scores, each place once and no declared cell among them; NaN where there is none [B].
+    def _mean_of_captions(self, places: Tensor, scores: Tensor, pictures: Tensor) -> Tensor:
+        """Mean of the best scores of some pictures [B] with captions [B, n], their own left out; NaN where none is."""
+        scores = self._of_others(pictures[:, None].expand(places.shape), places.clamp(min=0), scores)
+        return _mean_of_best(scores, torch.ones_like(scores))
+
+    def _mean_of_sets(self, places: Tensor, scores: Tensor, captions: Tensor) -> Tensor:
+        """Mean of the best scores of some captions [B] with pictures, those they are declared for left out.
 
         Args:
-            places: pictures of some captions, or captions of some pictures [B, n].
-            scores: -inf where there is none [B, n].
-            asked: those captions or pictures [B].
-            pictures_asked: whether pictures ask.
+            places: sets of captions [B, n], each of which counts as often as there are pictures with it.
+            scores: of the captions with any picture of the set [B, n].
+            captions: [B].
+
+        Returns:
+            [B]; NaN where there are no other pictures.
         """
-        order = scores.argsort(dim=1, descending=True, stable=True)
-        places, scores = places.gather(1, order), scores.gather(1, order)
-        by_place = places.argsort(dim=1, stable=True)  # of one place, the best first
-        ranked = places.gather(1, by_place)
-        again = torch.zeros_like(ranked, dtype=torch.bool)
-        again[:, 1:] = ranked[:, 1:] == ranked[:, :-1]
-        repeated = torch.zeros_like(again).scatter(1, by_place, again)
-        asking = asked[:, None].expand(places.shape)
-        pictures, captions = (asking, places) if pictures_asked else (places, asking)
+        places = places.clamp(min=0)
+        scores = self._of_others(self._first[places], captions[:, None].expand(places.shape), scores)
+        return _mean_of_best(scores, torch.from_numpy(np.bincount(self.gallery.alike)).float()[places])
+
+    def _of_others(self, pictures: Tensor, captions: Tensor, scores: Tensor) -> Tensor:
+        """Scores of cells [B, n], -inf where a cell is declared."""
         declared = self.gallery.is_declared(pictures.flatten().numpy(), captions.flatten().numpy())
-        out = repeated | torch.from_numpy(declared).view(places.shape)
-        best = scores.masked_fill(out, -torch.inf).topk(min(CROWD, scores.shape[1]), dim=1).values
-        real = best.isfinite()
-        return torch.where(real, best, 0.0).sum(dim=1) / real.sum(dim=1)  # NaN where there is none
+        return scores.masked_fill(torch.from_numpy(declared).view(scores.shape), -torch.inf)
+
+
+def _once(places: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
+    """Places and their scores, the best first, where of one place only the best counts; -inf for the others [B, n]."""
+    order = scores.argsort(dim=1, descending=True, stable=True)
+    places, scores = places.gather(1, order), scores.gather(1, order)
+    by_place = places.argsort(dim=1, stable=True)  # of one place, the best first
+    ranked = places.gather(1, by_place)
+    again = torch.zeros_like(ranked, dtype=torch.bool)
+    again[:, 1:] = ranked[:, 1:] == ranked[:, :-1]
+    return places, scores.masked_fill(torch.zeros_like(again).scatter(1, by_place, again), -torch.inf)
+
+
+def _mean_of_best(scores: Tensor, times: Tensor) -> Tensor:
+    """Mean of the ``CROWD`` best scores, each of which stands for some [B, n]; NaN where all are -inf [B]."""
+    best, order = scores.topk(min(CROWD, scores.shape[1]), dim=1)
+    times = times.gather(1, order)
+    counted = (CROWD - times.cumsum(dim=1) + times).clamp(min=0).minimum(times) * best.isfinite()
+    return (best.masked_fill(counted == 0, 0.0) * counted).sum(dim=1) / counted.sum(dim=1)
 
 
 def owners_of(gallery: Gallery, captions: Integers, most: int = OWNERS) -> tuple[Tensor, Tensor]:

@@ -103,10 +103,10 @@ class Across:
     """
 
     def __init__(self, encoded: Encoded) -> None:
-        both, of_captions, of_pictures = encoded.across, encoded.across_pictures, encoded.across_captions
-        assert both is not None and of_captions is not None and of_pictures is not None
+        assert encoded.across is not None and encoded.near_across is not None
         self.encoded = encoded
-        self.images, self.captions = both
+        self.images, self.captions = encoded.across
+        of_pictures, of_captions = encoded.near_across
         self.crowd = encoded.crowd_of(of_captions, of_pictures)
         lists = encoded.gallery.captions
         owner = np.repeat(np.arange(len(lists)), lists.counts)

@@ -14,7 +14,8 @@ from truepair.mining.gallery import Lists
 FOLDS = 5  # of the ridge regression: no picture is projected by a map that was fitted on its own captions
 
 _ROWS = 65_536  # vectors that are summed at once
-_DOUBLES = 8192  # in double precision
+_SUMMED = 8192  # products that are summed in single precision, whose sums are in double
+_FEW = 1024  # vectors whose products are in double too: what is left of two or three is less than single rounds off
 
 
 @dataclass(frozen=True)
@@ -95,20 +96,28 @@ def picture_space(images: Tensor, pictures: Lists, width: int = 64, shrinkage: f
         return None
     group = torch.from_numpy(np.unique(owners[stated][first], return_inverse=True)[1])
     centre = images.mean(dim=0)
-    vectors = (images[torch.from_numpy(members)] - centre).double()  # [G, F]
+    vectors = images[torch.from_numpy(members)] - centre  # [G, F]
     counts = torch.bincount(group)
-    means = torch.zeros(len(counts), vectors.shape[1], dtype=torch.float64).index_add(0, group, vectors)
-    means /= counts[:, None]
-    within = vectors - means[group]
-    covariance = within.T @ within / len(vectors)
+    means = torch.zeros(len(counts), vectors.shape[1]).index_add(0, group, vectors) / counts[:, None]
+    covariance = _gram(vectors.sub_(means[group])) / len(vectors)
     level = covariance.diagonal().mean().clamp(min=1e-12)
     covariance = (1 - shrinkage) * covariance + shrinkage * level * torch.eye(len(covariance), dtype=torch.float64)
-    spread = torch.linalg.cholesky(covariance)
-    whitened = torch.linalg.solve_triangular(spread, means.T, upper=False)
-    size = len(whitened)
-    last = (max(size - width, 0), size - 1)  # of its left singular vectors, by rising singular value
-    directions = torch.from_numpy(eigh((whitened @ whitened.T).numpy(), subset_by_index=last)[1])
-    return Projection(centre, torch.linalg.solve_triangular(spread.T, directions, upper=True).float())
+    size = len(covariance)
+    last = (max(size - width, 0), size - 1)  # by rising ratio of what differs between texts and within
+    directions = eigh(_gram(means).numpy(), covariance.numpy(), subset_by_index=last)[1]
+    return Projection(centre, torch.from_numpy(directions).float())
+
+
+def _gram(vectors: Tensor) -> Tensor:
+    """Sums of products of each two numbers of some vectors [V, F], float64 [F, F].
+
+    Of a matrix and itself, numpy computes one half.
+    """
+    found = torch.zeros(vectors.shape[1], vectors.shape[1], dtype=torch.float64)
+    for some in vectors.split(_SUMMED):
+        block = some.numpy()
+        found += torch.from_numpy(block.T @ block)
+    return found
 
 
 def _moments(inputs: Tensor, targets: Tensor, rows: Tensor) -> Tensor:
@@ -125,11 +134,15 @@ def _moments(inputs: Tensor, targets: Tensor, rows: Tensor) -> Tensor:
         float64 [F + 1, F + D + 1].
     """
     width = inputs.shape[1]
+    precision = torch.float32 if len(inputs) > _FEW else torch.float64
+    known, told = inputs[rows].to(precision), targets[rows].to(precision)
     found = torch.zeros(width + 1, width + targets.shape[1] + 1, dtype=torch.float64)
-    for some in rows.split(_DOUBLES):
-        one = torch.ones(len(some), 1)
-        known = torch.cat([inputs[some], targets[some], one], dim=1).double()
-        found.addmm_(torch.cat([known[:, :width], known[:, -1:]], dim=1).T, known)
+    found[:-1, :width] = _gram(known)
+    found[:-1, -1] = found[-1, :width] = known.sum(dim=0, dtype=torch.float64)
+    found[-1, -1] = len(rows)
+    found[-1, width:-1] = told.sum(dim=0, dtype=torch.float64)
+    for here, there in zip(known.split(_SUMMED), told.split(_SUMMED), strict=True):
+        found[:-1, width:-1] += here.T @ there
     return found
 
 

@@ -85,7 +85,7 @@ def _images(
 def _near(patient: Patient, rows: NDArray[np.int64], images: Vectors) -> Finding:
     """Pictures whose features are nearly equal."""
     features = torch.from_numpy(images)
-    found = nearest(features, features, min(_NEIGHBOURS + 1, len(images))) if len(images) else None
+    found = nearest(features, min(_NEIGHBOURS + 1, len(images))) if len(images) else None
     left, right = np.zeros(0, np.int64), np.zeros(0, np.int64)
     if found is not None:
         one = np.repeat(np.arange(len(images)), found.places.shape[1])
