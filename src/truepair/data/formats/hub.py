@@ -81,7 +81,7 @@ class HubReader(Reader):
             wanted = [
                 name for name in rows.column_names if name in {image_name, caption_name, *STATED_FIELDS, *self.extra}
             ]
-            kind = rows.features[caption_name]
+            kind = rows.features.get(caption_name)
             unlabelled = 0
             for number, entry in enumerate(rows.select_columns(wanted)):
                 if isinstance(kind, ClassLabel):

@@ -52,14 +52,16 @@ class Tree:
         """The files with one of some endings."""
         return [file for file in self.files if file.suffix.lower() in suffixes]
 
-    def format(self, config: SourceConfig) -> str:
+    def format(self, config: SourceConfig, *, captionless: bool = False) -> str:
         """Name of its format.
 
         Of tars, Parquet files and pictures with captions beside them, it is what there are most of; pictures alone
-        count where their folders are what is said of them. Where they outnumber tars and tables, a list is sought.
+        count where their folders are what is said of them, or where nothing need be said. Where they outnumber tars and
+        tables, a list is sought.
 
         Args:
             config: how the folder is to be read.
+            captionless: pictures need no captions.
 
         Raises:
             DataError: there is nothing in it that can be read as pairs.
@@ -67,10 +69,11 @@ class Tree:
         if any((self.path / name).is_file() for name in _SAVED) or any(map(_names_files, self._metadata())):
             return "hub"
         images = self.ending(*IMAGE_SUFFIXES)
+        alone = config.labels or captionless
         counts = {
             "webdataset": len(self.ending(".tar")),
             "parquet": len(without_lists(self.ending(".parquet"))),
-            "folder": len(images) if config.labels else _captioned(images, self.files, caption_endings(config)),
+            "folder": len(images) if alone else _captioned(images, self.files, caption_endings(config)),
         }
         most = max(counts, key=lambda name: counts[name])
         if self._has_card() and (most == "parquet" or not counts[most]):

@@ -73,7 +73,7 @@ class WebDatasetReader(Reader):
             skips.row(record.where, f"its text is larger than {LARGEST_TEXT} bytes")
             return False
         texts = {ending: decoded(_read(file, place), self.config.encoding) for ending, place in sample.texts.items()}
-        why = fill(record, sample, texts, self.config)
+        why = fill(record, sample, texts, self.config, captionless=self.captionless)
         if why is not None:
             skips.row(record.where, why)
             return False
