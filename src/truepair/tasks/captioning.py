@@ -269,6 +269,10 @@ class CaptionTask(DownstreamTask[CaptionTable, str, CaptionResult]):
         """The captions of a table."""
         return [caption for captions in table.rows["captions"] for caption in captions]
 
+    def unread(self, table: CaptionTable) -> str:
+        """What is said of the rows of a table whose picture cannot be read: captions, or the pictures themselves."""
+        return super().unread(table) if table.training else "pictures cannot be read"
+
     def dataset(self, table: CaptionTable, transform: ImageTransform | None) -> CaptionDataset:
         """The rows of a table as samples."""
         return CaptionDataset(table, transform, seed=self.recipe.loop.seed)
