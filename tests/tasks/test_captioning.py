@@ -346,3 +346,39 @@ def test_a_list_without_captions_is_nothing_to_train_on(
     assert f"{told} --data.test {source}" in refused("--data.sources", str(source))
     one = tmp_path / "photos" / "red-8.png"
     assert f"{one} is a picture; give the folder that it is in, or a list of files" in refused("--data.test", str(one))
+
+
+def test_test_pictures_that_cannot_be_read_are_told_before_training(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe, run = write_recipe(tmp_path), tmp_path / "run"
+
+    def refused() -> str:
+        with pytest.raises(SystemExit):
+            finetune(recipe, run, checkpoint)
+        assert not (run / "checkpoints").exists() and not (run / "model").exists()
+        return " ".join(capsys.readouterr().err.split())
+
+    for colour in COLOURS:
+        (tmp_path / f"{colour}-5.png").write_text(f"no picture of {colour}")
+    assert "data.test: 3 of 3 pictures cannot be read; repair them; the first: " in refused()
+    for colour in COLOURS:
+        (tmp_path / f"{colour}-5.png").unlink()
+    assert "3 of 3 pictures of pairs (test) are missing: " in refused()
+
+
+def test_new_pictures_are_measured_where_the_training_pairs_are_gone(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe, run = write_recipe(tmp_path), tmp_path / "run"
+    finetune(recipe, run, checkpoint, "--loop.epochs", "1", "--data.test_split", "", "--data.validation_split", "")
+    (tmp_path / "pairs.jsonl").unlink()
+    (tmp_path / "new.csv").write_text("image,caption\nred-5.png,it is red\n")
+    words = ["evaluate", "captioning", str(run), "--data.test", str(tmp_path / "new.csv"), "--beams", "1"]
+    with pytest.raises(SystemExit):
+        main(words)
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"data.sources: no such file or folder: {tmp_path / 'pairs.jsonl'}; check the path" in said
+    assert "training pictures are for the baselines: without these, give --data.sources null" in said
+    main([*words, "--data.sources", "null"])
+    assert "CIDEr-D" in capsys.readouterr().out
