@@ -309,7 +309,7 @@ def test_the_commonest_reason_is_told(tmp_path):
     lone = [(f"{number}.jpg", encoded(picture())) for number in range(3)]
     source = put_tar(tmp_path / "x.tar", [("z.txt", "no image"), *sample("photo v1.3", "red", "one"), *lone])
 
-    with pytest.raises(DataError, match=r"5 of 5 rows .* x\.tar: 0: it has no caption \(so are 3 of them\)"):
+    with pytest.raises(DataError, match=r"5 of 5 rows .* x\.tar: 0: it has no caption \(the reason of 3 of them\)"):
         open_pairs(source)
 
 

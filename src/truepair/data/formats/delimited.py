@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from truepair.data.formats.record import (
     CAPTION_NAMES,
+    CAPTIONS_ELSEWHERE,
     IMAGE_NAMES,
     IMAGE_SUFFIXES,
     LABEL_NAMES,
@@ -173,7 +174,7 @@ class DelimitedReader(Reader):
         if not self._headerless:
             return cells
         image = next(number for number, cell in enumerate(cells) if _is_image(cell))
-        if len(cells) == 1 and self.captionless:
+        if len(cells) == 1:
             return ("image",)
         if len(cells) != 2 and (image or not _NUMBERED.fullmatch(cells[0])):
             raise DataError(
@@ -190,6 +191,8 @@ class DelimitedReader(Reader):
         if not self._head.line:
             raise DataError(f"{self.config.source} holds no pairs; it is empty")
         if len(self._names) == 1 and not self.captionless:
+            if usual_name(self._names[0]) in IMAGE_NAMES:
+                raise DataError(f"{name} lists pictures without captions; {CAPTIONS_ELSEWHERE}")
             shown = "tab" if self._delimiter == "\t" else self._delimiter
             raise DataError(f"{name} has no '{shown}' in its first line, {self._head.line!r:.80}; give delimiter")
         return self.pair_columns(self._names, f"{name} (give columns if it has no header line)")

@@ -11,6 +11,7 @@ from typing import Any
 from truepair.data.formats.json_stream import is_json_list, list_entries, member_entries
 from truepair.data.formats.record import (
     CAPTION_NAMES,
+    CAPTIONS_ELSEWHERE,
     IMAGE_NAMES,
     IMAGE_SUFFIXES,
     STATED_FIELDS,
@@ -272,10 +273,7 @@ def json_format(path: Path, encoding: str | None = None, *, captionless: bool = 
     if "annotations" in keys or (is_info and captionless):
         return "coco"
     if is_info:
-        raise DataError(
-            f"{path} lists pictures without captions; to have some written: truepair evaluate captioning MODEL "
-            f"--data.test {path}"
-        )
+        raise DataError(f"{path} lists pictures without captions; {CAPTIONS_ELSEWHERE}")
     if captionless:
         return "albef"
     raise DataError(

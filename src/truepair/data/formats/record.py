@@ -37,6 +37,9 @@ _LAYOUTS = 1000  # sets of columns that a reader remembers
 
 _AT_ONCE = 1000  # rows
 
+CAPTIONS_ELSEWHERE = "'truepair evaluate captioning' writes some, and 'truepair embed --what images' needs none"
+"""What is said of pictures without captions where these are needed."""
+
 STATED_FIELDS = ("image_id", "caption_id", "caption_ids", "split", "group", "family", "names")
 """Fields that a row may state beside its image and its captions."""
 

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from truepair.data.formats.downloads import STATISTICS, without_lists
 from truepair.data.formats.members import UNREAD_IMAGES, caption_endings
-from truepair.data.formats.record import IMAGE_SUFFIXES, Skips
+from truepair.data.formats.record import CAPTIONS_ELSEWHERE, IMAGE_SUFFIXES, Skips
 from truepair.data.formats.shards import walk
 from truepair.data.source import SourceConfig
 from truepair.errors import DataError
@@ -115,7 +115,7 @@ class Tree:
             if found:
                 first = found[0].relative_to(self.path)
                 return f"{missing}, but {first}{f' and {len(found) - 1} like it' if found[1:] else ''}; {remedy}"
-        hint = "; give labels if the folders of the images are their classes" if images else ""
+        hint = f"; give labels if the folders of the images are their classes; {CAPTIONS_ELSEWHERE}" if images else ""
         return f"{missing}; give the path of the file with the captions{hint}"
 
 

@@ -35,6 +35,7 @@ class WebDatasetReader(Reader):
 
     suffixes = (".tar",)
     source_kind = "files"
+    version = "2"  # of what is told of shards
 
     def __init__(self, config: SourceConfig) -> None:
         super().__init__(config)

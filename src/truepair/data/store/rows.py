@@ -192,7 +192,7 @@ def _check_enough(count: int, skips: Skips, config: SourceConfig) -> None:
     if not count or skips.rows > tolerated:
         common, rows = skips.reasons.most_common(1)[0]
         where = next(where for where, why in skips.entries if why == common)
-        others = "" if rows == skips.rows else f" (so are {rows} of them)"
+        others = "" if rows == skips.rows else f" (the reason of {rows} of them)"
         encoding = ", or give encoding" if "UTF-8" in common else ""
         raising = ", or raise max_skipped or data.max_bad_fraction" if count else ""
         raise DataError(
