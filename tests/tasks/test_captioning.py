@@ -2,9 +2,12 @@
 
 import json
 import shutil
+import tarfile
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -121,9 +124,7 @@ def test_states_of_a_cache_and_a_picture_that_cannot_be_read(
     frozen = ["--model.freeze_image", "true", "--model.cache_images", "true", "--model.freeze_text", "true"]
     frozen += ["--model.cache_folder", str(tmp_path / "cache"), "--model.options", "{image_feature: true}"]
     finetune(recipe, run, checkpoint, *frozen, "--loop.epochs", "1")
-    assert "data.test: left out: 1 of 3 captions are about images that cannot be read" in " ".join(
-        capsys.readouterr().err.split()
-    )
+    assert "data.test: left out: 1 of 3 pictures cannot be read" in " ".join(capsys.readouterr().err.split())
     assert len(json.loads((run / "captions.json").read_text())) == 2
     start, left = (load_file(folder / "model.safetensors") for folder in (checkpoint, run / "model"))
     moved = {name.split(".")[0] for name in left if name in start and not torch.equal(left[name], start[name])}
@@ -206,3 +207,180 @@ def test_figures_are_those_that_papers_state() -> None:
     table = CaptionResult(1234, 5000, scores).table()
     assert table.title == "Captions: 1,234 pictures, 5,000 references"
     assert table.rows == [["CIDEr-D", "120.4", "5.0"], ["METEOR", "25.0", "10.0"]]
+
+
+@pytest.fixture(scope="module")
+def captioner(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run without test pictures, beside its squares."""
+    folder = tmp_path_factory.mktemp("captioner")
+    options = ["--loop.epochs", "1", "--data.test_split", "", "--data.validation_split", ""]
+    finetune(write_recipe(folder), folder / "run", checkpoint, *options)
+    return folder / "run"
+
+
+def _new_pictures(folder: Path) -> list[str]:
+    """Three squares that no list names; their paths below the folder, with one of the endings that cameras write."""
+    names = ["photos/red-8.png", "photos/green-8.PNG", "photos/blue-8.png"]
+    (folder / "photos").mkdir()
+    for colour, name in zip(COLOURS, names, strict=True):
+        picture(colour, 8).save(folder / name)
+    return names
+
+
+def _put_pictures(kind: str, folder: Path) -> Path:
+    """The new squares without captions, as a source of some kind."""
+    names = _new_pictures(folder)
+    if kind == "folder":
+        return folder / "photos"
+    if kind in ("image_info", "instances"):
+        images = [{"id": 70 + number, "file_name": Path(name).name} for number, name in enumerate(names)]
+        boxes = [{"id": 1, "image_id": 70, "bbox": [0, 0, 4, 4], "category_id": 2}] * 9
+        path = folder / "annotations" / f"{kind}_photos.json"
+        path.parent.mkdir()
+        annotations = {} if kind == "image_info" else {"annotations": boxes}
+        path.write_text(json.dumps({"info": {"year": 2014}, "images": images, **annotations, "categories": []}))
+        return path
+    if kind == "tar":
+        with tarfile.open(folder / "photos.tar", "w") as shard:
+            for name in names:
+                shard.add(folder / name, arcname=Path(name).name)
+        return folder / "photos.tar"
+    if kind == "parquet":
+        path = folder / "photos.parquet"
+        pq.write_table(
+            pa.table({"image": [{"bytes": (folder / name).read_bytes(), "path": name} for name in names]}), path
+        )
+        return path
+    lines = {
+        "list.csv": ["file_name", *names],
+        "names.txt": names,
+        "wide.csv": ["image_id,image,width", *(f"{70 + number},{name},16" for number, name in enumerate(names))],
+        "empty.csv": ["image,caption", *(f"{name}," for name in names)],
+        "list.jsonl": [json.dumps({"image": name}) for name in names],
+        "list.json": [json.dumps([{"image": name, "captions": []} for name in names])],
+        "names.json": [json.dumps(names)],
+    }
+    (folder / kind).write_text("\n".join(lines[kind]) + "\n")
+    return folder / kind
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "folder",
+        "image_info",
+        "instances",
+        "tar",
+        "parquet",
+        "list.csv",
+        "names.txt",
+        "wide.csv",
+        "empty.csv",
+        "list.jsonl",
+        "list.json",
+        "names.json",
+    ],
+)
+def test_pictures_without_captions_are_captioned(
+    kind: str, captioner: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("truepair.evaluation.captioning.find_spec", lambda name: None)  # no figures, no scorers
+    source, output = _put_pictures(kind, tmp_path), tmp_path / "out"
+    main(["evaluate", "captioning", str(captioner), "--data.test", str(source), "--output", str(output)])
+    told = capsys.readouterr()
+    said = " ".join(told.err.split())
+    assert "3 pictures without captions test (splits: by data.test)" in said and "left out" not in said
+    assert "the training pairs, whose captions baselines copy, are not read: nothing is compared" in said
+    assert "3 of 3 pictures have no captions to compare with, so there are no figures" in said and not told.out
+    written = json.loads((output / "captions.json").read_text())
+    assert len(written) == 3 and all(set(entry) == {"image_id", "caption"} for entry in written)
+    if kind in ("image_info", "instances", "wide.csv"):
+        assert [entry["image_id"] for entry in written] == [70, 71, 72]
+    shown = [json.loads(line) for line in (output / "captions.jsonl").read_text().splitlines()]
+    assert [line["references"] for line in shown] == [[], [], []] and not (captioner / "captions.json").exists()
+    assert json.loads((output / "captioning.json").read_text())["unmeasured"] == 3
+
+
+def test_of_mixed_pictures_those_with_captions_are_measured(
+    captioner: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = _new_pictures(tmp_path)
+    (tmp_path / "photos" / "broken.png").write_bytes(b"no picture")
+    rows = ["image,caption", f"{names[0]},it is red", f"{names[0]},the red square", f"{names[1]},", f"{names[2]},blue"]
+    (tmp_path / "mixed.csv").write_text("\n".join([*rows, "photos/broken.png,"]))
+    words = ["--data.test", str(tmp_path / "mixed.csv"), "--output", str(tmp_path)]
+    main(["evaluate", "captioning", str(captioner), *words])
+    told = capsys.readouterr()
+    said = " ".join(told.err.split())
+    assert "5 (2 without captions) test" in said and "mixed, test: 5 rows are 4 pictures" in said
+    assert "data.test: left out: 1 of 4 pictures cannot be read" in said
+    assert "1 of 3 pictures have no captions to compare with, figures are of the other 2" in said
+    assert "Captions: 2 pictures, 3 references" in told.out and "nearest picture" in told.out
+    assert len(json.loads((tmp_path / "captions.json").read_text())) == 3
+    result = json.loads((tmp_path / "captioning.json").read_text())
+    assert (result["pictures"], result["references"], result["unmeasured"]) == (2, 3, 1)
+
+    main(["evaluate", "captioning", str(captioner), *words, "--data.test_pictures", "1"])
+    assert "data.test_pictures: 1 of 4 pictures are taken, 0 takes all" in " ".join(capsys.readouterr().err.split())
+
+
+def test_training_ends_with_captions_of_pictures_that_have_none(checkpoint: Path, tmp_path: Path) -> None:
+    recipe, run = write_recipe(tmp_path), tmp_path / "run"
+    _new_pictures(tmp_path)
+    finetune(recipe, run, checkpoint, "--loop.epochs", "1", "--data.test", str(tmp_path / "photos"), "--report")
+    assert len(json.loads((run / "captions.json").read_text())) == 3
+    assert "A model was fine-tuned." in (run / "report.html").read_text()
+
+
+@pytest.mark.parametrize("kind", ["folder", "image_info", "list.csv", "names.txt"])
+def test_pictures_without_captions_are_nothing_to_train_on(
+    kind: str, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe, source = write_recipe(tmp_path), _put_pictures(kind, tmp_path)
+
+    def refused(*options: str) -> str:
+        with pytest.raises(SystemExit):
+            finetune(recipe, tmp_path / "run", checkpoint, *options)
+        return " ".join(capsys.readouterr().err.split())
+
+    told = refused("--data.sources", str(source))
+    assert "without captions" in told
+    assert "'truepair evaluate captioning' writes some, and 'truepair embed --what images' needs none" in told
+    one = tmp_path / "photos" / "red-8.png"
+    assert f"{one} is a picture; give the folder that it is in, or a list of files" in refused("--data.test", str(one))
+
+
+def test_test_pictures_that_cannot_be_read_are_told_before_training(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe, run = write_recipe(tmp_path), tmp_path / "run"
+
+    def refused() -> str:
+        with pytest.raises(SystemExit):
+            finetune(recipe, run, checkpoint)
+        assert not (run / "checkpoints").exists() and not (run / "model").exists()
+        return " ".join(capsys.readouterr().err.split())
+
+    for colour in ("red", "green"):
+        (tmp_path / f"{colour}-5.png").write_text(f"no picture of {colour}")
+    assert "data.test: 2 of 3 pictures cannot be read; repair them; the first: " in refused()
+    for colour in COLOURS:
+        (tmp_path / f"{colour}-5.png").unlink()
+    assert "3 of 3 pictures of pairs (test) are missing: " in refused()
+
+
+def test_new_pictures_are_measured_where_the_training_pairs_are_gone(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe, run = write_recipe(tmp_path), tmp_path / "run"
+    finetune(recipe, run, checkpoint, "--loop.epochs", "1", "--data.test_split", "", "--data.validation_split", "")
+    (tmp_path / "pairs.jsonl").unlink()
+    (tmp_path / "new.csv").write_text("image,caption\nred-5.png,it is red\n")
+    words = ["evaluate", "captioning", str(run), "--data.test", str(tmp_path / "new.csv"), "--beams", "1"]
+    with pytest.raises(SystemExit):
+        main(words)
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"data.sources: no such file or folder: {tmp_path / 'pairs.jsonl'}; check the path" in said
+    assert "training pictures are for the baselines: without these, give --data.sources null" in said
+    main([*words, "--data.sources", "null"])
+    assert "CIDEr-D" in capsys.readouterr().out

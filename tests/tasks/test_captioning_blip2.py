@@ -88,6 +88,12 @@ def test_a_whole_one_is_measured_as_it_is_and_trained_with_lora(
     main(["evaluate", "captioning", str(whole), str(recipe), *limits])
     written = json.loads((tmp_path / "whole" / "captions.json").read_text())
     assert len(written) == 3
+    (tmp_path / "photos").mkdir()
+    shutil.copy(tmp_path / "red-5.png", tmp_path / "photos")
+    photos = ["--data.test", str(tmp_path / "photos"), "--output", str(tmp_path / "out")]
+    main(["evaluate", "captioning", str(whole), str(recipe), *limits, *photos])
+    [shown] = map(json.loads, (tmp_path / "out" / "captions.jsonl").read_text().splitlines())
+    assert shown["references"] == [] and shown["caption"] in [entry["caption"] for entry in written]
     run, options = tmp_path / "run", ["--model.language.lora.rank", "2", "--loop.epochs", "2"]
     options += ["--data.validation_split", "", "--data.test_split", ""]
     train(recipe, run, whole, *options)

@@ -42,6 +42,8 @@ def test_a_task_leaves_out_what_is_about_an_unreadable_image(
     main(["evaluate", task, str(run / "model")])
     assert f"data.test: left out: {LOST[task]}" in " ".join(capsys.readouterr().err.split())
     assert before == ((run / ANSWERS[task]).read_text() if before is not None else None)
+    main(["evaluate", task, str(run), "--output", str(tmp_path / "out")])
+    assert {path.name for path in (tmp_path / "out").iterdir()} >= {f"{task}.json", "skipped.jsonl"}
 
 
 def test_a_task_of_which_most_cannot_be_read_is_refused(

@@ -62,6 +62,16 @@ def pairs(tmp_path: Path) -> Path:
     return source
 
 
+def test_pictures_without_captions_have_vectors(model: Path, pairs: Path, tmp_path: Path) -> None:
+    (tmp_path / "pictures" / "broken.png").unlink()
+    output = tmp_path / "out.parquet"
+    words = ["embed", str(model), str(tmp_path / "pictures"), "--output", str(output), "--workers", "0"]
+    with pytest.raises(SystemExit):
+        main(words)
+    main([*words, "--what", "images"])
+    assert pq.read_table(output)["captions"].to_pylist() == [[]] * 13
+
+
 def test_every_picture_and_caption_has_its_vector(model: Path, pairs: Path, tmp_path: Path) -> None:
     lines = run(model, pairs, tmp_path / "v.parquet", faiss=str(tmp_path / "v.faiss"))
     table = pq.read_table(tmp_path / "v.parquet")

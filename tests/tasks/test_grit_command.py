@@ -116,6 +116,7 @@ def test_a_learned_hardness_needs_something_to_learn_from(
     for options, reason in (
         (["--objectives.mlm.weight", "0"], "without MLM learns from validation pairs, and there are none"),
         (["--objectives.mlm.start_epoch", "3"], "give objectives.mlm.weight and a later end, or a fixed"),
+        (["--loop.epochs", "1"], "learns from the second epoch on, and this run has one; give loop.epochs 2 or more"),
         (["--sampler.hardness.quantile", "0.5"], "drop one of both"),
         (["--sampler.kind", "random"], "sampler.hardness.learned is for grouped batches; set sampler.kind to grit"),
         (["--sampler.hardness.learned.start", "1"], "sampler.hardness.learned.start is 1; give a number below 1"),

@@ -62,6 +62,8 @@ def run(words: list[str]) -> None:
     clean = None if call.fix is None else require_new_list(call.fix, named_sources(config.data))
     diagnosis, patient = diagnose(config, say, counting)
     show(doctor_table(diagnosis))
+    if diagnosis.found and call.json is None and call.page is None:
+        say("each case: --page FILE, with pictures, or --json FILE")
     if call.json is not None:
         write_json(Path(call.json), diagnosis.as_dict())
         say(f"all that was found: {call.json}")

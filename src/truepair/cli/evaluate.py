@@ -24,7 +24,8 @@ zero-shot: truepair evaluate zero-shot MODEL --data FOLDER|CSV|NAME [--templates
 the others: truepair evaluate TASK MODEL [RECIPE ...]
   MODEL is a run, or its 'model' folder.
   Answers the test questions, or judges the test statements, of the recipe that the model was trained by; recipes and
-  options lie over it. Writes the file for the evaluation server beside the model folder.
+  options lie over it. Writes the file for the evaluation server beside the model folder, or into --output FOLDER.
+  captioning captions pictures that have no captions as well: --data.test FOLDER of photos, or a list of files.
 
 'truepair evaluate MODEL --help' lists every option."""
 
@@ -48,6 +49,7 @@ def run(words: list[str]) -> None:
     by_recipe = command.evaluation == command.recipe
     if by_recipe:
         parser.add_argument("recipes", metavar="RECIPE", nargs="*", help="laid over the recipe of the model's run")
+        parser.option("output", metavar="FOLDER", help="where its files go; by default beside the model folder")
     call = parser.read(rest[1:])
     paths = _recipes(task, rest[0], call.recipes) if by_recipe else []
     of_run = task == "retrieval" and not any(name.split(".")[0] == "data" for name, _ in call.stated)
@@ -56,7 +58,8 @@ def run(words: list[str]) -> None:
 
     quiet_libraries()
     actions = command.load()
-    result = actions.evaluate(rest[0], settings)
+    output = Path(call.output) if by_recipe and call.output is not None else None
+    result = actions.evaluate(rest[0], settings, output)
 
     for table in actions.tables(result):
         show(table)

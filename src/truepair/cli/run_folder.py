@@ -259,6 +259,8 @@ def quiet_libraries() -> None:
     # Of torch, twice an epoch, where there are fewer cores than loop.workers; of peft, about a name in transformers.
     warnings.filterwarnings("ignore", message="This DataLoader will create")
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
+    # Of torch, on each rank, about an argument that the one named in its place does not stand for yet.
+    warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")
 
 
 _show_usual_warning = warnings.showwarning

@@ -1,6 +1,7 @@
 """Tables for the terminal, readable in 80 columns."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from rich import box
 from rich.console import Group
@@ -13,7 +14,7 @@ from truepair.evaluation.metrics import DirectionMetrics, RetrievalMetrics
 from truepair.evaluation.zero_shot import ZeroShotResult
 from truepair.tasks.audit import Audit
 from truepair.tasks.conversions import Conversions
-from truepair.tasks.doctor.diagnosis import Diagnosis
+from truepair.tasks.doctor.diagnosis import Diagnosis, Example
 from truepair.tasks.downstream import FigureTable
 from truepair.tasks.retrieval import RetrievalResult
 from truepair.tasks.zero_shot import CLASS_MEAN, TOP_1, TOP_5, figures_of
@@ -182,9 +183,23 @@ def doctor_table(diagnosis: Diagnosis) -> Group:
         colour = _COLOURS[finding.weight]
         what = Text(visible(finding.what))
         what.append(f" (of {finding.of:,})" if finding.of else "", "dim").append(f"\n{visible(finding.remedy)}", "dim")
+        if finding.examples:
+            what.append(f"\nsuch as {_of_example(finding.examples[0])}", "dim")
         table.add_row(Text(f"{finding.count:,}", f"bold {colour}"), what)
     return Group(*facts, table if diagnosis.found else "nothing is wrong with them")
 
+
+def _of_example(example: Example) -> str:
+    """A case of a finding in a line: the names of its files, and what there is to say of it."""
+    files = ", ".join(Path(file).name for file in example.files[:_FILES])
+    more = f" and {len(example.files) - _FILES:,} more" if len(example.files) > _FILES else ""
+    said = ": ".join(filter(None, [files + more, " ".join(example.text.split())]))
+    return visible(said if len(said) <= _EXAMPLE else f"{said[:_EXAMPLE]}...")
+
+
+_FILES = 3  # of an example
+
+_EXAMPLE = 160  # characters
 
 _COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
 

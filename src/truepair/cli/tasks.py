@@ -24,12 +24,13 @@ class TaskActions:
     Attributes:
         finetune: (recipe, run folder, say, what it was called by where a page is asked for) -> result of the test data,
             or None; absent for a task of evaluation alone.
-        evaluate: (folder or name of a model, what it is evaluated by) -> result.
+        evaluate: (folder or name of a model, what it is evaluated by, folder of the files or None for the usual one) ->
+            result.
         tables: the result for the terminal.
     """
 
     finetune: "Callable[[Any, Path, Say, Called | None], Any] | None"
-    evaluate: Callable[[str, Any], Any]
+    evaluate: Callable[[str, Any, Path | None], Any]
     tables: "Callable[[Any], list[Table]]"
 
 
@@ -100,7 +101,9 @@ def _retrieval() -> TaskActions:
 
     return TaskActions(
         finetune,
-        lambda model, config: evaluate_model(model, config, say, data_of_run(model) if config.data is None else None),
+        lambda model, config, _: evaluate_model(
+            model, config, say, data_of_run(model) if config.data is None else None
+        ),
         lambda result: [retrieval_table(result), *(coco_table(way, one) for way, one in result.coco.items())],
     )
 
@@ -130,12 +133,18 @@ def _with_one_table(
     from truepair.cli.tables import figures_table
     from truepair.models.open import model_folder
 
-    def measure(model: str, recipe: Any) -> Any:
+    def measure(model: str, recipe: Any, output: Path | None) -> Any:
         """Figures, and the file for the evaluation server."""
         folder = Path(model_folder(model))
-        return evaluate(folder, recipe, folder.parent if folder.exists() else Path(), say)  # one of the hub: here
+        beside = folder.parent if folder.exists() else Path()  # one of the hub: here
+        return evaluate(folder, recipe, output or beside, say)
 
-    return TaskActions(partial(_finetune, finetune), measure, lambda result: [figures_table(result.table())])
+    def tables(result: Any) -> "list[Table]":
+        """The figures, where there are some."""
+        table = result.table()
+        return [] if table is None else [figures_table(table)]
+
+    return TaskActions(partial(_finetune, finetune), measure, tables)
 
 
 def _finetune(
@@ -156,7 +165,7 @@ def _zero_shot() -> TaskActions:
     from truepair.cli.tables import zero_shot_tables
     from truepair.tasks.zero_shot import evaluate_zero_shot
 
-    return TaskActions(None, lambda model, config: evaluate_zero_shot(model, config, say), zero_shot_tables)
+    return TaskActions(None, lambda model, config, _: evaluate_zero_shot(model, config, say), zero_shot_tables)
 
 
 _VQA: RecipeClass[Any] = RecipeClass("truepair.tasks.vqa_recipe", "VqaRecipe")

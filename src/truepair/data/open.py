@@ -13,7 +13,7 @@ from truepair.data.formats.hub import HubReader
 from truepair.data.formats.json import AlbefReader, CocoReader, JsonlReader, KarpathyReader, json_format
 from truepair.data.formats.json_stream import is_json_list
 from truepair.data.formats.parquet import ParquetReader, SampleReader
-from truepair.data.formats.record import Reader
+from truepair.data.formats.record import IMAGE_SUFFIXES, Reader
 from truepair.data.formats.shards import is_pattern
 from truepair.data.formats.trees import ARCHIVES, Tree
 from truepair.data.formats.webdataset import WebDatasetReader
@@ -41,7 +41,9 @@ READERS: dict[str, type[Reader]] = {
 """Reader of each format, by the name that ``SourceConfig.format`` takes."""
 
 
-def open_pairs(source: str | Path | SourceConfig, *, identity: str = "bytes", **options: Any) -> PairTable:
+def open_pairs(
+    source: str | Path | SourceConfig, *, identity: str = "bytes", captionless: bool = False, **options: Any
+) -> PairTable:
     """Open image-text pairs.
 
     The source is read once into an Arrow file and memory-mapped; the next time, unless its files have changed, at once.
@@ -52,6 +54,7 @@ def open_pairs(source: str | Path | SourceConfig, *, identity: str = "bytes", **
             hub; or a ``SourceConfig``.
         identity: which rows show one picture: those of one image id ("id"), or also those of one file ("file"), or also
             those of equal bytes ("bytes").
+        captionless: a picture without a caption is a row, too, with no captions; otherwise it is left out.
         **options: fields of ``SourceConfig``, such as ``split="train"`` or ``image_root="photos"``.
 
     Returns:
@@ -63,7 +66,8 @@ def open_pairs(source: str | Path | SourceConfig, *, identity: str = "bytes", **
     """
     check_identity(identity)
     config = source_config(source, **options)
-    reader = READERS[_format(config)](config)
+    reader = READERS[_format(config, captionless)](config)
+    reader.captionless = captionless
     stored = cached_rows(reader, config)
     images = stored.rows.select_columns(["image"]).with_format("arrow")[:].column("image")
     memory = None if config.cache_check == "bytes" else stored.folder / "contents.i64"
@@ -88,9 +92,9 @@ def source_config(source: str | Path | SourceConfig, **options: Any) -> SourceCo
     return SourceConfig(source=str(source), **plain)
 
 
-def _format(config: SourceConfig) -> str:
+def _format(config: SourceConfig, captionless: bool) -> str:
     if config.format == "auto":
-        detected = _detect_format(config)
+        detected = _detect_format(config, captionless)
         return "classes" if config.labels and detected == "folder" else detected
     if config.format not in READERS:
         raise ConfigError(f"unknown format '{config.format}'; give auto, {', '.join(READERS)}")
@@ -111,13 +115,13 @@ def _require_no_pipe(config: SourceConfig) -> None:
         raise DataError(f"{config.source} is {other}, not a file; write what comes from it to a file, and give that")
 
 
-def _detect_format(config: SourceConfig) -> str:
+def _detect_format(config: SourceConfig, captionless: bool) -> str:
     """Name of the format of a source, by its name and content."""
     source, path = config.source, config.path
     if source == "sample":
         return "sample"
     if path.is_dir():
-        return Tree.of(path).format(config)
+        return Tree.of(path).format(config, captionless=captionless)
     _require_no_pipe(config)
     suffix = path.suffix.lower()
     by_suffix = {ending: name for name, reader in READERS.items() for ending in reader.suffixes}
@@ -127,11 +131,13 @@ def _detect_format(config: SourceConfig) -> str:
         )
     if path.is_file():
         if suffix == ".json":
-            return json_format(path, config.encoding)
+            return json_format(path, config.encoding, captionless=captionless)
         if suffix in JsonlReader.suffixes and is_json_list(path, config.encoding):
             return "albef"
         if suffix in by_suffix:
             return by_suffix[suffix]
+        if suffix in IMAGE_SUFFIXES:
+            raise DataError(f"{source} is a picture; give the folder that it is in, or a list of files")
         raise DataError(f"the ending of {source} does not tell its format; give format")
     if is_pattern(path) and suffix in by_suffix and READERS[by_suffix[suffix]].source_kind == "files":
         return by_suffix[suffix]

@@ -38,7 +38,8 @@ _PROBE_SIDES = (307, 419)
 class PairSample(TypedDict):
     """One sample. ``index`` is the row asked for; the other fields are those of ``source_index``, the row delivered.
 
-    ``image_id`` is that of the picture: rows that show one picture under several ids have the same.
+    ``image_id`` is that of the picture: rows that show one picture under several ids have the same. ``caption`` is
+    empty for a picture without captions, see ``open_pairs``.
     """
 
     index: int
@@ -184,16 +185,19 @@ class PairDataset(Dataset[PairSample]):
     def _sample(
         self, epoch: int, index: int, source_index: int, row: dict[str, Any], reason: str, into: Tensor | None
     ) -> PairSample:
+        captions, ids = row["captions"], row["caption_ids"]
+        if not captions:  # a picture that is to be captioned
+            captions, ids = [""], [row["image_id"]]
         # The first caption's id is part of the key: rows that share an image are augmented apart.
-        keys = (self.seed, epoch, row["image_id"], row["caption_ids"][0])
-        drawn = stable_hash(*keys, "caption") % len(row["captions"]) if self.captions == "draw" else 0
+        keys = (self.seed, epoch, row["image_id"], ids[0])
+        drawn = stable_hash(*keys, "caption") % len(captions) if self.captions == "draw" else 0
         sample = PairSample(
             index=index,
             source_index=source_index,
             image_id=int(self._pictures[source_index]),
-            caption_id=row["caption_ids"][drawn],
-            caption=row["captions"][drawn],
-            caption_key=self.table.caption_key(row["captions"][drawn]),
+            caption_id=ids[drawn],
+            caption=captions[drawn],
+            caption_key=self.table.caption_key(captions[drawn]),
             substituted=index != source_index,
             reason=reason,
         )

@@ -256,19 +256,19 @@ def _open(config: DataConfig) -> tuple[PairTable, list[str]]:
     return whole, notes + contradictions(whole)
 
 
-def _opened(config: DataConfig, role: str, source: SourceConfig) -> PairTable:
+def _opened(config: DataConfig, role: str, source: SourceConfig, *, captionless: bool = False) -> PairTable:
     """All rows of a source that a field names.
 
     Raises:
         DataError: it cannot be read; the field is named.
     """
     try:
-        return open_pairs(source, identity=config.identity)
+        return open_pairs(source, identity=config.identity, captionless=captionless)
     except DataError as error:
         raise DataError(f"data.{role}: {error}") from error
 
 
-def open_held(config: DataConfig, role: str) -> tuple[PairTable, list[str]]:
+def open_held(config: DataConfig, role: str, *, captionless: bool = False) -> tuple[PairTable, list[str]]:
     """What ``config.validation`` or ``config.test`` names, without all else, and what is to be said of it.
 
     Ids of a single source stay as it states them.
@@ -276,13 +276,14 @@ def open_held(config: DataConfig, role: str) -> tuple[PairTable, list[str]]:
     Args:
         config: names it.
         role: "validation" or "test".
+        captionless: pictures without captions are rows, too.
 
     Raises:
         DataError: a source cannot be read, or too many pictures are missing.
     """
     tables, notes = list[PairTable](), list[str]()
     for _, source in _distinct([(role, _limited(source_config(one), config)) for one in getattr(config, role)], ()):
-        table, lines = _assigned(_opened(config, role, source), role, source)
+        table, lines = _assigned(_opened(config, role, source, captionless=captionless), role, source)
         tables.append(table)
         notes += lines
     whole, missing = PairTable.concat(tables), list[tuple[str, str]]()
@@ -479,8 +480,10 @@ def _lacking(words: Mapping[str, str], validation: PairTable | None, test: PairT
 
 
 def _size(table: PairTable) -> str:
-    """Rows of a table, and captions where they are more."""
+    """Rows of a table, and captions where they are more, or there are none."""
     rows, captions = len(table), table.caption_count
+    if bare := int((table.caption_counts == 0).sum()):
+        return f"{rows:,} pictures without captions" if bare == rows else f"{rows:,} ({bare:,} without captions)"
     return f"{rows:,}" if captions == rows else f"{rows:,} (of {captions:,} captions)"
 
 

@@ -14,6 +14,9 @@ LEFT = 0.01
 RECENT = 5
 """Logged steps whose mean counts."""
 
+_ROUNDING = 1e-3
+"""Share of a number of candidates that comes of float32 alone."""
+
 
 def loss_of_constant(loss_at: Callable[[float], Tensor]) -> Tensor:
     """The lowest sigmoid loss that one logit for all cells can have, a scalar: the bias alone, and no features.
@@ -70,7 +73,7 @@ class ChanceWatch:
         if itc < (1.0 - LEFT) * chance:
             return None
         self._told = True
-        candidates = f", ln of {math.exp(chance):,.1f} candidates" if self.softmax else ""
+        candidates = f", ln of {_candidates(math.exp(chance))}" if self.softmax else ""
         short = "" if step >= due else "; or the run is too short"
         return (
             f"ITC has not left chance after {step:,} steps: it is {itc:.3f}, and {chance:.3f} where no pair differs "
@@ -78,3 +81,9 @@ class ChanceWatch:
             f"temperature ({values['temperature']:.3g}), what is frozen, and whether pictures or captions are all "
             f"alike{short}"
         )
+
+
+def _candidates(mean: float) -> str:
+    """A number of candidates in words; "about" where it is a mean of some that have more and others that have fewer."""
+    whole = round(mean)
+    return f"{'' if abs(mean - whole) < _ROUNDING * mean else 'about '}{whole:,} candidates"

@@ -103,17 +103,21 @@ class CaptionResult:
     """How good the captions of the test pictures are.
 
     Attributes:
-        pictures: how many.
+        pictures: how many are measured.
         references: captions that people gave them.
-        scores: by who wrote the captions: "model", "nearest picture", "most frequent".
+        scores: by who wrote the captions: "model", "nearest picture", "most frequent"; nobody, if none is measured.
+        unmeasured: how many further pictures were captioned, which nobody has given a caption.
     """
 
     pictures: int
     references: int
     scores: dict[str, CaptionFigures]
+    unmeasured: int = 0
 
-    def table(self) -> FigureTable:
-        """Figures times 100, as papers state them, of the model and of who does not write."""
+    def table(self) -> FigureTable | None:
+        """Figures times 100, as papers state them, of the model and of who does not write; None without figures."""
+        if not self.scores:
+            return None
         names = {name: None for one in self.scores.values() for name in one.figures}
         rows = [[_TITLES[name], *(f"{100 * one.figures[name]:.1f}" for one in self.scores.values())] for name in names]
         title = f"Captions: {self.pictures:,} pictures, {self.references:,} references"
@@ -213,7 +217,7 @@ class CaptionTask(DownstreamTask[CaptionTable, str, CaptionResult]):
         super().__init__(recipe, model, preprocessing, left_out)
         self._tables = tables
         self._require_room()
-        if self.validates or self.tests:
+        if self.validates or (tables.test is not None and tables.test.caption_count):
             require_scorers()
         self._collate = CaptionCollator(self._encode())
 
@@ -255,15 +259,19 @@ class CaptionTask(DownstreamTask[CaptionTable, str, CaptionResult]):
 
     def read(self, split: Split) -> CaptionTable:
         """The captions to train on, or the pictures of a split with their references; as many as the recipe wants."""
-        pairs = getattr(self._tables, split)
-        count = getattr(self.recipe.data, f"{split}_pictures")
-        return CaptionTable.of(
-            part_of_pictures(one_row_a_picture(pairs, self.left_out), count), training=split == "train"
-        )
+        pictures = one_row_a_picture(getattr(self._tables, split), self.left_out)
+        part = part_of_pictures(pictures, getattr(self.recipe.data, f"{split}_pictures"))
+        if len(part) < len(pictures):
+            self.say(f"data.{split}_pictures: {len(part):,} of {len(pictures):,} pictures are taken, 0 takes all")
+        return CaptionTable.of(part, training=split == "train")
 
     def texts(self, table: CaptionTable) -> list[str]:
         """The captions of a table."""
         return [caption for captions in table.rows["captions"] for caption in captions]
+
+    def unread(self, table: CaptionTable) -> str:
+        """What is said of the rows of a table whose picture cannot be read: captions, or the pictures themselves."""
+        return super().unread(table) if table.training else "pictures cannot be read"
 
     def dataset(self, table: CaptionTable, transform: ImageTransform | None) -> CaptionDataset:
         """The rows of a table as samples."""
@@ -316,6 +324,21 @@ class CaptionTask(DownstreamTask[CaptionTable, str, CaptionResult]):
             f"captions in {folder / RESULTS}, as COCO's evaluation takes them{hashed if len(sources) > 1 else ''}, and "
             f"beside their pictures in {folder / SHOWN}"
         )
+        measured = [row for row, captions in enumerate(table.rows["captions"]) if captions]
+        unmeasured = len(table) - len(measured)
+        result = CaptionResult(0, 0, {}, unmeasured)
+        if unmeasured:
+            figures = f"figures are of the other {len(measured):,}" if measured else "so there are no figures"
+            self.say(f"{unmeasured:,} of {len(table):,} pictures have no captions to compare with, {figures}")
+        if measured:
+            part = replace(table, rows=table.rows.select(measured))
+            scores = self._scores([answers[row] for row in measured], part)
+            result = replace(result, pictures=len(part), references=len(self.texts(part)), scores=scores)
+        write_json(folder / "captioning.json", asdict(result))
+        return result
+
+    def _scores(self, answers: list[str], table: CaptionTable) -> dict[str, CaptionFigures]:
+        """Figures of the model and of the baselines on pictures that people have given captions."""
         if len(table) == 1:
             self.say("CIDEr-D weighs words by how few of the pictures have them: of a single picture it is 0")
         java = java_is_there()
@@ -325,11 +348,8 @@ class CaptionTask(DownstreamTask[CaptionTable, str, CaptionResult]):
                 "left out"
             )
         references = list(table.rows["captions"])
-        by_whom = {"model": list(answers), **self._baselines(table)}
-        scores = self._with_spice(score_captions(by_whom, references, java=java), by_whom, references)
-        result = CaptionResult(len(table), sum(map(len, references)), scores)
-        write_json(folder / "captioning.json", asdict(result))
-        return result
+        by_whom = {"model": answers, **self._baselines(table)}
+        return self._with_spice(score_captions(by_whom, references, java=java), by_whom, references)
 
     def _with_spice(
         self, scores: dict[str, CaptionFigures], by_whom: dict[str, list[str]], references: list[list[str]]

@@ -170,6 +170,10 @@ class DownstreamTask(ABC, Generic[_Table, _Answer, _Result]):
     def collate(self, samples: Sequence[Any]) -> TrainingBatch:
         """Make a batch of samples."""
 
+    def unread(self, table: _Table) -> str:
+        """What is said of the rows of a table whose image cannot be read, after their number."""
+        return f"{self.texts_name} are about images that cannot be read"
+
     def prepare(self) -> None:
         """Compute what all answers need of the model as it is now; called before they are given."""
 
@@ -279,7 +283,7 @@ class DownstreamTask(ABC, Generic[_Table, _Answer, _Result]):
             return table
         self.left_out.pictures(table.images, unreadable)
         kept = table.without(unreadable)
-        lost = f"{len(table) - len(kept):,} of {len(table):,} {self.texts_name} are about images that cannot be read"
+        lost = f"{len(table) - len(kept):,} of {len(table):,} {self.unread(table)}"
         if len(kept) < (1 - MOST_SKIPPED) * len(table):
             raise DataError(f"data.{split}: {lost}; repair them; the first: {next(iter(unreadable.values()))}")
         self.say(f"data.{split}: left out: {lost}")

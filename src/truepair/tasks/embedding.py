@@ -59,7 +59,7 @@ class EmbedConfig:
     Attributes:
         data: the pairs; ``data.source`` is the word after the model.
         output: a .parquet file, or a .npy file with its columns in a .ids.parquet file beside it.
-        what: "images", "captions" or "both".
+        what: "images", "captions" or "both". Pictures that have no captions are left out but of "images".
         identity: which rows show one picture, which has one vector: "bytes", "file" or "id", see ``data.identity``.
         dtype: of the vectors on disk: "float32", or "float16" for half the space and three digits.
         shards: spread them over so many files, vectors-00000-of-00008.parquet and so on.
@@ -102,7 +102,7 @@ def embed(model: str | Path, config: EmbedConfig, say: Say, count: Counting) -> 
         ConfigError: the output holds other vectors.
     """
     files = VectorFiles(Path(config.output), config.shards)
-    table = open_pairs(config.data, identity=config.identity)
+    table = open_pairs(config.data, identity=config.identity, captionless=config.what == "images")
     items = SourceItems(table)
     retriever = Retriever.load(model, say=say)
     source = asdict(config.data)

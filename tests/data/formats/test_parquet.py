@@ -117,3 +117,9 @@ def test_ordinary_rows_are_decoded_many_at_a_time(tmp_path):
     columns = {"image": ["a.png"] * 3000, "caption": [f"a thing of number {number}" for number in range(3000)]}
     file = write(tmp_path / "x.parquet", columns)
     assert parquet._rows_at_once(pq.ParquetFile(file).metadata.row_group(0), list(columns)) == 256
+
+
+def test_a_file_called_as_the_folder_of_its_pictures_is_no_list_of_downloads(tmp_path):
+    put(tmp_path / "photos" / "a.png", picture("red"))
+    path = write(tmp_path / "photos.parquet", {"image": ["photos/a.png"], "caption": ["red"]})
+    assert list(open_pairs(path).captions()) == ["red"]

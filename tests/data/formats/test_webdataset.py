@@ -1,5 +1,6 @@
 import json
 import pickle
+import tarfile
 
 import pytest
 
@@ -83,6 +84,19 @@ def test_a_truncated_shard_is_an_error(tmp_path):
 
     with pytest.raises(DataError, match=r"x\.tar ends within a\.bmp"):
         open_pairs(path)
+
+
+def test_a_shard_cut_off_between_two_members_is_told(tmp_path):
+    path = put_tar(tmp_path / "x.tar", [*sample("a", "red", "one"), *sample("b", "red", "two")])
+    assert not open_pairs(path).skipped
+    with tarfile.open(path) as shard:
+        second = shard.getmember("b.jpg").offset
+
+    put(path, path.read_bytes()[:second])
+
+    table = open_pairs(path)
+    told = "it does not end as a tar does that was written in full; if it was cut off, fetch it again"
+    assert list(table.captions()) == ["one"] and table.skipped == [("x.tar", told)]
 
 
 def test_a_damaged_header_is_an_error_and_not_an_early_end(tmp_path):
@@ -295,7 +309,7 @@ def test_the_commonest_reason_is_told(tmp_path):
     lone = [(f"{number}.jpg", encoded(picture())) for number in range(3)]
     source = put_tar(tmp_path / "x.tar", [("z.txt", "no image"), *sample("photo v1.3", "red", "one"), *lone])
 
-    with pytest.raises(DataError, match=r"5 of 5 rows .* x\.tar: 0: it has no caption \(so are 3 of them\)"):
+    with pytest.raises(DataError, match=r"5 of 5 rows .* x\.tar: 0: it has no caption \(the reason of 3 of them\)"):
         open_pairs(source)
 
 

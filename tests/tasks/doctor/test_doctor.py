@@ -46,6 +46,16 @@ def test_every_fault_is_counted(
     assert "picture files are not there" in shown and "pictures are in more than one split" in shown
 
 
+def test_the_first_case_of_each_finding_is_shown(
+    faulty: tuple[Path, dict[str, int]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["doctor", str(faulty[0])])
+    told = capsys.readouterr()
+    shown = " ".join(told.out.split())
+    assert "such as gone1.png" in shown and "such as empty.png: " in shown and "such as good0.png, copy1.png" in shown
+    assert "each case: --page FILE, with pictures, or --json FILE" in " ".join(told.err.split())
+
+
 def test_all_files_that_cannot_be_used_are_named(faulty: tuple[Path, dict[str, int]], tmp_path: Path) -> None:
     examples = doctor(tmp_path, str(faulty[0]))["examples"]
     names = {key: [Path(one["files"][0]).name for one in examples[key]] for key in ("missing", "unreadable")}

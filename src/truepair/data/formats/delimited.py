@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from truepair.data.formats.record import (
     CAPTION_NAMES,
+    CAPTIONS_ELSEWHERE,
     IMAGE_NAMES,
     IMAGE_SUFFIXES,
     LABEL_NAMES,
@@ -85,7 +86,8 @@ class DelimitedReader(Reader):
     def _entries(self, skips: Skips) -> Iterator[tuple[Entries, int, dict[str, str]] | None]:
         place, (image_name, caption_name) = f"{self.config.path.name} line", self._columns
         common = Entries(place, image_name, caption_name, self.extra, lines=self.has_lines(caption_name))
-        names, caption, lengths = self._names, self._names.index(caption_name), _Lengths()
+        names, lengths = self._names, _Lengths()
+        caption = names.index(caption_name) if caption_name in names else None
         for number, cells in self._lines():
             if isinstance(cells, _Unsplit):
                 yield None
@@ -106,7 +108,7 @@ class DelimitedReader(Reader):
                     continue
                 longest = max(cells, key=len)
                 lengths.broken.append((f"{place} {number}", len(longest.splitlines()), len(longest)))
-            else:
+            elif caption is not None:
                 lengths.total += len(cells[caption])
                 lengths.count += 1
             filled = zip(names, cells, strict=True)
@@ -172,6 +174,8 @@ class DelimitedReader(Reader):
         if not self._headerless:
             return cells
         image = next(number for number, cell in enumerate(cells) if _is_image(cell))
+        if len(cells) == 1:
+            return ("image",)
         if len(cells) != 2 and (image or not _NUMBERED.fullmatch(cells[0])):
             raise DataError(
                 f"{self.config.path.name} has no header line, and {len(cells)} columns; give columns, such as "
@@ -186,7 +190,9 @@ class DelimitedReader(Reader):
         name = self.config.path.name
         if not self._head.line:
             raise DataError(f"{self.config.source} holds no pairs; it is empty")
-        if len(self._names) == 1:
+        if len(self._names) == 1 and not self.captionless:
+            if usual_name(self._names[0]) in IMAGE_NAMES:
+                raise DataError(f"{name} lists pictures without captions; {CAPTIONS_ELSEWHERE}")
             shown = "tab" if self._delimiter == "\t" else self._delimiter
             raise DataError(f"{name} has no '{shown}' in its first line, {self._head.line!r:.80}; give delimiter")
         return self.pair_columns(self._names, f"{name} (give columns if it has no header line)")

@@ -52,7 +52,7 @@ class FolderReader(Reader):
 
     def _fill(self, record: Record, sample: Sample[Path]) -> str | None:
         """Put the texts of a sample into its record; why not, or None."""
-        if not sample.texts and not sample.others and sample.unread is None:
+        if not self.captionless and not sample.texts and not sample.others and sample.unread is None:
             return "there is no text file beside the image"
         other = next((name for name in map(what_else, sample.texts.values()) if name), None)
         if other is not None:
@@ -60,7 +60,7 @@ class FolderReader(Reader):
         if any(file.stat().st_size > LARGEST_TEXT for file in sample.texts.values()):
             return f"its text is larger than {LARGEST_TEXT} bytes"
         texts = {ending: decoded(file.read_bytes(), self.config.encoding) for ending, file in sample.texts.items()}
-        return fill(record, sample, texts, self.config)
+        return fill(record, sample, texts, self.config, captionless=self.captionless)
 
     def _note_others(self, alone: list[str], unused: Counter[str], hidden: int, skips: Skips) -> None:
         """List what is no sample."""

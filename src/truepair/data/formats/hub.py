@@ -97,7 +97,7 @@ class HubReader(Reader):
                 key=f"{split or 'train'}:",
                 split=(split_in_name(split) or split) if split else None,
             )
-            kind = rows.features[caption_name]
+            kind = rows.features.get(caption_name)
             unlabelled = 0
             for first, some in _some_rows(rows.select_columns(wanted)):
                 for number, entry in enumerate(some, first):

@@ -11,6 +11,7 @@ from typing import Any
 from truepair.data.formats.json_stream import is_json_list, list_entries, member_entries
 from truepair.data.formats.record import (
     CAPTION_NAMES,
+    CAPTIONS_ELSEWHERE,
     IMAGE_NAMES,
     IMAGE_SUFFIXES,
     STATED_FIELDS,
@@ -126,6 +127,8 @@ class AlbefReader(Reader):
         place = f"{self.config.path.name} entry"
         common = dict[tuple[str, str], Entries]()
         for number, entry in enumerate(self._entries(), 1):
+            if self.captionless and isinstance(entry, str):
+                entry = {"image": entry}
             try:
                 names = _pair_fields(self, entry)
             except DataError as error:
@@ -189,7 +192,8 @@ class CocoReader(Reader):
     """Reads ``{"images": [{id, file_name}], "annotations": [{id, image_id, caption}]}``.
 
     Images are looked for in the layout of COCO's archives, too: ``val2014`` beside
-    the folder that holds ``captions_val2014.json``.
+    the folder that holds ``captions_val2014.json``. Where pictures need no captions, a file without annotations, such
+    as ``image_info_test2014.json``, or with others, such as ``instances_val2014.json``, is read as well.
     """
 
     def __init__(self, config: SourceConfig) -> None:
@@ -209,7 +213,7 @@ class CocoReader(Reader):
             DataError: the file is not in this layout.
         """
         path = self.config.path
-        images, by_image = _coco_lists(path, self.config.encoding, skips)
+        images, by_image = _coco_lists(path, self.config.encoding, skips, self.captionless)
         for number, (name, image_id) in enumerate(images, 1):
             where = f"{path.name} image {number}"
             if not isinstance(name, str) or image_id is None:
@@ -230,11 +234,16 @@ class CocoReader(Reader):
             skips.part(f"{path.name} image id {image_id}", why)
 
 
-def json_format(path: Path, encoding: str | None = None) -> str:
+def json_format(path: Path, encoding: str | None = None, *, captionless: bool = False) -> str:
     """Name of the format of a JSON file, by what it holds, whatever its ending.
 
     ALBEF's is a list, or an object that holds one; Karpathy's an object with "sentences", COCO's one with "annotations"
     and "images". Lines that are objects each are JSON Lines.
+
+    Args:
+        path: the file.
+        encoding: of the file.
+        captionless: pictures need no captions; COCO's object then has "images" with file names at least.
 
     Raises:
         DataError: it is none of them.
@@ -244,7 +253,7 @@ def json_format(path: Path, encoding: str | None = None) -> str:
             head = chunk = file.read(_CHUNK)
             if head.lstrip().startswith("["):
                 return "albef"
-            if _is_json_lines(head):
+            if _is_json_lines(head, captionless):
                 return "jsonl"
             keys, tail = set[str](), ""
             while chunk:
@@ -260,14 +269,19 @@ def json_format(path: Path, encoding: str | None = None) -> str:
         raise DataError(f"{path} is not text ({error}); give encoding") from None
     if _OF_PAIRS.search(head) or ((name := _FIRST_NAME.match(head)) and _is_image(name[1])):
         return "albef"
-    if "annotations" in keys:
+    is_info = "images" in keys and '"file_name"' in head
+    if "annotations" in keys or (is_info and captionless):
         return "coco"
+    if is_info:
+        raise DataError(f"{path} lists pictures without captions; {CAPTIONS_ELSEWHERE}")
+    if captionless:
+        return "albef"
     raise DataError(
         f"{path} is neither a JSON list of pairs nor in the layout of Karpathy or COCO; give format, or repair it"
     )
 
 
-def _is_json_lines(head: str) -> bool:
+def _is_json_lines(head: str, captionless: bool) -> bool:
     """Whether a text begins with lines of JSON objects; one line may also be an image with its caption."""
     line, _, rest = head.lstrip().partition("\n")
     try:
@@ -277,7 +291,9 @@ def _is_json_lines(head: str) -> bool:
     if not isinstance(entry, dict):
         return False
     names = {name.lower() for name in entry}
-    return rest.lstrip().startswith("{") or bool(names.intersection(IMAGE_NAMES) and names.intersection(CAPTION_NAMES))
+    if rest.lstrip().startswith("{"):
+        return True
+    return bool(names.intersection(IMAGE_NAMES) and (captionless or names.intersection(CAPTION_NAMES)))
 
 
 def _is_image(name: str) -> bool:
@@ -417,20 +433,31 @@ def _karpathy_record(entry: Any, where: str) -> Record | None:
     )
 
 
-def _coco_lists(path: Path, encoding: str | None, skips: Skips) -> tuple[list[tuple[Any, Any]], dict[Any, list[Any]]]:
+def _coco_lists(
+    path: Path, encoding: str | None, skips: Skips, captionless: bool
+) -> tuple[list[tuple[Any, Any]], dict[Any, list[Any]]]:
     """Name and id of each image, and by image id the captions and their ids in turn; all else is dropped on the way.
+
+    Args:
+        path: the file.
+        encoding: of the file.
+        skips: takes annotations that are no captions.
+        captionless: there need be no captions.
 
     Raises:
         DataError: the file is not in this layout, or no annotation has a caption.
     """
     images, by_image = list[tuple[Any, Any]](), dict[Any, list[Any]]()
     number, first = 0, ""
-    for name, entry in member_entries(path, ("images", "annotations"), encoding):
+    optional = ("annotations",) if captionless else ()
+    for name, entry in member_entries(path, ("images", "annotations"), encoding, optional=optional):
         of_entry = entry.get if isinstance(entry, dict) else {}.get
         if name == "images":
             images.append((of_entry("file_name"), _hashable(of_entry("id"))))
             continue
         number += 1
+        if captionless and of_entry("caption") is None:
+            continue  # it is of boxes, say
         if of_entry("caption") is None or _hashable(of_entry("image_id")) is None:
             first = first or f"{path.name} annotation {number}"
             skips.row(

@@ -46,11 +46,19 @@ def list_entries(path: Path, encoding: str | None = None) -> Iterator[Any]:
             raise _not_json(path, window, error) from None
 
 
-def member_entries(path: Path, names: Collection[str], encoding: str | None = None) -> Iterator[tuple[str, Any]]:
+def member_entries(
+    path: Path, names: Collection[str], encoding: str | None = None, *, optional: Collection[str] = ()
+) -> Iterator[tuple[str, Any]]:
     """The entries of the lists that a JSON object holds under some names, each with its name, in the file's order.
 
+    Args:
+        path: the file.
+        names: of the lists.
+        encoding: of the file.
+        optional: those of them that need not be there.
+
     Raises:
-        DataError: the file is not JSON; or a name is missing, stands there twice, or names no list.
+        DataError: the file is not JSON; or another name is missing, stands there twice, or names no list.
     """
     seen = list[str]()
     with open_text(path, encoding) as file:
@@ -73,7 +81,7 @@ def member_entries(path: Path, names: Collection[str], encoding: str | None = No
         except (ValueError, RecursionError) as error:
             raise _not_json(path, window, error) from None
     for name in names:
-        if name not in seen:
+        if name not in seen and name not in optional:
             raise _no_list(name, path)
         if seen.count(name) > 1:
             raise DataError(f"{path} has '{name}' {seen.count(name)} times; leave one")

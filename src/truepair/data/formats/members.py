@@ -136,7 +136,9 @@ def _join(
     samples.unused[whole if whole == suffix else f"*{suffix} with more dots"] += 1
 
 
-def fill(record: Record, sample: Sample[Any], texts: Mapping[str, str], config: SourceConfig) -> str | None:
+def fill(
+    record: Record, sample: Sample[Any], texts: Mapping[str, str], config: SourceConfig, *, captionless: bool = False
+) -> str | None:
     """Put the texts of a sample into its record.
 
     Args:
@@ -144,6 +146,7 @@ def fill(record: Record, sample: Sample[Any], texts: Mapping[str, str], config: 
         sample: the sample.
         texts: its texts, by ending.
         config: the source.
+        captionless: it may have no caption.
 
     Returns:
         Why the sample cannot be used, or None.
@@ -160,7 +163,7 @@ def fill(record: Record, sample: Sample[Any], texts: Mapping[str, str], config: 
     record.captions = list(_json_captions(entry, config)) if ending is None else captions_in(texts[ending], config)
     if isinstance(entry, dict):
         state_fields(record, entry)
-    if record.captions:
+    if record.captions or captionless:
         return None
     if ending is not None:
         return f"it has no caption: its {ending} is empty"

@@ -37,6 +37,9 @@ _LAYOUTS = 1000  # sets of columns that a reader remembers
 
 _AT_ONCE = 1000  # rows
 
+CAPTIONS_ELSEWHERE = "'truepair evaluate captioning' writes some, and 'truepair embed --what images' needs none"
+"""What is said of pictures without captions where these are needed."""
+
 STATED_FIELDS = ("image_id", "caption_id", "caption_ids", "split", "group", "family", "names")
 """Fields that a row may state beside its image and its captions."""
 
@@ -197,6 +200,7 @@ class Reader(ABC):
         files: files whose names, sizes and times decide whether a cached table is still good.
         version: whatever else decides it.
         roots: folders where relative image paths may start; the first that holds one of the first images is taken.
+        captionless: a picture without a caption is a row, too, with no captions; set by who opens the source.
     """
 
     suffixes: ClassVar[tuple[str, ...]] = ()
@@ -205,6 +209,8 @@ class Reader(ABC):
     source_kind: ClassVar[SourceKind] = "path"
 
     version: str = ""
+
+    captionless: bool = False
 
     def __init__(self, config: SourceConfig) -> None:
         self.config = config
@@ -250,6 +256,9 @@ class Reader(ABC):
             images: columns that are known to hold images.
             labels: columns that are known to hold classes, where classes are wanted.
 
+        Returns:
+            The names; that of the captions is of no column where pictures may have none, and there is none.
+
         Raises:
             DataError: there is no such column.
         """
@@ -264,11 +273,11 @@ class Reader(ABC):
     def _pair_columns(
         self, there: Sequence[str], where: str, images: Iterable[str], labels: Iterable[str]
     ) -> tuple[str, str]:
-        texts = LABEL_NAMES if self.config.labels else CAPTION_NAMES
-        return (
-            _find_column(there, self.config.image_column, (*images, *IMAGE_NAMES), "image", where),
-            _find_column(there, self.config.caption_column, (*labels, *texts), "caption", where),
-        )
+        texts = (*labels, *(LABEL_NAMES if self.config.labels else CAPTION_NAMES))
+        image = _find_column(there, self.config.image_column, (*images, *IMAGE_NAMES), "image", where)
+        if self.captionless and self.config.caption_column is None and not set(map(usual_name, there)) & set(texts):
+            return image, texts[0]  # of which no row has anything
+        return image, _find_column(there, self.config.caption_column, texts, "caption", where)
 
     def has_lines(self, caption_name: str) -> bool:
         """Whether each line of a cell of this column is a caption.

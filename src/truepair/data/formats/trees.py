@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from truepair.data.formats.downloads import STATISTICS, without_lists
 from truepair.data.formats.members import UNREAD_IMAGES, caption_endings
-from truepair.data.formats.record import IMAGE_SUFFIXES, Skips
+from truepair.data.formats.record import CAPTIONS_ELSEWHERE, IMAGE_SUFFIXES, Skips
 from truepair.data.formats.shards import walk
 from truepair.data.source import SourceConfig
 from truepair.errors import DataError
@@ -52,14 +52,16 @@ class Tree:
         """The files with one of some endings."""
         return [file for file in self.files if file.suffix.lower() in suffixes]
 
-    def format(self, config: SourceConfig) -> str:
+    def format(self, config: SourceConfig, *, captionless: bool = False) -> str:
         """Name of its format.
 
         Of tars, Parquet files and pictures with captions beside them, it is what there are most of; pictures alone
-        count where their folders are what is said of them. Where they outnumber tars and tables, a list is sought.
+        count where their folders are what is said of them, or where nothing need be said. Where they outnumber tars and
+        tables, a list is sought.
 
         Args:
             config: how the folder is to be read.
+            captionless: pictures need no captions.
 
         Raises:
             DataError: there is nothing in it that can be read as pairs.
@@ -67,10 +69,11 @@ class Tree:
         if any((self.path / name).is_file() for name in _SAVED) or any(map(_names_files, self._metadata())):
             return "hub"
         images = self.ending(*IMAGE_SUFFIXES)
+        alone = config.labels or captionless
         counts = {
             "webdataset": len(self.ending(".tar")),
             "parquet": len(without_lists(self.ending(".parquet"))),
-            "folder": len(images) if config.labels else _captioned(images, self.files, caption_endings(config)),
+            "folder": len(images) if alone else _captioned(images, self.files, caption_endings(config)),
         }
         most = max(counts, key=lambda name: counts[name])
         if self._has_card() and (most == "parquet" or not counts[most]):
@@ -112,7 +115,7 @@ class Tree:
             if found:
                 first = found[0].relative_to(self.path)
                 return f"{missing}, but {first}{f' and {len(found) - 1} like it' if found[1:] else ''}; {remedy}"
-        hint = "; give labels if the folders of the images are their classes" if images else ""
+        hint = f"; give labels if the folders of the images are their classes; {CAPTIONS_ELSEWHERE}" if images else ""
         return f"{missing}; give the path of the file with the captions{hint}"
 
 

@@ -35,6 +35,7 @@ class WebDatasetReader(Reader):
 
     suffixes = (".tar",)
     source_kind = "files"
+    version = "2"  # of what is told of shards
 
     def __init__(self, config: SourceConfig) -> None:
         super().__init__(config)
@@ -73,7 +74,7 @@ class WebDatasetReader(Reader):
             skips.row(record.where, f"its text is larger than {LARGEST_TEXT} bytes")
             return False
         texts = {ending: decoded(_read(file, place), self.config.encoding) for ending, place in sample.texts.items()}
-        why = fill(record, sample, texts, self.config)
+        why = fill(record, sample, texts, self.config, captionless=self.captionless)
         if why is not None:
             skips.row(record.where, why)
             return False
@@ -84,6 +85,10 @@ class WebDatasetReader(Reader):
     def _index(self, shard: Path, name: str, skips: Skips) -> Samples[tuple[int, int]]:
         """Samples of a shard, from the headers of its members alone."""
         unused: Counter[str] = Counter()
+        if not _is_whole(shard):
+            skips.note(
+                name, "it does not end as a tar does that was written in full; if it was cut off, fetch it again"
+            )
         members: list[tuple[str, tuple[int, int]]] = []
         for member in _members(shard):
             path = PurePosixPath(member.name)
@@ -129,6 +134,13 @@ def _check_end(shard: Path, offset: int) -> None:
         while block := file.read(_BLOCK * 64):
             if block.strip(b"\0"):
                 raise DataError(f"{shard} is damaged after byte {offset}, or several tars in one; fetch or split it")
+
+
+def _is_whole(shard: Path) -> bool:
+    """Whether a tar ends with a block of zeros; without, it may have been cut off between two members."""
+    with shard.open("rb") as file:
+        file.seek(max(shard.stat().st_size - _BLOCK, 0))
+        return not file.read().strip(b"\0")
 
 
 def _is_compressed(shard: Path) -> bool:

@@ -129,7 +129,8 @@ def _key(reader: Reader, config: SourceConfig) -> str:
     # Which names speak of splits depends on where a source of files begins, and on how the user wrote that.
     of_files = reader.source_kind != "name" or config.path.is_dir()
     named = (os.path.abspath(reader.folder), split_of_folder(reader.folder)) if of_files else None  # noqa: PTH100
-    content = json.dumps([_VERSION, type(reader).__name__, reader.version, options, files, named], sort_keys=True)
+    kinds = [type(reader).__name__, *(["captionless"] if reader.captionless else [])]
+    content = json.dumps([_VERSION, *kinds, reader.version, options, files, named], sort_keys=True)
     return hashlib.blake2b(content.encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
 
 

@@ -15,6 +15,8 @@ from truepair.randomness import stable_hash, stable_hashes
 STATED, NAMED, NONE = "stated", "named", "none"
 """Where the splits of rows are from: the rows state them, files or folders are named for them, or nothing says one."""
 
+_NO_CAPTION, _EMPTY = "it has no caption", "its caption is empty"
+
 _FEW = 50  # rows that are made one by one if one of them has to be
 
 
@@ -51,6 +53,7 @@ class RowMaker:
         skips: where left-out rows and captions are listed.
         named_split: split that the name of a file speaks of.
         origins: takes where the splits of the rows are from.
+        captionless: a picture without a caption is a row, too.
     """
 
     def __init__(
@@ -60,12 +63,15 @@ class RowMaker:
         skips: Skips,
         named_split: Callable[[Path | None], str | None],
         origins: set[str],
+        *,
+        captionless: bool = False,
     ) -> None:
         self.config = config
         self.paths = paths
         self.skips = skips
         self.named_split = named_split
         self.origins = origins
+        self.captionless = captionless
 
     def made(self, part: Record | Entries) -> Iterator[dict[str, Any] | Columns]:
         """The rows of a part of the source, one at a time, or as columns where nothing of them has to be left out.
@@ -225,7 +231,7 @@ class RowMaker:
         stated = None if self.config.derive_ids else record.image_id
         image_id = self._id(stated) if stated is not None else stable_hash("image", record.key)
         captions = self._captions(record)
-        if not captions:
+        if not captions and not self.captionless:
             return None
         for name in ("split", "group", "family"):
             text = getattr(record, name)
@@ -295,20 +301,22 @@ class RowMaker:
                 bad.append((position, problem))
             else:
                 good.append((position, caption.strip()))
-        if not good:
-            self.skips.row(record.where, bad[0][1] if bad else "it has no caption")
+        if not good and not self.captionless:
+            self.skips.row(record.where, bad[0][1] if bad else _NO_CAPTION)
         else:
             for position, problem in bad:
+                if not good and problem == _EMPTY:  # a cell of a picture without captions
+                    continue
                 self.skips.part(f"{record.where}, caption {position + 1}", problem)
         return good
 
     def _caption_problem(self, caption: Any) -> str | None:
         if caption is None:
-            return "its caption is empty"
+            return _EMPTY
         if not isinstance(caption, str):
             return f"its caption is not text but {caption!r:.40}"
         if not caption.strip():
-            return "its caption is empty"
+            return _EMPTY
         if len(caption) > self.config.max_caption_length:
             return f"its caption has {len(caption)} characters, more than max_caption_length"
         if not is_unicode(caption):

@@ -84,7 +84,8 @@ def _rows(reader: Reader, config: SourceConfig, skips: Skips, origins: set[str])
     stated = [(record.image_path, record.where) for record in records if record.image_path is not None]
     path = config.path  # made once: a source may have millions of rows
     named = cache(lambda file: reader.named_split(path if file is None else file))
-    maker = RowMaker(config, ImagePaths(config, reader.roots, stated), skips, named, origins)
+    paths = ImagePaths(config, reader.roots, stated)
+    maker = RowMaker(config, paths, skips, named, origins, captionless=reader.captionless)
     for part in chain(first, parts):
         yield from maker.made(part)
         del part  # pictures that it holds are not kept while the next ones are read
@@ -196,7 +197,7 @@ def _check_enough(count: int, skips: Skips, config: SourceConfig) -> None:
     if not count or skips.rows > tolerated:
         common, rows = skips.reasons.most_common(1)[0]
         where = next(where for where, why in skips.entries if why == common)
-        others = "" if rows == skips.rows else f" (so are {rows} of them)"
+        others = "" if rows == skips.rows else f" (the reason of {rows} of them)"
         encoding = ", or give encoding" if "UTF-8" in common else ""
         raising = ", or raise max_skipped or data.max_bad_fraction" if count else ""
         raise DataError(

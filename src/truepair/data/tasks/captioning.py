@@ -34,7 +34,8 @@ class CaptionDataConfig:
         train: sources to train on, instead of ``sources``: all their rows, whatever splits they state.
         validation: sources for validation figures, all their rows; instead of the validation split of ``sources``.
         test: sources whose pictures are captioned in the end, all their rows; instead of the test split of ``sources``.
-            Ids of a single source stand in the results as it states them.
+            They need no captions: a folder of photos, a list of files, COCO's ``image_info_test2014.json``. Ids of a
+            single source stand in the results as it states them.
         validation_share: share of the training pictures that validates where nothing else does.
         test_share: share of the training pictures that is tested on where nothing else is.
         train_split: split to train on; empty for all rows.
@@ -83,9 +84,19 @@ class CaptionDataConfig:
             DataError: a source cannot be read, or nothing is left to train on.
         """
         common = DataConfig(identity=self.identity, max_bad_fraction=self.max_bad_fraction)
-        if not training and self.sources is None and self.train is None and self.test is not None:
-            test, notes = open_held(replace(common, test=self.test), "test")
-            return Tables(test.select([]), None, test, origin="by data.test", notes=tuple(notes))
+        given = {role: sources for role in ("validation", "test") if (sources := getattr(self, role)) is not None}
+        opened = {
+            role: open_held(replace(common, **{role: sources}), role, captionless=role == "test")
+            for role, sources in given.items()
+            if training or role == "test"
+        }
+        if not training and "test" in opened:
+            test, notes = opened["test"]
+            named = self.sources is not None or self.train is not None
+            if not named or not test.caption_count:
+                if named:
+                    notes.append("the training pairs, whose captions baselines copy, are not read: nothing is compared")
+                return Tables(test.select([]), None, test, origin="by data.test", notes=tuple(notes))
         tables = build_tables(
             replace(
                 common,
@@ -99,10 +110,7 @@ class CaptionDataConfig:
             ),
             training=training,
         )
-        for role in ("validation", "test"):
-            if getattr(self, role) is None:
-                continue
-            held, notes = open_held(replace(common, **{role: getattr(self, role)}), role)
+        for role, (held, notes) in opened.items():
             shared = shared_pictures(held, tables.train)
             if shared:
                 notes.append(f"{shared:,} {role} pairs are of pictures that are trained on, which flatters the figures")
