@@ -6,11 +6,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from PIL import Image
 
 # One thread a process: `make test` runs two on two cores, and tiny models wait for threads longer than they compute.
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of processes that tests start
 torch.set_num_threads(1)
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("truepair", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("truepair")
 
 COLOURS = {"red": (200, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 200), "white": (250, 250, 250)}
 SIDES = {"small": 4, "middle": 8, "large": 14}
