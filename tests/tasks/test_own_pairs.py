@@ -57,6 +57,10 @@ def steps(folder: Path) -> list[dict[str, Any]]:
     return [record for record in read_log(folder / "log.jsonl") if record["kind"] == "step"]
 
 
+def epochs(folder: Path) -> list[dict[str, Any]]:
+    return [record for record in read_log(folder / "log.jsonl") if record["kind"] == "epoch"]
+
+
 def test_plain(clip: Path, pairs: Path, tmp_path: Path) -> None:
     said, weights = train(recipe_of(["clip"], pairs, clip), tmp_path)
     before = CLIPModel.from_pretrained(clip).state_dict()
@@ -72,27 +76,33 @@ def test_grit_batches(clip: Path, pairs: Path, tmp_path: Path) -> None:
     assert "hardest_similarity" in json.dumps(steps(tmp_path) + list(read_log(tmp_path / "log.jsonl")))
 
 
-def test_a_mined_ledger_makes_matches(clip: Path, pairs: Path, tmp_path: Path) -> None:
+def mined_rule(pairs: Path, folder: Path) -> str:
+    """A rule that relabels what a ledger holds: each training picture shows what the caption of the next row says."""
     table = open_pairs(pairs).split("train")
     ids = [row[0] for row in table.rows["caption_ids"]]
-    with Ledger(tmp_path / "mined") as ledger:
-        rows = torch.arange(len(table) - 1)
-        images = torch.as_tensor(table.image_ids[: len(table) - 1])
-        ledger.record(images, torch.tensor(ids[1:]), torch.full((len(rows),), 0.9), judge="mined:test")
-    rule = f"{{detector: recorded, ledger: {tmp_path / 'mined'}, zone: match, action: relabel}}"
-    recipe = recipe_of(["mined", "clip"], pairs, clip, "--relations.rules", f"[{rule}]")
-    train(recipe, tmp_path / "run")
-    epochs = [record for record in read_log(tmp_path / "run/log.jsonl") if record["kind"] == "epoch"]
-    assert sum(record["relations/recorded/relabel"] for record in epochs) > 0
+    with Ledger(folder) as ledger:
+        images = torch.tensor(table.image_ids[: len(table) - 1])
+        ledger.record(images, torch.tensor(ids[1:]), torch.full((len(images),), 0.9), judge="mined:test")
+    return f"{{detector: recorded, ledger: {folder}, zone: match, action: relabel}}"
+
+
+def dual_judge(model: Path, squares: Path, folder: Path) -> list[str]:
+    """Options of ECM with a calibrated dual encoder for a judge, which is asked about all pairs of the batch."""
+    truth = open_pairs(squares / "pairs.jsonl").split("train")
+    fit_dual_calibration(DualFeatures(open_model(model), truth, "cpu"), truth).save(folder / "calibration.json")
+    words = ["--ecm.judge.kind", "dual", "--ecm.judge.checkpoint", str(model), "--ecm.ask", "all"]
+    return [*words, "--ecm.judge.calibration", str(folder / "calibration.json"), "--ecm.zones.low", "0.0001"]
+
+
+def test_a_mined_ledger_makes_matches(clip: Path, pairs: Path, tmp_path: Path) -> None:
+    rule = mined_rule(pairs, tmp_path / "mined")
+    train(recipe_of(["mined", "clip"], pairs, clip, "--relations.rules", f"[{rule}]"), tmp_path / "run")
+    assert sum(record["relations/recorded/relabel"] for record in epochs(tmp_path / "run")) > 0
 
 
 def test_a_dual_judge_converts(clip: Path, other: Path, squares: Path, pairs: Path, tmp_path: Path) -> None:
     """ECM on a model that has no ITM: the judge is asked about all pairs of the batch."""
-    truth = open_pairs(squares / "pairs.jsonl").split("train")
-    judge = DualFeatures(open_model(other), truth, "cpu")
-    fit_dual_calibration(judge, truth).save(tmp_path / "calibration.json")
-    words = ["--ecm.judge.kind", "dual", "--ecm.judge.checkpoint", str(other), "--ecm.ask", "all"]
-    words += ["--ecm.judge.calibration", str(tmp_path / "calibration.json"), "--ecm.zones.low", "0.0001"]
+    words = dual_judge(other, squares, tmp_path)
     said, _ = train(recipe_of(["mafa", "clip"], pairs, clip, *words), tmp_path / "run")
     verdicts = read_verdicts(tmp_path / "run/ledger")
     assert len(verdicts) and all(name.startswith("judge:") for name in verdicts["judge"].to_pylist())
@@ -159,6 +169,26 @@ def test_two_ranks_have_the_losses_of_one(clip: Path, pairs: Path, tmp_path: Pat
     for one, other in zip(steps(tmp_path / "one"), steps(tmp_path / "two"), strict=True):
         assert one["itc"] == pytest.approx(other["itc"], rel=1e-5)
     assert isinstance(CLIPModel.from_pretrained(tmp_path / "two/model"), CLIPModel)
+
+
+@pytest.mark.parametrize("method", ["falcon", "mafa"])
+def test_hard_batches_of_two_ranks_are_those_of_one(
+    method: str, clip: Path, other: Path, squares: Path, pairs: Path, tmp_path: Path
+) -> None:
+    """Learned hardness; and communities with a judge and what was mined: the same batches, verdicts and losses."""
+    words = ["--loop.epochs", "3", "--loop.evaluate_every", "0", "--sampler.search_space", "16"]
+    if method == "mafa":
+        words += ["--sampler.kind", "communities", "--relations.rules", f"[{mined_rule(pairs, tmp_path / 'mined')}]"]
+        words += dual_judge(other, squares, tmp_path)
+    train(recipe_of([method, "clip"], pairs, clip, *words), tmp_path / "one")
+    both = recipe_of([method, "clip"], pairs, clip, *words, "--loop.batch_size", "4")
+    assert run_ranks([OnRanks(both, tmp_path / "two")] * 2, limit=200) == [0, 0]
+    for one, two in zip(steps(tmp_path / "one"), steps(tmp_path / "two"), strict=True):
+        assert one["itc"] == pytest.approx(two["itc"], rel=1e-4)
+    counted = ("hardness_quantile",) if method == "falcon" else ("relations/recorded/relabel", "ecm/all/between")
+    for name in counted:
+        found = [[record[name] for record in epochs(tmp_path / run) if name in record] for run in ("one", "two")]
+        assert len(found[0]) >= 2 and found[0] == pytest.approx(found[1], rel=1e-4) and any(found[0])
 
 
 def test_frozen_towers_are_cached(clip: Path, pairs: Path, tmp_path: Path) -> None:
