@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from truepair.data.pairs import PairBatch
-from truepair.devices import sent
+from truepair.devices import sent, uncompiled
 from truepair.engine.distributed.gathering import sum_over_ranks
 from truepair.engine.distributed.sharding import gathered, spread_like
 from truepair.engine.logs.measure import EpochCounts
@@ -303,7 +303,7 @@ class PretrainStep(TowerStep):
         self._require_others(encoded.size)
         momentum = None if self.momentum is None else (self.momentum, self.momentum.encode(encoded))
 
-        relations = self._relations(encoded, momentum)
+        relations = uncompiled(self._relations)(encoded, momentum)
         relations, itm_pairs, read_matches = self._pairs(encoded, relations)
 
         regulation = None if self.srcl is None else self.srcl.regulation(encoded)
