@@ -26,7 +26,7 @@ def sent(tensor: Tensor, device: torch.device | str) -> Tensor:
 
 
 def uncompiled(function: Callable[..., _Result]) -> Callable[..., _Result]:
-    """The function, kept out of the graphs of ``torch.compile``: it has to know the data, or would be a graph too large.
+    """The function, kept out of the graphs of ``torch.compile``: it has to know the data, or would make them too large.
 
     So there is one break at it instead of several within. Where nothing is compiled it is the function itself.
     """
