@@ -1,24 +1,28 @@
 """What a step computes on its device is one graph of `torch.compile`, once the host has decided on relations and rows.
 
-With `fullgraph=True` a break is an error, so each test counts none.
+With `fullgraph=True` a break is an error, so such tests count none. A whole step breaks where the host decides.
 """
 
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 import torch
 from torch import Tensor
 
-from tests.methods.steps import pairs, student
+from tests.methods.steps import Composition, info, pairs, student
 from tests.models.dual.families import CAPTIONS, FAMILIES, pictures
 from truepair.methods.contrast import Contrast
+from truepair.methods.rules import RelationsConfig
+from truepair.methods.step import ItcConfig, ItmConfig, MlmConfig, ObjectivesConfig
 from truepair.models.open import OpenedModel, open_model
 from truepair.objectives.contrastive import Direction
 from truepair.objectives.itm import hardest_negatives, itm_loss, matching_pairs
 from truepair.objectives.mlm import mlm_loss
 from truepair.relations.actions import Action, Mask, Relabel, Reweight
 from truepair.relations.batch import BatchRelations
+from truepair.relations.ledger import Ledger
 from truepair.relations.pairs import SIDES, PairSet
 
 SIZE = 4
@@ -96,3 +100,28 @@ def test_a_fusion_model_with_itc_hard_negatives_itm_and_mlm() -> None:
         return itc + itm + mlm_loss(told, words)
 
     is_one_graph(loss, list(model.parameters()), batch.pixel_values, batch.input_ids, batch.attention_mask)
+
+
+@pytest.mark.parametrize("loss", ["softmax", "sigmoid"])
+def test_a_whole_step_of_itc_breaks_at_its_rules_alone(loss: Literal["softmax", "sigmoid"], tmp_path: Path) -> None:
+    batch = pairs([0, 1, 1, 3, 4, 5], [0, 1, 2, 3, 4, 4])
+    with Ledger(tmp_path / "ledger") as ledger:
+        ledger.record(batch.image_id[:1], batch.caption_id[3:4], torch.tensor([0.9]), judge="mined:test")
+    rules = [
+        {"detector": "same_image", "action": "relabel"},
+        {"detector": "same_caption", "action": "mask"},
+        {"detector": "recorded", "ledger": str(tmp_path / "ledger"), "action": "reweight"},
+    ]
+    alone = ObjectivesConfig(itc=ItcConfig(loss=loss), itm=ItmConfig(weight=0.0), mlm=MlmConfig(weight=0.0))
+    step = Composition(objectives=alone, relations=RelationsConfig(rules=rules)).build()
+    torch.compiler.reset()
+    told = torch._dynamo.explain(step)(batch, info(step=1))
+    found = step.counts.read()
+    assert {name.partition("/")[2] for name in found} == {
+        "same_image/relabel",
+        "same_caption/mask",
+        "recorded/reweight",
+    }
+    assert all(found.values())
+    assert told.graph_break_count == 2  # at what is found, and at what the loss is to make of it
+    assert all("torch.compiler.disable" in reason.reason for reason in told.break_reasons)

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from truepair.data.pairs import PairBatch
-from truepair.devices import sent
+from truepair.devices import sent, uncompiled
 from truepair.engine.distributed.gathering import sum_over_ranks
 from truepair.engine.distributed.sharding import gathered, spread_like
 from truepair.engine.logs.measure import EpochCounts
@@ -303,8 +303,7 @@ class PretrainStep(TowerStep):
         self._require_others(encoded.size)
         momentum = None if self.momentum is None else (self.momentum, self.momentum.encode(encoded))
 
-        relations = self._relations(encoded, momentum)
-        relations, itm_pairs, read_matches = self._pairs(encoded, relations)
+        relations, itm_pairs, read_matches = uncompiled(self._decide)(encoded, momentum)
 
         regulation = None if self.srcl is None else self.srcl.regulation(encoded)
         contrast = Contrast(encoded.temperature, self.bias)
@@ -377,6 +376,12 @@ class PretrainStep(TowerStep):
         if refusal is not None:
             raise ConfigError(refusal)
 
+    def _decide(
+        self, encoded: EncodedBatch, momentum: Momentum | None
+    ) -> tuple[BatchRelations, MatchingPairs | None, PairSet]:
+        """What the host says of the batch: its relations, the rows of ITM, and the further ones of MLM or ITG."""
+        return self._pairs(encoded, self._relations(encoded, momentum))
+
     def _relations(self, encoded: EncodedBatch, momentum: Momentum | None) -> BatchRelations:
         """What the rules find in the batch; each signal is computed if a rule reads it."""
         signals: dict[str, Any] = {}
@@ -429,10 +434,10 @@ class PretrainStep(TowerStep):
         masked = None
         if self.objectives.mlm.due(encoded.info.epoch):
             assert self.masker is not None, "MLM has a weight, so there is one"
-            masked = CaptionRows.masked(encoded, self.masker, matches, self.objectives.mlm, self.seed)
+            masked = uncompiled(CaptionRows.masked)(encoded, self.masker, matches, self.objectives.mlm, self.seed)
         written = None
         if self.objectives.itg.due(encoded.info.epoch):
-            written = CaptionRows.written(encoded, matches, self.objectives.itg, self.seed)
+            written = uncompiled(CaptionRows.written)(encoded, matches, self.objectives.itg, self.seed)
         if pairs is None and masked is None and written is None:
             return {}
         return self._read(encoded, pairs, masked, written, momentum)

@@ -15,10 +15,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from truepair.devices import sent
+from truepair.devices import sent, uncompiled
 from truepair.objectives.srcl import Regulation
 from truepair.objectives.sums import DirectionSums, dense_sums, row_logsumexp, safe_logsumexp
-from truepair.objectives.tiled import tiled_sums, uncompiled
+from truepair.objectives.tiled import tiled_sums
 from truepair.relations.batch import BatchRelations
 from truepair.relations.pairs import PairSet, Side
 
@@ -53,7 +53,11 @@ class Direction:
 
     @classmethod
     def of_relations(cls, relations: BatchRelations, side: Side, smoothing: float = 0.0) -> "Direction":
-        """Targets and weights that the relations of a batch ask for in one direction."""
+        """Targets and weights that the relations of a batch ask for in one direction; decided outside of any graph."""
+        return uncompiled(cls._of_relations)(relations, side, smoothing)
+
+    @classmethod
+    def _of_relations(cls, relations: BatchRelations, side: Side, smoothing: float) -> "Direction":
         weights = relations.weights(side)
         # Without any, all candidates weigh 1 as positives do, and no cell need be left out of the sums and added again.
         return cls(positives=relations.positives(side), smoothing=smoothing, weights=weights if len(weights) else None)

@@ -22,12 +22,12 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
+from truepair.devices import uncompiled
 from truepair.objectives import contrastive
 from truepair.objectives.contrastive import Direction, Implementation, check_features
 from truepair.objectives.labels import CellLabels, dense_sum
 from truepair.objectives.sigmoid_tiled import tiled_sum
 from truepair.objectives.srcl import Regulation
-from truepair.objectives.tiled import uncompiled
 
 DENSE_LIMIT = 1 << 15
 """Number of cells up to which "auto" takes the dense form; of more, the tiles are faster, and not only smaller.

@@ -1,9 +1,9 @@
 """The contrastive loss in tiles: exact sums and gradients with O(B D) memory."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,8 +13,6 @@ from truepair.devices import sent
 from truepair.objectives.srcl import Regulation
 from truepair.objectives.sums import DirectionSums, RunningLogSumExp, RunningSum
 from truepair.relations.pairs import PairSet
-
-_Result = TypeVar("_Result")
 
 # Sums of a million exponentials of it, and their reciprocals, are finite.
 _MODERATE = {torch.float32: 70.0, torch.float64: 600.0}
@@ -223,11 +221,6 @@ class without:  # noqa: N801 - reads as a clause: with without(values, cells, no
 TILE = 2048
 """Rows and columns of a tile: 16 MiB of float32. Half of it is as fast on an idle machine; on a busy one the threads
 wait for each other after each operation, and there are four times as many."""
-
-
-def uncompiled(function: Callable[..., _Result]) -> Callable[..., _Result]:
-    """The function, kept out of the graphs of ``torch.compile``, where a loop over tiles would be unrolled."""
-    return torch.compiler.disable(function) if torch.compiler.is_compiling() else function
 
 
 def tiled_sums(
