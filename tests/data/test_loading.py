@@ -95,7 +95,7 @@ def test_a_batch_that_died_with_its_process_is_one_line(ready: bool) -> None:
         if ready:  # in the queue, with tensors that are still to be fetched from the process
             assert reader._batches._worker_result_queue._reader.poll(300)
         process.kill()
-        process.join(60)
+        process.join(240)
         reader.next()
 
 
@@ -110,7 +110,7 @@ def test_a_process_that_is_not_yet_counted_as_ended_is_waited_for(error: Excepti
 
 @pytest.mark.usefixtures("handler")
 def test_a_process_that_hangs_is_not_waited_for_for_ever() -> None:
-    with pytest.raises(DataError, match=r"had no batch for [2-9].*raise loop.data_timeout"):
+    with pytest.raises(DataError, match=r"had no batch for \d+ s: .*raise loop.data_timeout"):
         list(read("hangs", timeout=2))
 
 
@@ -127,7 +127,7 @@ def test_who_waits_may_leave_and_leaves_no_process_behind() -> None:
         reader.start()
         process = reader._batches._workers[0]
         reader.next(leave)
-    process.join(60)
+    process.join(240)
     assert not process.is_alive()
 
 

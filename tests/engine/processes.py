@@ -99,7 +99,7 @@ def _status(process: BaseProcess, limit: float) -> int:
     return process.exitcode
 
 
-def run_in_process(run: Any, fault: Fault | None = None, limit: float = 60) -> tuple[int, float]:
+def run_in_process(run: Any, fault: Fault | None = None, limit: float = 240) -> tuple[int, float]:
     """Run in a process of its own; returns its exit code (negative: a signal) and the seconds it took."""
     started = time.monotonic()
     return _status(_start(run, fault, {}), limit), time.monotonic() - started
@@ -118,7 +118,7 @@ def threads_of_group() -> list[str]:
     return sorted(name for name in names if "gloo" in name)
 
 
-def run_ranks(runs: Sequence[Any], faults: Sequence[Fault | None] | None = None, limit: float = 60) -> list[int]:
+def run_ranks(runs: Sequence[Any], faults: Sequence[Fault | None] | None = None, limit: float = 240) -> list[int]:
     """Run one process for each rank; returns their exit codes."""
     common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "GLOO_SOCKET_IFNAME": "lo"}
     common |= {"WORLD_SIZE": str(len(runs)), "LOCAL_WORLD_SIZE": str(len(runs))}

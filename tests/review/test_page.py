@@ -211,7 +211,7 @@ def test_a_killed_server_loses_nothing(visit: Callable[..., Any], server: Server
 def test_ctrl_c_ends_cleanly_while_a_page_is_open(visit: Callable[..., Any], server: Server) -> None:
     press(visit(), "y")
     server.process.send_signal(signal.SIGINT)
-    out, _ = server.process.communicate(timeout=60)
+    out, _ = server.process.communicate(timeout=240)
     assert server.process.returncode == 0 and out.strip() == "ended"
 
 

@@ -69,7 +69,7 @@ class GlooPool:
             if worker.process.is_alive():
                 worker.pipe.send(None)
         for worker in self.workers:
-            worker.process.join(10)
+            worker.process.join(60)
 
 
 class _Worker(NamedTuple):
@@ -81,7 +81,7 @@ class _Worker(NamedTuple):
         try:
             return self.pipe.recv()
         except (EOFError, ConnectionResetError):
-            self.process.join(10)
+            self.process.join(60)
             raise
 
 

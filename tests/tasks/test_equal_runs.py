@@ -35,7 +35,7 @@ def check(folder: Path, expected: list[dict[str, float]]) -> None:
 
 
 def test_four_ranks_have_the_losses_of_one(squares: Path, tmp_path: Path, alone: list[dict[str, float]]) -> None:
-    assert run_ranks([SquaresRun(squares, tmp_path, ranks=4)] * 4, limit=200) == [0] * 4
+    assert run_ranks([SquaresRun(squares, tmp_path, ranks=4)] * 4, limit=280) == [0] * 4
     check(tmp_path, alone)
 
 

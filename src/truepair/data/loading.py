@@ -32,6 +32,7 @@ SMALL = 64 * 1024
 _AHEAD = 2  # batches that each process reads ahead, as torch has it
 
 _PATIENCE = 2.0  # seconds that a process has to end
+_UNTIL_KNOWN = 60.0  # seconds that the system has, busy as it may be, to count a dead process as ended
 
 _SHARED_MEMORY = Path("/dev/shm")
 
@@ -191,7 +192,7 @@ class BatchReader(Generic[_Batch]):
             self._require_alive()
             raise DataError(f"a loading process has ended of itself; {_REMEDY_OF_MEMORY}") from error
         if isinstance(error, EOFError | ConnectionError):  # what a dead process had ready, nobody can fetch any more
-            end = time.monotonic() + _PATIENCE
+            end = time.monotonic() + _UNTIL_KNOWN
             while time.monotonic() < end and all(process.exitcode is None for process in self._batches._workers):
                 time.sleep(0.01)  # its connections close before the system counts it as ended
             self._require_alive()
