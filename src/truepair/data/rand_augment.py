@@ -116,8 +116,8 @@ def _sharpness(pixels: Tensor, strength: float) -> Tensor:
     if min(pixels.shape[:2]) < 3:
         return pixels
     wide = pixels.to(torch.int16)  # [H, W, 4]
-    rows = wide[:, :-2] + wide[:, 1:-1] + wide[:, 2:]  # [H, W - 2, 4]
-    around = rows[:-2] + rows[1:-1] + rows[2:]  # [H - 2, W - 2, 4]
+    rows = (wide[:, :-2] + wide[:, 1:-1]).add_(wide[:, 2:])  # [H, W - 2, 4]
+    around = (rows[:-2] + rows[1:-1]).add_(rows[2:])  # [H - 2, W - 2, 4]
     inner = wide[1:-1, 1:-1]
     smooth = around.add_(inner, alpha=4).float().mul_(1 / 13).add_(0.5).floor_()  # a pixel counts five times
     result = pixels.clone()
@@ -173,18 +173,22 @@ def _moved(pixels: Tensor, axis: int, back: int) -> Tensor:
 def _affine(pixels: Tensor, matrix: Affine) -> Tensor:
     """Move all pixels, bilinearly; what would come from outside is grey, and edges are not mixed with it."""
     height, width = pixels.shape[:2]
-    values = np.empty((height * width + width + 2, _CHANNELS), np.uint16)
-    values[: height * width] = pixels.reshape(-1, _CHANNELS).numpy()
-    values[height * width :] = _GREY  # stands behind the image
-    four = values.view(np.uint64).ravel()  # all values of a pixel, with room for 256 times as much of each
+    wide = np.empty((height * width + width + 2, _CHANNELS), np.uint16)
+    wide[: height * width] = pixels.reshape(-1, _CHANNELS).numpy()
+    wide[height * width :] = _GREY  # stands behind the image
+    four = wide.view(np.uint64).ravel()  # all values of a pixel, with room for 256 times as much of each
     result = np.empty((height, width, _CHANNELS), np.uint8)
     rows = max(_STRIP // width, 1)
     for top in range(0, height, rows):
         move = _move(height, width, matrix, top, min(top + rows, height))
-        first, *others = (four[offset:].take(move.places) * shares for offset, shares in move.neighbours)
-        for other in others:
-            first += other
-        result[top : top + rows] = (first.view(np.uint16) >> 8).reshape(-1, width, _CHANNELS)
+        mixed = np.zeros(len(move.places), np.uint64)
+        for offset, shares in move.neighbours:
+            neighbour = four[offset:].take(move.places)
+            neighbour *= shares
+            mixed += neighbour
+        values = mixed.view(np.uint16)
+        values >>= 8
+        result[top : top + rows] = values.reshape(-1, width, _CHANNELS)
     return torch.from_numpy(result)
 
 

@@ -291,7 +291,9 @@ def _below(count: int) -> int:
 
 def _flipped(probability: float, pixels: Tensor) -> Tensor:
     """An image [H, W, 4], mirrored by chance."""
-    return pixels.flip(1) if float(torch.rand(1)) < probability else pixels
+    if float(torch.rand(1)) >= probability:
+        return pixels
+    return pixels.view(torch.int32).flip(1).view(torch.uint8)  # a pixel at once
 
 
 def _centre(side: int, pixels: Tensor) -> Tensor:
