@@ -21,6 +21,7 @@ the first step, `imports_gb` and `peak_gb` the most memory of the process until 
 """
 
 import argparse
+import compileall
 import gc
 import importlib
 import json
@@ -37,6 +38,8 @@ from pathlib import Path
 import numpy as np
 import yaml
 from PIL import Image
+
+import truepair
 
 PICTURES = 2000
 
@@ -197,6 +200,7 @@ def main() -> None:
     if arguments.train:
         train(Path(arguments.train[0]), *arguments.train[1:])
         return
+    compileall.compile_dir(Path(truepair.__file__).parent, quiet=1)  # as pip does, whatever the surroundings say
     for what in COLLECTOR:
         print(json.dumps({"what": what, **in_a_process("--libraries", what)}), flush=True)
     for layout in arguments.layouts:
