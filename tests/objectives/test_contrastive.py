@@ -383,8 +383,8 @@ def test_tiled_keeps_no_tile_for_the_backward_pass(regulation: Regulation | None
 
 
 def test_auto_decides_by_the_number_of_logits() -> None:
-    assert contrastive._chosen("auto", contrastive.DENSE_LIMIT) is contrastive.dense_sums
-    assert contrastive._chosen("auto", contrastive.DENSE_LIMIT + 1) is contrastive.tiled_sums
+    assert contrastive._chosen("auto", contrastive.DENSE_LIMIT) is contrastive._SUMS["dense"]
+    assert contrastive._chosen("auto", contrastive.DENSE_LIMIT + 1) is contrastive._SUMS["tiled"]
 
 
 def test_symmetric_default_reads_the_same_cells_from_the_other_side() -> None:
