@@ -26,7 +26,6 @@ import gc
 import importlib
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -135,8 +134,9 @@ def make_up(folder: Path, rows: int, layout: str) -> str:
 
 
 def gigabytes() -> float:
-    """The most memory that this process has had."""
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2)
+    """The most memory that this process has had; ``resource`` would count that of the process that started it."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return round(next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 2**20, 2)
 
 
 def train(folder: Path, pairs: str, run_folder: str) -> None:
