@@ -109,8 +109,13 @@ LISTS = st.lists(WITH_IDS | st.just({}), max_size=20)
 
 STORED = TEXTS.filter(is_unicode)
 
+EMBEDDED = st.fixed_dictionaries(
+    {"bytes": st.sampled_from([b"", b"12345678", b"123456789012"]), "path": st.sampled_from(["a.png", "b.png", None])}
+)
+
 PICTURES = st.one_of(
-    st.fixed_dictionaries({"bytes": st.sampled_from([b"", b"12345678", b"123456789012"]), "path": PATHS | st.none()}),
+    EMBEDDED,
+    st.fixed_dictionaries({"bytes": st.just(b"1"), "path": PATHS | st.none()}),
     st.fixed_dictionaries({"bytes": st.none(), "path": PATHS | st.none()}),
     st.none(),
 )
@@ -256,7 +261,14 @@ def test_lines_with_ids_of_captions(folder, entries, options):
 
 @settings(max_examples=60, deadline=None)
 @given(
-    cells=st.lists(st.tuples(PICTURES, TEXTS, NAMES, st.lists(st.integers(-1, 9), max_size=2)), max_size=20),
+    cells=st.lists(
+        st.one_of(
+            st.tuples(EMBEDDED, st.sampled_from(["a dog", "two"]), st.just(["a dog"]) | NAMES, st.just([7])),
+            st.tuples(EMBEDDED, st.sampled_from(["a dog", "two"]), st.none(), st.just([7])),
+            st.tuples(PICTURES, TEXTS, NAMES, st.lists(st.integers(-1, 9), max_size=2)),
+        ),
+        max_size=20,
+    ),
     options=OPTIONS,
 )
 def test_pictures_in_parquet(folder, cells, options):
