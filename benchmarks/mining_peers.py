@@ -142,12 +142,9 @@ def semantic(encoded: Encoded) -> Cells:
 
 def cells_of(gallery: Gallery, places: Integers, scores: NDArray[np.float32]) -> Cells:
     """Undeclared cells of captions and the pictures of their neighbours [M, n], by the scores of these."""
-    captions = np.broadcast_to(np.arange(len(places))[:, None], places.shape)
-    lists = gallery.pictures
-    counts = lists.counts[places]
-    caption, score = np.repeat(captions, counts.ravel()), np.repeat(scores, counts.ravel())
-    firsts = np.repeat(np.cumsum(counts.ravel()) - counts.ravel(), counts.ravel())
-    picture = lists.values[np.repeat(lists.starts[places].ravel(), counts.ravel()) + np.arange(len(caption)) - firsts]
+    found = gallery.pictures.some(places.ravel())
+    caption, score = found.owners // places.shape[1], scores.ravel()[found.owners]
+    picture = found.values
     order = np.argsort(-score, kind="stable")
     return undeclared(gallery, picture[order], caption[order])
 

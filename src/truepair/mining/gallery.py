@@ -156,9 +156,8 @@ class Gallery:
     def alike(self) -> Integers:
         """Number of the set of captions of each picture: pictures with the same ones in the same order share it [N]."""
         numbers: dict[bytes, int] = {}
-        return np.array(
-            [numbers.setdefault(self.captions[number].tobytes(), len(numbers)) for number in range(len(self))]
-        )
+        sets = (self.captions[number].tobytes() for number in range(len(self)))
+        return np.array([numbers.setdefault(own, len(numbers)) for own in sets], np.int64)
 
     @cached_property
     def first_alike(self) -> Integers:
