@@ -19,6 +19,7 @@ from truepair.data.images import load_image
 from truepair.data.split_names import split_of_word
 from truepair.errors import DataError
 from truepair.randomness import splitmix64, stable_hash
+from truepair.relations.ranges import starts_of
 from truepair.relations.text import caption_key, caption_keys
 
 
@@ -155,6 +156,11 @@ class PairTable:
     def caption_counts(self) -> NDArray[np.int64]:
         """How many captions each row has, int64 [N]."""
         return np.asarray(pc.list_value_length(self._column("captions")).to_numpy(), np.int64)
+
+    @property
+    def first_captions(self) -> NDArray[np.int64]:
+        """Place of each row's first caption among all captions of all rows, int64 [N]."""
+        return starts_of(self.caption_counts)[:-1]
 
     @property
     def caption_count(self) -> int:

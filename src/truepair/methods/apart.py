@@ -24,8 +24,7 @@ def probable_pairs(verdicts: VerdictIndex, table: PairTable, captions: str, belo
     pictures, counts, ids = table.picture_keys, table.caption_counts, table.caption_ids
     owners = np.repeat(np.arange(len(table)), counts)  # [number of captions]
     if captions != "draw":
-        first = np.cumsum(counts) - counts
-        owners, ids = owners[first], ids[first]
+        owners, ids = owners[table.first_captions], ids[table.first_captions]
     known = verdicts.of_pictures(table.image_ids, pictures).within(torch.tensor(pictures), torch.tensor(ids))
     probable = known.where(known.values >= below)
     both = np.stack([probable.rows.numpy(), owners[probable.columns.numpy()]], axis=1)  # [P, 2]

@@ -16,6 +16,7 @@ from truepair.files import require_whole, writing_file
 from truepair.mining.gallery import Gallery, Integers, Lists
 from truepair.models.encoders.fingerprint import combined_key
 from truepair.relations.ledger import Ledger
+from truepair.relations.ranges import ranges, starts_of
 from truepair.relations.standing import Standing
 
 Floats = NDArray[np.float32]
@@ -124,9 +125,7 @@ class Candidates:
         which = np.arange(len(self)) if which is None else which
         pictures, captions = self.pictures[which], self.captions[which]
         n, m = self.image_ids.counts[pictures], self.caption_ids.counts[captions]
-        each = n * m
-        cell = np.repeat(np.arange(len(which)), each)
-        place = np.arange(len(cell)) - np.repeat(np.cumsum(each) - each, each)
+        cell, place = ranges(np.zeros_like(n), n * m)
         image = self.image_ids.values[self.image_ids.starts[pictures[cell]] + place // m[cell]]
         caption = self.caption_ids.values[self.caption_ids.starts[captions[cell]] + place % m[cell]]
         ledger.record(
@@ -239,6 +238,4 @@ def _lists(lists: Lists) -> pa.Array:
 
 
 def _of_lists(column: pa.ChunkedArray) -> Lists:
-    starts = np.zeros(len(column) + 1, np.int64)
-    np.cumsum(pc.list_value_length(column).to_numpy(), out=starts[1:])
-    return Lists(starts, pc.list_flatten(column).to_numpy())
+    return Lists(starts_of(pc.list_value_length(column).to_numpy()), pc.list_flatten(column).to_numpy())

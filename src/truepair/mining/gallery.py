@@ -9,15 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from truepair.data.table import PairTable
+from truepair.relations.ranges import ranges, starts_of
 
 Integers = NDArray[np.int64]
-
-
-def starts_of(counts: Integers) -> Integers:
-    """Where each of N lists of some lengths [N] starts in one array of all, and where the last ends [N + 1]."""
-    starts = np.zeros(len(counts) + 1, np.int64)
-    np.cumsum(counts, out=starts[1:])
-    return starts
 
 
 @dataclass(frozen=True)
@@ -54,9 +48,8 @@ class Lists:
 
     def some(self, numbers: Integers) -> Self:
         """Some of the lists, by their numbers [B]; B lists."""
-        starts = starts_of(self.counts[numbers])
-        found = np.arange(starts[-1]) + np.repeat(self.starts[numbers] - starts[:-1], np.diff(starts))
-        return type(self)(starts, self.values[found])
+        counts = self.counts[numbers]
+        return type(self)(starts_of(counts), self.values[ranges(self.starts[numbers], counts)[1]])
 
     def padded(self, numbers: Integers, most: int | None = None) -> tuple[Integers, NDArray[np.bool_]]:
         """Some lists as rows of one array.
@@ -163,9 +156,8 @@ class Gallery:
     def alike(self) -> Integers:
         """Number of the set of captions of each picture: pictures with the same ones in the same order share it [N]."""
         numbers: dict[bytes, int] = {}
-        return np.array(
-            [numbers.setdefault(self.captions[number].tobytes(), len(numbers)) for number in range(len(self))]
-        )
+        sets = (self.captions[number].tobytes() for number in range(len(self)))
+        return np.array([numbers.setdefault(own, len(numbers)) for own in sets], np.int64)
 
     @cached_property
     def first_alike(self) -> Integers:

@@ -194,10 +194,9 @@ def graph_of(log_odds: Callable[[Tensor, Tensor], Tensor], declared: Declared, n
         if new < there.stop:
             others = slice(new - there.start, None)
             best.offer(slice(new, there.stop), here.start, scores[:, others].T, ranks[:, others].T)
-    there = best.columns >= 0
-    rows = torch.arange(size)[:, None].expand_as(there)[there]
-    columns = best.columns[there]
-    return PairGraph.of_proposals(size, rows, columns, best.scores[there], declared.known(rows, columns))
+    found = best.columns >= 0
+    rows, columns = every[:, None].expand_as(found)[found], best.columns[found]
+    return PairGraph.of_proposals(size, rows, columns, best.scores[found], declared.known(rows, columns))
 
 
 def exact_graph(model: EvidenceModel, spaces: dict[str, Tensor], declared: Declared, neighbours: int) -> PairGraph:

@@ -83,12 +83,8 @@ def label_candidates(candidates: Candidates, groups: NDArray[np.int64], column: 
         groups: of each picture [N].
         column: where they stand.
     """
-    owners = candidates.owners
-    first = owners.starts[candidates.captions]
-    counts = owners.counts[candidates.captions]
-    cell = np.repeat(np.arange(len(candidates)), counts)
-    place = np.arange(len(cell)) - np.repeat(np.cumsum(counts) - counts, counts)
-    of_owner = groups[owners.values[first[cell] + place]]  # every picture of each cell's caption
+    owners = candidates.owners.some(candidates.captions)  # every picture of each cell's caption
+    cell, of_owner = owners.owners, groups[owners.values]
     mine = groups[candidates.pictures]
     same = np.bincount(cell, weights=(of_owner == mine[cell]) & (of_owner >= 0), minlength=len(candidates)) > 0
     unknown = np.bincount(cell, weights=of_owner < 0, minlength=len(candidates)) > 0

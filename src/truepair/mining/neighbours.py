@@ -57,7 +57,8 @@ class _Heaps:
 
     def offer(self, first: int, start: int, scores: Floats) -> None:
         """Take the nearest of M vectors from ``start`` on, for R of them from ``first`` on, scores [R, M]."""
-        self._heaps.addn(scores.shape[1], faiss.swig_ptr(scores), start, first, len(scores))
+        size, numbers = scores.shape[1], faiss.swig_ptr(scores)
+        self._heaps.addn(size, numbers, start, first, len(scores))  # type: ignore[call-arg]  # its stub lacks some
 
     def neighbours(self) -> Neighbours:
         """What was found; nothing can be offered after it."""
@@ -164,7 +165,8 @@ def _searched(asked: Floats, known: Floats, count: int) -> Neighbours | None:
         if index.nprobe * _SLOWER > cells:
             return None
     parts = [index.search(asked[start : start + _AT_ONCE], count) for start in range(0, len(asked), _AT_ONCE)]
-    return _neighbours(*map(np.concatenate, zip(*parts, strict=True)), recall)
+    scores, places = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return _neighbours(scores, places, recall)
 
 
 def _share(found: Integers, right: Integers) -> float:

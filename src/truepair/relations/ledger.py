@@ -24,6 +24,7 @@ from truepair.errors import DataError
 from truepair.files import clear_asides, one_line_errors, writing_file
 from truepair.randomness import sample_keys, stable_hash
 from truepair.relations.pairs import PairSet
+from truepair.relations.ranges import ranges
 from truepair.relations.standing import STANDING_FILE, Standing
 
 SCHEMA = pa.schema(
@@ -404,10 +405,10 @@ class VerdictIndex:
             return latest[2], latest[3]  # several rules read one ledger
         images, captions = image_ids.cpu().numpy(), caption_ids.cpu().numpy()
         first, last = (np.searchsorted(self.image_ids, images, side) for side in ("left", "right"))
-        rows, verdicts = _ranges(first, last)  # every verdict on every image of the batch
+        rows, verdicts = ranges(first, last - first)  # every verdict on every image of the batch
         order = np.argsort(captions, kind="stable")
         first, last = (np.searchsorted(captions[order], self.caption_ids[verdicts], side) for side in ("left", "right"))
-        which, columns = _ranges(first, last)
+        which, columns = ranges(first, last - first)
         cells = torch.from_numpy(np.stack([rows[which], order[columns]])).to(image_ids.device)
         numbers: np.ndarray = verdicts[which]
         probabilities = torch.from_numpy(self.probabilities[numbers]).to(image_ids.device)
@@ -540,11 +541,3 @@ def _write_aside(table: pa.Table, target: Path) -> None:
     """Write a file so that it is there as a whole or not at all."""
     with writing_file(target) as file:
         pq.write_table(table, file, compression="zstd", write_page_checksum=True)
-
-
-def _ranges(first: np.ndarray, last: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The numbers of all half-open ranges [first_i, last_i), and the range each belongs to."""
-    lengths = last - first
-    owner = np.repeat(np.arange(len(first)), lengths)
-    start = np.repeat(first - np.concatenate([[0], np.cumsum(lengths)[:-1]]) if len(first) else first, lengths)
-    return owner, np.arange(len(owner)) + start

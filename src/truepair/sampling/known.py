@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from truepair.relations.ranges import ranges
 from truepair.sampling.plan import Indices
 
 
@@ -114,9 +115,8 @@ class KnownMatches:
         """All pairs that begin at some samples [M]: the position in ``indices`` and the partner, of each."""
         first = np.searchsorted(self._source, indices, side="left")
         counts = np.searchsorted(self._source, indices, side="right") - first  # [M]
-        rows = np.repeat(np.arange(len(indices)), counts)
-        step = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
-        return rows, self._target[np.repeat(first, counts) + step]
+        rows, places = ranges(first, counts)
+        return rows, self._target[places]
 
 
 class FoundMatches:

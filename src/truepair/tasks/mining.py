@@ -96,8 +96,7 @@ def mine(
     declared = Declared.of_table(inputs.table)
     tables = EvidenceTables.of_run(inputs)
     mined = mine_pairs(model, refinement, tables, declared, config, say)
-    counts = inputs.table.caption_counts
-    caption_ids = torch.from_numpy(inputs.table.caption_ids[np.cumsum(counts) - counts])  # of the first of each row
+    caption_ids = torch.from_numpy(inputs.table.caption_ids[inputs.table.first_captions])
     folder = run_folder / "ledger"
     with writing_folder(folder) as aside, Ledger(aside) as ledger:
         ledger.record(

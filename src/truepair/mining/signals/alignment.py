@@ -38,11 +38,11 @@ class _Words:
     @classmethod
     def of(cls, tokens: TokenStates, captions: Integers) -> Self:
         """Those of some captions [C], at least one."""
-        counts = tokens.words.counts[captions]
-        starts = np.cumsum(counts) - counts
-        place = np.repeat(tokens.words.starts[captions] - starts, counts) + np.arange(int(counts.sum()))
-        rows = tokens.words.values[place]
-        return cls(rows, starts, tokens.content.numpy()[rows].astype(np.float32), tokens.weights.numpy()[rows])
+        words = tokens.words.some(captions)
+        rows = words.values
+        return cls(
+            rows, words.starts[:-1], tokens.content.numpy()[rows].astype(np.float32), tokens.weights.numpy()[rows]
+        )
 
     def mean(self, values: Floats, weights: Floats, least: float) -> Floats:
         """Weighted mean over the words of each caption, [..., T] to [..., C]; 0 where all weights are."""

@@ -18,6 +18,7 @@ from truepair.mining.signals.spaces import (
     predicted_captions,
 )
 from truepair.models.encoders.frozen import FrozenStates
+from truepair.relations.ranges import ranges, starts_of
 
 CROWD = 10
 """Nearest others that a similarity is compared with."""
@@ -54,13 +55,10 @@ class TokenStates:
     def words(self) -> Lists:
         """Rows of the content of each caption, M lists; the first row of a caption without any."""
         counts, first = self.counts.numpy(), self.first.numpy()
-        caption = np.repeat(np.arange(len(counts)), counts)
-        rows = np.arange(len(caption)) + np.repeat(first - (np.cumsum(counts) - counts), counts)
+        caption, rows = ranges(first, counts)
         kept = self.content.numpy()[rows]
-        kept[(np.cumsum(counts) - counts)[np.bincount(caption, kept, len(counts)) == 0]] = True
-        starts = np.zeros(len(counts) + 1, np.int64)
-        np.cumsum(np.bincount(caption[kept], minlength=len(counts)), out=starts[1:])
-        return Lists(starts, rows[kept])
+        kept[starts_of(counts)[:-1][np.bincount(caption, kept, len(counts)) == 0]] = True
+        return Lists(starts_of(np.bincount(caption[kept], minlength=len(counts))), rows[kept])
 
 
 @dataclass(frozen=True)
@@ -111,16 +109,12 @@ class Encoded:
     def homes(self) -> Lists:
         """The other captions of the pictures that each caption is declared for, M lists."""
         gallery = self.gallery
-        counts = np.minimum(gallery.pictures.counts, OWNERS)
-        caption = np.repeat(np.arange(len(counts)), counts)
-        place = np.arange(len(caption)) - np.repeat(np.cumsum(counts) - counts, counts)
-        owner = gallery.pictures.values[gallery.pictures.starts[caption] + place]
-        each = gallery.captions.counts[owner]
-        entry = np.repeat(np.arange(len(owner)), each)
-        inner = np.arange(len(entry)) - np.repeat(np.cumsum(each) - each, each)
-        other = gallery.captions.values[gallery.captions.starts[owner[entry]] + inner]
-        kept = other != caption[entry]
-        return Lists.of(caption[entry][kept], other[kept], len(counts))
+        pictures = gallery.pictures
+        caption, place = ranges(pictures.starts[:-1], np.minimum(pictures.counts, OWNERS))
+        others = gallery.captions.some(pictures.values[place])
+        caption = caption[others.owners]
+        kept = others.values != caption
+        return Lists.of(caption[kept], others.values[kept], len(pictures))
 
     @cached_property
     def learned_captions(self) -> Tensor | None:

@@ -33,7 +33,7 @@ class Nearby:
         centre = encoded.captions.mean(dim=0)
         self.asked = F.normalize(encoded.captions - centre, dim=1)  # [M, D]
         self.said = F.normalize(list_means(encoded.captions, captions) - centre, dim=1)  # [N, D]
-        self.near = self._neighbourhoods(F.normalize(encoded.images - encoded.images.mean(dim=0), dim=1))
+        self.near = self._neighbourhoods()
         self.near_captions = torch.empty_like(self.asked)  # sums over the neighbourhoods [M, D]
         for part in torch.arange(len(self.near)).split(_CELLS):
             there = (self.near[part] >= 0).float()
@@ -63,16 +63,20 @@ class Nearby:
             here = self.near_pictures[mine].index_add_(0, cell, own_words, alpha=-1)
             once = (self.near[asked] == mine[:, None]).any(dim=1)
             there = self.near_captions[asked] - once[:, None] * self.said[mine]
-            here, there = F.normalize(here, dim=1), F.normalize(there, dim=1)
-            terms = (here * self.asked[asked], there * self.said[mine], here * there)
-            found[some] = torch.stack([term.sum(dim=1) for term in terms], dim=1)
+            of_here, of_there = (side.norm(dim=1).clamp(min=1e-12) for side in (here, there))
+            pairs = (
+                (here, self.asked[asked], of_here),
+                (there, self.said[mine], of_there),
+                (here, there, of_here * of_there),
+            )
+            found[some] = torch.stack([(one * other).sum(dim=1) / length for one, other, length in pairs], dim=1)
         return found
 
-    def _neighbourhoods(self, images: Tensor) -> Tensor:
+    def _neighbourhoods(self) -> Tensor:
         """Pictures near each caption, the first that it is declared for left out, int64 [M, n]; -1 for no more."""
-        encoded, size = self.encoded, len(images)
-        by_picture, by_caption = encoded.near_images, encoded.near_captions
-        assert by_picture is not None
+        encoded, size = self.encoded, len(self.said)
+        images, by_picture, by_caption = encoded.centred_images, encoded.near_images, encoded.near_captions
+        assert images is not None and by_picture is not None
         of_captions = encoded.gallery.pictures
         owner = torch.from_numpy(of_captions.values[of_captions.starts[:-1]])  # [M]
         found = torch.full((len(owner), min(_NEAREST, max(size - 1, 1))), -1)
@@ -80,14 +84,16 @@ class Nearby:
         width = images.shape[1] + encoded.captions.shape[1]
         for part in torch.arange(len(owner)).split(max(_NUMBERS // (most * width), 1)):
             mine, near = owner[part], by_caption.places[part]
-            near = torch.where(near >= 0, owner[near.clamp(min=0)], size)
+            said = owner[near.clamp(min=0)]  # the pictures of the nearest captions
+            looks = torch.einsum("bf,bcf->bc", images[mine], images[said])
+            looks = torch.cat([by_picture.scores[mine], looks], dim=1)  # [B, C]
             pictures = torch.where(by_picture.places[mine] >= 0, by_picture.places[mine], size)
-            places = torch.cat([pictures, near], dim=1).sort(dim=1).values  # [B, C]; those there are not come last
+            places = torch.cat([pictures, torch.where(near >= 0, said, size)], dim=1)
+            places, order = places.sort(dim=1)  # those there are not come last
             open_ = (places < size) & (places != mine[:, None])
             open_[:, 1:] &= places[:, 1:] != places[:, :-1]
             places = places.clamp(max=size - 1)
-            alike = torch.einsum("bf,bcf->bc", images[mine], images[places])
-            alike += torch.einsum("bd,bcd->bc", self.asked[part], self.said[places])
+            alike = looks.gather(1, order) + torch.einsum("bd,bcd->bc", self.asked[part], self.said[places])
             best = alike.masked_fill(~open_, -torch.inf).topk(min(found.shape[1], places.shape[1]), dim=1)
             chosen = places.gather(1, best.indices).masked_fill(~best.values.isfinite(), -1)
             found[part, : chosen.shape[1]] = chosen

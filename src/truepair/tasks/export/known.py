@@ -13,6 +13,7 @@ from truepair.errors import ConfigError, DataError
 from truepair.mining.candidates import Candidates
 from truepair.mining.gallery import Integers, Lists
 from truepair.relations.ledger import PERSON
+from truepair.relations.ranges import starts_of
 from truepair.relations.standing import Certificate, Standing
 from truepair.relations.zones import Zone
 
@@ -294,14 +295,10 @@ def groups_of(
 
 def _dealt(owners: Integers, values: Integers, count: int) -> Lists:
     """Lists of the values of each owner, of which none has one twice."""
-    starts = np.zeros(count + 1, np.int64)
-    np.cumsum(np.bincount(owners, minlength=count), out=starts[1:])
-    return Lists(starts, values[np.argsort(owners, kind="stable")])
+    return Lists(starts_of(np.bincount(owners, minlength=count)), values[np.argsort(owners, kind="stable")])
 
 
 def _members(lists: Lists, which: Integers) -> tuple[Integers, Integers]:
     """The values of some lists, and the place of each value's list in ``which``."""
-    lengths = lists.counts[which]
-    owner = np.repeat(np.arange(len(which)), lengths)
-    offset = np.arange(len(owner)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    return owner, lists.values[lists.starts[which[owner]] + offset]
+    found = lists.some(which)
+    return found.owners, found.values
