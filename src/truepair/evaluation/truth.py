@@ -15,7 +15,7 @@ from torch import Tensor
 
 from truepair.errors import DataError
 from truepair.relations.pairs import PairSet, Side, same_pair
-from truepair.relations.text import caption_key, identity_of_caption
+from truepair.relations.text import caption_key, identities_of_captions
 
 Mark = Literal["own", "true", "near", "wrong", "unknown"]
 """How an answer relates to its query: own pair, true match that is not own, near-match (same family), or neither.
@@ -619,17 +619,18 @@ class _NumberedTexts:
         Raises:
             DataError: a caption is blank.
         """
-        cells = [(image, self._number(text)) for image, some in enumerate(captions) for text in some or ()]
-        return torch.tensor(cells, dtype=torch.int64).reshape(-1, 2)
-
-    def _number(self, text: str) -> int:
-        key = identity_of_caption(text, self._cased)
-        if not key:
+        texts = [text for some in captions for text in some or ()]
+        images = [image for image, some in enumerate(captions) for _ in some or ()]
+        keys = identities_of_captions(texts, self._cased)
+        if not all(keys):
             raise DataError("a caption is blank; remove it, or leave out its image")
-        number = self._numbers.setdefault(key, len(self.texts))
-        if number == len(self.texts):
-            self.texts.append(text)
-        return number
+        numbers = list[int]()
+        for text, key in zip(texts, keys, strict=True):
+            number = self._numbers.setdefault(key, len(self.texts))
+            if number == len(self.texts):
+                self.texts.append(text)
+            numbers.append(number)
+        return torch.tensor([images, numbers], dtype=torch.int64).t().contiguous()
 
 
 def _numbers(labels: Labels) -> Tensor:

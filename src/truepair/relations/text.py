@@ -5,7 +5,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from functools import lru_cache
-from itertools import compress, product
+from itertools import chain, compress, product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -176,16 +176,26 @@ def caption_keys(texts: Sequence[str], cased: bool = False) -> NDArray[np.int64]
     return np.concatenate(parts) if parts else np.empty(0, np.int64)
 
 
-def _keys(texts: Sequence[str], cased: bool) -> NDArray[np.int64]:
-    """The keys of some captions [N]."""
+def identities_of_captions(texts: Sequence[str], cased: bool = False) -> list[str]:
+    """The :func:`identity_of_caption` of many captions [N], as :func:`caption_keys` makes them."""
+    parts = (_identities(texts[start : start + _AT_ONCE], cased) for start in range(0, len(texts), _AT_ONCE))
+    return list(chain.from_iterable(parts))
+
+
+def _identities(texts: Sequence[str], cased: bool) -> list[str]:
     plain = _are_plain(texts)
     lines = iter(_normalised_lines(list(compress(texts, plain)), cased))
-    identities = [
+    return [
         (is_plain and next(lines)) or identity_of_caption(text, cased)
         for text, is_plain in zip(texts, plain, strict=True)
     ]
+
+
+def _keys(texts: Sequence[str], cased: bool) -> NDArray[np.int64]:
+    """The keys of some captions [N]."""
     digests = [
-        hashlib.blake2b(identity.encode("utf-8", "surrogatepass"), digest_size=8).digest() for identity in identities
+        hashlib.blake2b(identity.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+        for identity in _identities(texts, cased)
     ]
     return (np.frombuffer(b"".join(digests), ">u8") >> np.uint64(1)).astype(np.int64)
 
