@@ -29,6 +29,10 @@ _ALWAYS_READ = 2 << 30  # bytes; larger files are read where they have been touc
 _PATIENCE = 5.0  # seconds that a lock is waited for in silence
 
 
+class UncheckedError(ValueError):
+    """A file that has no checksum, as those of earlier versions."""
+
+
 def tell(line: str) -> None:
     """Say in one line what becomes of a cache; the second time, the same line is not repeated."""
     warnings.warn(line, MadeAgain, stacklevel=2)
@@ -118,10 +122,13 @@ def read_checked_json(file: Path) -> dict[str, Any]:
 
     Raises:
         OSError: it is missing, or cannot be read.
+        UncheckedError: it has no checksum.
         ValueError: it is damaged.
     """
     require_file(file)
     value = json.loads(file.read_text(encoding="utf-8"))
+    if isinstance(value, dict) and _CHECKSUM not in value:
+        raise UncheckedError(f"{file.name} has no checksum: it is of an earlier version")
     if not isinstance(value, dict) or value.pop(_CHECKSUM, None) != _of_json(value):
         raise ValueError(f"the checksum of {file.name} does not match")
     return value

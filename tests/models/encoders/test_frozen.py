@@ -1,5 +1,6 @@
 """The store of frozen states: whole or absent, resumable, safe among processes."""
 
+import json
 import multiprocessing
 import pickle
 import time
@@ -150,6 +151,11 @@ def test_cache_of_something_else_is_refused(tmp_path: Path) -> None:
     write_checked_json(path / frozen.CACHE_MANIFEST, {**manifest, "format": 0})
     with pytest.raises(CheckpointError, match="another version"):
         FrozenStates.open(path)
+    (path / frozen.CACHE_MANIFEST).write_text(json.dumps({**manifest, "format": 1}), encoding="utf-8")
+    with pytest.raises(CheckpointError, match="earlier version"):
+        FrozenStates.open(path)
+    with pytest.warns(MadeAgain, match=r"^cache .* is of an earlier version of this package, and is computed again$"):
+        expect_truth(build(tmp_path, Compute()))
 
 
 def test_states_that_float16_cannot_hold(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from truepair.checked import (
+    UncheckedError,
     checksum,
     hash_of,
     one_maker,
@@ -116,6 +117,8 @@ class FrozenStates:
             count = rows * math.prod(shape)
             file = path / STATES
             require_whole(file, 2 * count, manifest["states"])
+        except UncheckedError as error:
+            raise CheckpointError(f"cache {path} is of an earlier version of this package; delete it") from error
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
             raise CheckpointError(f"cache {path} is damaged ({reason}); delete it") from error
