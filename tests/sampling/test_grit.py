@@ -1,5 +1,4 @@
 import math
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from tests.golden_grit import check_grit_order
 from tests.sampling.pairs import make_features
 from truepair.sampling import grit
 from truepair.sampling.grit import grit_order, walk_spaces
@@ -20,9 +20,6 @@ from truepair.sampling.known import KnownMatches
 from truepair.sampling.spaces import cut_spaces
 
 TESTS = Path(__file__).parents[1]
-sys.path.insert(0, str(TESTS))
-
-from tests.golden_grit import check_grit_order  # noqa: E402
 
 
 def walk_by_hand(
@@ -54,7 +51,7 @@ def is_permutation(order: Tensor) -> bool:
     return torch.equal(order.sort(dim=-1).values, torch.arange(order.shape[-1]).expand_as(order))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(1, 40), st.integers(0, 1000), st.data())
 def test_it_is_the_walk_of_the_paper(samples: int, seed: int, data: st.DataObject) -> None:
     image, text = make_features(samples, seed=seed)
@@ -62,7 +59,7 @@ def test_it_is_the_walk_of_the_paper(samples: int, seed: int, data: st.DataObjec
     assert grit_order(image, text, start=start).tolist() == walk_by_hand(image, text, start)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.integers(0, 3),
     st.integers(0, 30),
@@ -103,7 +100,7 @@ def test_spaces_do_not_disturb_each_other(at_once: int) -> None:
         assert torch.equal(together[space], grit_order(image[space], text[space], start=int(start[space])))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(1, 30), st.integers(0, 1000), st.booleans())
 def test_quantiles(samples: int, seed: int, with_forbidden: bool) -> None:
     image, text = (part.double() for part in make_features(samples, seed=seed))
@@ -130,7 +127,7 @@ def test_the_dial_turns_from_hardest_to_easiest() -> None:
     assert dial[-1] - dial[0] > 0.8
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(1, 30), st.integers(1, 9), st.floats(0, 1), st.integers(0, 1000))
 def test_forbidden_pairs(samples: int, batch_size: int, density: float, seed: int) -> None:
     image, text = make_features(samples, seed=seed)
