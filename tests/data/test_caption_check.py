@@ -34,7 +34,7 @@ def reference(tokenization: OwnTokenization, captions: list[str]) -> tuple[int, 
     return sum(cut), sum(unknown in ids for ids in read), equal, uncut
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(st.lists(st.sampled_from(WORDS), min_size=1, max_size=8), max_size=9))
 def test_counts_are_those_of_every_two_compared(texts: list[list[str]]) -> None:
     captions, tokenization = [" ".join(text) for text in texts], words()

@@ -284,7 +284,7 @@ def test_colours_survive(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore")
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(kind=st.sampled_from(["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "JPEG2000"]), data=st.data())
 def test_damage_of_any_kind_is_a_typed_error_or_harmless(kind, data):
     content = bytearray(encoded(noise(1, (12, 9)), kind))

@@ -156,7 +156,7 @@ class TestImageRoot:
         with pytest.raises(DataError, match="holds a zero byte"):
             open_pairs(lines(folder, {"image": "a.png\0.txt", "caption": "x"}))
 
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=200)
     @given(parts=st.lists(st.sampled_from(["..", ".", "x", "", "y.png", "...", "~"]), min_size=1, max_size=6))
     @pytest.mark.parametrize("start", ["", "/", "/data/root/", "/data/rooted/"])
     def test_a_path_resolves_below_the_root_or_not_at_all(self, start, parts):

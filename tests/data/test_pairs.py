@@ -247,7 +247,7 @@ class TestSubstitutes:
         with pytest.raises(DataError, match="and the 7 after it cannot be read"):
             PairDataset(table, SMALL)[0]
 
-    @settings(max_examples=25, deadline=None)
+    @settings(max_examples=25)
     @given(torn=st.sets(st.integers(0, 5), max_size=5))
     def test_against_an_obvious_search(self, torn, tmp_path_factory):
         folder = tmp_path_factory.mktemp("rows")

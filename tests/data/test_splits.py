@@ -198,7 +198,7 @@ def test_embedded_pictures_are_known_by_their_ids(tmp_path: Path) -> None:
     assert table.places.to_pylist() == [None] * 3
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(rows=st.lists(st.tuples(st.integers(0, 5), st.none() | st.integers(0, 5)), min_size=1, max_size=12))
 def test_keys_of_pictures_are_those_of_a_slow_reference(rows: list[tuple[int, int | None]]) -> None:
     import pyarrow as pa

@@ -65,7 +65,7 @@ def test_all_captions_as_pairs(table):
     assert pairs.image(0).size == (12, 8)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(data=st.data())
 def test_choosing_and_unfolding_against_plain_lists(data):
     captions = data.draw(st.lists(st.lists(st.text(max_size=3), min_size=1, max_size=3), min_size=1, max_size=6))
@@ -117,7 +117,7 @@ class TestPictures:
         assert table.select([4, 2]).pictures.tolist() == [0, 1]
         assert table.select([2, 4, 3]).as_pictures().values("captions") == [["c2", "c3"], ["c4"]]
 
-    @settings(max_examples=30, deadline=None)
+    @settings(max_examples=30)
     @given(data=st.data())
     def test_it_undoes_the_unfolding_into_pairs(self, data):
         captions = data.draw(st.lists(st.lists(st.sampled_from("abc"), min_size=1, max_size=3), min_size=1, max_size=6))

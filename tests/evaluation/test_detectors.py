@@ -26,7 +26,7 @@ def slow_precision(scores: list[float], labels: list[bool]) -> float:
     return sum(precisions) / len(precisions)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(pairs=PAIRS)
 def test_figures_are_those_of_slow_loops(pairs: list[tuple[int, bool, int]]) -> None:
     scores, labels, _ = tensors(pairs)
@@ -45,7 +45,7 @@ def test_figures_are_those_of_slow_loops(pairs: list[tuple[int, bool, int]]) -> 
         assert value == pytest.approx(max(reached))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(pairs=PAIRS)
 def test_only_the_order_of_scores_counts(pairs: list[tuple[int, bool, int]]) -> None:
     scores, labels, _ = tensors(pairs)

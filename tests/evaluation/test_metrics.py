@@ -35,7 +35,7 @@ def truth_of(matrix, own, true, ignored):
     return Truth(len(matrix), len(matrix[0]), pairs(*own), pairs(*true), pairs(*ignored))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(problem=problems(), block_size=st.integers(1, 10))
 def test_equals_brute_force(problem, block_size):
     matrix, own, true, ignored = problem
@@ -47,7 +47,7 @@ def test_equals_brute_force(problem, block_size):
             assert (got["value"] if isinstance(got, dict) else got) == pytest.approx(value, abs=1e-12), (table, figure)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(problem=problems())
 def test_recall_rises_with_depth(problem):
     found = evaluate_retrieval(torch.tensor(problem[0]), truth_of(*problem), resamples=0)
@@ -56,7 +56,7 @@ def test_recall_rises_with_depth(problem):
         assert 0 <= table.map_at_r.value <= table.r_precision.value <= 1
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(problem=problems(), seed=st.integers(0, 99))
 def test_order_of_the_gallery_is_irrelevant(problem, seed):
     matrix, *relations = problem
@@ -73,7 +73,7 @@ def test_order_of_the_gallery_is_irrelevant(problem, seed):
             assert table[figure]["value"] == pytest.approx(same[figure]["value"])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(problem=problems(), data=st.data())
 def test_more_truth_never_lowers_recall(problem, data):
     matrix, own, true, ignored = problem

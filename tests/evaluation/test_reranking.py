@@ -26,7 +26,7 @@ def slow_ranking(similarity, judged, k):
     return sorted(by_similarity[:k], key=lambda j: -judged[j]) + by_similarity[k:]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     images=st.integers(1, 9),
     captions=st.integers(1, 9),

@@ -40,7 +40,7 @@ def test_a_table_without_truth_has_none(tmp_path: Path) -> None:
     assert Truth.from_table(open_pairs(tmp_path / "pairs.jsonl")) is None
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(data=st.data())
 def test_figures_are_those_of_a_loop_over_all_cells(data: st.DataObject) -> None:
     size = data.draw(st.integers(1, 6))
@@ -72,7 +72,7 @@ def test_figures_are_those_of_a_loop_over_all_cells(data: st.DataObject) -> None
     assert set(counter.figures().values()) == {0.0}
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(data=st.data())
 def test_hidden_pairs_of_a_table_are_the_hidden_matches_of_all_its_rows(data: st.DataObject) -> None:
     size = data.draw(st.integers(1, 7))
@@ -107,7 +107,7 @@ def test_captions_that_a_truth_does_not_know_hide_nothing() -> None:
     assert {(int(i), int(j)) for i, j in hidden.nonzero()} == expected
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(data=st.data())
 def test_words_of_a_pair_are_those_of_its_relations(data: st.DataObject) -> None:
     size = data.draw(st.integers(1, 6))

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from truepair.evaluation.truth import MatchLists
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(pairs=st.sets(st.tuples(st.integers(0, 5), st.integers(0, 9))), chosen=st.lists(st.integers(0, 5), max_size=8))
 def test_lists_are_those_of_a_dictionary(pairs, chosen):
     flat = torch.tensor(sorted(pairs, key=hash), dtype=torch.int64).reshape(-1, 2)

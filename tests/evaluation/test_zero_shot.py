@@ -26,7 +26,7 @@ def ranked(image: Tensor, classes: Tensor) -> list[int]:
 
 
 @given(st.integers(0, 10_000), st.integers(1, 12), st.integers(2, 9))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_figures_are_those_of_a_loop(seed: int, count: int, classes: int) -> None:
     images, of_classes, labels = made(seed, count, classes)
     names = [f"class {label}" for label in range(classes)]

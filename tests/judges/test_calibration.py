@@ -8,7 +8,7 @@ from truepair.errors import DataError
 from truepair.judges.calibration import calibrated, fit_logistic
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 1000), l2=st.sampled_from([0.0, 1e-3, 0.1]))
 def test_the_gradient_of_the_penalised_likelihood_is_zero(seed: int, l2: float) -> None:
     generator = torch.Generator().manual_seed(seed)

@@ -19,7 +19,7 @@ def ids(query: list[tuple[int, int]]) -> tuple[Tensor, Tensor]:
     return columns[0], columns[1]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(queries=st.lists(pairs, max_size=12))
 def test_it_answers_as_a_dictionary_and_asks_once(queries: list[list[tuple[int, int]]]) -> None:
     memory, known, asked = VerdictMemory(JUDGE), {}, []

@@ -34,7 +34,7 @@ def table_of(images: list[int], captions: list[list[int]]) -> PairTable:
     return PairTable(Dataset.from_dict(columns), "made")
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 10_000), st.sampled_from(["draw", "first", "pairs"]), st.floats(0.1, 0.9))
 def test_probable_pairs_are_those_of_loops(seed: int, captions: str, below: float) -> None:
     rng = np.random.default_rng(seed)

@@ -35,7 +35,7 @@ def slow_scores(
     return sides[0], sides[1], asked
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(size=st.integers(1, 9), seed=st.integers(0, 10_000), judge_second=st.booleans())
 def test_scores_are_those_of_the_rules_and_no_cell_is_asked_twice(size: int, seed: int, judge_second: bool) -> None:
     generator = torch.Generator().manual_seed(seed)

@@ -24,7 +24,7 @@ def at_least(matched: int, asked: int, share: float) -> float:
     return sum(comb(asked, k) * share**k * (1 - share) ** (asked - k) for k in range(matched, asked + 1))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(asked=st.integers(1, 60), part=st.floats(0, 1), confidence=st.sampled_from([0.8, 0.9, 0.95, 0.99]))
 def test_the_bound_is_the_least_share_that_the_sample_allows(asked: int, part: float, confidence: float) -> None:
     matched = round(part * asked)
@@ -35,7 +35,7 @@ def test_the_bound_is_the_least_share_that_the_sample_allows(asked: int, part: f
     assert lower_bound(matched, asked, confidence) == pytest.approx(low if matched else 0.0, abs=1e-9)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(asked=st.integers(1, 200), precision=st.floats(0.5, 0.99), confidence=st.sampled_from([0.8, 0.95]))
 def test_so_many_may_miss_as_the_bound_says(asked: int, precision: float, confidence: float) -> None:
     slow = max((m for m in range(asked + 1) if lower_bound(asked - m, asked, confidence) >= precision), default=-1)

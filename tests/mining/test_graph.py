@@ -24,7 +24,7 @@ def dense(graph: PairGraph, values: torch.Tensor) -> torch.Tensor:
     return full
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 1000), size=st.integers(2, 12), count=st.integers(0, 40))
 def test_every_edge_stands_once_in_both_directions(seed: int, size: int, count: int) -> None:
     graph = random_graph(size, count, seed)
@@ -35,7 +35,7 @@ def test_every_edge_stands_once_in_both_directions(seed: int, size: int, count: 
     assert torch.equal(graph.known[graph.reverse], graph.known)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 1000), neighbours=st.integers(1, 4))
 def test_the_strongest_edges_are_kept(seed: int, neighbours: int) -> None:
     graph = random_graph(12, 60, seed)
@@ -52,7 +52,7 @@ def test_the_strongest_edges_are_kept(seed: int, neighbours: int) -> None:
     assert torch.equal(kept.log_odds, dense(graph, graph.log_odds)[kept.rows, kept.columns])
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 1000), rows=st.integers(1, 9))
 def test_sums_over_neighbours_are_a_product_of_matrices(seed: int, rows: int) -> None:
     graph = random_graph(9, 30, seed)

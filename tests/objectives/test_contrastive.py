@@ -160,7 +160,7 @@ def parts(output: ContrastiveOutput, grads: list[Tensor]) -> list[Tensor]:
     return [output.rows.losses, output.columns.losses, *grads]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(cases(largest=9))
 def test_dense_and_tiled_equal_loops(case: Case) -> None:
     losses, grads = brute_force(case)
@@ -168,7 +168,7 @@ def test_dense_and_tiled_equal_loops(case: Case) -> None:
         assert_same(case, parts(*run(case, implementation)), losses + grads, 1e-12)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(cases(largest=300))
 def test_tiled_equals_dense(case: Case) -> None:
     case = replace(case, queries=case.queries.float().double(), keys=case.keys.float().double())
@@ -243,7 +243,7 @@ def test_soft_targets(implementation: str) -> None:
     assert output.columns is None
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(1, 40), st.integers(0, 2**31), st.sampled_from([0.0, 0.3, 1.0]))
 def test_target_rows_sum_to_one(size: int, seed: int, smoothing: float) -> None:
     """Adding a constant to all logits moves the loss by the constant times (1 - the sum of the target row)."""

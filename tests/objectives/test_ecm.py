@@ -94,7 +94,7 @@ def test_official_targets_are_one_sided() -> None:
     assert positives(found, "t2i", symmetric=False).dense()[1, 0] == 1
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 10), st.integers(0, 2**31), st.booleans(), st.booleans())
 def test_a_match_is_never_also_a_negative(size: int, seed: int, symmetric: bool, judge_second: bool) -> None:
     generator = torch.Generator().manual_seed(seed)

@@ -15,7 +15,7 @@ def put(queue: FeatureQueue, ids: list[int]) -> None:
     queue.enqueue(column, -column, numbers, numbers + 1000)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 12), st.lists(st.integers(0, 30), max_size=8))
 def test_keeps_the_last_entries_whatever_the_batch_sizes(size: int, batches: list[int]) -> None:
     queue, everything, number = FeatureQueue(size, 2), [], 0

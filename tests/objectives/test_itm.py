@@ -18,7 +18,7 @@ from truepair.objectives.itm import (
 from truepair.relations.pairs import PairSet, same_pair
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.integers(1, 12), st.integers(0, 2**31), st.sampled_from(["top1", "multinomial"]), st.floats(0, 1))
 def test_choices_are_allowed_and_distinct(size: int, seed: int, sampling: str, hard_fraction: float) -> None:
     generator = torch.Generator().manual_seed(seed)

@@ -191,7 +191,7 @@ def assert_same(case: Case, got: list[Tensor], wanted: list[Tensor], tolerance: 
         assert error <= tolerance * max(1.0, size * len(case.keys), float(theirs.abs().max()))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(cases(largest=7))
 def test_dense_and_tiled_equal_loops(case: Case) -> None:
     wanted = by_loops(case)
@@ -199,7 +199,7 @@ def test_dense_and_tiled_equal_loops(case: Case) -> None:
         assert_same(case, run(case, implementation), wanted, 1e-13)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(cases(largest=80))
 def test_tiled_equals_dense(case: Case) -> None:
     case = replace(case, queries=case.queries.float().double(), keys=case.keys.float().double())

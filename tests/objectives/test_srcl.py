@@ -24,7 +24,7 @@ def others(count: int) -> Tensor:
     return ~torch.eye(count, dtype=torch.bool)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(2, 12), st.integers(0, 2**20), st.sampled_from(FORMS), st.sampled_from([0.0, 0.3, 1.0]))
 def test_weights_follow_the_equations(size: int, seed: int, form: str, alpha: float) -> None:
     images, texts, seed_images, seed_texts = (features(size, seed + i) for i in range(4))
@@ -47,7 +47,7 @@ def test_weights_fall_as_similarity_rises(form: str) -> None:
     assert (weights.diff() < 0).all()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(2, 30), st.integers(0, 2**20), st.sampled_from(FORMS))
 def test_loss_is_at_most_info_nce_for_every_anchor(size: int, seed: int, form: str) -> None:
     """With weights from the same similarities (alpha 0): Chebyshev's inequality, and E log(1/w) >= 0."""

@@ -17,7 +17,7 @@ def matrix(rows: int, columns: int, seed: int, scale: float) -> torch.Tensor:
     return values
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 8), st.integers(1, 8), st.integers(0, 2**20), st.sampled_from([1.0, 1000.0]), st.integers(0, 1))
 def test_all_ways_equal_torch(rows: int, columns: int, seed: int, scale: float, dim: int) -> None:
     values = matrix(rows, columns, seed, scale)

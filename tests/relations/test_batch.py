@@ -87,7 +87,7 @@ def test_one_sided_findings(symmetric: bool) -> None:
     assert not relations.allowed()[0, 1]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 7), st.integers(0, 2**20), st.booleans())
 def test_a_pair_is_never_both_positive_and_negative(size: int, seed: int, symmetric: bool) -> None:
     generator = torch.Generator().manual_seed(seed)

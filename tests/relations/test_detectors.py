@@ -26,7 +26,7 @@ def cells(pairs: PairSet) -> list[tuple[int, int]]:
     return sorted(zip(pairs.rows.tolist(), pairs.columns.tolist(), strict=True))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=9), st.integers(0, 2**20))
 def test_same_image_and_same_caption(ids: list[int], seed: int) -> None:
     size = len(ids)
@@ -71,7 +71,7 @@ def test_judged_scores_within_bounds() -> None:
     assert cells(Judged("doubtful", 0.5, 0.8).find(signals)) == [(1, 2), (2, 3)]
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.integers(0, 2**20), st.integers(0, 25), st.integers(1, 7))
 def test_recorded_verdicts_of_a_batch(seed: int, recorded: int, size: int) -> None:
     rng = np.random.default_rng(seed)

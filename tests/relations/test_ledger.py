@@ -245,7 +245,7 @@ def test_a_verdict_is_written_once_if_asked_even_after_a_crash(tmp_path: Path) -
     assert len(read_verdicts(tmp_path)) == 6
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.lists(st.integers(0, 30), max_size=12), max_size=12))
 def test_once_is_once_over_any_batches(batches: list[list[int]]) -> None:
     with TemporaryDirectory() as folder:

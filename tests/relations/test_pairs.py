@@ -15,7 +15,7 @@ def pair_sets(draw: st.DrawFn) -> PairSet:
     return PairSet(index[:, 0], index[:, 1], torch.arange(1.0, len(cells) + 1), (rows, columns))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(pair_sets())
 def test_distinct_keeps_the_first_of_each(pairs: PairSet) -> None:
     first: dict[tuple[int, int], float] = {}
@@ -30,7 +30,7 @@ def test_distinct_keeps_the_first_of_each(pairs: PairSet) -> None:
     assert torch.equal(kept.mask(), kept.dense() != 0)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(pair_sets())
 def test_rows_of_shares_sum_to_one(pairs: PairSet) -> None:
     sums = pairs.normalised().row_sums()

@@ -50,7 +50,7 @@ def test_a_killed_process_loses_no_answer_that_it_took(tmp_path: Path) -> None:
     assert [one.image_id for one in kept[: taken + 1]] == list(range(taken + 1))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(cut=st.integers(1, 400), count=st.integers(1, 4))
 def test_a_half_written_last_line_is_cut_off_and_said(cut: int, count: int) -> None:
     with tempfile.TemporaryDirectory() as name:
@@ -111,7 +111,7 @@ NOTES = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "csv", "json"])
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     rows=st.lists(
         st.tuples(NAMES, st.integers(-(2**62), 2**62), st.sampled_from(KINDS), NOTES, st.none() | st.floats(0, 1)),

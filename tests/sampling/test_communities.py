@@ -32,7 +32,7 @@ def graph_by_hand(similarity: torch.Tensor, skip: int, neighbours: int, forbidde
     return weights
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(1, 20), st.integers(0, 6), st.integers(1, 8), st.booleans(), st.integers(0, 1000))
 def test_the_graph_is_that_of_loops(size: int, skip: int, neighbours: int, queries: bool, seed: int) -> None:
     image, text = make_features(size, seed=seed)
@@ -52,7 +52,7 @@ def test_features_that_are_not_finite_are_nobodys_reason_to_fail() -> None:
     assert neighbour_graph(image, text, 1, 3).toarray().sum() == 2 * 9 * 3
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 40), st.integers(1, 9), st.floats(0, 1), st.integers(0, 1000))
 def test_communities_are_a_partition_into_equal_sizes(count: int, size: int, share: float, seed: int) -> None:
     weights = np.triu(np.random.default_rng(seed).random((count, count)) < share, 1).astype(float)

@@ -57,7 +57,7 @@ def options(draw: st.DrawFn) -> dict[str, Any]:
     }
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(options(), st.booleans())
 def test_every_sample_once_an_epoch(case: dict[str, Any], alike: bool) -> None:
     sampler = GroupedBatchSampler(**case)
@@ -220,7 +220,7 @@ def test_groups_smaller_than_a_step_do_not_depend_on_it() -> None:
     assert similar > torch.stack([hardest_similarity(image[group], text[group]).mean() for group in mixed]).mean()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(options(), st.integers(0, 10_000), st.booleans())
 def test_resume_at_any_step(
     tmp_path_factory: pytest.TempPathFactory, case: dict[str, Any], stop: int, to_file: bool

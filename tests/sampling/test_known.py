@@ -24,7 +24,7 @@ def matches(draw: st.DrawFn) -> tuple[NDArray[np.int64], NDArray[np.int64], NDAr
     return keys, pairs, rng.permutation(count)[: draw(st.integers(0, count))]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(matches())
 def test_matrix_and_partners_agree_with_the_definition(case: tuple[NDArray[np.int64], ...]) -> None:
     keys, pairs, samples = case
@@ -36,7 +36,7 @@ def test_matrix_and_partners_agree_with_the_definition(case: tuple[NDArray[np.in
         assert known.partners(int(sample)).tolist() == partners
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(matches(), st.integers(1, 4))
 def test_clashes_are_found_where_they_are(case: tuple[NDArray[np.int64], ...], batches: int) -> None:
     keys, pairs, samples = case
@@ -72,7 +72,7 @@ def test_pairs_of_another_shape_are_refused() -> None:
         KnownMatches(pairs=np.zeros((3, 3), np.int64))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(2, 8), st.integers(1, 8), st.integers(0, 5), st.integers(0, 1000))
 def test_groups_that_fit_are_parted(batches: int, batch_size: int, spare: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -105,7 +105,7 @@ def test_a_sample_with_more_matches_than_batches_is_counted() -> None:
     assert left == 2  # five in three batches
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(2, 12), st.integers(2, 8), st.integers(1, 60), st.integers(0, 1000))
 def test_a_popular_caption_meets_itself_as_seldom_as_can_be(batches: int, size: int, rows: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -120,7 +120,7 @@ def test_a_popular_caption_meets_itself_as_seldom_as_can_be(batches: int, size: 
     assert known.crowded(batches).tolist() == ([rows] if rows > batches else [])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(matches(), st.integers(1, 6))
 def test_swaps_keep_count_of_what_each_batch_holds(case: tuple[NDArray[np.int64], ...], size: int) -> None:
     keys, pairs, _ = case

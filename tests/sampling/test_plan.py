@@ -20,7 +20,7 @@ from truepair.sampling.plan import (
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.integers(1, 300), st.integers(1, 20), st.sampled_from([1, 2, 4]), st.booleans())
 def test_steps_cover_the_epoch_and_feed_every_rank(count: int, batch: int, ranks: int, drop_last: bool) -> None:
     whole = batch * ranks
@@ -107,7 +107,7 @@ def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
         PlanFolder(tmp_path / "plans").write(1, np.arange(3))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 300), st.integers(1, 40), st.integers(0, 5), st.booleans())
 def test_every_sample_at_most_once(count: int, batch: int, epoch: int, drop_last: bool) -> None:
     if drop_last and count < batch:

@@ -26,7 +26,7 @@ class Features:
         return self.image[list(samples)], self.text[list(samples)]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(0, 120), st.integers(1, 9), st.integers(1, 20), st.integers(0, 40), st.booleans())
 def test_every_sample_once(count: int, batch_size: int, space: int, more: int, drop_last: bool) -> None:
     config = GroupedConfig(search_space=space, queue_size=max(space, batch_size) + more)

@@ -158,7 +158,7 @@ def small(monkeypatch):
         monkeypatch.setattr(module, name, value)
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=250)
 @given(entries=ENTRIES, options=OPTIONS, data=st.data())
 def test_lines(folder, entries, options, data):
     lines = [
@@ -194,7 +194,7 @@ def test_lines_that_are_no_value_each_do_not_pass_as_a_list(folder, lines):
     compare(file, {"max_skipped": 1.0})
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(entries=ENTRIES, options=OPTIONS)
 def test_entries_of_a_list(folder, entries, options):
     file = put(folder / "pairs.json", json.dumps([PLAIN | NAMED_OTHERWISE, *entries, 7]))
@@ -202,7 +202,7 @@ def test_entries_of_a_list(folder, entries, options):
     compare(file, options)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     names=st.lists(st.sampled_from(list(OTHER)), max_size=3),
     cells=st.lists(
@@ -223,7 +223,7 @@ def test_cells(folder, names, cells, options, ending):
     compare(file, options)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     cells=st.lists(
         st.tuples(
@@ -251,7 +251,7 @@ def test_rows_of_parquet(folder, cells, options):
     compare(file, options)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(entries=LISTS, options=OPTIONS)
 def test_lines_with_ids_of_captions(folder, entries, options):
     put_jsonl(folder / "pairs.jsonl", [PLAIN | NAMED_OTHERWISE, *(PLAIN | fields for fields in entries)])
@@ -259,7 +259,7 @@ def test_lines_with_ids_of_captions(folder, entries, options):
     compare(folder / "pairs.jsonl", options)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     cells=st.lists(
         st.one_of(
@@ -292,7 +292,7 @@ def test_pictures_in_parquet(folder, cells, options):
     compare(file, options)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     cells=st.lists(
         st.tuples(

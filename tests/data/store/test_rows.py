@@ -67,7 +67,7 @@ def first_lines(request, monkeypatch):
     monkeypatch.setattr(json_formats, "_FIRST_LINES", request.param)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(entries=lists())
 def test_lines_become_the_rows_of_the_reference(folder, entries):
     file = put_jsonl(folder / "pairs.jsonl", entries)
@@ -75,7 +75,7 @@ def test_lines_become_the_rows_of_the_reference(folder, entries):
     assert opened(file) == references(entries, folder, further(entries))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(entries=lists())
 def test_entries_of_a_list_become_the_rows_of_the_reference(folder, entries):
     file = put_json(folder / "pairs.json", entries)
@@ -83,7 +83,7 @@ def test_entries_of_a_list_become_the_rows_of_the_reference(folder, entries):
     assert opened(file) == references(entries, folder, ())
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     rows=st.lists(
         st.tuples(st.integers(0, 3), st.sampled_from(["train", "val"]), st.lists(st.integers(0, 5), min_size=1)),

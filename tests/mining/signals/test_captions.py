@@ -29,7 +29,7 @@ def home_of(encoded: Encoded, caption: int) -> list[int]:
     return sorted({other for owner in owners for other in lists[owner].tolist()} - {caption})
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(pictures=st.integers(3, 7), most=st.integers(1, 4), seed=st.integers(0, 99))
 def test_similarity_of_sets_is_that_of_slow_loops(pictures: int, most: int, seed: int) -> None:
     encoded = encoded_of(gallery_of(pictures, most, seed), seed)
@@ -50,7 +50,7 @@ def test_similarity_of_sets_is_that_of_slow_loops(pictures: int, most: int, seed
         assert row == pytest.approx(expected, abs=1e-5, nan_ok=True)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(pictures=st.integers(3, 20), most=st.integers(1, 4), seed=st.integers(0, 99))
 def test_relative_similarity_is_that_of_slow_loops(pictures: int, most: int, seed: int) -> None:
     encoded = encoded_of(gallery_of(pictures, most, seed), seed)

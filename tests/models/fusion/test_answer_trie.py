@@ -18,7 +18,7 @@ def test_each_distinct_beginning_is_one_node() -> None:
     assert len(trie) == 5 and trie.paths[0].tolist() == trie.paths[4].tolist()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.lists(st.integers(3, 6), min_size=1, max_size=4), min_size=1, max_size=8))
 def test_paths_spell_the_answers_and_nodes_see_their_way_back(texts: list[list[int]]) -> None:
     answers = [[*text, END] for text in texts]

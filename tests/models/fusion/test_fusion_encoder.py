@@ -24,7 +24,7 @@ def repeated(model: AlbefModel, text: Tensor, mask: Tensor, image: Tensor, rows:
     return model.fuse(text, mask, model.image_keys_values(image[rows]))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=12))
 def test_sharing_equals_repeating_in_value_and_gradient(rows: list[int]) -> None:
     model = tiny_model().double()

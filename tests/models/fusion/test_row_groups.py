@@ -12,7 +12,7 @@ def rows_and_count(draw: st.DrawFn) -> tuple[torch.Tensor, int]:
     return torch.tensor(rows), count
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(rows_and_count())
 def test_each_row_sits_alone_in_a_slot_of_its_source(case: tuple[torch.Tensor, int]) -> None:
     rows, count = case
@@ -21,7 +21,7 @@ def test_each_row_sits_alone_in_a_slot_of_its_source(case: tuple[torch.Tensor, i
     assert torch.equal(groups.source[groups.place // groups.size], rows)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(rows_and_count())
 def test_slots_and_places_stay_within_twice_the_least(case: tuple[torch.Tensor, int]) -> None:
     rows, count = case
@@ -31,7 +31,7 @@ def test_slots_and_places_stay_within_twice_the_least(case: tuple[torch.Tensor, 
     assert groups.in_order == (groups.source.tolist() == list(range(count)))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(rows_and_count())
 def test_unpack_undoes_pack(case: tuple[torch.Tensor, int]) -> None:
     rows, count = case

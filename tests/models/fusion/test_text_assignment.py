@@ -9,7 +9,7 @@ def generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 7), st.integers(0, 99))
 def test_wrong_images_are_allowed_and_differ(count: int, seed: int) -> None:
     known = torch.rand(count, count, generator=generator(seed)) < 0.5

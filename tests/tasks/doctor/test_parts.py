@@ -13,7 +13,7 @@ from truepair.tasks.doctor.same import Groups, same_labels
 from truepair.tasks.doctor.texts import has_control, is_file_name, is_generic, is_mojibake, mended, script_of
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(
     st.lists(st.tuples(st.integers(0, 3), st.lists(st.integers(0, 3), min_size=1, max_size=3)), min_size=2, max_size=5),
     st.integers(2, 5),

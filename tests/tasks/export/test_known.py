@@ -76,7 +76,7 @@ def reference(words: dict[str, list[float]], declared: bool, high: float | None)
     return int(Zone.DOUBTFUL)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(declarations, opinions, st.sampled_from([None, 0.1, 0.8, 0.9]))
 def test_cells_are_what_a_slow_reading_says(
     declared: list[tuple[int, int]],
@@ -111,7 +111,7 @@ def test_cells_are_what_a_slow_reading_says(
         assert len(order) == min(3, sum(p == picture and kind == int(Zone.NEGATIVE) for (p, _), kind in found.items()))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.dictionaries(
         cells, st.sampled_from([int(Zone.NEGATIVE), int(Zone.DOUBTFUL), int(Zone.MATCH), DECLARED]), min_size=1

@@ -17,7 +17,7 @@ def slow_ranks(values):
     ]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.tuples(st.integers(-5, 5), st.integers(-5, 5)), min_size=2, max_size=9))
 def test_spearman_is_the_correlation_of_places(pairs):
     first, second = ([float(pair[side]) for pair in pairs] for side in (0, 1))

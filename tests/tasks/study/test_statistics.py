@@ -101,7 +101,7 @@ def test_few_cells_are_never_clear():
         assert (share.value, share.cells, share.clear) == (0.5, count, clear)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.floats(-50, 50), min_size=15, max_size=15), st.floats(-9, 9), st.floats(0.1, 5))
 def test_differences_move_and_scale_with_the_figures(values, shift, scale):
     figures = dict(zip(GRID, values, strict=True))
