@@ -19,13 +19,14 @@ captions, their ids and all true names; `hub`, what the library datasets wrote, 
 `imports` are the seconds until the command has imported everything and read its recipe, `start_up` those from there to
 the first step, `imports_gb` and `peak_gb` the most memory of the process until each.
 
-When this was written, on two cores of an AMD EPYC: imports 3.9 to 4.1 s before, now 2.9, of which the libraries alone
-are 2.5 to 2.7 (3.5 while the collector works); on cores that four times as many programs shared 4.4 to 4.7, 3.4 to 3.6,
-2.8 to 3.0 and 3.8 to 3.9. 0.86 GB, before 0.85, of which the libraries alone are 0.82. A million rows beyond imports:
-`jsonl` cold 8.3 s and warm 4.9, 1.3 GB; `csv` 8.9 and 5.1; on the shared cores, before and with rows made many at
-once, `lists` cold 36.6 and 24.2 s, warm 21.3 and 18.1, `hub` cold 45.9 and 21.5, warm 22.9 and 19.7, 2.1 GB; known
-matches, which took 9 of these seconds, have taken half of that since. Earlier `jsonl`: at first, cold
-31.2 s and warm 16.3 s, then 23.3 and 6.7 s with rows read one at a time; ten million rows 66 and 38 s, 4.0 GB.
+When this was written, on two cores of an AMD EPYC: imports 3.9 to 4.1 s before, now 2.8 to 3.2, of which the
+libraries alone are 2.4 to 3.0 (3.1 to 3.6 while the collector works); on cores that four times as many programs
+shared 4.4 to 4.7, 3.4 to 3.6, 2.8 to 3.0 and 3.8 to 3.9. 0.86 GB, before 0.85, of which the libraries alone are 0.82.
+A million rows beyond imports: `jsonl` cold 8.2 to 8.5 s and warm 4.9 to 6.3, 1.3 GB; `csv` 8.9 and 5.1; on the shared
+cores, before and with rows made many at once, `lists` cold 36.6 and 24.2 s, warm 21.3 and 18.1, `hub` cold 45.9 and
+21.5, warm 22.9 and 19.7, 2.1 GB; known matches, which took 9 of these seconds, have taken half of that since. Earlier
+`jsonl`: at first, cold 31.2 s and warm 16.3 s, then 23.3 and 6.7 s with rows read one at a time; ten million rows 66
+and 38 s, 4.0 GB.
 """
 
 import argparse

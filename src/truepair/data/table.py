@@ -331,7 +331,7 @@ class PairTable:
         }
         for name in ("captions", "caption_ids"):
             lists = take_rows(self._column(name), order).combine_chunks()
-            ends = np.concatenate([[0], np.cumsum(pc.list_value_length(lists).to_numpy(zero_copy_only=False))])
+            ends = starts_of(pc.list_value_length(lists).to_numpy(zero_copy_only=False))
             offsets = pa.array(ends[starts].astype(np.int32))
             columns[name] = pa.chunked_array([pa.ListArray.from_arrays(offsets, lists.flatten())])
         rows = np.split(order, starts[1:-1])
@@ -487,7 +487,7 @@ def _with_distinct_ids(rows: Dataset, source: str) -> Dataset:
     salt = stable_hash("source", source)
     ids = rows.select_columns(["image_id", "caption_ids"]).with_format("arrow")[:]
     lists = ids["caption_ids"].combine_chunks()
-    offsets = np.concatenate([[0], np.cumsum(pc.list_value_length(lists).to_numpy())]).astype(np.int32)
+    offsets = starts_of(pc.list_value_length(lists).to_numpy()).astype(np.int32)
     hashed = pa.ListArray.from_arrays(pa.array(offsets), pa.array(hash_ids(lists.flatten().to_numpy(), salt)))
     columns = pa.table({"image_id": hash_ids(ids["image_id"].to_numpy(), salt), "caption_ids": hashed})
     return concatenate_datasets([rows.remove_columns(columns.column_names), Dataset(columns)], axis=1)

@@ -21,7 +21,7 @@ DONE = "success"
 
 def is_list_of_downloads(file: Path) -> bool:
     """Whether a Parquet file is such a list and holds no images itself."""
-    return _lists_urls(file, () if _is_beside_its_images(file) else ("status",))
+    return _lists_urls(file, with_status=not _is_beside_its_images(file))
 
 
 def without_lists(files: Sequence[Path]) -> list[Path]:
@@ -35,8 +35,8 @@ def _is_beside_its_images(file: Path) -> bool:
     return any(file.with_suffix(ending).exists() for ending in ("", ".tar", ".tfrecord"))
 
 
-def _lists_urls(file: Path, further: Iterable[str] = ("status",)) -> bool:
-    """Whether a file has URLs, further columns (whether these were fetched), and none that could hold an image."""
+def _lists_urls(file: Path, *, with_status: bool = True) -> bool:
+    """Whether a file has URLs, perhaps whether they were fetched, and no column that could hold an image."""
     if not file.is_file():  # a pipe would be waited for
         return False
     try:
@@ -45,7 +45,8 @@ def _lists_urls(file: Path, further: Iterable[str] = ("status",)) -> bool:
         return False  # a reader says what is wrong with it
     holders = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_struct)
     has_images = any(holds(column.type) for column in schema for holds in holders)
-    return bool(URL_NAMES.intersection(schema.names)) and not has_images and set(further) <= set(schema.names)
+    has_status = "status" in schema.names or not with_status
+    return bool(URL_NAMES.intersection(schema.names)) and has_status and not has_images
 
 
 def note_failed(lists: Iterable[Path], skips: Skips) -> None:

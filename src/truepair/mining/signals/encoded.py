@@ -222,6 +222,11 @@ class Encoded:
         """The first picture with each set of captions [S]."""
         return torch.from_numpy(self.gallery.first_alike)
 
+    @cached_property
+    def _times(self) -> Tensor:
+        """How many pictures have each set of captions, float32 [S]."""
+        return torch.bincount(self._alike).float()
+
     def crowd_of(self, of_captions: Neighbours, of_pictures: Neighbours) -> Crowd:
         """By the nearest pictures of each caption [M, n] and the nearest captions of each picture [N, n]."""
         captions = torch.arange(len(of_captions.places))[:, None].expand(of_captions.places.shape)
@@ -251,7 +256,7 @@ class Encoded:
         """
         places = places.clamp(min=0)
         scores = self._of_others(self._first[places], captions[:, None].expand(places.shape), scores)
-        return _mean_of_best(scores, torch.from_numpy(np.bincount(self.gallery.alike)).float()[places])
+        return _mean_of_best(scores, self._times[places])
 
     def _of_others(self, pictures: Tensor, captions: Tensor, scores: Tensor) -> Tensor:
         """Scores of cells [B, n], -inf where a cell is declared."""
